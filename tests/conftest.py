@@ -1,0 +1,23 @@
+"""What every test runs under: eight simulated devices, no silent rank promotion, compiled programs kept between runs.
+
+The processes which tests start see one device, as a user does; they share the folder of compiled programs through the
+environment. It lies in the temporary folder of this machine because the programs are built for this processor.
+"""
+
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
+COMPILED = Path(tempfile.gettempdir()) / f"bertjax-tests-{getpass.getuser()}"
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax  # noqa: E402  (reads the variables above when it is imported)
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
