@@ -1,0 +1,1 @@
+"""Words to arrays: what a data set says, as numbers of fixed shape."""

@@ -1,0 +1,85 @@
+"""What a data set asks for: which columns hold what, what kind of answer is wanted, how it is scored.
+
+A `Task` is a plain frozen description, so it can stand in a config file, in a report and in a bundle. Everything may be
+left open: `"auto"`, `None` and `()` mean "find out from the data" (`sources.infer_task` does), and what is given is never
+overruled. The order of `labels` is the order of the model's outputs, so once a model with a trained head is involved
+its own names decide: call `align_labels` first and load the data with the task that it returns.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from bertjax.errors import UserError
+
+Kind = Literal["auto", "classification", "regression", "multi_label", "tokens", "qa"]
+
+# The metrics that make sense for each kind; the first one is the default.
+METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman"),
+    "multi_label": ("f1_micro",),
+    "tokens": ("entity_f1",),
+    "qa": ("squad_f1",),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: the columns to read, the kind of answer, its names, and the score that counts.
+
+    `text` and `text_pair` are the input columns and `label` the answer's column. `labels` are the class names in the
+    order of the model's outputs; it stays empty for regression and question answering.
+    """
+
+    kind: Kind = "auto"
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    labels: tuple[str, ...] = ()
+    metric: str = "auto"
+
+    def __post_init__(self):
+        object.__setattr__(self, "labels", tuple(self.labels))  # JSON and TOML know lists only
+        if self.kind != "auto" and self.kind not in METRICS:
+            raise UserError(f'unknown kind of task "{self.kind}"; expected one of: auto, {", ".join(METRICS)}')
+        fitting = METRICS.get(self.kind, tuple(metric for metrics in METRICS.values() for metric in metrics))
+        if self.metric != "auto" and self.metric not in fitting:
+            raise UserError(f'unknown metric "{self.metric}" for kind "{self.kind}"; expected one of: {", ".join(fitting)}')
+        if len(set(self.labels)) < len(self.labels):
+            raise UserError(f"the task's labels hold a name twice: {', '.join(self.labels)}")
+
+
+def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
+    """The task with its labels in the order of a trained head's outputs, or a `UserError` that shows both sets.
+
+    `id2label` is the model's own (keys 0, 1, .. as integers or, as JSON has it, strings); `where` names the model in the
+    message. The rules, first match wins:
+
+    1. regression needs a head with one output, question answering one with two: names play no part;
+    2. a task without labels (unlabelled text) takes the model's names;
+    3. every name of the task is one of the model's: the model's names in its order (a small file may lack a class);
+    4. the model's names are the placeholders LABEL_0, LABEL_1, ..: the task's own names if their count fits;
+    5. the data says 0 .. n-1 and the model has n real names: the number is the position, as in GLUE's files.
+    """
+    names = tuple(str(name) for _, name in sorted((int(key), name) for key, name in id2label.items()))
+    outputs = {"regression": 1, "qa": 2}.get(task.kind)
+    if outputs is not None:
+        if len(names) != outputs:
+            raise UserError(f"{where}: kind {task.kind} needs a head with {outputs} output(s), this one has {len(names)}")
+        return task
+    positions = tuple(str(position) for position in range(len(names)))
+    if set(task.labels) <= set(names):
+        return dataclasses.replace(task, labels=names)
+    placeholders = tuple(f"LABEL_{position}" for position in positions)
+    if names == placeholders and len(task.labels) == len(names):
+        return task
+    if sorted(task.labels) == sorted(positions):
+        return dataclasses.replace(task, labels=names)
+    raise UserError(
+        f"the labels of the data and of {where} disagree\n"
+        f"  data:  {', '.join(task.labels)}\n"
+        f"  model: {', '.join(names)}\n"
+        "rename the labels in one of the two, or start from a model without a trained head"
+    )
