@@ -1,0 +1,54 @@
+"""Arrays in, predictions out: BERT in Flax Linen, and the only room that imports it.
+
+    config.py       what a model is, in numbers (no jax)
+    products.py     every matrix product and look-up, in one place
+    layers.py       one encoder layer
+    bert.py         the encoder, whole and in pieces, and what it returns
+    heads.py        classification, tokens, answers, masked words, next sentence; DistilBERT
+    huggingface.py  Hugging Face folders, in and out, without torch
+
+A module is a description; its parameters are a plain nested dict beside it:
+
+    model = BertForSequenceClassification(BertConfig(labels=("no", "yes")))
+    params = model.init(jax.random.key(0), input_ids)["params"]
+    logits = model.apply({"params": params}, input_ids, attention_mask, token_type_ids).logits
+"""
+
+from bertjax.model.bert import BertModel, ModelOutput, key_mask
+from bertjax.model.config import BertConfig, LayerConfig
+from bertjax.model.heads import (
+    ARCHITECTURES,
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    DistilBertModel,
+    build,
+)
+from bertjax.model.layers import LayerGates
+
+__all__ = [
+    "ARCHITECTURES",
+    "BertConfig",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertModel",
+    "DistilBertForMaskedLM",
+    "DistilBertForQuestionAnswering",
+    "DistilBertForSequenceClassification",
+    "DistilBertForTokenClassification",
+    "DistilBertModel",
+    "LayerConfig",
+    "LayerGates",
+    "ModelOutput",
+    "build",
+    "key_mask",
+]

@@ -1,0 +1,208 @@
+"""The encoder, whole and in pieces.
+
+`BertModel` is `embed -> layers[a:b] -> head`; each piece is a method that can be applied alone, and the full model is
+nothing but their composition. The output holds everything that was computed; inside `jit`, XLA removes what the
+caller drops, so asking for the logits alone costs no more than computing them. Calling `jax.jit(model.apply)` keeps
+all of it: return what you need from a function of your own.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bertjax.model.config import BertConfig
+from bertjax.model.layers import Dense, Layer, LayerGates, LayerNorm, LayerOutput, dropout_key
+from bertjax.model.products import Product, dropout, lookup, plain_product
+
+
+class ModelOutput(NamedTuple):
+    """What a model computed. `hidden_states[0]` is the embedding, `[i + 1]` the output of layer i."""
+
+    logits: Array | None
+    pooled: Array | None
+    hidden_states: tuple[Float[Array, "b l d"], ...]
+    queries: tuple[Float[Array, "b l h k"], ...]
+    keys: tuple[Float[Array, "b l h k"], ...]
+    values: tuple[Float[Array, "b l h k"], ...]
+
+    @property
+    def attention_scores(self) -> tuple[Float[Array, "b h l l"], ...]:
+        """Per layer, queries times keys, scaled by the root of the head size, before mask and softmax.
+
+        Computed here from queries and keys, so that it exists whichever kernel did the attention.
+        """
+        pairs = zip(self.queries, self.keys, strict=True)
+        return tuple(jnp.einsum("bqhk,bmhk->bhqm", q, k) * q.shape[-1] ** -0.5 for q, k in pairs)
+
+
+class Table(nn.Module):
+    """An embedding table: rows by id."""
+
+    rows: int
+    width: int
+    site: str
+    initializer_range: float
+    product: Product = plain_product
+
+    def setup(self):
+        init = nn.initializers.normal(self.initializer_range)
+        self.embedding = self.param("embedding", init, (self.rows, self.width), jnp.float32)
+
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
+        return lookup(ids, self.embedding, site=self.site, product=self.product)
+
+
+class Embeddings(nn.Module):
+    """Sum of word, position and token-type embeddings, then LayerNorm and dropout."""
+
+    config: BertConfig
+    product: Product = plain_product
+
+    def setup(self):
+        config = self.config
+
+        def table(name: str, rows: int) -> Table:
+            return Table(rows, config.hidden_size, f"embeddings/{name}", config.initializer_range, self.product)
+
+        self.word = table("word", config.vocab_size)
+        self.position = table("position", config.max_position_embeddings)
+        if config.type_vocab_size:
+            self.token_type = table("token_type", config.type_vocab_size)
+        self.layer_norm = LayerNorm(config.layer_norm_eps)
+
+    def __call__(
+        self, input_ids: Int[Array, "b l"], token_type_ids: Int[Array, "b l"], position_ids: Int[Array, "#b l"]
+    ) -> Float[Array, "b l d"]:
+        total = self.word(input_ids) + self.position(position_ids)
+        if self.config.type_vocab_size:
+            total = total + self.token_type(token_type_ids)
+        normed = self.layer_norm(total).astype(self.config.dtype)
+        return dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
+
+
+class Encoder(nn.Module):
+    """The stack of layers; `layer_i` in a parameter path is depth step i."""
+
+    config: BertConfig
+    product: Product = plain_product
+
+    def setup(self):
+        layer = nn.remat(Layer) if self.config.remat else Layer
+        steps = enumerate(self.config.depth_steps())
+        self.layers = [layer(self.config, i, shape, self.product, name=f"layer_{i}") for i, shape in steps]
+
+    def __call__(
+        self,
+        hidden: Float[Array, "b l d"],
+        mask: Bool[Array, "b 1 #l l"],
+        gates: Sequence[LayerGates] | None,
+        start: int,
+        stop: int | None,
+    ) -> list[LayerOutput]:
+        outputs = []
+        for step in range(len(self.layers))[start:stop]:
+            outputs.append(self.layers[step](hidden, mask, gates[step] if gates else LayerGates()))
+            hidden = outputs[-1].hidden
+        return outputs
+
+
+class BertModel(nn.Module):
+    """BERT (Devlin et al. 2018) without a task head; subclasses in heads.py add theirs in `setup_head` and `head`."""
+
+    config: BertConfig
+    product: Product = plain_product
+
+    has_pooler = True
+
+    def setup(self):
+        self.embeddings = Embeddings(self.config, self.product)
+        self.encoder = Encoder(self.config, self.product)
+        if self.has_pooler:
+            self.pooler = self.dense("pooler", self.config.hidden_size)
+        self.setup_head()
+
+    def setup_head(self) -> None:
+        """Modules of the head; none here."""
+
+    def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"] | None) -> Array | None:
+        """Logits from the last hidden state and the pooled vectors; none here."""
+        del hidden, pooled
+        return None
+
+    def dense(self, site: str, features: int) -> Dense:
+        return Dense(features, site, self.config.initializer_range, self.product)
+
+    def embed(
+        self,
+        input_ids: Int[Array, "b l"],
+        token_type_ids: Int[Array, "b l"] | None = None,
+        position_ids: Int[Array, "#b l"] | None = None,
+    ) -> Float[Array, "b l d"]:
+        """The encoder's input. Positions count from 0 at the first column unless given."""
+        length = input_ids.shape[1]
+        if length > self.config.max_position_embeddings:
+            raise ValueError(f"{length} columns, but the model has {self.config.max_position_embeddings} positions.")
+        types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        positions = jnp.arange(length, dtype=jnp.int32)[None] if position_ids is None else position_ids
+        return self.embeddings(jnp.asarray(input_ids), jnp.asarray(types), jnp.asarray(positions))
+
+    def layers(
+        self,
+        hidden: Float[Array, "b l d"],
+        mask: Bool[Array, "b 1 #l l"],
+        gates: Sequence[LayerGates] | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> list[LayerOutput]:
+        """Depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
+        return self.encoder(hidden, mask, gates, start, stop)
+
+    def finish(
+        self, hidden: Float[Array, "b l d"], cls_positions: Int[Array, "b s"] | None = None
+    ) -> tuple[Array | None, Array | None]:
+        """Logits and pooled vectors from the last hidden state; one [CLS] a row, or those at `cls_positions`."""
+        if cls_positions is None:
+            first = hidden[:, 0]
+        else:
+            first = jnp.take_along_axis(hidden, jnp.asarray(cls_positions)[..., None], axis=1)
+        pooled = self.pool(first)
+        return self.head(hidden, pooled), pooled
+
+    def pool(self, first: Float[Array, "*rows d"]) -> Float[Array, "*rows d"] | None:
+        return jnp.tanh(self.pooler(first)) if self.has_pooler else None
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "b l"],
+        attention_mask: Int[Array, "b l"] | None = None,
+        token_type_ids: Int[Array, "b l"] | None = None,
+        *,
+        position_ids: Int[Array, "#b l"] | None = None,
+        segment_ids: Int[Array, "b l"] | None = None,
+        cls_positions: Int[Array, "b s"] | None = None,
+        gates: Sequence[LayerGates] | None = None,
+    ) -> ModelOutput:
+        """Runs the model. `attention_mask` is 1 on real pieces; with `segment_ids` (packing) a piece sees only its own
+        segment. Token types are accepted and ignored where the model has none."""
+        real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
+        hidden = self.embed(input_ids, token_type_ids, position_ids)
+        outputs = self.layers(hidden, key_mask(real, segment_ids), gates)
+        last = outputs[-1].hidden if outputs else hidden
+        logits, pooled = self.finish(last, cls_positions)
+        states = (hidden, *(o.hidden for o in outputs))
+        queries, keys, values = (tuple(getattr(o, n) for o in outputs) for n in ("queries", "keys", "values"))
+        return ModelOutput(logits, pooled, states, queries, keys, values)
+
+
+def key_mask(
+    attention_mask: Int[Array, "b l"], segment_ids: Int[Array, "b l"] | None = None
+) -> Bool[Array, "b 1 #l l"]:
+    """Which keys a query may look at: real pieces, and of its own segment where rows are packed."""
+    keys = (jnp.asarray(attention_mask) > 0)[:, None, None, :]
+    if segment_ids is None:
+        return keys
+    segments = jnp.asarray(segment_ids)
+    return keys & (segments[:, None, :, None] == segments[:, None, None, :])

@@ -1,0 +1,117 @@
+"""What a model is, in numbers: every size, depth step by depth step, and nothing about how it was made.
+
+A `BertConfig` together with a parameter tree is a complete model: it can be rebuilt without guessing from shapes and
+without code from elsewhere. Layers may differ (`layers`), so a model whose heads or neurons were removed is described
+as plainly as the published ones. Field names follow the `config.json` of Hugging Face, so that one vocabulary serves
+both. How to compute (dtype, attention kernel, rematerialisation) also stands here, but is a choice of the run and is
+never written to disk: the same folder runs in bfloat16 on a TPU and in float32 on a laptop.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from bertjax.errors import UserError
+
+Activation = Literal["gelu", "gelu_new", "relu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerConfig:
+    """The shape of one depth step: attention heads (each of the model's head size) and feed-forward neurons."""
+
+    num_attention_heads: int
+    intermediate_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """A BERT (Devlin et al. 2018) or DistilBERT (Sanh et al. 2019) encoder with one head. Defaults: BERT-base.
+
+    DistilBERT is the same encoder with `type_vocab_size=0`, no pooler, and a classifier with a hidden layer of its own.
+    """
+
+    model_type: Literal["bert", "distilbert"] = "bert"
+    architecture: str = "BertModel"
+    """Name of the module class, which decides the head; see `bertjax.model.ARCHITECTURES`."""
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: Activation = "gelu"
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
+    """Dropout before the head; None means `hidden_dropout_prob`."""
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+    """Label names in id order (`id2label`). Regression has one."""
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
+    head_size: int | None = None
+    """Width of one attention head; None means `hidden_size / num_attention_heads`. Stays when heads are removed."""
+    layers: tuple[LayerConfig, ...] = ()
+    """One entry per depth step where layers differ; empty means that all are as the fields above say."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype of the products. Parameters, LayerNorm, softmax and losses stay in float32."""
+    attention: Literal["xla", "cudnn"] = "xla"
+    """Attention kernel; `cudnn` needs an NVIDIA GPU, bfloat16 and `attention_probs_dropout_prob=0`."""
+    remat: bool = False
+    """Recompute each layer in the backward pass instead of storing its activations."""
+
+    def __post_init__(self):
+        if self.head_size is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise UserError(
+                    f"hidden_size {self.hidden_size} is not divisible by num_attention_heads "
+                    f"{self.num_attention_heads}; choose a divisor, or give head_size."
+                )
+            object.__setattr__(self, "head_size", self.hidden_size // self.num_attention_heads)
+        if self.layers and len(self.layers) != self.num_hidden_layers:
+            raise UserError(
+                f"layers describes {len(self.layers)} depth steps, num_hidden_layers says {self.num_hidden_layers}."
+            )
+        for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; a dropout rate lies in [0, 1).")
+        if self.attention == "cudnn" and self.attention_probs_dropout_prob:
+            raise UserError(
+                "attention='cudnn' cannot drop attention probabilities: set attention_probs_dropout_prob=0, "
+                "or attention='xla'."
+            )
+
+    def depth_steps(self) -> tuple[LayerConfig, ...]:
+        """The shape of every depth step, in order."""
+        step = LayerConfig(self.num_attention_heads, self.intermediate_size)
+        return self.layers or (step,) * self.num_hidden_layers
+
+    @property
+    def head_dropout(self) -> float:
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+    def replace(self, **changes) -> "BertConfig":
+        """A copy with other values. Changing the width or the number of heads derives `head_size` anew."""
+        if {"hidden_size", "num_attention_heads"} & changes.keys():
+            changes.setdefault("head_size", None)
+        return dataclasses.replace(self, **changes)
+
+
+COMPUTE_FIELDS = ("dtype", "attention", "remat")
+"""Fields that say how to compute, not what the model is: chosen per run, never written to disk."""
+
+
+def numbered_labels(count: int) -> tuple[str, ...]:
+    """Placeholder names, as Hugging Face writes them for a head that was never given any."""
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def has_placeholder_labels(labels: Sequence[str]) -> bool:
+    return tuple(labels) == numbered_labels(len(labels))

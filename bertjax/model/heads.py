@@ -1,0 +1,144 @@
+"""Task heads: each is the encoder plus a few parameters beside it, under the same parameter paths.
+
+A head is a subclass and not a wrapper, so that `encoder/layer_0/attention/query/kernel` names the same array in every
+model. Which one a folder holds is its `architecture`, with the class names that Hugging Face uses.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bertjax.errors import UserError
+from bertjax.model.bert import BertModel
+from bertjax.model.config import BertConfig
+from bertjax.model.layers import ACTIVATIONS, LayerNorm, dropout_key
+from bertjax.model.products import as_row, dropout
+
+
+class BertForSequenceClassification(BertModel):
+    """Logits [b, labels] from the pooled vector; with one label, regression."""
+
+    def setup_head(self) -> None:
+        self.classifier = self.dense("classifier", len(self.config.labels))
+
+    def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows c"]:
+        del hidden
+        return self.classifier(dropout(pooled, self.config.head_dropout, dropout_key(self)))
+
+
+class BertForTokenClassification(BertModel):
+    """Logits [b, l, labels] for every piece."""
+
+    has_pooler = False
+
+    def setup_head(self) -> None:
+        self.classifier = self.dense("classifier", len(self.config.labels))
+
+    def head(self, hidden: Float[Array, "b l d"], pooled: None) -> Float[Array, "b l c"]:
+        del pooled
+        return self.classifier(dropout(hidden, self.config.head_dropout, dropout_key(self)))
+
+
+class BertForQuestionAnswering(BertModel):
+    """Logits [b, l, 2]: start and end of the answer."""
+
+    has_pooler = False
+
+    def setup_head(self) -> None:
+        self.qa_outputs = self.dense("qa_outputs", 2)
+
+    def head(self, hidden: Float[Array, "b l d"], pooled: None) -> Float[Array, "b l 2"]:
+        del pooled
+        return self.qa_outputs(hidden)
+
+
+class BertForNextSentencePrediction(BertModel):
+    """Logits [b, 2]: the second text follows the first (0) or is a random one (1)."""
+
+    def setup_head(self) -> None:
+        self.seq_relationship = self.dense("seq_relationship", 2)
+
+    def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows 2"]:
+        del hidden
+        return self.seq_relationship(pooled)
+
+
+class BertForMaskedLM(BertModel):
+    """Logits [b, l, vocabulary]; the output matrix is the word embedding table (tied), with a bias of its own."""
+
+    has_pooler = False
+
+    def setup_head(self) -> None:
+        self.transform = self.dense("transform", self.config.hidden_size)
+        self.transform_norm = LayerNorm(self.config.layer_norm_eps)
+        self.decoder_bias = self.param("decoder_bias", nn.initializers.zeros, (self.config.vocab_size,), jnp.float32)
+
+    def head(self, hidden: Float[Array, "b l d"], pooled: None) -> Float[Array, "b l v"]:
+        del pooled
+        transformed = self.transform_norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden)))
+        table = self.embeddings.word.embedding.astype(transformed.dtype)
+        logits = self.product("decoder", "bld,vd->blv", transformed, table)
+        return logits + as_row(self.decoder_bias, logits.ndim).astype(logits.dtype)
+
+
+class DistilBertModel(BertModel):
+    """DistilBERT (Sanh et al. 2019): no token types, no pooler."""
+
+    has_pooler = False
+
+
+class DistilBertForSequenceClassification(DistilBertModel):
+    """Logits [b, labels] through a hidden layer of its own, from the first piece of the last layer."""
+
+    def setup_head(self) -> None:
+        self.pre_classifier = self.dense("pre_classifier", self.config.hidden_size)
+        self.classifier = self.dense("classifier", len(self.config.labels))
+
+    def pool(self, first: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
+        return jax.nn.relu(self.pre_classifier(first))
+
+    def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows c"]:
+        del hidden
+        return self.classifier(dropout(pooled, self.config.head_dropout, dropout_key(self)))
+
+
+class DistilBertForTokenClassification(BertForTokenClassification):
+    """Logits [b, l, labels] for every piece."""
+
+
+class DistilBertForQuestionAnswering(BertForQuestionAnswering):
+    """Logits [b, l, 2]: start and end of the answer."""
+
+    def head(self, hidden: Float[Array, "b l d"], pooled: None) -> Float[Array, "b l 2"]:
+        return super().head(dropout(hidden, self.config.head_dropout, dropout_key(self)), pooled)
+
+
+class DistilBertForMaskedLM(BertForMaskedLM):
+    """Logits [b, l, vocabulary], tied to the word embedding table."""
+
+
+ARCHITECTURES: dict[str, type[BertModel]] = {
+    module.__name__: module
+    for module in (
+        BertModel,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+        BertForQuestionAnswering,
+        BertForMaskedLM,
+        BertForNextSentencePrediction,
+        DistilBertModel,
+        DistilBertForSequenceClassification,
+        DistilBertForTokenClassification,
+        DistilBertForQuestionAnswering,
+        DistilBertForMaskedLM,
+    )
+}
+"""Every module class by the name that stands in `architectures` of a `config.json`."""
+
+
+def build(config: BertConfig) -> BertModel:
+    """The module that a config describes."""
+    if config.architecture not in ARCHITECTURES:
+        raise UserError(f"architecture {config.architecture!r} is not one of: {', '.join(ARCHITECTURES)}.")
+    return ARCHITECTURES[config.architecture](config)

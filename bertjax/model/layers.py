@@ -1,0 +1,165 @@
+"""One encoder layer: self-attention and feed-forward, each with its residual and post-LayerNorm (Devlin et al. 2018).
+
+Three optional arguments run through everything and cost nothing when left out. `gates` scale heads, neurons and whole
+layers (1 keeps, 0 removes); they are arguments and not parameters, so that `vmap(grad)` over examples sees them.
+`product` replaces how products are computed (see products.py). Dropout is on if and only if the caller passed a
+"dropout" key to `apply`: a model without randomness cannot be asked for any by mistake.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from bertjax.model.config import BertConfig, LayerConfig
+from bertjax.model.products import Product, as_row, dense, dropout, plain_product
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+class LayerGates(NamedTuple):
+    """Factors for one depth step, per model or per example (a leading batch axis). None means 1."""
+
+    heads: Float[Array, "*batch heads"] | None = None
+    neurons: Float[Array, "*batch neurons"] | None = None
+    layer: Float[Array, "*batch"] | None = None
+
+
+class LayerOutput(NamedTuple):
+    hidden: Float[Array, "b l d"]
+    queries: Float[Array, "b l h k"]
+    keys: Float[Array, "b l h k"]
+    values: Float[Array, "b l h k"]
+
+
+def dropout_key(module: nn.Module) -> Array | None:
+    return module.make_rng("dropout") if module.has_rng("dropout") else None
+
+
+class Dense(nn.Module):
+    """`x @ kernel + bias`, kernels stored 2-D (in, out)."""
+
+    features: int
+    site: str
+    initializer_range: float
+    product: Product = plain_product
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
+        kernel_init = nn.initializers.normal(self.initializer_range)
+        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return dense(x, kernel, bias, site=self.site, product=self.product)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016) in float32, returned in the dtype of its input."""
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt(variance + self.epsilon)
+        return (centred * inverse * as_row(scale, x.ndim) + as_row(bias, x.ndim)).astype(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with its output projection, residual and LayerNorm."""
+
+    config: BertConfig
+    step: int
+    heads: int
+    product: Product = plain_product
+
+    def setup(self):
+        config, site = self.config, f"step_{self.step}/attention"
+        width = self.heads * config.head_size
+        self.query = Dense(width, f"{site}/query", config.initializer_range, self.product)
+        self.key = Dense(width, f"{site}/key", config.initializer_range, self.product)
+        self.value = Dense(width, f"{site}/value", config.initializer_range, self.product)
+        self.output = Dense(config.hidden_size, f"{site}/output", config.initializer_range, self.product)
+        self.layer_norm = LayerNorm(config.layer_norm_eps)
+
+    def __call__(self, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates) -> LayerOutput:
+        batch, length, _ = hidden.shape
+        split = (batch, length, self.heads, self.config.head_size)
+        queries = self.query(hidden).reshape(split)
+        keys = self.key(hidden).reshape(split)
+        values = self.value(hidden).reshape(split)
+        if self.config.attention == "cudnn":
+            context = jax.nn.dot_product_attention(queries, keys, values, mask=mask, implementation="cudnn")
+        else:
+            context = self.attend(queries, keys, values, mask)
+        if gates.heads is not None:
+            context = context * jnp.reshape(gates.heads, (-1, 1, self.heads, 1)).astype(context.dtype)
+        update = self.output(context.reshape(batch, length, -1))
+        update = dropout(update, self.config.hidden_dropout_prob, dropout_key(self))
+        return LayerOutput(self.layer_norm(hidden + update), queries, keys, values)
+
+    def attend(
+        self,
+        queries: Float[Array, "b l h k"],
+        keys: Float[Array, "b l h k"],
+        values: Float[Array, "b l h k"],
+        mask: Bool[Array, "b 1 #l l"],
+    ) -> Float[Array, "b l h k"]:
+        site = f"step_{self.step}/attention"
+        scaled = queries * (self.config.head_size**-0.5)
+        scores = self.product(f"{site}/scores", "bqhk,bmhk->bhqm", scaled, keys).astype(jnp.float32)
+        # The lowest finite number and not -inf: a row without any key to look at (filler) must not become NaN.
+        probabilities = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=-1)
+        probabilities = dropout(probabilities, self.config.attention_probs_dropout_prob, dropout_key(self))
+        return self.product(f"{site}/context", "bhqm,bmhk->bqhk", probabilities.astype(values.dtype), values)
+
+
+class FeedForward(nn.Module):
+    """Two dense layers around an activation, with residual and LayerNorm."""
+
+    config: BertConfig
+    step: int
+    neurons: int
+    product: Product = plain_product
+
+    def setup(self):
+        config, site = self.config, f"step_{self.step}/ffn"
+        self.intermediate = Dense(self.neurons, f"{site}/intermediate", config.initializer_range, self.product)
+        self.output = Dense(config.hidden_size, f"{site}/output", config.initializer_range, self.product)
+        self.layer_norm = LayerNorm(config.layer_norm_eps)
+
+    def __call__(self, hidden: Float[Array, "b l d"], gates: LayerGates) -> Float[Array, "b l d"]:
+        activated = ACTIVATIONS[self.config.hidden_act](self.intermediate(hidden))
+        if gates.neurons is not None:
+            activated = activated * jnp.reshape(gates.neurons, (-1, 1, self.neurons)).astype(activated.dtype)
+        update = dropout(self.output(activated), self.config.hidden_dropout_prob, dropout_key(self))
+        return self.layer_norm(hidden + update)
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward: one depth step."""
+
+    config: BertConfig
+    step: int
+    shape: LayerConfig
+    product: Product = plain_product
+
+    def setup(self):
+        self.attention = SelfAttention(self.config, self.step, self.shape.num_attention_heads, self.product)
+        self.ffn = FeedForward(self.config, self.step, self.shape.intermediate_size, self.product)
+
+    def __call__(self, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates) -> LayerOutput:
+        attended = self.attention(hidden, mask, gates)
+        after = self.ffn(attended.hidden, gates)
+        if gates.layer is not None:
+            after = hidden + jnp.reshape(gates.layer, (-1, 1, 1)).astype(hidden.dtype) * (after - hidden)
+        return attended._replace(hidden=after)

@@ -1,0 +1,233 @@
+"""Encoded rows -> batches of static shapes, in an order that can be resumed anywhere.
+
+Rows of similar length share a batch, padded to one of a few lengths ("buckets"): most of what pad-to-maximum would
+compute is padding, while every further length costs one more compilation of the step. The order is a pure function of
+(seed, epoch), so batch k is computed without the batches before it: resuming is setting a number, any number of
+processes sees the same global batches, and Grain's threads may run ahead of the accelerator. The price of buckets is
+that a batch is no uniform sample: its rows are of a kind in length, though which rows and which order change every epoch.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32
+
+from bertjax.errors import UserError
+from bertjax.text.encode import NO_LABEL, Encoded
+
+Batch = dict[str, np.ndarray]
+_ENDLESS = 2**62
+
+
+class Plan(NamedTuple):
+    """The batches of one epoch: which rows (-1 = filler), and the length each batch is padded to."""
+
+    rows: Int[np.ndarray, "batches batch"]
+    lengths: Int[np.ndarray, "batches"]
+
+
+def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int = 4) -> tuple[int, ...]:
+    """At most `count` lengths, multiples of 8, that pad these rows least if each goes to the shortest that holds it.
+
+    The optimum over all choices, by dynamic programming over the histogram of lengths. The longest bucket is the
+    longest row, rounded up, and never more than `max_length`.
+    """
+    longest = int(lengths.max())
+    if longest > max_length:
+        raise UserError(f"A row has {longest} pieces; expected at most max_length = {max_length}.")
+    edges = [*range(8, longest, 8), min(-(-longest // 8) * 8, max_length)]
+    below = [0, *(int((lengths <= edge).sum()) for edge in edges)]  # rows that fit, for 0 and for every edge
+    # best[j]: (positions, buckets) for the rows that fit edge j, the last bucket being edge j.
+    best: list[tuple[int, tuple[int, ...]]] = [(0, ())] + [(edge * below[j + 1], (edge,)) for j, edge in enumerate(edges)]
+    for _ in range(count - 1):
+        best = [best[0]] + [
+            min((best[i][0] + edges[j] * (below[j + 1] - below[i]), (*best[i][1], edges[j])) for i in range(j + 1))
+            for j in range(len(edges))
+        ]
+    return best[-1][1]
+
+
+def padding_overhead(lengths: Int[np.ndarray, "rows"], buckets: tuple[int, ...]) -> float:
+    """Padding per piece of text: 0.25 means a quarter more positions computed than there are pieces."""
+    return float(_bucket_of(lengths, buckets).sum() / lengths.sum() - 1)
+
+
+def steps_per_epoch(encoded: Encoded, batch_size: int) -> int:
+    """Batches in which every row appears once; the same in every epoch."""
+    return -(-len(encoded) // batch_size)
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches by number, made ahead of time in threads; its position is a small dict of plain values.
+
+    `make(k)` is batch k and must depend on k alone. `identity` is what that order depends on (data, seed, sizes): it
+    is part of the state, and a state of another identity is refused.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], Batch],
+        identity: dict[str, Any],
+        *,
+        steps_per_epoch: int,
+        epochs: float | None,
+        start: int,
+        threads: int,
+    ):
+        import grain  # takes two seconds, because it imports jax
+
+        self.steps_per_epoch = steps_per_epoch
+        self._identity = identity
+        total = _ENDLESS if epochs is None else max(1, round(epochs * steps_per_epoch))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+        self._batches = iter(grain.MapDataset.range(total).map(make).to_iter_dataset(options))
+        self._batches.set_state({"next_index": start})
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the iterator stands, as JSON can hold it: `next_batch` and the identity of the order."""
+        return {"next_batch": self._batches.get_state()["next_index"], **self._identity}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to where `get_state` was called. Raises `UserError` if that was another order, and says what differs."""
+        for name, ours in self._identity.items():
+            if state.get(name) != ours:
+                raise UserError(
+                    f"This position in the data was saved with another {name}: {state.get(name)}; here it is {ours}.\n"
+                    "The order of the batches would not continue. Use the data and settings of the saved run, or start anew."
+                )
+        self._batches.set_state({"next_index": state["next_batch"]})
+
+
+def batches(
+    encoded: Encoded,
+    batch_size: int,
+    *,
+    seed: int,
+    buckets: tuple[int, ...],
+    epochs: float | None = None,
+    start: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+) -> BatchIterator:
+    """Batches for training, endless or for so many `epochs` (a part of one is rounded to whole batches).
+
+    Every row appears once an epoch; the last batch of an epoch is completed with filler rows (weights 0, example_ids -1).
+    `batch_size` counts the rows of all processes together; this process gets its contiguous share of every batch.
+    """
+    share = process_share(batch_size, process_index, process_count)
+    steps = steps_per_epoch(encoded, batch_size)
+    plan = lru_cache(maxsize=2)(lambda epoch: epoch_plan(encoded.lengths, batch_size, buckets, seed, epoch))
+
+    def make(number: int) -> Batch:
+        epoch, step = divmod(number, steps)
+        return gather(encoded, plan(epoch).rows[step, share], int(plan(epoch).lengths[step]))
+
+    identity = {"fingerprint": encoded.fingerprint, "seed": seed, "batch_size": batch_size, "buckets": list(buckets)}
+    return BatchIterator(make, identity, steps_per_epoch=steps, epochs=epochs, start=start, threads=threads)
+
+
+def eval_batches(
+    encoded: Encoded, batch_size: int, buckets: tuple[int, ...], process_index: int = 0, process_count: int = 1
+) -> Iterator[Batch]:
+    """Every row once, shortest first, filler rows in the last batch of each bucket; `example_ids` say which row is where."""
+    share = process_share(batch_size, process_index, process_count)
+    order = np.argsort(encoded.lengths, kind="stable")
+    edges = _bucket_of(encoded.lengths, buckets)[order]
+    for edge in np.unique(edges):
+        rows = order[edges == edge]
+        for start in range(0, len(rows), batch_size):
+            yield gather(encoded, _filled(rows[start : start + batch_size], batch_size)[share], int(edge))
+
+
+def epoch_plan(
+    lengths: Int[np.ndarray, "rows"], batch_size: int, buckets: tuple[int, ...], seed: int, epoch: int
+) -> Plan:
+    """All rows shuffled, cut into batches within their bucket, and the batches shuffled.
+
+    Rows that do not fill a batch of their bucket move up into the next longer one, so that only the last batch of the
+    epoch is not full, and the number of batches depends on nothing but the number of rows.
+    """
+    shuffle = Shuffle(seed, epoch)
+    order = shuffle(len(lengths))
+    edges = _bucket_of(lengths, buckets)[order]
+    left = order[:0]
+    full, full_edges = [np.empty((0, batch_size), np.int64)], [edges[:0]]
+    for edge in buckets:
+        rows = np.concatenate([left, order[edges == edge]])
+        whole = len(rows) // batch_size
+        full.append(rows[: whole * batch_size].reshape(whole, batch_size))
+        full_edges.append(np.full(whole, edge))
+        left = rows[whole * batch_size :]
+    rows, edges = np.concatenate(full), np.concatenate(full_edges)
+    mixed = shuffle(len(rows))
+    rows, edges = rows[mixed], edges[mixed]
+    if len(left):
+        rows = np.concatenate([rows, _filled(left, batch_size)[None]])
+        edges = np.append(edges, _bucket_of(lengths[left], buckets).max())
+    return Plan(rows, edges)
+
+
+class Shuffle:
+    """Permutations from (seed, epoch), from raw random bits: NumPy promises those, not `permutation`, across versions."""
+
+    def __init__(self, seed: int, epoch: int):
+        self._bits = np.random.PCG64(np.random.SeedSequence([seed % 2**64, epoch]))
+
+    def __call__(self, count: int) -> Int[np.ndarray, "count"]:
+        return np.argsort(self._bits.random_raw(count), kind="stable")
+
+
+def process_share(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The rows of a global batch which this process holds."""
+    if batch_size % process_count:
+        raise UserError(f"batch_size is {batch_size}; expected a multiple of the {process_count} processes.")
+    share = batch_size // process_count
+    return slice(process_index * share, (process_index + 1) * share)
+
+
+def gather(encoded: Encoded, rows: Int[np.ndarray, "b"], length: int) -> Batch:
+    """These rows (-1 = filler) side by side, padded to `length`."""
+    kept = rows >= 0
+    starts = np.where(kept, encoded.offsets[rows], 0)
+    used = np.where(kept, encoded.offsets[rows + 1] - starts, 0)
+    column = np.arange(length)
+    inside = column < used[:, None]
+    where = np.where(inside, starts[:, None] + column, 0)
+    batch = {
+        "input_ids": np.where(inside, encoded.ids[where], np.int32(encoded.pad_id)),
+        "attention_mask": inside.astype(np.int32),
+        "token_type_ids": np.where(inside, encoded.type_ids[where], np.int32(0)),
+        "weights": kept.astype(np.float32),
+        "example_ids": rows.astype(np.int32),
+    }
+    if encoded.labels is not None:
+        batch["labels"] = _labels(encoded, rows, where, inside)
+    return batch
+
+
+def _labels(
+    encoded: Encoded, rows: Int[np.ndarray, "b"], where: Int[np.ndarray, "b l"], inside: Bool[np.ndarray, "b l"]
+) -> np.ndarray:
+    assert encoded.labels is not None
+    if encoded.task.kind == "tokens":
+        return np.where(inside, encoded.labels[where], np.int32(NO_LABEL))
+    labels = encoded.labels[rows]  # a copy: filler, which read the last row, is cleared
+    labels[rows < 0] = 0
+    return labels
+
+
+def _bucket_of(lengths: Int[np.ndarray, "rows"], buckets: tuple[int, ...]) -> Int[np.ndarray, "rows"]:
+    """The shortest bucket that holds each row."""
+    if list(buckets) != sorted(set(buckets)) or lengths.max() > buckets[-1]:
+        raise UserError(f"The buckets are {buckets}; expected growing lengths up to the longest row, {lengths.max()}.")
+    return np.asarray(buckets)[np.searchsorted(buckets, lengths)]
+
+
+def _filled(rows: Int[np.ndarray, "n"], batch_size: int) -> Int[np.ndarray, "batch"]:
+    return np.concatenate([rows, np.full(batch_size - len(rows), -1)])

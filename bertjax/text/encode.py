@@ -1,0 +1,214 @@
+"""Examples -> token ids, once, before training begins.
+
+Tokenising anew in every epoch would cost more than the rest of the input work together, so it is done here and the
+result kept ragged: one flat array of ids with the offsets of its rows. Nothing is padded before a batch knows its length,
+67,000 short sentences take 6 MB, and the fingerprint of these arrays names the data exactly (for checkpoints, and for
+caches of teacher outputs). Mostly a row is an example; a long context of a question is cut into overlapping rows.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+from bertjax.errors import UserError
+from bertjax.text.sources import Examples
+from bertjax.text.tasks import Task
+from bertjax.text.tokenizer import Tokenizer
+
+NO_LABEL = -100
+_CHUNK = 4096  # examples tokenised at a time: Python lists of pieces take twenty times the room of the arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Rows of pieces, flat: row `i` is `ids[offsets[i] : offsets[i + 1]]`, and so for `type_ids` and `words`/`spans`.
+
+    `labels` are int32 [rows] for classification, float32 [rows] for regression, float32 [rows, classes] for multi_label,
+    int32 [pieces] for tokens (-100 except at the first piece of a word), int32 [rows, 2] for qa (first and last piece of
+    the answer, counted within the row; 0, 0 = the CLS piece where this row does not hold the answer), None without labels.
+    """
+
+    task: Task
+    example: Int32[np.ndarray, "rows"]
+    """The number of the example each row came from: row numbers themselves, but for qa."""
+    offsets: Int64[np.ndarray, "rows+1"]
+    ids: Int32[np.ndarray, "pieces"]
+    type_ids: Int32[np.ndarray, "pieces"]
+    labels: Int32[np.ndarray, "..."] | Float32[np.ndarray, "..."] | None
+    pad_id: int
+    truncated: int
+    """Examples that lost text to the limit (for qa: questions, for no context is lost)."""
+    fingerprint: str
+    """sha256 of ids, type ids, row ends and labels."""
+    words: Int32[np.ndarray, "pieces"] | None = None
+    """tokens: the word whose first piece stands here, else -1."""
+    spans: Int32[np.ndarray, "pieces 2"] | None = None
+    """qa: the characters of the context this piece covers, [start, end); -1 outside the context."""
+
+    def __len__(self) -> int:
+        return len(self.example)
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, "rows"]:
+        """Pieces per row, with [CLS] and [SEP]."""
+        return np.diff(self.offsets)
+
+
+def encode_examples(
+    examples: Examples, task: Task, tokenizer: Tokenizer, max_length: int, stride: int = 128
+) -> Encoded:
+    """All examples as pieces, at most `max_length` a row; what was longer is cut, and counted in `truncated`.
+
+    `stride` (qa) is the step from one window over a context to the next, as in BERT's SQuAD script; it is never more than
+    half a window, so an answer of up to half a window is whole in at least one. Raises `UserError` where a label does
+    not belong to the task, or nothing is to be encoded.
+    """
+    count = len(examples.texts)
+    if count == 0:
+        raise UserError(f"{examples.source}: no examples; expected at least one.")
+    if max_length < 8:
+        raise UserError(f"max_length is {max_length}, which leaves no room for text; expected at least 8.")
+    chunks = [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
+    if task.kind == "qa":
+        parts = [_windows(examples, chunk, tokenizer, max_length, stride) for chunk in chunks]
+    else:
+        parts = [_texts(examples, chunk, task, tokenizer, max_length) for chunk in chunks]
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    truncated = int(arrays.pop("truncated").sum())
+    offsets = np.concatenate([[0], np.cumsum(arrays.pop("lengths"), dtype=np.int64)])
+    if task.kind in ("classification", "regression", "multi_label"):
+        arrays["labels"] = _sentence_labels(examples, task)
+    labels = arrays.pop("labels", None)
+    digest = hashlib.sha256()
+    for array in (arrays["ids"], arrays["type_ids"], offsets, labels):
+        digest.update(b"none" if array is None else f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return Encoded(
+        task, offsets=offsets, labels=labels, pad_id=tokenizer.pad_id, truncated=truncated,
+        fingerprint=digest.hexdigest(), **arrays,
+    )  # fmt: skip
+
+
+def _flat(lists: Any) -> Int32[np.ndarray, "n"]:
+    return np.fromiter(chain.from_iterable(lists), np.int32)
+
+
+def _texts(examples: Examples, chunk: slice, task: Task, tokenizer: Tokenizer, max_length: int) -> dict[str, np.ndarray]:
+    pairs = None if examples.pairs is None else examples.pairs[chunk]
+    pieces = tokenizer.encode(examples.texts[chunk], pairs, max_length)
+    part = {
+        "ids": _flat(pieces.ids),
+        "type_ids": _flat(pieces.type_ids),
+        "lengths": np.array([len(row) for row in pieces.ids], np.int64),
+        "example": np.arange(len(examples.texts), dtype=np.int32)[chunk],
+        "truncated": np.array([pieces.n_truncated]),
+    }
+    if task.kind == "tokens":
+        if examples.words is None:
+            raise UserError(f"{examples.source}: a task on tokens needs the words of every sentence, as CoNLL columns.")
+        words = [_first_pieces(row, words) for row, words in zip(pieces.offsets, examples.words[chunk], strict=True)]
+        part["words"] = np.concatenate(words)
+        if examples.labels is not None:
+            part["labels"] = np.concatenate(
+                [_tag_labels(row, tags, task) for row, tags in zip(words, examples.labels[chunk], strict=True)]
+            )
+    return part
+
+
+def _first_pieces(offsets: list[tuple[int, int]], words: list[str]) -> Int32[np.ndarray, "pieces"]:
+    """For each piece of words joined by single spaces: the word it begins, else -1."""
+    word_starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
+    spans = np.asarray(offsets, np.int64).reshape(-1, 2)
+    owner = np.searchsorted(word_starts, spans[:, 0], side="right") - 1
+    owner[spans[:, 0] == spans[:, 1]] = -1  # [CLS] and [SEP] cover no character
+    first = np.full(len(owner), -1, np.int32)
+    found, where = np.unique(owner, return_index=True)
+    first[where] = found
+    return first
+
+
+def _tag_labels(words: Int32[np.ndarray, "pieces"], tags: list[str], task: Task) -> Int32[np.ndarray, "pieces"]:
+    ids = np.array([_label_id(tag, task) for tag in tags] + [NO_LABEL], np.int32)  # word -1 reads the last entry
+    return ids[words]
+
+
+def _sentence_labels(examples: Examples, task: Task) -> np.ndarray | None:
+    labels = examples.labels
+    if labels is None:
+        return None
+    if task.kind == "regression":
+        return np.array(labels, np.float32)
+    if task.kind == "classification":
+        return np.array([_label_id(label, task) for label in labels], np.int32)
+    indicator = np.zeros((len(labels), len(task.labels)), np.float32)
+    for row, names in enumerate(labels):
+        indicator[row, [_label_id(name, task) for name in names]] = 1
+    return indicator
+
+
+def _label_id(label: str, task: Task) -> int:
+    try:
+        return task.labels.index(label)
+    except ValueError:
+        known = ", ".join(task.labels[:20])
+        raise UserError(f"The label {label!r} does not belong to the task; expected one of: {known}.") from None
+
+
+def _windows(
+    examples: Examples, chunk: slice, tokenizer: Tokenizer, max_length: int, stride: int
+) -> dict[str, np.ndarray]:
+    """Rows `[CLS] question [SEP] part of the context [SEP]`; a question keeps at most half of the room."""
+    contexts = examples.pairs
+    if contexts is None:
+        raise UserError(f"{examples.source}: question answering needs a context for every question, as SQuAD JSON.")
+    pieces = tokenizer.encode(examples.texts[chunk], contexts[chunk], None)
+    answers = [None] * len(pieces.ids) if examples.labels is None else examples.labels[chunk]
+    ids, type_ids, spans, labels, example, truncated = [], [], [], [], [], 0
+    for number, (row, types, offsets, answer) in enumerate(
+        zip(pieces.ids, pieces.type_ids, pieces.offsets, answers, strict=True), start=chunk.start
+    ):
+        split = types.index(1)  # the context and its [SEP] have type 1
+        question = row[1 : split - 1]
+        kept = question[: (max_length - 3) // 2]
+        truncated += len(kept) < len(question)
+        prefix = [row[0], *kept, row[split - 1]]
+        context, covered = row[split:-1], np.asarray(offsets[split:-1], np.int32).reshape(-1, 2)
+        room = max_length - len(prefix) - 1
+        first, last = _answer_pieces(answer, covered)
+        for start in _window_starts(len(context), room, stride):
+            window = context[start : start + room]
+            outside = np.full((len(prefix), 2), -1, np.int32)
+            ids.append([*prefix, *window, row[-1]])
+            type_ids.append([0] * len(prefix) + [1] * (len(window) + 1))
+            spans += [outside, covered[start : start + room], outside[:1]]
+            inside = start <= first and last < start + len(window)
+            shift = len(prefix) - start
+            labels.append((first + shift, last + shift) if inside else (0, 0))
+            example.append(number)
+    part = {
+        "ids": _flat(ids),
+        "type_ids": _flat(type_ids),
+        "lengths": np.array([len(row) for row in ids], np.int64),
+        "example": np.array(example, np.int32),
+        "spans": np.concatenate(spans),
+        "truncated": np.array([truncated]),
+    }
+    return part if examples.labels is None else part | {"labels": np.array(labels, np.int32)}
+
+
+def _window_starts(count: int, room: int, stride: int) -> range:
+    step = max(1, min(stride, room // 2))
+    return range(0, max(count - room, 0) + step, step)
+
+
+def _answer_pieces(answer: dict[str, list] | None, covered: Int32[np.ndarray, "n 2"]) -> tuple[int, int]:
+    """First and last piece of the first of the accepted answers; (-1, -1), which no window holds, without one."""
+    if not answer or not answer["text"]:
+        return -1, -1
+    start = answer["answer_start"][0]
+    first = int(np.searchsorted(covered[:, 1], start, side="right"))
+    last = int(np.searchsorted(covered[:, 0], start + len(answer["text"][0]), side="left")) - 1
+    return (first, last) if first <= last else (-1, -1)
