@@ -1,0 +1,77 @@
+"""Scores of answers that are spans of text: named entities and SQuAD answers.
+
+Both are decided example by example and then added up, so each function here returns one row of numbers per example and
+`scores.py` turns their sum into the score. An entity counts only when its first word, last word and type are all right
+(the CoNLL-2003 rule); an answer may earn part of the credit for the words it shares with the gold answer (SQuAD v1.1).
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from bertjax.errors import UserError
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def entities(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """Yield (type, first word, last word) of every entity in one sentence of IOB1 or IOB2 tags.
+
+    `B-` always opens an entity, `I-` opens one where the word before has another type or none, and continues it
+    elsewhere. This one rule reads both notations, and a model's ill-formed sequences the way conlleval does.
+    """
+    kind, first = None, 0
+    for i, tag in enumerate([*tags, "O"]):
+        prefix, _, new = tag.partition("-")
+        if tag != "O" and (prefix not in ("B", "I") or not new):
+            raise UserError(
+                f"Tag {tag!r} is not IOB: expected 'O', 'B-TYPE' or 'I-TYPE'.\nConvert other notations first."
+            )
+        goes_on = prefix == "I" and new == kind
+        if kind is not None and not goes_on:
+            yield kind, first, i - 1
+        if not goes_on:
+            kind, first = new or None, i
+
+
+def entity_counts(predictions: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> Float[np.ndarray, "n 3"]:
+    """Entities per sentence: found and right, found, in the gold tags."""
+    rows = []
+    for i, (found, gold) in enumerate(zip(predictions, labels, strict=True)):
+        if len(found) != len(gold):
+            raise UserError(
+                f"Sentence {i} has {len(gold)} gold tags but {len(found)} predicted ones: expected one a word."
+            )
+        found, gold = set(entities(found)), set(entities(gold))
+        rows.append((len(found & gold), len(found), len(gold)))
+    return np.array(rows, np.float64)
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, no punctuation, no English articles, single spaces: how SQuAD v1.1 compares answers."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def answer_scores(predictions: Sequence[str], labels: Sequence) -> Float[np.ndarray, "n 2"]:
+    """Exact match (0 or 1) and word F1 of every answer, each the best over the gold answers of its question.
+
+    A question's label is a list of gold strings, or SQuAD's `{"text": [...], ...}`.
+    """
+    rows = []
+    for i, (answer, label) in enumerate(zip(predictions, labels, strict=True)):
+        golds = label["text"] if isinstance(label, Mapping) else label
+        if not golds:
+            raise UserError(f"Question {i} has no gold answer: SQuAD v1.1 has at least one for each.")
+        answer, golds = normalize_answer(answer), [normalize_answer(gold) for gold in golds]
+        rows.append((float(answer in golds), max(_word_f1(answer.split(), gold.split()) for gold in golds)))
+    return np.array(rows, np.float64)
+
+
+def _word_f1(answer: list[str], gold: list[str]) -> float:
+    shared = (Counter(answer) & Counter(gold)).total()
+    return 2 * shared / (len(answer) + len(gold)) if shared else 0.0
