@@ -4,7 +4,7 @@ Rows of similar length share a batch, padded to one of a few lengths ("buckets")
 compute is padding, while every further length costs one more compilation of the step. The order is a pure function of
 (seed, epoch), so batch k is computed without the batches before it: resuming is setting a number, any number of
 processes sees the same global batches, and Grain's threads may run ahead of the accelerator. The price of buckets is
-that a batch is no uniform sample: its rows are of a kind in length, though which rows and which order change every epoch.
+that a batch is no uniform sample: its rows are alike in length, though which rows share it changes every epoch.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Int
 
 from bertjax.errors import UserError
 from bertjax.text.encode import NO_LABEL, Encoded
@@ -39,14 +39,18 @@ def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int
         raise UserError(f"A row has {longest} pieces; expected at most max_length = {max_length}.")
     edges = [*range(8, longest, 8), min(-(-longest // 8) * 8, max_length)]
     below = [0, *(int((lengths <= edge).sum()) for edge in edges)]  # rows that fit, for 0 and for every edge
-    # best[j]: (positions, buckets) for the rows that fit edge j, the last bucket being edge j.
-    best: list[tuple[int, tuple[int, ...]]] = [(0, ())] + [(edge * below[j + 1], (edge,)) for j, edge in enumerate(edges)]
+    # best[j] = (positions, number of buckets, buckets) for the rows that fit edge j, the last bucket being that edge.
+    best: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]
+    best += [(edge * rows, 1, (edge,)) for edge, rows in zip(edges, below[1:], strict=True)]
     for _ in range(count - 1):
-        best = [best[0]] + [
-            min((best[i][0] + edges[j] * (below[j + 1] - below[i]), (*best[i][1], edges[j])) for i in range(j + 1))
-            for j in range(len(edges))
+        best = best[:1] + [
+            min(
+                (cost + edge * (below[j] - below[i]), n + 1, (*shorter, edge))
+                for i, (cost, n, shorter) in enumerate(best[:j])
+            )
+            for j, edge in enumerate(edges, start=1)
         ]
-    return best[-1][1]
+    return best[-1][2]
 
 
 def padding_overhead(lengths: Int[np.ndarray, "rows"], buckets: tuple[int, ...]) -> float:
@@ -98,7 +102,7 @@ class BatchIterator(Iterator[Batch]):
             if state.get(name) != ours:
                 raise UserError(
                     f"This position in the data was saved with another {name}: {state.get(name)}; here it is {ours}.\n"
-                    "The order of the batches would not continue. Use the data and settings of the saved run, or start anew."
+                    "The order would not continue. Use the data and settings of the saved run, or start anew."
                 )
         self._batches.set_state({"next_index": state["next_batch"]})
 
@@ -117,25 +121,36 @@ def batches(
 ) -> BatchIterator:
     """Batches for training, endless or for so many `epochs` (a part of one is rounded to whole batches).
 
-    Every row appears once an epoch; the last batch of an epoch is completed with filler rows (weights 0, example_ids -1).
+    Every row appears once an epoch; filler rows (weights 0, example_ids -1) complete the last batch of an epoch.
     `batch_size` counts the rows of all processes together; this process gets its contiguous share of every batch.
     """
     share = process_share(batch_size, process_index, process_count)
     steps = steps_per_epoch(encoded, batch_size)
-    plan = lru_cache(maxsize=2)(lambda epoch: epoch_plan(encoded.lengths, batch_size, buckets, seed, epoch))
+
+    @lru_cache(maxsize=2)  # threads work on both sides of the end of an epoch
+    def plan(epoch: int) -> Plan:
+        return epoch_plan(encoded.lengths, batch_size, buckets, seed, epoch)
 
     def make(number: int) -> Batch:
         epoch, step = divmod(number, steps)
         return gather(encoded, plan(epoch).rows[step, share], int(plan(epoch).lengths[step]))
 
-    identity = {"fingerprint": encoded.fingerprint, "seed": seed, "batch_size": batch_size, "buckets": list(buckets)}
+    identity = {
+        "data_fingerprint": encoded.fingerprint,
+        "seed": seed,
+        "batch_size": batch_size,
+        "buckets": list(buckets),
+    }
     return BatchIterator(make, identity, steps_per_epoch=steps, epochs=epochs, start=start, threads=threads)
 
 
 def eval_batches(
     encoded: Encoded, batch_size: int, buckets: tuple[int, ...], process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
-    """Every row once, shortest first, filler rows in the last batch of each bucket; `example_ids` say which row is where."""
+    """Every row once, shortest first, with filler rows in the last batch of each bucket.
+
+    `example_ids` say where a row's result belongs. Not read ahead: nothing here is slow, and predicting needs no Grain.
+    """
     share = process_share(batch_size, process_index, process_count)
     order = np.argsort(encoded.lengths, kind="stable")
     edges = _bucket_of(encoded.lengths, buckets)[order]
@@ -174,7 +189,7 @@ def epoch_plan(
 
 
 class Shuffle:
-    """Permutations from (seed, epoch), from raw random bits: NumPy promises those, not `permutation`, across versions."""
+    """Permutations from (seed, epoch) from raw random bits, which NumPy promises across versions."""
 
     def __init__(self, seed: int, epoch: int):
         self._bits = np.random.PCG64(np.random.SeedSequence([seed % 2**64, epoch]))

@@ -1,23 +1,23 @@
 """Examples -> token ids, once, before training begins.
 
 Tokenising anew in every epoch would cost more than the rest of the input work together, so it is done here and the
-result kept ragged: one flat array of ids with the offsets of its rows. Nothing is padded before a batch knows its length,
-67,000 short sentences take 6 MB, and the fingerprint of these arrays names the data exactly (for checkpoints, and for
-caches of teacher outputs). Mostly a row is an example; a long context of a question is cut into overlapping rows.
+result kept ragged: one flat array of ids with the offsets of its rows. Nothing is padded before a batch knows its
+length, and the fingerprint of these arrays names the data exactly (for checkpoints, and for caches of teacher outputs).
+A row is an example, except that the context of a question is cut into overlapping rows. The cost: all ids stay in
+memory, 8 bytes a piece.
 """
 
 import hashlib
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
 from bertjax.errors import UserError
-from bertjax.text.sources import Examples
+from bertjax.text.examples import Examples
 from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
+from bertjax.text.windows import context_windows, ragged
 
 NO_LABEL = -100
 _CHUNK = 4096  # examples tokenised at a time: Python lists of pieces take twenty times the room of the arrays
@@ -25,11 +25,11 @@ _CHUNK = 4096  # examples tokenised at a time: Python lists of pieces take twent
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Rows of pieces, flat: row `i` is `ids[offsets[i] : offsets[i + 1]]`, and so for `type_ids` and `words`/`spans`.
+    """Rows of pieces, flat: row `i` is `ids[offsets[i] : offsets[i + 1]]`, and so for `type_ids`, `words` and `spans`.
 
-    `labels` are int32 [rows] for classification, float32 [rows] for regression, float32 [rows, classes] for multi_label,
-    int32 [pieces] for tokens (-100 except at the first piece of a word), int32 [rows, 2] for qa (first and last piece of
-    the answer, counted within the row; 0, 0 = the CLS piece where this row does not hold the answer), None without labels.
+    `labels` is None where there are none, else: classification int32 [rows]; regression float32 [rows]; multi_label
+    float32 [rows, classes]; tokens int32 [pieces], -100 except at the first piece of a word; qa int32 [rows, 2], the
+    first and last piece of the answer counted within the row, or 0, 0 (the [CLS]) if this row does not hold it.
     """
 
     task: Task
@@ -63,26 +63,24 @@ def encode_examples(
 ) -> Encoded:
     """All examples as pieces, at most `max_length` a row; what was longer is cut, and counted in `truncated`.
 
-    `stride` (qa) is the step from one window over a context to the next, as in BERT's SQuAD script; it is never more than
-    half a window, so an answer of up to half a window is whole in at least one. Raises `UserError` where a label does
-    not belong to the task, or nothing is to be encoded.
+    `stride` (qa) is the step from one window over a context to the next, as in BERT's SQuAD script; it is never more
+    than half a window, so an answer of up to half a window is whole in at least one. Raises `UserError` where a label
+    does not belong to the task, or there is nothing to encode.
     """
-    count = len(examples.texts)
+    count = len(examples)
     if count == 0:
         raise UserError(f"{examples.source}: no examples; expected at least one.")
     if max_length < 8:
         raise UserError(f"max_length is {max_length}, which leaves no room for text; expected at least 8.")
     chunks = [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
     if task.kind == "qa":
-        parts = [_windows(examples, chunk, tokenizer, max_length, stride) for chunk in chunks]
+        parts = [context_windows(examples, chunk, tokenizer, max_length, stride) for chunk in chunks]
     else:
         parts = [_texts(examples, chunk, task, tokenizer, max_length) for chunk in chunks]
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     truncated = int(arrays.pop("truncated").sum())
     offsets = np.concatenate([[0], np.cumsum(arrays.pop("lengths"), dtype=np.int64)])
-    if task.kind in ("classification", "regression", "multi_label"):
-        arrays["labels"] = _sentence_labels(examples, task)
-    labels = arrays.pop("labels", None)
+    labels = arrays.pop("labels", None) if task.kind in ("tokens", "qa") else _sentence_labels(examples, task)
     digest = hashlib.sha256()
     for array in (arrays["ids"], arrays["type_ids"], offsets, labels):
         digest.update(b"none" if array is None else f"{array.dtype}{array.shape}".encode() + array.tobytes())
@@ -92,22 +90,18 @@ def encode_examples(
     )  # fmt: skip
 
 
-def _flat(lists: Any) -> Int32[np.ndarray, "n"]:
-    return np.fromiter(chain.from_iterable(lists), np.int32)
-
-
-def _texts(examples: Examples, chunk: slice, task: Task, tokenizer: Tokenizer, max_length: int) -> dict[str, np.ndarray]:
+def _texts(
+    examples: Examples, chunk: slice, task: Task, tokenizer: Tokenizer, max_length: int
+) -> dict[str, np.ndarray]:
     pairs = None if examples.pairs is None else examples.pairs[chunk]
-    pieces = tokenizer.encode(examples.texts[chunk], pairs, max_length)
+    pieces = tokenizer.encode(examples.texts[chunk], pairs, max_length, spans=task.kind == "tokens")
     part = {
-        "ids": _flat(pieces.ids),
-        "type_ids": _flat(pieces.type_ids),
-        "lengths": np.array([len(row) for row in pieces.ids], np.int64),
-        "example": np.arange(len(examples.texts), dtype=np.int32)[chunk],
+        **ragged(pieces.ids, pieces.type_ids),
+        "example": np.arange(len(examples), dtype=np.int32)[chunk],
         "truncated": np.array([pieces.n_truncated]),
     }
     if task.kind == "tokens":
-        if examples.words is None:
+        if examples.words is None or pieces.offsets is None:
             raise UserError(f"{examples.source}: a task on tokens needs the words of every sentence, as CoNLL columns.")
         words = [_first_pieces(row, words) for row, words in zip(pieces.offsets, examples.words[chunk], strict=True)]
         part["words"] = np.concatenate(words)
@@ -155,60 +149,3 @@ def _label_id(label: str, task: Task) -> int:
     except ValueError:
         known = ", ".join(task.labels[:20])
         raise UserError(f"The label {label!r} does not belong to the task; expected one of: {known}.") from None
-
-
-def _windows(
-    examples: Examples, chunk: slice, tokenizer: Tokenizer, max_length: int, stride: int
-) -> dict[str, np.ndarray]:
-    """Rows `[CLS] question [SEP] part of the context [SEP]`; a question keeps at most half of the room."""
-    contexts = examples.pairs
-    if contexts is None:
-        raise UserError(f"{examples.source}: question answering needs a context for every question, as SQuAD JSON.")
-    pieces = tokenizer.encode(examples.texts[chunk], contexts[chunk], None)
-    answers = [None] * len(pieces.ids) if examples.labels is None else examples.labels[chunk]
-    ids, type_ids, spans, labels, example, truncated = [], [], [], [], [], 0
-    for number, (row, types, offsets, answer) in enumerate(
-        zip(pieces.ids, pieces.type_ids, pieces.offsets, answers, strict=True), start=chunk.start
-    ):
-        split = types.index(1)  # the context and its [SEP] have type 1
-        question = row[1 : split - 1]
-        kept = question[: (max_length - 3) // 2]
-        truncated += len(kept) < len(question)
-        prefix = [row[0], *kept, row[split - 1]]
-        context, covered = row[split:-1], np.asarray(offsets[split:-1], np.int32).reshape(-1, 2)
-        room = max_length - len(prefix) - 1
-        first, last = _answer_pieces(answer, covered)
-        for start in _window_starts(len(context), room, stride):
-            window = context[start : start + room]
-            outside = np.full((len(prefix), 2), -1, np.int32)
-            ids.append([*prefix, *window, row[-1]])
-            type_ids.append([0] * len(prefix) + [1] * (len(window) + 1))
-            spans += [outside, covered[start : start + room], outside[:1]]
-            inside = start <= first and last < start + len(window)
-            shift = len(prefix) - start
-            labels.append((first + shift, last + shift) if inside else (0, 0))
-            example.append(number)
-    part = {
-        "ids": _flat(ids),
-        "type_ids": _flat(type_ids),
-        "lengths": np.array([len(row) for row in ids], np.int64),
-        "example": np.array(example, np.int32),
-        "spans": np.concatenate(spans),
-        "truncated": np.array([truncated]),
-    }
-    return part if examples.labels is None else part | {"labels": np.array(labels, np.int32)}
-
-
-def _window_starts(count: int, room: int, stride: int) -> range:
-    step = max(1, min(stride, room // 2))
-    return range(0, max(count - room, 0) + step, step)
-
-
-def _answer_pieces(answer: dict[str, list] | None, covered: Int32[np.ndarray, "n 2"]) -> tuple[int, int]:
-    """First and last piece of the first of the accepted answers; (-1, -1), which no window holds, without one."""
-    if not answer or not answer["text"]:
-        return -1, -1
-    start = answer["answer_start"][0]
-    first = int(np.searchsorted(covered[:, 1], start, side="right"))
-    last = int(np.searchsorted(covered[:, 0], start + len(answer["text"][0]), side="left")) - 1
-    return (first, last) if first <= last else (-1, -1)

@@ -1,0 +1,82 @@
+"""A question and its context as rows of limited length: overlapping windows over the context, the question before each.
+
+The scheme of BERT's SQuAD runs (Devlin et al., 2019): each window is a row `[CLS] question [SEP] part [SEP]`, and a row
+that does not hold the whole answer points at [CLS]. Windows overlap, so that no answer is lost at their edges.
+"""
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from bertjax.errors import UserError
+from bertjax.text.examples import Examples
+from bertjax.text.tokenizer import Tokenizer
+
+_NOWHERE = (-1, -1)
+
+
+def context_windows(
+    examples: Examples, chunk: slice, tokenizer: Tokenizer, max_length: int, stride: int
+) -> dict[str, np.ndarray]:
+    """Rows of these examples as flat arrays, named like the fields of `Encoded`; a question gets half a row at most."""
+    if examples.pairs is None:
+        raise UserError(
+            f"{examples.source}: question answering needs a context for every question, as in SQuAD's JSON."
+        )
+    pieces = tokenizer.encode(examples.texts[chunk], examples.pairs[chunk], None)
+    assert pieces.sequence_ids is not None
+    assert pieces.offsets is not None
+    answers = [None] * len(pieces.ids) if examples.labels is None else examples.labels[chunk]
+    ids, type_ids, spans, labels, example, truncated = [], [], [], [], [], 0
+    for number, row in enumerate(pieces.ids):
+        split = pieces.sequence_ids[number].index(1)  # where the context begins, after the question's [SEP]
+        question = row[1 : split - 1]
+        prefix = [row[0], *question[: (max_length - 3) // 2], row[split - 1]]
+        truncated += len(prefix) < split
+        context = row[split:-1]
+        covered = np.asarray(pieces.offsets[number][split:-1], np.int32).reshape(-1, 2)
+        room = max_length - len(prefix) - 1
+        first, last = answer_pieces(answers[number], covered)
+        for start in window_starts(len(context), room, stride):
+            part = context[start : start + room]
+            ids.append([*prefix, *part, row[-1]])
+            type_ids.append([0] * len(prefix) + [1] * (len(part) + 1))
+            spans += [[_NOWHERE] * len(prefix), covered[start : start + room], [_NOWHERE]]
+            inside = start <= first and last < start + len(part)
+            shift = len(prefix) - start
+            labels.append((first + shift, last + shift) if inside else (0, 0))
+            example.append(number + chunk.start)
+    rows = {
+        **ragged(ids, type_ids),
+        "example": np.array(example, np.int32),
+        "spans": np.concatenate(spans).astype(np.int32),
+        "truncated": np.array([truncated]),
+    }
+    return rows if examples.labels is None else rows | {"labels": np.array(labels, np.int32)}
+
+
+def window_starts(count: int, room: int, stride: int) -> range:
+    """Where windows of `room` pieces begin, so that they cover `count` pieces; at most half a window apart."""
+    step = max(1, min(stride, room // 2))
+    return range(0, max(count - room, 0) + step, step)
+
+
+def answer_pieces(answer: dict[str, list] | None, covered: Int32[np.ndarray, "n 2"]) -> tuple[int, int]:
+    """First and last piece of the first accepted answer; (-1, -1), which lies in no window, where there is none."""
+    if not answer or not answer["text"]:
+        return _NOWHERE
+    start = answer["answer_start"][0]
+    first = int(np.searchsorted(covered[:, 1], start, side="right"))
+    last = int(np.searchsorted(covered[:, 0], start + len(answer["text"][0]), side="left")) - 1
+    return (first, last) if first <= last else _NOWHERE
+
+
+def ragged(ids: list[list[int]], type_ids: list[list[int]]) -> dict[str, np.ndarray]:
+    """Rows of pieces as flat arrays with the length of each row."""
+
+    def flat(rows: Any) -> Int32[np.ndarray, "n"]:
+        return np.fromiter(chain.from_iterable(rows), np.int32)
+
+    return {"ids": flat(ids), "type_ids": flat(type_ids), "lengths": np.array([len(row) for row in ids], np.int64)}
