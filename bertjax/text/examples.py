@@ -1,38 +1,20 @@
-"""From columns to typed examples: the one place where data is checked, whatever file or service it came from.
+"""From a table to typed examples: the one place where data is checked, whatever it came from.
 
-Every reader returns a `Table` (named columns, and a function that says where a row came from). `make_examples` picks the
-columns a task names or a well-known layout implies, finds out what the task leaves open, and turns every cell into
-what the task's kind needs. A bad cell ends in one `UserError` with source, line, column and what was expected.
+A bad cell ends in one `UserError` with source, line, column and what was expected, before any time is spent on it.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.text.tasks import METRICS, Kind, Task
+from bertjax.text.labels import guess_kind, typed_labels
+from bertjax.text.table import Table, choose_columns
+from bertjax.text.tasks import METRICS, Task
 
-# Column names of GLUE's files, of TFDS and of the usual tables, the most specific first.
-TEXT_COLUMNS = (
-    ("sentence1", "sentence2"),
-    ("#1 String", "#2 String"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-    ("question", "context"),
-    ("question", "sentence"),
-    ("text", "text_pair"),
-    ("text", None),
-    ("sentence", None),
-    ("word", None),
-)
-LABEL_COLUMNS = ("label", "gold_label", "is_duplicate", "Quality", "score", "labels", "tag", "answers")
-F1_COLUMNS = ("is_duplicate", "Quality")  # QQP and MRPC, whose published score is F1
+F1_COLUMNS = ("is_duplicate", "Quality")  # QQP's and MRPC's label columns: their published score is F1
 
 
 @dataclass(frozen=True)
@@ -62,28 +44,79 @@ class Examples:
         return hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Table:
-    """Named columns of equal length. `at(row)` says where a row is ("line 12"), for messages.
+def make_examples(table: Table, task: Task) -> tuple[Task, Examples]:
+    """The task with nothing left open, and the table's rows as it wants them.
 
-    `label_names` is the order of the classes where the source itself defines one; `metric` the one its layout implies.
+    An open `kind` is guessed from the cells: numbers with a fraction are regression, lists several labels (or, next to
+    lists of words, tags), a SQuAD answer is qa, the rest classification. Open `labels` become the names in the
+    source's own order or sorted (numerically where all are integers). Where the task's labels are names and the cells
+    numbers, the number is the position, as in GLUE's files.
     """
+    if len(table) == 0:
+        raise UserError(f"{table.source}: there are no examples in it; expected at least one row")
+    task = choose_columns(table, task)
+    assert task.text is not None
+    if task.kind == "auto":
+        task = dataclasses.replace(task, kind=guess_kind(table, task))
+    if task.metric == "auto":
+        task = dataclasses.replace(task, metric=usual_metric(table, task))
+    words = word_lists(table, task.text) if task.kind == "tokens" else None
+    texts = [" ".join(row) for row in words] if words else check_texts(table, task.text)
+    pairs = check_texts(table, task.text_pair) if task.text_pair else None
+    if task.kind == "qa" and pairs is None:
+        raise UserError(
+            f"{table.source}: qa needs the questions in `text` and the contexts in `text_pair`\n{table.listing()}"
+        )
+    labels = None
+    if task.label:
+        task, labels = typed_labels(table, task)
+        check_fit(table, task.label, words, pairs, labels)
+    groups = table.columns[table.groups] if table.groups else None
+    return task, Examples(texts, pairs, labels, words, groups, table.source)
 
-    columns: dict[str, list[Any]]
-    source: str
-    at: Callable[[int], str]
-    label_names: tuple[str, ...] = ()
-    metric: str = "auto"
-    groups: str | None = None
 
-    def column(self, name: str) -> list[Any]:
-        """The cells of a column, or a `UserError` that names the nearest and lists those there."""
-        if name in self.columns:
-            return self.columns[name]
-        near = difflib.get_close_matches(name, self.columns, n=1)
-        hint = f' (did you mean "{near[0]}"?)' if near else ""
-        raise UserError(f'{self.source}: no column "{name}"{hint}\n  columns there: {", ".join(self.columns)}')
+def usual_metric(table: Table, task: Task) -> str:
+    """The published metric of a known layout where it fits the kind, else the kind's first."""
+    implied = "f1" if task.label in F1_COLUMNS else table.metric
+    return implied if implied in METRICS[task.kind] else METRICS[task.kind][0]
 
-    def error(self, row: int, column: str, message: str) -> UserError:
-        """A `UserError` about one cell."""
-        return UserError(f'{self.source}, {self.at(row)}, column "{column}": {message}')
+
+def check_texts(table: Table, column: str) -> list[str]:
+    """A column of texts, each a string with something in it that UTF-8 can write."""
+    for row, text in enumerate(table.columns[column]):
+        if not isinstance(text, str):
+            raise table.error(row, column, f"expected text, found {'nothing' if text is None else repr(text)}")
+        if not text.strip():
+            raise table.error(row, column, "the text is empty; expected at least one word")
+        check_unicode(table, row, column, text)
+    return table.columns[column]
+
+
+def word_lists(table: Table, column: str) -> list[list[str]]:
+    """A column of lists of words, none of them empty."""
+    for row, words in enumerate(table.columns[column]):
+        if not isinstance(words, list) or not words:
+            raise table.error(row, column, f"expected a list of words, found {words!r}")
+        for word in words:
+            if not isinstance(word, str) or not word.strip():
+                raise table.error(row, column, f"expected a word, found {word!r}")
+            check_unicode(table, row, column, word)
+    return table.columns[column]
+
+
+def check_unicode(table: Table, row: int, column: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell it, no tokenizer can read it
+        raise table.error(row, column, f"character {error.start + 1} is half of a surrogate pair") from None
+
+
+def check_fit(table: Table, column: str, words: list | None, pairs: list | None, labels: list) -> None:
+    """Tags against the number of words, answers against the context that they point into."""
+    for row, tags in enumerate(labels if words else ()):
+        if words and len(tags) != len(words[row]):
+            raise table.error(row, column, f"expected a tag for each of {len(words[row])} words, found {len(tags)}")
+    for row, answer in enumerate(labels if isinstance(labels[0], dict) else ()):
+        for text, start in zip(answer["text"], answer["answer_start"], strict=True):
+            if pairs and pairs[row][start : start + len(text)] != text:
+                raise table.error(row, column, f'the context does not read "{text}" at character {start}')

@@ -1,10 +1,62 @@
-"""Four kinds of source behind one function: files, TFDS, lists in memory, the demo."""
+"""Every source of text behind one function: files, TFDS, lists in memory, the embedded demo.
 
-from bertjax.text.examples import Examples, Table
+`load_examples` looks at what it is given and picks the reader; everything after that (columns, labels, checks) is the
+same for all of them. The order of use around a model with a trained head is: `infer_task` from the training data,
+`tasks.align_labels` with the model's names, then `load_examples` with the task that came out.
+"""
+
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.text.demo import demo_table
+from bertjax.text.examples import Examples, make_examples
+from bertjax.text.table import Table
 from bertjax.text.tasks import Task
 
+OPEN = Task()  # everything is found out from the data
 
-def load_examples(source, task: Task = Task(), split: str = "train", *, labelled: bool = False) -> Examples: ...
+__all__ = ["Examples", "infer_task", "load_examples"]
 
 
-def infer_task(source, task: Task = Task(), split: str = "train") -> Task: ...
+def load_examples(source: Any, task: Task = OPEN, split: str = "train", *, labelled: bool = False) -> Examples:
+    """The examples of a source, checked cell by cell.
+
+    `source` is a file (.tsv .csv .jsonl .parquet .txt .conll, SQuAD's .json; all but Parquet also .gz or .bz2),
+    `tfds:NAME/SPLIT`, `demo`, a list of texts, or a list of dicts. `split` chooses within the demo only: train,
+    validation or test. Without a label column `labels` is None, unless `labelled` asks for one: then it is an error.
+    """
+    return read_source(source, task, split, labelled)[1]
+
+
+def infer_task(source: Any, task: Task = OPEN, split: str = "train") -> Task:
+    """The task with everything filled in from the data that it left open: columns, kind, labels and metric."""
+    return read_source(source, task, split, labelled=False)[0]
+
+
+def read_source(source: Any, task: Task, split: str, labelled: bool) -> tuple[Task, Examples]:
+    table = read_table(source, task, split)
+    task, examples = make_examples(table, task)
+    if labelled and examples.labels is None:
+        raise UserError(f"{table.source}: which column holds the label? Name it with `label`\n{table.listing()}")
+    return task, examples
+
+
+def read_table(source: Any, task: Task, split: str) -> Table:
+    """The columns of a source, before the task says which of them matter."""
+    if isinstance(source, list | tuple):
+        return list_table(list(source))
+    if source == "demo":
+        return demo_table(split)
+    raise UserError(f"cannot read {source!r}: expected a file, tfds:NAME/SPLIT, demo, or a list of texts or dicts")
+
+
+def list_table(rows: list) -> Table:
+    """Rows given in memory: texts, or dicts with the same keys."""
+    if all(isinstance(row, str) for row in rows):
+        rows = [{"text": row} for row in rows]
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"item {number} of the list: expected a dict like the first or a text, found {row!r}")
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return Table(columns, "the list given", lambda row: f"item {row}")

@@ -1,9 +1,9 @@
 """What a data set asks for: which columns hold what, what kind of answer is wanted, how it is scored.
 
-A `Task` is a plain frozen description, so it can stand in a config file, in a report and in a bundle. Everything may be
-left open: `"auto"`, `None` and `()` mean "find out from the data" (`sources.infer_task` does), and what is given is never
-overruled. The order of `labels` is the order of the model's outputs, so once a model with a trained head is involved
-its own names decide: call `align_labels` first and load the data with the task that it returns.
+A `Task` is a plain frozen description, so it can stand in a config file, in a report and in a bundle. Everything may
+be left open: `"auto"`, `None` and `()` mean "find out from the data" (`sources.infer_task` does), and what is given is
+never overruled. The order of `labels` is the order of the model's outputs, so once a model with a trained head is
+involved its own names decide: call `align_labels` first and load the data with the task that it returns.
 """
 
 import dataclasses
@@ -46,7 +46,9 @@ class Task:
             raise UserError(f'unknown kind of task "{self.kind}"; expected one of: auto, {", ".join(METRICS)}')
         fitting = METRICS.get(self.kind, tuple(metric for metrics in METRICS.values() for metric in metrics))
         if self.metric != "auto" and self.metric not in fitting:
-            raise UserError(f'unknown metric "{self.metric}" for kind "{self.kind}"; expected one of: {", ".join(fitting)}')
+            raise UserError(
+                f'unknown metric "{self.metric}" for kind "{self.kind}"; expected one of: {", ".join(fitting)}'
+            )
         if len(set(self.labels)) < len(self.labels):
             raise UserError(f"the task's labels hold a name twice: {', '.join(self.labels)}")
 
@@ -54,8 +56,8 @@ class Task:
 def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
     """The task with its labels in the order of a trained head's outputs, or a `UserError` that shows both sets.
 
-    `id2label` is the model's own (keys 0, 1, .. as integers or, as JSON has it, strings); `where` names the model in the
-    message. The rules, first match wins:
+    `id2label` is the model's own (keys 0, 1, .. as integers or, as JSON has it, strings); `where` names the model in
+    the message. The rules, first match wins:
 
     1. regression needs a head with one output, question answering one with two: names play no part;
     2. a task without labels (unlabelled text) takes the model's names;
@@ -67,7 +69,9 @@ def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
     outputs = {"regression": 1, "qa": 2}.get(task.kind)
     if outputs is not None:
         if len(names) != outputs:
-            raise UserError(f"{where}: kind {task.kind} needs a head with {outputs} output(s), this one has {len(names)}")
+            raise UserError(
+                f"{where}: kind {task.kind} needs a head with {outputs} output(s), this one has {len(names)}"
+            )
         return task
     positions = tuple(str(position) for position in range(len(names)))
     if set(task.labels) <= set(names):

@@ -1,0 +1,80 @@
+"""What every reader returns: named columns, and where each row came from.
+
+Files, TFDS, lists and the demo all meet here, so that columns are looked up, guessed and complained about in one place.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.text.tasks import Task
+
+# Column names of GLUE's files, of TFDS and of the usual tables, the most specific first.
+TEXT_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("#1 String", "#2 String"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "context"),
+    ("question", "sentence"),
+    ("text", "text_pair"),
+    ("text", None),
+    ("sentence", None),
+    ("word", None),
+)
+LABEL_COLUMNS = ("label", "gold_label", "is_duplicate", "Quality", "score", "labels", "tag", "answers")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length. `at(row)` says where a row is ("line 12"), for messages.
+
+    `label_names` is the order of the classes where the source itself has one, `metric` the one that its layout implies,
+    `groups` the column that a split must not tear apart.
+    """
+
+    columns: dict[str, list[Any]]
+    source: str
+    at: Callable[[int], str]
+    label_names: tuple[str, ...] = ()
+    metric: str = "auto"
+    groups: str | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    def column(self, name: str) -> list[Any]:
+        """The cells of a column, or a `UserError` that names the nearest and lists those there."""
+        if name in self.columns:
+            return self.columns[name]
+        near = difflib.get_close_matches(name, self.columns, n=1)
+        hint = f' (did you mean "{near[0]}"?)' if near else ""
+        raise UserError(f'{self.source}: no column "{name}"{hint}\n{self.listing()}')
+
+    def listing(self) -> str:
+        return f"  columns there: {', '.join(self.columns)}"
+
+    def error(self, row: int, column: str, message: str) -> UserError:
+        """A `UserError` about one cell."""
+        return UserError(f'{self.source}, {self.at(row)}, column "{column}": {message}')
+
+
+def choose_columns(table: Table, task: Task) -> Task:
+    """The task with its columns named: those given must exist, the rest follows from well-known names."""
+    for name in (task.text, task.text_pair, task.label):
+        if name is not None:
+            table.column(name)
+    text, pair = task.text, task.text_pair
+    if text is None:
+        known = ((a, b) for a, b in TEXT_COLUMNS if a in table.columns and (b is None or b in table.columns))
+        text, usual_pair = next(known, (None, None))
+        pair = pair or usual_pair
+    if text is None:
+        raise UserError(f"{table.source}: which column holds the text? Name it with `text`\n{table.listing()}")
+    label = task.label or next(
+        (name for name in LABEL_COLUMNS if name in table.columns and name not in (text, pair)), None
+    )
+    return dataclasses.replace(task, text=text, text_pair=pair, label=label)
