@@ -1,0 +1,61 @@
+"""The `bertjax` command: a thin door to the scripts in `train/`.
+
+`bertjax distill ...` is `python -m train.distill ...`, from any folder. The scripts are always the package `train`, so that
+a config file can say `from train.distill import Config` everywhere, but it is loaded by location: from inside the
+installed package, or from beside it in a checkout, never whatever else is called `train` on the user's path.
+"""
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+COMMANDS = {
+    "compress": "the main job: fine-tune a teacher, distil it into a smaller student, measure both",
+    "finetune": "train a model on labelled text",
+    "distill": "teach a smaller model what a larger one answers",
+    "evaluate": "measure models: score, size, speed, memory",
+    "predict": "text in, labels and probabilities out",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave with its exit code; 2 and one line on stderr for an unknown one."""
+    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
+        print("usage: bertjax COMMAND [--config=FILE] [--field=value ...]\n")
+        print(*(f"  {name:<10} {meaning}" for name, meaning in COMMANDS.items()), sep="\n")
+        print("\n`bertjax COMMAND --help` lists every field.")
+        sys.exit(0)
+    if command == "--version":
+        from bertjax import __version__
+
+        print(f"bertjax {__version__}")
+        sys.exit(0)
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of: {', '.join(COMMANDS)}"
+        print(f"unknown command {command}; {hint}", file=sys.stderr)
+        sys.exit(2)
+    load_scripts()
+    from train.settings import run
+
+    run(command, rest, f"bertjax {command}")
+
+
+def load_scripts() -> None:
+    """Make the scripts importable as `train`, wherever the package lies."""
+    package = Path(__file__).resolve().parent
+    inside, beside = package / "train", package.parent / "train"
+    folder = inside if inside.is_dir() else beside
+    spec = importlib.util.spec_from_file_location("train", folder / "__init__.py")
+    assert spec is not None, folder
+    assert spec.loader is not None, folder
+    module = sys.modules["train"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""From a command line to a frozen config, and from a mistake to one clear message.
+
+    python -m train.distill --config=quickstart --data.max_length=64 --losses.0.weight=0.5 --out=runs/mine
+
+Three layers, the later wins: the defaults of the script's `Config`, the `config` that a config file exports, the flags.
+A config file is plain Python. tyro prints the help; the flags are split here, because a typing mistake has to end in a
+few lines that name the nearest valid spelling, and because flags that belong together have to be applied together.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, TypeVar
+
+from bertjax.errors import UserError
+
+from .fields import Leaf, convert, describe, fits, leaves, nearest, replace
+
+C = TypeVar("C")
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+"""The shipped config files: beside `train/` in a checkout as in the installed package."""
+
+
+def run(script: str, argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Run `train.SCRIPT` on a command line and leave: 0, or 2 with a few lines on stderr after a mistake of the user.
+
+    The script is imported under its own name even when it is `__main__`, so that the `Config` which config files import
+    from it is the same class.
+    """
+    module = importlib.import_module(f".{script}", __package__)
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        module.main(parse(module.Config, argv, module.__doc__ or "", prog or f"python -m {module.__name__}"))
+        sys.stdout.flush()
+    except UserError as mistake:
+        print(*str(mistake).strip().splitlines()[:5], sep="\n", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)  # as shells count: 128 + SIGINT
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        sys.exit(141)  # 128 + SIGPIPE
+    sys.exit(0)
+
+
+def parse(cls: type[C], argv: Sequence[str], description: str = "", prog: str | None = None) -> C:
+    """The config that `argv` asks for. Every field of `cls` needs a default. `--help` prints and leaves."""
+    flags = _split(argv)
+    config = load_config(" ".join(flags.pop("config")), cls) if "config" in flags else cls()
+    if "help" in flags:
+        _help(config, description, prog)
+    known = leaves(config)
+    for path in flags:
+        if path not in known:
+            raise UserError(_unknown(path, known))
+    try:
+        return replace(config, {path: convert(path, known[path], words) for path, words in flags.items()})
+    except ValueError as mistake:  # what a dataclass's own check raises
+        raise UserError(str(mistake)) from mistake
+
+
+def load_config(name: str, cls: type[C]) -> C:
+    """The `config` that a config file exports: by its path, or by the bare name of a shipped one."""
+    path = CONFIGS / f"{name}.py" if re.fullmatch(r"\w+", name) else Path(name)
+    if not path.is_file():
+        shipped = _shipped()
+        raise UserError(f'no config file "{name}"{nearest(path.stem, shipped)}\nshipped configs: {", ".join(shipped)}')
+    module = _execute(path)
+    config = getattr(module, "config", None)
+    if not isinstance(config, cls):
+        found = f"it is a {_name(type(config))}" if hasattr(module, "config") else "there is no such name in it"
+        raise UserError(f"{path}: `config` must be a {_name(cls)}; {found}")
+    for field, leaf in leaves(config).items():
+        if not fits(leaf):
+            raise UserError(f"{path}: {field} is {leaf.value!r}; expected {describe(leaf.type)}")
+    return config
+
+
+def _split(argv: Sequence[str]) -> dict[str, list[str]]:
+    """Flags with the words that follow: `--a.b=v` or `--a.b v w`; dashes may stand for underscores."""
+    flags: dict[str, list[str]] = {}
+    words: list[str] | None = None
+    for word in argv:
+        if word.startswith("--") or word == "-h":
+            name, equals, value = ("help" if word == "-h" else word[2:]).partition("=")
+            words = flags[name.replace("-", "_")] = [value] if equals else []
+        elif words is None:
+            raise UserError(f'unexpected word "{word}"; fields are set as --field=value, and --help lists them')
+        else:
+            words.append(word)
+    return flags
+
+
+def _unknown(path: str, known: dict[str, Leaf]) -> str:
+    inside = [f"--{name}" for name in known if name.startswith(f"{path}.")]
+    if inside:
+        return f"--{path} is a group of fields; set one of: {', '.join(inside)}"
+    return f"unknown field --{path}{nearest(path, list(known), '--')}\n--help lists every field"
+
+
+def _execute(path: Path) -> ModuleType:
+    module = sys.modules[f"config_file_{path.stem}"] = ModuleType(f"config_file_{path.stem}")
+    module.__file__ = str(
+        path
+    )  # with the entry in sys.modules, what dataclasses and tyro need to find the classes' source
+    try:
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
+    except Exception as error:
+        raise UserError(_explain(path, module, error)) from error
+    return module
+
+
+def _explain(path: Path, module: ModuleType, error: Exception) -> str:
+    """One line for a config file that failed: the line at which it did, and the field that was meant."""
+    if isinstance(error, SyntaxError):
+        return f"{path}, line {error.lineno}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    hint = ""
+    if found := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
+        cls = getattr(module, found[1], None)
+        hint = nearest(found[2], [field.name for field in dataclasses.fields(cls)]) if cls else ""
+    return f"{path}, line {lines[-1] if lines else 1}: {kind}{error}{hint}"
+
+
+def _shipped() -> list[str]:
+    return sorted(file.stem for file in CONFIGS.glob("*.py"))
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _help(config: Any, description: str, prog: str | None) -> NoReturn:
+    import tyro
+
+    configs = f"--config=FILE starts from a config file; shipped, by name: {', '.join(_shipped())}"
+    tyro.cli(
+        type(config),
+        default=config,
+        args=["--help"],
+        prog=prog,
+        description=f"{inspect.cleandoc(description)}\n\n{configs}",
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    raise AssertionError("tyro leaves after its help")
