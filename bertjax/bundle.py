@@ -1,0 +1,206 @@
+"""The one artefact that every stage reads and writes: a model with its tokenizer, in a Hugging Face folder.
+
+    bundle = bertjax.load("runs/teacher/bundle")     # or "hf:bert-base-uncased", or "demo"
+    bundle.predict(["a quiet masterpiece"]).labels
+    bertjax.save(bundle, "my-model")
+
+A folder is written beside its destination and then takes its place, so a reader never sees half of one. Parameters are
+held as NumPy arrays: they belong to nobody's device, and no training step can donate them away.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.model import ARCHITECTURES, BertConfig, BertModel, build
+from bertjax.model.huggingface import config_from_json, parameters_from_tensors, read_config, read_tensors, write_model
+from bertjax.params import Tree, compare, flatten, unflatten
+from bertjax.predict import Predictions, predict
+from bertjax.text.tokenizer import Tokenizer
+
+HEADS = ("pooler", "classifier", "pre_classifier", "qa_outputs", "seq_relationship", "transform", "decoder_bias")
+HEAD_OF_KIND = {
+    "classification": "ForSequenceClassification",
+    "regression": "ForSequenceClassification",
+    "multi_label": "ForSequenceClassification",
+    "tokens": "ForTokenClassification",
+    "qa": "ForQuestionAnswering",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bundle:
+    """A model: what it is (`config`), its numbers (`params`, a nested dict of NumPy arrays), its `tokenizer` if any."""
+
+    config: BertConfig
+    params: Tree
+    tokenizer: Tokenizer | None = None
+    fresh: tuple[str, ...] = ()
+    """Parameters that the folder did not hold and that were drawn at random: a head that is still to be trained."""
+    ignored: tuple[str, ...] = ()
+    """Tensors of the folder that this architecture has no place for."""
+
+    @cached_property
+    def model(self) -> BertModel:
+        """The Flax module: `bundle.model.apply({"params": bundle.params}, input_ids, attention_mask)`."""
+        return build(self.config)
+
+    @cached_property
+    def device_params(self) -> Tree:
+        """The parameters on the default device, for repeated calls."""
+        return jax.device_put(self.params)
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+    ) -> Predictions:
+        """Labels and probabilities for texts (or pairs of texts), in their order.
+
+        Texts of similar length share a batch. Longer ones than `max_length` (default: what the model can hold) are cut,
+        and counted in `truncated`.
+        """
+        if self.tokenizer is None:
+            raise UserError("this bundle has no tokenizer: load a folder with tokenizer.json or vocab.txt.")
+        if self.fresh:
+            raise UserError(f"the head was never trained ({', '.join(self.fresh[:3])}): fine-tune the model first.")
+        limit = min(max_length or self.config.max_position_embeddings, self.config.max_position_embeddings)
+        return predict(self.model, self.device_params, self.tokenizer, texts, pairs, batch_size, limit)
+
+
+def load(
+    path_or_name: str | os.PathLike[str],
+    *,
+    architecture: str | None = None,
+    labels: Sequence[str] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Bundle:
+    """Opens a model folder, a hub name (`hf:NAME`) or the `demo` model.
+
+    The head follows the folder's `architectures`. With another `architecture`, or with `labels` of a number that the
+    folder's head does not have, the parameters of the head are drawn from `seed` and listed in `fresh`. `settings` are
+    fields of `BertConfig` that change no shape: `dtype`, `attention`, `remat`, dropout rates, `problem_type`.
+
+    Raises:
+      UserError: No such folder, no supported model in it, damaged or missing weights, an unknown architecture.
+    """
+    folder = resolve(path_or_name)
+    content = read_config(folder)
+    stored = config_from_json(content, str(folder / "config.json"))
+    wanted = config_from_json(content, str(folder / "config.json"), architecture)
+    config = wanted.replace(**{**settings, **({"labels": tuple(labels)} if labels else {})})
+    model = build(config)
+    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    template = jax.eval_shape(lambda ids: model.init(jax.random.key(0), ids)["params"], ids)
+    tensors = read_tensors(folder)
+    new_head = config.architecture != stored.architecture or len(config.labels) != len(stored.labels)
+    if len(config.labels) != len(stored.labels):
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+    params, missing, ignored = parameters_from_tensors(tensors, template, config.model_type)
+    unexplained = [path for path in missing if not (new_head and path.startswith(HEADS))]
+    if unexplained:
+        raise UserError(
+            f"{folder} lacks {len(unexplained)} parameters of a {config.architecture}: {', '.join(unexplained[:4])}"
+            f"{' ...' if len(unexplained) > 4 else ''}.\nTensors left over: {', '.join(ignored[:4]) or 'none'}."
+        )
+    if missing:
+        drawn = flatten(
+            jax.jit(lambda key: model.init(key, jnp.zeros((1, 8), jnp.int32))["params"])(jax.random.key(seed))
+        )
+        params = unflatten(flatten(params) | {path: np.asarray(drawn[path]) for path in missing})
+    params = unflatten({path: flatten(params)[path] for path in flatten(template)})
+    chex.assert_trees_all_equal_shapes(params, template)
+    tokenizer = Tokenizer.from_folder(folder) if has_tokenizer(folder) else None
+    return Bundle(config, params, tokenizer, tuple(missing), tuple(ignored))
+
+
+def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
+    """Writes a bundle as a Hugging Face folder: `config.json`, `model.safetensors`, tokenizer files.
+
+    An existing folder at `path` is replaced as a whole, once the new one is complete.
+
+    Raises:
+      UserError: The parameters do not fit the config (every difference is listed), or the folder cannot be written.
+    """
+    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    template = jax.eval_shape(lambda ids: bundle.model.init(jax.random.key(0), ids)["params"], ids)
+    differences = compare(bundle.params, template)
+    if differences:
+        raise UserError("the parameters do not fit the config:\n" + "\n".join(differences[:4]))
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_model(partial, bundle.config, bundle.params)
+        if bundle.tokenizer is not None:
+            bundle.tokenizer.save(partial)
+        replace_folder(partial, target)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"cannot write {target}: {error.strerror or error}. Free space or choose another folder."
+        ) from error
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Puts a finished folder in the place of another one."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def resolve(path_or_name: str | os.PathLike[str]) -> Path:
+    """The local folder of a model: the path itself, the demo's, or a hub snapshot (downloaded once, safetensors only)."""
+    name = os.fspath(path_or_name)
+    if name == "demo":
+        from bertjax.text.demo import demo_model_folder
+
+        return demo_model_folder()
+    if name.startswith("hf:"):
+        return hub_folder(name.removeprefix("hf:"))
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UserError(f"no model folder at {name}; give a folder, hf:NAME for a model of the hub, or demo.")
+    return folder
+
+
+def hub_folder(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "vocab.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # The hub client raises a dozen kinds, from no network to a misspelt name.
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"cannot get hf:{name} from the hub: {reason}\nCheck the name and the network, or give a folder."
+        ) from error
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file() or (folder / "vocab.txt").is_file()
+
+
+def architecture_for(kind: str, model_type: str) -> str:
+    """The class that has a head for a kind of task, for BERT or DistilBERT."""
+    return ("DistilBert" if model_type == "distilbert" else "Bert") + HEAD_OF_KIND[kind]
+
+
+__all__ = ["ARCHITECTURES", "Bundle", "architecture_for", "load", "replace_folder", "resolve", "save"]

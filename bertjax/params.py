@@ -1,0 +1,84 @@
+"""The parameter tree by name.
+
+Everything that decides about parameters (what decays, what is frozen, what is rounded, what is removed) says so as an
+ordered list of `(regex, value)` rules over paths such as `encoder/layer_0/attention/query/kernel`. The first match
+wins, and a rule that matches nothing is an error, because it is always a misspelling. Paths are public API.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from bertjax.errors import UserError
+
+Value = TypeVar("Value")
+Rules = Sequence[tuple[str, Value]]
+Tree = dict[str, Any]
+
+
+def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": x}}` as `{"a/b": x}`, in the order of the tree."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}/"))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> Tree:
+    """The inverse of `flatten`."""
+    tree: Tree = {}
+    for path, value in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def assign(rules: Rules[Value], tree: Tree, default: Value) -> dict[str, Value]:
+    """The value of each path: of the first rule whose regex is found in it, else `default`.
+
+    Raises:
+      UserError: A rule matches no path at all.
+    """
+    compiled = [(re.compile(pattern), value) for pattern, value in rules]
+    assigned, used = {}, set()
+    for path in flatten(tree):
+        matches = [(i, value) for i, (pattern, value) in enumerate(compiled) if pattern.search(path)]
+        used.update(i for i, _ in matches)
+        assigned[path] = matches[0][1] if matches else default
+    for i, (pattern, _) in enumerate(rules):
+        if i not in used:
+            some = ", ".join(list(assigned)[:4])
+            raise UserError(f"the rule {pattern!r} matches no parameter; paths look like: {some}.")
+    return assigned
+
+
+def select(pattern: str, tree: Tree) -> Tree:
+    """The part of the tree whose paths contain the regex; empty if nothing does."""
+    return unflatten({path: leaf for path, leaf in flatten(tree).items() if re.search(pattern, path)})
+
+
+def map_with_path(function: Callable[[str, Any], Any], tree: Tree) -> Tree:
+    """`function(path, leaf)` for every leaf, as a tree of the same form."""
+    return unflatten({path: function(path, leaf) for path, leaf in flatten(tree).items()})
+
+
+def count(tree: Tree) -> int:
+    """Number of parameters."""
+    return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
+
+
+def compare(given: Tree, expected: Tree) -> list[str]:
+    """What differs in paths and shapes, one line each; empty when the trees fit."""
+    a, b = flatten(given), flatten(expected)
+    lines = [f"missing: {path} {tuple(b[path].shape)}" for path in b if path not in a]
+    lines += [f"unexpected: {path} {tuple(a[path].shape)}" for path in a if path not in b]
+    shapes = [(path, tuple(a[path].shape), tuple(b[path].shape)) for path in a if path in b]
+    return lines + [f"shape of {path}: {given}, expected {wanted}" for path, given, wanted in shapes if given != wanted]

@@ -1,0 +1,122 @@
+"""From texts to labels and probabilities, in batches of few shapes.
+
+The forward pass is compiled once per model and shape and returns the logits alone. Which labels they mean follows from
+the model's config: a softmax over classes, a sigmoid per label, a number, a tag per word or an answer in the context.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy.special import expit, softmax
+
+from bertjax.errors import UserError
+from bertjax.model import BertConfig, BertModel
+from bertjax.params import Tree
+from bertjax.text.batches import Batch, eval_batches, length_buckets
+from bertjax.text.encode import Encoded, encode_examples
+from bertjax.text.examples import Examples
+from bertjax.text.tasks import Kind, Task
+from bertjax.text.tokenizer import Tokenizer
+
+
+class Predictions(NamedTuple):
+    """One entry per text, in the order given."""
+
+    labels: list[Any]
+    """Class name; list of names (multi-label); number (regression); list of tags, one a word; answer text."""
+    probabilities: Float[np.ndarray, "texts classes"] | None
+    """None for regression, tags and answers."""
+    truncated: int
+    """Texts that were longer than the limit and lost their end."""
+
+
+@partial(jax.jit, static_argnames="model")
+def forward(
+    model: BertModel, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"]
+) -> Array:
+    """Logits in float32, and nothing else: what XLA computes is what this returns."""
+    logits = model.apply({"params": params}, ids, mask, types).logits  # type: ignore[union-attr]
+    return logits.astype(jnp.float32)
+
+
+def kind_of(config: BertConfig) -> Kind:
+    """The kind of task that a config's head answers."""
+    if config.architecture.endswith("ForTokenClassification"):
+        return "tokens"
+    if config.architecture.endswith("ForQuestionAnswering"):
+        return "qa"
+    if not config.architecture.endswith("ForSequenceClassification"):
+        raise UserError(f"a {config.architecture} has no head that labels text; fine-tune it first.")
+    if config.problem_type == "multi_label_classification":
+        return "multi_label"
+    return "regression" if config.problem_type == "regression" or len(config.labels) == 1 else "classification"
+
+
+def logits_by_batch(
+    model: BertModel, params: Tree, encoded: Encoded, batch_size: int, buckets: tuple[int, ...] | None = None
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Every batch with its logits, shortest rows first; filler rows are still in it (weights 0)."""
+    buckets = buckets or length_buckets(encoded.lengths, int(encoded.lengths.max()))
+    for batch in eval_batches(encoded, batch_size, buckets):
+        logits = forward(model, params, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        yield batch, np.asarray(logits)
+
+
+def logits_of(model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32) -> list[np.ndarray]:
+    """Logits of every row, in the order of the rows; of tokens and answers, one line per piece."""
+    rows: list[np.ndarray] = [np.empty(0)] * len(encoded)
+    for batch, logits in logits_by_batch(model, params, encoded, batch_size):
+        for position in np.flatnonzero(batch["weights"]):
+            row = logits[position]
+            rows[batch["example_ids"][position]] = (
+                row[: batch["attention_mask"][position].sum()] if row.ndim > 1 else row
+            )
+    return rows
+
+
+def predict(
+    model: BertModel,
+    params: Tree,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    batch_size: int,
+    max_length: int,
+) -> Predictions:
+    """Labels and probabilities for texts, in their order; an empty list for an empty list."""
+    if isinstance(texts, str):
+        raise UserError("texts is a single string; give a list of strings.")
+    if not texts:
+        return Predictions([], None, 0)
+    kind, labels = kind_of(model.config), model.config.labels
+    words = [text.split() or [text] for text in texts] if kind == "tokens" else None
+    joined = [" ".join(row) for row in words] if words else list(texts)
+    examples = Examples(joined, list(pairs) if pairs is not None else None, words=words, source="texts to predict")
+    encoded = encode_examples(examples, Task(kind=kind, labels=labels if kind != "qa" else ()), tokenizer, max_length)
+    logits = logits_of(model, params, encoded, batch_size)
+    return Predictions(*labels_from_logits(kind, labels, logits, encoded, examples), encoded.truncated)
+
+
+def labels_from_logits(
+    kind: Kind, labels: Sequence[str], logits: list[np.ndarray], encoded: Encoded, examples: Examples
+) -> tuple[list[Any], np.ndarray | None]:
+    """What the logits of every row say, as (one label per example, probabilities or None)."""
+    if kind == "classification":
+        probabilities = softmax(np.stack(logits), axis=-1)
+        return [labels[i] for i in probabilities.argmax(axis=-1)], probabilities
+    if kind == "multi_label":
+        probabilities = expit(np.stack(logits))
+        return [[name for name, p in zip(labels, row, strict=True) if p > 0.5] for row in probabilities], probabilities
+    if kind == "regression":
+        return [float(row[0]) for row in logits], None
+    from bertjax.text import answers
+
+    if kind == "tokens":
+        return answers.tags(logits, encoded, examples), None
+    starts, ends = ([row[:, side] for row in logits] for side in (0, 1))
+    return answers.best_answers(starts, ends, encoded, examples), None
