@@ -1,7 +1,7 @@
 """The `bertjax` command: a thin door to the scripts in `train/`.
 
-`bertjax distill ...` is `python -m train.distill ...`, from any folder. The scripts are always the package `train`, so that
-a config file can say `from train.distill import Config` everywhere, but it is loaded by location: from inside the
+`bertjax distill ...` is `python -m train.distill ...`, from any folder. The scripts are always the package `train`, so
+that a config file can say `from train.distill import Config` everywhere, but it is loaded by location: from inside the
 installed package, or from beside it in a checkout, never whatever else is called `train` on the user's path.
 """
 

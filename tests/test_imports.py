@@ -1,0 +1,41 @@
+import subprocess
+import sys
+
+import pytest
+
+import bertjax
+
+HEAVY = (
+    "jax",
+    "flax",
+    "transformers",
+    "grain",
+    "tensorflow_datasets",
+    "sklearn",
+    "matplotlib",
+    "torch",
+    "orbax",
+    "tyro",
+)
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize("statement", ["import bertjax", "import bertjax.cli", "import train.settings, train.common"])
+def test_the_front_doors_import_nothing_heavy(statement):
+    assert loaded_after(statement) == set()
+
+
+def test_every_public_name_arrives_when_it_is_asked_for():
+    assert bertjax.UserError is __import__("bertjax.errors", fromlist=["UserError"]).UserError
+    assert set(bertjax.__all__) <= set(dir(bertjax))
+    for name in bertjax.__all__:
+        assert getattr(bertjax, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'laod'"):
+        bertjax.laod  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]

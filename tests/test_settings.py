@@ -1,0 +1,303 @@
+import dataclasses
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.text.tasks import METRICS
+from train import common, settings
+from train.fields import leaves, replace, to_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Soft:
+    weight: float = 1.0
+    """How much this term counts."""
+    layers: dict[int, int] | None = None
+
+    def __post_init__(self):
+        if self.weight < 0:
+            raise UserError(f"weight={self.weight}: a loss cannot count less than nothing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    rate: float = 1e-4
+    losses: tuple[Any, ...] = (Soft(), Soft(2.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: str = "demo"
+    """Where the weights are."""
+    data: common.Data = common.Data()
+    stages: tuple[Any, ...] = (Stage(),)
+    more: tuple[Any, ...] = ()
+    steps: int | None = None  # number of updates
+    epochs: float | None = 3
+    batch_size: int = 32
+    kind: Literal["soft", "hard"] = "soft"
+    cached: bool = True
+    mesh: tuple[int, int] = (1, 1)
+    columns: tuple[str, ...] = ()
+    out: Path = Path("runs/here")
+
+    def __post_init__(self):
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs say the same thing: set one to none")
+
+
+def parse(*argv: str) -> Config:
+    return settings.parse(Config, argv)
+
+
+def mistake(*argv: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(*argv)
+    assert str(caught.value).count("\n") < 5
+    return str(caught.value)
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(text: str, name: str = "mine.py") -> str:
+        (tmp_path / name).write_text(textwrap.dedent(text))
+        return f"--config={tmp_path / name}"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("argv", "path", "value"),
+    [
+        (["--model=hf:bert"], "model", "hf:bert"),
+        (["--model=--odd=name"], "model", "--odd=name"),
+        (["--model", "a b"], "model", "a b"),
+        (["--model="], "model", ""),
+        (["--data.max_length=64"], "data.max_length", 64),
+        (["--data.max-length", "64"], "data.max_length", 64),
+        (["--data.text_pair=question"], "data.text_pair", "question"),
+        (["--data.text_pair=None"], "data.text_pair", None),
+        (["--epochs=none"], "epochs", None),
+        (["--epochs=2"], "epochs", 2.0),
+        (["--kind=hard"], "kind", "hard"),
+        (["--cached=false"], "cached", False),
+        (["--cached", "False"], "cached", False),
+        (["--cached"], "cached", True),
+        (["--mesh=2,4"], "mesh", (2, 4)),
+        (["--mesh", "2", "4"], "mesh", (2, 4)),
+        (["--mesh=(2, 4)"], "mesh", (2, 4)),
+        (["--columns=a,b,c"], "columns", ("a", "b", "c")),
+        (["--columns="], "columns", ()),
+        (["--out=/tmp/x"], "out", Path("/tmp/x")),
+        (["--stages.0.rate=-3e-1"], "stages.0.rate", -0.3),
+        (["--stages.0.rate", "-3e-1"], "stages.0.rate", -0.3),
+        (["--stages.0.losses.1.weight=0.5"], "stages.0.losses.1.weight", 0.5),
+        (["--stages.0.losses.0.layers=0:1,1:3"], "stages.0.losses.0.layers", {0: 1, 1: 3}),
+        (["--batch_size=1", "--batch_size=2"], "batch_size", 2),
+    ],
+)
+def test_a_flag_sets_its_leaf_and_nothing_else(argv, path, value):
+    before, after = leaves(Config()), leaves(parse(*argv))
+    assert after[path].value == value
+    assert type(after[path].value) is type(value)
+    assert {name: leaf for name, leaf in after.items() if name != path} == {
+        name: leaf for name, leaf in before.items() if name != path
+    }
+
+
+def test_flags_that_belong_together_are_applied_together():
+    config = parse("--steps=10", "--epochs=none")
+    assert (config.steps, config.epochs) == (10, None)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--batch_sise=3"], "--batch_size"),
+        (["--max_length=3"], "--data.max_length"),
+        (["--dta.kind=qa"], "--data.kind"),
+        (["--weight=3"], "--stages.0.losses.0.weight"),
+        (["--data=demo"], "--data.train"),
+        (["--stages.0.losses=3"], "--stages.0.losses.1.weight"),
+        (["--stages.1.rate=3"], "--stages.0.rate"),
+        (["--zzz=1"], "--help"),
+        (["demo"], "--field=value"),
+        (["--batch_size=many"], "--batch_size=many: expected int"),
+        (["--batch_size=1.5"], "--batch_size=1.5: expected int"),
+        (["--batch_size"], "--batch_size: expected int"),
+        (["--batch_size=1", "2"], "--batch_size=1 2: expected int"),
+        (["--steps=few"], "expected int | none"),
+        (["--cached=maybe"], "expected true | false"),
+        (["--kind=hart"], "expected soft | hard; did you mean hard?"),
+        (["--data.kind=clasification"], "did you mean classification?"),
+        (["--mesh=1"], "expected int, int"),
+        (["--mesh=1,2,3"], "expected int, int"),
+        (["--more=1"], "config file"),
+        (["--steps=10"], "set one to none"),
+        (["--stages.0.losses.0.weight=-1"], "weight=-1.0"),
+        (["--data.max_length=2"], "--data.max_length=2"),
+        (["--data.kind=qa", "--data.metric=f1"], "squad_f1"),
+        (["--config=nowhere"], 'no config file "nowhere"'),
+        (["--config=configs/nowhere.py"], 'no config file "configs/nowhere.py"'),
+        (["--config"], "no config file"),
+    ],
+)
+def test_a_mistake_names_what_would_have_been_right(argv, said, capsys):
+    assert said in mistake(*argv)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_config_file_brings_its_own_dataclasses_and_flags_win_over_it(config_file):
+    flag = config_file("""
+        from dataclasses import dataclass
+        from tests.test_settings import Config, Stage
+
+        @dataclass(frozen=True)
+        class Mine:
+            power: int = 3
+
+        config = Config(batch_size=7, stages=(Stage(), Stage(losses=(Mine(),))))
+    """)
+    config = parse(flag, "--stages.1.losses.0.power=5", "--model=other")
+    assert (config.batch_size, config.model) == (7, "other")
+    assert config.stages[1].losses[0].power == 5
+    assert to_dict(config)["stages"][1]["losses"] == [{"_type": "Mine", "power": 5}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("config = 3", "`config` must be a tests.test_settings.Config; it is a builtins.int"),
+        ("confg = 3", "there is no such name"),
+        ("x = 1\nconfig = (", "mine.py, line 2: "),
+        ("x = 1\nconfig = Config()", "mine.py, line 2: NameError"),
+        (
+            "from tests.test_settings import Config\nconfig = Config(batchsize=3)",
+            "line 2: TypeError: Config.__init__() got an unexpected keyword argument 'batchsize'; did you mean batch_size",
+        ),
+        (
+            "from tests.test_settings import *\nconfig = Config(stages=(Stage(losses=(Soft(-1),)),))",
+            "line 2: weight=-1",
+        ),
+        ("from tests.test_settings import *\nconfig = Config(batch_size='32')", "batch_size is '32'; expected int"),
+        ("from tests.test_settings import *\nconfig = Config(kind='sft')", "kind is 'sft'; expected soft | hard"),
+        ("from tests.test_settings import *\nconfig = Config(out='runs')", "out is 'runs'; expected"),
+    ],
+)
+def test_a_broken_config_file_is_named_with_its_line(config_file, text, said):
+    assert said in mistake(config_file(text))
+
+
+def test_help_lists_every_field_with_meaning_and_default(config_file, capsys):
+    flag = config_file("""
+        from tests.test_settings import Config, Soft, Stage
+        config = Config(batch_size=7, stages=(Stage(), Stage(losses=(Soft(0.25),))))
+    """)
+    with pytest.raises(SystemExit) as left:
+        settings.parse(Config, [flag, "--help"], "Teach a model.", "prog")
+    printed = capsys.readouterr().out
+    assert left.value.code == 0
+    config = settings.load_config(flag.removeprefix("--config="), Config)
+    for path in leaves(config):
+        assert f"--{path} " in printed
+    for words in ("Teach a model.", "Where the weights are.", "number of updates", "default: 7", "0.25", "--config"):
+        assert words in printed
+
+
+def test_a_config_becomes_json_and_says_what_cannot():
+    assert json.loads(json.dumps(to_dict(Config()))) == to_dict(Config())
+    assert to_dict(Config())["data"]["_type"] == "Data"
+    assert to_dict(Stage())["losses"][1] == {"_type": "Soft", "weight": 2.0, "layers": None}
+    with pytest.raises(UserError, match="is none of them"):
+        to_dict(Stage(losses=(print,)))
+
+
+def test_replacing_a_leaf_keeps_every_other_object():
+    config = Config()
+    changed = replace(config, {"stages.0.losses.1.weight": 9.0})
+    assert changed.stages[0].losses[1] == Soft(9.0)
+    assert changed.stages[0].losses[0] is config.stages[0].losses[0]
+    assert changed.data is config.data
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A script `train.sample` whose `main` is given by the test."""
+
+    def install(main) -> None:
+        module = ModuleType("train.sample", "Do nothing, well.")
+        vars(module).update(Config=Config, main=main)
+        monkeypatch.setitem(sys.modules, "train.sample", module)
+
+    return install
+
+
+def fails_with(error: BaseException):
+    def main(config: Config) -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("no such file x\ngive another"), 2, "no such file x\ngive another\n"),
+        (UserError("\n".join("abcdefgh")), 2, "a\nb\nc\nd\ne\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_a_script_ends_with_a_code_and_a_few_lines(script, capsys, error, code, said):
+    script(fails_with(error))
+    with pytest.raises(SystemExit) as left:
+        settings.run("sample", [])
+    assert left.value.code == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_script_that_works_gets_its_config_and_ends_with_zero(script):
+    seen = []
+    script(seen.append)
+    with pytest.raises(SystemExit) as left:
+        settings.run("sample", ["--batch_size=3"])
+    assert left.value.code == 0
+    assert seen == [Config(batch_size=3)]
+
+
+def test_a_defect_keeps_its_traceback(script):
+    script(fails_with(ZeroDivisionError("ours")))
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        settings.run("sample", [])
+
+
+def test_a_reader_who_has_seen_enough_gets_no_complaint(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent("""
+        import sys, types
+        from dataclasses import make_dataclass
+        from train.settings import run
+        sample = sys.modules["train.sample"] = types.ModuleType("train.sample", "Talk.")
+        sample.Config = make_dataclass("Config", [("words", int, 3)], frozen=True)
+        sample.main = lambda config: [print("word") for _ in range(100_000)]
+        run("sample")
+        """)
+    )
+    pipe = f"{sys.executable} {program} 2>{tmp_path / 'err'} | head -n 1; echo ${{PIPESTATUS[0]}}"
+    root = Path(settings.__file__).parent.parent
+    done = subprocess.run(
+        ["bash", "-c", pipe], capture_output=True, text=True, env={"PYTHONPATH": str(root)}, check=True
+    )
+    assert done.stdout == "word\n141\n"
+    assert (tmp_path / "err").read_text() == ""
+
+
+def test_the_metrics_offered_are_the_ones_there_are():
+    assert {"auto", *(name for names in METRICS.values() for name in names)} == set(get_args(common.Metric))
