@@ -1,0 +1,37 @@
+"""Which layer of the student learns from which layer of the teacher.
+
+A pairing is a tuple with one teacher layer (from 0) per student layer. The same tuple tells the losses what to compare
+and the student's start which layers to copy.
+"""
+
+from bertjax.errors import UserError
+
+Pairing = tuple[int, ...]
+
+
+def pair_layers(rule: str | tuple[int, ...], student_layers: int, teacher_layers: int) -> Pairing:
+    """The teacher layer of every student layer.
+
+    Rules: "uniform" (the last of each block of equal size: 1, 3, 5 for 3 of 6; TinyBERT, Jiao et al. 2020), "last" (the
+    teacher's last ones), "first"; or the layers themselves.
+
+    Raises:
+      UserError: An unknown rule, a layer that the teacher lacks, or not one layer per student layer.
+    """
+    if isinstance(rule, str):
+        if student_layers > teacher_layers:
+            raise UserError(f"the student has {student_layers} layers, the teacher {teacher_layers}: name the pairs.")
+        rules = {
+            "uniform": tuple(-(-(i + 1) * teacher_layers // student_layers) - 1 for i in range(student_layers)),
+            "last": tuple(range(teacher_layers - student_layers, teacher_layers)),
+            "first": tuple(range(student_layers)),
+        }
+        if rule not in rules:
+            raise UserError(f"unknown pairing {rule!r}; expected {', '.join(rules)}, or the teacher's layers.")
+        return rules[rule]
+    if len(rule) != student_layers:
+        raise UserError(f"the pairing {rule} names {len(rule)} layers; the student has {student_layers}.")
+    wrong = [layer for layer in rule if not 0 <= layer < teacher_layers]
+    if wrong:
+        raise UserError(f"the pairing {rule} names layer {wrong[0]}; the teacher's are 0 to {teacher_layers - 1}.")
+    return tuple(rule)
