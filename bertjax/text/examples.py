@@ -13,6 +13,7 @@ from bertjax.errors import UserError
 from bertjax.text.labels import guess_kind, typed_labels
 from bertjax.text.table import Table, choose_columns
 from bertjax.text.tasks import METRICS, Task
+from bertjax.text.tokenizer import is_unicode
 
 F1_COLUMNS = ("is_duplicate", "Quality")  # QQP's and MRPC's label columns: their published score is F1
 
@@ -55,22 +56,23 @@ def make_examples(table: Table, task: Task) -> tuple[Task, Examples]:
     if len(table) == 0:
         raise UserError(f"{table.source}: there are no examples in it; expected at least one row")
     task = choose_columns(table, task)
-    assert task.text is not None
+    text, label = task.text, task.label
+    assert text is not None
     if task.kind == "auto":
         task = dataclasses.replace(task, kind=guess_kind(table, task))
     if task.metric == "auto":
         task = dataclasses.replace(task, metric=usual_metric(table, task))
-    words = word_lists(table, task.text) if task.kind == "tokens" else None
-    texts = [" ".join(row) for row in words] if words else check_texts(table, task.text)
+    words = word_lists(table, text) if task.kind == "tokens" else None
+    texts = [" ".join(row) for row in words] if words else check_texts(table, text)
     pairs = check_texts(table, task.text_pair) if task.text_pair else None
     if task.kind == "qa" and pairs is None:
         raise UserError(
             f"{table.source}: qa needs the questions in `text` and the contexts in `text_pair`\n{table.listing()}"
         )
     labels = None
-    if task.label:
-        task, labels = typed_labels(table, task)
-        check_fit(table, task.label, words, pairs, labels)
+    if label is not None:
+        task, labels = typed_labels(table, label, task)
+        check_fit(table, label, words, pairs, labels)
     groups = table.columns[table.groups] if table.groups else None
     return task, Examples(texts, pairs, labels, words, groups, table.source)
 
@@ -88,7 +90,8 @@ def check_texts(table: Table, column: str) -> list[str]:
             raise table.error(row, column, f"expected text, found {'nothing' if text is None else repr(text)}")
         if not text.strip():
             raise table.error(row, column, "the text is empty; expected at least one word")
-        check_unicode(table, row, column, text)
+        if not is_unicode(text):
+            raise table.error(row, column, f"expected Unicode text, found half of a surrogate pair in {text[:40]!r}")
     return table.columns[column]
 
 
@@ -98,17 +101,9 @@ def word_lists(table: Table, column: str) -> list[list[str]]:
         if not isinstance(words, list) or not words:
             raise table.error(row, column, f"expected a list of words, found {words!r}")
         for word in words:
-            if not isinstance(word, str) or not word.strip():
+            if not is_unicode(word) or not word.strip():
                 raise table.error(row, column, f"expected a word, found {word!r}")
-            check_unicode(table, row, column, word)
     return table.columns[column]
-
-
-def check_unicode(table: Table, row: int, column: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON can spell it, no tokenizer can read it
-        raise table.error(row, column, f"character {error.start + 1} is half of a surrogate pair") from None
 
 
 def check_fit(table: Table, column: str, words: list | None, pairs: list | None, labels: list) -> None:

@@ -30,34 +30,28 @@ def guess_kind(table: Table, task: Task) -> Kind:
     return "classification"
 
 
-def typed_labels(table: Table, task: Task) -> tuple[Task, list]:
+def typed_labels(table: Table, column: str, task: Task) -> tuple[Task, list]:
     """The task with its labels known, and the label column as the task's kind has it."""
-    assert task.label is not None
     read = READERS[task.kind]
     answers = []
-    for row, cell in enumerate(table.columns[task.label]):
+    for row, cell in enumerate(table.columns[column]):
         try:
             answers.append(read(cell))
         except ValueError as error:
-            raise table.error(row, task.label, str(error)) from None
+            raise table.error(row, column, str(error)) from None
     if task.kind in ("regression", "qa"):
         return task, answers
     if task.kind == "classification":
-        task, nested = name_labels(table, task, [[name] for name in answers])
+        task, nested = name_labels(table, column, task, [[name] for name in answers])
         return task, [name for (name,) in nested]
-    return name_labels(table, task, answers)
+    return name_labels(table, column, task, answers)
 
 
-def name_labels(table: Table, task: Task, answers: list[list[str]]) -> tuple[Task, list[list[str]]]:
+def name_labels(table: Table, column: str, task: Task, answers: list[list[str]]) -> tuple[Task, list[list[str]]]:
     """Names checked against the task's labels, which are filled from the data where open; positions become names."""
-    assert task.label is not None
     used = {name for names in answers for name in names}
     if not task.labels:
-        if task.kind != "multi_label" and len(used) < 2:
-            only = f'{table.source}, column "{task.label}": every label is "{next(iter(used))}"'
-            raise UserError(f"{only}; expected at least two classes")
-        known = table.label_names if used <= set(table.label_names) else sorted_names(used)
-        task = dataclasses.replace(task, labels=known)
+        task = dataclasses.replace(task, labels=found_labels(table, column, used, multiple=task.kind == "multi_label"))
     names = {name: name for name in task.labels}
     positions = {str(position): name for position, name in enumerate(task.labels)}
     if used.isdisjoint(names) and used <= positions.keys():
@@ -65,7 +59,17 @@ def name_labels(table: Table, task: Task, answers: list[list[str]]) -> tuple[Tas
     if used <= names.keys():
         return task, [[names[name] for name in row] for row in answers]
     row, name = next((row, name) for row, names_here in enumerate(answers) for name in names_here if name not in names)
-    raise table.error(row, task.label, f'unknown label "{name}"; expected one of: {", ".join(task.labels)}')
+    raise table.error(row, column, f'unknown label "{name}"; expected one of: {", ".join(task.labels)}')
+
+
+def found_labels(table: Table, column: str, used: set[str], multiple: bool) -> tuple[str, ...]:
+    """The names in the source's own order, else sorted; there must be something to tell apart."""
+    if not multiple and len(used) < 2:
+        only = next(iter(used))
+        raise UserError(f'{table.source}, column "{column}": every label is "{only}"; expected at least two classes')
+    if not used:
+        raise UserError(f'{table.source}, column "{column}": there is no label in it; expected some names')
+    return table.label_names if used <= set(table.label_names) else sorted_names(used)
 
 
 def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -108,10 +112,10 @@ def read_tags(cell: Any) -> list[str]:
 
 
 def read_answer(cell: Any) -> dict[str, list]:
-    spans = (cell.get("text"), cell.get("answer_start")) if isinstance(cell, dict) else (None, None)
-    if not all(isinstance(part, list) for part in spans) or not spans[0] or len(spans[0]) != len(spans[1]):
+    texts, starts = (cell.get("text"), cell.get("answer_start")) if isinstance(cell, dict) else (None, None)
+    if not isinstance(texts, list) or not isinstance(starts, list) or not texts or len(texts) != len(starts):
         raise ValueError('expected {"text": [...], "answer_start": [...]} with at least one answer, as in SQuAD 1.1')
-    return {"text": list(spans[0]), "answer_start": [int(start) for start in spans[1]]}
+    return {"text": texts, "answer_start": [int(start) for start in starts]}
 
 
 READERS = {

@@ -1,13 +1,25 @@
-"""WordPiece in both directions of a Hugging Face folder: read what is there, write what `transformers` opens.
+"""Text to ids, exactly as Hugging Face does it, with nothing hidden.
 
 The work is done by the `tokenizers` library; this class pins down what a training run relies on: no truncation or
-padding hidden inside `tokenizer.json` (many published files carry both), the five special ids by name, a fingerprint
-for caches, and a count of the texts that were cut. It is never changed after construction, so it may be shared by threads.
+padding baked into `tokenizer.json` (many published files carry both), the special ids by name, a fingerprint
+for caches, and a count of the texts that were cut. It never changes once made, so threads may share it.
 """
 
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tokenizers
+
+from bertjax.errors import UserError
+from bertjax.text.tokenizer_files import ROLES, has_tokenizer, read_folder, token_name, write_folder
+
+__all__ = ["Encodings", "Tokenizer", "has_tokenizer"]
+
+CHUNK = 4096  # texts at a time: the library's own result objects are far bigger than the lists that stay
 
 
 @dataclass(frozen=True)
@@ -15,9 +27,9 @@ class Encodings:
     """Pieces of every text, special tokens included, ragged. All lists run in parallel to `ids`.
 
     `type_ids` is 0 for the first text and 1 for the second. `offsets` are character ranges in the original text,
-    `word_ids` number the whitespace-and-punctuation words (None for special tokens), `sequence_ids` say which of the two texts
-    a piece is from (None for special tokens). The last three are None unless asked for. `n_truncated` counts the texts
-    (or pairs) that were longer than the limit.
+    `word_ids` count the words that whitespace and punctuation make, `sequence_ids` say which of the two texts a piece
+    is from; the last two are None at special tokens, and all three are None if they were not asked for. `n_truncated`
+    counts the texts (or pairs) that were longer than the limit.
     """
 
     ids: list[list[int]]
@@ -29,26 +41,109 @@ class Encodings:
 
 
 class Tokenizer:
-    """A `tokenizers.Tokenizer` with BERT's special tokens known by name.
+    """A vocabulary and the rules that cut text into its pieces; made by `from_folder` or `wrap`.
 
-    Attributes: vocab_size, pad_id, cls_id, sep_id, unk_id, mask_id (None where the vocabulary has no mask token),
-    fingerprint (sha256).
+    Attributes: vocab_size, pad_id, cls_id, sep_id, unk_id, mask_id (None where the vocabulary has no such token) and
+    fingerprint (sha256 over vocabulary and rules).
     """
 
-    vocab_size: int
-    pad_id: int
-    cls_id: int
-    sep_id: int
-    unk_id: int
-    mask_id: int | None
-    fingerprint: str
+    def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]):
+        backend = copy.deepcopy(backend)
+        backend.no_truncation()
+        backend.no_padding()
+        vocabulary = backend.get_vocab()
+        self._names = {role: token_name(config, role, vocabulary) for role in ROLES}
+        if missing := [name for role, name in self._names.items() if name not in vocabulary and role != "mask_token"]:
+            raise UserError(f"the tokenizer's vocabulary lacks {', '.join(missing)}, which BERT cannot do without")
+        self.pad_id, self.cls_id, self.sep_id, self.unk_id = (vocabulary[self._names[role]] for role in list(ROLES)[:4])
+        self.mask_id = vocabulary.get(self._names["mask_token"])
+        self.vocab_size = backend.get_vocab_size()
+        self.fingerprint = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        self._max_length = config.get("model_max_length")
+        self._limited: dict[int | None, tokenizers.Tokenizer] = {None: backend}
 
     @classmethod
-    def from_folder(cls, path: str | Path) -> "Tokenizer": ...
+    def from_folder(cls, path: str | Path) -> "Tokenizer":
+        """The tokenizer of a Hugging Face folder: tokenizer.json, vocab.txt, or whatever `transformers` finds there."""
+        return cls(*read_folder(Path(path)))
 
     @classmethod
-    def wrap(cls, obj: Any) -> "Tokenizer": ...
+    def wrap(cls, obj: Any) -> "Tokenizer":
+        """One of ours as it is, or a copy of a `tokenizers.Tokenizer` or of a (fast) `transformers` tokenizer."""
+        if isinstance(obj, cls):
+            return obj
+        if isinstance(obj, tokenizers.Tokenizer):
+            return cls(obj, {})
+        backend = getattr(obj, "backend_tokenizer", None)
+        if backend is None:
+            raise UserError(
+                f"{type(obj).__name__} is no tokenizer that can be used here\n"
+                "expected a bertjax Tokenizer, a tokenizers.Tokenizer, or a fast transformers tokenizer"
+            )
+        names = {role: str(name) for role in ROLES if (name := getattr(obj, role, None)) is not None}
+        return cls(backend, {**names, "model_max_length": getattr(obj, "model_max_length", None)})
 
-    def encode(self, texts, pairs=None, max_length: int | None = None, *, spans: bool = True) -> Encodings: ...
+    def encode(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        max_length: int | None = None,
+        *,
+        spans: bool = True,
+    ) -> Encodings:
+        """Pieces of every text, or of every text with its pair.
 
-    def save(self, folder: str | Path) -> None: ...
+        Beyond `max_length` pieces (special tokens included) the longer of the two loses its end, piece by piece, until
+        the pair fits. `spans=False` leaves out offsets, word ids and sequence ids, which saves a third of the time.
+        """
+        backend = self._limit(max_length, paired=pairs is not None)
+        ids, type_ids, offsets, word_ids, sequence_ids, truncated = [], [], [], [], [], 0
+        for encoding in self._encodings(backend, texts, pairs, spans):
+            ids.append(encoding.ids)
+            type_ids.append(encoding.type_ids)
+            truncated += bool(encoding.overflowing)
+            if spans:
+                offsets.append(encoding.offsets)
+                word_ids.append(encoding.word_ids)
+                sequence_ids.append(encoding.sequence_ids)
+        found = (offsets, word_ids, sequence_ids) if spans else (None, None, None)
+        return Encodings(ids, type_ids, *found, truncated)
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json, tokenizer_config.json and (for WordPiece) vocab.txt; `transformers` opens them too."""
+        write_folder(Path(folder), self._limited[None], self._names, self._max_length)
+
+    def _limit(self, max_length: int | None, paired: bool) -> tokenizers.Tokenizer:
+        """The backend that cuts at `max_length`: a copy per limit, for threads may ask for different ones."""
+        if max_length is None:
+            return self._limited[None]
+        least = self._limited[None].num_special_tokens_to_add(paired) + 1 + paired
+        if max_length < least:
+            raise UserError(f"max_length is {max_length}; expected at least {least}: the special tokens and some text")
+        if max_length not in self._limited:
+            backend = copy.deepcopy(self._limited[None])
+            backend.enable_truncation(max_length, strategy="longest_first")
+            self._limited[max_length] = backend
+        return self._limited[max_length]
+
+    def _encodings(self, backend, texts, pairs, spans: bool) -> Iterator[tokenizers.Encoding]:
+        encode = backend.encode_batch if spans else backend.encode_batch_fast
+        for start in range(0, len(texts), CHUNK):
+            chunk = texts[start : start + CHUNK]
+            both = chunk if pairs is None else list(zip(chunk, pairs[start : start + CHUNK], strict=True))
+            try:
+                yield from encode(both)
+            except (TypeError, UnicodeEncodeError):
+                rows = both if pairs is not None else ((text,) for text in chunk)
+                number, text = next(
+                    (start + i, text) for i, row in enumerate(rows) for text in row if not is_unicode(text)
+                )
+                raise UserError(f"text {number} cannot be tokenised: expected Unicode text, found {text!r}") from None
+
+
+def is_unicode(text: Any) -> bool:
+    """Whether this is a string that UTF-8 can write (JSON and badly decoded input bring halves of surrogate pairs)."""
+    try:
+        return isinstance(text, str) and text.encode() is not None
+    except UnicodeEncodeError:
+        return False
