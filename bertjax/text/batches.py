@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from bertjax.errors import UserError
+from bertjax.text.buckets import bucket_of
 from bertjax.text.encode import NO_LABEL, Encoded
 
 Batch = dict[str, np.ndarray]
@@ -26,36 +27,6 @@ class Plan(NamedTuple):
 
     rows: Int[np.ndarray, "batches batch"]
     lengths: Int[np.ndarray, "batches"]
-
-
-def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int = 4) -> tuple[int, ...]:
-    """At most `count` lengths, multiples of 8, that pad these rows least if each goes to the shortest that holds it.
-
-    The optimum over all choices, by dynamic programming over the histogram of lengths. The longest bucket is the
-    longest row, rounded up, and never more than `max_length`.
-    """
-    longest = int(lengths.max())
-    if longest > max_length:
-        raise UserError(f"A row has {longest} pieces; expected at most max_length = {max_length}.")
-    edges = [*range(8, longest, 8), min(-(-longest // 8) * 8, max_length)]
-    below = [0, *(int((lengths <= edge).sum()) for edge in edges)]  # rows that fit, for 0 and for every edge
-    # best[j] = (positions, number of buckets, buckets) for the rows that fit edge j, the last bucket being that edge.
-    best: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]
-    best += [(edge * rows, 1, (edge,)) for edge, rows in zip(edges, below[1:], strict=True)]
-    for _ in range(count - 1):
-        best = best[:1] + [
-            min(
-                (cost + edge * (below[j] - below[i]), n + 1, (*shorter, edge))
-                for i, (cost, n, shorter) in enumerate(best[:j])
-            )
-            for j, edge in enumerate(edges, start=1)
-        ]
-    return best[-1][2]
-
-
-def padding_overhead(lengths: Int[np.ndarray, "rows"], buckets: tuple[int, ...]) -> float:
-    """Padding per piece of text: 0.25 means a quarter more positions computed than there are pieces."""
-    return float(_bucket_of(lengths, buckets).sum() / lengths.sum() - 1)
 
 
 def steps_per_epoch(encoded: Encoded, batch_size: int) -> int:
@@ -76,7 +47,7 @@ class BatchIterator(Iterator[Batch]):
         identity: dict[str, Any],
         *,
         steps_per_epoch: int,
-        epochs: float | None,
+        epochs: int | float | None,
         start: int,
         threads: int,
     ):
@@ -113,7 +84,7 @@ def batches(
     *,
     seed: int,
     buckets: tuple[int, ...],
-    epochs: float | None = None,
+    epochs: int | float | None = None,
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -153,7 +124,7 @@ def eval_batches(
     """
     share = process_share(batch_size, process_index, process_count)
     order = np.argsort(encoded.lengths, kind="stable")
-    edges = _bucket_of(encoded.lengths, buckets)[order]
+    edges = bucket_of(encoded.lengths, buckets)[order]
     for edge in np.unique(edges):
         rows = order[edges == edge]
         for start in range(0, len(rows), batch_size):
@@ -170,7 +141,7 @@ def epoch_plan(
     """
     shuffle = Shuffle(seed, epoch)
     order = shuffle(len(lengths))
-    edges = _bucket_of(lengths, buckets)[order]
+    edges = bucket_of(lengths, buckets)[order]
     left = order[:0]
     full, full_edges = [np.empty((0, batch_size), np.int64)], [edges[:0]]
     for edge in buckets:
@@ -184,7 +155,7 @@ def epoch_plan(
     rows, edges = rows[mixed], edges[mixed]
     if len(left):
         rows = np.concatenate([rows, _filled(left, batch_size)[None]])
-        edges = np.append(edges, _bucket_of(lengths[left], buckets).max())
+        edges = np.append(edges, bucket_of(lengths[left], buckets).max())
     return Plan(rows, edges)
 
 
@@ -235,13 +206,6 @@ def _labels(
     labels = encoded.labels[rows]  # a copy: filler, which read the last row, is cleared
     labels[rows < 0] = 0
     return labels
-
-
-def _bucket_of(lengths: Int[np.ndarray, "rows"], buckets: tuple[int, ...]) -> Int[np.ndarray, "rows"]:
-    """The shortest bucket that holds each row."""
-    if list(buckets) != sorted(set(buckets)) or lengths.max() > buckets[-1]:
-        raise UserError(f"The buckets are {buckets}; expected growing lengths up to the longest row, {lengths.max()}.")
-    return np.asarray(buckets)[np.searchsorted(buckets, lengths)]
 
 
 def _filled(rows: Int[np.ndarray, "n"], batch_size: int) -> Int[np.ndarray, "batch"]:

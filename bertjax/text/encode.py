@@ -70,8 +70,6 @@ def encode_examples(
     count = len(examples)
     if count == 0:
         raise UserError(f"{examples.source}: no examples; expected at least one.")
-    if max_length < 8:
-        raise UserError(f"max_length is {max_length}, which leaves no room for text; expected at least 8.")
     chunks = [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
     if task.kind == "qa":
         parts = [context_windows(examples, chunk, tokenizer, max_length, stride) for chunk in chunks]

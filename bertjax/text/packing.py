@@ -26,7 +26,7 @@ def packed_batches(
     *,
     row_length: int,
     seed: int,
-    epochs: float | None = None,
+    epochs: int | float | None = None,
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,

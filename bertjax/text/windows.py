@@ -25,6 +25,8 @@ def context_windows(
         raise UserError(
             f"{examples.source}: question answering needs a context for every question, as in SQuAD's JSON."
         )
+    if max_length < 8:
+        raise UserError(f"max_length is {max_length}; expected at least 8, for a question and some of its context.")
     pieces = tokenizer.encode(examples.texts[chunk], examples.pairs[chunk], None)
     assert pieces.sequence_ids is not None
     assert pieces.offsets is not None
