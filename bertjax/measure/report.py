@@ -1,0 +1,161 @@
+"""The report: every model's numbers side by side, as data.
+
+A row is one model as it ships. Stored size, memory, arithmetic and time are separate columns because they move
+separately: a pruned model may be small on disk and no faster, a shared one small and as slow as before. Two rows keep
+everybody honest besides the model that all are compared with: the same small model without the technique in question,
+and a bag of words. A technique that does not beat them was not worth its trouble, and the report says so in words.
+
+`Report` mirrors `report.json` field by field; what is only worth reading (comparisons, flipped texts, next steps) goes
+to `report.md`. `None` means "not measured", never zero.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+
+WITHOUT_TEACHER = "same small model, trained without a teacher"
+BAG_OF_WORDS = "bag of words"
+HONEST = (WITHOUT_TEACHER, BAG_OF_WORDS)
+"""Names of the rows that a compressed model has to beat."""
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """The median and the 95th percentile."""
+
+    p50: float
+    p95: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds for one text: from its token ids, and from its words (`end_to_end`)."""
+
+    batch_1: Percentiles
+    end_to_end: Percentiles
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Bytes alive at once: arguments, outputs and temporaries of one compiled call."""
+
+    inference: int | None = None
+    training_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model. FLOPs and bytes accessed are those of one text of the median length."""
+
+    name: str
+    bundle: str | None
+    runtime: str
+    score: float
+    score_ci95: tuple[float, float]
+    p_value_vs_baseline: float | None
+    parameters: int
+    size_bytes: int
+    flops_per_example: float | None = None
+    bytes_accessed_per_example: float | None = None
+    peak_memory_bytes: PeakMemory = PeakMemory()
+    latency_ms: Latency | None = None
+    throughput_per_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`row` minus `other` on the same examples: difference of the scores, its 95 % interval, paired p-value."""
+
+    row: str
+    other: str
+    difference: float
+    ci95: tuple[float, float]
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A text which `row` labels unlike the baseline, one of the two being right."""
+
+    row: str
+    text: str
+    gold: str
+    baseline_label: str
+    row_label: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was gained and what it cost, model by model, on one data set and one machine."""
+
+    task: str
+    metric: str
+    device: str
+    threads: int
+    lengths: Percentiles
+    baseline: str
+    rows: tuple[Row, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    comparisons: tuple[Comparison, ...] = ()
+    flips: tuple[Flip, ...] = ()
+    next_steps: tuple[tuple[str, str], ...] = ()
+    """(what to try, the command that does it)."""
+
+    def __post_init__(self):
+        names = [row.name for row in self.rows]
+        if self.baseline not in names or len(set(names)) < len(names):
+            raise UserError(f"A report needs a name of its own for each row and its baseline among them: {names}.")
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `report.json`."""
+        left_out = ("comparisons", "flips", "next_steps")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+
+    def write(self, folder: str | os.PathLike) -> Path:
+        """Write `report.json`, `report.md` and `report.png` into `folder`; bundle paths become relative to it.
+
+        Returns the path of `report.md`.
+        """
+        from bertjax.measure.picture import draw
+        from bertjax.measure.words import markdown
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = self.to_json()
+        for row in content["rows"]:
+            row["bundle"] = row["bundle"] and Path(os.path.relpath(row["bundle"], folder)).as_posix()
+        (folder / "report.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        draw(self, folder / "report.png")
+        (folder / "report.md").write_text(markdown(self, picture="report.png"), encoding="utf-8")
+        return folder / "report.md"
+
+
+def read_report(path: str | os.PathLike) -> Report:
+    """The report in a `report.json`; bundle paths are those of this machine again."""
+    path = Path(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows = tuple(_row(row, path.parent) for row in content.pop("rows"))
+    return Report(**content | {"rows": rows, "lengths": Percentiles(**content["lengths"])})
+
+
+def _row(content: dict[str, Any], folder: Path) -> Row:
+    latency = content["latency_ms"]
+    return Row(
+        **content
+        | {
+            "bundle": content["bundle"] and os.path.normpath(folder / content["bundle"]),
+            "score_ci95": tuple(content["score_ci95"]),
+            "peak_memory_bytes": PeakMemory(**content["peak_memory_bytes"]),
+            "latency_ms": latency and Latency(**{name: Percentiles(**both) for name, both in latency.items()}),
+        }
+    )

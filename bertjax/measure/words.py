@@ -1,0 +1,234 @@
+"""The report in words: the table as cells, what the numbers mean in plain sentences, and `report.md`.
+
+Numbers are rounded to what they are worth reading for; `report.json` keeps all digits. A difference counts as real only
+where its paired 95 % interval excludes zero, and time counts as saved only from a ratio of 1.05 on, which is about what
+two runs of one program differ by.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from bertjax.measure.report import HONEST, Comparison, Flip, Report, Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SPEED_UP = 1.05
+_IN_TERMINAL = ("model", "size", "FLOPs", "memory", "ms", "speed")  # and the score: what 80 columns hold
+_NAMES = {
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "f1_micro": "micro F1",
+    "entity_f1": "entity F1",
+    "squad_f1": "SQuAD F1",
+    "squad_em": "exact match",
+}
+
+
+def metric_name(metric: str) -> str:
+    """How the metric is called in running text."""
+    return _NAMES.get(metric, metric)
+
+
+def speed_up(row: Row, baseline: Row) -> float | None:
+    """How many times less time `row` takes for one text (median, from its token ids), or None where not measured."""
+    if row.latency_ms is None or baseline.latency_ms is None:
+        return None
+    return baseline.latency_ms.batch_1.p50 / row.latency_ms.batch_1.p50
+
+
+def table_cells(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Headings and one list of cells per row; missing numbers are a dash."""
+    columns = _columns(report)
+    return list(columns), [[cell(row) for cell in columns.values()] for row in report.rows]
+
+
+def _columns(report: Report) -> dict[str, Callable[[Row], str]]:
+    baseline = report.row(report.baseline)
+    return {
+        "model": lambda row: row.name,
+        "runtime": lambda row: row.runtime,
+        f"{metric_name(report.metric)} [95 %]": _score,
+        "p": lambda row: "-" if row.p_value_vs_baseline is None else _p_value(row.p_value_vs_baseline),
+        "parameters": lambda row: _short(row.parameters),
+        "size": lambda row: bytes_text(row.size_bytes),
+        "FLOPs": lambda row: _short(row.flops_per_example),
+        "memory": lambda row: bytes_text(row.peak_memory_bytes.inference),
+        "memory, training": lambda row: bytes_text(row.peak_memory_bytes.training_step),
+        "ms": lambda row: _short(row.latency_ms and row.latency_ms.batch_1.p50),
+        "ms p95": lambda row: _short(row.latency_ms and row.latency_ms.batch_1.p95),
+        "ms with tokenisation": lambda row: _short(row.latency_ms and row.latency_ms.end_to_end.p50),
+        "texts/s": lambda row: _short(row.throughput_per_s.get("batch_32")),
+        "speed": lambda row: _speed(row, baseline),
+    }
+
+
+def _score(row: Row) -> str:
+    low, high = (f"{100 * end:.1f}" for end in row.score_ci95)
+    return f"{100 * row.score:.1f} [{low}, {high}]"
+
+
+def _speed(row: Row, baseline: Row) -> str:
+    ratio = speed_up(row, baseline)
+    if ratio is None or row is baseline:
+        return "-"
+    if ratio < 1 / SPEED_UP:
+        return f"{1 / ratio:.1f}x slower"
+    return f"{ratio:.1f}x" if ratio >= SPEED_UP else "no speed-up"
+
+
+def rich_table(report: Report) -> "Table":
+    """The table for a terminal; print it with rich."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    headings, rows = table_cells(report)
+    shown = [i for i, heading in enumerate(headings) if heading in _IN_TERMINAL or heading.endswith("[95 %]")]
+    table = Table(title=f"{report.task} ({report.device}, {report.threads} threads)", box=SIMPLE_HEAD, pad_edge=False)
+    for i in shown:
+        widest = max(len(word) for cells in [headings, *rows] for word in cells[i].split())
+        left = headings[i] == "model"
+        table.add_column(headings[i], justify="left" if left else "right", min_width=widest, no_wrap=not left)
+    for row, cells in zip(report.rows, rows, strict=True):
+        other = row.name == report.baseline or row.name in HONEST
+        table.add_row(*(escape(cells[i]) for i in shown), style=None if other else "bold")
+    return table
+
+
+def verdicts(report: Report) -> list[str]:
+    """What the numbers say, a sentence or two for each model that is neither the baseline nor an honest row."""
+    sentences = []
+    for row in report.rows:
+        if row.name == report.baseline or row.name in HONEST:
+            continue
+        sentences.append(_against_baseline(report, row))
+        sentences += [_against_honest(c) for c in report.comparisons if c.row == row.name and c.other in HONEST]
+    return sentences
+
+
+def _against_baseline(report: Report, row: Row) -> str:
+    baseline = report.row(report.baseline)
+    found = [c for c in report.comparisons if c.row == row.name and c.other == baseline.name]
+    score = f"{metric_name(report.metric)} {100 * row.score:.1f} against {100 * baseline.score:.1f}"
+    costs = [_times(baseline.size_bytes, row.size_bytes, "smaller on disk", "larger on disk")]
+    if row.flops_per_example and baseline.flops_per_example:
+        costs.append(_times(baseline.flops_per_example, row.flops_per_example, "less arithmetic", "more arithmetic"))
+    ratio = speed_up(row, baseline)
+    if ratio is not None:
+        slower = f"slower by {1 / ratio:.1f}x" if ratio < 1 / SPEED_UP else f"no speed-up (time ratio {ratio:.2f})"
+        costs.append(f"{ratio:.1f}x faster" if ratio >= SPEED_UP else f"**{slower}**")
+    compared = "".join(f": {_outcome(c)} ({_evidence(c)})" for c in found)
+    return f"**{row.name}** next to *{baseline.name}*: {score}{compared}; {', '.join(costs)}."
+
+
+def _outcome(c: Comparison) -> str:
+    if c.ci95[0] > 0:
+        return "better"
+    return "worse" if c.ci95[1] < 0 else "no difference that these examples can show"
+
+
+def _against_honest(c: Comparison) -> str:
+    if c.ci95[0] > 0:
+        return f"**{c.row}** beats *{c.other}* ({_evidence(c)})."
+    return f"**{c.row}** does **not** beat *{c.other}* ({_evidence(c)})."
+
+
+def _evidence(c: Comparison) -> str:
+    low, high = (f"{100 * end:+.1f}" for end in c.ci95)
+    return (
+        f"difference {100 * c.difference:+.1f} points, 95 % interval {low} to {high}, p {_equals(_p_value(c.p_value))}"
+    )
+
+
+def markdown(report: Report, picture: str) -> str:
+    """`report.md`; `picture` is the path of the picture relative to it."""
+    parts = [f"# {report.task}", _markdown_table(report), f"![{metric_name(report.metric)} against time]({picture})"]
+    if said := verdicts(report):
+        parts += ["## What this says", "\n".join(f"- {sentence}" for sentence in said)]
+    if report.flips:
+        parts += ["## Texts whose label changed", _flips(report)]
+    if report.next_steps:
+        steps = (f"{what}\n\n```sh\n{command}\n```" for what, command in report.next_steps)
+        parts += ["## What to try next", *steps]
+    return "\n\n".join([*parts, "## How it was measured", how_measured(report)]) + "\n"
+
+
+def _markdown_table(report: Report) -> str:
+    headings, rows = table_cells(report)
+    ruler = ["---", *["---:"] * (len(headings) - 1)]
+    return "\n".join("| " + " | ".join(map(_cell, cells)) + " |" for cells in [headings, ruler, *rows])
+
+
+def _flips(report: Report) -> str:
+    def lines(flips: Iterable[Flip]) -> list[str]:
+        return [f"- {_one_line(f.text)} ({f.baseline_label} → {f.row_label}; gold: {f.gold})" for f in flips]
+
+    parts = []
+    for name in dict.fromkeys(flip.row for flip in report.flips):
+        mine = [flip for flip in report.flips if flip.row == name]
+        lost = lines(f for f in mine if f.baseline_label == f.gold)
+        won = lines(f for f in mine if f.row_label == f.gold)
+        parts += ["\n".join([f"*{report.baseline}* was right, *{name}* is wrong:\n", *lost])] if lost else []
+        parts += ["\n".join([f"*{report.baseline}* was wrong, *{name}* is right:\n", *won])] if won else []
+    return "\n\n".join(parts)
+
+
+def how_measured(report: Report) -> str:
+    """One paragraph that says what the columns mean."""
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return (
+        f"Device: {report.device}, {report.threads} threads. Texts have {report.lengths.p50:g} tokens in the median, "
+        f"{report.lengths.p95:g} at the 95th percentile. Scores are times 100, with their 95 % bootstrap interval; p "
+        f"compares a row with *{report.baseline}* on the same examples (McNemar's exact test for accuracy, else a "
+        "permutation test). Size counts stored weights. FLOPs are those of one text of the median length, memory is "
+        "what one compiled call holds at once: parameters, inputs, outputs and temporaries. Times are milliseconds for "
+        "one text at its real length, the texts per second those of batches of 32: each model runs in a process of its "
+        f"own, the processes take turns, and the median of the rounds counts. A time ratio under {SPEED_UP} is no "
+        f"speed-up. Versions: {versions}."
+    )
+
+
+def _times(before: int | float, after: int | float, less: str, more: str) -> str:
+    ratio = before / after
+    if 1 / SPEED_UP < ratio < SPEED_UP:
+        return f"not {less}"
+    return f"{ratio:.1f}x {less}" if ratio > 1 else f"{1 / ratio:.1f}x {more}"
+
+
+def _p_value(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _equals(text: str) -> str:
+    return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
+
+
+def _short(number: int | float | None, units: tuple[str, ...] = ("", "k", "M", "G", "T")) -> str:
+    """Three digits and a unit: 22713216 is 22.7M."""
+    if number is None:
+        return "-"
+    value, power = float(number), 0
+    while value >= 999.5 and power + 1 < len(units):
+        value, power = value / 1000, power + 1
+    digits = 0 if value >= 99.95 or (power == 0 and value == int(value)) else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f}{units[power]}"
+
+
+def bytes_text(number: int | float | None) -> str:
+    """Bytes in powers of 1000: 90868376 is "90.9 MB"."""
+    return _short(number, (" B", " kB", " MB", " GB", " TB"))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _one_line(text: str, limit: int = 240) -> str:
+    """The text as one line that Markdown leaves as it is."""
+    flat = " ".join(text.split())
+    short = flat if len(flat) <= limit else flat[: limit - 1] + "…"
+    return "".join(f"\\{c}" if c in "\\`*_[]<>#|" else c for c in short)

@@ -1,0 +1,191 @@
+"""The report's files: their schema, what they say in words, and a picture whose labels can be read."""
+
+import dataclasses
+import io
+import itertools
+import json
+
+import pytest
+from rich.console import Console
+
+from bertjax.errors import UserError
+from bertjax.measure.picture import figure
+from bertjax.measure.report import (
+    BAG_OF_WORDS,
+    WITHOUT_TEACHER,
+    Comparison,
+    Flip,
+    Latency,
+    PeakMemory,
+    Percentiles,
+    Report,
+    Row,
+    read_report,
+)
+from bertjax.measure.words import bytes_text, markdown, rich_table, table_cells, verdicts
+
+
+def row(name, score, ms, size, **changes):
+    latency = Latency(Percentiles(ms, 2 * ms), Percentiles(1.1 * ms, 2.2 * ms))
+    interval = (score - 0.02, score + 0.02)
+    values = Row(
+        name, None, "jax", score, interval, None, 22_713_216, size, 1.1e9, 9.8e7, PeakMemory(10**8, 6 * 10**8), latency
+    )
+    return dataclasses.replace(values, throughput_per_s={"batch_32": 310.0}, **changes)
+
+
+TEACHER = row("teacher", 0.87, 5.2, 90_900_000)
+STUDENT = row("student", 0.85, 1.7, 56_000_000, p_value_vs_baseline=0.02)
+WITHOUT = row(WITHOUT_TEACHER, 0.84, 1.71, 56_000_000, p_value_vs_baseline=1e-4)
+WORDS = row(BAG_OF_WORDS, 0.77, 0.06, 2_100_000, p_value_vs_baseline=1e-9, runtime="sklearn", flops_per_example=None)
+BETTER = Comparison("student", BAG_OF_WORDS, 0.08, (0.05, 0.11), 1e-4)
+UNCLEAR = Comparison("student", WITHOUT_TEACHER, 0.01, (-0.001, 0.02), 0.07)
+REPORT = Report(
+    "classification of demo",
+    "accuracy",
+    "cpu: a processor",
+    2,
+    Percentiles(26.0, 47.0),
+    "teacher",
+    (TEACHER, STUDENT, WITHOUT, WORDS),
+    {"seed": 0},
+    {"jax": "0.10.2"},
+    (Comparison("student", "teacher", -0.02, (-0.035, -0.004), 0.02), UNCLEAR, BETTER),
+    (
+        Flip("student", "a | *fine* film\n", "fresh", "fresh", "rotten"),
+        Flip("student", "dull", "rotten", "fresh", "rotten"),
+    ),
+    (("Four layers", "bertjax compress --student.layers=4"),),
+)
+
+SCHEMA = {
+    "task": str,
+    "metric": str,
+    "device": str,
+    "threads": int,
+    "lengths": {"p50": float, "p95": float},
+    "baseline": str,
+    "rows": list,
+    "config": dict,
+    "versions": dict,
+}
+ROW = {
+    "name": str,
+    "bundle": (str, type(None)),
+    "runtime": str,
+    "score": float,
+    "score_ci95": list,
+    "p_value_vs_baseline": (float, type(None)),
+    "parameters": int,
+    "size_bytes": int,
+    "flops_per_example": (float, type(None)),
+    "bytes_accessed_per_example": (float, type(None)),
+    "peak_memory_bytes": {"inference": (int, type(None)), "training_step": (int, type(None))},
+    "latency_ms": {"batch_1": {"p50": float, "p95": float}, "end_to_end": {"p50": float, "p95": float}},
+    "throughput_per_s": {"batch_32": float},
+}
+
+
+def assert_follows(content, schema):
+    if isinstance(schema, dict):
+        assert content.keys() == schema.keys()
+        for name, part in schema.items():
+            assert_follows(content[name], part)
+    else:
+        assert isinstance(content, schema)
+
+
+def test_report_json_has_the_published_fields_and_no_others(tmp_path):
+    REPORT.write(tmp_path)
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert_follows(content, SCHEMA)
+    for written in content["rows"]:
+        assert_follows(written, ROW)
+
+
+def test_bundle_paths_are_relative_to_the_report_and_come_back_whole(tmp_path):
+    bundle = str(tmp_path / "run" / "student" / "bundle")
+    rows = (TEACHER, dataclasses.replace(STUDENT, bundle=bundle))
+    report = dataclasses.replace(REPORT, rows=rows, comparisons=(), flips=(), next_steps=())
+    report.write(tmp_path / "run" / "report")
+    written = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    assert [r["bundle"] for r in written["rows"]] == [None, "../student/bundle"]
+    assert read_report(tmp_path / "run" / "report" / "report.json") == report
+
+
+def test_verdicts_say_in_words_what_was_beaten_and_what_was_not():
+    said = verdicts(REPORT)
+    assert len(said) == 3  # none for the baseline and the honest rows themselves
+    assert "worse (difference -2.0 points, 95 % interval -3.5 to -0.4, p = 0.020)" in said[0]
+    assert "1.6x smaller on disk, not less arithmetic, 3.1x faster" in said[0]
+    assert "does **not** beat *same small model, trained without a teacher*" in said[1]
+    assert "beats *bag of words* (difference +8.0 points, 95 % interval +5.0 to +11.0, p < 0.001)" in said[2]
+
+
+@pytest.mark.parametrize(
+    ("ms", "says", "cell"),
+    [
+        (5.2 / 1.04, "**no speed-up (time ratio 1.04)**", "no speed-up"),
+        (5.2 / 1.06, "1.1x faster", "1.1x"),
+        (10.4, "**slower by 2.0x**", "2.0x slower"),
+    ],
+)
+def test_a_time_ratio_under_five_percent_is_no_speed_up(ms, says, cell):
+    report = dataclasses.replace(REPORT, rows=(TEACHER, row("student", 0.85, ms, 1)))
+    assert says in verdicts(report)[0]
+    assert table_cells(report)[1][1][-1] == cell
+
+
+def test_markdown_holds_table_picture_verdicts_flips_both_ways_and_commands(tmp_path):
+    text = REPORT.write(tmp_path).read_text(encoding="utf-8")
+    for part in (
+        "| student | jax | 85.0 [83.0, 87.0] | 0.020 | 22.7M | 56.0 MB | 1.10G | 100 MB | 600 MB | 1.70 |",
+        "![accuracy against time](report.png)",
+        "*teacher* was right, *student* is wrong:\n\n- a \\| \\*fine\\* film (fresh → rotten; gold: fresh)",
+        "*teacher* was wrong, *student* is right:\n\n- dull (fresh → rotten; gold: rotten)",
+        "```sh\nbertjax compress --student.layers=4\n```",
+        "cpu: a processor, 2 threads",
+    ):
+        assert part in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+def test_table_fits_a_narrow_terminal():
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(rich_table(REPORT))
+    text = console.export_text()
+    assert "…" not in text
+    assert "85.0 [83.0, 87.0]" in text
+
+
+def test_numbers_keep_three_digits():
+    said = [bytes_text(n) for n in (0, 999, 1000, 12_345, 90_868_376, 999_999_999, None)]
+    assert said == ["0 B", "999 B", "1.00 kB", "12.3 kB", "90.9 MB", "1.00 GB", "-"]
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_labels_of_the_picture_overlap_neither_each_other_nor_the_frame(crowded):
+    more = [row(f"student, variant {i}", 0.85 + 0.001 * i, 1.7 + 0.05 * i, 10**7 * (i + 1)) for i in range(4 * crowded)]
+    drawn = figure(dataclasses.replace(REPORT, rows=(*REPORT.rows, *more)))
+    drawn.canvas.draw()
+    axes = drawn.axes[0]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 4 + len(more)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+
+
+def test_picture_is_drawn_for_one_row_and_for_none_with_a_time():
+    figure(dataclasses.replace(REPORT, rows=(TEACHER,)))
+    figure(dataclasses.replace(REPORT, rows=(dataclasses.replace(TEACHER, latency_ms=None),)))
+    assert "speed" in markdown(
+        dataclasses.replace(REPORT, rows=(dataclasses.replace(TEACHER, latency_ms=None),)), "x.png"
+    )
+
+
+def test_rows_need_names_of_their_own_and_a_baseline():
+    with pytest.raises(UserError, match="a name of its own"):
+        dataclasses.replace(REPORT, rows=(TEACHER, TEACHER))
+    with pytest.raises(UserError, match="baseline among them"):
+        dataclasses.replace(REPORT, baseline="gold")
