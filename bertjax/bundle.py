@@ -18,17 +18,25 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
-import numpy as np
+from safetensors import SafetensorError
 
 from bertjax.errors import UserError
-from bertjax.model import ARCHITECTURES, BertConfig, BertModel, build
+from bertjax.model import ARCHITECTURES, BertConfig, BertModel, abstract_params, build, init_params
+from bertjax.model.config import COMPUTE_FIELDS
 from bertjax.model.huggingface import config_from_json, parameters_from_tensors, read_config, read_tensors, write_model
 from bertjax.params import Tree, compare, flatten, unflatten
 from bertjax.predict import Predictions, predict
-from bertjax.text.tokenizer import Tokenizer
+from bertjax.text.tokenizer import Tokenizer, has_tokenizer
 
 HEADS = ("pooler", "classifier", "pre_classifier", "qa_outputs", "seq_relationship", "transform", "decoder_bias")
+SETTINGS = (
+    *COMPUTE_FIELDS,
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "problem_type",
+)
+HUB_FILES = ["config.json", "model.safetensors*", "model-*.safetensors", "tokenizer*.json", "vocab*"]
 HEAD_OF_KIND = {
     "classification": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
@@ -93,68 +101,89 @@ def load(
 
     The head follows the folder's `architectures`. With another `architecture`, or with `labels` of a number that the
     folder's head does not have, the parameters of the head are drawn from `seed` and listed in `fresh`. `settings` are
-    fields of `BertConfig` that change no shape: `dtype`, `attention`, `remat`, dropout rates, `problem_type`.
+    fields of `BertConfig` that change no parameter: `dtype`, `attention`, `remat`, dropout rates, `problem_type`.
 
     Raises:
       UserError: No such folder, no supported model in it, damaged or missing weights, an unknown architecture.
     """
+    if unknown := sorted(settings.keys() - set(SETTINGS)):
+        raise UserError(f"{unknown[0]} cannot be set when a model is loaded; these can: {', '.join(SETTINGS)}.")
     folder = resolve(path_or_name)
-    content = read_config(folder)
-    stored = config_from_json(content, str(folder / "config.json"))
-    wanted = config_from_json(content, str(folder / "config.json"), architecture)
-    config = wanted.replace(**{**settings, **({"labels": tuple(labels)} if labels else {})})
-    model = build(config)
-    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    template = jax.eval_shape(lambda ids: model.init(jax.random.key(0), ids)["params"], ids)
+    content, where = read_config(folder), str(folder / "config.json")
+    stored = config_from_json(content, where)
+    config = config_from_json(content, where, architecture)
+    config = config.replace(**settings, labels=tuple(labels or config.labels))
     tensors = read_tensors(folder)
-    new_head = config.architecture != stored.architecture or len(config.labels) != len(stored.labels)
-    if len(config.labels) != len(stored.labels):
+    same_head = config.architecture == stored.architecture and len(config.labels) == len(stored.labels)
+    if not same_head and content.get("architectures"):  # Several heads call theirs so, and mean different things.
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+    template = abstract_params(config)
     params, missing, ignored = parameters_from_tensors(tensors, template, config.model_type)
-    unexplained = [path for path in missing if not (new_head and path.startswith(HEADS))]
-    if unexplained:
+    lost = [path for path in missing if same_head or not path.startswith(HEADS)]
+    if lost:
         raise UserError(
-            f"{folder} lacks {len(unexplained)} parameters of a {config.architecture}: {', '.join(unexplained[:4])}"
-            f"{' ...' if len(unexplained) > 4 else ''}.\nTensors left over: {', '.join(ignored[:4]) or 'none'}."
+            f"{folder} lacks {len(lost)} parameters of a {config.architecture}: {shortened(lost)}.\n"
+            f"Tensors left over: {shortened(ignored) or 'none'}."
         )
     if missing:
-        drawn = flatten(
-            jax.jit(lambda key: model.init(key, jnp.zeros((1, 8), jnp.int32))["params"])(jax.random.key(seed))
-        )
-        params = unflatten(flatten(params) | {path: np.asarray(drawn[path]) for path in missing})
-    params = unflatten({path: flatten(params)[path] for path in flatten(template)})
-    chex.assert_trees_all_equal_shapes(params, template)
+        drawn, found = flatten(init_params(config, seed)), flatten(params)
+        params = unflatten({path: found.get(path, drawn[path]) for path in flatten(template)})
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, template)
+    return Bundle(config, params, matching_tokenizer(folder, config), tuple(missing), tuple(ignored))
+
+
+def matching_tokenizer(folder: Path, config: BertConfig) -> Tokenizer | None:
+    """The folder's tokenizer, if it has one; it must not know more pieces than the model."""
     tokenizer = Tokenizer.from_folder(folder) if has_tokenizer(folder) else None
-    return Bundle(config, params, tokenizer, tuple(missing), tuple(ignored))
+    if tokenizer and tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder} has a tokenizer with {tokenizer.vocab_size} pieces, but a model with {config.vocab_size} "
+            "embeddings: the two do not belong together."
+        )
+    return tokenizer
+
+
+def shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
+
+
+def stored_config(path_or_name: str | os.PathLike[str]) -> BertConfig:
+    """What a folder, hub name or `demo` holds, without its weights."""
+    folder = resolve(path_or_name)
+    return config_from_json(read_config(folder), str(folder / "config.json"))
 
 
 def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
     """Writes a bundle as a Hugging Face folder: `config.json`, `model.safetensors`, tokenizer files.
 
-    An existing folder at `path` is replaced as a whole, once the new one is complete.
+    A model folder that is there already is replaced as a whole, once the new one is complete.
 
     Raises:
-      UserError: The parameters do not fit the config (every difference is listed), or the folder cannot be written.
+      UserError: The parameters do not fit the config (the differences are listed), the folder cannot be written, or
+        what is there is no model.
     """
-    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    template = jax.eval_shape(lambda ids: bundle.model.init(jax.random.key(0), ids)["params"], ids)
-    differences = compare(bundle.params, template)
+    differences = compare(bundle.params, abstract_params(bundle.config))
     if differences:
         raise UserError("the parameters do not fit the config:\n" + "\n".join(differences[:4]))
-    target = Path(path)
+    target = Path(path).resolve()
+    if target.exists() and not (target / "config.json").is_file() and not is_empty_folder(target):
+        raise UserError(f"{target} exists and is no model folder, so it is not replaced; choose another name.")
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write_model(partial, bundle.config, bundle.params)
         if bundle.tokenizer is not None:
             bundle.tokenizer.save(partial)
         replace_folder(partial, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {target}: {reason}. Free space or choose another folder.") from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(
-            f"cannot write {target}: {error.strerror or error}. Free space or choose another folder."
-        ) from error
+
+
+def is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -167,7 +196,7 @@ def replace_folder(new: Path, target: Path) -> None:
 
 
 def resolve(path_or_name: str | os.PathLike[str]) -> Path:
-    """The local folder of a model: the path itself, the demo's, or a hub snapshot (downloaded once, safetensors only)."""
+    """The local folder of a model: the path itself, the demo's, or a hub snapshot (downloaded once, no pickles)."""
     name = os.fspath(path_or_name)
     if name == "demo":
         from bertjax.text.demo import demo_model_folder
@@ -184,18 +213,13 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
 def hub_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "vocab.txt"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except Exception as error:  # The hub client raises a dozen kinds, from no network to a misspelt name.
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"cannot get hf:{name} from the hub: {reason}\nCheck the name and the network, or give a folder."
         ) from error
-
-
-def has_tokenizer(folder: Path) -> bool:
-    return (folder / "tokenizer.json").is_file() or (folder / "vocab.txt").is_file()
 
 
 def architecture_for(kind: str, model_type: str) -> str:
@@ -203,4 +227,4 @@ def architecture_for(kind: str, model_type: str) -> str:
     return ("DistilBert" if model_type == "distilbert" else "Bert") + HEAD_OF_KIND[kind]
 
 
-__all__ = ["ARCHITECTURES", "Bundle", "architecture_for", "load", "replace_folder", "resolve", "save"]
+__all__ = ["ARCHITECTURES", "Bundle", "architecture_for", "load", "replace_folder", "resolve", "save", "stored_config"]

@@ -17,7 +17,8 @@ from scipy.special import expit, softmax
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, BertModel
 from bertjax.params import Tree
-from bertjax.text.batches import Batch, eval_batches, length_buckets
+from bertjax.text.batches import Batch, eval_batches
+from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded, encode_examples
 from bertjax.text.examples import Examples
 from bertjax.text.tasks import Kind, Task
@@ -102,6 +103,19 @@ def predict(
     return Predictions(*labels_from_logits(kind, labels, logits, encoded, examples), encoded.truncated)
 
 
+def score_inputs(encoded: Encoded, examples: Examples, logits: list[np.ndarray]) -> tuple[Any, Any]:
+    """Predictions and labels in the form that `bertjax.measure.scores.score` compares (its table says which)."""
+    kind, gold = encoded.task.kind, encoded.labels
+    if kind in ("tokens", "qa"):
+        answers, _ = labels_from_logits(kind, encoded.task.labels, logits, encoded, examples)
+        expected = examples.labels or []
+        return answers, expected if kind == "tokens" else [answer["text"] for answer in expected]
+    stacked = np.stack(logits)
+    if kind == "classification":
+        return stacked.argmax(axis=-1), gold
+    return (stacked[:, 0], gold) if kind == "regression" else ((stacked > 0).astype(np.int64), gold)
+
+
 def labels_from_logits(
     kind: Kind, labels: Sequence[str], logits: list[np.ndarray], encoded: Encoded, examples: Examples
 ) -> tuple[list[Any], np.ndarray | None]:
@@ -117,6 +131,6 @@ def labels_from_logits(
     from bertjax.text import answers
 
     if kind == "tokens":
-        return answers.tags(logits, encoded, examples), None
+        return answers.predicted_tags(logits, encoded, examples), None
     starts, ends = ([row[:, side] for row in logits] for side in (0, 1))
     return answers.best_answers(starts, ends, encoded, examples), None

@@ -28,7 +28,9 @@ from bertjax.model.heads import (
     DistilBertForSequenceClassification,
     DistilBertForTokenClassification,
     DistilBertModel,
+    abstract_params,
     build,
+    init_params,
 )
 from bertjax.model.layers import LayerGates
 
@@ -49,6 +51,8 @@ __all__ = [
     "LayerConfig",
     "LayerGates",
     "ModelOutput",
+    "abstract_params",
     "build",
+    "init_params",
     "key_mask",
 ]

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from bertjax.errors import UserError
 from bertjax.model.config import BertConfig
 from bertjax.model.layers import Dense, Layer, LayerGates, LayerNorm, LayerOutput, dropout_key
 from bertjax.model.products import Product, dropout, lookup, plain_product
@@ -137,17 +139,20 @@ class BertModel(nn.Module):
 
     def embed(
         self,
-        input_ids: Int[Array, "b l"],
-        token_type_ids: Int[Array, "b l"] | None = None,
-        position_ids: Int[Array, "#b l"] | None = None,
+        input_ids: Int[ArrayLike, "b l"],
+        token_type_ids: Int[ArrayLike, "b l"] | None = None,
+        position_ids: Int[ArrayLike, "#b l"] | None = None,
     ) -> Float[Array, "b l d"]:
         """The encoder's input. Positions count from 0 at the first column unless given."""
-        length = input_ids.shape[1]
-        if length > self.config.max_position_embeddings:
-            raise ValueError(f"{length} columns, but the model has {self.config.max_position_embeddings} positions.")
-        types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        positions = jnp.arange(length, dtype=jnp.int32)[None] if position_ids is None else position_ids
-        return self.embeddings(jnp.asarray(input_ids), jnp.asarray(types), jnp.asarray(positions))
+        ids = jnp.asarray(input_ids)
+        limit, length = self.config.max_position_embeddings, ids.shape[1]
+        if position_ids is None and length > limit:
+            raise UserError(
+                f"the batch has {length} columns, the model {limit} positions: cut texts at {limit} pieces."
+            )
+        types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids)
+        positions = jnp.arange(length)[None] if position_ids is None else jnp.asarray(position_ids)
+        return self.embeddings(ids, types, positions)
 
     def layers(
         self,
@@ -161,7 +166,7 @@ class BertModel(nn.Module):
         return self.encoder(hidden, mask, gates, start, stop)
 
     def finish(
-        self, hidden: Float[Array, "b l d"], cls_positions: Int[Array, "b s"] | None = None
+        self, hidden: Float[Array, "b l d"], cls_positions: Int[ArrayLike, "b s"] | None = None
     ) -> tuple[Array | None, Array | None]:
         """Logits and pooled vectors from the last hidden state; one [CLS] a row, or those at `cls_positions`."""
         if cls_positions is None:
@@ -176,13 +181,13 @@ class BertModel(nn.Module):
 
     def __call__(
         self,
-        input_ids: Int[Array, "b l"],
-        attention_mask: Int[Array, "b l"] | None = None,
-        token_type_ids: Int[Array, "b l"] | None = None,
+        input_ids: Int[ArrayLike, "b l"],
+        attention_mask: Int[ArrayLike, "b l"] | None = None,
+        token_type_ids: Int[ArrayLike, "b l"] | None = None,
         *,
-        position_ids: Int[Array, "#b l"] | None = None,
-        segment_ids: Int[Array, "b l"] | None = None,
-        cls_positions: Int[Array, "b s"] | None = None,
+        position_ids: Int[ArrayLike, "#b l"] | None = None,
+        segment_ids: Int[ArrayLike, "b l"] | None = None,
+        cls_positions: Int[ArrayLike, "b s"] | None = None,
         gates: Sequence[LayerGates] | None = None,
     ) -> ModelOutput:
         """Runs the model. `attention_mask` is 1 on real pieces; with `segment_ids` (packing) a piece sees only its own
@@ -198,7 +203,7 @@ class BertModel(nn.Module):
 
 
 def key_mask(
-    attention_mask: Int[Array, "b l"], segment_ids: Int[Array, "b l"] | None = None
+    attention_mask: Int[ArrayLike, "b l"], segment_ids: Int[ArrayLike, "b l"] | None = None
 ) -> Bool[Array, "b 1 #l l"]:
     """Which keys a query may look at: real pieces, and of its own segment where rows are packed."""
     keys = (jnp.asarray(attention_mask) > 0)[:, None, None, :]

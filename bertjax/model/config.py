@@ -9,11 +9,15 @@ never written to disk: the same folder runs in bfloat16 on a TPU and in float32 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from bertjax.errors import UserError
 
 Activation = Literal["gelu", "gelu_new", "relu"]
+Family = Literal["bert", "distilbert"]
+Dtype = Literal["float32", "bfloat16"]
+Kernel = Literal["xla", "cudnn"]
+SIZES = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class BertConfig:
     DistilBERT is the same encoder with `type_vocab_size=0`, no pooler, and a classifier with a hidden layer of its own.
     """
 
-    model_type: Literal["bert", "distilbert"] = "bert"
+    model_type: Family = "bert"
     architecture: str = "BertModel"
     """Name of the module class, which decides the head; see `bertjax.model.ARCHITECTURES`."""
     vocab_size: int = 30522
@@ -50,49 +54,49 @@ class BertConfig:
     initializer_range: float = 0.02
     pad_token_id: int = 0
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    """Label names in id order (`id2label`). Regression has one."""
+    """Label names in id order (`id2label`). Regression has one; of answers there are always two, start and end."""
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
-    head_size: int | None = None
-    """Width of one attention head; None means `hidden_size / num_attention_heads`. Stays when heads are removed."""
+    head_size: int = 0
+    """Width of one attention head; 0 means `hidden_size / num_attention_heads`. Stays when heads are removed."""
     layers: tuple[LayerConfig, ...] = ()
     """One entry per depth step where layers differ; empty means that all are as the fields above say."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Compute dtype of the products. Parameters, LayerNorm, softmax and losses stay in float32."""
-    attention: Literal["xla", "cudnn"] = "xla"
+    attention: Kernel = "xla"
     """Attention kernel; `cudnn` needs an NVIDIA GPU, bfloat16 and `attention_probs_dropout_prob=0`."""
     remat: bool = False
     """Recompute each layer in the backward pass instead of storing its activations."""
 
     def __post_init__(self):
-        if self.head_size is None:
-            if self.hidden_size % self.num_attention_heads:
-                raise UserError(
-                    f"hidden_size {self.hidden_size} is not divisible by num_attention_heads "
-                    f"{self.num_attention_heads}; choose a divisor, or give head_size."
-                )
-            object.__setattr__(self, "head_size", self.hidden_size // self.num_attention_heads)
-        if self.layers and len(self.layers) != self.num_hidden_layers:
-            raise UserError(
-                f"layers describes {len(self.layers)} depth steps, num_hidden_layers says {self.num_hidden_layers}."
-            )
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name, kind in (("model_type", Family), ("hidden_act", Activation), ("dtype", Dtype), ("attention", Kernel)):
+            self._require(name, getattr(self, name) in get_args(kind), f"expected one of {', '.join(get_args(kind))}")
+        for name in SIZES:
+            self._require(name, getattr(self, name) >= 1, "it must be at least 1")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            if not 0 <= (getattr(self, name) or 0) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; a dropout rate lies in [0, 1).")
-        if self.attention == "cudnn" and self.attention_probs_dropout_prob:
-            raise UserError(
-                "attention='cudnn' cannot drop attention probabilities: set attention_probs_dropout_prob=0, "
-                "or attention='xla'."
-            )
+            self._require(name, 0 <= (getattr(self, name) or 0) < 1, "a dropout rate lies in [0, 1)")
+        distilled = self.model_type == "distilbert"
+        self._require(
+            "architecture",
+            self.architecture.startswith("DistilBert") == distilled,
+            f"a model of type {self.model_type} has one that begins with {'DistilBert' if distilled else 'Bert'}",
+        )
+        self._require("type_vocab_size", not (distilled and self.type_vocab_size), "DistilBERT has none: give 0")
+        answers = self.architecture.endswith("QuestionAnswering")
+        self._require("labels", not answers or len(self.labels) == 2, "answers have two, start and end")
+        if not self.head_size:
+            whole = self.hidden_size % self.num_attention_heads == 0
+            advice = f"hidden_size {self.hidden_size} is not divisible by it; choose a divisor, or give head_size"
+            self._require("num_attention_heads", whole, advice)
+            object.__setattr__(self, "head_size", self.hidden_size // self.num_attention_heads)
+        depth = f"layers describes {len(self.layers)} depth steps"
+        self._require("num_hidden_layers", len(self.layers) in (0, self.num_hidden_layers), depth)
+        drops = self.attention == "cudnn" and self.attention_probs_dropout_prob
+        self._require("attention_probs_dropout_prob", not drops, "attention='cudnn' cannot drop: give 0, or use 'xla'")
+
+    def _require(self, name: str, holds: Any, advice: str) -> None:
+        if not holds:
+            raise UserError(f"{name} is {getattr(self, name)!r}; {advice}.")
 
     def depth_steps(self) -> tuple[LayerConfig, ...]:
         """The shape of every depth step, in order."""
@@ -106,7 +110,7 @@ class BertConfig:
     def replace(self, **changes) -> "BertConfig":
         """A copy with other values. Changing the width or the number of heads derives `head_size` anew."""
         if {"hidden_size", "num_attention_heads"} & changes.keys():
-            changes.setdefault("head_size", None)
+            changes.setdefault("head_size", 0)
         return dataclasses.replace(self, **changes)
 
 

@@ -7,6 +7,7 @@ model. Which one a folder holds is its `architecture`, with the class names that
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from bertjax.errors import UserError
@@ -14,6 +15,7 @@ from bertjax.model.bert import BertModel
 from bertjax.model.config import BertConfig
 from bertjax.model.layers import ACTIVATIONS, LayerNorm, dropout_key
 from bertjax.model.products import as_row, dropout
+from bertjax.params import Tree
 
 
 class BertForSequenceClassification(BertModel):
@@ -142,3 +144,14 @@ def build(config: BertConfig) -> BertModel:
     if config.architecture not in ARCHITECTURES:
         raise UserError(f"architecture {config.architecture!r} is not one of: {', '.join(ARCHITECTURES)}.")
     return ARCHITECTURES[config.architecture](config)
+
+
+def abstract_params(config: BertConfig) -> Tree:
+    """Shape and dtype of every parameter, without making one."""
+    return jax.eval_shape(lambda: build(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
+
+
+def init_params(config: BertConfig, seed: int) -> Tree:
+    """Random parameters, as NumPy arrays: normal with `initializer_range`, biases 0, LayerNorm the identity."""
+    init = jax.jit(lambda key: build(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
+    return jax.tree.map(np.asarray, init(jax.random.key(seed)))

@@ -10,14 +10,14 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bertjax.errors import UserError
-from bertjax.model.config import COMPUTE_FIELDS, BertConfig, LayerConfig, numbered_labels
+from bertjax.model.config import COMPUTE_FIELDS, Activation, BertConfig, LayerConfig, numbered_labels
 from bertjax.params import Tree, flatten, unflatten
 
 # Ours -> theirs. Beyond the prefixes, the last component decides: kernel is weight transposed, embedding is weight,
@@ -66,6 +66,10 @@ BERT_FIELDS = {
     name: name
     for name in (*DISTILBERT_FIELDS, "type_vocab_size", "layer_norm_eps", "classifier_dropout")
 }  # fmt: skip
+DISTILBERT_HEAD_DROPOUT = {
+    "DistilBertForSequenceClassification": ("seq_classif_dropout", 0.2),
+    "DistilBertForQuestionAnswering": ("qa_dropout", 0.1),
+}
 SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id", "problem_type")
 SUPPORTED = ("bert", "distilbert", "bertjax")
 
@@ -91,93 +95,96 @@ def convert(name: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def config_from_json(content: dict[str, Any], where: str, architecture: str | None = None) -> BertConfig:
-    """A `BertConfig` from the content of a `config.json`.
+    """A `BertConfig` from the content of a `config.json`, with another head if `architecture` names one.
 
     Raises:
       UserError: The model type is not supported, or the config asks for something that this encoder does not compute.
     """
-    own = content.get("bertjax")
-    if content.get("model_type") == "bertjax" and own:
-        fields = {
-            **own,
-            "labels": tuple(own["labels"]),
-            "layers": tuple(LayerConfig(**layer) for layer in own["layers"]),
-        }
-        return BertConfig(**({**fields, "architecture": architecture} if architecture else fields))
     model_type = content.get("model_type")
-    if model_type not in ("bert", "distilbert"):
+    if model_type not in SUPPORTED:
         raise UserError(f"{where} holds a model of type {model_type!r}; supported types: {', '.join(SUPPORTED)}.")
-    refuse_unknown_computation(content, where)
+    chosen = architecture or named_architecture(content)
+    if model_type == "bertjax":
+        return own_config(content, where, chosen)
+    refuse_unknown_computation(content, where, chosen)
     names = DISTILBERT_FIELDS if model_type == "distilbert" else BERT_FIELDS
-    values = {ours: content[theirs] for ours, theirs in names.items() if theirs in content}
-    values |= {name: content[name] for name in SHARED_FIELDS if name in content}
+    names = names | {name: name for name in SHARED_FIELDS}
+    values = {ours: content[theirs] for ours, theirs in names.items() if content.get(theirs) is not None}
     if model_type == "distilbert":
         values["type_vocab_size"] = 0
-        qa = (architecture or named_architecture(content)).endswith("QuestionAnswering")
-        values["classifier_dropout"] = content.get("qa_dropout" if qa else "seq_classif_dropout", 0.1 if qa else 0.2)
-    return BertConfig(
-        model_type=model_type,
-        architecture=architecture or named_architecture(content),
-        labels=labels_from_json(content),
-        **values,
-    )
+        if chosen in DISTILBERT_HEAD_DROPOUT:
+            field, default = DISTILBERT_HEAD_DROPOUT[chosen]
+            values["classifier_dropout"] = content.get(field, default)
+    return BertConfig(model_type=model_type, architecture=chosen, labels=labels_from_json(content, chosen), **values)
+
+
+def own_config(content: dict[str, Any], where: str, architecture: str) -> BertConfig:
+    """The config of a folder that stock code cannot express: every field of ours, under one key."""
+    try:
+        fields = dict(content["bertjax"])
+        fields["layers"] = tuple(LayerConfig(**layer) for layer in fields["layers"])
+        fields |= {"architecture": architecture, "labels": labels_from_json(content, architecture)}
+        return BertConfig(**fields)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{where} is of type bertjax, but not as this version writes it ({error}): open it with the one that did."
+        ) from None
 
 
 def named_architecture(content: dict[str, Any]) -> str:
     named = (content.get("architectures") or [None])[0]
     if named == "BertForPreTraining":  # Both pre-training heads; the masked-LM one is what people continue with.
         return "BertForMaskedLM"
-    return named or {"distilbert": "DistilBertModel"}.get(content.get("model_type", ""), "BertModel")
+    return named or {"distilbert": "DistilBertModel"}.get(content["model_type"], "BertModel")
 
 
-def labels_from_json(content: dict[str, Any]) -> tuple[str, ...]:
-    by_id = {int(index): name for index, name in (content.get("id2label") or {}).items()}
-    if not by_id:
-        return numbered_labels(content.get("num_labels", 2))
-    return tuple(by_id[index] for index in sorted(by_id))
+def labels_from_json(content: dict[str, Any], architecture: str) -> tuple[str, ...]:
+    if architecture.endswith("QuestionAnswering"):
+        return numbered_labels(2)
+    by_id = {int(index): str(name) for index, name in (content.get("id2label") or {}).items()}
+    return tuple(by_id[index] for index in sorted(by_id)) or numbered_labels(content.get("num_labels", 2))
 
 
-def refuse_unknown_computation(content: dict[str, Any], where: str) -> None:
+def refuse_unknown_computation(content: dict[str, Any], where: str, architecture: str) -> None:
     """Options of `transformers` that change what is computed and that this encoder does not have."""
-    wanted = {
-        "position_embedding_type": ("absolute", None),
-        "is_decoder": (False, None),
-        "add_cross_attention": (False, None),
-        "tie_word_embeddings": (True, None),
-        "hidden_act": ("gelu", "gelu_new", "relu", None),
-        "activation": ("gelu", "gelu_new", "relu", None),
+    wanted: dict[str, tuple[Any, ...]] = {
+        "position_embedding_type": ("absolute",),
+        "is_decoder": (False,),
+        "add_cross_attention": (False,),
+        "tie_word_embeddings": (True,) if architecture.endswith("MaskedLM") else (True, False),
+        "hidden_act": get_args(Activation),
+        "activation": get_args(Activation),
+        "quantization_config": (),
     }
     for field, accepted in wanted.items():
-        if content.get(field) not in accepted:
-            raise UserError(
-                f"{where} says {field}={content[field]!r}; supported: {', '.join(map(str, accepted[:-1]))}."
-            )
+        value = content.get(field)
+        if value is not None and value not in accepted:
+            raise UserError(f"{where} says {field}={value!r}; supported: {', '.join(map(str, accepted)) or 'none'}.")
 
 
 def config_to_json(config: BertConfig) -> dict[str, Any]:
     """The content of `config.json`: a stock one where stock code computes the same, else of type `bertjax`."""
     graph = {k: v for k, v in dataclasses.asdict(config).items() if k not in COMPUTE_FIELDS}
     content: dict[str, Any] = {"architectures": [config.architecture], "model_type": config.model_type}
-    stock = is_stock(config)
-    if not stock:
-        content = {"architectures": [config.architecture], "model_type": "bertjax", "bertjax": graph}
+    if not is_stock(config):
+        content |= {"model_type": "bertjax", "bertjax": graph}
     names = DISTILBERT_FIELDS if config.model_type == "distilbert" else BERT_FIELDS
     content |= {theirs: graph[ours] for ours, theirs in names.items()}
     content |= {name: graph[name] for name in SHARED_FIELDS if graph[name] is not None}
-    if config.model_type == "distilbert":
-        content |= {"seq_classif_dropout": config.head_dropout, "qa_dropout": config.head_dropout}
-        content |= {"sinusoidal_pos_embds": False, "tie_weights_": True}
-    content["id2label"] = dict(enumerate(config.labels))
+    if config.architecture in DISTILBERT_HEAD_DROPOUT:
+        content[DISTILBERT_HEAD_DROPOUT[config.architecture][0]] = config.head_dropout
+    content["id2label"] = {str(index): label for index, label in enumerate(config.labels)}
     content["label2id"] = {label: index for index, label in enumerate(config.labels)}
     return content | {"dtype": "float32"}
 
 
 def is_stock(config: BertConfig) -> bool:
-    """Whether plain `transformers` computes the same model: every layer alike and heads that fill the width."""
-    alike = len(set(config.depth_steps())) <= 1 and config.num_hidden_layers > 0
-    first = config.depth_steps()[0] if alike else None
-    described = first == LayerConfig(config.num_attention_heads, config.intermediate_size)
-    return bool(alike and described and config.head_size * config.num_attention_heads == config.hidden_size)  # type: ignore[operator]
+    """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, and for
+    DistilBERT the one epsilon that its code knows."""
+    step = LayerConfig(config.num_attention_heads, config.intermediate_size)
+    alike = set(config.depth_steps()) == {step}
+    filled = config.head_size * config.num_attention_heads == config.hidden_size
+    return alike and filled and (config.model_type == "bert" or config.layer_norm_eps == 1e-12)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -187,26 +194,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of a folder's `config.json`."""
     path = folder / "config.json"
     if not path.is_file():
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8])
         raise UserError(f"{folder} has no config.json, so it is not a model folder (found: {found or 'nothing'}).")
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
+    return content
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """Every tensor of a folder, from one safetensors file or from shards with an index."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        if any(Path(shard).name != shard for shard in shards):
-            raise UserError(f"{index} names files outside its folder; refused.")
-        files = [folder / shard for shard in shards]
-    else:
-        files = [folder / "model.safetensors"]
     tensors: dict[str, np.ndarray] = {}
-    for file in files:
+    for file in weight_files(folder):
         if not file.is_file():
             raise UserError(missing_weights(folder, file))
         try:
@@ -217,14 +223,29 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights: the single one if it is there, else the shards that an index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file() or not index.is_file():
+        return [single]
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise UserError(f"{index} has no weight_map that names the files; fetch or write it again.")
+    shards = sorted({str(shard) for shard in named.values()})
+    if outside := [shard for shard in shards if Path(shard).name != shard]:
+        raise UserError(f"{index} names a file outside its folder, {outside[0]}; refused.")
+    return [folder / shard for shard in shards]
+
+
 def missing_weights(folder: Path, file: Path) -> str:
-    pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt")) + sorted(folder.glob("*.ckpt"))
+    pickles = sorted(path for kind in ("*.bin", "*.pt", "*.ckpt") for path in folder.glob(kind))
     if not pickles:
         return f"{folder} has no {file.name}; expected a Hugging Face folder with safetensors weights."
     return (
-        f"{folder} holds only {pickles[0].name}, a pickle, and loading a pickle runs code. Convert it once, where torch "
-        f"is installed:\n  python -c \"from transformers import AutoModel as M; d='{folder}'; "
-        f'M.from_pretrained(d).save_pretrained(d, safe_serialization=True)"'
+        f"{folder} holds only {pickles[0].name}, a pickle, and loading a pickle runs code. If you trust it, convert it "
+        f"once, where torch is installed:\n"
+        f'  python -c "import transformers as t; d = {str(folder)!r}; '
+        f'm = getattr(t, t.AutoConfig.from_pretrained(d).architectures[0]); m.from_pretrained(d).save_pretrained(d)"'
     )
 
 
@@ -236,21 +257,23 @@ def parameters_from_tensors(
     Folders of a bare encoder lack the `bert.` prefix, and old ones call LayerNorm's arrays gamma and beta; both are
     accepted. Leaves keep the stored numbers, as float32.
     """
-    prefix = f"{model_type}."
     renamed = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): name for name in tensors}
     found, missing, used = {}, [], set()
     for path, leaf in flatten(template).items():
         name = torch_name(path, model_type)
-        stored = next((n for n in (name, name.removeprefix(prefix)) if n in renamed), None)
+        stored = renamed.get(name) or renamed.get(name.removeprefix(f"{model_type}."))
         if stored is None:
             missing.append(path)
             continue
-        used.add(renamed[stored])
-        found[path] = convert(path, tensors[renamed[stored]].astype(np.float32))
+        used.add(stored)
+        tensor = tensors[stored]
+        if tensor.dtype.kind in "biu":
+            raise UserError(f"{stored} holds {tensor.dtype} numbers; expected floating point: quantised elsewhere?")
+        found[path] = convert(path, tensor.astype(np.float32))
         if found[path].shape != tuple(leaf.shape):
             raise UserError(
-                f"{renamed[stored]} has shape {tensors[renamed[stored]].shape}; the config asks for "
-                f"{tuple(leaf.shape)} at {path}."
+                f"{stored} has shape {tensor.shape}; the config asks for {tuple(leaf.shape)} at {path}"
+                f"{' (transposed)' if path.endswith('/kernel') else ''}."
             )
     extra = sorted(name for name in tensors if name not in used and not REDUNDANT.search(name))
     return unflatten(found), missing, extra

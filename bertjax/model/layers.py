@@ -103,7 +103,7 @@ class SelfAttention(nn.Module):
             context = self.attend(queries, keys, values, mask)
         if gates.heads is not None:
             context = context * jnp.reshape(gates.heads, (-1, 1, self.heads, 1)).astype(context.dtype)
-        update = self.output(context.reshape(batch, length, -1))
+        update = self.output(context.reshape(batch, length, self.heads * self.config.head_size))
         update = dropout(update, self.config.hidden_dropout_prob, dropout_key(self))
         return LayerOutput(self.layer_norm(hidden + update), queries, keys, values)
 
