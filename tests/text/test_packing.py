@@ -2,14 +2,20 @@
 
 import json
 from itertools import islice
+from typing import Any
 
+import chex
+import jax
 import numpy as np
 import pytest
 
 from bertjax.errors import UserError
+from bertjax.model import BertConfig, BertForSequenceClassification
+from bertjax.text.batches import eval_batches
 from bertjax.text.packing import pack, packed_batches, packing_overhead
 from tests.text.test_batches import same
 from tests.text.tiny import made_up, random_lengths
+from tests.tolerances import SAME_MATHS
 
 LENGTHS = random_lengths(97, 32)
 SIZE, ROW = 4, 40
@@ -50,6 +56,38 @@ def test_padding_and_unused_slots_are_inert():
             assert not batch[name][padding].any()
         assert (batch["labels"][padding] == -100).all()
         assert batch["attention_mask"][~padding].all()
+
+
+def test_a_model_says_of_a_packed_example_what_it_says_of_it_alone():
+    data = made_up(LENGTHS[:30])
+    config = BertConfig(
+        vocab_size=int(data.ids.max()) + 1,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        initializer_range=0.2,
+    )
+    model = BertForSequenceClassification(config)
+
+    @jax.jit
+    def logits(params, input_ids, attention_mask, token_type_ids, **packed):
+        output: Any = model.apply({"params": params}, input_ids, attention_mask, token_type_ids, **packed)
+        return output.logits
+
+    def by_row(run, *extra):
+        found = {}
+        for batch in run:
+            inputs = [batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")]
+            said = np.asarray(logits(params, *inputs, **{name: batch[name] for name in extra}))
+            found |= {int(row): said[at] for at, row in np.ndenumerate(batch["example_ids"]) if row >= 0}
+        return np.stack([found[row] for row in range(len(data))])
+
+    params = jax.jit(model.init)(jax.random.key(0), np.ones((1, 8), np.int32))["params"]
+    packed = by_row(run_of(data, epochs=1), "position_ids", "segment_ids", "cls_positions")
+    alone = by_row(eval_batches(data, 8, (32,)))
+    chex.assert_trees_all_close(packed, alone, **SAME_MATHS)
+    assert np.ptp(alone) > 0.1
 
 
 def test_all_batches_of_all_epochs_have_one_shape_and_epochs_differ():
