@@ -180,7 +180,7 @@ def test_a_config_file_brings_its_own_dataclasses_and_flags_win_over_it(config_f
         ("x = 1\nconfig = Config()", "mine.py, line 2: NameError"),
         (
             "from tests.test_settings import Config\nconfig = Config(batchsize=3)",
-            "line 2: TypeError: Config.__init__() got an unexpected keyword argument 'batchsize'; did you mean batch_size",
+            "TypeError: Config.__init__() got an unexpected keyword argument 'batchsize'; did you mean batch_size?",
         ),
         (
             "from tests.test_settings import *\nconfig = Config(stages=(Stage(losses=(Soft(-1),)),))",
