@@ -1,10 +1,12 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import bertjax
 
+ROOT = Path(bertjax.__file__).parent.parent
 HEAVY = (
     "jax",
     "flax",
@@ -21,12 +23,18 @@ HEAVY = (
 
 def loaded_after(statement: str) -> set[str]:
     code = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
 
 
 @pytest.mark.parametrize("statement", ["import bertjax", "import bertjax.cli", "import train.settings, train.common"])
 def test_the_front_doors_import_nothing_heavy(statement):
     assert loaded_after(statement) == set()
+
+
+def test_config_files_import_nothing_heavy():
+    files = [str(file) for file in (ROOT / "configs").glob("*.py")]
+    assert loaded_after(f"import runpy; [runpy.run_path(file) for file in {files}]") == set()
 
 
 def test_every_public_name_arrives_when_it_is_asked_for():
