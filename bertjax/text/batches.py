@@ -97,10 +97,11 @@ def batches(
     """
     share = process_share(batch_size, process_index, process_count)
     steps = steps_per_epoch(encoded, batch_size)
+    edges = bucket_of(encoded.lengths, buckets)
 
     @lru_cache(maxsize=2)  # threads work on both sides of the end of an epoch
     def plan(epoch: int) -> Plan:
-        return epoch_plan(encoded.lengths, batch_size, buckets, seed, epoch)
+        return epoch_plan(edges, batch_size, seed, epoch)
 
     def make(number: int) -> Batch:
         epoch, step = divmod(number, steps)
@@ -131,32 +132,28 @@ def eval_batches(
             yield gather(encoded, _filled(rows[start : start + batch_size], batch_size)[share], int(edge))
 
 
-def epoch_plan(
-    lengths: Int[np.ndarray, "rows"], batch_size: int, buckets: tuple[int, ...], seed: int, epoch: int
-) -> Plan:
-    """All rows shuffled, cut into batches within their bucket, and the batches shuffled.
+def epoch_plan(edges: Int[np.ndarray, "rows"], batch_size: int, seed: int, epoch: int) -> Plan:
+    """All rows shuffled, cut into batches within their bucket, and the batches shuffled; `edges` is each row's bucket.
 
     Rows that do not fill a batch of their bucket move up into the next longer one, so that only the last batch of the
     epoch is not full, and the number of batches depends on nothing but the number of rows.
     """
     shuffle = Shuffle(seed, epoch)
-    order = shuffle(len(lengths))
-    edges = bucket_of(lengths, buckets)[order]
-    left = order[:0]
-    full, full_edges = [np.empty((0, batch_size), np.int64)], [edges[:0]]
-    for edge in buckets:
-        rows = np.concatenate([left, order[edges == edge]])
+    order = shuffle(len(edges))
+    left, full, padded_to = order[:0], [], []
+    for edge in np.unique(edges):
+        rows = np.concatenate([left, order[edges[order] == edge]])
         whole = len(rows) // batch_size
         full.append(rows[: whole * batch_size].reshape(whole, batch_size))
-        full_edges.append(np.full(whole, edge))
+        padded_to.append(np.full(whole, edge))
         left = rows[whole * batch_size :]
-    rows, edges = np.concatenate(full), np.concatenate(full_edges)
+    rows, lengths = np.concatenate(full), np.concatenate(padded_to)
     mixed = shuffle(len(rows))
-    rows, edges = rows[mixed], edges[mixed]
+    rows, lengths = rows[mixed], lengths[mixed]
     if len(left):
         rows = np.concatenate([rows, _filled(left, batch_size)[None]])
-        edges = np.append(edges, bucket_of(lengths[left], buckets).max())
-    return Plan(rows, edges)
+        lengths = np.append(lengths, edges[left].max())
+    return Plan(rows, lengths)
 
 
 class Shuffle:
@@ -171,8 +168,8 @@ class Shuffle:
 
 def process_share(batch_size: int, process_index: int, process_count: int) -> slice:
     """The rows of a global batch which this process holds."""
-    if batch_size % process_count:
-        raise UserError(f"batch_size is {batch_size}; expected a multiple of the {process_count} processes.")
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(f"batch_size is {batch_size}; expected a multiple of the number of processes, {process_count}.")
     share = batch_size // process_count
     return slice(process_index * share, (process_index + 1) * share)
 

@@ -13,6 +13,7 @@ from tests.text.tiny import made_up, random_lengths
 
 LENGTHS = random_lengths(83, 40)
 BUCKETS = length_buckets(np.array(LENGTHS), 64)
+OWN = np.array([min(edge for edge in BUCKETS if edge >= length) for length in LENGTHS])
 SIZE = 8
 STEPS = 11  # 83 rows: ten batches of 8, and 3 rows more
 KINDS = ["classification", "regression", "multi_label", "tokens", "qa"]
@@ -92,21 +93,19 @@ def test_there_are_no_more_shapes_than_buckets():
 
 
 def test_only_what_fills_no_batch_moves_to_a_longer_bucket():
-    lengths = np.array(LENGTHS)
-    own = np.array([min(edge for edge in BUCKETS if edge >= length) for length in LENGTHS])
-    plan = epoch_plan(lengths, SIZE, BUCKETS, seed=1, epoch=0)
+    plan = epoch_plan(OWN, SIZE, seed=1, epoch=0)
     moved = 0
     for rows, padded_to in zip(plan.rows, plan.lengths, strict=True):
         kept = rows[rows >= 0]
-        assert (own[kept] <= padded_to).all()
-        moved += (own[kept] < padded_to).sum()
+        assert (OWN[kept] <= padded_to).all()
+        moved += (OWN[kept] < padded_to).sum()
     assert moved <= (SIZE - 1) * (len(BUCKETS) - 1)
 
 
 def test_epochs_and_seeds_order_the_rows_differently_and_repeatably():
 
     def order(seed, epoch):
-        return epoch_plan(np.array(LENGTHS), SIZE, BUCKETS, seed, epoch).rows.tolist()
+        return epoch_plan(OWN, SIZE, seed, epoch).rows.tolist()
 
     assert order(1, 0) != order(1, 1)
     assert order(1, 0) != order(2, 0)
@@ -115,7 +114,7 @@ def test_epochs_and_seeds_order_the_rows_differently_and_repeatably():
 
 def test_the_order_of_a_seed_is_the_same_everywhere():
     """Written down once: a change would silently reorder the rest of every interrupted run."""
-    plan = epoch_plan(np.array([5, 12, 7, 9, 3, 8]), 2, (8, 16), seed=7, epoch=1)
+    plan = epoch_plan(np.array([8, 16, 8, 16, 8, 8]), 2, seed=7, epoch=1)
     assert (plan.rows.tolist(), plan.lengths.tolist()) == ([[5, 0], [1, 3], [2, 4]], [8, 16, 8])
 
 
@@ -132,8 +131,13 @@ def test_the_order_does_not_depend_on_the_number_of_processes(count):
 
 
 def test_a_batch_that_processes_cannot_share_evenly_is_refused():
-    with pytest.raises(UserError, match="multiple of the 3 processes"):
+    with pytest.raises(UserError, match="batch_size is 8; expected a multiple of the number of processes, 3"):
         batches(made_up(LENGTHS), SIZE, seed=5, buckets=BUCKETS, process_count=3)
+
+
+def test_buckets_that_do_not_hold_every_row_are_refused_before_the_first_batch():
+    with pytest.raises(UserError, match="longest row, 40"):
+        batches(made_up(LENGTHS), SIZE, seed=5, buckets=(16, 32))
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
