@@ -65,9 +65,12 @@ def select(pattern: str, tree: Tree) -> Tree:
     return unflatten({path: leaf for path, leaf in flatten(tree).items() if re.search(pattern, path)})
 
 
-def map_with_path(function: Callable[[str, Any], Any], tree: Tree) -> Tree:
-    """`function(path, leaf)` for every leaf, as a tree of the same form."""
-    return unflatten({path: function(path, leaf) for path, leaf in flatten(tree).items()})
+def map_with_path(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "") -> Tree:
+    """`function(path, leaf)` for every leaf, as a tree of the same form, empty branches included."""
+    return {
+        key: map_with_path(function, value, f"{prefix}{key}/") if isinstance(value, dict) else function(prefix + key, value)
+        for key, value in tree.items()
+    }
 
 
 def count(tree: Tree) -> int:

@@ -69,22 +69,23 @@ def to_dict(value: Any) -> Any:
 
 
 def convert(path: str, leaf: Leaf, words: list[str]) -> Any:
-    """The typed value of a flag's words: `1e-4`, `true`, `none`, `1,2` or `1 2` for a tuple, `0:1,1:3` for a dict."""
+    """The typed value of a flag's words: `1e-4`, `true`, `none`, `1,2` or `1 2` for a pair, `0:1,1:3` for a dict."""
     import tyro
 
     given = " ".join(words)
+    members = _members(leaf.type)
     if leaf.type is str and len(words) == 1:
         return given  # even what tyro would take for a flag
-    members = _members(leaf.type)
-    origins = {get_origin(member) or member for member in members}
-    if origins & {tuple, list, dict}:
-        words = [word for word in re.split(r"[,:\s]+" if dict in origins else r"[,\s]+", given.strip("()[]{}")) if word]
-    elif bool in origins and not words:
-        words = ["True"]
-    for spelling in (words, [word.capitalize() for word in words]):  # Python's True and None, however they are written
-        # tyro prints what it thinks of a wrong value even when asked not to (1.0.17); the message below is ours
-        with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(leaf.type, args=spelling, console_outputs=False)
+    if type(None) in members and given.lower() == "none":
+        return None
+    if bool in members:
+        words = [given.capitalize() or "True"]
+    elif len(words) == 1 and (origins := {get_origin(member) for member in members}) & {tuple, list, dict}:
+        inner = given[1:-1] if given[:1] + given[-1:] in ("()", "[]", "{}") else given
+        words = [word for word in re.split(r"[,:\s]+" if dict in origins else r"[,\s]+", inner) if word]
+    # tyro prints what it thinks of a wrong value even when asked not to (1.0.17); the message below is ours
+    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+        return tyro.cli(leaf.type, args=words, console_outputs=False)
     choices = [str(choice) for member in members if get_origin(member) is Literal for choice in get_args(member)]
     flag = f"--{path}={given}" if words else f"--{path}"
     raise UserError(f"{flag}: expected {describe(leaf.type)}{nearest(given, choices)}")

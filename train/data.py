@@ -1,0 +1,67 @@
+"""From the `data` section of a config to encoded examples, and to a model whose head fits them."""
+
+from typing import Any, NamedTuple
+
+from bertjax.errors import UserError
+
+from .common import Data
+from .log import note
+
+
+class Split(NamedTuple):
+    """Examples as people wrote them and as the model reads them."""
+
+    examples: Any
+    encoded: Any
+
+
+def read_split(data: Data, source: str, task: Any, tokenizer: Any, split: str, labelled: bool = True) -> Split:
+    """Reads and encodes one source; says how many texts were cut."""
+    from bertjax.text.encode import encode_examples
+    from bertjax.text.sources import load_examples
+
+    examples = load_examples(source, task, split, labelled=labelled)
+    encoded = encode_examples(examples, task, tokenizer, data.max_length)
+    if encoded.truncated:
+        note(f"{source}: {encoded.truncated} of {len(examples)} texts are longer than {data.max_length} tokens and were cut")
+    return Split(examples, encoded)
+
+
+def training_task(data: Data) -> Any:
+    """The task with everything that the training data says about it."""
+    from bertjax.text.sources import infer_task
+
+    return infer_task(data.train, data.task)
+
+
+def open_model(name: str, task: Any, seed: int, **settings: Any) -> tuple[Any, Any]:
+    """A bundle with a head for the task, and the task with its labels in the order of that head.
+
+    A model that already has a head for this kind of task keeps it, and its labels must be the data's. Any other gets a
+    new head, drawn from `seed` and listed in `fresh`.
+    """
+    from bertjax.bundle import architecture_for, load, stored_config
+    from bertjax.text.tasks import align_labels
+
+    stored = stored_config(name)
+    architecture = architecture_for(task.kind, stored.model_type)
+    problem = {"regression": "regression", "multi_label": "multi_label_classification"}.get(task.kind)
+    if stored.architecture == architecture:
+        task = align_labels(task, dict(enumerate(stored.labels)), name)
+    labels = {"regression": ("score",), "qa": ("start", "end")}.get(task.kind, task.labels)
+    if not labels:
+        raise UserError(f"{name} has no head for this task and the data has no labels to make one from.")
+    bundle = load(name, architecture=architecture, labels=labels, seed=seed, problem_type=problem, **settings)
+    if bundle.tokenizer is None:
+        raise UserError(f"{name} has no tokenizer.json or vocab.txt; a model is trained together with its tokenizer.")
+    return bundle, task
+
+
+def score_of(bundle: Any, split: Split) -> tuple[float, Any]:
+    """The task's score of a model on a split, and its predictions as the score compares them."""
+    from bertjax.measure.scores import score
+    from bertjax.predict import logits_of, score_inputs
+
+    logits = logits_of(bundle.model, bundle.device_params, split.encoded)
+    predictions, gold = score_inputs(split.encoded, split.examples, logits)
+    return score(split.encoded.task.metric, predictions, gold), predictions

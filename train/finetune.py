@@ -1,0 +1,80 @@
+"""Fine-tune a BERT on a task: text with labels in, a model folder out.
+
+    python -m train.finetune --model=demo --data.train=demo --data.eval=demo --epochs=3 --out=runs/finetuned
+    python -m train.finetune --model=hf:bert-base-uncased --data.train=train.tsv --data.eval=dev.tsv --out=runs/mine
+
+The finished model is OUT/bundle, its score stands in OUT/bundle/README.md, and OUT/metrics.jsonl tells how it went.
+The same command again continues where it was cut.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .common import Data
+from .loop import Training
+
+
+@dataclass(frozen=True)
+class Finetune(Training):
+    """Fine-tuning as a stage of `compress`: the recipe, without model, data and folder."""
+
+    name: str = "teacher"
+    """What the result is called in the report."""
+
+    def run(self, context: Any) -> None:
+        """The stage: fine-tunes the context's model into its folder."""
+        main(Config(**{**vars(self), "model": context.model, "data": context.data, "out": context.out}))
+
+
+@dataclass(frozen=True)
+class Config(Finetune):
+    """Fine-tuning."""
+
+    model: str = "demo"
+    """The model to begin with: a folder, hf:NAME, or demo."""
+    data: Data = field(default_factory=Data)
+    out: str = "runs/finetune"
+    """Folder for the model, its metrics and its checkpoints."""
+
+
+def main(config: Config) -> None:
+    import dataclasses
+
+    import bertjax
+    from bertjax.losses import TASK_LOSSES
+    from bertjax.text.batches import batches
+    from bertjax.text.buckets import length_buckets
+
+    from .data import open_model, read_split, score_of, training_task
+    from .loop import fit
+    from .run import begin, finish, share
+    from .step import Term
+
+    out = Path(config.out)
+    if begin(out, config):
+        return
+    task = training_task(config.data)
+    bundle, task = open_model(config.model, task, config.seed, dtype=config.dtype, remat=config.remat)
+    train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train")
+    held_out = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")
+    buckets = length_buckets(train.encoded.lengths, config.data.max_length)
+    data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **share())
+    task_loss = TASK_LOSSES[task.kind]
+
+    def objective(params, extra, state, batch, step, key):
+        inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        output = bundle.model.apply({"params": params}, *inputs, rngs={"dropout": key})
+        return {"task": Term(*task_loss(output.logits, batch))}, state
+
+    params = fit(config, out, "fine-tuning", params=bundle.params, extra={}, objective=objective, batches=data)
+    tuned = dataclasses.replace(bundle, params=params, fresh=())
+    bertjax.save(tuned, out / "bundle")
+    score, _ = score_of(tuned, held_out)
+    finish(out, config, {task.metric: score}, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+
+
+if __name__ == "__main__":
+    from .settings import run
+
+    run("finetune")

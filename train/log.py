@@ -1,0 +1,96 @@
+"""What a run says while it works: `metrics.jsonl` always, TensorBoard beside it, and a progress line for people.
+
+A line of `metrics.jsonl` is one JSON object with `step`, `time` (seconds since the epoch) and numbers, or an `event`.
+Lines are only ever appended, so a restarted run shows where it was cut. On a terminal the progress is a bar with the
+time left; elsewhere it is a plain line every few seconds, so that a log file stays readable.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Log:
+    """Metrics to files, progress to the terminal. `label` names the run in what people see."""
+
+    def __init__(self, folder: Path, label: str, total: int, start: int = 0):
+        from tensorboardX import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), write_to_disk=True, flush_secs=30)
+        self._progress = Progress(label, total, start)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Numbers of one step."""
+        self._write({"step": step, **values})
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def event(self, name: str, step: int, **details: Any) -> None:
+        """Something that happened: start, restart, checkpoint, stop."""
+        self._write({"step": step, "event": name, **details})
+
+    def progress(self, step: int, examples: int, loss: float | None) -> None:
+        """`examples` more were seen, up to and including `step`."""
+        self._progress.update(step, examples, loss)
+
+    def close(self) -> None:
+        self._progress.close()
+        self._file.close()
+        self._board.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps({**line, "time": round(time.time(), 3)}) + "\n")
+        self._file.flush()
+
+
+class Progress:
+    """A bar on a terminal, a line every ten seconds elsewhere; both say examples per second and the time left."""
+
+    def __init__(self, label: str, total: int, start: int):
+        self.label, self.total, self.start = label, total, start
+        self.began = self.printed = time.monotonic()
+        self.examples = 0
+        self.bar = self._bar() if sys.stderr.isatty() else None
+        if self.bar is None:
+            note(f"{label}: step {start} of {total}")
+
+    def _bar(self) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        bar = Progress(*columns, console=Console(stderr=True))
+        self.task = bar.add_task(self.label, total=self.total, completed=self.start, rate="")
+        bar.start()
+        return bar
+
+    def update(self, step: int, examples: int, loss: float | None) -> None:
+        self.examples += examples
+        now = time.monotonic()
+        rate = self.examples / max(now - self.began, 1e-9)
+        said = f"{rate:.0f} examples/s" + (f", loss {loss:.3f}" if loss is not None else "")
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, rate=said)
+        elif now - self.printed >= 10 or step == self.total:
+            self.printed = now
+            left = (self.total - step) * (now - self.began) / max(step - self.start, 1)
+            note(f"{self.label}: step {step} of {self.total}, {said}, {left:.0f} s left")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def note(text: str) -> None:
+    """One line for the person who watches."""
+    print(text, file=sys.stderr, flush=True)

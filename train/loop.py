@@ -1,0 +1,175 @@
+"""The training loop: batches in, parameters out, nothing lost on the way.
+
+One plain loop around one jitted step. Everything that decides what comes next (parameters, optimiser, step, position in
+the data) is in the checkpoint; the key of a step is a function of seed and step. So a run that was cut anywhere and
+started again ends with the same bits as one that was not. SIGTERM saves and leaves; a loss that is not finite stops the
+run with the last good state stored.
+"""
+
+import signal
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bertjax.errors import UserError
+
+from .optimiser import Optimiser
+from .sharding import Sharding
+
+LOG_EVERY = 10
+"""Steps between two looks at the metrics. Looking waits for the device, so not every step."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train, whatever it is that is trained."""
+
+    steps: int | None = None
+    """Number of steps. Give this or epochs."""
+    epochs: float | None = None
+    """Passes over the training data, if steps is not given. 3 if neither is."""
+    batch_size: int = 32
+    """Examples per step, over all devices."""
+    micro_batches: int = 1
+    """Parts of a batch that are computed one after the other, to save memory; the update is the same."""
+    seed: int = 0
+    """Decides the order of the data, dropout and new parameters."""
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    sharding: Sharding = field(default_factory=Sharding)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype of the model: bfloat16 on TPU and GPU."""
+    remat: bool = False
+    """Recompute layers in the backward pass, to save memory."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.epochs is not None:
+            raise UserError(f"--steps={self.steps} and --epochs={self.epochs}: give one of the two")
+        for name in ("steps", "epochs", "batch_size", "micro_batches", "save_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{name}={value}: expected a number above 0")
+        if self.batch_size % self.micro_batches:
+            raise UserError(f"--micro_batches={self.micro_batches} does not divide --batch_size={self.batch_size}")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        if self.steps is not None:
+            return self.steps
+        return max(1, round((3.0 if self.epochs is None else self.epochs) * steps_per_epoch))
+
+
+def fit(
+    training: Training,
+    out: Path,
+    label: str,
+    *,
+    params: Any,
+    extra: Any,
+    objective: Callable,
+    batches: Any,
+    prepare: Callable[[dict], dict] = lambda batch: batch,
+    constants: Any = None,
+) -> Any:
+    """Trains and returns the parameters as NumPy arrays. Continues what `out/checkpoints` holds.
+
+    Args:
+      params: What is trained and ships; `extra`: what is trained and does not.
+      objective: See step.py.
+      batches: A `BatchIterator`; its position is part of every checkpoint.
+      prepare: Adds to a batch what is not in the text (a teacher's stored outputs).
+      constants: Arrays that the objective finds beside every batch (a teacher's parameters).
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from bertjax.checkpoint import Checkpoints
+
+    from .log import Log
+    from .sharding import put_batch, state_shardings
+    from .step import init_state, make_step
+
+    total = training.total_steps(batches.steps_per_epoch)
+    optimiser = training.optimiser.build(total, {"params": params, "extra": extra})
+    schedule = training.optimiser.schedule(total)
+    mesh = training.sharding.mesh()
+    start = lambda p, e: init_state(p, e, {}, optimiser)  # noqa: E731
+    shapes = jax.eval_shape(start, params, extra)
+    shardings = state_shardings(shapes, mesh)
+    dropout_key = jax.random.fold_in(jax.random.key(training.seed), 1)
+    step_function = jax.jit(
+        make_step(objective, optimiser, dropout_key, training.micro_batches),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    constants = jax.device_put(constants or {}, NamedSharding(mesh, PartitionSpec()))
+    with Checkpoints(out / "checkpoints", keep=2, every=training.save_every) as checkpoints, StopSignal() as stop:
+        template = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, shardings)
+        restored = checkpoints.restore_latest(template)
+        if restored is None:
+            step, state = 0, jax.jit(start, out_shardings=shardings)(params, extra)
+        else:
+            step, state = restored.step, restored.state
+            batches.set_state(restored.extra["data"])
+        log = Log(out, label, total, step)
+        log.event("start" if restored is None else "restart", step, skipped=restored.skipped if restored else [])
+        loss = None
+        recent: deque[tuple[int, list[int]]] = deque(maxlen=2 * LOG_EVERY)
+        try:
+            while step < total:
+                batch = next(batches)
+                recent.append((step, batch["example_ids"].ravel().tolist()))
+                state, metrics = step_function(state, put_batch(prepare(batch), mesh), constants)
+                step += 1
+                leaving = stop.requested or step == total
+                saving = leaving or step % training.save_every == 0
+                if saving or step % LOG_EVERY == 0:
+                    values = {name: float(value) for name, value in metrics.items()}
+                    bad = int(values.pop("bad_step"))
+                    if bad >= 0:
+                        position = {**batches.get_state(), "next_batch": bad}
+                        checkpoints.save(bad, state._replace(bad_step=-jnp.ones_like(state.bad_step)), {"data": position}, force=True)
+                        raise not_finite(checkpoints.folder, bad, recent, float(schedule(bad)))
+                    loss = values["loss"]
+                    log.metrics(step, {**values, "learning_rate": float(schedule(step - 1))})
+                log.progress(step, int((batch["weights"] > 0).sum()), loss)
+                if saving and checkpoints.save(step, state, {"data": batches.get_state()}, force=leaving):
+                    log.event("checkpoint", step)
+                if stop.requested and step < total:
+                    checkpoints.wait()
+                    log.event("stopped", step, signal=stop.requested)
+                    raise SystemExit(128 + stop.requested)
+        finally:
+            log.close()
+    return jax.tree.map(np.asarray, state.params)
+
+
+def not_finite(folder: Any, bad: int, recent: deque, rate: float) -> UserError:
+    """What to say of the step that made no number. Nothing changed since the state before it."""
+    ids = next((ids for step, ids in recent if step == bad), [])
+    return UserError(
+        f"the loss or its gradient was not finite at step {bad} (learning rate {rate:.3g}); stopped.\n"
+        f"Examples of that batch: {' '.join(map(str, ids[:40]))}{' ...' if len(ids) > 40 else ''}\n"
+        f"The state before that step is in {folder}. Look at these examples; try a lower learning rate."
+    )
+
+
+class StopSignal:
+    """Remembers SIGTERM, so that the loop can save before it leaves. `requested` is the signal's number, or 0."""
+
+    def __init__(self):
+        self.requested = 0
+
+    def __enter__(self) -> "StopSignal":
+        self._before = signal.signal(signal.SIGTERM, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _remember(self, number: int, _: object) -> None:
+        self.requested = number

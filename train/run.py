@@ -1,0 +1,120 @@
+"""What every run leaves in its folder, and how it is found again.
+
+`OUT/run.json` says what was asked (the whole config), with what (versions, fingerprints of the data) and, once it is
+finished, what came out. The same command on the same folder continues an unfinished run and leaves a finished one as
+it is; another command on it is refused, because the folder would then hold something that nobody asked for.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+
+from .fields import to_dict
+from .log import note
+
+PACKAGES = ("bertjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "transformers")
+
+
+def begin(out: Path, config: Any) -> bool:
+    """Claims the folder for this config. True if the run is finished already.
+
+    Raises:
+      UserError: The folder holds a run with other settings, or cannot be written.
+    """
+    import jax
+
+    from bertjax.cache import cache_dir
+
+    # Compiled programs are kept between runs: a resumed or repeated run starts in seconds.
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    asked = {name: value for name, value in to_dict(config).items() if name != "out"}
+    record = read_record(out)
+    if record is None:
+        write_record(out, {"config": asked, "versions": versions(), "device": device()})
+        return False
+    if record["config"] != asked:
+        differing = "; ".join(differences(record["config"], asked)[:3])
+        raise UserError(
+            f"{out} holds a run with other settings (there -> here): {differing}.\n"
+            "Use the same settings to continue it, or another --out."
+        )
+    if "result" in record:
+        note(f"{out}: finished already, {show(record['result'])}")
+        return True
+    return False
+
+
+def finish(out: Path, config: Any, result: dict[str, float], **fingerprints: str) -> None:
+    """Records the result; from now on the run is finished."""
+    record = read_record(out) or {}
+    write_record(out, {**record, "data": fingerprints, "result": result})
+    note(f"{out / 'bundle'}: {show(result)}")
+
+
+def show(result: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in result.items())
+
+
+def read_record(out: Path) -> dict[str, Any] | None:
+    path = out / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path} is damaged. Delete it if the settings are the same as before, or use another --out.") from None
+
+
+def write_record(out: Path, record: dict[str, Any]) -> None:
+    """Writes beside the file and renames, so that a killed run leaves the old record or the new one."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        partial = out / f".run.json.{os.getpid()}"
+        partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, out / "run.json")
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror or error}. Free space, or give another --out.") from None
+
+
+def differences(there: Any, here: Any, path: str = "") -> list[str]:
+    """Every field that differs, as `path: there -> here`."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        names = list(dict.fromkeys([*there, *here]))
+        return [line for name in names for line in differences(there.get(name), here.get(name), f"{path}{name}.")]
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        return [line for i, pair in enumerate(zip(there, here)) for line in differences(*pair, f"{path}{i}.")]  # noqa: B905
+    return [] if there == here else [f"{path[:-1]}: {there} -> {here}"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that the numbers depend on."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            from bertjax import __version__
+
+            found[package] = __version__ if package == "bertjax" else "not installed"
+    return found
+
+
+def device() -> str:
+    import jax
+
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def share() -> dict[str, int]:
+    """Which part of every batch this process reads."""
+    import jax
+
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

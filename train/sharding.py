@@ -1,0 +1,69 @@
+"""One mesh with two named axes, and where every array lies on it.
+
+`data` copies the model and divides the batch; `parameters` divides the model as well (each leaf along its longest axis
+that can be divided) and gathers it layer by layer, as FSDP does. `jit` with `NamedSharding` does all communication.
+Two numbers in a config say how many devices go to each.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bertjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How the devices are used. Both 1 on a single device."""
+
+    data: int = 0
+    """Ways to divide the batch; 0 takes all devices that `parameters` leaves."""
+    parameters: int = 1
+    """Ways to divide parameters and optimiser state (and the batch as well)."""
+
+    def mesh(self) -> Any:
+        """The mesh over all devices of all processes.
+
+        Raises:
+          UserError: The two numbers do not multiply to the number of devices.
+        """
+        import jax
+        from jax.sharding import AxisType
+
+        count = jax.device_count()
+        data = self.data or max(1, count // max(1, self.parameters))
+        if data * self.parameters != count:
+            raise UserError(
+                f"--sharding.data={self.data} --sharding.parameters={self.parameters}: their product must be the number "
+                f"of devices, {count}."
+            )
+        # Auto and not Explicit, jax's default: Linen's look-ups do not say how their result is to be laid out.
+        return jax.make_mesh((data, self.parameters), ("data", "parameters"), axis_types=(AxisType.Auto,) * 2)
+
+
+def state_shardings(shapes: Any, mesh: Any) -> Any:
+    """A sharding for every leaf: along its longest axis that `parameters` divides, small leaves on every device.
+
+    Moments of an optimiser have the shapes of their parameters, so the same rule puts them beside each other.
+    """
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    ways = mesh.shape["parameters"]
+
+    def place(leaf: Any) -> NamedSharding:
+        axes = [axis for axis in range(len(leaf.shape)) if leaf.shape[axis] % ways == 0]
+        if ways == 1 or leaf.size < 1024 or not axes:
+            return NamedSharding(mesh, PartitionSpec())
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "parameters"))
+
+    return jax.tree.map(place, shapes)
+
+
+def put_batch(batch: dict[str, Any], mesh: Any) -> dict[str, Any]:
+    """A process's rows as global arrays, divided over all devices along the first axis."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    rows = NamedSharding(mesh, PartitionSpec(("data", "parameters")))
+    return {name: jax.make_array_from_process_local_data(rows, array) for name, array in batch.items()}
