@@ -46,6 +46,7 @@ class Config:
     cached: bool = True
     mesh: tuple[int, int] = (1, 1)
     columns: tuple[str, ...] = ()
+    rates: tuple[tuple[str, float], ...] = ()
     out: Path = Path("runs/here")
 
     def __post_init__(self):
@@ -83,7 +84,7 @@ def config_file(tmp_path):
         (["--data.max_length=64"], "data.max_length", 64),
         (["--data.max-length", "64"], "data.max_length", 64),
         (["--data.text_pair=question"], "data.text_pair", "question"),
-        (["--data.text_pair=None"], "data.text_pair", None),
+        (["--data.text_pair=none"], "data.text_pair", None),
         (["--epochs=none"], "epochs", None),
         (["--epochs=2"], "epochs", 2.0),
         (["--kind=hard"], "kind", "hard"),
@@ -95,6 +96,9 @@ def config_file(tmp_path):
         (["--mesh=(2, 4)"], "mesh", (2, 4)),
         (["--columns=a,b,c"], "columns", ("a", "b", "c")),
         (["--columns="], "columns", ()),
+        (["--columns", "a,b", "c"], "columns", ("a,b", "c")),
+        (["--rates=(a|b)/.*,0.5"], "rates", (("(a|b)/.*", 0.5),)),
+        (["--rates", "a{1,2}", "0.5", "b", "2"], "rates", (("a{1,2}", 0.5), ("b", 2.0))),
         (["--out=/tmp/x"], "out", Path("/tmp/x")),
         (["--stages.0.rate=-3e-1"], "stages.0.rate", -0.3),
         (["--stages.0.rate", "-3e-1"], "stages.0.rate", -0.3),
