@@ -1,0 +1,63 @@
+"""What a model costs before any clock is started: parameters, stored bytes, arithmetic, memory traffic, memory.
+
+FLOPs, bytes and memory are XLA's own account of the program that it compiled, so they include everything (softmax,
+LayerNorm, the copies between) and follow any change of the graph without a formula per model; a test holds them
+against the closed form of BERT's products. They describe that program on this device. Two limits: XLA counts the body
+of a loop of unknown length once, so a model that repeats one block inside `lax.scan` is counted too low, and a zero
+inside a dense matrix costs as much as any other number, which is the truth about unstructured sparsity.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class ForwardCost:
+    """One text through the model; None where the device's compiler does not say."""
+
+    flops: float | None
+    bytes_accessed: float | None
+    peak_memory: int | None
+
+
+def stored_bytes(folder: str | os.PathLike) -> int:
+    """Size of the weight files of a bundle folder (`*.safetensors`): what has to be shipped and loaded."""
+    files = list(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no .safetensors file: expected the folder of a bundle.")
+    return sum(file.stat().st_size for file in files)
+
+
+def forward_cost(model: Any, params: Any, length: int, batch_size: int = 1) -> ForwardCost:
+    """Cost of the logits of `batch_size` texts of `length` tokens, compiled for the default device.
+
+    Nothing is run: `params` may be arrays or shapes.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from bertjax.predict import forward
+
+    ids = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    compiled = forward.lower(model, shapes, ids, ids, ids).compile()
+    counted = compiled.cost_analysis() or {}
+    return ForwardCost(counted.get("flops"), counted.get("bytes accessed"), peak_memory(compiled))
+
+
+def peak_memory(step: Any) -> int | None:
+    """Bytes that a compiled (or lowered) function holds at once: arguments, outputs, temporaries, less what is reused.
+
+    For a training step pass the jitted step, lowered with the shapes of a batch: state and batch are its arguments, and
+    donated buffers are counted once.
+    """
+    compiled = step.compile() if hasattr(step, "compile") else step
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return None
+    used = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return int(used - memory.alias_size_in_bytes)
