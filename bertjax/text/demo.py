@@ -71,7 +71,7 @@ def demo_table(split: str) -> Table:
         raise UserError(f'the demo has no split "{split}"; expected one of: {", ".join(SPLITS)}')
     rows = [row for row in reviews() if row[3] == split]
     columns = {name: [row[i] for row in rows] for i, name in enumerate(("text", "label", "film"))}
-    return Table(columns, f"demo/{split}", lambda row: f"row {row}", label_names=LABELS, groups="film")
+    return Table(columns, f"demo/{split}", lambda row: f"row {row}", label_names={"label": LABELS}, groups="film")
 
 
 @cache

@@ -6,6 +6,7 @@ A bad cell ends in one `UserError` with source, line, column and what was expect
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -72,7 +73,10 @@ def make_examples(table: Table, task: Task) -> tuple[Task, Examples]:
     labels = None
     if label is not None:
         task, labels = typed_labels(table, label, task)
-        check_fit(table, label, words, pairs, labels)
+        if words is not None:
+            check_tags(table, label, words, labels)
+        if task.kind == "qa" and pairs is not None:
+            check_answers(table, label, pairs, labels)
     groups = table.columns[table.groups] if table.groups else None
     return task, Examples(texts, pairs, labels, words, groups, table.source)
 
@@ -106,12 +110,18 @@ def word_lists(table: Table, column: str) -> list[list[str]]:
     return table.columns[column]
 
 
-def check_fit(table: Table, column: str, words: list | None, pairs: list | None, labels: list) -> None:
-    """Tags against the number of words, answers against the context that they point into."""
-    for row, tags in enumerate(labels if words else ()):
-        if words and len(tags) != len(words[row]):
+def check_tags(table: Table, column: str, words: list[list[str]], labels: list) -> None:
+    """One tag in IOB form for every word."""
+    for row, tags in enumerate(labels):
+        if len(tags) != len(words[row]):
             raise table.error(row, column, f"expected a tag for each of {len(words[row])} words, found {len(tags)}")
-    for row, answer in enumerate(labels if isinstance(labels[0], dict) else ()):
+        if wrong := [tag for tag in tags if tag != "O" and not re.match("[BI]-.", tag)]:
+            raise table.error(row, column, f'"{wrong[0]}" is no IOB tag; expected O, B-NAME or I-NAME')
+
+
+def check_answers(table: Table, column: str, contexts: list[str], labels: list) -> None:
+    """Every answer stands in its context where it says."""
+    for row, answer in enumerate(labels):
         for text, start in zip(answer["text"], answer["answer_start"], strict=True):
-            if pairs and pairs[row][start : start + len(text)] != text:
+            if contexts[row][start : start + len(text)] != text:
                 raise table.error(row, column, f'the context does not read "{text}" at character {start}')

@@ -69,7 +69,8 @@ def found_labels(table: Table, column: str, used: set[str], multiple: bool) -> t
         raise UserError(f'{table.source}, column "{column}": every label is "{only}"; expected at least two classes')
     if not used:
         raise UserError(f'{table.source}, column "{column}": there is no label in it; expected some names')
-    return table.label_names if used <= set(table.label_names) else sorted_names(used)
+    known = table.label_names.get(column, ())
+    return known if used <= set(known) else sorted_names(used)
 
 
 def sorted_names(names: Iterable[str]) -> tuple[str, ...]:

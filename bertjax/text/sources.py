@@ -5,13 +5,18 @@ same for all of them. The order of use around a model with a trained head is: `i
 `tasks.align_labels` with the model's names, then `load_examples` with the task that came out.
 """
 
+from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.text.demo import demo_table
 from bertjax.text.examples import Examples, make_examples
+from bertjax.text.files import check_exists, ending
+from bertjax.text.structured import conll_table, squad_table
 from bertjax.text.table import Table
+from bertjax.text.tables import csv_table, jsonl_table, lines_table, parquet_table, tsv_table
 from bertjax.text.tasks import Task
+from bertjax.text.tfds import tfds_table
 
 OPEN = Task()  # everything is found out from the data
 
@@ -45,9 +50,30 @@ def read_table(source: Any, task: Task, split: str) -> Table:
     """The columns of a source, before the task says which of them matter."""
     if isinstance(source, list | tuple):
         return list_table(list(source))
+    if not isinstance(source, str | Path):
+        raise UserError(f"cannot read {source!r}: expected a file, tfds:NAME/SPLIT, demo, or a list of texts or dicts")
     if source == "demo":
         return demo_table(split)
-    raise UserError(f"cannot read {source!r}: expected a file, tfds:NAME/SPLIT, demo, or a list of texts or dicts")
+    if str(source).startswith("tfds:"):
+        return tfds_table(str(source))
+    return file_table(Path(source), task)
+
+
+def file_table(path: Path, task: Task) -> Table:
+    """A file by its ending. `.txt` is CoNLL columns for a task on tokens, else one unlabelled text a line."""
+    check_exists(path)
+    readers = {
+        ".tsv": tsv_table,
+        ".csv": csv_table,
+        ".jsonl": jsonl_table,
+        ".parquet": parquet_table,
+        ".json": squad_table,
+        ".conll": conll_table,
+        ".txt": conll_table if task.kind == "tokens" else lines_table,
+    }
+    if ending(path) not in readers:
+        raise UserError(f'{path}: unknown ending "{ending(path)}"; expected one of: {" ".join(readers)}')
+    return readers[ending(path)](path)
 
 
 def list_table(rows: list) -> Table:

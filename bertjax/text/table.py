@@ -5,8 +5,8 @@ Files, TFDS, lists and the demo all meet here, so that columns are looked up, gu
 
 import dataclasses
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bertjax.errors import UserError
@@ -32,14 +32,14 @@ LABEL_COLUMNS = ("label", "gold_label", "is_duplicate", "Quality", "score", "lab
 class Table:
     """Columns of equal length. `at(row)` says where a row is ("line 12"), for messages.
 
-    `label_names` is the order of the classes where the source itself has one, `metric` the one that its layout implies,
-    `groups` the column that a split must not tear apart.
+    `label_names` is a column's classes in the source's own order, where it has one; `metric` the one that its layout
+    implies; `groups` the column that a split must not tear apart.
     """
 
     columns: dict[str, list[Any]]
     source: str
     at: Callable[[int], str]
-    label_names: tuple[str, ...] = ()
+    label_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metric: str = "auto"
     groups: str | None = None
 

@@ -1,0 +1,110 @@
+"""Tables in files: TSV as GLUE writes it, CSV with quotes, JSON lines, Parquet, and plain lines of text.
+
+A tab separates and nothing quotes in a TSV file, because GLUE's sentences hold lone quotation marks; a CSV file follows
+the usual rules. Every row keeps its line number, for a message without one helps nobody with 400,000 lines.
+"""
+
+import csv
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.text.files import read_text
+from bertjax.text.table import Table
+
+COLA = ["source", "label", "mark", "sentence"]  # the one GLUE task whose files have no header
+QQP = {"question1", "question2", "is_duplicate"}
+
+
+def tsv_table(path: Path) -> Table:
+    """Tab-separated columns under a header line, or CoLA's four without one."""
+    lines = read_text(path).removesuffix("\n").split("\n")
+    records = [(number, line.removesuffix("\r").split("\t")) for number, line in enumerate(lines, start=1)]
+    first = records[0][1]
+    if len(first) == 4 and first[1] in ("0", "1") and first[2] in ("", "*"):
+        return table_of(path, COLA, records, metric="matthews")
+    return table_of(path, first, records[1:])
+
+
+def csv_table(path: Path) -> Table:
+    """Comma-separated columns under a header line; a quoted cell may span lines (a row's number is its first)."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    records, line = [], 1
+    try:
+        for fields in reader:
+            if fields:
+                records.append((line, fields))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, the row that begins in line {line}: not valid CSV ({error})") from None
+    if not records:
+        raise UserError(f"{path}: the file is empty; expected a header line and rows")
+    return table_of(path, records[0][1], records[1:])
+
+
+def table_of(path: Path, header: list[str], records: list[tuple[int, list[str]]], metric: str = "auto") -> Table:
+    """Records of (line number, fields) as columns; each must have as many fields as the header."""
+    names = [name.strip() for name in header]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise UserError(f'{path}, line 1: the header holds "{min(doubled)}" twice; expected different column names')
+    if set(names) >= QQP:
+        records = without_broken(path, names, records)
+    for line, fields in records:
+        if len(fields) != len(names):
+            raise UserError(
+                f"{path}, line {line}: expected {len(names)} fields, found {len(fields)}\n  columns: {', '.join(names)}"
+            )
+    columns: dict[str, list[Any]] = {name: [fields[i] for _, fields in records] for i, name in enumerate(names)}
+    return Table(columns, str(path), at_line([line for line, _ in records]), metric=metric)
+
+
+def without_broken(path: Path, names: list[str], records: list) -> list:
+    """QQP without its torn rows, as everybody reads it: as published, some questions hold line breaks."""
+    needed = [names.index(name) for name in QQP]
+    whole = [(n, f) for n, f in records if len(f) == len(names) and all(f[i].strip() for i in needed)]
+    if len(whole) < len(records):
+        warnings.warn(f"{path}: left out {len(records) - len(whole)} broken rows of {len(records)}", stacklevel=2)
+    return whole
+
+
+def jsonl_table(path: Path) -> Table:
+    """One JSON object a line; its keys are the columns, and a key may be missing in some lines."""
+    rows, lines = [], []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not valid JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: expected a JSON object, found {line.strip()[:40]}")
+        rows.append(row)
+        lines.append(number)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return Table({name: [row.get(name) for row in rows] for name in names}, str(path), at_line(lines))
+
+
+def parquet_table(path: Path) -> Table:
+    """A Parquet file's columns; rows count from 0, as in pandas."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        columns = pyarrow.parquet.read_table(str(path)).to_pydict()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+    return Table(columns, str(path), lambda row: f"row {row}")
+
+
+def lines_table(path: Path) -> Table:
+    """Plain text, one example a line, no labels; blank lines separate nothing and are left out."""
+    lines = [(n, line) for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+    return Table({"text": [line.removesuffix("\r") for _, line in lines]}, str(path), at_line([n for n, _ in lines]))
+
+
+def at_line(lines: list[int]):
+    return lambda row: f"line {lines[row]}"

@@ -1,0 +1,186 @@
+"""Data sets of TensorFlow Datasets, without TensorFlow.
+
+`tfds:NAME/SPLIT` reads what lies prepared in TFDS's own folder (`$TFDS_DATA_DIR`, else `~/tensorflow_datasets`) as
+array_record files, and prepares it there from the original archives if they are at hand. TFDS needs TensorFlow to
+unpack an archive, so fetching one would end in an error all the same: instead the message names the one command that
+fetches and unpacks it to where TFDS looks, after which the same source works.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.text.table import Table
+
+UNPACK = {  # how TFDS prefixes the folder of an unpacked archive -> what unpacks it without TensorFlow
+    "ZIP": "python -m zipfile -e {archive} {folder}",
+    "TAR": "python -m tarfile -e {archive} {folder}",
+    "GZIP": "gunzip -c {archive} > {folder}",
+    "BZIP2": "bunzip2 -c {archive} > {folder}",
+}
+
+
+def tfds_table(source: str) -> Table:
+    """The rows of `tfds:NAME/SPLIT`, e.g. `tfds:glue/sst2/validation` or `tfds:imdb_reviews/train[:10%]`.
+
+    Bytes become text, class numbers their names (in the data set's order), and the -1 of an unlabelled test split no
+    label at all.
+    """
+    name, _, split = source.removeprefix("tfds:").rpartition("/")
+    if not name or not split:
+        raise UserError(f'cannot read "{source}": expected tfds:NAME/SPLIT, e.g. tfds:glue/sst2/train')
+    builder = open_builder(source, name, split)
+    known = list(builder.info.splits)
+    if split.partition("[")[0] not in known:
+        raise UserError(
+            f'{source}: no split "{split}" in {builder.info.full_name}; expected one of: {", ".join(known)}'
+        )
+    rows = read_rows(source, builder, split)
+    features = builder.info.features
+    columns = {column: [plain(features[column], row[column]) for row in rows] for column in features}
+    columns = {column: cells for column, cells in columns.items() if any(cell is not None for cell in cells)}
+    names = {column: class_names(features[column]) for column in columns}
+    return Table(columns, source, lambda row: f"row {row}", label_names=names)
+
+
+def open_builder(source: str, name: str, split: str) -> Any:
+    """The data set's builder, with its data on disk."""
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.text  # without TensorFlow nothing else registers glue
+
+    data_dir = os.environ.get("TFDS_DATA_DIR")  # TFDS itself looks only once, at import
+    try:
+        with quiet():
+            builder = tfds.builder(name, data_dir=data_dir)
+            if split in builder.builder_configs:
+                raise UserError(f"{source}: {split} is a part of {name}; name the split too, e.g. {source}/train")
+            stay_local(source, builder)
+            builder.download_and_prepare(
+                file_format="array_record", download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+    except UserError:
+        raise
+    except tfds.core.DatasetNotFoundError:
+        where = data_dir or "~/tensorflow_datasets"
+        raise UserError(f'{source}: TFDS knows no data set "{name}", and there is none in {where}') from None
+    except Exception as error:  # whatever TFDS's parsers, checks and TensorFlow's absence raise
+        raise UserError(what_to_do(source, name, error)) from error
+    return builder
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """TFDS's notes and bars kept from the screen: stdout may be data, and an error should stand alone."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def stay_local(source: str, builder: Any) -> None:
+    """Make the builder ask for a file by a `UserError` with the command that brings it, rather than fetch it in vain.
+
+    Files outside of TFDS's checksum tables are fetched as usual, for TFDS would not look for them in its folder.
+    """
+    make_manager = builder._make_download_manager  # the one seam there is; a test guards it
+
+    def make_local_manager(**options: Any) -> Any:
+        manager = make_manager(**options)
+        fetch = manager._download
+
+        def ask(resource: Any) -> Any:
+            known = manager._url_infos.get(resource.url)
+            if known is None or not known.filename:
+                return fetch(resource)
+            archive = Path(manager._manual_dir, known.filename)
+            command = f"curl -fL --create-dirs -o {shlex.quote(str(archive))} {shlex.quote(resource.url)}"
+            if unpack := unpack_command(archive, Path(manager._extract_dir)):
+                command = f"{command} && {unpack}"
+            raise UserError(f"{source}: not there yet; this brings what TFDS needs, then repeat:\n  {command}")
+
+        manager._download = ask
+        return manager
+
+    builder._make_download_manager = make_local_manager
+
+
+def unpack_command(archive: Path, into: Path) -> str | None:
+    """What unpacks an archive to where TFDS looks for its contents; None for a file that is no archive."""
+    from tensorflow_datasets.core.download.resource import ExtractMethod, guess_extract_method
+
+    method = guess_extract_method(archive.name)
+    if method is ExtractMethod.NO_EXTRACT:
+        return None
+    folder = shlex.quote(str(into / f"{method.name}.{archive.name}"))
+    return UNPACK[method.name.partition("_")[0]].format(archive=shlex.quote(str(archive)), folder=folder)
+
+
+def what_to_do(source: str, name: str, error: Exception) -> str:
+    """The way on where TFDS failed: at best the one command that does by hand what it needs TensorFlow for."""
+    if found := re.match(r"Error while extracting (.+) to (.+?): ", str(error)):
+        archive, folder = (Path(part) for part in found.groups())
+        command = unpack_command(archive, folder.parent)
+        return (
+            f"{source}: TFDS needs TensorFlow to unpack {archive.name}; this does it without, then repeat:\n  {command}"
+        )
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return (
+        f"{source}: TFDS cannot prepare it without TensorFlow\n  {reason[:300]}\n"
+        "where TensorFlow is installed this does it; the folder that it names can be copied:\n"
+        f"  tfds build {name} --file_format=array_record"
+    )
+
+
+def read_rows(source: str, builder: Any, split: str) -> list[dict[str, Any]]:
+    """All rows of a split, as many as the data set says it has."""
+    try:
+        reader = builder.as_data_source(split=split)
+        rows = [reader[i] for i in range(len(reader))]
+    except NotImplementedError:
+        raise UserError(
+            f"{source}: prepared in {builder.data_dir} as {builder.info.file_format.value}, which needs TensorFlow\n"
+            "delete that folder and prepare it again as array_record"
+        ) from None
+    except ValueError as error:
+        raise UserError(f'{source}: cannot read the split "{split}" ({error})'[:400]) from None
+    expected = builder.info.splits[split].num_examples
+    if len(rows) != expected:  # TFDS 4.9.10 itself writes incomplete Parquet files without a word
+        raise UserError(f"{source}: {expected} rows expected, {len(rows)} found; delete {builder.data_dir} and repeat")
+    return rows
+
+
+def plain(feature: Any, value: Any) -> Any:
+    """A TFDS value as Python has it: text, number, class name (None for -1), or lists and dicts of these."""
+    names = getattr(feature, "names", None)
+    if isinstance(names, list):
+        return names[value] if value >= 0 else None
+    inner = getattr(feature, "feature", feature)
+    if isinstance(value, dict):
+        return {key: plain_list(inner[key], cells) for key, cells in value.items()}
+    if isinstance(value, bytes):
+        return value.decode()
+    if inner is not feature:
+        return plain_list(inner, value)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def plain_list(feature: Any, values: Any) -> Any:
+    return [plain(feature, value) for value in values]
+
+
+def class_names(feature: Any) -> tuple[str, ...]:
+    """The classes of a column, or of the items of its lists, in their order; empty where it holds none."""
+    return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
