@@ -40,7 +40,7 @@ BERT_NAMES = (
 DISTILBERT_NAMES = (
     (r"^embeddings/(word|position)/", r"distilbert.embeddings.\1_embeddings."),
     (r"^embeddings/layer_norm/", "distilbert.embeddings.LayerNorm."),
-    (r"^encoder/layer_(\d+)/attention/(query|key|value)/", r"distilbert.transformer.layer.\1.attention.\2_lin."),
+    (r"^encoder/layer_(\d+)/attention/(q|k|v)(uery|ey|alue)/", r"distilbert.transformer.layer.\1.attention.\2_lin."),
     (r"^encoder/layer_(\d+)/attention/output/", r"distilbert.transformer.layer.\1.attention.out_lin."),
     (r"^encoder/layer_(\d+)/attention/layer_norm/", r"distilbert.transformer.layer.\1.sa_layer_norm."),
     (r"^encoder/layer_(\d+)/ffn/intermediate/", r"distilbert.transformer.layer.\1.ffn.lin1."),

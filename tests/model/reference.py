@@ -1,0 +1,124 @@
+"""Tiny random models in PyTorch `transformers`, and everything they compute: the reference that ours must equal."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from bertjax.model import ARCHITECTURES
+
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+torch.set_num_threads(1)
+
+ACTIVATIONS = ("gelu", "gelu_new", "relu")
+PADDINGS = ("right", "left", "none")
+
+
+def torch_config(architecture: str, seed: int, **fields: Any) -> transformers.PretrainedConfig:
+    """A config with odd sizes drawn from `seed`; `fields` (BERT's names) are taken as they are."""
+    rng = np.random.default_rng(seed)
+    heads = int(rng.integers(1, 6))
+    drawn = {
+        "vocab_size": int(rng.integers(31, 90)),
+        "hidden_size": heads * int(rng.integers(3, 9)),
+        "num_hidden_layers": int(rng.integers(1, 4)),
+        "num_attention_heads": heads,
+        "intermediate_size": int(rng.integers(5, 50)),
+        "hidden_act": ACTIVATIONS[seed % 3],
+        "max_position_embeddings": int(rng.integers(9, 23)),
+        "type_vocab_size": int(rng.integers(1, 4)),
+        "layer_norm_eps": float(rng.choice([1e-12, 1e-5, 1e-2])),
+        "num_labels": 2 if architecture.endswith(("QuestionAnswering", "Prediction")) else int(rng.integers(1, 6)),
+        "initializer_range": 0.2,
+    } | fields
+    if not architecture.startswith("DistilBert"):
+        return transformers.BertConfig(**drawn)
+    theirs = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
+    theirs |= {"intermediate_size": "hidden_dim", "hidden_act": "activation"}
+    drawn = {theirs.get(name, name): value for name, value in drawn.items()}
+    return transformers.DistilBertConfig(
+        **{k: v for k, v in drawn.items() if k not in ("type_vocab_size", "layer_norm_eps")}
+    )
+
+
+def torch_model(architecture: str, seed: int, **fields: Any) -> transformers.PreTrainedModel:
+    """A model in which every number is random, biases and LayerNorms too, so that a mix-up of names cannot hide."""
+    torch.manual_seed(seed)
+    model = getattr(transformers, architecture)(torch_config(architecture, seed, **fields))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    model.set_attn_implementation("eager")
+    return model.eval()
+
+
+def random_batch(config: transformers.PretrainedConfig, seed: int, padding: str, length: int) -> dict[str, np.ndarray]:
+    """Three rows of different lengths, their garbage in the padding included, with token types."""
+    rng = np.random.default_rng(seed + 1000)
+    used = np.array([length, length - 2, length // 2]) if padding != "none" else np.full(3, length)
+    column = np.arange(length)
+    real = column >= length - used[:, None] if padding == "left" else column < used[:, None]
+    return {
+        "input_ids": rng.integers(1, config.vocab_size, (3, length)).astype(np.int32),
+        "attention_mask": real.astype(np.int32),
+        "token_type_ids": rng.integers(0, getattr(config, "type_vocab_size", 2), (3, length)).astype(np.int32),
+    }
+
+
+def tensors(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The batch as this model takes it: DistilBERT has no token types."""
+    taken = {name: torch.tensor(array, dtype=torch.long) for name, array in batch.items()}
+    if model.config.model_type == "distilbert":
+        taken.pop("token_type_ids", None)
+    return taken
+
+
+def torch_logits(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]) -> torch.Tensor | None:
+    """Logits of whichever head; start and end of an answer stacked."""
+    out = model(**tensors(model, batch))
+    return torch.stack([out.start_logits, out.end_logits], -1) if "start_logits" in out else out.get("logits")
+
+
+def everything(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    """All that the reference computes. Scores are made from the outputs of the query and key layers, by hooks."""
+    seen: dict[str, torch.Tensor] = {}
+    wanted = ("self.query", "self.key", "q_lin", "k_lin", "pooler", "pre_classifier")
+    hooks = [
+        module.register_forward_hook(lambda _module, _args, out, name=name: seen.__setitem__(name, out))
+        for name, module in model.named_modules()
+        if name.endswith(wanted)
+    ]
+    with torch.no_grad():
+        out = model(**tensors(model, batch), output_hidden_states=True, output_attentions=True)
+        logits = torch_logits(model, batch)
+    for hook in hooks:
+        hook.remove()
+    heads = model.config.num_attention_heads
+    queries = [split(x, heads) for name, x in seen.items() if name.endswith(("query", "q_lin"))]
+    keys = [split(x, heads) for name, x in seen.items() if name.endswith(("key", "k_lin"))]
+    pooled = [x for name, x in seen.items() if name.endswith("pooler")]
+    pooled += [torch.relu(x) for name, x in seen.items() if name == "pre_classifier"]
+    return {
+        "hidden_states": [x.numpy() for x in out.hidden_states],
+        "scores": [(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).numpy() for q, k in zip(queries, keys, strict=True)],
+        "probabilities": [x.numpy() for x in out.attentions],
+        "pooled": pooled[0].numpy() if pooled else None,
+        "logits": None if logits is None else logits.numpy(),
+    }
+
+
+def split(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """[b, l, d] -> [b, heads, l, d / heads]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def written(model: transformers.PreTrainedModel, folder: Path) -> Path:
+    """The folder with the model in it, as `transformers` writes it."""
+    model.save_pretrained(folder)
+    return folder
+
+
+ALL = tuple(ARCHITECTURES)
