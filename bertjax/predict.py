@@ -62,7 +62,7 @@ def logits_by_batch(
     model: BertModel, params: Tree, encoded: Encoded, batch_size: int, buckets: tuple[int, ...] | None = None
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Every batch with its logits, shortest rows first; filler rows are still in it (weights 0)."""
-    buckets = buckets or length_buckets(encoded.lengths, int(encoded.lengths.max()))
+    buckets = buckets or length_buckets(encoded.lengths, model.config.max_position_embeddings)
     for batch in eval_batches(encoded, batch_size, buckets):
         logits = forward(model, params, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
         yield batch, np.asarray(logits)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bertjax.distill.student import Student
+
 from .common import Data
 from .loop import Training
 
@@ -21,6 +23,8 @@ class Finetune(Training):
 
     name: str = "teacher"
     """What the result is called in the report."""
+    student: Student | None = None
+    """In a config file: cut the model down to this shape before it is trained."""
 
     def run(self, context: Any) -> None:
         """The stage: fine-tunes the context's model into its folder."""
@@ -56,6 +60,8 @@ def main(config: Config) -> None:
         return
     task = training_task(config.data)
     bundle, task = open_model(config.model, task, config.seed, dtype=config.dtype, remat=config.remat)
+    if config.student:
+        bundle = config.student.initialise(bundle, config.seed)
     train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train")
     held_out = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")
     buckets = length_buckets(train.encoded.lengths, config.data.max_length)

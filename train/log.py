@@ -29,9 +29,9 @@ class Log:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def event(self, name: str, step: int, **details: Any) -> None:
+    def event(self, event: str, step: int, **details: Any) -> None:
         """Something that happened: start, restart, checkpoint, stop."""
-        self._write({"step": step, "event": name, **details})
+        self._write({"step": step, "event": event, **details})
 
     def progress(self, step: int, examples: int, loss: float | None) -> None:
         """`examples` more were seen, up to and including `step`."""

@@ -1,0 +1,137 @@
+"""Distil a model into a smaller one: a fine-tuned teacher and text in, a student out.
+
+    python -m train.distill --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/distilled
+    python -m train.distill --model=runs/finetuned/bundle --data.train=unlabelled.txt --losses.1.weight=0 --out=runs/mine
+
+The student learns from what the teacher says of each text (--losses), so text without labels is enough. The teacher's
+outputs are computed once and stored in OUT/teacher; a loss that needs more than they hold gets a live teacher.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertjax.distill.student import Student
+from bertjax.distill.terms import HiddenStates, Loss, SoftTargets
+
+from .common import Data
+from .loop import Training
+
+
+@dataclass(frozen=True)
+class Distill(Training):
+    """Distillation as a stage of `compress`: the recipe, without teacher, data and folder."""
+
+    name: str = "student"
+    """What the result is called in the report."""
+    student: Student = field(default_factory=Student)
+    losses: tuple[Loss, ...] = (SoftTargets(), HiddenStates())
+    """What the student learns from; in a config file, any dataclasses with a weight and a method build."""
+    store: bool = True
+    """Compute the teacher's outputs once and store them, where the losses say what they need."""
+
+    def run(self, context: Any) -> None:
+        """The stage: distils the context's model into its folder."""
+        main(Config(**{**vars(self), "model": context.model, "data": context.data, "out": context.out}))
+
+
+@dataclass(frozen=True)
+class Config(Distill):
+    """Distillation."""
+
+    model: str = "runs/finetune/bundle"
+    """The teacher: a folder or hf:NAME, with a head for the task."""
+    data: Data = field(default_factory=Data)
+    out: str = "runs/distill"
+    """Folder for the student, its metrics and its checkpoints."""
+
+
+def main(config: Config) -> None:
+    import dataclasses
+
+    import jax
+
+    import bertjax
+    from bertjax.errors import UserError
+    from bertjax.text.batches import batches
+    from bertjax.text.buckets import length_buckets
+
+    from .data import open_model, read_split, score_of, training_task
+    from .loop import fit
+    from .run import begin, finish, share
+    from .step import Term
+
+    out = Path(config.out)
+    if begin(out, config):
+        return
+    teacher, task = open_model(config.model, training_task(config.data), config.seed, dtype=config.dtype)
+    if teacher.fresh:
+        raise UserError(f"{config.model} has no trained head to learn from; fine-tune it first (train.finetune).")
+    student = config.student.initialise(teacher, config.seed)
+    labelled = any(type(loss).__name__ == "HardLabels" for loss in config.losses)
+    train = read_split(config.data, config.data.train, task, teacher.tokenizer, "train", labelled)
+    held_out = read_split(config.data, config.data.eval, task, teacher.tokenizer, "test")
+    buckets = length_buckets(train.encoded.lengths, config.data.max_length)
+    data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **share())
+
+    terms = {f"{i}_{type(loss).__name__}": loss for i, loss in enumerate(config.losses)}
+    formulas = {name: loss.build(student.config, teacher.config) for name, loss in terms.items()}
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), max(1, len(terms)))
+    extra = {
+        name: loss.parameters(key, student.config, teacher.config) if hasattr(loss, "parameters") else {}
+        for key, (name, loss) in zip(keys, terms.items(), strict=False)
+    }
+    stored = store_teacher(config, out, teacher, train.encoded, student.config)
+
+    def objective(params, extra, state, batch, step, key):
+        inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        said = stored.output(batch) if stored else teacher.model.apply({"params": batch["teacher"]}, *inputs)
+        guess = student.model.apply({"params": params}, *inputs, rngs={"dropout": key})
+        sums = {name: formula(extra[name], guess, said, batch) for name, formula in formulas.items()}
+        return {name: Term(*sums[name], terms[name].weight) for name in sums}, state
+
+    params = fit(
+        config,
+        out,
+        "distilling",
+        params=student.params,
+        extra=extra,
+        objective=objective,
+        batches=data,
+        prepare=stored.add_to if stored else lambda batch: batch,
+        constants={} if stored else {"teacher": teacher.params},
+    )
+    student = dataclasses.replace(student, params=params, fresh=())
+    bertjax.save(student, out / "bundle")
+    score, _ = score_of(student, held_out)
+    finish(out, config, {task.metric: score}, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+
+
+def store_teacher(config: Config, out: Path, teacher: Any, encoded: Any, student: Any) -> Any:
+    """The teacher's stored outputs, or None where it has to run in every step."""
+    if not config.store or not all(hasattr(loss, "needs") for loss in config.losses):
+        return None
+    from bertjax.distill.teacher import stored_bytes, stored_outputs
+
+    from .log import Progress, note
+
+    layers = frozenset().union(*(loss.needs(student, teacher.config) for loss in config.losses))  # type: ignore[attr-defined]
+    size = stored_bytes(teacher, encoded, layers) / 1e6
+    note(f"the teacher's outputs for {len(encoded)} rows take {size:.0f} MB in {out / 'teacher'}")
+    bar = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or Progress("asking the teacher", total, 0)
+        bar.update(done, done - bar.examples, None)
+
+    stored = stored_outputs(out / "teacher", teacher, encoded, layers, progress=progress)
+    if bar:
+        bar.close()
+    return stored
+
+
+if __name__ == "__main__":
+    from .settings import run
+
+    run("distill")

@@ -1,0 +1,92 @@
+"""Label text with a model: one text a line in, one line of JSON out.
+
+    echo "a quiet masterpiece" | python -m train.predict --model=runs/quickstart/bundle
+    python -m train.predict --model=runs/quickstart/bundle --input=reviews.txt --out=labels.jsonl
+
+For pairs of texts, a tab stands between the two. Each line of the answer holds `text`, `label` and `probabilities`.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """Prediction."""
+
+    model: str = "runs/quickstart/bundle"
+    """The model: a folder or hf:NAME, with a trained head."""
+    input: str = "-"
+    """File with one text a line; - reads standard input."""
+    out: str = "-"
+    """File for the answers; - writes to standard output."""
+    batch_size: int = 32
+    max_length: int | None = None
+    """Longest input in tokens. None: what the model can hold."""
+
+
+def main(config: Config) -> None:
+    import json
+
+    import bertjax
+    from bertjax.errors import UserError
+
+    from .log import note
+
+    lines = [line for line in read_lines(config.input) if line.strip()]
+    if not lines:
+        raise UserError(f"{'standard input' if config.input == '-' else config.input} holds no text; expected one a line.")
+    columns = [line.split("\t") for line in lines]
+    counts = {len(row) for row in columns}
+    if len(counts) > 1 or max(counts) > 2:
+        odd = next(i for i, row in enumerate(columns) if len(row) > 2 or len(row) != len(columns[0]))
+        raise UserError(f"line {odd + 1} has {len(columns[odd])} columns; expected one text a line, or two with a tab between.")
+    texts = [row[0] for row in columns]
+    pairs = [row[1] for row in columns] if counts == {2} else None
+    bundle = bertjax.load(config.model)
+    predictions = bundle.predict(texts, pairs, batch_size=config.batch_size, max_length=config.max_length)
+    if predictions.truncated:
+        note(f"{predictions.truncated} of {len(texts)} texts were too long and lost their end")
+    answers = []
+    for i, line in enumerate(lines):
+        answer = {"text": line, "label": predictions.labels[i]}
+        if predictions.probabilities is not None:
+            rounded = [round(float(p), 4) for p in predictions.probabilities[i]]
+            answer["probabilities"] = dict(zip(bundle.config.labels, rounded, strict=True))
+        answers.append(json.dumps(answer, ensure_ascii=False))
+    write_lines(config.out, answers)
+
+
+def read_lines(source: str) -> list[str]:
+    import sys
+
+    from bertjax.errors import UserError
+
+    try:
+        if source == "-":
+            return sys.stdin.buffer.read().decode("utf-8-sig").splitlines()
+        with open(source, encoding="utf-8-sig") as file:
+            return file.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: byte {error.start} is not UTF-8; expected UTF-8 text.") from None
+    except OSError as error:
+        raise UserError(f"cannot read {source}: {error.strerror}.") from None
+
+
+def write_lines(target: str, lines: list[str]) -> None:
+    from bertjax.errors import UserError
+
+    text = "\n".join(lines) + "\n"
+    if target == "-":
+        print(text, end="")
+        return
+    try:
+        with open(target, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}.") from None
+
+
+if __name__ == "__main__":
+    from .settings import run
+
+    run("predict")
