@@ -1,0 +1,88 @@
+"""The folder that holds the steps: what is in it, what is put aside, and what the operating system says against it.
+
+A whole step is called `<step>`, a damaged one that was found and put aside `bad-<step>`; Orbax gives a step that it is
+still writing, or was killed over, a name of its own. Paths may be remote (`gs://`), as far as etils can reach them.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+
+from bertjax.errors import UserError
+
+Folder = str | os.PathLike[str]
+
+_HALF_WRITTEN = ".orbax-checkpoint-tmp"
+
+
+def absolute(folder: Folder) -> epath.Path:
+    """The folder as Orbax wants it."""
+    return epath.Path(folder).expanduser().resolve()
+
+
+def steps(folder: Folder) -> list[int]:
+    """The steps stored in `folder`, ascending, damaged ones too; half-written ones do not count."""
+    path = absolute(folder)
+    entries = path.iterdir() if path.is_dir() else []
+    return sorted(int(entry.name) for entry in entries if re.fullmatch("0|[1-9][0-9]*", entry.name) and entry.is_dir())
+
+
+def half_written(folder: epath.Path) -> list[epath.Path]:
+    """What is being written, or was when a process died."""
+    return sorted(path for path in folder.iterdir() if _HALF_WRITTEN in path.name) if folder.is_dir() else []
+
+
+def delete_half_written(folder: epath.Path) -> None:
+    """Frees the room of half-written steps. Only for the one run that writes here, and not while it does."""
+    if jax.process_index() == 0:
+        for path in half_written(folder):
+            with contextlib.suppress(OSError):
+                path.rmtree()
+
+
+def set_aside(folder: epath.Path, damaged: Sequence[int]) -> None:
+    """Renames damaged steps: their numbers can be saved again, and they do not count among the steps to keep."""
+    if jax.process_index() == 0:
+        for step in damaged:
+            names = itertools.chain([f"bad-{step}"], (f"bad-{step}-{i}" for i in itertools.count(2)))
+            (folder / str(step)).rename(next(folder / name for name in names if not (folder / name).exists()))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("bertjax.checkpoint: damaged steps are set aside")
+
+
+def try_writing(folder: epath.Path) -> None:
+    """Makes the folder and fails where nothing can be written: before the training, not at its first save."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".writable-{jax.process_index()}"
+    probe.write_text("")
+    probe.unlink()
+
+
+@contextlib.contextmanager
+def readable_errors(folder: epath.Path) -> Iterator[None]:
+    """Turns what the operating system refuses into one sentence of its own words."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (reason := _reason(error)) is None:
+            raise
+        hint = "The checkpoints already there are untouched: make room or choose another folder, and run again."
+        raise UserError(f"cannot write checkpoints to {folder}: {reason}.\n{hint}") from error
+
+
+def _reason(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return os.strerror(error.errno)
+        if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's ValueError
+            return os.strerror(int(code[1]))
+        error = error.__cause__ or error.__context__
+    return None
