@@ -405,7 +405,7 @@ def test_donated_buffers_and_changed_arrays_are_saved_as_they_were(tmp_path):
             host += 1
             for _ in range(5):
                 state = step_fn(state)
-        restored = checkpoints.restore_latest({"device": state, "host": host})
+    step_fn(state)  # a template whose buffers are gone will do
     for step in (1, 2, 3):
         restored = restore(tmp_path, {"device": state, "host": host}, step=step)
         assert all((x == restored.extra["expected"]).all() for x in restored.state["device"].values())
