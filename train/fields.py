@@ -30,11 +30,17 @@ def leaves(branch: Any, prefix: str = "") -> dict[str, Leaf]:
     found = {}
     for name, value in _children(branch):
         declared = hints.get(name, Any)
-        if _is_branch(value):
+        if is_branch(value):
             found |= leaves(value, f"{prefix}{name}.")
         else:
             found[prefix + name] = Leaf(type(value) if declared is Any and value is not None else declared, value)
     return found
+
+
+def is_branch(value: Any) -> bool:
+    """Whether the flags name what is inside: a dataclass, or a tuple that holds some."""
+    items = value if isinstance(value, tuple) else (value,)
+    return any(map(dataclasses.is_dataclass, items))
 
 
 def replace(branch: Any, changes: dict[str, Any]) -> Any:
@@ -115,12 +121,6 @@ def nearest(given: str, choices: list[str], dashes: str = "") -> str:
     alike = [tails[tail]] if tail in tails else difflib.get_close_matches(given, choices, n=1)
     near = alike or [tails[name] for name in difflib.get_close_matches(tail, list(tails), n=1)]
     return f"; did you mean {dashes}{near[0]}?" if near else ""
-
-
-def _is_branch(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return any(map(dataclasses.is_dataclass, value))
-    return dataclasses.is_dataclass(value)
 
 
 def _children(branch: Any) -> list[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 from bertjax.errors import UserError
 
-from .fields import Leaf, convert, describe, fits, leaves, nearest, replace
+from .fields import Leaf, convert, describe, fits, is_branch, leaves, nearest, replace
 
 C = TypeVar("C")
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -142,6 +142,17 @@ def _name(cls: type) -> str:
 def _help(config: Any, description: str, prog: str | None) -> NoReturn:
     import tyro
 
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.struct_rule
+    def follow_values(tuple_: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+        """Show the items of a tuple by what they are: the declared type may be a mere protocol."""
+        if not (isinstance(tuple_.default, tuple) and is_branch(tuple_.default)):
+            return None
+        items = enumerate(tuple_.default)
+        fields = [tyro.constructors.StructFieldSpec(str(position), type(item), item) for position, item in items]
+        return tyro.constructors.StructConstructorSpec(instantiate=tuple, fields=tuple(fields))
+
     configs = f"--config=FILE starts from a config file; shipped, by name: {', '.join(_shipped())}"
     tyro.cli(
         type(config),
@@ -151,5 +162,6 @@ def _help(config: Any, description: str, prog: str | None) -> NoReturn:
         description=f"{inspect.cleandoc(description)}\n\n{configs}",
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
+        registry=registry,
     )
     raise AssertionError("tyro leaves after its help")
