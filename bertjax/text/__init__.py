@@ -1,1 +1,18 @@
-"""Words to arrays: what a data set says, as numbers of fixed shape."""
+"""Words to arrays: whatever holds text becomes batches of fixed shapes, checked once at the door.
+
+    source -> Table -> Examples -> Encoded -> batches
+              columns   typed,      pieces,    static shapes,
+                        checked     ragged     resumable order
+
+    tasks        what a data set asks for: columns, kind, label names, metric; a model's own label order
+    sources      `load_examples`: files, TFDS, lists, the demo; each reader returns a `Table`
+    examples     a table's cells as texts and answers, or one error naming source, line and column
+    tokenizer    text to ids, exactly those of `transformers`
+    encode       examples to pieces, once, before training
+    batches      buckets or packing, in an order that any number of processes share and that can be resumed anywhere
+    demo         a real pretrained model and real labelled text through pip alone
+
+The trade-off: everything is read, checked and tokenised before the first step, so a bad row is found in a second and not
+after an hour, and the position in the data is a single number. The price is memory (some 100 bytes a sentence as pieces)
+and a start that grows with the data; text that does not fit into memory has to be cut into files first.
+"""

@@ -22,9 +22,10 @@ def check_exists(path: Path) -> None:
         return
     if path.is_dir():
         raise UserError(f"{path} is a folder; expected a file")
-    there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, there, n=1)
-    hint = f'; the nearest there is "{near[0]}"' if near else "" if there else f"; there is nothing in {path.parent}"
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no such file, nor a folder {path.parent}")
+    near = difflib.get_close_matches(path.name, (entry.name for entry in path.parent.iterdir()), n=1)
+    hint = f'; the nearest there is "{near[0]}"' if near else ""
     raise UserError(f"{path}: no such file{hint}")
 
 

@@ -5,6 +5,7 @@ same for all of them. The order of use around a model with a trained head is: `i
 `tasks.align_labels` with the model's names, then `load_examples` with the task that came out.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,12 @@ def load_examples(source: Any, task: Task = OPEN, split: str = "train", *, label
 
 
 def infer_task(source: Any, task: Task = OPEN, split: str = "train") -> Task:
-    """The task with everything filled in from the data that it left open: columns, kind, labels and metric."""
-    return read_source(source, task, split, labelled=False)[0]
+    """The task with the kind, labels and metric that it left open filled in from the data.
+
+    Columns stay as given: another source of the same task may call them otherwise.
+    """
+    found, _ = read_source(source, task, split, labelled=False)
+    return dataclasses.replace(task, kind=found.kind, labels=found.labels, metric=found.metric)
 
 
 def read_source(source: Any, task: Task, split: str, labelled: bool) -> tuple[Task, Examples]:
@@ -56,7 +61,7 @@ def read_table(source: Any, task: Task, split: str) -> Table:
         return demo_table(split)
     if str(source).startswith("tfds:"):
         return tfds_table(str(source))
-    return file_table(Path(source), task)
+    return file_table(Path(source).expanduser(), task)
 
 
 def file_table(path: Path, task: Task) -> Table:

@@ -41,7 +41,6 @@ class Task:
     metric: str = "auto"
 
     def __post_init__(self):
-        object.__setattr__(self, "labels", tuple(self.labels))  # JSON and TOML know lists only
         if self.kind != "auto" and self.kind not in METRICS:
             raise UserError(f'unknown kind of task "{self.kind}"; expected one of: auto, {", ".join(METRICS)}')
         fitting = METRICS.get(self.kind, tuple(metric for metrics in METRICS.values() for metric in metrics))
