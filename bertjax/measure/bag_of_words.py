@@ -114,8 +114,9 @@ def _linear(kind: str, features: Any, targets: np.ndarray, strength: float) -> t
     if kind == "regression":
         from sklearn.linear_model import Ridge
 
-        ridge = Ridge(alpha=1 / strength).fit(features, targets)
-        return np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
+        ridge: Any = Ridge(alpha=1 / strength)
+        ridge.fit(features, targets)
+        return np.reshape(ridge.coef_, (1, -1)), np.reshape(ridge.intercept_, -1)
     if kind == "classification":
         classes = np.unique(targets)
         targets = targets[:, None] == (classes if len(classes) > 2 else classes[1:])

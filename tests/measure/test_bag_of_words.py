@@ -15,7 +15,7 @@ MOODS = ["good fine warm lovely", "bad dull cold awful", "odd strange weird quee
 
 
 def texts_of(moods):
-    filler = "a film the actor plot in which of".split()
+    filler = ["a", "film", "the", "actor", "plot", "in", "which", "of"]
     words = [[*RNG.choice(MOODS[m].split(), 2), *RNG.choice(filler, 5)] for m in moods]
     return [" ".join(RNG.permutation(row)) for row in words]
 

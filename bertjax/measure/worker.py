@@ -1,0 +1,220 @@
+"""One runtime in a process of its own: `python -m bertjax.measure.worker`, one JSON object per line in and out.
+
+    {"command": "load", "runtime": "jax", "path": "runs/x/bundle", "texts": [...], "pairs": null, "max_length": 128}
+    {"command": "warm_up"}
+    {"command": "measure"}
+    {"command": "quit"}
+
+Inside one process the thread pools of XLA, torch and ONNX Runtime starve each other, so each gets a process and they
+take turns. A runtime is a class: built from (path, texts, pairs, max_length), it has `name`, `device`, `versions`, and
+two methods, `encode` (words to the arrays of one batch) and `forward`, which returns when the result is there. "jax"
+and "sklearn" are below; any other is named by its place, `package.module:Class`. The texts are told beforehand so that
+a runtime with static shapes can choose its lengths.
+"""
+
+import gc
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from bertjax.errors import UserError
+
+BATCH = 32
+
+
+class Runtime(Protocol):
+    """What is timed. `forward(encode(texts, pairs))` is all that happens between text and result."""
+
+    name: str
+    device: str
+    versions: dict[str, str]
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
+        """The model's input for one batch: tokenisation and padding."""
+        ...
+
+    def forward(self, inputs: Any) -> Any:
+        """The model's output, in main memory when this returns."""
+        ...
+
+
+class JaxRuntime:
+    """A bundle, its logits compiled for a few lengths, as `bundle.predict` does it."""
+
+    name = "jax"
+
+    def __init__(self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int):
+        import flax
+        import jax
+        import numpy as np
+
+        import bertjax
+        from bertjax.text.buckets import length_buckets
+
+        self.bundle = bertjax.load(path)
+        self.max_length = min(max_length, self.bundle.config.max_position_embeddings)
+        lengths = np.array([len(ids) for ids in self._tokenize(texts, pairs).ids])
+        self.buckets = length_buckets(lengths, self.max_length, count=8)
+        first = jax.devices()[0]
+        self.device = f"cpu: {processor()}" if first.platform == "cpu" else f"{first.platform}: {first.device_kind}"
+        self.versions = {"jax": jax.__version__, "flax": flax.__version__, "bertjax": bertjax.__version__}
+
+    def _tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None):
+        if self.bundle.tokenizer is None:
+            raise UserError("this bundle has no tokenizer, so its time on texts cannot be measured.")
+        return self.bundle.tokenizer.encode(texts, pairs, self.max_length, spans=False)
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
+        import numpy as np
+
+        encodings = self._tokenize(texts, pairs)
+        longest = max(map(len, encodings.ids))
+        shape = (len(texts), next(edge for edge in self.buckets if edge >= longest))
+        ids = np.full(shape, self.bundle.tokenizer.pad_id, np.int32)  # type: ignore[union-attr]
+        mask, types = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        for row, (pieces, kinds) in enumerate(zip(encodings.ids, encodings.type_ids, strict=True)):
+            ids[row, : len(pieces)], types[row, : len(pieces)], mask[row, : len(pieces)] = pieces, kinds, 1
+        return ids, mask, types
+
+    def forward(self, inputs: Any) -> Any:
+        import jax
+
+        from bertjax.predict import forward
+
+        return jax.device_get(forward(self.bundle.model, self.bundle.device_params, *inputs))
+
+
+class SklearnRuntime:
+    """The bag of words; making the sparse features is its tokenisation."""
+
+    name = "sklearn"
+
+    def __init__(self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int):
+        import sklearn
+
+        from bertjax.measure.bag_of_words import load_bag_of_words
+
+        del texts, pairs, max_length  # it reads all of any text
+        model = load_bag_of_words(path)
+        self.encode, self.forward = model.features, model.outputs
+        self.device = f"cpu: {processor()}"
+        self.versions = {"scikit-learn": sklearn.__version__}
+
+
+RUNTIMES = {"jax": JaxRuntime, "sklearn": SklearnRuntime}
+
+
+class Session:
+    """Answers the commands; `measure` needs `load` first."""
+
+    def __init__(self):
+        self._left = time.process_time(), time.perf_counter()
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The reply to one request. `idle_share` is the part of a processor used while waiting for it."""
+        cpu, wall = time.process_time() - self._left[0], time.perf_counter() - self._left[1]
+        reply = getattr(self, request.pop("command"))(**request)
+        self._left = time.process_time(), time.perf_counter()
+        return reply | {"idle_share": cpu / wall}
+
+    def load(
+        self, runtime: str, path: str, texts: list[str], pairs: list[str] | None, max_length: int
+    ) -> dict[str, Any]:
+        self.runtime: Runtime = find_runtime(runtime)(path, texts, pairs, max_length)
+        self.texts, self.pairs = texts, pairs
+        versions = {"python": platform.python_version(), **self.runtime.versions}
+        about = {"runtime": self.runtime.name, "device": self.runtime.device}
+        return about | {"threads": thread_count(), "versions": versions}
+
+    def warm_up(self) -> dict[str, Any]:
+        """Does all that will be timed once: compiles every shape, fills every cache."""
+        self.measure()
+        return {}
+
+    def measure(self) -> dict[str, Any]:
+        """Milliseconds per text, by text, at batch 1, from arrays and from words; texts per second at batch 32."""
+        encode, forward = self.runtime.encode, self.runtime.forward
+        single = [self._batch([i]) for i in range(len(self.texts))]
+        encoded, many = [encode(*batch) for batch in single], [encode(*batch) for batch in self._many()]
+        for inputs in encoded[:5]:
+            forward(inputs)
+        gc.collect()
+        gc.disable()
+        try:
+            batch_1 = [milliseconds(forward, inputs) for inputs in encoded]
+            end_to_end = [milliseconds(lambda batch: forward(encode(*batch)), batch) for batch in single]
+            batch_32 = [milliseconds(forward, inputs) for inputs in many]
+        finally:
+            gc.enable()
+        return {
+            "batch_1": batch_1,
+            "end_to_end": end_to_end,
+            "batch_32_per_s": 1000 * BATCH * len(many) / sum(batch_32),
+        }
+
+    def _many(self) -> list[tuple[list[str], list[str] | None]]:
+        """Full batches of texts of like length, as `bundle.predict` makes them; few texts are repeated to fill one."""
+        order = sorted(range(len(self.texts)), key=lambda i: len(self.texts[i]))
+        order *= -(-BATCH // len(order))
+        return [self._batch(order[start : start + BATCH]) for start in range(0, len(order) - BATCH + 1, BATCH)]
+
+    def _batch(self, rows: Sequence[int]) -> tuple[list[str], list[str] | None]:
+        pairs = self.pairs
+        return [self.texts[i] for i in rows], None if pairs is None else [pairs[i] for i in rows]
+
+
+def milliseconds(call: Callable[[Any], Any], argument: Any) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter_ns()
+    call(argument)
+    return (time.perf_counter_ns() - start) / 1e6
+
+
+def find_runtime(name: str) -> Any:
+    """The class behind "jax", "sklearn" or `package.module:Class`."""
+    if name in RUNTIMES:
+        return RUNTIMES[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise UserError(f"Unknown runtime {name!r}: expected {', '.join(RUNTIMES)} or package.module:Class.")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def thread_count() -> int:
+    """Processors that this process may use; every runtime here starts a thread for each."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Serve until `quit` or the end of the input. What libraries print goes to stderr, never between the answers."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    session = Session()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["command"] == "quit":
+            break
+        try:
+            reply = session.answer(request)
+        except UserError as error:
+            reply = {"user_error": str(error)}
+        answers.write(json.dumps(reply) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
