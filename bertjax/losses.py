@@ -6,6 +6,7 @@ result depend on how the batch was cut. All arithmetic is float32.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from bertjax.text.tasks import Kind
 
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Any]
+"""Arrays by name, as `bertjax.text.batches` makes them (NumPy) or as a jitted step sees them."""
 Sum = tuple[Float[Array, ""], Float[Array, ""]]
 """A weighted sum and the weight to divide it by."""
 

@@ -97,6 +97,11 @@ def fit(
     optimiser = training.optimiser.build(total, {"params": params, "extra": extra})
     schedule = training.optimiser.schedule(total)
     mesh = training.sharding.mesh()
+    if training.batch_size // training.micro_batches % mesh.size:
+        raise UserError(
+            f"--batch_size={training.batch_size} in {training.micro_batches} micro-batches does not divide over "
+            f"{mesh.size} devices; choose a multiple of {mesh.size * training.micro_batches}."
+        )
     start = lambda p, e: init_state(p, e, {}, optimiser)  # noqa: E731
     shapes = jax.eval_shape(start, params, extra)
     shardings = state_shardings(shapes, mesh)

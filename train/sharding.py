@@ -20,24 +20,33 @@ class Sharding:
     parameters: int = 1
     """Ways to divide parameters and optimiser state (and the batch as well)."""
 
+    def __post_init__(self) -> None:
+        if self.data < 0 or self.parameters < 1:
+            raise UserError(
+                f"--sharding.data={self.data} --sharding.parameters={self.parameters}: expected data from 0 and "
+                "parameters from 1"
+            )
+
     def mesh(self) -> Any:
-        """The mesh over all devices of all processes.
+        """The mesh over the devices of all processes; a single process may use fewer than it has.
 
         Raises:
-          UserError: The two numbers do not multiply to the number of devices.
+          UserError: The two numbers ask for devices that are not there, or leave out those of another process.
         """
         import jax
         from jax.sharding import AxisType
 
         count = jax.device_count()
-        data = self.data or max(1, count // max(1, self.parameters))
-        if data * self.parameters != count:
+        data = self.data or max(1, count // self.parameters)
+        used = data * self.parameters
+        if used > count or (used < count and (jax.process_count() > 1 or not self.data)):
             raise UserError(
                 f"--sharding.data={self.data} --sharding.parameters={self.parameters}: their product must be the number "
                 f"of devices, {count}."
             )
         # Auto and not Explicit, jax's default: Linen's look-ups do not say how their result is to be laid out.
-        return jax.make_mesh((data, self.parameters), ("data", "parameters"), axis_types=(AxisType.Auto,) * 2)
+        axis_types, devices = (AxisType.Auto,) * 2, jax.devices()[:used]
+        return jax.make_mesh((data, self.parameters), ("data", "parameters"), axis_types=axis_types, devices=devices)
 
 
 def state_shardings(shapes: Any, mesh: Any) -> Any:

@@ -71,7 +71,7 @@ def make_step(
 
         gradient, terms, state = accumulate(terms_of, trained, train.state, split(batch, micro_batches), keys)
         loss = sum(terms.values(), start=jnp.zeros((), jnp.float32))
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         updates, opt = optimiser.update(gradient, train.opt, trained)
         updated: Any = optax.apply_updates(trained, updates)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)

@@ -1,0 +1,63 @@
+"""The optimiser: what decays, what is frozen, and when the learning rate is what."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from train.optimiser import Optimiser
+
+from bertjax.errors import UserError
+
+TREE = {
+    "params": {"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "b": {"kernel": jnp.ones((2, 2))}},
+    "extra": {"projection": {"kernel": jnp.ones((2, 2))}},
+}
+NONE = jax.tree.map(jnp.zeros_like, TREE)
+
+
+def update(optimiser: Optimiser, gradient: dict, steps: int = 10) -> dict:
+    tx = optimiser.build(steps, TREE)
+    return tx.update(gradient, tx.init(TREE), TREE)[0]
+
+
+def test_only_kernels_decay():
+    moved = update(Optimiser(learning_rate=0.1, warmup=0, weight_decay=0.5), NONE)
+    np.testing.assert_allclose(moved["params"]["a"]["kernel"], -0.1 * 0.5)
+    np.testing.assert_allclose(moved["params"]["a"]["bias"], 0)
+
+
+def test_a_rate_of_zero_freezes_decay_included():
+    gradient = jax.tree.map(jnp.ones_like, TREE)
+    moved = update(Optimiser(weight_decay=0.5, rates=(("^params/a/", 0.0), ("^extra/", 10.0))), gradient)
+    plain = update(Optimiser(weight_decay=0.5), gradient)
+    np.testing.assert_array_equal(moved["params"]["a"]["kernel"], 0)
+    np.testing.assert_array_equal(moved["params"]["b"]["kernel"], plain["params"]["b"]["kernel"])
+    np.testing.assert_allclose(
+        moved["extra"]["projection"]["kernel"], 10 * plain["extra"]["projection"]["kernel"], rtol=1e-6
+    )
+
+
+def test_a_rule_that_matches_nothing_is_refused():
+    with pytest.raises(UserError, match="matches no parameter"):
+        Optimiser(rates=(("encodr", 0.0),)).build(10, TREE)
+
+
+def test_linear_schedule_rises_from_the_first_step_and_falls_to_zero():
+    rate = Optimiser(learning_rate=1.0, warmup=0.2).schedule(10)
+    np.testing.assert_allclose([float(rate(i)) for i in range(10)], [0.5, 1, *(1 - i / 8 for i in range(8))], rtol=1e-6)
+    assert float(rate(10)) == 0
+
+
+def test_adamw_is_optax_adamw_with_clipping():
+    gradient = jax.tree.map(lambda x: 100 * jnp.ones_like(x), TREE)
+    ours = update(Optimiser(learning_rate=1e-3, warmup=0, weight_decay=0, decay="constant"), gradient)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+    theirs = tx.update(gradient, tx.init(TREE), TREE)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"warmup": 1.5}, {"clip": -1}])
+def test_impossible_numbers_are_refused_by_name(wrong: dict):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Optimiser(**wrong)

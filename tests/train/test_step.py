@@ -1,0 +1,164 @@
+"""The training step: one update, whatever the batch is cut into and wherever it runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from train.sharding import Sharding, put_batch, state_shardings
+from train.step import Term, init_state, make_step
+
+from bertjax.losses import classification
+from bertjax.model import BertConfig, build
+from tests.tolerances import SAME_MATHS
+
+KEY = jax.random.key(0)
+CONFIG = BertConfig(
+    architecture="BertForSequenceClassification",
+    vocab_size=64,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=16,
+    labels=("a", "b", "c"),
+)
+MODEL = build(CONFIG)
+
+
+def params() -> dict:
+    return MODEL.init(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))["params"]
+
+
+def batch(rows: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
+    """Rows of uneven length, the last two of them filler."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 13, rows)
+    mask = (np.arange(12) < lengths[:, None]).astype(np.int32)
+    weights = np.ones(rows, np.float32)
+    weights[-2:] = 0
+    return {
+        "input_ids": rng.integers(1, 64, (rows, 12)).astype(np.int32) * mask,
+        "attention_mask": mask,
+        "token_type_ids": np.zeros_like(mask),
+        "labels": rng.integers(0, 3, rows).astype(np.int32),
+        "weights": weights,
+    }
+
+
+def objective(params, extra, state, batch, step, key):
+    """Two terms whose weights differ: rows, and real pieces."""
+    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    output = MODEL.apply({"params": params}, *inputs)
+    real = batch["attention_mask"] * batch["weights"][:, None]
+    energy = jnp.sum(jnp.square(output.hidden_states[-1]).mean(-1) * real)
+    return {"task": Term(*classification(output.logits, batch)), "energy": Term(energy, real.sum(), 0.3)}, state
+
+
+def one_update(tx, given: dict, micro_batches: int = 1) -> tuple:
+    step = jax.jit(make_step(objective, tx, KEY, micro_batches))
+    return step(init_state(params(), {}, {}, tx), given, {})
+
+
+def test_the_step_equals_a_plain_optax_loop():
+    tx, given = optax.adamw(1e-2), jax.tree.map(jnp.asarray, batch())
+    state, metrics = one_update(tx, given)
+
+    def loss(trained):
+        terms, _ = objective(trained["params"], {}, {}, given, 0, KEY)
+        return sum(t.factor * t.total / t.weight for t in terms.values())
+
+    trained = {"params": params(), "extra": {}}
+    value, gradient = jax.value_and_grad(loss)(trained)
+    updates, _ = tx.update(gradient, tx.init(trained), trained)
+    expected = optax.apply_updates(trained, updates)["params"]
+    np.testing.assert_allclose(metrics["loss"], value, **SAME_MATHS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.params, expected)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_uneven_micro_batches_give_the_same_update(micro_batches: int):
+    # Filler rows and lengths are spread unevenly, so a mean of means would differ.
+    tx = optax.sgd(0.1)
+    whole, whole_metrics = one_update(tx, batch())
+    parts, part_metrics = one_update(tx, batch(), micro_batches)
+    np.testing.assert_allclose(part_metrics["loss"], whole_metrics["loss"], **SAME_MATHS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts.params, whole.params)
+
+
+def test_a_mean_of_means_would_be_noticed():
+    given = batch()
+    _, whole = one_update(optax.sgd(0.1), given)
+    halves = [one_update(optax.sgd(0.1), {k: v[i : i + 4] for k, v in given.items()})[1]["loss"] for i in (0, 4)]
+    assert abs(np.mean(halves) - float(whole["loss"])) > 1e-4
+
+
+def test_garbage_in_filler_rows_changes_nothing():
+    tx, given = optax.sgd(0.1), batch()
+    spoiled = {name: array.copy() for name, array in given.items()}
+    spoiled["input_ids"][-2:] = 63
+    spoiled["labels"][-2:] = 2
+    clean, _ = one_update(tx, given)
+    other, _ = one_update(tx, spoiled)
+    jax.tree.map(np.testing.assert_array_equal, clean.params, other.params)
+
+
+@pytest.mark.parametrize(("data", "parameters"), [(1, 1), (2, 1), (8, 1), (1, 2), (1, 8), (2, 4)])
+def test_devices_give_the_same_losses_over_twenty_steps(data: int, parameters: int):
+    losses = losses_on(Sharding(data, parameters), steps=20)
+    np.testing.assert_allclose(losses, losses_on(Sharding(1, 1), steps=20), rtol=1e-5, atol=1e-5)
+    assert losses[-1] < losses[0]
+
+
+def losses_on(sharding: Sharding, steps: int) -> list[float]:
+    tx, mesh = optax.adamw(3e-3), sharding.mesh()
+    start = lambda p: init_state(p, {}, {}, tx)  # noqa: E731
+    shardings = state_shardings(jax.eval_shape(start, params()), mesh)
+    state = jax.jit(start, out_shardings=shardings)(params())
+    step = jax.jit(make_step(objective, tx, KEY), donate_argnums=0, out_shardings=(shardings, None))
+    losses = []
+    for i in range(steps):
+        state, metrics = step(state, put_batch(batch(16, seed=i), mesh), {})
+        losses.append(float(metrics["loss"]))
+    return losses
+
+
+def test_parameter_sharding_divides_parameters_and_moments():
+    tx, mesh = optax.adamw(1e-3), Sharding(1, 8).mesh()
+    start = lambda p: init_state(p, {}, {}, tx)  # noqa: E731
+    shapes = jax.eval_shape(start, params())
+    state = jax.jit(start, out_shardings=state_shardings(shapes, mesh))(params())
+    held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state))
+    total = sum(leaf.size for leaf in jax.tree.leaves(state))
+    large = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.size >= 1024)
+    assert held == total - large + large // 8
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_names_itself():
+    def breaks_at_two(params, extra, state, batch, step, key):
+        loss = jnp.sum(jnp.square(params["w"])) * jnp.where(step == 2, jnp.nan, 1.0)
+        return {"only": Term(loss, jnp.ones(()))}, {"seen": state["seen"] + 1}
+
+    tx = optax.adam(0.1)
+    step = jax.jit(make_step(breaks_at_two, tx, KEY))
+    states = [init_state({"w": jnp.ones(3)}, {}, {"seen": jnp.zeros(())}, tx)]
+    for _ in range(5):
+        states.append(step(states[-1], {"x": np.zeros((2, 1), np.float32)}, {})[0])
+    good = states[2]
+    assert int(good.bad_step) == -1
+    for later in states[3:]:
+        assert int(later.bad_step) == 2
+        jax.tree.map(np.testing.assert_array_equal, later._replace(bad_step=good.bad_step), good)
+
+
+def test_constants_reach_the_objective_whole():
+    def looks(params, extra, state, batch, step, key):
+        assert batch["teacher"]["w"].shape == (5,)
+        return {"only": Term(jnp.sum(params["w"] * batch["teacher"]["w"]), jnp.ones(()))}, state
+
+    tx = optax.sgd(1.0)
+    step = jax.jit(make_step(looks, tx, KEY, micro_batches=2))
+    constants = {"teacher": {"w": jnp.arange(5.0)}}
+    state, metrics = step(init_state({"w": jnp.ones(5)}, {}, {}, tx), {"x": np.zeros((4, 1), np.float32)}, constants)
+    np.testing.assert_allclose(metrics["loss"], 10.0)
+    np.testing.assert_allclose(state.params["w"], 1 - np.arange(5.0))
