@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.errors import UserError
 from bertjax.model.config import BertConfig
-from bertjax.model.layers import Dense, Layer, LayerGates, LayerNorm, LayerOutput, dropout_key
+from bertjax.model.layers import Dense, Layer, LayerGates, LayerNorm, LayerOutput, dropout_key, parameter
 from bertjax.model.products import Product, dropout, lookup, plain_product
 
 
@@ -51,7 +51,7 @@ class Table(nn.Module):
 
     def setup(self):
         init = nn.initializers.normal(self.initializer_range)
-        self.embedding = self.param("embedding", init, (self.rows, self.width), jnp.float32)
+        self.embedding = parameter(self, "embedding", init, (self.rows, self.width))
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
         return lookup(ids, self.embedding, site=self.site, product=self.product)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from bertjax.errors import UserError
 from bertjax.model.bert import BertModel
 from bertjax.model.config import BertConfig
-from bertjax.model.layers import ACTIVATIONS, LayerNorm, dropout_key
+from bertjax.model.layers import ACTIVATIONS, LayerNorm, dropout_key, parameter
 from bertjax.model.products import as_row, dropout
 from bertjax.params import Tree
 
@@ -74,7 +74,7 @@ class BertForMaskedLM(BertModel):
     def setup_head(self) -> None:
         self.transform = self.dense("transform", self.config.hidden_size)
         self.transform_norm = LayerNorm(self.config.layer_norm_eps)
-        self.decoder_bias = self.param("decoder_bias", nn.initializers.zeros, (self.config.vocab_size,), jnp.float32)
+        self.decoder_bias = parameter(self, "decoder_bias", nn.initializers.zeros, (self.config.vocab_size,))
 
     def head(self, hidden: Float[Array, "b l d"], pooled: None) -> Float[Array, "b l v"]:
         del pooled

@@ -6,6 +6,7 @@ layers (1 keeps, 0 removes); they are arguments and not parameters, so that `vma
 "dropout" key to `apply`: a model without randomness cannot be asked for any by mistake.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -38,6 +39,11 @@ class LayerOutput(NamedTuple):
     values: Float[Array, "b l h k"]
 
 
+def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...]) -> Array:
+    """A float32 parameter. The tree may hold NumPy arrays, as a bundle's does; products see arrays of jax."""
+    return jnp.asarray(module.param(name, init, shape, jnp.float32))
+
+
 def dropout_key(module: nn.Module) -> Array | None:
     return module.make_rng("dropout") if module.has_rng("dropout") else None
 
@@ -53,8 +59,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         kernel_init = nn.initializers.normal(self.initializer_range)
-        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        kernel = parameter(self, "kernel", kernel_init, (x.shape[-1], self.features))
+        bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
         return dense(x, kernel, bias, site=self.site, product=self.product)
 
 
@@ -65,8 +71,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        scale = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],))
+        bias = parameter(self, "bias", nn.initializers.zeros, (x.shape[-1],))
         x32 = x.astype(jnp.float32)
         centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
