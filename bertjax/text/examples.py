@@ -95,7 +95,7 @@ def check_texts(table: Table, column: str) -> list[str]:
         if not text.strip():
             raise table.error(row, column, "the text is empty; expected at least one word")
         if not is_unicode(text):
-            raise table.error(row, column, f"expected Unicode text, found half of a surrogate pair in {text[:40]!r}")
+            raise table.error(row, column, f"expected Unicode text, found undecodable characters in {text[:40]!r}")
     return table.columns[column]
 
 

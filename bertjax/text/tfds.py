@@ -156,6 +156,8 @@ def read_rows(source: str, builder: Any, split: str) -> list[dict[str, Any]]:
         ) from None
     except ValueError as error:
         raise UserError(f'{source}: cannot read the split "{split}" ({error})'[:400]) from None
+    except (RuntimeError, OSError) as error:  # a file cut short, or gone
+        raise UserError(f"{source}: damaged ({error}); delete {builder.data_dir} and repeat"[:400]) from None
     expected = builder.info.splits[split].num_examples
     if len(rows) != expected:  # TFDS 4.9.10 itself writes incomplete Parquet files without a word
         raise UserError(f"{source}: {expected} rows expected, {len(rows)} found; delete {builder.data_dir} and repeat")
@@ -164,21 +166,18 @@ def read_rows(source: str, builder: Any, split: str) -> list[dict[str, Any]]:
 
 def plain(feature: Any, value: Any) -> Any:
     """A TFDS value as Python has it: text, number, class name (None for -1), or lists and dicts of these."""
-    names = getattr(feature, "names", None)
-    if isinstance(names, list):
-        return names[value] if value >= 0 else None
-    inner = getattr(feature, "feature", feature)
+    inner = getattr(feature, "feature", None)  # what a sequence is made of
+    if isinstance(value, dict) and inner is not None:
+        return {key: [plain(inner[key], item) for item in items] for key, items in value.items()}
     if isinstance(value, dict):
-        return {key: plain_list(inner[key], cells) for key, cells in value.items()}
+        return {key: plain(feature[key], item) for key, item in value.items()}
+    if inner is not None:
+        return [plain(inner, item) for item in value]
+    if names := getattr(feature, "names", None):
+        return names[value] if value >= 0 else None
     if isinstance(value, bytes):
-        return value.decode()
-    if inner is not feature:
-        return plain_list(inner, value)
+        return value.decode(errors="surrogateescape")  # what is no UTF-8 is complained about with row and column later
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def plain_list(feature: Any, values: Any) -> Any:
-    return [plain(feature, value) for value in values]
 
 
 def class_names(feature: Any) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ CASES = {
         TASK,
         ['line 1, column "text": expected text, found nothing'],
     ),
-    "half a character": ("a.jsonl", b'{"text": "a \\ud83d"}\n', TASK, ['line 1, column "text"', "surrogate"]),
+    "half a character": ("a.jsonl", b'{"text": "a \\ud83d"}\n', TASK, ['line 1, column "text": expected Unicode text']),
     "undecodable bytes": (
         "a.tsv",
         b"text\tlabel\nfine\tgood\ncaf\xe9\tbad\n",

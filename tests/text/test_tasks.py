@@ -123,3 +123,15 @@ def test_columns_stay_open_so_that_every_source_may_call_them_otherwise():
     task = infer_task([{"sentence": "a", "label": "x"}, {"sentence": "b", "label": "y"}])
     assert (task.text, task.label) == (None, None)
     assert load_examples([{"text": "c", "gold_label": "y"}], task).labels == ["y"]
+
+
+def test_reading_text_loads_nothing_heavy():
+    heavy = ["jax", "flax", "numpy", "transformers", "grain", "tensorflow_datasets", "pyarrow", "torch"]
+    code = f"""
+import sys
+from bertjax.text.sources import infer_task
+infer_task([dict(text="a", label="x"), dict(text="b", label="y")])
+print([name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
