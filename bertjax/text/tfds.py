@@ -24,6 +24,7 @@ UNPACK = {  # how TFDS prefixes the folder of an unpacked archive -> what unpack
     "GZIP": "gunzip -c {archive} > {folder}",
     "BZIP2": "bunzip2 -c {archive} > {folder}",
 }
+METRICS = {"glue/cola": "matthews", "glue/mrpc": "f1", "glue/qqp": "f1"}  # where GLUE scores by something else
 
 
 def tfds_table(source: str) -> Table:
@@ -46,7 +47,8 @@ def tfds_table(source: str) -> Table:
     columns = {column: [plain(features[column], row[column]) for row in rows] for column in features}
     columns = {column: cells for column, cells in columns.items() if any(cell is not None for cell in cells)}
     names = {column: class_names(features[column]) for column in columns}
-    return Table(columns, source, lambda row: f"row {row}", label_names=names)
+    metric = METRICS.get(name.partition(":")[0], "auto")
+    return Table(columns, source, lambda row: f"row {row}", label_names=names, metric=metric)
 
 
 def open_builder(source: str, name: str, split: str) -> Any:
@@ -95,6 +97,8 @@ def stay_local(source: str, builder: Any) -> None:
 
     Files outside of TFDS's checksum tables are fetched as usual, for TFDS would not look for them in its folder.
     """
+    from tensorflow_datasets.core.download.resource import ExtractMethod, guess_extract_method
+
     make_manager = builder._make_download_manager  # the one seam there is; a test guards it
 
     def make_local_manager(**options: Any) -> Any:
@@ -107,8 +111,10 @@ def stay_local(source: str, builder: Any) -> None:
                 return fetch(resource)
             archive = Path(manager._manual_dir, known.filename)
             command = f"curl -fL --create-dirs -o {shlex.quote(str(archive))} {shlex.quote(resource.url)}"
-            if unpack := unpack_command(archive, Path(manager._extract_dir)):
-                command = f"{command} && {unpack}"
+            method = guess_extract_method(archive.name)
+            if method is not ExtractMethod.NO_EXTRACT:
+                folder = Path(manager._extract_dir, f"{method.name}.{archive.name}")
+                command = f"{command} && {unpack_command(archive, folder)}"
             raise UserError(f"{source}: not there yet; this brings what TFDS needs, then repeat:\n  {command}")
 
         manager._download = ask
@@ -117,22 +123,17 @@ def stay_local(source: str, builder: Any) -> None:
     builder._make_download_manager = make_local_manager
 
 
-def unpack_command(archive: Path, into: Path) -> str | None:
-    """What unpacks an archive to where TFDS looks for its contents; None for a file that is no archive."""
-    from tensorflow_datasets.core.download.resource import ExtractMethod, guess_extract_method
-
-    method = guess_extract_method(archive.name)
-    if method is ExtractMethod.NO_EXTRACT:
-        return None
-    folder = shlex.quote(str(into / f"{method.name}.{archive.name}"))
-    return UNPACK[method.name.partition("_")[0]].format(archive=shlex.quote(str(archive)), folder=folder)
+def unpack_command(archive: Path, folder: Path) -> str:
+    """What unpacks an archive to where TFDS looks for its contents: a folder named after the method (ZIP.name.zip)."""
+    method = folder.name.partition(".")[0].partition("_")[0]
+    return UNPACK[method].format(archive=shlex.quote(str(archive)), folder=shlex.quote(str(folder)))
 
 
 def what_to_do(source: str, name: str, error: Exception) -> str:
     """The way on where TFDS failed: at best the one command that does by hand what it needs TensorFlow for."""
     if found := re.match(r"Error while extracting (.+) to (.+?): ", str(error)):
         archive, folder = (Path(part) for part in found.groups())
-        command = unpack_command(archive, folder.parent)
+        command = unpack_command(archive, folder)
         return (
             f"{source}: TFDS needs TensorFlow to unpack {archive.name}; this does it without, then repeat:\n  {command}"
         )
@@ -148,7 +149,7 @@ def read_rows(source: str, builder: Any, split: str) -> list[dict[str, Any]]:
     """All rows of a split, as many as the data set says it has."""
     try:
         reader = builder.as_data_source(split=split)
-        rows = [reader[i] for i in range(len(reader))]
+        rows = reader.__getitems__(range(len(reader)))  # all at once is 2.5 times as fast as one by one
     except NotImplementedError:
         raise UserError(
             f"{source}: prepared in {builder.data_dir} as {builder.info.file_format.value}, which needs TensorFlow\n"
