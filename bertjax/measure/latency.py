@@ -24,7 +24,6 @@ import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.measure.report import Latency, Percentiles
-from bertjax.measure.worker import Session
 
 SETTLE_S = 0.2  # threads that spin for more work after a call have gone to sleep by then
 
@@ -152,10 +151,21 @@ def _processors(count: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
+def _environment() -> dict[str, str]:
+    """This process's environment, importable modules and compiled programs, without its claim to the whole GPU."""
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    if "jax" in sys.modules and (compiled := sys.modules["jax"].config.jax_compilation_cache_dir):
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
+    return environment
+
+
 class _Here:
     """A session in this process."""
 
     def __init__(self):
+        from bertjax.measure.worker import Session  # here, or `python -m` would find its module imported already
+
         self._session = Session()
 
     def send(self, request: dict[str, Any]) -> None:
@@ -178,16 +188,13 @@ class _Process:
         self._name, self._timeout_s, self._late = name, timeout_s, ""
 
     def __enter__(self) -> "_Process":
-        # One process must not take the whole GPU from the others, and all must find what this one could import.
-        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._stderr = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bertjax.measure.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=environment,
+            env=_environment(),
             encoding="utf-8",
         )
         return self

@@ -122,22 +122,23 @@ class Report:
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
     def write(self, folder: str | os.PathLike) -> Path:
-        """Write `report.json`, `report.md` and `report.png` into `folder`; bundle paths become relative to it.
-
-        Returns the path of `report.md`.
-        """
+        """Write `report.json`, `report.md` and `report.png` into `folder`; returns the path of `report.md`."""
         from bertjax.measure.picture import draw
         from bertjax.measure.words import markdown
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        content = self.to_json()
-        for row in content["rows"]:
-            row["bundle"] = row["bundle"] and Path(os.path.relpath(row["bundle"], folder)).as_posix()
-        (folder / "report.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        self.write_json(folder / "report.json")
         draw(self, folder / "report.png")
         (folder / "report.md").write_text(markdown(self, picture="report.png"), encoding="utf-8")
         return folder / "report.md"
+
+    def write_json(self, path: str | os.PathLike) -> None:
+        """Write `report.json` alone, its bundle paths relative to where it lies."""
+        content = self.to_json()
+        for row in content["rows"]:
+            row["bundle"] = row["bundle"] and Path(os.path.relpath(row["bundle"], Path(path).parent)).as_posix()
+        Path(path).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_report(path: str | os.PathLike) -> Report:

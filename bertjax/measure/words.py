@@ -146,7 +146,7 @@ def _evidence(c: Comparison) -> str:
 
 def markdown(report: Report, picture: str) -> str:
     """`report.md`; `picture` is the path of the picture relative to it."""
-    parts = [f"# {report.task}", _markdown_table(report), f"![{metric_name(report.metric)} against time]({picture})"]
+    parts = [f"# {report.task}", markdown_table(report), f"![{metric_name(report.metric)} against time]({picture})"]
     if said := verdicts(report):
         parts += ["## What this says", "\n".join(f"- {sentence}" for sentence in said)]
     if report.flips:
@@ -157,7 +157,8 @@ def markdown(report: Report, picture: str) -> str:
     return "\n\n".join([*parts, "## How it was measured", how_measured(report)]) + "\n"
 
 
-def _markdown_table(report: Report) -> str:
+def markdown_table(report: Report) -> str:
+    """All columns, one line per model."""
     headings, rows = table_cells(report)
     ruler = ["---", *["---:"] * (len(headings) - 1)]
     return "\n".join("| " + " | ".join(map(_cell, cells)) + " |" for cells in [headings, ruler, *rows])

@@ -59,7 +59,7 @@ class JaxRuntime:
         self.bundle = bertjax.load(path)
         self.max_length = min(max_length, self.bundle.config.max_position_embeddings)
         lengths = np.array([len(ids) for ids in self._tokenize(texts, pairs).ids])
-        self.buckets = length_buckets(lengths, self.max_length, count=8)
+        self.buckets = length_buckets(lengths, self.max_length)
         first = jax.devices()[0]
         self.device = f"cpu: {processor()}" if first.platform == "cpu" else f"{first.platform}: {first.device_kind}"
         self.versions = {"jax": jax.__version__, "flax": flax.__version__, "bertjax": bertjax.__version__}

@@ -1,0 +1,197 @@
+"""From folders and predictions to the report: the one call at the end of a compression.
+
+    report = measure_bundles(
+        [Entry("teacher", teacher_folder, teacher_predictions),
+         Entry("student", student_folder, student_predictions, training_step=lowered_step),
+         Entry(WITHOUT_TEACHER, alone_folder, alone_predictions),
+         Entry(BAG_OF_WORDS, words_folder, words_predictions, runtime="sklearn")],
+        labels, examples.texts, examples.pairs, task=task, baseline="teacher", source=examples.source)
+    report.write(out)
+
+Predictions come from the caller, who has the encoded examples; everything else is taken from the folders as they would
+be shipped. Scores, intervals and tests share one set of resampled examples; time is measured last, with nothing else
+running in this process.
+"""
+
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.measure.latency import Candidate, Timing, measure_latency
+from bertjax.measure.report import HONEST, Comparison, Flip, PeakMemory, Percentiles, Report, Row
+from bertjax.measure.scores import score
+from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval, paired_p_value
+from bertjax.text.tasks import Task
+
+FLIPS = 3  # texts shown of each kind: enough to see what sort of text it is
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to measure: its name, the folder as shipped, its predictions on the evaluation examples.
+
+    `runtime` is "jax" for a bundle and "sklearn" for a stored bag of words. `training_step` is the jitted step, lowered
+    or compiled, whose memory is wanted; of models that were not trained here there is none.
+    """
+
+    name: str
+    folder: str | os.PathLike
+    predictions: Sequence | np.ndarray
+    runtime: str = "jax"
+    training_step: Any = None
+
+
+def measure_bundles(
+    entries: Sequence[Entry],
+    labels: Sequence | np.ndarray,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    task: Task,
+    baseline: str,
+    source: str,
+    max_length: int = 512,
+    sample: int = 128,
+    threads: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    next_steps: Sequence[tuple[str, str]] = (),
+    notify: Callable[[str], None] = lambda message: None,
+) -> Report:
+    """Measure every entry and compare it with the baseline (a bundle) and with the honest rows.
+
+    `labels` and predictions are in the form that `score` compares, `texts` and `pairs` the words that are timed (a
+    random `sample` of them). `notify` hears what is being done; it takes about a minute.
+    """
+    names = [entry.name for entry in entries]
+    if baseline not in names:
+        raise UserError(f"The baseline {baseline!r} is none of the models to measure: {', '.join(names)}.")
+    by_name = {entry.name: entry for entry in entries}
+    notify("scores and their intervals")
+    scored = {entry.name: _scored(task.metric, entry, by_name[baseline], labels) for entry in entries}
+    lengths = _lengths(by_name[baseline], texts, pairs, max_length)
+    costs = {}
+    for entry in entries:
+        notify(f"size and arithmetic of {entry.name}")
+        costs[entry.name] = _costs(entry, round(lengths.p50))
+    timings = measure_latency(
+        {entry.name: Candidate(entry.runtime, entry.folder) for entry in entries},
+        texts,
+        pairs,
+        max_length=max_length,
+        sample=sample,
+        threads=threads,
+        isolated=not _one_process_only(),
+        notify=notify,
+    )
+    on = timings[baseline]
+    rows = [_row(entry, scored[entry.name] | costs[entry.name], timings[entry.name], on.device) for entry in entries]
+    return Report(
+        task=f"{task.kind} of {source}",
+        metric=task.metric,
+        device=on.device,
+        threads=on.threads,
+        lengths=lengths,
+        baseline=baseline,
+        rows=tuple(rows),
+        config=dict(config or {}),
+        versions={name: version for timing in timings.values() for name, version in timing.versions.items()},
+        comparisons=_comparisons(task.metric, by_name, baseline, labels),
+        flips=_flips(task, by_name, baseline, labels, texts, pairs),
+        next_steps=tuple(next_steps),
+    )
+
+
+def _scored(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str, Any]:
+    predictions = entry.predictions
+    against = None if entry is baseline else paired_p_value(metric, predictions, baseline.predictions, labels)
+    interval = bootstrap_interval(metric, predictions, labels)
+    return {"score": score(metric, predictions, labels), "score_ci95": interval, "p_value_vs_baseline": against}
+
+
+def _lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Percentiles:
+    """Tokens per text, special ones included, as the baseline cuts them."""
+    import bertjax
+
+    bundle = bertjax.load(baseline.folder)
+    if bundle.tokenizer is None:
+        raise UserError(f"{baseline.folder} has no tokenizer, so {baseline.name} cannot be measured on texts.")
+    limit = min(max_length, bundle.config.max_position_embeddings)
+    ids = bundle.tokenizer.encode(texts, pairs, limit, spans=False).ids
+    p50, p95 = np.percentile([len(row) for row in ids], (50, 95))
+    return Percentiles(float(p50), float(p95))
+
+
+def _costs(entry: Entry, length: int) -> dict[str, Any]:
+    import bertjax
+    from bertjax.measure.bag_of_words import bag_of_words_bytes, load_bag_of_words
+    from bertjax.measure.cost import forward_cost, peak_memory, stored_bytes
+    from bertjax.params import count
+
+    if entry.runtime == "sklearn":
+        model = load_bag_of_words(entry.folder)
+        return {"parameters": model.parameters, "size_bytes": bag_of_words_bytes(entry.folder)}
+    bundle = bertjax.load(entry.folder)
+    cost = forward_cost(bundle.model, bundle.params, length)
+    step = None if entry.training_step is None else peak_memory(entry.training_step)
+    return {
+        "parameters": count(bundle.params),
+        "size_bytes": stored_bytes(entry.folder),
+        "flops_per_example": cost.flops,
+        "bytes_accessed_per_example": cost.bytes_accessed,
+        "peak_memory_bytes": PeakMemory(cost.peak_memory, step),
+    }
+
+
+def _row(entry: Entry, numbers: dict[str, Any], timing: Timing, device: str) -> Row:
+    bundle = os.path.abspath(entry.folder) if entry.runtime == "jax" else None
+    runtime = timing.runtime if timing.device == device else f"{timing.runtime} on {timing.device}"
+    throughput = {"batch_32": timing.throughput_per_s}
+    return Row(entry.name, bundle, runtime, latency_ms=timing.latency, throughput_per_s=throughput, **numbers)
+
+
+def _comparisons(metric: str, by_name: Mapping[str, Entry], baseline: str, labels: Any) -> tuple[Comparison, ...]:
+    """Every compressed model with the baseline and with each honest row."""
+    others = [name for name in (baseline, *HONEST) if name in by_name]
+    comparisons = []
+    for name in [name for name in by_name if name not in others]:
+        for other in others:
+            a, b = by_name[name].predictions, by_name[other].predictions
+            difference = score(metric, a, labels) - score(metric, b, labels)
+            interval = paired_difference_interval(metric, a, b, labels)
+            comparisons.append(Comparison(name, other, difference, interval, paired_p_value(metric, a, b, labels)))
+    return tuple(comparisons)
+
+
+def _flips(
+    task: Task,
+    by_name: Mapping[str, Entry],
+    baseline: str,
+    labels: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+) -> tuple[Flip, ...]:
+    """For every compressed model a few texts, drawn at random, that only the baseline or only the model gets right."""
+    if task.kind != "classification":
+        return ()
+    gold, before = np.asarray(labels), np.asarray(by_name[baseline].predictions)
+    flips = []
+    for name in [name for name in by_name if name != baseline and name not in HONEST]:
+        after = np.asarray(by_name[name].predictions)
+        for right in (before, after):
+            rows = np.flatnonzero((before != after) & (right == gold)).tolist()
+            for i in random.Random(0).sample(rows, min(FLIPS, len(rows))):
+                text = texts[i] if pairs is None else f"{texts[i]} / {pairs[i]}"
+                flips.append(Flip(name, text, *(task.labels[ids[i]] for ids in (gold, before, after))))
+    return tuple(flips)
+
+
+def _one_process_only() -> bool:
+    """A TPU belongs to the process that opened it, which this one has."""
+    import jax
+
+    return jax.default_backend() == "tpu"
