@@ -12,7 +12,7 @@
     batches      buckets or packing, in an order that any number of processes share and that can be resumed anywhere
     demo         a real pretrained model and real labelled text through pip alone
 
-The trade-off: everything is read, checked and tokenised before the first step, so a bad row is found in a second and not
-after an hour, and the position in the data is a single number. The price is memory (some 100 bytes a sentence as pieces)
+The trade-off: everything is read, checked and tokenised before the first step, so a bad row is found in a second and
+not after an hour, and the position in the data is a single number. The price is memory (the texts, and 8 bytes a piece)
 and a start that grows with the data; text that does not fit into memory has to be cut into files first.
 """
