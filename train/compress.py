@@ -95,7 +95,7 @@ def main(config: Config) -> None:
         if (out / name).is_file():
             shutil.copy(out / name, out / "bundle" / name)
     log.close()
-    finish(out, config, {row.name: row.score for row in report.rows})
+    finish(out, {row.name: row.score for row in report.rows})
     note(f"the report: {out / 'report.md'}")
 
 

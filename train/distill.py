@@ -104,7 +104,7 @@ def main(config: Config) -> None:
     student = dataclasses.replace(student, params=params, fresh=())
     bertjax.save(student, out / "bundle")
     score, _ = score_of(student, held_out)
-    finish(out, config, {task.metric: score}, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+    finish(out, {task.metric: score}, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 
 
 def store_teacher(config: Config, out: Path, teacher: Any, encoded: Any, student: Any) -> Any:

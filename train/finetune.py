@@ -77,7 +77,7 @@ def main(config: Config) -> None:
     tuned = dataclasses.replace(bundle, params=params, fresh=())
     bertjax.save(tuned, out / "bundle")
     score, _ = score_of(tuned, held_out)
-    finish(out, config, {task.metric: score}, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+    finish(out, {task.metric: score}, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 
 
 if __name__ == "__main__":

@@ -122,13 +122,14 @@ def fit(
             batches.set_state(restored.extra["data"])
         log = Log(out, label, total, step)
         log.event("start" if restored is None else "restart", step, skipped=restored.skipped if restored else [])
+        steps = CompiledSteps(step_function, out, log)
         loss = None
         recent: deque[tuple[int, list[int]]] = deque(maxlen=2 * LOG_EVERY)
         try:
             while step < total:
                 batch = next(batches)
                 recent.append((step, batch["example_ids"].ravel().tolist()))
-                state, metrics = step_function(state, put_batch(prepare(batch), mesh), constants)
+                state, metrics = steps(state, put_batch(prepare(batch), mesh), constants)
                 step += 1
                 leaving = stop.requested or step == total
                 saving = leaving or step % training.save_every == 0
@@ -151,6 +152,40 @@ def fit(
         finally:
             log.close()
     return jax.tree.map(np.asarray, state.params)
+
+
+class CompiledSteps:
+    """The step, compiled once per batch shape, with what each compilation took and how much memory its program needs.
+
+    Compiling ahead of time instead of leaving it to `jit` makes both visible, and costs nothing.
+    """
+
+    def __init__(self, step: Any, out: Path, log: Any):
+        self.step, self.out, self.log = step, out, log
+        self.compiled: dict[tuple[int, ...], Any] = {}
+        self.memory = 0
+
+    def __call__(self, state: Any, batch: Any, constants: Any) -> Any:
+        shape = batch["input_ids"].shape
+        if shape not in self.compiled:
+            self.compiled[shape] = self.compile(shape, state, batch, constants)
+        return self.compiled[shape](state, batch, constants)
+
+    def compile(self, shape: tuple[int, ...], *inputs: Any) -> Any:
+        import time
+
+        from bertjax.measure.cost import peak_memory
+
+        from .run import update_record
+
+        began = time.monotonic()
+        compiled = self.step.lower(*inputs).compile()
+        used = peak_memory(compiled) or 0
+        self.log.event("compiled", int(inputs[0].step), shape=shape, seconds=time.monotonic() - began, memory_bytes=used)
+        if used > self.memory:
+            self.memory = used
+            update_record(self.out, training_step_bytes=used)
+        return compiled
 
 
 def not_finite(folder: Any, bad: int, recent: deque, rate: float) -> UserError:

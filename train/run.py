@@ -49,10 +49,9 @@ def begin(out: Path, config: Any) -> bool:
     return False
 
 
-def finish(out: Path, config: Any, result: dict[str, float], **fingerprints: str) -> None:
+def finish(out: Path, result: dict[str, float], **fingerprints: str) -> None:
     """Records the result; from now on the run is finished."""
-    record = read_record(out) or {}
-    write_record(out, {**record, "data": fingerprints, "result": result})
+    update_record(out, data=fingerprints, result=result)
     note(f"{out / 'bundle'}: {show(result)}")
 
 
@@ -68,6 +67,13 @@ def read_record(out: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(f"{path} is damaged. Delete it if the settings are the same as before, or use another --out.") from None
+
+
+def update_record(out: Path, **fields: Any) -> None:
+    """Adds to the record of a run that has begun."""
+    record = read_record(out)
+    if record is not None:
+        write_record(out, {**record, **fields})
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:

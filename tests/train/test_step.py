@@ -61,7 +61,8 @@ def one_update(tx, given: dict, micro_batches: int = 1) -> tuple:
 
 
 def test_the_step_equals_a_plain_optax_loop():
-    tx, given = optax.adamw(1e-2), jax.tree.map(jnp.asarray, batch())
+    # Plain descent: Adam would divide rounding by rounding where a gradient is 0.
+    tx, given = optax.sgd(0.1), jax.tree.map(jnp.asarray, batch())
     state, metrics = one_update(tx, given)
 
     def loss(trained):
@@ -73,7 +74,7 @@ def test_the_step_equals_a_plain_optax_loop():
     updates, _ = tx.update(gradient, tx.init(trained), trained)
     expected = optax.apply_updates(trained, updates)["params"]
     np.testing.assert_allclose(metrics["loss"], value, **SAME_MATHS)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.params, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME_MATHS), state.params, expected)
 
 
 @pytest.mark.parametrize("micro_batches", [2, 4])

@@ -1,0 +1,218 @@
+"""The scripts as a user runs them: real processes, killed at random, started again."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+import bertjax
+from tests.train.tiny import ROOT, metrics, run, script, weights, write_model, write_table
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scripts")
+    write_model(folder / "model")
+    write_table(folder / "train.tsv", 96)
+    write_table(folder / "eval.tsv", 60, seed=1)
+    write_table(folder / "unlabelled.tsv", 96, seed=2, labelled=False)
+    return folder
+
+
+def common(work: Path, train: str = "train.tsv") -> list[str]:
+    data = [f"--data.train={work / train}", f"--data.eval={work / 'eval.tsv'}", "--data.max_length=16"]
+    return [*data, "--batch_size=8"]
+
+
+def finetune_flags(work: Path, out: str, *more: str) -> list[str]:
+    recipe = ["--steps=6", "--save_every=2", "--optimiser.learning_rate=0.01"]
+    return [f"--model={work / 'model'}", *common(work), *recipe, f"--out={work / out}", *more]
+
+
+@pytest.fixture(scope="module")
+def straight(work: Path) -> Path:
+    """Six steps in one go."""
+    run("finetune", *finetune_flags(work, "straight"))
+    return work / "straight"
+
+
+def test_a_finished_run_leaves_a_bundle_and_its_metrics(straight: Path):
+    lines = metrics(straight)
+    assert [line["step"] for line in lines if line.get("event") == "checkpoint"] == [2, 4, 6]
+    assert {"loss", "learning_rate", "gradient_norm"} <= next(line for line in lines if "loss" in line).keys()
+    bundle = bertjax.load(straight / "bundle")
+    assert bundle.config.labels == ("bad", "good")
+    record = json.loads((straight / "run.json").read_text())
+    assert record["result"].keys() == {"accuracy"}
+    assert record["training_step_bytes"] > 0
+
+
+def test_the_same_command_again_leaves_a_finished_run_alone(work: Path, straight: Path):
+    before = weights(straight)
+    assert "finished already" in run("finetune", *finetune_flags(work, "straight")).stderr
+    assert weights(straight) == before
+
+
+def test_another_command_on_the_same_folder_is_refused(work: Path, straight: Path):
+    done = run("finetune", *finetune_flags(work, "straight", "--seed=1"), check=False)
+    assert done.returncode == 2
+    assert "seed: 0 -> 1" in done.stderr
+
+
+def start(work: Path, name: str, flags: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(script(name, *flags), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.02)
+
+
+def test_sigterm_saves_and_the_run_continues_to_the_same_bits(work: Path, straight: Path):
+    flags = finetune_flags(work, "stopped")
+    process = start(work, "finetune", flags)
+    wait_for(work / "stopped" / "checkpoints" / "2", process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    events = [line["event"] for line in metrics(work / "stopped") if "event" in line]
+    # The signal may come after the last step; then the run simply ends.
+    assert process.returncode == (143 if "stopped" in events else 0), errors
+    run("finetune", *flags)
+    assert weights(work / "stopped") == weights(straight)
+
+
+def test_killed_at_random_moments_a_compression_ends_with_the_same_bits(work: Path):
+    config = work / "trial.py"
+    config.write_text(TRIAL)
+    flags = [f"--config={config}", f"--model={work / 'model'}", *common(work)]
+    began = time.monotonic()
+    run("compress", *flags, f"--out={work / 'whole'}")
+    took = time.monotonic() - began
+    moments, kills = random.Random(0), 0
+    while kills < 10:
+        process = start(work, "compress", [*flags, f"--out={work / 'cut'}"])
+        try:
+            process.wait(timeout=moments.uniform(0.2, 0.9) * took)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+    run("compress", *flags, f"--out={work / 'cut'}")
+    assert kills > 0
+    for stage in ("1-teacher", "2-student", "without-teacher"):
+        assert weights(work / "cut" / "stages" / stage) == weights(work / "whole" / "stages" / stage)
+        check_restarts(work / "cut" / "stages" / stage, save_every=3)
+    scores = [[row["score"] for row in report(work / name)["rows"]] for name in ("cut", "whole")]
+    assert scores[0] == scores[1]
+
+
+def check_restarts(out: Path, save_every: int) -> None:
+    """A run that is started again continues at its newest checkpoint, so no step is done again but those since."""
+    stored = 0
+    for line in metrics(out):
+        if line.get("event") == "checkpoint":
+            stored = line["step"]
+        if line.get("event") in ("start", "restart"):
+            # A checkpoint may be on disk although its line was not written yet.
+            assert stored <= line["step"] <= stored + save_every
+            assert (line["event"] == "restart") == (line["step"] > 0)
+
+
+def report(out: Path) -> dict:
+    return json.loads((out / "report.json").read_text())
+
+
+TRIAL = """
+from bertjax.distill.student import Student
+from bertjax.distill.terms import HiddenStates, SoftTargets
+from train.compress import Config
+from train.distill import Distill
+from train.finetune import Finetune
+from train.optimiser import Optimiser
+
+fast = Optimiser(learning_rate=0.01)
+config = Config(stages=(
+    Finetune(steps=9, save_every=3, optimiser=fast),
+    Distill(steps=9, save_every=3, optimiser=fast, student=Student(num_hidden_layers=1, intermediate_size=16)),
+))
+"""
+
+
+def test_unlabelled_text_is_enough_to_distil(work: Path, straight: Path):
+    recipe = ["--student.num_hidden_layers=1", "--steps=4", "--optimiser.learning_rate=0.01"]
+    flags = [f"--model={straight / 'bundle'}", *common(work, "unlabelled.tsv"), *recipe, f"--out={work / 'quiet'}"]
+    run("distill", *flags)
+    assert bertjax.load(work / "quiet" / "bundle").config.num_hidden_layers == 1
+
+
+def test_a_loss_from_a_users_own_file_distils_and_is_recorded(work: Path, straight: Path):
+    config = work / "own.py"
+    config.write_text(OWN_LOSS)
+    flags = [f"--config={config}", f"--model={straight / 'bundle'}", *common(work), f"--out={work / 'own'}"]
+    run("distill", *flags, "--losses.1.weight=0.25")
+    assert any("loss/1_LogitLength" in line for line in metrics(work / "own"))
+    asked = json.loads((work / "own" / "run.json").read_text())["config"]["losses"]
+    assert asked[1] == {"_type": "LogitLength", "weight": 0.25}
+
+
+OWN_LOSS = """
+from dataclasses import dataclass
+from bertjax.distill.terms import SoftTargets
+from train.distill import Config
+
+@dataclass(frozen=True)
+class LogitLength:
+    weight: float = 0.5
+
+    def build(self, student, teacher):
+        import jax.numpy as jnp
+
+        def loss(extra, student_out, teacher_out, batch):
+            norms = [jnp.linalg.norm(out.hidden_states[-1][:, 0], axis=-1) for out in (student_out, teacher_out)]
+            return jnp.sum(jnp.square(norms[0] - norms[1]) * batch["weights"]), batch["weights"].sum()
+
+        return loss
+
+config = Config(steps=10, losses=(SoftTargets(), LogitLength()))
+"""
+
+
+def test_predict_labels_lines_from_standard_input(straight: Path):
+    done = run("predict", f"--model={straight / 'bundle'}", input="the lovely film\n\na dull story\n")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["text"] for answer in answers] == ["the lovely film", "a dull story"]
+    assert all(abs(sum(answer["probabilities"].values()) - 1) < 1e-3 for answer in answers)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_where(work: Path):
+    done = run("finetune", *finetune_flags(work, "burst", "--optimiser.learning_rate=1e30"), check=False)
+    assert done.returncode == 2
+    assert "not finite at step" in done.stderr
+    assert "Examples of that batch:" in done.stderr
+    assert "learning rate 1e+30" in done.stderr or "e+2" in done.stderr
+
+
+MISTAKES = {
+    "no such folder": (["--model=nowhere"], "no model folder at nowhere"),
+    "no such file": (["--data.train=nowhere.tsv"], "nowhere.tsv"),
+    "no such column": (["--data.text=sentense"], "sentence"),
+    "unknown field": (["--step=3"], "--steps"),
+    "steps and epochs": (["--epochs=1"], "give one of the two"),
+    "devices": (["--sharding.data=3"], "number of devices"),
+    "no room": (["--out=/proc/nowhere"], "cannot write"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_users_mistake_ends_in_a_few_clear_lines(case: str, work: Path):
+    flags, expected = MISTAKES[case]
+    done = run("finetune", *finetune_flags(work, "mistake"), *flags, check=False)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 5
