@@ -19,10 +19,11 @@ from .common import Data
 from .distill import Distill
 from .finetune import Finetune
 from .loop import Training
+from .proof import Model
 
 
 class Stage(Protocol):
-    """What `stages` in a config may hold: a frozen dataclass with a name and a method that makes `context.out/bundle`."""
+    """What `stages` in a config may hold: a frozen dataclass whose `run` leaves a model in `context.out/bundle`."""
 
     @property
     def name(self) -> str: ...
@@ -47,7 +48,7 @@ class Config:
     model: str = "demo"
     """The model to begin with: a folder, hf:NAME, or demo."""
     data: Data = field(default_factory=Data)
-    stages: tuple[Stage, ...] = (Finetune(), Distill())
+    stages: tuple[Stage, ...] = (Finetune(epochs=2), Distill(epochs=4))
     """What is done, in order."""
     steps: int | None = None
     """Steps of every training stage, instead of what each says: for a short trial."""
@@ -76,68 +77,99 @@ class Config:
 
 
 def main(config: Config) -> None:
+    import shlex
     import shutil
+    import sys
 
+    from bertjax.bundle import replace_folder
+
+    from .fields import to_dict
     from .log import Log, note
+    from .proof import prove
     from .run import begin, finish
 
     out = Path(config.out)
     if begin(out, config):
         return
-    log = Log(out, "compressing", len(config.stages), 0)
-    rows = run_stages(config, out, log)
-    from .proof import prove
-
-    report = prove(config, rows, out)
-    last = rows[-1].folder
-    shutil.copytree(last, out / "bundle", dirs_exist_ok=True)
-    for name in ("report.json", "README.md"):
-        if (out / name).is_file():
-            shutil.copy(out / name, out / "bundle" / name)
+    log = Log(out, "compressing", len(config.stages), start=None)
+    models = run_stages(config, out, log)
+    command = shlex.join(["bertjax", "compress", *sys.argv[1:]])
+    report = prove(
+        models, config.data, out, asked=to_dict(config), next_steps=next_steps(config, models), command=command
+    )
+    partial = out / ".bundle.partial"
+    shutil.copytree(models[-1].folder, partial, dirs_exist_ok=True)
+    shutil.copy(out / "report.json", partial)
+    replace_folder(partial, out / "bundle")
+    show(report)
+    log.event("finished", len(config.stages))
     log.close()
     finish(out, {row.name: row.score for row in report.rows})
     note(f"the report: {out / 'report.md'}")
 
 
-class Model(NamedTuple):
-    """A model that appears in the report."""
-
-    name: str
-    folder: Path
-
-
 def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
     """Every stage in order; returns the models for the report, the baseline first and the result last."""
-    from bertjax.measure.report import WITHOUT_TEACHER
+    from bertjax.measure import WITHOUT_TEACHER
 
+    from .data import has_labels, training_task
     from .log import note
 
-    model, rows, stages = config.model, [], config.planned_stages()
-    if isinstance(stages[0], Finetune) and has_trained_head(config):
+    model, models, stages = config.model, [], config.planned_stages()
+    task = training_task(config.data)
+    if isinstance(stages[0], Finetune) and has_trained_head(config.model, task):
         note(f"{config.model} already has a head for this task: it is the teacher as it is")
-        rows.append(Model(stages.pop(0).name, Path(config.model)))
+        models.append(Model(stages.pop(0).name, resolve_model(config.model)))
     for number, stage in enumerate(stages, start=1):
         folder = out / "stages" / f"{number}-{stage.name}"
         log.event("stage", number, name=stage.name)
         stage.run(Context(model, config.data, str(folder)))
         model = str(folder / "bundle")
-        rows.append(Model(stage.name, folder / "bundle"))
+        models.append(Model(stage.name, folder / "bundle"))
     distilled = [stage for stage in stages if isinstance(stage, Distill)]
-    if distilled:
-        alone = without_teacher(distilled[-1])
+    if distilled and has_labels(config.data, task):
         folder = out / "stages" / "without-teacher"
-        log.event("stage", len(stages) + 1, name=alone.name)
-        alone.run(Context(config.model, config.data, str(folder)))
-        rows.insert(-1, Model(WITHOUT_TEACHER, folder / "bundle"))
-    return rows
+        log.event("stage", len(stages) + 1, name="without-teacher")
+        without_teacher(distilled[-1]).run(Context(config.model, config.data, str(folder)))
+        models.insert(-1, Model(WITHOUT_TEACHER, folder / "bundle"))
+    return models
 
 
-def has_trained_head(config: Config) -> bool:
+def next_steps(config: Config, models: list[Model]) -> list[tuple[str, str]]:
+    """What to try from here, as commands that run."""
+    data = f"--data.train={config.data.train} --data.eval={config.data.eval} --data.max_length={config.data.max_length}"
+    distil = f"bertjax distill --model={models[0].folder} {data}"
+    label = f'echo "a quiet masterpiece" | bertjax predict --model={config.out}/bundle'
+    return [
+        ("Label text of your own", label),
+        ("Keep one more layer", f"{distil} --student.num_hidden_layers=3 --epochs=4 --out={config.out}-deeper"),
+        ("Learn twice as long", f"{distil} --student.num_hidden_layers=2 --epochs=8 --out={config.out}-longer"),
+    ]
+
+
+def show(report: Any) -> None:
+    """The table and what it means, on the terminal."""
+    from rich.console import Console
+
+    from bertjax.measure import rich_table, verdicts
+
+    console = Console()
+    console.print(rich_table(report))
+    for sentence in verdicts(report):
+        console.print(f"- {sentence.replace('**', '')}", markup=False)
+
+
+def has_trained_head(model: str, task: Any) -> bool:
     """Whether the model needs no fine-tuning: it has a head for this kind of task, with these labels."""
-    from .data import open_model, training_task
+    from .data import open_model
 
-    bundle, _ = open_model(config.model, training_task(config.data), 0)
-    return not bundle.fresh
+    return not open_model(model, task, 0)[0].fresh
+
+
+def resolve_model(model: str) -> Path:
+    from bertjax.bundle import resolve
+
+    return resolve(model)
 
 
 def without_teacher(stage: Distill) -> Finetune:

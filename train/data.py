@@ -23,7 +23,9 @@ def read_split(data: Data, source: str, task: Any, tokenizer: Any, split: str, l
     examples = load_examples(source, task, split, labelled=labelled)
     encoded = encode_examples(examples, task, tokenizer, data.max_length)
     if encoded.truncated:
-        note(f"{source}: {encoded.truncated} of {len(examples)} texts are longer than {data.max_length} tokens and were cut")
+        note(
+            f"{source}: {encoded.truncated} of {len(examples)} texts are longer than {data.max_length} tokens and were cut"
+        )
     return Split(examples, encoded)
 
 
@@ -32,6 +34,13 @@ def training_task(data: Data) -> Any:
     from bertjax.text.sources import infer_task
 
     return infer_task(data.train, data.task)
+
+
+def has_labels(data: Data, task: Any) -> bool:
+    """Whether the training data has labels, or is text alone."""
+    from bertjax.text.sources import load_examples
+
+    return load_examples(data.train, task, "train").labels is not None
 
 
 def open_model(name: str, task: Any, seed: int, **settings: Any) -> tuple[Any, Any]:
@@ -57,11 +66,16 @@ def open_model(name: str, task: Any, seed: int, **settings: Any) -> tuple[Any, A
     return bundle, task
 
 
-def score_of(bundle: Any, split: Split) -> tuple[float, Any]:
-    """The task's score of a model on a split, and its predictions as the score compares them."""
-    from bertjax.measure.scores import score
+def predict_split(bundle: Any, split: Split) -> tuple[Any, Any]:
+    """Predictions and labels of a split, as the score compares them."""
     from bertjax.predict import logits_of, score_inputs
 
     logits = logits_of(bundle.model, bundle.device_params, split.encoded)
-    predictions, gold = score_inputs(split.encoded, split.examples, logits)
-    return score(split.encoded.task.metric, predictions, gold), predictions
+    return score_inputs(split.encoded, split.examples, logits)
+
+
+def score_of(bundle: Any, split: Split) -> float:
+    """The task's score of a model on a split."""
+    from bertjax.measure import score
+
+    return score(split.encoded.task.metric, *predict_split(bundle, split))

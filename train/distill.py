@@ -103,7 +103,7 @@ def main(config: Config) -> None:
     )
     student = dataclasses.replace(student, params=params, fresh=())
     bertjax.save(student, out / "bundle")
-    score, _ = score_of(student, held_out)
+    score = score_of(student, held_out)
     finish(out, {task.metric: score}, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 
 

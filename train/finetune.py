@@ -76,7 +76,7 @@ def main(config: Config) -> None:
     params = fit(config, out, "fine-tuning", params=bundle.params, extra={}, objective=objective, batches=data)
     tuned = dataclasses.replace(bundle, params=params, fresh=())
     bertjax.save(tuned, out / "bundle")
-    score, _ = score_of(tuned, held_out)
+    score = score_of(tuned, held_out)
     finish(out, {task.metric: score}, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 
 

@@ -15,13 +15,13 @@ from typing import Any
 class Log:
     """Metrics to files, progress to the terminal. `label` names the run in what people see."""
 
-    def __init__(self, folder: Path, label: str, total: int, start: int = 0):
+    def __init__(self, folder: Path, label: str, total: int, start: int | None = None):
         from tensorboardX import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), write_to_disk=True, flush_secs=30)
-        self._progress = Progress(label, total, start)
+        self._progress = None if start is None else Progress(label, total, start)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Numbers of one step."""
@@ -35,10 +35,12 @@ class Log:
 
     def progress(self, step: int, examples: int, loss: float | None) -> None:
         """`examples` more were seen, up to and including `step`."""
-        self._progress.update(step, examples, loss)
+        if self._progress is not None:
+            self._progress.update(step, examples, loss)
 
     def close(self) -> None:
-        self._progress.close()
+        if self._progress is not None:
+            self._progress.close()
         self._file.close()
         self._board.close()
 

@@ -138,7 +138,9 @@ def fit(
                     bad = int(values.pop("bad_step"))
                     if bad >= 0:
                         position = {**batches.get_state(), "next_batch": bad}
-                        checkpoints.save(bad, state._replace(bad_step=-jnp.ones_like(state.bad_step)), {"data": position}, force=True)
+                        checkpoints.save(
+                            bad, state._replace(bad_step=-jnp.ones_like(state.bad_step)), {"data": position}, force=True
+                        )
                         raise not_finite(checkpoints.folder, bad, recent, float(schedule(bad)))
                     loss = values["loss"]
                     log.metrics(step, {**values, "learning_rate": float(schedule(step - 1))})
@@ -181,7 +183,9 @@ class CompiledSteps:
         began = time.monotonic()
         compiled = self.step.lower(*inputs).compile()
         used = peak_memory(compiled) or 0
-        self.log.event("compiled", int(inputs[0].step), shape=shape, seconds=time.monotonic() - began, memory_bytes=used)
+        self.log.event(
+            "compiled", int(inputs[0].step), shape=shape, seconds=time.monotonic() - began, memory_bytes=used
+        )
         if used > self.memory:
             self.memory = used
             update_record(self.out, training_step_bytes=used)

@@ -34,12 +34,16 @@ def main(config: Config) -> None:
 
     lines = [line for line in read_lines(config.input) if line.strip()]
     if not lines:
-        raise UserError(f"{'standard input' if config.input == '-' else config.input} holds no text; expected one a line.")
+        raise UserError(
+            f"{'standard input' if config.input == '-' else config.input} holds no text; expected one a line."
+        )
     columns = [line.split("\t") for line in lines]
     counts = {len(row) for row in columns}
     if len(counts) > 1 or max(counts) > 2:
         odd = next(i for i, row in enumerate(columns) if len(row) > 2 or len(row) != len(columns[0]))
-        raise UserError(f"line {odd + 1} has {len(columns[odd])} columns; expected one text a line, or two with a tab between.")
+        raise UserError(
+            f"line {odd + 1} has {len(columns[odd])} columns; expected one text a line, or two with a tab between."
+        )
     texts = [row[0] for row in columns]
     pairs = [row[1] for row in columns] if counts == {2} else None
     bundle = bertjax.load(config.model)

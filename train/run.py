@@ -66,7 +66,9 @@ def read_record(out: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{path} is damaged. Delete it if the settings are the same as before, or use another --out.") from None
+        raise UserError(
+            f"{path} is damaged. Delete it if the settings are the same as before, or use another --out."
+        ) from None
 
 
 def update_record(out: Path, **fields: Any) -> None:
@@ -84,7 +86,9 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
         partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(partial, out / "run.json")
     except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror or error}. Free space, or give another --out.") from None
+        raise UserError(
+            f"cannot write to {out}: {error.strerror or error}. Free space, or give another --out."
+        ) from None
 
 
 def differences(there: Any, here: Any, path: str = "") -> list[str]:

@@ -99,7 +99,9 @@ def accumulate(
         terms, _ = terms_of(trained, state, part, key)
         return {name: jnp.asarray(term.weight, jnp.float32) for name, term in terms.items()}
 
-    def loss(trained: Tree, state: Tree, part: Batch, key: Array, weights: dict[str, Array] | None) -> tuple[Array, Any]:
+    def loss(
+        trained: Tree, state: Tree, part: Batch, key: Array, weights: dict[str, Array] | None
+    ) -> tuple[Array, Any]:
         terms, state = terms_of(trained, state, part, key)
         whole = weights or {name: term.weight for name, term in terms.items()}
         values = {n: term.factor * term.total / jnp.maximum(whole[n], 1e-9) for n, term in terms.items()}

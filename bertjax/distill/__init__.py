@@ -1,8 +1,8 @@
 """What a student learns from a teacher.
 
 A fine-tuned teacher says more about a sentence than its label: how sure it is, what it nearly said, and what its layers
-made of the words on the way. A student of a quarter of the size that imitates these reaches scores that the labels alone
-would not teach it, and needs no labels at all: any text will do.
+made of the words on the way. A student of a quarter of the size that imitates these reaches scores that the labels
+alone would not teach it, and needs no labels at all: any text will do.
 
     losses.py    the formulas: soft targets, hidden states
     terms.py     the same as small dataclasses for configs (a name and numbers), each of which builds its formula

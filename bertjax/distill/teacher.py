@@ -1,9 +1,9 @@
 """What the teacher says of a data set, computed once and stored.
 
 A teacher's outputs do not change from epoch to epoch, so its forward pass is paid once: logits per row, and the hidden
-states that a loss asks for, per real piece (no padding is stored). States are kept in half precision, which is far finer
-than a student can follow; logits in single. What is stored is named by a hash of the teacher's weights, the exact ids
-and types that it was fed, and the layers: outputs of other weights or of other text are never found by mistake.
+states that a loss asks for, per real piece (no padding is stored). States are kept in half precision, which is far
+finer than a student can follow; logits in single. What is stored is named by a hash of the teacher's weights, the exact
+ids and types that it was fed, and the layers: outputs of other weights or of other text are never found by mistake.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,9 +139,11 @@ def compute(
     logits = create(folder / "logits.npy", dtype=np.float32, shape=shape)
     states = [create(folder / f"hidden_{n}.npy", dtype=np.float16, shape=(pieces, width)) for n in layers]
     done = 0
-    for batch in eval_batches(encoded, batch_size, length_buckets(encoded.lengths, teacher.config.max_position_embeddings)):
+    buckets = length_buckets(encoded.lengths, teacher.config.max_position_embeddings)
+    for batch in eval_batches(encoded, batch_size, buckets):
         inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-        batch_logits, batch_states = jax.device_get(outputs(teacher.model, teacher.device_params, *inputs, layers=layers))
+        computed = outputs(teacher.model, teacher.device_params, *inputs, layers=layers)
+        batch_logits, batch_states = jax.device_get(computed)
         rows, real = batch["example_ids"], batch["attention_mask"] > 0
         where = (encoded.offsets[rows][:, None] + np.arange(real.shape[1]))[real]
         for array, state in zip(states, batch_states, strict=True):

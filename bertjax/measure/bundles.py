@@ -2,7 +2,7 @@
 
     report = measure_bundles(
         [Entry("teacher", teacher_folder, teacher_predictions),
-         Entry("student", student_folder, student_predictions, training_step=lowered_step),
+         Entry("student", student_folder, student_predictions, training_step_bytes=peak),
          Entry(WITHOUT_TEACHER, alone_folder, alone_predictions),
          Entry(BAG_OF_WORDS, words_folder, words_predictions, runtime="sklearn")],
         labels, examples.texts, examples.pairs, task=task, baseline="teacher", source=examples.source)
@@ -35,15 +35,15 @@ FLIPS = 3  # texts shown of each kind: enough to see what sort of text it is
 class Entry:
     """A model to measure: its name, the folder as shipped, its predictions on the evaluation examples.
 
-    `runtime` is "jax" for a bundle and "sklearn" for a stored bag of words. `training_step` is the jitted step, lowered
-    or compiled, whose memory is wanted; of models that were not trained here there is none.
+    `runtime` is "jax" for a bundle and "sklearn" for a stored bag of words. `training_step_bytes` is the peak memory of
+    the step that trained it (`cost.peak_memory`); of models that were not trained here it is not known.
     """
 
     name: str
     folder: str | os.PathLike
     predictions: Sequence | np.ndarray
     runtime: str = "jax"
-    training_step: Any = None
+    training_step_bytes: int | None = None
 
 
 def measure_bundles(
@@ -129,7 +129,7 @@ def _lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None,
 def _costs(entry: Entry, length: int) -> dict[str, Any]:
     import bertjax
     from bertjax.measure.bag_of_words import bag_of_words_bytes, load_bag_of_words
-    from bertjax.measure.cost import forward_cost, peak_memory, stored_bytes
+    from bertjax.measure.cost import forward_cost, stored_bytes
     from bertjax.params import count
 
     if entry.runtime == "sklearn":
@@ -137,13 +137,12 @@ def _costs(entry: Entry, length: int) -> dict[str, Any]:
         return {"parameters": model.parameters, "size_bytes": bag_of_words_bytes(entry.folder)}
     bundle = bertjax.load(entry.folder)
     cost = forward_cost(bundle.model, bundle.params, length)
-    step = None if entry.training_step is None else peak_memory(entry.training_step)
     return {
         "parameters": count(bundle.params),
         "size_bytes": stored_bytes(entry.folder),
         "flops_per_example": cost.flops,
         "bytes_accessed_per_example": cost.bytes_accessed,
-        "peak_memory_bytes": PeakMemory(cost.peak_memory, step),
+        "peak_memory_bytes": PeakMemory(cost.peak_memory, entry.training_step_bytes),
     }
 
 

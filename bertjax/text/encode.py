@@ -78,7 +78,7 @@ def encode_examples(
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     truncated = int(arrays.pop("truncated").sum())
     offsets = np.concatenate([[0], np.cumsum(arrays.pop("lengths"), dtype=np.int64)])
-    labels = arrays.pop("labels", None) if task.kind in ("tokens", "qa") else _sentence_labels(examples, task)
+    labels = arrays.pop("labels", None) if task.kind in ("tokens", "qa") else sentence_labels(examples, task)
     digest = hashlib.sha256()
     for array in (arrays["ids"], arrays["type_ids"], offsets, labels):
         digest.update(b"none" if array is None else f"{array.dtype}{array.shape}".encode() + array.tobytes())
@@ -127,7 +127,8 @@ def _tag_labels(words: Int32[np.ndarray, "pieces"], tags: list[str], task: Task)
     return ids[words]
 
 
-def _sentence_labels(examples: Examples, task: Task) -> np.ndarray | None:
+def sentence_labels(examples: Examples, task: Task) -> np.ndarray | None:
+    """One label per example as numbers (see `Encoded.labels`); None for unlabelled text."""
     labels = examples.labels
     if labels is None:
         return None

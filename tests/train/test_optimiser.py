@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from train.optimiser import Optimiser
 
 from bertjax.errors import UserError
+from train.optimiser import Optimiser
 
 TREE = {
     "params": {"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "b": {"kernel": jnp.ones((2, 2))}},

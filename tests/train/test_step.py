@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from train.sharding import Sharding, put_batch, state_shardings
-from train.step import Term, init_state, make_step
 
 from bertjax.losses import classification
 from bertjax.model import BertConfig, build
 from tests.tolerances import SAME_MATHS
+from train.sharding import Sharding, put_batch, state_shardings
+from train.step import Term, init_state, make_step
 
 KEY = jax.random.key(0)
 CONFIG = BertConfig(

@@ -1,0 +1,64 @@
+"""Measure finished models side by side: score with its interval, size, memory, arithmetic, time. Nothing is trained.
+
+    python -m train.evaluate --model=runs/teacher/bundle --against runs/student/bundle --data.eval=dev.tsv --out=runs/compared
+
+The first model is the baseline that the others are compared with. A bag of words, fitted on --data.train, stands beside
+them. The report is OUT/report.md.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bertjax.errors import UserError
+
+from .common import Data
+
+
+@dataclass(frozen=True)
+class Config:
+    """Evaluation."""
+
+    model: str = "runs/quickstart/bundle"
+    """The baseline: a folder or hf:NAME, with a trained head."""
+    against: tuple[str, ...] = ()
+    """More models to compare with it."""
+    data: Data = field(default_factory=Data)
+    out: str = "runs/evaluate"
+    """Folder for the report."""
+
+
+def main(config: Config) -> None:
+    import shlex
+    import sys
+
+    from bertjax.bundle import resolve
+
+    from .compress import show
+    from .data import open_model, training_task
+    from .fields import to_dict
+    from .log import note
+    from .proof import Model, prove
+
+    task = training_task(config.data)
+    models = []
+    for name in (config.model, *config.against):
+        if open_model(name, task, 0)[0].fresh:
+            raise UserError(f"{name} has no trained head for this task; fine-tune it first (bertjax finetune).")
+        models.append(Model(short_name(name, [model.name for model in models]), resolve(name)))
+    command = shlex.join(["bertjax", "evaluate", *sys.argv[1:]])
+    report = prove(models, config.data, Path(config.out), asked=to_dict(config), command=command)
+    show(report)
+    note(f"the report: {Path(config.out) / 'report.md'}")
+
+
+def short_name(folder: str, taken: list[str]) -> str:
+    """The last parts of a path that say something, made different from those before."""
+    parts = [part for part in Path(folder).parts if part not in ("bundle", "/", ".")]
+    name = parts[-1] if parts else folder
+    return name if name not in taken else folder
+
+
+if __name__ == "__main__":
+    from .settings import run
+
+    run("evaluate")

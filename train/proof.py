@@ -1,0 +1,91 @@
+"""From finished models to the report: predictions, the honest baselines, measurement, and what to try next."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .common import Data
+
+
+class Model(NamedTuple):
+    """A model that appears in the report."""
+
+    name: str
+    folder: Path
+
+
+def prove(
+    models: Sequence[Model],
+    data: Data,
+    out: Path,
+    *,
+    asked: dict[str, Any],
+    next_steps: Sequence[tuple[str, str]] = (),
+    command: str,
+) -> Any:
+    """Measures the models (the first is the baseline) beside a bag of words and writes the report into `out`.
+
+    Every model is scored on `data.eval`, which has chosen nothing: not a step, not a setting. Each bundle that lies in
+    `out` gets its model card.
+    """
+    import dataclasses
+
+    import bertjax
+    from bertjax.measure import BAG_OF_WORDS, Entry, measure_bundles, write_card
+
+    from .data import open_model, predict_split, read_split, training_task
+    from .log import note
+    from .run import read_record, versions
+
+    _, task = open_model(str(models[0].folder), training_task(data), 0)
+    entries, gold, split = [], None, None
+    for model in models:
+        bundle = bertjax.load(model.folder)
+        split = split or read_split(data, data.eval, task, bundle.tokenizer, "test")
+        predictions, gold = predict_split(bundle, split)
+        record = read_record(model.folder.parent) or {}
+        entries.append(
+            Entry(model.name, model.folder, predictions, training_step_bytes=record.get("training_step_bytes"))
+        )
+    assert split is not None
+    words = bag_of_words(data, task, out)
+    if words is not None:
+        predictions = words.predict(split.examples.texts, split.examples.pairs)
+        entries.append(Entry(BAG_OF_WORDS, out / "bag-of-words", predictions, runtime="sklearn"))
+    report = measure_bundles(
+        entries,
+        gold,
+        split.examples.texts,
+        split.examples.pairs,
+        task=task,
+        baseline=models[0].name,
+        source=data.eval,
+        max_length=data.max_length,
+        config={**asked, "eval_fingerprint": split.encoded.fingerprint},
+        next_steps=next_steps,
+        notify=lambda doing: note(f"measuring: {doing}"),
+    )
+    report = dataclasses.replace(report, versions={**versions(), **report.versions})
+    report.write(out)
+    for model in models:
+        if out.resolve() in model.folder.resolve().parents:
+            write_card(model.folder, report, model.name, task=task, source=data.eval, command=command)
+    return report
+
+
+def bag_of_words(data: Data, task: Any, out: Path) -> Any:
+    """The baseline without a neural network, fitted on the training text and stored; None where it cannot answer."""
+    if task.kind not in ("classification", "multi_label", "regression"):
+        return None
+    import numpy as np
+
+    from bertjax.measure import fit_bag_of_words
+    from bertjax.text.encode import sentence_labels
+    from bertjax.text.sources import load_examples
+
+    examples = load_examples(data.train, task, "train")
+    if examples.labels is None:
+        return None
+    words = fit_bag_of_words(task.kind, examples.texts, np.asarray(sentence_labels(examples, task)), examples.pairs)
+    words.save(out / "bag-of-words")
+    return words
