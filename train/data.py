@@ -23,9 +23,7 @@ def read_split(data: Data, source: str, task: Any, tokenizer: Any, split: str, l
     examples = load_examples(source, task, split, labelled=labelled)
     encoded = encode_examples(examples, task, tokenizer, data.max_length)
     if encoded.truncated:
-        note(
-            f"{source}: {encoded.truncated} of {len(examples)} texts are longer than {data.max_length} tokens and were cut"
-        )
+        note(f"{source}: cut {encoded.truncated} of {len(examples)} texts to {data.max_length} tokens")
     return Split(examples, encoded)
 
 

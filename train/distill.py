@@ -1,7 +1,7 @@
 """Distil a model into a smaller one: a fine-tuned teacher and text in, a student out.
 
     python -m train.distill --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/distilled
-    python -m train.distill --model=runs/finetuned/bundle --data.train=unlabelled.txt --losses.1.weight=0 --out=runs/mine
+    python -m train.distill --model=runs/finetuned/bundle --data.train=unlabelled.txt --epochs=5 --out=runs/mine
 
 The student learns from what the teacher says of each text (--losses), so text without labels is enough. The teacher's
 outputs are computed once and stored in OUT/teacher; a loss that needs more than they hold gets a live teacher.

@@ -1,6 +1,6 @@
 """Measure finished models side by side: score with its interval, size, memory, arithmetic, time. Nothing is trained.
 
-    python -m train.evaluate --model=runs/teacher/bundle --against runs/student/bundle --data.eval=dev.tsv --out=runs/compared
+    python -m train.evaluate --model=runs/a/bundle --against runs/b/bundle --data.eval=dev.tsv --out=runs/compared
 
 The first model is the baseline that the others are compared with. A bag of words, fitted on --data.train, stands beside
 them. The report is OUT/report.md.

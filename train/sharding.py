@@ -41,8 +41,8 @@ class Sharding:
         used = data * self.parameters
         if used > count or (used < count and (jax.process_count() > 1 or not self.data)):
             raise UserError(
-                f"--sharding.data={self.data} --sharding.parameters={self.parameters}: their product must be the number "
-                f"of devices, {count}."
+                f"--sharding.data={self.data} --sharding.parameters={self.parameters}: their product must be the "
+                f"number of devices, {count}."
             )
         # Auto and not Explicit, jax's default: Linen's look-ups do not say how their result is to be laid out.
         axis_types, devices = (AxisType.Auto,) * 2, jax.devices()[:used]
