@@ -113,6 +113,8 @@ def load(
     stored = config_from_json(content, where)
     config = config_from_json(content, where, architecture)
     config = config.replace(**settings, labels=tuple(labels or config.labels))
+    if config.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise UserError("attention='cudnn' needs an NVIDIA GPU, and jax finds none here; leave it at 'xla'.")
     tensors = read_tensors(folder)
     same_head = config.architecture == stored.architecture and len(config.labels) == len(stored.labels)
     if not same_head and content.get("architectures"):  # Several heads call theirs so, and mean different things.
@@ -126,8 +128,8 @@ def load(
             f"Tensors left over: {shortened(ignored) or 'none'}."
         )
     if missing:
-        drawn, found = flatten(init_params(config, seed)), flatten(params)
-        params = unflatten({path: found.get(path, drawn[path]) for path in flatten(template)})
+        known = flatten(params) | flatten(init_params(config, seed, only=missing))
+        params = unflatten({path: known[path] for path in flatten(template)})
     chex.assert_trees_all_equal_shapes_and_dtypes(params, template)
     return Bundle(config, params, matching_tokenizer(folder, config), tuple(missing), tuple(ignored))
 

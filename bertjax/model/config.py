@@ -93,6 +93,8 @@ class BertConfig:
         self._require("num_hidden_layers", len(self.layers) in (0, self.num_hidden_layers), depth)
         drops = self.attention == "cudnn" and self.attention_probs_dropout_prob
         self._require("attention_probs_dropout_prob", not drops, "attention='cudnn' cannot drop: give 0, or use 'xla'")
+        halves = self.attention != "cudnn" or self.dtype == "bfloat16"
+        self._require("dtype", halves, "attention='cudnn' computes in bfloat16 alone: give that, or use 'xla'")
 
     def _require(self, name: str, holds: Any, advice: str) -> None:
         if not holds:

@@ -4,6 +4,9 @@ A head is a subclass and not a wrapper, so that `encoder/layer_0/attention/query
 model. Which one a folder holds is its `architecture`, with the class names that Hugging Face uses.
 """
 
+from collections.abc import Collection
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ from bertjax.model.bert import BertModel
 from bertjax.model.config import BertConfig
 from bertjax.model.layers import ACTIVATIONS, LayerNorm, dropout_key, parameter
 from bertjax.model.products import as_row, dropout
-from bertjax.params import Tree
+from bertjax.params import Tree, flatten, unflatten
 
 
 class BertForSequenceClassification(BertModel):
@@ -148,10 +151,24 @@ def build(config: BertConfig) -> BertModel:
 
 def abstract_params(config: BertConfig) -> Tree:
     """Shape and dtype of every parameter, without making one."""
-    return jax.eval_shape(lambda: build(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
+    return jax.eval_shape(lambda: initial(config, jax.random.key(0)))
 
 
-def init_params(config: BertConfig, seed: int) -> Tree:
-    """Random parameters, as NumPy arrays: normal with `initializer_range`, biases 0, LayerNorm the identity."""
-    init = jax.jit(lambda key: build(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
-    return jax.tree.map(np.asarray, init(jax.random.key(seed)))
+def init_params(config: BertConfig, seed: int, only: Collection[str] = ()) -> Tree:
+    """Random parameters, as NumPy arrays: normal with `initializer_range`, biases 0, LayerNorm the identity.
+
+    With `only`, just the parameters at these paths; they are the same as in the whole tree.
+    """
+
+    @jax.jit
+    def drawn(key: Array) -> dict[str, Array]:  # What is not returned is not computed.
+        return {path: leaf for path, leaf in flatten(initial(config, key)).items() if not only or path in only}
+
+    return unflatten(jax.tree.map(np.asarray, drawn(jax.random.key(seed))))
+
+
+def initial(config: BertConfig, key: Array) -> Tree:
+    """The parameter tree. It depends on no compute setting, and cuDNN would have to be there to be traced."""
+    model = build(config.replace(dtype="float32", attention="xla"))
+    variables: Any = model.init(key, jnp.zeros((1, 1), jnp.int32))
+    return variables["params"]

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 import transformers
 
-from bertjax.model import ARCHITECTURES
-
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 torch.set_num_threads(1)
@@ -119,6 +117,3 @@ def written(model: transformers.PreTrainedModel, folder: Path) -> Path:
     """The folder with the model in it, as `transformers` writes it."""
     model.save_pretrained(folder)
     return folder
-
-
-ALL = tuple(ARCHITECTURES)

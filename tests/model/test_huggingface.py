@@ -1,0 +1,398 @@
+"""Hugging Face folders: read as they are found in the world, written so that `transformers` computes the same."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+
+import bertjax
+from bertjax.model import ARCHITECTURES, BertConfig, LayerConfig
+from bertjax.model.config import COMPUTE_FIELDS
+from bertjax.params import count, flatten
+from tests.model.reference import everything, random_batch, torch_logits, torch_model, written
+from tests.model.tiny import TINY, apply, tiny, tiny_batch
+
+SEQUENCE = "BertForSequenceClassification"
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory) -> Path:
+    """A classifier with three labels, as `transformers` writes it."""
+    return written(torch_model(SEQUENCE, 1, num_labels=3), tmp_path_factory.mktemp("stock"))
+
+
+@pytest.fixture
+def folder(stock, tmp_path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(stock, tmp_path / "folder"))
+
+
+def edit(folder: Path, **fields: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return folder
+
+
+def retensor(folder: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Path:
+    path = folder / "model.safetensors"
+    save_file(change(dict(load_file(path))), path)
+    return folder
+
+
+def refusal(folder: Path, **options: Any) -> str:
+    """The message that a user reads; short enough for a terminal."""
+    with pytest.raises(bertjax.UserError) as caught:
+        bertjax.load(folder, **options)
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 5
+    return message
+
+
+def same_parameters(a: bertjax.Bundle, b: bertjax.Bundle) -> None:
+    first, second = flatten(a.params), flatten(b.params)
+    assert first.keys() == second.keys()
+    for path, array in first.items():
+        np.testing.assert_array_equal(array, second[path], err_msg=path)
+
+
+# --- there and back --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_folder_read_and_written_is_bit_exact_and_opens_in_transformers(architecture, tmp_path):
+    model = torch_model(architecture, 2)
+    bundle = bertjax.load(written(model, tmp_path / "theirs"))
+    bertjax.save(bundle, tmp_path / "ours")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        np.testing.assert_array_equal(tensor, after[name], err_msg=name, strict=True)
+    opened, info = getattr(transformers, architecture).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert {name: list(found) for name, found in info.items() if found} == {}
+    assert opened.config.id2label == model.config.id2label
+    opened.set_attn_implementation("eager")
+    batch = random_batch(model.config, 2, "right", 8)
+    ours, theirs = everything(opened.eval(), batch), everything(model, batch)
+    np.testing.assert_array_equal(ours["hidden_states"][-1], theirs["hidden_states"][-1])
+    np.testing.assert_array_equal(ours["logits"], theirs["logits"])
+
+
+def test_the_auto_classes_find_what_was_written(stock, tmp_path):
+    bertjax.save(bertjax.load(stock), tmp_path / "ours")
+    for auto, name in (("AutoModel", "BertModel"), ("AutoModelForSequenceClassification", SEQUENCE)):
+        assert type(getattr(transformers, auto).from_pretrained(tmp_path / "ours")).__name__ == name
+
+
+def test_a_model_made_here_gives_the_same_logits_in_transformers(tmp_path):
+    model, params = tiny()
+    bertjax.save(bertjax.Bundle(TINY, params), tmp_path / "made")
+    opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "made").eval()
+    assert opened.config.id2label == {0: "a", 1: "b", 2: "c"}
+    theirs = torch_logits(opened, tiny_batch())
+    assert theirs is not None
+    np.testing.assert_allclose(apply(model, params, tiny_batch()).logits, theirs.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_config_survives(tmp_path):
+    """Every field of ours that `transformers` also has, and the names of the labels; how to compute is not written."""
+    config = TINY.replace(
+        labels=("très bien", "no", "3"),
+        problem_type="multi_label_classification",
+        hidden_act="gelu_new",
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=0.2,
+        attention_probs_dropout_prob=0.0,
+        classifier_dropout=0.3,
+        dtype="bfloat16",
+        attention="cudnn",
+        remat=True,
+    )
+    bertjax.save(bertjax.Bundle(config, tiny()[1]), tmp_path / "one")
+    content = json.loads((tmp_path / "one" / "config.json").read_text())
+    assert content["model_type"] == "bert"
+    assert not {"attention", "remat", "bertjax"} & content.keys()
+    assert content["dtype"] == "float32"
+    same = {name: getattr(TINY, name) for name in COMPUTE_FIELDS}
+    assert bertjax.load(tmp_path / "one").config == config.replace(**same)
+
+
+def test_a_ragged_model_is_refused_by_stock_code_and_reopens_here(tmp_path):
+    changes: dict[str, Any] = {"layers": (LayerConfig(3, 10), LayerConfig(1, 4))}
+    model, params = tiny(**changes, dtype="bfloat16", remat=True)
+    bertjax.save(bertjax.Bundle(model.config, params), tmp_path / "ragged")
+    content = json.loads((tmp_path / "ragged" / "config.json").read_text())
+    assert content["model_type"] == "bertjax"
+    assert not set(COMPUTE_FIELDS) & content["bertjax"].keys()
+    with pytest.raises(ValueError, match="model type `bertjax`"):
+        transformers.AutoModel.from_pretrained(tmp_path / "ragged")
+    again = bertjax.load(tmp_path / "ragged")
+    assert again.config == TINY.replace(**changes)
+    same_parameters(again, bertjax.Bundle(model.config, params))
+    plain, _ = tiny(**changes)
+    np.testing.assert_array_equal(
+        apply(again.model, again.params, tiny_batch()).logits, apply(plain, params, tiny_batch()).logits
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_size": 5},
+        {"layers": (LayerConfig(3, 8), LayerConfig(3, 8))},
+        {"model_type": "distilbert", "architecture": "DistilBertModel", "type_vocab_size": 0, "layer_norm_eps": 1e-6},
+    ],
+)
+def test_what_stock_code_would_compute_differently_has_a_type_of_its_own(changes, tmp_path):
+    _, params = tiny(**changes)
+    config = TINY.replace(**changes)
+    bertjax.save(bertjax.Bundle(config, params), tmp_path / "own")
+    assert json.loads((tmp_path / "own" / "config.json").read_text())["model_type"] == "bertjax"
+    assert bertjax.load(tmp_path / "own").config == config
+
+
+# --- what is found in the world --------------------------------------------------------------------------------------
+
+
+def test_shards_are_read(stock, tmp_path):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(stock)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
+    same_parameters(bertjax.load(tmp_path / "shards"), bertjax.load(stock))
+
+
+def test_old_names_buffers_and_missing_prefixes_are_understood(folder):
+    """gamma and beta, a stored `position_ids`, and a bare encoder whose names begin without `bert.`."""
+    expected = bertjax.load(folder, architecture="BertModel")
+
+    def old(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        bare = {name.removeprefix("bert."): array for name, array in tensors.items() if name.startswith("bert.")}
+        renamed = {
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
+            for name, array in bare.items()
+        }
+        return renamed | {"embeddings.position_ids": np.arange(9)[None]}
+
+    bundle = bertjax.load(edit(retensor(folder, old), architectures=["BertModel"]))
+    assert (bundle.fresh, bundle.ignored) == ((), ())
+    same_parameters(bundle, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_float32(dtype, stock, tmp_path):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(stock).to(dtype)
+    bundle = bertjax.load(written(model, tmp_path))
+    kernel = bundle.params["classifier"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel, model.classifier.weight.detach().float().numpy().T)
+
+
+def test_pretraining_folders_open_as_a_masked_language_model(tmp_path):
+    model = torch_model("BertForPreTraining", 3)
+    bundle = bertjax.load(written(model, tmp_path))
+    assert bundle.config.architecture == "BertForMaskedLM"
+    assert set(bundle.ignored) == {
+        "bert.pooler.dense.bias",
+        "bert.pooler.dense.weight",
+        "cls.seq_relationship.bias",
+        "cls.seq_relationship.weight",
+    }
+    assert bertjax.load(tmp_path, architecture="BertForNextSentencePrediction").fresh == ()
+
+
+def test_a_config_that_says_little_means_what_transformers_takes_it_for(folder):
+    """No `architectures`, no labels, and nulls: the bare encoder, with two labels of no name."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    for field in ("architectures", "id2label", "label2id", "layer_norm_eps", "initializer_range"):
+        content.pop(field)
+    path.write_text(json.dumps(content | {"pad_token_id": None, "position_embedding_type": "absolute"}))
+    bundle = bertjax.load(folder)
+    assert (bundle.config.architecture, bundle.config.layer_norm_eps) == ("BertModel", 1e-12)
+    assert bundle.config.labels == ("LABEL_0", "LABEL_1")
+    assert bundle.ignored == ("classifier.bias", "classifier.weight")
+
+
+def test_the_dropout_of_each_distilbert_head_is_its_own(tmp_path):
+    fields = {"dropout": 0.1, "seq_classif_dropout": 0.3, "qa_dropout": 0.4, "num_labels": 2}
+    written(torch_model("DistilBertForSequenceClassification", 4, **fields), tmp_path)
+    for task, rate in (("SequenceClassification", 0.3), ("QuestionAnswering", 0.4), ("TokenClassification", 0.1)):
+        assert bertjax.load(tmp_path, architecture=f"DistilBertFor{task}").config.head_dropout == rate
+
+
+# --- another head ----------------------------------------------------------------------------------------------------
+
+
+def test_another_head_is_drawn_and_the_encoder_kept(stock):
+    whole = flatten(bertjax.load(stock).params)
+    bundle = bertjax.load(stock, architecture="BertForTokenClassification", seed=1)
+    assert bundle.fresh == ("classifier/bias", "classifier/kernel")
+    assert not np.array_equal(bundle.params["classifier"]["kernel"], whole["classifier/kernel"])
+    np.testing.assert_array_equal(
+        flatten(bundle.params)["embeddings/word/embedding"], whole["embeddings/word/embedding"]
+    )
+    again, other = (bertjax.load(stock, architecture="BertForTokenClassification", seed=seed) for seed in (1, 2))
+    same_parameters(bundle, again)
+    assert not np.array_equal(bundle.params["classifier"]["kernel"], other.params["classifier"]["kernel"])
+
+
+def test_other_labels_draw_the_classifier_alone_and_as_many_rename_it(stock):
+    five = bertjax.load(stock, labels=("a", "b", "c", "d", "e"))
+    assert five.fresh == ("classifier/bias", "classifier/kernel")
+    assert five.params["classifier"]["kernel"].shape[1] == 5
+    renamed = bertjax.load(stock, labels=("x", "y", "z"))
+    assert (renamed.fresh, renamed.config.labels) == ((), ("x", "y", "z"))
+    same_parameters(renamed, bertjax.load(stock))
+
+
+def test_answers_have_two_outputs_whatever_the_labels_were(stock, tmp_path):
+    bundle = bertjax.load(stock, architecture="BertForQuestionAnswering")
+    bertjax.save(bundle, tmp_path / "qa")
+    opened: Any = transformers.BertForQuestionAnswering.from_pretrained(tmp_path / "qa", output_loading_info=True)
+    assert not any(opened[1].values())
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_an_unsupported_type_is_refused_in_one_line(folder):
+    message = refusal(edit(folder, model_type="roberta"))
+    assert message.endswith("holds a model of type 'roberta'; supported types: bert, distilbert, bertjax.")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "supported"),
+    [
+        ("position_embedding_type", "relative_key", "absolute"),
+        ("is_decoder", True, "False"),
+        ("add_cross_attention", True, "False"),
+        ("hidden_act", "silu", "gelu, gelu_new, relu"),
+        ("quantization_config", {"load_in_8bit": True}, "none"),
+    ],
+)
+def test_what_this_encoder_does_not_compute_is_refused(field, value, supported, folder):
+    assert refusal(edit(folder, **{field: value})).endswith(
+        f"config.json says {field}={value!r}; supported: {supported}."
+    )
+
+
+def test_an_untied_decoder_is_refused_where_it_matters(folder):
+    bertjax.load(edit(folder, tie_word_embeddings=False))
+    assert "tie_word_embeddings=False" in refusal(folder, architecture="BertForMaskedLM")
+
+
+def test_an_unknown_head_is_answered_with_the_known_ones(folder):
+    assert "'BertForMultipleChoice' is not one of: BertModel" in refusal(
+        edit(folder, architectures=["BertForMultipleChoice"])
+    )
+    assert "begins with Bert" in refusal(folder, architecture="DistilBertModel")
+
+
+def test_a_pickle_is_refused_with_the_command_that_converts_it(folder):
+    """The command keeps the head; it was run by hand on such a folder."""
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+    message = refusal(folder)
+    assert "holds only pytorch_model.bin, a pickle, and loading a pickle runs code" in message
+    command = message.splitlines()[-1].strip()
+    assert command.startswith('python -c "import transformers as t; ')
+    compile(command.removeprefix('python -c "').removesuffix('"'), "command", "exec")
+
+
+def test_missing_weights_and_missing_tensors_are_named(folder):
+    retensor(folder, lambda tensors: {k: v for k, v in tensors.items() if "layer.0.attention.self.query" not in k})
+    retensor(folder, lambda tensors: tensors | {"bert.something.new": np.zeros(2, np.float32)})
+    message = refusal(folder)
+    assert "lacks 2 parameters of a BertForSequenceClassification" in message
+    assert "encoder/layer_0/attention/query/kernel" in message
+    assert "Tensors left over: bert.something.new" in message
+    (folder / "model.safetensors").unlink()
+    assert "has no model.safetensors; expected a Hugging Face folder with safetensors weights" in refusal(folder)
+
+
+def test_a_head_that_should_be_there_is_not_drawn_in_silence(folder):
+    retensor(folder, lambda tensors: {k: v for k, v in tensors.items() if not k.startswith("classifier")})
+    assert "lacks 2 parameters of a BertForSequenceClassification: classifier/bias, classifier/kernel." in refusal(
+        folder
+    )
+
+
+def test_extra_tensors_are_listed(folder):
+    retensor(folder, lambda tensors: tensors | {"cls.other": np.zeros(2, np.float32)})
+    assert bertjax.load(folder).ignored == ("cls.other",)
+
+
+def test_a_truncated_file_is_named(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert f"{path} is damaged" in refusal(folder)
+    path.write_bytes(b"")
+    assert f"{path} is damaged" in refusal(folder)
+
+
+def test_shapes_that_contradict_the_config_are_named(folder):
+    config = json.loads((folder / "config.json").read_text())
+    message = refusal(edit(folder, intermediate_size=999))
+    stored = (config["intermediate_size"], config["hidden_size"])
+    assert "bert.encoder.layer.0.intermediate.dense" in message
+    assert "999" in message
+    assert str(stored) in message or str(stored[:1]) in message
+
+
+def test_integers_are_not_taken_for_weights(folder):
+    retensor(folder, lambda tensors: tensors | {"classifier.weight": tensors["classifier.weight"].astype(np.int8)})
+    assert "classifier.weight holds int8 numbers" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"weight_map": {"a": "../elsewhere/model.safetensors"}}', "names a file outside its folder, ../elsewhere"),
+        ('{"weight_map": {"a": "/etc/passwd"}}', "names a file outside its folder, /etc/passwd"),
+        ('{"weight_map": {}}', "has no weight_map"),
+        ("[]", "holds a list; expected a JSON object"),
+        ("{", "is not valid JSON"),
+        ('{"weight_map": {"a": "model-1.safetensors"}}', "has no model-1.safetensors"),
+    ],
+)
+def test_a_bad_index_is_refused(content, said, folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content)
+    assert said in refusal(folder)
+
+
+def test_a_bad_config_is_refused(folder):
+    (folder / "config.json").write_text("{not json")
+    assert "config.json is not valid JSON" in refusal(folder)
+    (folder / "config.json").unlink()
+    assert "has no config.json, so it is not a model folder (found: model.safetensors)" in refusal(folder)
+
+
+def test_a_folder_of_a_later_version_is_refused(tmp_path):
+    config = TINY.replace(head_size=5)
+    bertjax.save(bertjax.Bundle(config, tiny(head_size=5)[1]), tmp_path / "own")
+    content = json.loads((tmp_path / "own" / "config.json").read_text())
+    edit(tmp_path / "own", bertjax=content["bertjax"] | {"spin": 1})
+    assert "not as this version writes it" in refusal(tmp_path / "own")
+    edit(tmp_path / "own", bertjax=None)
+    assert "not as this version writes it" in refusal(tmp_path / "own")
+
+
+def test_a_vocabulary_larger_than_the_table_is_refused(folder):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(100))]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    assert "a tokenizer with 105 pieces" in refusal(folder)
+
+
+def test_the_real_model_has_the_parameters_it_is_known_for():
+    bundle = bertjax.load("demo")
+    assert count(bundle.params) == 22_713_216
+    assert (bundle.fresh, bundle.ignored) == ((), ())
+    assert bundle.config == BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
