@@ -8,6 +8,7 @@ Dropout draws one 32-bit word for four decisions. On a CPU, random bits would ot
 step; a rate is therefore rounded to 1/256, and the scaling uses the rounded rate, so that the mean is exact.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -24,6 +25,14 @@ def plain_product(site: str, subscripts: str, left: Array, right: Array) -> Arra
     del site
     if subscripts == "lookup":
         return jnp.take(right, left, axis=0, mode="clip")
+    if right.ndim == 2:
+        # A matrix meets rows. As one axis, because XLA's CPU backend copies and transposes for the gradient of a matrix
+        # that meets two, which then takes twice as long.
+        left_axes, right_axes = subscripts.split("->")[0].split(",")
+        contracted = right_axes.index(left_axes[-1])
+        rows = left.reshape(math.prod(left.shape[:-1]), left.shape[-1])
+        result = jax.lax.dot_general(rows, right, (((1,), (contracted,)), ((), ())))
+        return result.reshape(*left.shape[:-1], right.shape[1 - contracted])
     return jnp.einsum(subscripts, left, right)
 
 
