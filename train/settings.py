@@ -123,12 +123,12 @@ def _explain(path: Path, module: ModuleType, error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f"{path}, line {error.lineno}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    hint = ""
-    if found := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    if found := re.match(r"TypeError: (\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
         cls = getattr(module, found[1], None)
-        hint = nearest(found[2], [field.name for field in dataclasses.fields(cls)]) if cls else ""
-    return f"{path}, line {lines[-1] if lines else 1}: {kind}{error}{hint}"
+        fields = [field.name for field in dataclasses.fields(cls)] if cls else []
+        text = found[0] + nearest(found[2], fields)  # Python 3.13 adds a hint of its own, which this replaces
+    return f"{path}, line {lines[-1] if lines else 1}: {text}"
 
 
 def _shipped() -> list[str]:
