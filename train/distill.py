@@ -78,7 +78,7 @@ def main(config: Config) -> None:
     formulas = {name: loss.build(student.config, teacher.config) for name, loss in terms.items()}
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), max(1, len(terms)))
     extra = {
-        name: loss.parameters(key, student.config, teacher.config) if hasattr(loss, "parameters") else {}
+        name: loss.parameters(key, student.config, teacher.config) if hasattr(loss, "parameters") else {}  # type: ignore[attr-defined]
         for key, (name, loss) in zip(keys, terms.items(), strict=False)
     }
     stored = store_teacher(config, out, teacher, train.encoded, student.config)

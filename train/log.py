@@ -6,6 +6,7 @@ time left; elsewhere it is a plain line every few seconds, so that a log file st
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,15 +14,18 @@ from typing import Any
 
 
 class Log:
-    """Metrics to files, progress to the terminal. `label` names the run in what people see."""
+    """Metrics to files, progress to the terminal. `label` names the run in what people see.
 
-    def __init__(self, folder: Path, label: str, total: int, start: int | None = None):
+    Without `start` there is no progress line; a `quiet` log (of any process but the first) says and writes nothing.
+    """
+
+    def __init__(self, folder: Path, label: str, total: int, start: int | None = None, quiet: bool = False):
         from tensorboardX import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), write_to_disk=True, flush_secs=30)
-        self._progress = None if start is None else Progress(label, total, start)
+        self._file = open(os.devnull if quiet else folder / "metrics.jsonl", "a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), write_to_disk=not quiet, flush_secs=30)
+        self._progress = None if start is None or quiet else Progress(label, total, start)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Numbers of one step."""
@@ -55,7 +59,7 @@ class Progress:
     def __init__(self, label: str, total: int, start: int):
         self.label, self.total, self.start = label, total, start
         self.began = self.printed = time.monotonic()
-        self.examples = 0
+        self.first, self.examples = start, 0
         self.bar = self._bar() if sys.stderr.isatty() else None
         if self.bar is None:
             note(f"{label}: step {start} of {total}")
@@ -77,16 +81,19 @@ class Progress:
         return bar
 
     def update(self, step: int, examples: int, loss: float | None) -> None:
-        self.examples += examples
         now = time.monotonic()
-        rate = self.examples / max(now - self.began, 1e-9)
+        if self.examples == 0:  # The first step compiles; counting it would make every estimate too slow.
+            self.began, self.first = now, step
+        self.examples += examples
+        passed = max(now - self.began, 1e-9)
+        rate = self.examples / passed
         said = f"{rate:.0f} examples/s" + (f", loss {loss:.3f}" if loss is not None else "")
         if self.bar is not None:
             self.bar.update(self.task, completed=step, rate=said)
         elif now - self.printed >= 10 or step == self.total:
             self.printed = now
-            left = (self.total - step) * (now - self.began) / max(step - self.start, 1)
-            note(f"{self.label}: step {step} of {self.total}, {said}, {left:.0f} s left")
+            left = f", {(self.total - step) * passed / (step - self.first):.0f} s left" if step > self.first else ""
+            note(f"{self.label}: step {step} of {self.total}, {said}{left}")
 
     def close(self) -> None:
         if self.bar is not None:

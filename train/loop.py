@@ -85,6 +85,7 @@ def fit(
     import jax
     import jax.numpy as jnp
     import numpy as np
+    from jax.experimental import multihost_utils
     from jax.sharding import NamedSharding, PartitionSpec
 
     from bertjax.checkpoint import Checkpoints
@@ -120,7 +121,7 @@ def fit(
         else:
             step, state = restored.step, restored.state
             batches.set_state(restored.extra["data"])
-        log = Log(out, label, total, step)
+        log = Log(out, label, total, step, quiet=jax.process_index() > 0)
         log.event("start" if restored is None else "restart", step, skipped=restored.skipped if restored else [])
         steps = CompiledSteps(step_function, out, log)
         loss = None
@@ -131,7 +132,7 @@ def fit(
                 recent.append((step, batch["example_ids"].ravel().tolist()))
                 state, metrics = steps(state, put_batch(prepare(batch), mesh), constants)
                 step += 1
-                leaving = stop.requested or step == total
+                leaving = stop.requested > 0 or step == total
                 saving = leaving or step % training.save_every == 0
                 if saving or step % LOG_EVERY == 0:
                     values = {name: float(value) for name, value in metrics.items()}
@@ -153,6 +154,8 @@ def fit(
                     raise SystemExit(128 + stop.requested)
         finally:
             log.close()
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(state.params, tiled=True)
     return jax.tree.map(np.asarray, state.params)
 
 

@@ -5,7 +5,7 @@ included. Biases and LayerNorm are never decayed, as in BERT.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bertjax.errors import UserError
 
@@ -37,7 +37,7 @@ class Optimiser:
         if not self.clip > 0:
             raise UserError(f"--optimiser.clip={self.clip}: expected a positive norm")
 
-    def schedule(self, steps: int):
+    def schedule(self, steps: int) -> Any:
         """The learning rate as a function of the step."""
         import optax
 
@@ -54,7 +54,7 @@ class Optimiser:
         rise = optax.linear_schedule(self.learning_rate / warmup, self.learning_rate, max(1, warmup - 1))
         return optax.join_schedules([rise, after], [warmup])
 
-    def build(self, steps: int, trained: dict):
+    def build(self, steps: int, trained: dict) -> Any:
         """The optax transformation for a tree `{"params": ..., "extra": ...}`."""
         import optax
 

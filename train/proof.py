@@ -38,7 +38,8 @@ def prove(
     from .run import read_record, versions
 
     _, task = open_model(str(models[0].folder), training_task(data), 0)
-    entries, gold, split = [], None, None
+    entries, split = [], None
+    gold: Any = None
     for model in models:
         bundle = bertjax.load(model.folder)
         split = split or read_split(data, data.eval, task, bundle.tokenizer, "test")

@@ -29,7 +29,7 @@ def begin(out: Path, config: Any) -> bool:
     from bertjax.cache import cache_dir
 
     # Compiled programs are kept between runs: a resumed or repeated run starts in seconds.
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     asked = {name: value for name, value in to_dict(config).items() if name != "out"}
@@ -80,6 +80,10 @@ def update_record(out: Path, **fields: Any) -> None:
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
     """Writes beside the file and renames, so that a killed run leaves the old record or the new one."""
+    import jax
+
+    if jax.process_index() > 0:
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
         partial = out / f".run.json.{os.getpid()}"

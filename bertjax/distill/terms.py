@@ -111,17 +111,19 @@ class HiddenStates:
         return {"kernel": kernel}
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        import jax.numpy as jnp
+
         from bertjax.distill import losses
 
         pairs = self.pairs(student, teacher)
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
             weights = batch["attention_mask"] * batch["weights"][:, None]
-            total = 0.0
-            for s, t in pairs:
+            def error(s: int, t: int) -> Array:
                 hidden = student_out.hidden_states[s]
                 projected = hidden @ extra["kernel"] if "kernel" in extra else hidden
-                total += losses.squared_error(projected, teacher_out.hidden_states[t], weights)[0]
-            return total / len(pairs), weights.sum()
+                return losses.squared_error(projected, teacher_out.hidden_states[t], weights)[0]
+
+            return jnp.stack([error(s, t) for s, t in pairs]).mean(), weights.sum()
 
         return loss

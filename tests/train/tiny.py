@@ -34,7 +34,7 @@ def write_table(path: Path, rows: int, seed: int = 0, labelled: bool = True) -> 
     rng = random.Random(seed)
     lines = ["sentence\tlabel" if labelled else "sentence"]
     for row in range(rows):
-        words = rng.choices(FILLER, k=rng.choice((4, 12)))
+        words: list[str] = rng.choices(FILLER, k=rng.choice((4, 12)))
         words.insert(rng.randrange(len(words)), rng.choice((BAD, GOOD)[row % 2]))
         lines.append(" ".join(words) + (f"\t{('bad', 'good')[row % 2]}" if labelled else ""))
     path.write_text("\n".join(lines) + "\n")

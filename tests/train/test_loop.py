@@ -1,0 +1,121 @@
+"""The loop: what was cut anywhere ends like what was not, and several processes do what one does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from train.loop import Training, fit
+from train.optimiser import Optimiser
+from train.sharding import Sharding
+
+from bertjax.checkpoint import steps as stored_steps
+from bertjax.errors import UserError
+from tests.train.problem import batches, objective, params
+from tests.train.tiny import ROOT, metrics
+
+ONE = Sharding(1, 1)
+
+
+def train(folder: Path, steps: int = 20, objective=objective, **settings):
+    training = Training(**{"steps": steps, "batch_size": 16, "save_every": 10, "sharding": ONE, **settings})
+    return fit(
+        training, folder, "test", params=params(), extra={}, objective=objective, batches=batches(training.batch_size)
+    )
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in metrics(folder) if "loss" in line}
+
+
+def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path):
+    class Cut(Exception):
+        pass
+
+    def cut_short(*arguments):
+        raise Cut
+
+    whole = train(tmp_path / "whole")
+    # The schedule depends on the number of steps, so the run is cut by force and not by asking for fewer.
+    original = batches
+
+    class Breaking:
+        def __init__(self):
+            self.inner, self.left = original(16), 13
+            self.steps_per_epoch, self.get_state, self.set_state = (
+                self.inner.steps_per_epoch,
+                self.inner.get_state,
+                self.inner.set_state,
+            )
+
+        def __next__(self):
+            self.left -= 1
+            return next(self.inner) if self.left else cut_short()
+
+    training = Training(steps=20, batch_size=16, save_every=5, sharding=ONE)
+    with pytest.raises(Cut):
+        fit(training, tmp_path / "cut", "test", params=params(), extra={}, objective=objective, batches=Breaking())
+    resumed = train(tmp_path / "cut", save_every=5)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert [line["step"] for line in metrics(tmp_path / "cut") if line.get("event") == "restart"] == [10]
+
+
+def test_a_checkpoint_of_eight_devices_continues_on_one(tmp_path: Path):
+    whole = train(tmp_path / "one")
+    train(tmp_path / "many", sharding=Sharding(2, 4))
+    for step in (20,):
+        os.rename(tmp_path / "many" / "checkpoints" / str(step), tmp_path / "gone")
+    resumed = train(tmp_path / "many")
+    assert [line["step"] for line in metrics(tmp_path / "many") if line.get("event") == "restart"] == [10]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), resumed, whole)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_last_good_state(tmp_path: Path):
+    def breaks(params, extra, state, batch, step, key):
+        terms, state = objective(params, extra, state, batch, step, key)
+        term = terms["task"]
+        return {"task": term._replace(total=term.total * jax.numpy.where(step == 13, jax.numpy.nan, 1.0))}, state
+
+    with pytest.raises(UserError, match=r"not finite at step 13 \(learning rate"):
+        train(tmp_path / "burst", objective=breaks)
+    assert stored_steps(tmp_path / "burst" / "checkpoints") == [10, 13]
+    # What was stored is the state before that step: going on without the fault gives what an unhurt run gives.
+    jax.tree.map(np.testing.assert_array_equal, train(tmp_path / "burst"), train(tmp_path / "unhurt"))
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="choose a multiple of 8"):
+        train(tmp_path / "odd", batch_size=12, sharding=Sharding(8, 1))
+
+
+@pytest.mark.parametrize(("data", "parameters"), [(4, 1), (1, 4)])
+def test_two_processes_give_the_losses_of_one(data: int, parameters: int, tmp_path: Path):
+    train(tmp_path / "one", optimiser=Optimiser(clip=1.0))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    arguments = [str(tmp_path / "two"), str(data), str(parameters)]
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.train.two_processes", str(port), str(index), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+        for index in (0, 1)
+    ]
+    said = [worker.communicate(timeout=280) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    sums = [json.loads(out.splitlines()[-1])["sum"] for out, _ in said]
+    assert sums[0] == sums[1]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5, atol=1e-5)

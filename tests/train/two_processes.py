@@ -1,0 +1,37 @@
+"""One of two processes that train together, started by test_processes.py: prints its losses as JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+
+def main(port: str, index: int, folder: str, data: int, parameters: int) -> None:
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(f"localhost:{port}", 2, index)
+    import numpy as np
+    from train.loop import Training, fit
+    from train.optimiser import Optimiser
+    from train.sharding import Sharding
+
+    from tests.train.problem import batches, objective, params
+
+    training = Training(
+        steps=20, batch_size=16, save_every=10, sharding=Sharding(data, parameters), optimiser=Optimiser(clip=1.0)
+    )
+    position = {"process_index": index, "process_count": 2}
+    trained = fit(
+        training,
+        Path(folder),
+        "two",
+        params=params(),
+        extra={},
+        objective=objective,
+        batches=batches(training.batch_size, **position),
+    )
+    print(json.dumps({"sum": float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(trained)))}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
