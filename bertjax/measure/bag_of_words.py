@@ -35,7 +35,7 @@ class BagOfWords:
     classes: tuple[int, ...]
 
     def features(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Any:
-        """The sparse [n, v] matrix of the texts: what stands for tokenisation here."""
+        """The sparse [n, v] matrix of the texts."""
         return self.vectorizer.transform(_joined(texts, pairs))
 
     def outputs(self, features: Any) -> np.ndarray:

@@ -81,27 +81,36 @@ def measure_latency(
         "pairs": pairs and [pairs[i] for i in chosen],
         "max_length": max_length,
     }
+    loads = {
+        name: {"command": "load", "runtime": one.runtime, "path": os.path.abspath(one.path), **given}
+        for name, one in candidates.items()
+    }
     with ExitStack() as stack:
-        workers: dict[str, _Here | _Process] = {}
         with _processors(threads):
-            for name in candidates:
-                workers[name] = stack.enter_context(_Process(name, timeout_s) if isolated else _Here())
+            started = {name: _Process(name, timeout_s) if isolated else _Here() for name in candidates}
+            workers = {name: stack.enter_context(worker) for name, worker in started.items()}
         notify("loading and compiling")
-        loads = {
-            name: {"command": "load", "runtime": one.runtime, "path": os.path.abspath(one.path), **given}
-            for name, one in candidates.items()
-        }
         about = _ask(workers, loads)
-        _ask(workers, {name: {"command": "warm_up"} for name in candidates})
-        results: dict[str, list[dict[str, Any]]] = {name: [] for name in candidates}
-        for turn in range(rounds):
-            for name in _rotated(list(candidates), turn):
-                notify(f"timing {name}, round {turn + 1} of {rounds}")
-                time.sleep(SETTLE_S)
-                results[name].append(_ask(workers, {name: {"command": "measure"}})[name])
+        _ask(workers, {name: {"command": "warm_up"} for name in workers})
+        results = _take_turns(workers, rounds, notify)
     if isolated:
         _warn_of_restless(results)
     return {name: _timing(about[name], results[name]) for name in candidates}
+
+
+def _take_turns(
+    workers: Mapping[str, Any], rounds: int, notify: Callable[[str], None]
+) -> dict[str, list[dict[str, Any]]]:
+    """What every worker measured in each round; the first of a round is the last of the next."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+    order = list(workers)
+    for turn in range(rounds):
+        for name in order:
+            notify(f"timing {name}, round {turn + 1} of {rounds}")
+            time.sleep(SETTLE_S)
+            results[name].append(_ask(workers, {name: {"command": "measure"}})[name])
+        order = [*order[1:], order[0]]
+    return results
 
 
 def _ask(workers: Mapping[str, Any], requests: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -109,11 +118,6 @@ def _ask(workers: Mapping[str, Any], requests: Mapping[str, dict[str, Any]]) -> 
     for name, request in requests.items():
         workers[name].send(request)
     return {name: workers[name].receive() for name in requests}
-
-
-def _rotated(names: list[str], turn: int) -> list[str]:
-    first = turn % len(names)
-    return names[first:] + names[:first]
 
 
 def _warn_of_restless(results: Mapping[str, list[dict[str, Any]]]) -> None:

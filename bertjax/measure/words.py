@@ -76,8 +76,8 @@ def _speed(row: Row, baseline: Row) -> str:
     if ratio is None or row is baseline:
         return "-"
     if ratio < 1 / SPEED_UP:
-        return f"{1 / ratio:.1f}x slower"
-    return f"{ratio:.1f}x" if ratio >= SPEED_UP else "no speed-up"
+        return f"{_ratio(1 / ratio)} slower"
+    return _ratio(ratio) if ratio >= SPEED_UP else "no speed-up"
 
 
 def rich_table(report: Report) -> "Table":
@@ -119,8 +119,8 @@ def _against_baseline(report: Report, row: Row) -> str:
         costs.append(_times(baseline.flops_per_example, row.flops_per_example, "less arithmetic", "more arithmetic"))
     ratio = speed_up(row, baseline)
     if ratio is not None:
-        slower = f"slower by {1 / ratio:.1f}x" if ratio < 1 / SPEED_UP else f"no speed-up (time ratio {ratio:.2f})"
-        costs.append(f"{ratio:.1f}x faster" if ratio >= SPEED_UP else f"**{slower}**")
+        slower = f"slower by {_ratio(1 / ratio)}" if ratio < 1 / SPEED_UP else f"no speed-up (time ratio {ratio:.2f})"
+        costs.append(f"{_ratio(ratio)} faster" if ratio >= SPEED_UP else f"**{slower}**")
     compared = "".join(f": {_outcome(c)} ({_evidence(c)})" for c in found)
     return f"**{row.name}** next to *{baseline.name}*: {score}{compared}; {', '.join(costs)}."
 
@@ -197,7 +197,12 @@ def _times(before: int | float, after: int | float, less: str, more: str) -> str
     ratio = before / after
     if 1 / SPEED_UP < ratio < SPEED_UP:
         return f"not {less}"
-    return f"{ratio:.1f}x {less}" if ratio > 1 else f"{1 / ratio:.1f}x {more}"
+    return f"{_ratio(ratio)} {less}" if ratio > 1 else f"{_ratio(1 / ratio)} {more}"
+
+
+def _ratio(ratio: float) -> str:
+    """At least 1: "1.06x", "4.5x", "120x"."""
+    return f"{ratio:.2f}x" if ratio < 1.095 else f"{ratio:.1f}x" if ratio < 99.95 else f"{ratio:.0f}x"
 
 
 def _p_value(p: float) -> str:

@@ -90,7 +90,7 @@ class JaxRuntime:
 
 
 class SklearnRuntime:
-    """The bag of words; making the sparse features is its tokenisation."""
+    """The bag of words. To find and weigh the words is its computation, so its input is the text itself."""
 
     name = "sklearn"
 
@@ -100,10 +100,15 @@ class SklearnRuntime:
         from bertjax.measure.bag_of_words import load_bag_of_words
 
         del texts, pairs, max_length  # it reads all of any text
-        model = load_bag_of_words(path)
-        self.encode, self.forward = model.features, model.outputs
+        self.model = load_bag_of_words(path)
         self.device = f"cpu: {processor()}"
         self.versions = {"scikit-learn": sklearn.__version__}
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
+        return texts, pairs
+
+    def forward(self, inputs: Any) -> Any:
+        return self.model.predict(*inputs)
 
 
 RUNTIMES = {"jax": JaxRuntime, "sklearn": SklearnRuntime}

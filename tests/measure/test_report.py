@@ -126,7 +126,7 @@ def test_verdicts_say_in_words_what_was_beaten_and_what_was_not():
     ("ms", "says", "cell"),
     [
         (5.2 / 1.04, "**no speed-up (time ratio 1.04)**", "no speed-up"),
-        (5.2 / 1.06, "1.1x faster", "1.1x"),
+        (5.2 / 1.06, "1.06x faster", "1.06x"),
         (10.4, "**slower by 2.0x**", "2.0x slower"),
     ],
 )
