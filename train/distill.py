@@ -118,12 +118,13 @@ def store_teacher(config: Config, out: Path, teacher: Any, encoded: Any, student
     layers = frozenset().union(*(loss.needs(student, teacher.config) for loss in config.losses))  # type: ignore[attr-defined]
     size = stored_bytes(teacher, encoded, layers) / 1e6
     note(f"the teacher's outputs for {len(encoded)} rows take {size:.0f} MB in {out / 'teacher'}")
-    bar = None
+    bar, before = None, 0
 
     def progress(done: int, total: int) -> None:
-        nonlocal bar
+        nonlocal bar, before
         bar = bar or Progress("asking the teacher", total, 0)
-        bar.update(done, done - bar.examples, None)
+        bar.update(done, done - before, None)
+        before = done
 
     stored = stored_outputs(out / "teacher", teacher, encoded, layers, progress=progress)
     if bar:

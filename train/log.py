@@ -23,7 +23,7 @@ class Log:
         from tensorboardX import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(os.devnull if quiet else folder / "metrics.jsonl", "a", encoding="utf-8")
+        self._file = Path(os.devnull if quiet else folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), write_to_disk=not quiet, flush_secs=30)
         self._progress = None if start is None or quiet else Progress(label, total, start)
 
@@ -59,7 +59,8 @@ class Progress:
     def __init__(self, label: str, total: int, start: int):
         self.label, self.total, self.start = label, total, start
         self.began = self.printed = time.monotonic()
-        self.first, self.examples = start, 0
+        self.first: int | None = None
+        self.examples = 0
         self.bar = self._bar() if sys.stderr.isatty() else None
         if self.bar is None:
             note(f"{label}: step {start} of {total}")
@@ -82,18 +83,18 @@ class Progress:
 
     def update(self, step: int, examples: int, loss: float | None) -> None:
         now = time.monotonic()
-        if self.examples == 0:  # The first step compiles; counting it would make every estimate too slow.
+        if self.first is None:  # The first step compiles; counting it would make every estimate too slow.
             self.began, self.first = now, step
+            return
         self.examples += examples
         passed = max(now - self.began, 1e-9)
-        rate = self.examples / passed
-        said = f"{rate:.0f} examples/s" + (f", loss {loss:.3f}" if loss is not None else "")
+        said = f"{self.examples / passed:.0f} examples/s" + (f", loss {loss:.3f}" if loss is not None else "")
         if self.bar is not None:
             self.bar.update(self.task, completed=step, rate=said)
         elif now - self.printed >= 10 or step == self.total:
             self.printed = now
-            left = f", {(self.total - step) * passed / (step - self.first):.0f} s left" if step > self.first else ""
-            note(f"{self.label}: step {step} of {self.total}, {said}{left}")
+            left = (self.total - step) * passed / (step - self.first)
+            note(f"{self.label}: step {step} of {self.total}, {said}, {left:.0f} s left")
 
     def close(self) -> None:
         if self.bar is not None:
