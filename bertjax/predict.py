@@ -90,17 +90,27 @@ def predict(
     max_length: int,
 ) -> Predictions:
     """Labels and probabilities for texts, in their order; an empty list for an empty list."""
-    if isinstance(texts, str):
-        raise UserError("texts is a single string; give a list of strings.")
+    kind, labels = kind_of(model.config), model.config.labels
+    check(kind, texts, pairs, batch_size)
     if not texts:
         return Predictions([], None, 0)
-    kind, labels = kind_of(model.config), model.config.labels
     words = [text.split() or [text] for text in texts] if kind == "tokens" else None
     joined = [" ".join(row) for row in words] if words else list(texts)
     examples = Examples(joined, list(pairs) if pairs is not None else None, words=words, source="texts to predict")
     encoded = encode_examples(examples, Task(kind=kind, labels=labels if kind != "qa" else ()), tokenizer, max_length)
     logits = logits_of(model, params, encoded, batch_size)
     return Predictions(*labels_from_logits(kind, labels, logits, encoded, examples), encoded.truncated)
+
+
+def check(kind: Kind, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
+    if isinstance(texts, str):
+        raise UserError("texts is a single string; give a list of strings.")
+    if pairs is not None and (isinstance(pairs, str) or len(pairs) != len(texts)):
+        raise UserError(f"there are {len(texts)} texts; give pairs as a list of as many strings.")
+    if pairs is None and kind == "qa":
+        raise UserError("this model answers questions: give them as texts, and the contexts they are about as pairs.")
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
 
 
 def score_inputs(encoded: Encoded, examples: Examples, logits: list[np.ndarray]) -> tuple[Any, Any]:

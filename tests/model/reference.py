@@ -32,6 +32,8 @@ def torch_config(architecture: str, seed: int, **fields: Any) -> transformers.Pr
         "num_labels": 2 if architecture.endswith(("QuestionAnswering", "Prediction")) else int(rng.integers(1, 6)),
         "initializer_range": 0.2,
     } | fields
+    if "id2label" in drawn:
+        drawn.pop("num_labels")
     if not architecture.startswith("DistilBert"):
         return transformers.BertConfig(**drawn)
     theirs = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}

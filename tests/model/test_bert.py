@@ -238,7 +238,7 @@ def test_dropout_needs_a_key_and_follows_it(params, plain):
     assert not np.allclose(one, other, atol=1e-3)
     assert not np.allclose(one, plain.logits, atol=1e-3)
     still, _ = tiny(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    close(run(still, params, tiny_batch(), rngs={"dropout": jax.random.key(1)}).logits, plain.logits)
+    close(apply(still, params, tiny_batch(), rngs={"dropout": jax.random.key(1)}).logits, plain.logits)
 
 
 def test_every_dropout_of_the_paper_is_there(monkeypatch):

@@ -1,0 +1,338 @@
+"""Bundles through the public door: open, predict, save, and the mistakes that a user can make on the way.
+
+Folders of every kind are the subject of model/test_huggingface.py; here is what is around them.
+"""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+import transformers
+from scipy.special import expit, softmax
+
+import bertjax
+from bertjax.bundle import architecture_for, stored_config
+from bertjax.params import flatten
+from tests.model.reference import torch_logits, torch_model, written
+from tests.tolerances import OTHER_FRAMEWORK
+
+WORDS = (
+    "a",
+    "the",
+    "film",
+    "plot",
+    "is",
+    "was",
+    "good",
+    "bad",
+    "fine",
+    "dull",
+    "long",
+    "who",
+    "night",
+    ".",
+    ",",
+    "!",
+    "?",
+)
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "##er", "##ly"]
+TEXTS = [
+    "the film was good",
+    "dull",
+    "A long, long night! who was the films?",
+    "the plot is bad . the film is longer , dull , bad",
+    "unknown good",
+    "finely fine",
+    "is",
+]
+
+
+def folder_with(architecture: str, folder: Path, seed: int = 7, **fields: Any) -> Path:
+    """A tiny model and its vocabulary, as `transformers` would keep them."""
+    model = torch_model(architecture, seed, vocab_size=len(VOCABULARY), max_position_embeddings=24, **fields)
+    written(model, folder)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 24}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory) -> Path:
+    names = {0: "rotten", 1: "fresh", 2: "neither"}
+    return folder_with("BertForSequenceClassification", tmp_path_factory.mktemp("stock"), id2label=names)
+
+
+@pytest.fixture(scope="module")
+def bundle(stock) -> bertjax.Bundle:
+    return bertjax.load(stock)
+
+
+@pytest.fixture
+def folder(stock, tmp_path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(stock, tmp_path / "folder"))
+
+
+def reference_logits(folder: Path, texts: list[str], pairs: list[str] | None = None, **options: Any) -> np.ndarray:
+    """Tokenizer and model of `transformers`, all texts in one padded batch."""
+    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    model = getattr(transformers, name).from_pretrained(folder).eval()
+    encoded = transformers.AutoTokenizer.from_pretrained(folder)(texts, pairs, padding=True, **options)
+    batch = {name: np.array(encoded[name]) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    with torch.no_grad():
+        logits = torch_logits(model, batch)
+    assert logits is not None
+    return logits.numpy()
+
+
+def refusal(call, *args: Any, **options: Any) -> str:
+    with pytest.raises(bertjax.UserError) as caught:
+        call(*args, **options)
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 5
+    return message
+
+
+# --- predict ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_predictions_are_those_of_transformers_in_the_order_of_the_texts(bundle, stock, batch_size):
+    predictions = bundle.predict(TEXTS, batch_size=batch_size)
+    expected = softmax(reference_logits(stock, TEXTS), axis=-1)
+    np.testing.assert_allclose(np.asarray(predictions.probabilities), expected, **OTHER_FRAMEWORK)
+    assert predictions.labels == [("rotten", "fresh", "neither")[i] for i in expected.argmax(axis=-1)]
+    assert len(set(predictions.labels)) > 1
+    assert predictions.truncated == 0
+
+
+def test_pairs_are_predicted_as_transformers_does(bundle, stock):
+    pairs = TEXTS[::-1]
+    expected = softmax(reference_logits(stock, TEXTS, pairs, truncation=True), axis=-1)
+    np.testing.assert_allclose(bundle.predict(TEXTS, pairs).probabilities, expected, **OTHER_FRAMEWORK)
+
+
+def test_long_texts_are_cut_at_the_limit_and_counted(bundle, stock):
+    texts = ["good " * 40, "bad"]
+    predictions = bundle.predict(texts)
+    expected = softmax(reference_logits(stock, texts, truncation=True, max_length=24), axis=-1)
+    np.testing.assert_allclose(np.asarray(predictions.probabilities), expected, **OTHER_FRAMEWORK)
+    assert predictions.truncated == 1
+    shorter = bundle.predict(texts, max_length=10)
+    expected = softmax(reference_logits(stock, texts, truncation=True, max_length=10), axis=-1)
+    np.testing.assert_allclose(shorter.probabilities, expected, **OTHER_FRAMEWORK)
+
+
+def test_no_texts_give_no_predictions(bundle):
+    assert bundle.predict([]) == ([], None, 0)
+
+
+def test_an_empty_text_is_predicted_like_any_other(bundle, stock):
+    expected = softmax(reference_logits(stock, ["", "good"]), axis=-1)
+    np.testing.assert_allclose(bundle.predict(["", "good"]).probabilities, expected, **OTHER_FRAMEWORK)
+
+
+def test_regression_gives_numbers(tmp_path):
+    folder_with("BertForSequenceClassification", tmp_path, num_labels=1, problem_type="regression")
+    predictions = bertjax.load(tmp_path).predict(TEXTS)
+    np.testing.assert_allclose(np.array(predictions.labels), reference_logits(tmp_path, TEXTS)[:, 0], **OTHER_FRAMEWORK)
+    assert predictions.probabilities is None
+
+
+def test_several_labels_at_once_give_lists_of_names(tmp_path):
+    problem = "multi_label_classification"
+    folder_with("DistilBertForSequenceClassification", tmp_path, num_labels=4, problem_type=problem)
+    predictions = bertjax.load(tmp_path).predict(TEXTS)
+    expected = expit(reference_logits(tmp_path, TEXTS))
+    np.testing.assert_allclose(np.asarray(predictions.probabilities), expected, **OTHER_FRAMEWORK)
+    assert predictions.labels == [[f"LABEL_{i}" for i in np.flatnonzero(row > 0.5)] for row in expected]
+
+
+def test_words_get_tags_from_their_first_piece(tmp_path):
+    folder_with("BertForTokenClassification", tmp_path, seed=9, id2label={0: "O", 1: "B-FILM", 2: "I-FILM"})
+    texts = ["the films was longer", "finely dull"]
+    logits = reference_logits(tmp_path, texts)
+    first = [(1, 2, 4, 5), (1, 3)]  # [CLS] the film ##s was long ##er [SEP]; [CLS] fine ##ly dull [SEP]
+    names = ("O", "B-FILM", "I-FILM")
+    expected = [[names[logits[row, piece].argmax()] for piece in pieces] for row, pieces in enumerate(first)]
+    assert bertjax.load(tmp_path).predict(texts).labels == expected
+    assert len(set(expected[0])) > 1
+
+
+def test_answers_are_the_best_span_of_the_context(tmp_path):
+    folder_with("BertForQuestionAnswering", tmp_path)
+    question, context = "who was bad ?", "the night was long , the film was dull"
+    start, end = reference_logits(tmp_path, [question], [context])[0].T
+    words = context.split()
+    begin = len(question.split()) + 2  # [CLS] question [SEP]
+    spans = [(i, j) for i in range(len(words)) for j in range(i, len(words))]
+    i, j = max(spans, key=lambda span: start[begin + span[0]] + end[begin + span[1]])
+    assert bertjax.load(tmp_path).predict([question], [context]).labels == [" ".join(words[i : j + 1])]
+
+
+def test_what_cannot_be_predicted_says_why(bundle, stock, folder, monkeypatch):
+    """Without the type checks that otherwise run during tests and would answer first."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    assert "texts is a single string" in refusal(bundle.predict, "one text")
+    assert "found 3" in refusal(bundle.predict, ["good", 3])
+    assert "there are 2 texts; give pairs as a list of as many" in refusal(bundle.predict, ["good", "bad"], ["good"])
+    assert "batch_size is 0" in refusal(bundle.predict, ["good"], batch_size=0)
+    headless = bertjax.load(stock, architecture="BertModel")
+    assert "a BertModel has no head that labels text" in refusal(headless.predict, ["good"])
+    fresh = bertjax.load(stock, labels=("yes", "no"))
+    assert "the head was never trained (classifier/bias, classifier/kernel)" in refusal(fresh.predict, ["good"])
+    (folder / "vocab.txt").unlink()
+    bare = bertjax.load(folder)
+    assert bare.tokenizer is None
+    assert "this bundle has no tokenizer" in refusal(bare.predict, ["good"])
+    answers = bertjax.load(stock, architecture="BertForQuestionAnswering")
+    answers = bertjax.Bundle(answers.config, answers.params, answers.tokenizer)
+    assert "the contexts they are about as pairs" in refusal(answers.predict, ["who ?"])
+
+
+# --- save ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_bundle_reopens_here_and_in_transformers(bundle, stock, tmp_path):
+    bertjax.save(bundle, tmp_path / "new" / "place")
+    again = bertjax.load(tmp_path / "new" / "place")
+    assert again.config == bundle.config
+    assert again.tokenizer is not None
+    assert again.tokenizer.fingerprint == getattr(bundle.tokenizer, "fingerprint", None)
+    for path, array in flatten(bundle.params).items():
+        np.testing.assert_array_equal(flatten(again.params)[path], array)
+    np.testing.assert_array_equal(reference_logits(tmp_path / "new" / "place", TEXTS), reference_logits(stock, TEXTS))
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["place"]
+
+
+def test_parameters_from_jax_are_saved_too(bundle, tmp_path):
+    bertjax.save(bertjax.Bundle(bundle.config, bundle.device_params, bundle.tokenizer), tmp_path / "saved")
+    assert bertjax.load(tmp_path / "saved").predict(TEXTS).labels == bundle.predict(TEXTS).labels
+
+
+def test_saving_again_replaces_the_whole_folder(bundle, folder):
+    (folder / "stale.txt").write_text("of the old model")
+    bertjax.save(bundle, folder)
+    assert not (folder / "stale.txt").exists()
+    assert bertjax.load(folder).predict(TEXTS).labels == bundle.predict(TEXTS).labels
+
+
+def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(bundle, folder, monkeypatch):
+    def full(partial, config, params):
+        (partial / "config.json").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr("bertjax.bundle.write_model", full)
+    assert "No space left on device. Free space or choose another folder" in refusal(bertjax.save, bundle, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+def test_a_folder_of_something_else_is_not_replaced(bundle, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years")
+    assert "exists and is no model folder" in refusal(bertjax.save, bundle, tmp_path / "thesis")
+    assert "exists and is no model folder" in refusal(bertjax.save, bundle, tmp_path / "thesis" / "chapter.tex")
+    assert "cannot write" in refusal(bertjax.save, bundle, tmp_path / "thesis" / "chapter.tex" / "bundle")
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years"
+
+
+def test_parameters_that_do_not_fit_the_config_are_not_written(bundle, tmp_path):
+    params = {**bundle.params, "classifier": {"kernel": bundle.params["classifier"]["kernel"][:, :2]}}
+    message = refusal(bertjax.save, bertjax.Bundle(bundle.config, params), tmp_path / "wrong")
+    assert "missing: classifier/bias (3,)" in message
+    assert "shape of classifier/kernel" in message
+    assert not (tmp_path / "wrong").exists()
+
+
+# --- open ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_module_and_parameters_are_ready_to_apply(bundle):
+    """As in the README, with NumPy arrays and nothing compiled."""
+    ids = np.array([[2, 5, 6, 3]])
+    output = bundle.model.apply({"params": bundle.params}, ids, np.ones_like(ids), np.zeros_like(ids))
+    assert output.logits.shape == (1, 3)
+    assert len(output.hidden_states) == bundle.config.num_hidden_layers + 1
+    assert len(output.attention_scores) == bundle.config.num_hidden_layers
+
+
+def test_settings_of_the_run_are_chosen_when_opening(stock):
+    config = bertjax.load(stock, dtype="bfloat16", remat=True, hidden_dropout_prob=0.0).config
+    assert (config.dtype, config.remat, config.hidden_dropout_prob) == ("bfloat16", True, 0.0)
+    message = refusal(bertjax.load, stock, hidden_size=8)
+    assert message.startswith("hidden_size cannot be set when a model is loaded; these can: dtype, attention, remat")
+    message = refusal(bertjax.load, stock, attention="cudnn", dtype="bfloat16", attention_probs_dropout_prob=0.0)
+    assert "attention='cudnn' needs an NVIDIA GPU" in message
+
+
+def test_a_path_that_is_no_model_says_what_may_stand_there(tmp_path):
+    assert "give a folder, hf:NAME for a model of the hub, or demo" in refusal(bertjax.load, tmp_path / "nowhere")
+    assert "has no config.json" in refusal(bertjax.load, tmp_path)
+
+
+def test_the_config_alone_is_read_without_weights(folder, bundle):
+    (folder / "model.safetensors").unlink()
+    assert stored_config(folder) == bundle.config
+
+
+def test_every_kind_of_task_has_its_head():
+    assert architecture_for("regression", "bert") == "BertForSequenceClassification"
+    assert architecture_for("tokens", "distilbert") == "DistilBertForTokenClassification"
+    assert architecture_for("qa", "bert") == "BertForQuestionAnswering"
+
+
+# --- hub -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hub_name_opens_from_the_local_cache_without_a_network(stock, tmp_path, monkeypatch):
+    revision, home = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--some--model"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(revision)
+    shutil.copytree(stock, home / "snapshots" / revision)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert bertjax.load("hf:some/model").predict(["good"]).labels == bertjax.load(stock).predict(["good"]).labels
+    message = refusal(bertjax.load, "hf:some/other")
+    assert message.startswith("cannot get hf:some/other from the hub: ")
+    assert message.endswith("Check the name and the network, or give a folder.")
+    assert len(message.splitlines()) == 2
+
+
+def test_of_a_hub_folder_no_pickle_is_fetched(stock, monkeypatch):
+    names = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    names += ["tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+    others = [
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "flax_model.msgpack",
+        "onnx/model.onnx",
+        "adapter.safetensors",
+        "a.py",
+    ]
+
+    def download(name, allow_patterns):
+        assert name == "some/model"
+        kept = huggingface_hub.utils.filter_repo_objects([*names, *others], allow_patterns=allow_patterns)
+        assert list(kept) == names
+        return str(stock)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert bertjax.load("hf:some/model").tokenizer is not None
+
+
+def test_whatever_the_hub_client_raises_is_one_clear_message(monkeypatch):
+    def fail(name, allow_patterns):
+        raise ConnectionError("")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    assert refusal(bertjax.load, "hf:some/model").startswith("cannot get hf:some/model from the hub: ConnectionError")
