@@ -23,7 +23,7 @@ class Log:
         from tensorboardX import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = Path(os.devnull if quiet else folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._file = Path(os.devnull if quiet else folder / "metrics.jsonl").open("a", encoding="utf-8")  # noqa: SIM115
         self._board = SummaryWriter(str(folder / "tensorboard"), write_to_disk=not quiet, flush_secs=30)
         self._progress = None if start is None or quiet else Progress(label, total, start)
 

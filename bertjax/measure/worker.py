@@ -206,19 +206,19 @@ def processor() -> str:
 
 def main() -> None:
     """Serve until `quit` or the end of the input. What libraries print goes to stderr, never between the answers."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    session = Session()
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["command"] == "quit":
-            break
-        try:
-            reply = session.answer(request)
-        except UserError as error:
-            reply = {"user_error": str(error)}
-        answers.write(json.dumps(reply) + "\n")
-        answers.flush()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        session = Session()
+        for line in sys.stdin:
+            request = json.loads(line)
+            if request["command"] == "quit":
+                break
+            try:
+                reply = session.answer(request)
+            except UserError as error:
+                reply = {"user_error": str(error)}
+            answers.write(json.dumps(reply) + "\n")
+            answers.flush()
 
 
 if __name__ == "__main__":

@@ -90,11 +90,16 @@ class Encoder(nn.Module):
 
     config: BertConfig
     product: Product = plain_product
+    first_apart: bool = False
+    """Whether the last layer computes its first row apart; see `Layer.first_apart`."""
 
     def setup(self):
         layer = nn.remat(Layer) if self.config.remat else Layer
-        steps = enumerate(self.config.depth_steps())
-        self.layers = [layer(self.config, i, shape, self.product, name=f"layer_{i}") for i, shape in steps]
+        shapes = self.config.depth_steps()
+        apart = [self.first_apart and step == len(shapes) - 1 for step in range(len(shapes))]
+        self.layers = [
+            layer(self.config, i, shape, self.product, apart[i], name=f"layer_{i}") for i, shape in enumerate(shapes)
+        ]
 
     def __call__(
         self,
@@ -118,10 +123,14 @@ class BertModel(nn.Module):
     product: Product = plain_product
 
     has_pooler = True
+    reads_first = False
+    """The head reads the first row of the last layer and no other."""
 
     def setup(self):
         self.embeddings = Embeddings(self.config, self.product)
-        self.encoder = Encoder(self.config, self.product)
+        # A product that is watched sees every site once, and cuDNN wants many queries.
+        apart = self.reads_first and self.product is plain_product and self.config.attention == "xla"
+        self.encoder = Encoder(self.config, self.product, apart)
         if self.has_pooler:
             self.pooler = self.dense("pooler", self.config.hidden_size)
         self.setup_head()
@@ -166,13 +175,18 @@ class BertModel(nn.Module):
         return self.encoder(hidden, mask, gates, start, stop)
 
     def finish(
-        self, hidden: Float[Array, "b l d"], cls_positions: Int[ArrayLike, "b s"] | None = None
+        self,
+        hidden: Float[Array, "b l d"],
+        cls_positions: Int[ArrayLike, "b s"] | None = None,
+        first: Float[Array, "b d"] | None = None,
     ) -> tuple[Array | None, Array | None]:
-        """Logits and pooled vectors from the last hidden state; one [CLS] a row, or those at `cls_positions`."""
-        if cls_positions is None:
-            first = hidden[:, 0]
-        else:
+        """Logits and pooled vectors from the last hidden state; one [CLS] a row, or those at `cls_positions`.
+
+        `first` is `hidden[:, 0]`, where a layer computed it apart."""
+        if cls_positions is not None:
             first = jnp.take_along_axis(hidden, jnp.asarray(cls_positions)[..., None], axis=1)
+        elif first is None:
+            first = hidden[:, 0]
         pooled = self.pool(first)
         return self.head(hidden, pooled), pooled
 
@@ -195,8 +209,8 @@ class BertModel(nn.Module):
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
         hidden = self.embed(input_ids, token_type_ids, position_ids)
         outputs = self.layers(hidden, key_mask(real, segment_ids), gates)
-        last = outputs[-1].hidden if outputs else hidden
-        logits, pooled = self.finish(last, cls_positions)
+        last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
+        logits, pooled = self.finish(last, cls_positions, first)
         states = (hidden, *(o.hidden for o in outputs))
         queries, keys, values = (tuple(getattr(o, n) for o in outputs) for n in ("queries", "keys", "values"))
         return ModelOutput(logits, pooled, states, queries, keys, values)

@@ -24,6 +24,8 @@ from bertjax.params import Tree, flatten, unflatten
 class BertForSequenceClassification(BertModel):
     """Logits [b, labels] from the pooled vector; with one label, regression."""
 
+    reads_first = True
+
     def setup_head(self) -> None:
         self.classifier = self.dense("classifier", len(self.config.labels))
 
@@ -61,6 +63,8 @@ class BertForQuestionAnswering(BertModel):
 class BertForNextSentencePrediction(BertModel):
     """Logits [b, 2]: the second text follows the first (0) or is a random one (1)."""
 
+    reads_first = True
+
     def setup_head(self) -> None:
         self.seq_relationship = self.dense("seq_relationship", 2)
 
@@ -95,6 +99,8 @@ class DistilBertModel(BertModel):
 
 class DistilBertForSequenceClassification(DistilBertModel):
     """Logits [b, labels] through a hidden layer of its own, from the first piece of the last layer."""
+
+    reads_first = True
 
     def setup_head(self) -> None:
         self.pre_classifier = self.dense("pre_classifier", self.config.hidden_size)

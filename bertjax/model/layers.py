@@ -47,6 +47,8 @@ class LayerGates(NamedTuple):
 
 class LayerOutput(NamedTuple):
     hidden: Float[Array, "b l d"]
+    first: Float[Array, "b d"]
+    """`hidden[:, 0]`. Whoever needs no other row reads this one: see `Layer.first_apart`."""
     queries: Float[Array, "b l h k"]
     keys: Float[Array, "b l h k"]
     values: Float[Array, "b l h k"]
@@ -110,29 +112,42 @@ class SelfAttention(nn.Module):
         self.output = Dense(config.hidden_size, f"{site}/output", config.initializer_range, self.product)
         self.layer_norm = LayerNorm(config.layer_norm_eps)
 
-    def __call__(self, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates) -> LayerOutput:
-        batch, length, _ = hidden.shape
-        split = (batch, length, self.heads, self.config.head_size)
-        queries = self.query(hidden).reshape(split)
-        keys = self.key(hidden).reshape(split)
-        values = self.value(hidden).reshape(split)
+    def queries(self, rows: Float[Array, "b r d"]) -> Float[Array, "b r h k"]:
+        return self.heads_of(self.query(rows))
+
+    def keys_and_values(self, hidden: Float[Array, "b l d"]) -> tuple[Float[Array, "b l h k"], Float[Array, "b l h k"]]:
+        return self.heads_of(self.key(hidden)), self.heads_of(self.value(hidden))
+
+    def heads_of(self, x: Float[Array, "b r w"]) -> Float[Array, "b r h k"]:
+        return x.reshape(*x.shape[:2], self.heads, self.config.head_size)
+
+    def __call__(
+        self,
+        rows: Float[Array, "b r d"],
+        queries: Float[Array, "b r h k"],
+        keys: Float[Array, "b l h k"],
+        values: Float[Array, "b l h k"],
+        mask: Bool[Array, "b 1 #r l"],
+        gates: LayerGates,
+    ) -> Float[Array, "b r d"]:
+        """Some rows, after they have looked at every key."""
         if self.config.attention == "cudnn":
             context = jax.nn.dot_product_attention(queries, keys, values, mask=mask, implementation="cudnn")
         else:
             context = self.attend(queries, keys, values, mask)
         if gates.heads is not None:
             context = context * jnp.reshape(gates.heads, (-1, 1, self.heads, 1)).astype(context.dtype)
-        update = self.output(context.reshape(batch, length, self.heads * self.config.head_size))
+        update = self.output(context.reshape(*rows.shape[:2], self.heads * self.config.head_size))
         update = dropout(update, self.config.hidden_dropout_prob, dropout_key(self))
-        return LayerOutput(self.layer_norm(hidden + update), queries, keys, values)
+        return self.layer_norm(rows + update)
 
     def attend(
         self,
-        queries: Float[Array, "b l h k"],
+        queries: Float[Array, "b r h k"],
         keys: Float[Array, "b l h k"],
         values: Float[Array, "b l h k"],
-        mask: Bool[Array, "b 1 #l l"],
-    ) -> Float[Array, "b l h k"]:
+        mask: Bool[Array, "b 1 #r l"],
+    ) -> Float[Array, "b r h k"]:
         site = f"step_{self.step}/attention"
         scaled = queries * (self.config.head_size**-0.5)
         scores = self.product(f"{site}/scores", "bqhk,bmhk->bhqm", scaled, keys).astype(jnp.float32)
@@ -171,14 +186,37 @@ class Layer(nn.Module):
     step: int
     shape: LayerConfig
     product: Product = plain_product
+    first_apart: bool = False
+    """Compute the first row apart from the others, so that XLA drops the others where a head reads none of them: of the
+    last layer, a classifier then costs two products in twelve. Only where nobody watches the products."""
 
     def setup(self):
         self.attention = SelfAttention(self.config, self.step, self.shape.num_attention_heads, self.product)
         self.ffn = FeedForward(self.config, self.step, self.shape.intermediate_size, self.product)
 
     def __call__(self, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates) -> LayerOutput:
-        attended = self.attention(hidden, mask, gates)
-        after = self.ffn(attended.hidden, gates)
+        apart = self.first_apart and hidden.shape[1] > 1 and mask.shape[2] == 1
+        parts = jnp.split(hidden, [1], axis=1) if apart else [hidden]
+        queries = [self.attention.queries(part) for part in parts]
+        keys, values = self.attention.keys_and_values(hidden)
+        after = [self.after(part, q, keys, values, mask, gates) for part, q in zip(parts, queries, strict=True)]
+        return LayerOutput(joined(after), after[0][:, 0], joined(queries), keys, values)
+
+    def after(
+        self,
+        rows: Float[Array, "b r d"],
+        queries: Float[Array, "b r h k"],
+        keys: Float[Array, "b l h k"],
+        values: Float[Array, "b l h k"],
+        mask: Bool[Array, "b 1 #r l"],
+        gates: LayerGates,
+    ) -> Float[Array, "b r d"]:
+        """Some rows, after this layer."""
+        after = self.ffn(self.attention(rows, queries, keys, values, mask, gates), gates)
         if gates.layer is not None:
-            after = hidden + jnp.reshape(gates.layer, (-1, 1, 1)).astype(hidden.dtype) * (after - hidden)
-        return attended._replace(hidden=after)
+            after = rows + jnp.reshape(gates.layer, (-1, 1, 1)).astype(rows.dtype) * (after - rows)
+        return after
+
+
+def joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)

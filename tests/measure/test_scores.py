@@ -101,6 +101,28 @@ def test_squad_answers_are_compared_without_case_punctuation_articles_and_spacin
     assert score("squad_em", ANSWERS, GOLDS) == pytest.approx(1 / 4)
 
 
+def f1_by_crossing_out(answer, gold):
+    """Restates SQuAD's F1 letter by letter: cross out every word of the gold answer that the answer has too."""
+    kept = ["".join(c for c in side.lower() if c.isalnum() or c.isspace()).split() for side in (answer, gold)]
+    answer, gold = ([word for word in words if word not in ("a", "an", "the")] for words in kept)
+    left, shared = list(gold), 0
+    for word in answer:
+        if word in left:
+            left.remove(word)
+            shared += 1
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(answer), shared / len(gold)
+    return 2 * precision * recall / (precision + recall)
+
+
+def test_squad_f1_crosses_out_shared_words():
+    words = np.array(["the", "The", "a", "an", "cat", "Cat!", "sat", "on", "(mat)", "--"])
+    for _ in range(200):
+        answer, gold = (" ".join(RNG.choice(words, RNG.integers(0, 6))) for _ in range(2))
+        assert score("squad_f1", [answer], [[gold]]) == pytest.approx(f1_by_crossing_out(answer, gold))
+
+
 def test_squad_f1_shares_words_with_the_best_gold_answer():
     by_hand = [1.0, 2 / 3, 0.0, 2 / 3]  # "in 1990" shares 1 of 2 and 1 of 1; "year 1990" would give 1/2
     assert score("squad_f1", ANSWERS, GOLDS) == pytest.approx(np.mean(by_hand))
