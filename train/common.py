@@ -6,7 +6,9 @@ from typing import Literal
 from bertjax.errors import UserError
 from bertjax.text.tasks import Kind, Task
 
-Metric = Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman", "f1_micro", "entity_f1", "squad_f1"]
+Metric = Literal[
+    "auto", "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman", "f1_micro", "entity_f1", "squad_f1"
+]
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def main(config: Config) -> None:
     )
     partial = out / ".bundle.partial"
     shutil.copytree(models[-1].folder, partial, dirs_exist_ok=True)
-    shutil.copy(out / "report.json", partial)
+    report.write_json(partial / "report.json")
     replace_folder(partial, out / "bundle")
     show(report)
     log.event("finished", len(config.stages))

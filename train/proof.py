@@ -38,6 +38,7 @@ def prove(
     from .run import read_record, versions
 
     _, task = open_model(str(models[0].folder), training_task(data), 0)
+    source = Path(data.eval).name if Path(data.eval).exists() else data.eval
     entries, split = [], None
     gold: Any = None
     for model in models:
@@ -60,7 +61,7 @@ def prove(
         split.examples.pairs,
         task=task,
         baseline=models[0].name,
-        source=data.eval,
+        source=source,
         max_length=data.max_length,
         config={**asked, "eval_fingerprint": split.encoded.fingerprint},
         next_steps=next_steps,
@@ -70,7 +71,7 @@ def prove(
     report.write(out)
     for model in models:
         if out.resolve() in model.folder.resolve().parents:
-            write_card(model.folder, report, model.name, task=task, source=data.eval, command=command)
+            write_card(model.folder, report, model.name, task=task, source=source, command=command)
     return report
 
 

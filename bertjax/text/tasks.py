@@ -17,7 +17,7 @@ Kind = Literal["auto", "classification", "regression", "multi_label", "tokens", 
 
 # The metrics that make sense for each kind; the first one is the default.
 METRICS: dict[str, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1", "matthews"),
+    "classification": ("accuracy", "f1", "f1_macro", "matthews"),
     "regression": ("pearson", "spearman"),
     "multi_label": ("f1_micro",),
     "tokens": ("entity_f1",),
