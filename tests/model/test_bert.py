@@ -3,6 +3,7 @@
 That it computes what BERT computes is shown in test_parity.py.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -34,6 +35,11 @@ def plain(params) -> Any:
 
 def close(a, b, **tolerance) -> None:
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), **(tolerance or SAME_MATHS))
+
+
+def watching(site, subscripts, left, right):
+    """A product that is not the plain one, though it computes the same."""
+    return plain_product(site, subscripts, left, right)
 
 
 def ones(**changes) -> list[LayerGates]:
@@ -141,6 +147,22 @@ def test_packed_rows_equal_separate_rows(params, plain):
     close(out.pooled[0], plain.pooled)
 
 
+def test_the_first_row_computed_apart_and_with_the_others_agree(params, plain):
+    """A classifier reads one row of the last layer, and computes it apart unless somebody watches the products."""
+    together = MODEL.clone(product=watching)
+
+    def loss(model, params):
+        gates = ones(heads=jnp.array([[1.0, 0.5, 0], [1, 1, 1], [0, 1, 0]]))
+        return jnp.sum(jnp.sin(run(model, params, tiny_batch(), gates=gates).logits))
+
+    out = apply(together, params, tiny_batch())
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(out), strict=True):
+        close(a, b)
+    one, other = (flatten(jax.jit(jax.grad(partial(loss, model)))(params)) for model in (MODEL, together))
+    for path, gradient in one.items():
+        close(gradient, other[path], rtol=1e-5, atol=1e-6)
+
+
 def test_bfloat16_is_close_to_float32(plain):
     out = apply(*tiny(dtype="bfloat16"), tiny_batch())
     assert out.hidden_states[0].dtype == out.queries[0].dtype == out.logits.dtype == jnp.bfloat16
@@ -243,7 +265,7 @@ def test_dropout_needs_a_key_and_follows_it(params, plain):
 
 def test_every_dropout_of_the_paper_is_there(monkeypatch):
     """Embeddings, then per layer probabilities, attention output and feed-forward output, then before the head."""
-    model, params = tiny(hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.5, classifier_dropout=0.75)
+    rates = {"hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.5, "classifier_dropout": 0.75}
     seen = []
 
     def watched(x, rate, key):
@@ -252,9 +274,13 @@ def test_every_dropout_of_the_paper_is_there(monkeypatch):
 
     for module in ("bert", "layers", "heads"):
         monkeypatch.setattr(f"bertjax.model.{module}.dropout", watched)
-    jax.eval_shape(lambda: run(model, params, tiny_batch(), rngs={"dropout": jax.random.key(0)}))
     hidden, scores = (0.25, (3, 7, 12), True), (0.5, (3, 3, 7, 7), True)
-    assert seen == [hidden, *(scores, hidden, hidden) * 2, (0.75, (3, 12), True)]
+    for architecture, shape in (("BertForTokenClassification", (3, 7, 12)), ("BertForSequenceClassification", (3, 12))):
+        model, params = tiny(architecture=architecture, **rates)
+        watcher = model.clone(product=watching)
+        seen.clear()
+        jax.eval_shape(lambda: run(watcher, params, tiny_batch(), rngs={"dropout": jax.random.key(0)}))  # noqa: B023
+        assert seen == [hidden, *(scores, hidden, hidden) * STEPS, (0.75, shape, True)]
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.003])
