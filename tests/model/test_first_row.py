@@ -1,0 +1,75 @@
+"""The last layer under a head that reads one row: cheaper, and otherwise no different."""
+
+import jax
+import numpy as np
+import pytest
+
+from bertjax.model import build
+from bertjax.model.products import plain_product
+from tests.model.tiny import TINY, apply, run, tiny, tiny_batch
+from tests.tolerances import SAME_MATHS
+
+READERS = ("BertForSequenceClassification", "DistilBertForSequenceClassification", "BertForNextSentencePrediction")
+
+
+def whole(model):
+    """The same model, its products watched, so that no row is computed apart."""
+    return model.clone(product=lambda *operands: plain_product(*operands))
+
+
+def of(architecture, **changes):
+    distil = {"model_type": "distilbert", "type_vocab_size": 0} if architecture.startswith("Distil") else {}
+    return tiny(architecture=architecture, **distil, **changes)
+
+
+@pytest.mark.parametrize("architecture", READERS)
+def test_nothing_but_the_cost_tells_that_the_first_row_was_computed_apart(architecture):
+    model, params = of(architecture)
+    apart, together = (apply(m, params, tiny_batch()) for m in (model, whole(model)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME_MATHS), apart, together)
+
+
+def test_gradients_through_the_first_row_and_through_all_rows_are_the_same_as_together():
+    model, params = of("BertForSequenceClassification")
+
+    def loss(params, model, every_row):
+        out = run(model, params, tiny_batch())
+        return (out.logits**2).sum() + every_row * (out.hidden_states[-1] ** 3).sum()
+
+    for every_row in (0.0, 1.0):
+        apart, together = (jax.grad(loss)(params, m, every_row) for m in (model, whole(model)))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), apart, together)
+
+
+def test_with_dropout_the_head_reads_the_row_that_is_returned():
+    model, params = of("BertForSequenceClassification", classifier_dropout=0.0)
+    out = apply(model, params, tiny_batch(), rngs={"dropout": jax.random.key(0)})
+    first = np.asarray(out.hidden_states[-1][:, 0])
+    pooled = np.tanh(first @ params["pooler"]["kernel"] + params["pooler"]["bias"])
+    np.testing.assert_allclose(out.pooled, pooled, **SAME_MATHS)
+
+
+def test_packed_rows_and_single_columns_are_computed_together():
+    model, params = of("BertForSequenceClassification")
+    batch = tiny_batch()
+    packed = batch | {"segment_ids": batch["attention_mask"], "cls_positions": np.zeros((3, 1), np.int32)}
+    np.testing.assert_allclose(
+        apply(model, params, packed).logits[:, 0], apply(model, params, batch).logits, **SAME_MATHS
+    )
+    single = {name: array[:, :1] for name, array in batch.items()}
+    assert apply(model, params, single).logits.shape == (3, 3)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_step_that_uses_the_logits_alone_pays_for_one_row_of_the_last_layer(remat):
+    """Of the second of two layers, the keys and values are left: 2 of 12 equal products, so 14 of 24 in all."""
+    config = TINY.replace(hidden_size=48, intermediate_size=192, head_size=16, remat=remat)
+    ids = np.ones((2, 16), np.int32)
+
+    def cost(model):
+        params = jax.eval_shape(lambda: model.init(jax.random.key(0), ids)["params"])
+        step = jax.grad(lambda params: model.apply({"params": params}, ids).logits.sum())
+        return jax.jit(step).lower(params).compile().cost_analysis()["flops"]
+
+    model = build(config)
+    assert cost(model) < 0.75 * cost(whole(model))
