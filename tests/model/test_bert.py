@@ -3,7 +3,6 @@
 That it computes what BERT computes is shown in test_parity.py.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -145,22 +144,6 @@ def test_packed_rows_equal_separate_rows(params, plain):
         close(np.asarray(a)[0, : sum(lengths)], np.asarray(b)[real])
     close(out.logits[0], plain.logits)
     close(out.pooled[0], plain.pooled)
-
-
-def test_the_first_row_computed_apart_and_with_the_others_agree(params, plain):
-    """A classifier reads one row of the last layer, and computes it apart unless somebody watches the products."""
-    together = MODEL.clone(product=watching)
-
-    def loss(model, params):
-        gates = ones(heads=jnp.array([[1.0, 0.5, 0], [1, 1, 1], [0, 1, 0]]))
-        return jnp.sum(jnp.sin(run(model, params, tiny_batch(), gates=gates).logits))
-
-    out = apply(together, params, tiny_batch())
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(out), strict=True):
-        close(a, b)
-    one, other = (flatten(jax.jit(jax.grad(partial(loss, model)))(params)) for model in (MODEL, together))
-    for path, gradient in one.items():
-        close(gradient, other[path], rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_is_close_to_float32(plain):
