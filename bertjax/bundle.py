@@ -189,11 +189,16 @@ def is_empty_folder(path: Path) -> bool:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Puts a finished folder in the place of another one."""
+    """Puts a finished folder in the place of another one, or leaves that one where it is."""
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     if target.exists():
         os.replace(target, old)
-    os.replace(new, target)
+    try:
+        os.replace(new, target)
+    except OSError:
+        if old.exists():
+            os.replace(old, target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

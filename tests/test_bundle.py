@@ -5,6 +5,7 @@ Folders of every kind are the subject of model/test_huggingface.py; here is what
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -225,13 +226,16 @@ def test_saving_again_replaces_the_whole_folder(bundle, folder):
     assert bertjax.load(folder).predict(TEXTS).labels == bundle.predict(TEXTS).labels
 
 
-def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(bundle, folder, monkeypatch):
-    def full(partial, config, params):
-        (partial / "config.json").write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize("moment", ["writing", "renaming"])
+def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(bundle, folder, monkeypatch, moment):
+    def full(partial, *_):
+        if partial.name.endswith(".partial"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(partial, *_)
 
+    rename = os.replace
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("bertjax.bundle.write_model", full)
+    monkeypatch.setattr("bertjax.bundle.write_model" if moment == "writing" else "os.replace", full)
     assert "No space left on device. Free space or choose another folder" in refusal(bertjax.save, bundle, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["folder"]
