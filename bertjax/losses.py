@@ -22,35 +22,41 @@ Sum = tuple[Float[Array, ""], Float[Array, ""]]
 
 
 def weighted(values: Float[Array, "*rows"], weights: Float[Array, "*rows"]) -> Sum:
-    """The pair that every loss returns. Garbage where the weight is 0, even a NaN, does not get through."""
-    kept = jnp.where(weights > 0, values.astype(jnp.float32), 0.0)
-    return jnp.sum(kept * weights), jnp.sum(weights)
+    """The pair that every loss returns."""
+    return jnp.sum(values * weights), jnp.sum(weights)
+
+
+def keep(x: Float[Array, "*rows c"], weights: Float[Array, "*rows"]) -> Float[Array, "*rows c"]:
+    """`x` in float32, with zeros in rows of weight 0: garbage there, even a NaN, reaches neither loss nor gradient.
+
+    It is done to what a loss is computed from; multiplying a NaN by 0 afterwards, or choosing around it, would still
+    give a gradient that is no number.
+    """
+    return jnp.where(weights[..., None] > 0, x.astype(jnp.float32), 0.0)
 
 
 def classification(logits: Float[Array, "*rows c"], batch: Batch) -> Sum:
     """Cross-entropy per row; labels are class ids."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), batch["labels"])
-    return weighted(losses, batch["weights"])
+    kept = keep(logits, batch["weights"])
+    return weighted(optax.softmax_cross_entropy_with_integer_labels(kept, batch["labels"]), batch["weights"])
 
 
 def regression(logits: Float[Array, "*rows 1"], batch: Batch) -> Sum:
     """Squared error per row."""
-    return weighted(jnp.square(logits[..., 0].astype(jnp.float32) - batch["labels"]), batch["weights"])
+    return weighted(jnp.square(keep(logits, batch["weights"])[..., 0] - batch["labels"]), batch["weights"])
 
 
 def multi_label(logits: Float[Array, "*rows c"], batch: Batch) -> Sum:
     """Binary cross-entropy per row, averaged over the labels."""
-    losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), batch["labels"])
+    losses = optax.sigmoid_binary_cross_entropy(keep(logits, batch["weights"]), batch["labels"])
     return weighted(jnp.mean(losses, axis=-1), batch["weights"])
 
 
 def tokens(logits: Float[Array, "b l c"], batch: Batch) -> Sum:
     """Cross-entropy per labelled piece; -100 marks a piece without a label."""
-    labelled = batch["labels"] >= 0
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), jnp.where(labelled, batch["labels"], 0)
-    )
-    return weighted(losses, labelled * batch["weights"][:, None])
+    weights = (batch["labels"] >= 0) * batch["weights"][:, None]
+    labels = jnp.maximum(batch["labels"], 0)
+    return weighted(optax.softmax_cross_entropy_with_integer_labels(keep(logits, weights), labels), weights)
 
 
 def answers(logits: Float[Array, "b l 2"], batch: Batch) -> Sum:

@@ -21,7 +21,9 @@ def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     teacher = bertjax.Bundle(fresh.config, fresh.params, fresh.tokenizer)
     monkeypatch.chdir(tmp_path)
     bertjax.save(teacher, "runs/quickstart/stages/1-teacher/bundle")
-    bertjax.save(Student(num_hidden_layers=2, intermediate_size=768).initialise(teacher, seed=0), "runs/quickstart/bundle")
+    bertjax.save(
+        Student(num_hidden_layers=2, intermediate_size=768).initialise(teacher, seed=0), "runs/quickstart/bundle"
+    )
     found = snippets()
     assert len(found) == 2
     for snippet in found:

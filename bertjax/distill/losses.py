@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bertjax.losses import Sum, weighted
+from bertjax.losses import Sum, keep, weighted
 
 
 def soft_targets(
@@ -22,8 +22,8 @@ def soft_targets(
 
     The factor T^2 keeps the size of the gradient independent of the temperature.
     """
-    target = jax.nn.log_softmax(jax.lax.stop_gradient(teacher).astype(jnp.float32) / temperature)
-    guess = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
+    target = jax.nn.log_softmax(keep(jax.lax.stop_gradient(teacher), weights) / temperature)
+    guess = jax.nn.log_softmax(keep(student, weights) / temperature)
     return weighted(temperature**2 * jnp.sum(jnp.exp(target) * (target - guess), axis=-1), weights)
 
 
@@ -36,7 +36,7 @@ def binary_soft_targets(
     """`soft_targets` for labels that do not exclude each other: a two-way KL per label, averaged over the labels."""
 
     def pair(logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c 2"]:
-        scaled = logits.astype(jnp.float32) / temperature
+        scaled = keep(logits, weights) / temperature
         return jnp.stack([jax.nn.log_sigmoid(scaled), jax.nn.log_sigmoid(-scaled)], axis=-1)
 
     target, guess = pair(jax.lax.stop_gradient(teacher)), pair(student)
@@ -48,7 +48,7 @@ def squared_error(
     student: Float[Array, "*rows c"], teacher: Float[Array, "*rows c"], weights: Float[Array, "*rows"]
 ) -> Sum:
     """Mean squared error over the last axis, per row: hidden states, embeddings, or the teacher's number."""
-    difference = student.astype(jnp.float32) - jax.lax.stop_gradient(teacher).astype(jnp.float32)
+    difference = keep(student, weights) - keep(jax.lax.stop_gradient(teacher), weights)
     return weighted(jnp.mean(jnp.square(difference), axis=-1), weights)
 
 

@@ -54,7 +54,7 @@ class StoredOutputs:
         states = {f"teacher_hidden_{n}": self._pieces(array, where, mask) for n, array in self._states.items()}
         return {**batch, "teacher_logits": np.asarray(logits), **states}
 
-    def output(self, batch: Mapping[str, Array]) -> TeacherOutput:
+    def output(self, batch: Mapping[str, Any]) -> TeacherOutput:
         """The teacher's output as losses read it, inside the step."""
         return TeacherOutput(batch["teacher_logits"], {n: batch[f"teacher_hidden_{n}"] for n in self.layers})
 

@@ -119,6 +119,7 @@ class HiddenStates:
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
             weights = batch["attention_mask"] * batch["weights"][:, None]
+
             def error(s: int, t: int) -> Array:
                 hidden = student_out.hidden_states[s]
                 projected = hidden @ extra["kernel"] if "kernel" in extra else hidden

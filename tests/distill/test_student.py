@@ -1,0 +1,147 @@
+"""Pairing of layers, the student's start, and stored teacher outputs."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax.bundle import Bundle, init_params
+from bertjax.distill.pairing import pair_layers
+from bertjax.distill.student import Student
+from bertjax.distill.teacher import stored_bytes, stored_outputs
+from bertjax.distill.terms import HiddenStates, SoftTargets
+from bertjax.errors import UserError
+from bertjax.model import BertConfig
+from bertjax.text.batches import eval_batches
+from tests.text.tiny import made_up, random_lengths
+from tests.tolerances import SAME_MATHS
+
+CONFIG = BertConfig(
+    architecture="BertForSequenceClassification",
+    vocab_size=512,
+    hidden_size=16,
+    num_hidden_layers=6,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=16,
+)
+TEACHER = Bundle(CONFIG, init_params(CONFIG, 0))
+
+
+def run(bundle: Bundle, *inputs: Any) -> Any:
+    return jax.jit(bundle.model.apply)({"params": bundle.params}, *inputs)
+
+
+@pytest.mark.parametrize(
+    ("rule", "student", "teacher", "expected"),
+    [
+        ("uniform", 3, 6, (1, 3, 5)),
+        ("uniform", 4, 12, (2, 5, 8, 11)),
+        ("uniform", 4, 6, (1, 2, 4, 5)),
+        ("last", 2, 6, (4, 5)),
+        ("first", 2, 6, (0, 1)),
+        ((0, 2, 4, 7, 9, 11), 6, 12, (0, 2, 4, 7, 9, 11)),
+    ],
+)
+def test_pairings_are_the_published_ones(rule, student: int, teacher: int, expected: tuple[int, ...]):
+    assert pair_layers(rule, student, teacher) == expected
+
+
+@pytest.mark.parametrize(("rule", "message"), [("middle", "uniform"), ((1,), "1 layers"), ((1, 6), "layer 6")])
+def test_impossible_pairings_are_refused(rule, message: str):
+    with pytest.raises(UserError, match=message):
+        pair_layers(rule, 2, 6)
+
+
+def test_a_student_of_full_size_is_the_teacher():
+    same = Student(num_hidden_layers=6).initialise(TEACHER, seed=1)
+    jax.tree.map(np.testing.assert_array_equal, same.params, TEACHER.params)
+
+
+def test_a_student_begins_with_the_paired_layers():
+    student = Student(num_hidden_layers=2, pairing="last").initialise(TEACHER, seed=1)
+    stack = TEACHER.params["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, student.params["encoder"]["layer_0"], stack["layer_4"])
+    jax.tree.map(np.testing.assert_array_equal, student.params["embeddings"], TEACHER.params["embeddings"])
+    jax.tree.map(np.testing.assert_array_equal, student.params["classifier"], TEACHER.params["classifier"])
+
+
+def test_dropping_silent_neurons_changes_nothing():
+    params = jax.tree.map(np.copy, TEACHER.params)
+    silent = np.arange(0, 32, 2)
+    for layer in params["encoder"].values():
+        layer["ffn"]["output"]["kernel"][silent] = 0
+    teacher = Bundle(CONFIG, params)
+    student = Student(num_hidden_layers=6, intermediate_size=16).initialise(teacher, seed=1)
+    ids = jnp.arange(12)[None] + 1
+    np.testing.assert_allclose(run(student, ids).logits, run(teacher, ids).logits, **SAME_MATHS)
+
+
+def test_a_narrower_student_begins_at_random_and_a_wider_ffn_is_refused():
+    narrow = Student(num_hidden_layers=2, hidden_size=8, num_attention_heads=2).initialise(TEACHER, seed=1)
+    assert narrow.params["encoder"]["layer_0"]["attention"]["query"]["kernel"].shape == (8, 8)
+    with pytest.raises(UserError, match="neurons"):
+        Student(num_hidden_layers=2, intermediate_size=64).initialise(TEACHER, seed=1)
+
+
+def test_stored_outputs_are_what_a_live_teacher_says(tmp_path: Path):
+    encoded = made_up(random_lengths(21, 16))
+    object.__setattr__(encoded, "ids", encoded.ids % 512)
+    stored = stored_outputs(tmp_path, TEACHER, encoded, frozenset({0, 4}), batch_size=4)
+    for batch in eval_batches(encoded, 4, (8, 16)):
+        said = stored.output(stored.add_to(batch))
+        live = run(TEACHER, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        real, rows = batch["attention_mask"] > 0, batch["weights"] > 0
+        np.testing.assert_allclose(said.logits[rows], live.logits[rows], rtol=1e-5, atol=1e-6)
+        for layer in (0, 4):
+            # Half precision keeps eleven bits.
+            np.testing.assert_allclose(said.hidden_states[layer][real], live.hidden_states[layer][real], atol=2e-3)
+            assert not np.asarray(said.hidden_states[layer])[~real].any()
+
+
+def test_stored_outputs_are_found_again_but_never_those_of_other_weights_or_text(tmp_path: Path):
+    encoded, other_text = made_up(random_lengths(9, 16)), made_up(random_lengths(9, 16, seed=1))
+    other = Bundle(CONFIG, init_params(CONFIG, 1))
+    calls = []
+
+    def count(done: int, total: int) -> None:
+        calls.append(done == total)
+
+    for teacher, text in ((TEACHER, encoded), (TEACHER, encoded), (other, encoded), (TEACHER, other_text)):
+        stored_outputs(tmp_path, teacher, text, frozenset({1}), batch_size=16, progress=count)
+    assert sum(calls) == 3
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_size_on_disk_is_what_was_announced(tmp_path: Path):
+    encoded = made_up(random_lengths(40, 16))
+    stored_outputs(tmp_path, TEACHER, encoded, frozenset({0, 6}))
+    written = sum(file.stat().st_size for file in tmp_path.rglob("*.npy"))
+    announced = stored_bytes(TEACHER, encoded, frozenset({0, 6}))
+    assert announced <= written <= announced + 1000
+
+
+def test_hidden_states_learn_through_a_projection_only_where_widths_differ():
+    term = HiddenStates()
+    narrow = Student(num_hidden_layers=2, hidden_size=8, num_attention_heads=2).config(CONFIG)
+    assert term.parameters(jax.random.key(0), CONFIG, CONFIG) == {}
+    assert term.parameters(jax.random.key(0), narrow, CONFIG)["kernel"].shape == (8, 16)
+    assert term.needs(narrow, CONFIG) == {0, 3, 6}
+    assert SoftTargets().needs(narrow, CONFIG) == frozenset()
+
+
+def test_hidden_states_are_a_mean_over_pairs_pieces_and_width():
+    rng = np.random.default_rng(0)
+    states = [rng.normal(size=(2, 3, 16)).astype(np.float32) for _ in range(6)]
+    mask = np.array([[1, 1, 0], [1, 0, 0]], np.int32)
+    student = Student(num_hidden_layers=2).config(CONFIG)
+    loss = HiddenStates().build(student, CONFIG)
+    said = SimpleNamespace(hidden_states={0: jnp.array(states[3]), 3: jnp.array(states[4]), 6: jnp.array(states[5])})
+    guess = SimpleNamespace(hidden_states=tuple(map(jnp.array, states[:3])))
+    total, weight = loss({}, guess, said, {"attention_mask": jnp.array(mask), "weights": jnp.ones(2)})
+    errors = [((states[i] - states[i + 3]) ** 2).mean(-1)[mask > 0] for i in range(3)]
+    np.testing.assert_allclose(total / weight, np.mean(errors), rtol=1e-5)
