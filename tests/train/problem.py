@@ -4,13 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from train.step import Term
 
 from bertjax.losses import classification
 from bertjax.model import BertConfig, build
 from bertjax.text.batches import BatchIterator
 from bertjax.text.batches import batches as make_batches
 from tests.text.tiny import made_up, random_lengths
+from train.step import Term
 
 ENCODED = made_up(random_lengths(120, 16))
 CONFIG = BertConfig(

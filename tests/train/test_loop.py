@@ -10,14 +10,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from train.loop import Training, fit
-from train.optimiser import Optimiser
-from train.sharding import Sharding
 
 from bertjax.checkpoint import steps as stored_steps
 from bertjax.errors import UserError
 from tests.train.problem import batches, objective, params
 from tests.train.tiny import ROOT, metrics
+from train.loop import Training, fit
+from train.optimiser import Optimiser
+from train.sharding import Sharding
 
 ONE = Sharding(1, 1)
 

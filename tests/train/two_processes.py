@@ -11,11 +11,11 @@ def main(port: str, index: int, folder: str, data: int, parameters: int) -> None
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(f"localhost:{port}", 2, index)
     import numpy as np
+
+    from tests.train.problem import batches, objective, params
     from train.loop import Training, fit
     from train.optimiser import Optimiser
     from train.sharding import Sharding
-
-    from tests.train.problem import batches, objective, params
 
     training = Training(
         steps=20, batch_size=16, save_every=10, sharding=Sharding(data, parameters), optimiser=Optimiser(clip=1.0)
