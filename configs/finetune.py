@@ -1,0 +1,19 @@
+"""Fine-tune MiniLM-L6-H384 on film reviews.
+
+    bertjax finetune --config=finetune --out=runs/finetune
+
+Two passes over the demo's 10,177 training sentences. On two CPU cores that takes a few minutes; the score is on the 1,717
+sentences of films that training never saw.
+"""
+
+from train.common import Data
+from train.finetune import Config
+from train.optimiser import Optimiser
+
+config = Config(
+    model="demo",
+    data=Data(train="demo", eval="demo", max_length=64),
+    epochs=2,
+    optimiser=Optimiser(learning_rate=5e-5),
+    out="runs/finetune",
+)
