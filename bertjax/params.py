@@ -68,8 +68,9 @@ def select(pattern: str, tree: Tree) -> Tree:
 def map_with_path(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "") -> Tree:
     """`function(path, leaf)` for every leaf, as a tree of the same form, empty branches included."""
     return {
-        key: map_with_path(function, value, f"{prefix}{key}/") if isinstance(value, dict) else function(prefix + key, value)
+        key: map_with_path(function, value, f"{path}/") if isinstance(value, dict) else function(path, value)
         for key, value in tree.items()
+        for path in [prefix + key]
     }
 
 

@@ -2,8 +2,8 @@
 
     bertjax finetune --config=finetune --out=runs/finetune
 
-Two passes over the demo's 10,177 training sentences, a few minutes on two CPU cores. The score is on the 1,717 sentences
-of films that training never saw.
+Two passes over the demo's 10,177 training sentences, a few minutes on two CPU cores. The score is on the 1,717
+sentences of films that training never saw.
 """
 
 from train.common import Data

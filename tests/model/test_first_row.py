@@ -69,7 +69,7 @@ def test_a_step_that_uses_the_logits_alone_pays_for_one_row_of_the_last_layer(re
     def cost(model):
         params = jax.eval_shape(lambda: model.init(jax.random.key(0), ids)["params"])
         step = jax.grad(lambda params: model.apply({"params": params}, ids).logits.sum())
-        return jax.jit(step).lower(params).compile().cost_analysis()["flops"]
+        return (jax.jit(step).lower(params).compile().cost_analysis() or {})["flops"]
 
     model = build(config)
     assert cost(model) < 0.75 * cost(whole(model))
