@@ -91,7 +91,7 @@ class Progress:
         said = f"{self.examples / passed:.0f} examples/s" + (f", loss {loss:.3f}" if loss is not None else "")
         if self.bar is not None:
             self.bar.update(self.task, completed=step, rate=said)
-        elif now - self.printed >= 10 or step == self.total:
+        elif (now - self.printed >= 10 and passed >= 5) or step == self.total:  # compiling passes too, but says nothing
             self.printed = now
             left = (self.total - step) * passed / (step - self.first)
             note(f"{self.label}: step {step} of {self.total}, {said}, {left:.0f} s left")
