@@ -74,10 +74,10 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 def test_sigterm_saves_and_the_run_continues_to_the_same_bits(work: Path, straight: Path):
     flags = finetune_flags(work, "stopped")
-    process = start(work, "finetune", flags)
-    wait_for(work / "stopped" / "checkpoints" / "2", process)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=300)
+    with start(work, "finetune", flags) as process:
+        wait_for(work / "stopped" / "checkpoints" / "2", process)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)
     events = [line["event"] for line in metrics(work / "stopped") if "event" in line]
     # The signal may come after the last step; then the run simply ends.
     assert process.returncode == (143 if "stopped" in events else 0), errors
@@ -94,14 +94,13 @@ def test_killed_at_random_moments_a_compression_ends_with_the_same_bits(work: Pa
     took = time.monotonic() - began
     moments, kills = random.Random(0), 0
     while kills < 10:
-        process = start(work, "compress", [*flags, f"--out={work / 'cut'}"])
-        try:
-            process.wait(timeout=moments.uniform(0.2, 0.9) * took)
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
+        with start(work, "compress", [*flags, f"--out={work / 'cut'}"]) as process:
+            try:
+                process.wait(timeout=moments.uniform(0.1, 0.6) * took)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills += 1
     run("compress", *flags, f"--out={work / 'cut'}")
     assert kills > 0
     for stage in ("1-teacher", "2-student", "without-teacher"):
