@@ -37,7 +37,7 @@ def begin(out: Path, config: Any) -> bool:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     asked = {name: value for name, value in to_dict(config).items() if name != "out"}
     record = read_record(out)
-    if record is None:
+    if record is None or (record["config"] != asked and not holds_work(out)):
         write_record(out, {"config": asked, "versions": versions(), "device": device()})
         return False
     if record["config"] != asked:
@@ -50,6 +50,12 @@ def begin(out: Path, config: Any) -> bool:
         note(f"{out}: finished already, {show(record['result'])}")
         return True
     return False
+
+
+def holds_work(out: Path) -> bool:
+    """Whether there is anything that would be lost or mistaken for something else. A run that ended in a user's mistake
+    before its first checkpoint left nothing, and must not stand in the way of the corrected command."""
+    return any(out.rglob("checkpoints/[0-9]*")) or any(out.rglob("bundle/model.safetensors"))
 
 
 def finish(out: Path, result: dict[str, float], **fingerprints: str) -> None:
