@@ -5,10 +5,8 @@ the model's config: a softmax over classes, a sigmoid per label, a number, a tag
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -23,6 +21,7 @@ from bertjax.text.encode import Encoded, encode_examples
 from bertjax.text.examples import Examples
 from bertjax.text.tasks import Kind, Task
 from bertjax.text.tokenizer import Tokenizer
+from bertjax.xla import Forward
 
 
 class Predictions(NamedTuple):
@@ -36,7 +35,7 @@ class Predictions(NamedTuple):
     """Texts that were longer than the limit and lost their end."""
 
 
-@partial(jax.jit, static_argnames="model")
+@Forward
 def forward(
     model: BertModel, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"]
 ) -> Array:

@@ -72,14 +72,18 @@ def make_step(
         gradient, terms, state = accumulate(terms_of, trained, train.state, split(batch, micro_batches), keys)
         loss = sum(terms.values(), start=jnp.zeros((), jnp.float32))
         norm = optax.tree.norm(gradient)
-        updates, opt = optimiser.update(gradient, train.opt, trained)
-        updated: Any = optax.apply_updates(trained, updates)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         bad_step = jnp.where((train.bad_step < 0) & ~finite, train.step, train.bad_step)
-        new = TrainState(train.step + 1, bad_step, updated["params"], updated["extra"], state, opt)
-        kept = jax.tree.map(lambda a, b: jnp.where(bad_step < 0, a, b), new, train)
+
+        def updated(old: TrainState) -> TrainState:
+            updates, opt = optimiser.update(gradient, old.opt, {"params": old.params, "extra": old.extra})
+            new: Any = optax.apply_updates({"params": old.params, "extra": old.extra}, updates)
+            return TrainState(old.step + 1, bad_step, new["params"], new["extra"], state, opt)
+
+        # A branch and not a choice per array: XLA then updates in place, where it copied the optimiser's state before.
+        train = jax.lax.cond(bad_step < 0, updated, lambda old: old._replace(bad_step=bad_step), train)
         metrics = {"loss": loss, **{f"loss/{name}": term for name, term in terms.items()}, "gradient_norm": norm}
-        return kept._replace(bad_step=bad_step), metrics | {"bad_step": bad_step}
+        return train, metrics | {"bad_step": bad_step}
 
     return step
 

@@ -27,6 +27,7 @@ from bertjax.params import Tree, flatten
 from bertjax.text.batches import Batch, eval_batches
 from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
+from bertjax.xla import Forward
 
 
 class TeacherOutput(NamedTuple):
@@ -114,7 +115,7 @@ def identity(teacher: Bundle, encoded: Encoded, layers: tuple[int, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-@partial(jax.jit, static_argnames=("model", "layers"))
+@partial(Forward, static=("layers",))
 def outputs(
     model: BertModel, params: Tree, ids: Array, mask: Array, types: Array, layers: tuple[int, ...]
 ) -> tuple[Array, list[Array]]:
@@ -142,7 +143,7 @@ def compute(
     buckets = length_buckets(encoded.lengths, teacher.config.max_position_embeddings)
     for batch in eval_batches(encoded, batch_size, buckets):
         inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-        computed = outputs(teacher.model, teacher.device_params, *inputs, layers=layers)
+        computed = outputs(teacher.model, teacher.device_params, *inputs, layers)
         batch_logits, batch_states = jax.device_get(computed)
         rows, real = batch["example_ids"], batch["attention_mask"] > 0
         where = (encoded.offsets[rows][:, None] + np.arange(real.shape[1]))[real]

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from bertjax.errors import UserError
-from train.optimiser import Optimiser
+from train.optimiser import Optimiser, clip_by_global_norm
 
 TREE = {
     "params": {"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "b": {"kernel": jnp.ones((2, 2))}},
@@ -61,3 +61,12 @@ def test_adamw_is_optax_adamw_with_clipping():
 def test_impossible_numbers_are_refused_by_name(wrong: dict):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Optimiser(**wrong)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_clipping_is_that_of_optax(scale: float):
+    gradient = jax.tree.map(lambda x: scale * jnp.arange(x.size, dtype=jnp.float32).reshape(x.shape), TREE)
+    ours, theirs = (
+        tx.update(gradient, tx.init(TREE))[0] for tx in (clip_by_global_norm(1), optax.clip_by_global_norm(1))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)

@@ -1,0 +1,104 @@
+"""How fast is bertjax beside PyTorch and ONNX Runtime, on this machine, now?
+
+    python -m tests.benchmarks.speed [--rounds=5] [--seconds=2]
+
+MiniLM-L6-H384 with a classifier: one fine-tuning step, and inference at four shapes. Each framework runs in a process
+of its own and they take turns, because thread pools that share a process starve each other and because a shared machine
+speeds up and slows down. A number is the median over rounds of the round's median. Milliseconds are this machine's, and
+this minute's; the ratios are what holds. Inference results are compared, so that nobody is fast by computing less.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+
+from tests.benchmarks.contestants import INFERENCE, TRAINING, Task
+
+SHAPES = [("train", 32, 64), ("infer", 1, 32), ("infer", 1, 128), ("infer", 32, 32), ("infer", 32, 128)]
+SETTLE_S = 0.3
+
+
+def serve(pipe, name: str, task: Task, folder: str) -> None:
+    """The life of one process: build, then answer "how long does it take now" until told to stop."""
+    run, facts = {**TRAINING, **INFERENCE}[name](task, folder)
+    for _ in range(3):
+        result = run()
+    pipe.send((facts, np.asarray(result)))
+    while seconds := pipe.recv():
+        run()
+        times: list[float] = []
+        while len(times) < 3 or sum(times) < seconds:
+            began = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - began)
+        pipe.send(statistics.median(times))
+
+
+@contextmanager
+def process(name: str, task: Task, folder: str):
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=serve, args=(theirs, name, task, folder), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        child.kill()
+        child.join()
+
+
+def compare(task: Task, folder: str, rounds: int, seconds: float) -> dict[str, dict]:
+    """Milliseconds of every contestant, in every round."""
+    names = list(TRAINING if task.kind == "train" else INFERENCE)
+    with ExitStack() as stack:
+        pipes = {name: stack.enter_context(process(name, task, folder)) for name in names}
+        ready = {name: pipe.recv() for name, pipe in pipes.items()}
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(rounds):
+            for name in names:
+                time.sleep(SETTLE_S)
+                pipes[name].send(seconds)
+                times[name].append(1000 * pipes[name].recv())
+            names = [*names[1:], names[0]]
+    if task.kind == "infer":
+        for name in names:
+            np.testing.assert_allclose(ready[name][1], ready["bertjax"][1], atol=1e-4, err_msg=name)
+    return {name: {"ms": statistics.median(t), "rounds_ms": t, **ready[name][0]} for name, t in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="time of each contestant in each round")
+    parser.add_argument("--out", help="file for the numbers as JSON")
+    arguments = parser.parse_args()
+    import bertjax
+
+    threads = len(os.sched_getaffinity(0))
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = bertjax.load("demo", architecture="BertForSequenceClassification", labels=("rotten", "fresh"))
+        bertjax.save(bundle, folder)
+        print(f"{threads} threads, {arguments.rounds} rounds; milliseconds, and bertjax's speed relative to each\n")
+        for kind, batch, length in SHAPES:
+            task = Task(kind, batch, length, threads)
+            timed = compare(task, folder, arguments.rounds, arguments.seconds)
+            results[f"{kind} {batch}x{length}"] = timed
+            print(f"{kind} {batch} x {length}")
+            for name, entry in sorted(timed.items(), key=lambda item: item[1]["ms"]):
+                print(f"  {name:14} {entry['ms']:9.2f}  {entry['ms'] / timed['bertjax']['ms']:5.2f}x", flush=True)
+    if arguments.out:
+        with open(arguments.out, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
