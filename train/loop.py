@@ -89,7 +89,6 @@ def fit(
     from jax.sharding import NamedSharding, PartitionSpec
 
     from bertjax.checkpoint import Checkpoints
-    from bertjax.xla import training_options
 
     from .log import Log
     from .sharding import put_batch, state_shardings
@@ -112,7 +111,6 @@ def fit(
         make_step(objective, optimiser, dropout_key, training.micro_batches),
         donate_argnums=0,
         out_shardings=(shardings, None),
-        compiler_options=training_options(),
     )
     constants = jax.device_put(constants or {}, NamedSharding(mesh, PartitionSpec()))
     with Checkpoints(out / "checkpoints", keep=2, every=training.save_every) as checkpoints, StopSignal() as stop:

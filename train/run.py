@@ -26,11 +26,8 @@ def begin(out: Path, config: Any) -> bool:
     """
     import jax
 
-    from bertjax.allocator import keep_freed_memory
     from bertjax.cache import cache_dir
 
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
     # Compiled programs are kept between runs: a resumed or repeated run starts in seconds.
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
+from bertjax.allocator import keep_freed_memory
 from bertjax.errors import UserError
 
 from .fields import Leaf, convert, describe, fits, is_branch, leaves, nearest, replace
@@ -34,6 +35,7 @@ def run(script: str, argv: Sequence[str] | None = None, prog: str | None = None)
     The script is imported under its own name even when it is `__main__`, so that the `Config` which config files import
     from it is the same class.
     """
+    keep_freed_memory()
     module = importlib.import_module(f".{script}", __package__)
     argv = sys.argv[1:] if argv is None else argv
     try:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from bertjax.allocator import keep_freed_memory
 from bertjax.errors import UserError
 
 BATCH = 32
@@ -206,6 +207,7 @@ def processor() -> str:
 
 def main() -> None:
     """Serve until `quit` or the end of the input. What libraries print goes to stderr, never between the answers."""
+    keep_freed_memory()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         session = Session()

@@ -5,6 +5,7 @@ there. It is called in a process of its own, so each framework is imported where
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,9 +41,7 @@ def bertjax(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, str]]
     import jax
 
     import bertjax
-    from bertjax.allocator import keep_freed_memory
 
-    keep_freed_memory()
     facts = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
     bundle = bertjax.load(folder)
     inputs = task.inputs()
@@ -53,7 +52,6 @@ def bertjax(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, str]]
         return lambda: jax.device_get(forward(bundle.model, bundle.device_params, *arrays)), facts
 
     from bertjax.losses import TASK_LOSSES
-    from bertjax.xla import training_options
     from train.optimiser import Optimiser
     from train.step import Term, init_state, make_step
 
@@ -61,12 +59,11 @@ def bertjax(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, str]]
 
     def objective(params, extra, state, batch, step, key):
         names = ("input_ids", "attention_mask", "token_type_ids")
-        output = bundle.model.apply({"params": params}, *(batch[n] for n in names), rngs={"dropout": key})
+        output: Any = bundle.model.apply({"params": params}, *(batch[n] for n in names), rngs={"dropout": key})
         return {"task": Term(*TASK_LOSSES["classification"](output.logits, batch))}, state
 
     batch = {**inputs, "weights": np.ones(task.batch, np.float32)}
-    step = make_step(objective, optimiser, jax.random.key(0))
-    step = jax.jit(step, donate_argnums=0, compiler_options=training_options())
+    step = jax.jit(make_step(objective, optimiser, jax.random.key(0)), donate_argnums=0)
     state = jax.jit(lambda p: init_state(p, {}, {}, optimiser))(bundle.params)
 
     def run():
@@ -112,14 +109,6 @@ def torch(task: Task, folder: str, attention: str) -> tuple[Callable[[], Any], d
     return run, facts
 
 
-def torch_eager(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, str]]:
-    return torch(task, folder, "eager")
-
-
-def torch_sdpa(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, str]]:
-    return torch(task, folder, "sdpa")
-
-
 def onnxruntime(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, str]]:
     """Float32, from PyTorch's exporter, with all of ONNX Runtime's graph optimisations."""
     import tempfile
@@ -146,5 +135,9 @@ def onnxruntime(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, s
     return lambda: session.run(None, feed)[0], {"onnxruntime": onnxruntime.__version__}
 
 
-TRAINING: dict[str, Contestant] = {"bertjax": bertjax, "torch, eager": torch_eager, "torch, sdpa": torch_sdpa}
-INFERENCE: dict[str, Contestant] = {**TRAINING, "onnxruntime": onnxruntime}
+CONTESTANTS: dict[str, Contestant] = {
+    "bertjax": bertjax,
+    "torch, eager": partial(torch, attention="eager"),
+    "torch, sdpa": partial(torch, attention="sdpa"),
+    "onnxruntime": onnxruntime,
+}

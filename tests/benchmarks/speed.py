@@ -17,17 +17,20 @@ import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
-
-from tests.benchmarks.contestants import INFERENCE, TRAINING, Task
+from bertjax.allocator import keep_freed_memory
 
 SHAPES = [("train", 32, 64), ("infer", 1, 32), ("infer", 1, 128), ("infer", 32, 32), ("infer", 32, 128)]
 SETTLE_S = 0.3
 
 
-def serve(pipe, name: str, task: Task, folder: str) -> None:
+def serve(pipe, name: str, task: tuple, folder: str) -> None:
     """The life of one process: build, then answer "how long does it take now" until told to stop."""
-    run, facts = {**TRAINING, **INFERENCE}[name](task, folder)
+    keep_freed_memory()  # as the commands do; here for every contestant
+    import numpy as np
+
+    from tests.benchmarks.contestants import CONTESTANTS, Task
+
+    run, facts = CONTESTANTS[name](Task(*task), folder)
     for _ in range(3):
         result = run()
     pipe.send((facts, np.asarray(result)))
@@ -42,7 +45,7 @@ def serve(pipe, name: str, task: Task, folder: str) -> None:
 
 
 @contextmanager
-def process(name: str, task: Task, folder: str):
+def process(name: str, task: tuple, folder: str):
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     child = context.Process(target=serve, args=(theirs, name, task, folder), daemon=True)
@@ -55,9 +58,11 @@ def process(name: str, task: Task, folder: str):
         child.join()
 
 
-def compare(task: Task, folder: str, rounds: int, seconds: float) -> dict[str, dict]:
+def compare(task: tuple, folder: str, rounds: int, seconds: float) -> dict[str, dict]:
     """Milliseconds of every contestant, in every round."""
-    names = list(TRAINING if task.kind == "train" else INFERENCE)
+    import numpy as np
+
+    names = ["bertjax", "torch, eager", "torch, sdpa", *["onnxruntime"] * (task[0] == "infer")]
     with ExitStack() as stack:
         pipes = {name: stack.enter_context(process(name, task, folder)) for name in names}
         ready = {name: pipe.recv() for name, pipe in pipes.items()}
@@ -68,7 +73,7 @@ def compare(task: Task, folder: str, rounds: int, seconds: float) -> dict[str, d
                 pipes[name].send(seconds)
                 times[name].append(1000 * pipes[name].recv())
             names = [*names[1:], names[0]]
-    if task.kind == "infer":
+    if task[0] == "infer":
         for name in names:
             np.testing.assert_allclose(ready[name][1], ready["bertjax"][1], atol=1e-4, err_msg=name)
     return {name: {"ms": statistics.median(t), "rounds_ms": t, **ready[name][0]} for name, t in times.items()}
@@ -89,8 +94,7 @@ def main() -> None:
         bertjax.save(bundle, folder)
         print(f"{threads} threads, {arguments.rounds} rounds; milliseconds, and bertjax's speed relative to each\n")
         for kind, batch, length in SHAPES:
-            task = Task(kind, batch, length, threads)
-            timed = compare(task, folder, arguments.rounds, arguments.seconds)
+            timed = compare((kind, batch, length, threads), folder, arguments.rounds, arguments.seconds)
             results[f"{kind} {batch}x{length}"] = timed
             print(f"{kind} {batch} x {length}")
             for name, entry in sorted(timed.items(), key=lambda item: item[1]["ms"]):
