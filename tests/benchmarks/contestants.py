@@ -18,7 +18,8 @@ class Task(NamedTuple):
     """A shape to compute. Rows are full, so that no framework gains by skipping padding."""
 
     kind: str
-    """"train": one fine-tuning step (dropout, clipped gradient, AdamW). "infer": logits from ids."""
+    """"train": one fine-tuning step (dropout, clipped gradient, AdamW). "infer": logits from ids. "text": training
+    steps on real text of at most this length."""
     batch: int
     length: int
     threads: int
@@ -45,11 +46,38 @@ def bertjax(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, str]]
     facts = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
     bundle = bertjax.load(folder)
     inputs = task.inputs()
-    if task.kind == "infer":
-        from bertjax.predict import forward
+    if task.kind == "train":
+        step, batch = fine_tuning_step(bundle), {**inputs, "weights": np.ones(task.batch, np.float32)}
+        return lambda: step(batch), facts
 
-        arrays = [inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")]
-        return lambda: jax.device_get(forward(bundle.model, bundle.device_params, *arrays)), facts
+    from bertjax.predict import forward
+
+    arrays = [inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")]
+    return lambda: jax.device_get(forward(bundle.model, bundle.device_params, *arrays)), facts
+
+
+def bertjax_on_text(task: Task, folder: str, padded: bool) -> tuple[Callable[[], Any], dict[str, str]]:
+    """Sixteen fine-tuning steps on film reviews, in batches of like length or all padded to the maximum."""
+    import bertjax
+    from bertjax.text.batches import batches
+    from bertjax.text.buckets import length_buckets, padding_overhead
+    from bertjax.text.encode import encode_examples
+    from bertjax.text.sources import infer_task, load_examples
+
+    bundle = bertjax.load(folder)
+    assert bundle.tokenizer is not None
+    reviews = infer_task("demo")
+    encoded = encode_examples(load_examples("demo", reviews), reviews, bundle.tokenizer, task.length)
+    buckets = (task.length,) if padded else length_buckets(encoded.lengths, task.length)
+    data = batches(encoded, task.batch, seed=0, buckets=buckets)
+    step, chosen = fine_tuning_step(bundle), [next(data) for _ in range(16)]
+    overhead = padding_overhead(encoded.lengths, buckets)
+    return lambda: [step(batch) for batch in chosen][-1], {"padding per piece": f"{overhead:.2f}"}
+
+
+def fine_tuning_step(bundle: Any) -> Callable[[dict[str, np.ndarray]], float]:
+    """A function that takes one step and returns its loss."""
+    import jax
 
     from bertjax.losses import TASK_LOSSES
     from train.optimiser import Optimiser
@@ -62,16 +90,15 @@ def bertjax(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, str]]
         output: Any = bundle.model.apply({"params": params}, *(batch[n] for n in names), rngs={"dropout": key})
         return {"task": Term(*TASK_LOSSES["classification"](output.logits, batch))}, state
 
-    batch = {**inputs, "weights": np.ones(task.batch, np.float32)}
     step = jax.jit(make_step(objective, optimiser, jax.random.key(0)), donate_argnums=0)
     state = jax.jit(lambda p: init_state(p, {}, {}, optimiser))(bundle.params)
 
-    def run():
+    def take(batch: dict[str, np.ndarray]) -> float:
         nonlocal state
         state, metrics = step(state, batch, {})
         return float(metrics["loss"])
 
-    return run, facts
+    return take
 
 
 def torch(task: Task, folder: str, attention: str) -> tuple[Callable[[], Any], dict[str, str]]:
@@ -135,9 +162,13 @@ def onnxruntime(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, s
     return lambda: session.run(None, feed)[0], {"onnxruntime": onnxruntime.__version__}
 
 
-CONTESTANTS: dict[str, Contestant] = {
+TRAINING: dict[str, Contestant] = {
     "bertjax": bertjax,
     "torch, eager": partial(torch, attention="eager"),
     "torch, sdpa": partial(torch, attention="sdpa"),
-    "onnxruntime": onnxruntime,
+}
+CONTESTANTS: dict[str, dict[str, Contestant]] = {
+    "train": TRAINING,
+    "infer": {**TRAINING, "onnxruntime": onnxruntime},
+    "text": {"bertjax": partial(bertjax_on_text, padded=False), "padded to max": partial(bertjax_on_text, padded=True)},
 }
