@@ -14,6 +14,6 @@ config = Config(
     model="demo",
     data=Data(train="demo", eval="demo", max_length=64),
     epochs=2,
-    optimiser=Optimiser(learning_rate=5e-5),
+    optimiser=Optimiser(learning_rate=1e-4),
     out="runs/finetune",
 )

@@ -18,10 +18,10 @@ config = Config(
     model="demo",
     data=Data(train="demo", eval="demo", max_length=64),
     stages=(
-        Finetune(name="teacher", epochs=1, optimiser=Optimiser(learning_rate=5e-5)),
+        Finetune(name="teacher", epochs=1, optimiser=Optimiser(learning_rate=1e-4)),
         Distill(
             name="student",
-            epochs=3,
+            epochs=2,
             student=Student(num_hidden_layers=2, intermediate_size=768),
             losses=(SoftTargets(weight=1.0, temperature=2.0), HiddenStates(weight=1.0)),
             optimiser=Optimiser(learning_rate=2e-4),
