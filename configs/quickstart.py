@@ -16,7 +16,7 @@ from train.optimiser import Optimiser
 
 config = Config(
     model="demo",
-    data=Data(train="demo", eval="demo", max_length=64),
+    data=Data(train="demo", eval="demo", max_length=32),
     stages=(
         Finetune(name="teacher", epochs=1, optimiser=Optimiser(learning_rate=1e-4)),
         Distill(

@@ -32,7 +32,8 @@ class Distill(Training):
 
     def run(self, context: Any) -> None:
         """The stage: distils the context's model into its folder."""
-        main(Config(**{**vars(self), "model": context.model, "data": context.data, "out": context.out}))
+        config = {**vars(self), "model": context.model, "data": context.data, "out": context.out}
+        main(Config(**config), score=False)  # the report scores every model
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Config(Distill):
     """Folder for the student, its metrics and its checkpoints."""
 
 
-def main(config: Config) -> None:
+def main(config: Config, score: bool = True) -> None:
     import dataclasses
 
     import jax
@@ -103,8 +104,8 @@ def main(config: Config) -> None:
     )
     student = dataclasses.replace(student, params=params, fresh=())
     bertjax.save(student, out / "bundle")
-    score = score_of(student, held_out)
-    finish(out, {task.metric: score}, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+    result = {task.metric: score_of(student, held_out)} if score else {}
+    finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 
 
 def store_teacher(config: Config, out: Path, teacher: Any, encoded: Any, student: Any) -> Any:

@@ -28,7 +28,8 @@ class Finetune(Training):
 
     def run(self, context: Any) -> None:
         """The stage: fine-tunes the context's model into its folder."""
-        main(Config(**{**vars(self), "model": context.model, "data": context.data, "out": context.out}))
+        config = {**vars(self), "model": context.model, "data": context.data, "out": context.out}
+        main(Config(**config), score=False)  # the report scores every model
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Config(Finetune):
     """Folder for the model, its metrics and its checkpoints."""
 
 
-def main(config: Config) -> None:
+def main(config: Config, score: bool = True) -> None:
     import dataclasses
 
     import bertjax
@@ -76,8 +77,8 @@ def main(config: Config) -> None:
     params = fit(config, out, "fine-tuning", params=bundle.params, extra={}, objective=objective, batches=data)
     tuned = dataclasses.replace(bundle, params=params, fresh=())
     bertjax.save(tuned, out / "bundle")
-    score = score_of(tuned, held_out)
-    finish(out, {task.metric: score}, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+    result = {task.metric: score_of(tuned, held_out)} if score else {}
+    finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def begin(out: Path, config: Any) -> bool:
             "Use the same settings to continue it, or another --out."
         )
     if "result" in record:
-        note(f"{out}: finished already, {show(record['result'])}")
+        note(f"{out}: finished already{', ' * bool(record['result'])}{show(record['result'])}")
         return True
     return False
 
@@ -58,7 +58,7 @@ def holds_work(out: Path) -> bool:
 def finish(out: Path, result: dict[str, float], **fingerprints: str) -> None:
     """Records the result; from now on the run is finished."""
     update_record(out, data=fingerprints, result=result)
-    note(f"{out / 'bundle'}: {show(result)}")
+    note(f"{out / 'bundle'}: {show(result) or 'trained'}")
 
 
 def show(result: dict[str, float]) -> str:

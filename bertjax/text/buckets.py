@@ -2,7 +2,7 @@
 
 Every array a compiled step sees must have one of a few shapes. With a single one, the maximum, most is padding (on
 SST-2 at 64 pieces, 3.8 positions of padding for each of text); four leave 0.42, eight 0.25. Each costs a compilation of
-every step, so the default is four.
+every step, so there are at most four, and none that saves little.
 """
 
 import numpy as np
@@ -10,9 +10,13 @@ from jaxtyping import Int
 
 from bertjax.errors import UserError
 
+WORTH = 0.1
+"""What one more length has to save, in positions per piece of text."""
+
 
 def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int = 4) -> tuple[int, ...]:
-    """At most `count` lengths, multiples of 8, that pad these rows least if each goes to the shortest that holds it.
+    """At most `count` lengths, multiples of 8, that pad these rows least if each goes to the shortest that holds it,
+    every length counting as `WORTH` of the text.
 
     The optimum over all choices, by dynamic programming over the histogram of lengths. The longest bucket is the
     longest row, rounded up, and never more than `max_length`.
@@ -22,13 +26,14 @@ def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int
         raise UserError(f"A row has {longest} pieces; expected at most max_length = {max_length}.")
     edges = [*range(8, longest, 8), min(-(-longest // 8) * 8, max_length)]
     below = [0, *(int((lengths <= edge).sum()) for edge in edges)]  # rows that fit, for 0 and for every edge
-    # best[j] = (positions, number of buckets, buckets) for the rows that fit edge j, the last bucket being that edge.
-    best: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]
-    best += [(edge * rows, 1, (edge,)) for edge, rows in zip(edges, below[1:], strict=True)]
+    price = WORTH * int(lengths.sum())
+    # best[j] = (cost, number of buckets, buckets) for the rows that fit edge j, the last bucket being that edge.
+    best: list[tuple[float, int, tuple[int, ...]]] = [(0.0, 0, ())]
+    best += [(edge * rows + price, 1, (edge,)) for edge, rows in zip(edges, below[1:], strict=True)]
     for _ in range(count - 1):
         best = best[:1] + [
             min(
-                (cost + edge * (below[j] - below[i]), n + 1, (*shorter, edge))
+                (cost + edge * (below[j] - below[i]) + price, n + 1, (*shorter, edge))
                 for i, (cost, n, shorter) in enumerate(best[:j])
             )
             for j, edge in enumerate(edges, start=1)

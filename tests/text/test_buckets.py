@@ -1,4 +1,4 @@
-"""Buckets pad as little as any choice of so few lengths can."""
+"""Buckets cost as little as any choice of so few lengths can."""
 
 from itertools import combinations
 
@@ -6,22 +6,23 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.text.buckets import length_buckets, padding_overhead
+from bertjax.text.buckets import WORTH, length_buckets, padding_overhead
 from tests.text.tiny import random_lengths
 
 
-def padded(lengths, edges) -> int:
-    return sum(min(edge for edge in edges if edge >= length) for length in lengths)
+def cost(lengths, edges) -> float:
+    positions = sum(min(edge for edge in edges if edge >= length) for length in lengths)
+    return positions + WORTH * len(edges) * sum(lengths)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("seed", range(5))
-def test_no_other_choice_of_so_few_lengths_pads_less(count, seed):
+def test_no_other_choice_of_so_few_lengths_costs_less(count, seed):
     lengths = random_lengths(60, 60, seed)
     choices = [(*edges, 64) for n in range(count) for edges in combinations(range(8, 64, 8), n)]
     chosen = length_buckets(np.array(lengths), 64, count)
     assert len(chosen) <= count
-    assert padded(lengths, chosen) == min(padded(lengths, choice) for choice in choices)
+    assert cost(lengths, chosen) == pytest.approx(min(cost(lengths, choice) for choice in choices))
 
 
 def test_buckets_are_multiples_of_eight_up_to_the_longest_row():
@@ -34,7 +35,9 @@ def test_no_bucket_is_longer_than_the_limit_even_when_that_is_odd():
     assert length_buckets(np.array([50, 49, 3]), 50)[-1] == 50
 
 
-def test_a_length_that_saves_nothing_is_not_a_bucket():
+def test_a_length_that_saves_little_is_not_a_bucket():
+    assert length_buckets(np.array([8] * 5 + [64] * 95), 64) == (64,)
+    assert length_buckets(np.array([8] * 20 + [64] * 80), 64) == (8, 64)
     assert length_buckets(np.array([30, 31, 32]), 512) == (32,)
 
 
