@@ -4,7 +4,7 @@
 
 MiniLM-L6-H384 is fine-tuned on 10,000 sentences from reviews, labelled fresh or rotten. A student with two of its six
 layers and half of the neurons learns from it; report.md says what was gained and what it cost. Texts are cut to 32
-pieces, a third of them at their end, because that is a quarter of the time.
+pieces, a third of them losing their end, which saves a quarter of the time.
 
 On two CPU cores: 9 minutes 47 seconds with set-up; teacher 79.6, student 79.3, the same small model without a teacher
 76.7, a bag of words 75.9. With 64 pieces: 13 minutes 8 seconds; 81.6, 78.6, 77.7, 75.9.

@@ -141,7 +141,7 @@ def onnxruntime(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, s
     import tempfile
     import warnings
 
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]  (an extra that CI leaves out)
     import torch
     import transformers
 

@@ -1,5 +1,6 @@
 """How fast is bertjax beside PyTorch and ONNX Runtime, on this machine, now?
 
+    pip install -e ".[parity,export]"
     python -m tests.benchmarks.speed [--rounds=5] [--seconds=2] [--only=train]
 
 MiniLM-L6-H384 with a classifier: one fine-tuning step, inference at four shapes, and what batches of like length save
