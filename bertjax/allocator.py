@@ -16,7 +16,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> bool:
     """Tells malloc to keep what this process frees. False where malloc is not glibc's, and nothing was changed.
 
-    To be called once, before numpy or jax is imported, by a program and not by a library: it concerns everything in the
+    To be called once, before jax is imported, by a program and not by a library: it concerns everything in the
     process, and a thread that was started earlier keeps a heap of its own, which maps large pieces all the same.
     """
     if not sys.platform.startswith("linux") or not hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):

@@ -12,7 +12,8 @@ that share no phrase with them (the dev set was not read):
         --epochs=1 --optimiser.learning_rate=1e-4 --out=runs/rate
 
 1e-4 got 87.2 (whole sentences are harder than the dev set's mixture) and had a loss of 0.37 after 180 steps; 5e-5 was
-still at 0.61 after 230 and 2e-4 at 0.64 after 270, so both were stopped.
+still at 0.61 after 230 and 2e-4 at 0.64 after 270, so both were stopped. The command at the top has not been run to its
+end yet; its scores will stand here.
 """
 
 from bertjax.distill.student import Student
