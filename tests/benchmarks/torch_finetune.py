@@ -1,0 +1,94 @@
+"""`bertjax finetune` in PyTorch: the same flags, start, batches and schedule; a folder that both can load comes out.
+
+    pip install -e ".[parity]"
+    python -m tests.benchmarks.torch_finetune --data.train=train.tsv --data.eval=dev.tsv --seed=0 --out=runs/torch-0
+    bertjax evaluate --model=runs/bertjax-0/bundle --against runs/torch-0/bundle --data.eval=dev.tsv
+
+Model, autograd, dropout and AdamW are those of `transformers` and torch. The batches and the first values of the new
+head are bertjax's, so that whatever differs in the end was caused by the training. For classification.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from train.finetune import Config
+
+
+def main(config: Config) -> None:
+    import torch
+    import transformers
+
+    import bertjax
+    from bertjax.text.batches import batches
+    from bertjax.text.buckets import length_buckets
+    from train.data import open_model, read_split, training_task
+    from train.log import Log
+
+    out = Path(config.out)
+    torch.manual_seed(config.seed)
+    bundle, task = open_model(config.model, training_task(config.data), config.seed)
+    train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train").encoded
+    data = batches(
+        train, config.batch_size, seed=config.seed, buckets=length_buckets(train.lengths, config.data.max_length)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        bertjax.save(bundle, folder)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="sdpa")
+    total = config.total_steps(data.steps_per_epoch)
+    step_of = optimiser(model, config, total)
+    log = Log(out, "fine-tuning in PyTorch", total, 0)
+    model.train()
+    for step in range(total):
+        batch = next(data)
+        kept = torch.from_numpy(batch["weights"]) > 0
+        inputs = {
+            name: torch.from_numpy(batch[name]).long()[kept]
+            for name in ("input_ids", "attention_mask", "token_type_ids", "labels")
+        }
+        loss = model(**inputs).loss
+        loss.backward()
+        step_of()
+        if step % 10 == 0:
+            log.metrics(step, {"loss": loss.item()})
+        log.progress(step + 1, len(inputs["labels"]), loss.item())
+    log.close()
+    model.save_pretrained(out / "bundle")
+    bundle.tokenizer.save(out / "bundle")
+
+
+def optimiser(model: Any, config: Config, total: int) -> Any:
+    """What to call after `backward`: clips, takes the step and forgets the gradients, as `Optimiser` says."""
+    import torch
+
+    settings = config.optimiser
+    decayed = lambda name: not name.endswith("bias") and "LayerNorm" not in name  # noqa: E731
+    groups = [
+        {
+            "params": [p for name, p in model.named_parameters() if decayed(name) == which],
+            "weight_decay": settings.weight_decay * which,
+        }
+        for which in (True, False)
+    ]
+    schedule = settings.schedule(total)
+    rates = [float(schedule(step)) for step in range(total)]
+    rule = torch.optim.AdamW(groups, lr=rates[0], betas=(settings.b1, settings.b2), eps=settings.epsilon, fused=True)
+    steps = iter(rates)
+
+    def step() -> None:
+        rate = next(steps)
+        for group in rule.param_groups:
+            group["lr"] = rate
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        rule.step()
+        rule.zero_grad()
+
+    return step
+
+
+if __name__ == "__main__":
+    import sys
+
+    from train.settings import parse
+
+    main(parse(Config, sys.argv[1:], __doc__ or "", "python -m tests.benchmarks.torch_finetune"))
