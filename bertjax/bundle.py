@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from bertjax.errors import UserError
 from bertjax.model import ARCHITECTURES, BertConfig, BertModel, abstract_params, build, init_params
-from bertjax.model.config import COMPUTE_FIELDS
+from bertjax.model.config import COMPUTE_FIELDS, PREFIXES
 from bertjax.model.huggingface import config_from_json, parameters_from_tensors, read_config, read_tensors, write_model
 from bertjax.params import Tree, compare, flatten, unflatten
 from bertjax.predict import Predictions, predict
@@ -120,7 +120,7 @@ def load(
     if not same_head and content.get("architectures"):  # Several heads call theirs so, and mean different things.
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
     template = abstract_params(config)
-    params, missing, ignored = parameters_from_tensors(tensors, template, config.model_type)
+    params, missing, ignored = parameters_from_tensors(tensors, template, config)
     lost = [path for path in missing if same_head or not path.startswith(HEADS)]
     if lost:
         raise UserError(
@@ -230,8 +230,8 @@ def hub_folder(name: str) -> Path:
 
 
 def architecture_for(kind: str, model_type: str) -> str:
-    """The class that has a head for a kind of task, for BERT or DistilBERT."""
-    return ("DistilBert" if model_type == "distilbert" else "Bert") + HEAD_OF_KIND[kind]
+    """The class that has a head for a kind of task, for any family of models."""
+    return PREFIXES[model_type] + HEAD_OF_KIND[kind]
 
 
 __all__ = ["ARCHITECTURES", "Bundle", "architecture_for", "load", "replace_folder", "resolve", "save", "stored_config"]

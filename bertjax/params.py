@@ -74,6 +74,28 @@ def map_with_path(function: Callable[[str, Any], Any], tree: Tree, prefix: str =
     }
 
 
+def step_params(params: Tree, step: Any) -> Tree:
+    """What one depth step (a `LayerConfig` with every group named) uses, wherever it lies: attention and ffn, each with
+    its LayerNorm."""
+    stack = params["encoder"]
+    norms = {"attention": step.attention_norm, "ffn": step.ffn_norm}
+    return {
+        part: {**stack[f"layer_{group}"][part], "layer_norm": stack[f"layer_{norms[part]}"][part]["layer_norm"]}
+        for part, group in (("attention", step.attention), ("ffn", step.ffn))
+    }
+
+
+def put_step(stack: Tree, step: Any, source: Tree) -> None:
+    """Puts into the groups of a depth step, in the tree below `encoder`, what they do not hold yet: of steps that
+    share, the first one gives."""
+    norms = {"attention": step.attention_norm, "ffn": step.ffn_norm}
+    for part, group in (("attention", step.attention), ("ffn", step.ffn)):
+        products = {name: leaf for name, leaf in source[part].items() if name != "layer_norm"}
+        for owner, given in ((group, products), (norms[part], {"layer_norm": source[part]["layer_norm"]})):
+            into = stack.setdefault(f"layer_{owner}", {}).setdefault(part, {})
+            into |= {name: leaf for name, leaf in given.items() if name not in into}
+
+
 def count(tree: Tree) -> int:
     """Number of parameters."""
     return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())

@@ -13,6 +13,7 @@ import numpy as np
 
 from bertjax.distill.pairing import pair_layers
 from bertjax.errors import UserError
+from bertjax.params import put_step, step_params
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Student:
         """The student's `BertConfig`, from the teacher's."""
         sizes = ("num_hidden_layers", "intermediate_size", "hidden_size", "num_attention_heads")
         changes = {name: getattr(self, name) for name in sizes if getattr(self, name) is not None}
+        changes["num_hidden_groups"] = min(teacher.num_hidden_groups, self.num_hidden_layers)
         return teacher.replace(**changes, layers=())
 
     def initialise(self, teacher: Any, seed: int) -> Any:
@@ -60,33 +62,34 @@ class Student:
 
 def inherit(student: Any, teacher: Any, pairing: str | tuple[int, ...]) -> dict[str, Any]:
     """The student's parameters with everything the teacher can give: all that is not a layer, and the paired layers."""
-    if any(len(set(bundle.config.depth_steps())) > 1 for bundle in (student, teacher)):
+    ours, theirs = student.config.depth_steps(), teacher.config.depth_steps()
+    if any(len({step.shape for step in steps}) > 1 for steps in (ours, theirs)):
         raise UserError("a student can take over layers only where all of them have one shape; use start=random.")
-    layers = pair_layers(pairing, student.config.num_hidden_layers, teacher.config.num_hidden_layers)
     params = dict(teacher.params)
-    neurons = student.config.intermediate_size
     heads = student.config.num_attention_heads
     if heads != teacher.config.num_attention_heads:
         raise UserError(
             f"the student has {heads} attention heads, the teacher {teacher.config.num_attention_heads}; "
             "a student that takes over layers keeps their heads. Use the same number, or start=random."
         )
-    stack = teacher.params["encoder"]
-    params["encoder"] = {f"layer_{i}": narrow_ffn(stack[f"layer_{t}"], neurons) for i, t in enumerate(layers)}
+    stack: dict[str, dict[str, Any]] = {}
+    for step, paired in zip(ours, pair_layers(pairing, len(ours), len(theirs)), strict=True):
+        source = step_params(teacher.params, theirs[paired])
+        source["ffn"] = narrow_ffn(source["ffn"], student.config.intermediate_size)
+        put_step(stack, step, source)
+    params["encoder"] = stack
     return params
 
 
-def narrow_ffn(layer: dict[str, Any], neurons: int) -> dict[str, Any]:
-    """A layer with its strongest neurons only: those of the largest product of input and output weight norms."""
-    ffn = layer["ffn"]
+def narrow_ffn(ffn: dict[str, Any], neurons: int) -> dict[str, Any]:
+    """A feed-forward layer with its strongest neurons: those of the largest product of input and output norms."""
     inner, outer = ffn["intermediate"]["kernel"], ffn["output"]["kernel"]
     if neurons > inner.shape[1]:
         raise UserError(f"the student has {neurons} neurons a layer, the teacher only {inner.shape[1]}.")
     strength = np.linalg.norm(inner, axis=0) * np.linalg.norm(outer, axis=1)
     kept = np.sort(np.argsort(-strength, kind="stable")[:neurons])
-    narrowed = {
+    return {
         **ffn,
         "intermediate": {"kernel": inner[:, kept], "bias": ffn["intermediate"]["bias"][kept]},
         "output": {**ffn["output"], "kernel": outer[kept]},
     }
-    return {**layer, "ffn": narrowed}

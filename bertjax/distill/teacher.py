@@ -6,6 +6,7 @@ finer than a student can follow; logits in single. What is stored is named by a 
 ids and types that it was fed, and the layers: outputs of other weights or of other text are never found by mistake.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -107,7 +108,8 @@ def stored_bytes(teacher: Bundle, encoded: Encoded, layers: frozenset[int]) -> i
 
 def identity(teacher: Bundle, encoded: Encoded, layers: tuple[int, ...]) -> str:
     """Names outputs by everything they depend on."""
-    digest = hashlib.sha256(json.dumps([teacher.config.dtype, layers]).encode())
+    steps = [dataclasses.astuple(step) for step in teacher.config.depth_steps()]
+    digest = hashlib.sha256(json.dumps([teacher.config.dtype, layers, steps]).encode())
     digest.update(encoded.ids.tobytes() + encoded.type_ids.tobytes() + encoded.offsets.tobytes())
     for path, leaf in flatten(teacher.params).items():
         digest.update(path.encode())

@@ -95,7 +95,7 @@ class HiddenStates:
 
     def pairs(self, student: BertConfig, teacher: BertConfig) -> tuple[tuple[int, int], ...]:
         """(student, teacher) positions in `hidden_states`."""
-        layers = pair_layers(self.pairing, student.num_hidden_layers, teacher.num_hidden_layers)
+        layers = pair_layers(self.pairing, student.depth, teacher.depth)
         return ((0, 0),) * self.embeddings + tuple((i + 1, layer + 1) for i, layer in enumerate(layers))
 
     def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[int]:

@@ -4,7 +4,7 @@
     products.py     every matrix product and look-up, in one place
     layers.py       one encoder layer
     bert.py         the encoder, whole and in pieces, and what it returns
-    heads.py        classification, tokens, answers, masked words, next sentence; DistilBERT
+    heads.py        classification, tokens, answers, masked words, next sentence; DistilBERT, ALBERT
     huggingface.py  Hugging Face folders, in and out, without torch
 
 A module is a description; its parameters are a plain nested dict beside it:
@@ -18,8 +18,15 @@ from bertjax.model.bert import BertModel, ModelOutput, key_mask
 from bertjax.model.config import BertConfig, LayerConfig
 from bertjax.model.heads import (
     ARCHITECTURES,
+    AlbertForMaskedLM,
+    AlbertForPreTraining,
+    AlbertForQuestionAnswering,
+    AlbertForSequenceClassification,
+    AlbertForTokenClassification,
+    AlbertModel,
     BertForMaskedLM,
     BertForNextSentencePrediction,
+    BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -36,9 +43,16 @@ from bertjax.model.layers import LayerGates
 
 __all__ = [
     "ARCHITECTURES",
+    "AlbertForMaskedLM",
+    "AlbertForPreTraining",
+    "AlbertForQuestionAnswering",
+    "AlbertForSequenceClassification",
+    "AlbertForTokenClassification",
+    "AlbertModel",
     "BertConfig",
     "BertForMaskedLM",
     "BertForNextSentencePrediction",
+    "BertForPreTraining",
     "BertForQuestionAnswering",
     "BertForSequenceClassification",
     "BertForTokenClassification",

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.errors import UserError
 from bertjax.model.config import BertConfig
-from bertjax.model.layers import Dense, Layer, LayerGates, LayerNorm, LayerOutput, dropout_key, parameter
+from bertjax.model.layers import Dense, Group, Layer, LayerGates, LayerNorm, LayerOutput, dropout_key, parameter
 from bertjax.model.products import Product, dropout, lookup, plain_product
 
 
@@ -24,6 +24,8 @@ class ModelOutput(NamedTuple):
     """What a model computed. `hidden_states[0]` is the embedding, `[i + 1]` the output of layer i."""
 
     logits: Array | None
+    sentence_logits: Array | None
+    """Of the second head, where there are two: BertForPreTraining, AlbertForPreTraining."""
     pooled: Array | None
     hidden_states: tuple[Float[Array, "b l d"], ...]
     queries: tuple[Float[Array, "b l h k"], ...]
@@ -58,7 +60,8 @@ class Table(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Sum of word, position and token-type embeddings, then LayerNorm and dropout."""
+    """Sum of word, position and token-type embeddings, then LayerNorm and dropout. If they are of another width than
+    the encoder, a dense layer leads to it (ALBERT, Lan et al. 2020, section 3.1)."""
 
     config: BertConfig
     product: Product = plain_product
@@ -67,13 +70,15 @@ class Embeddings(nn.Module):
         config = self.config
 
         def table(name: str, rows: int) -> Table:
-            return Table(rows, config.hidden_size, f"embeddings/{name}", config.initializer_range, self.product)
+            return Table(rows, config.embedding_size, f"embeddings/{name}", config.initializer_range, self.product)
 
         self.word = table("word", config.vocab_size)
         self.position = table("position", config.max_position_embeddings)
         if config.type_vocab_size:
             self.token_type = table("token_type", config.type_vocab_size)
         self.layer_norm = LayerNorm(config.layer_norm_eps)
+        if config.maps_embeddings:
+            self.mapping = Dense(config.hidden_size, config.initializer_range, self.product)
 
     def __call__(
         self, input_ids: Int[Array, "b l"], token_type_ids: Int[Array, "b l"], position_ids: Int[Array, "#b l"]
@@ -82,11 +87,12 @@ class Embeddings(nn.Module):
         if self.config.type_vocab_size:
             total = total + self.token_type(token_type_ids)
         normed = self.layer_norm(total).astype(self.config.dtype)
-        return dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
+        dropped = dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
+        return self.mapping(dropped, "embeddings/mapping") if self.config.maps_embeddings else dropped
 
 
 class Encoder(nn.Module):
-    """The stack of layers; `layer_i` in a parameter path is depth step i."""
+    """The stack of layers; `layer_g` in a parameter path is group g, which for most models is depth step g."""
 
     config: BertConfig
     product: Product = plain_product
@@ -94,12 +100,14 @@ class Encoder(nn.Module):
     """Whether the last layer computes its first row apart; see `Layer.first_apart`."""
 
     def setup(self):
-        layer = nn.remat(Layer) if self.config.remat else Layer
-        shapes = self.config.depth_steps()
-        apart = [self.first_apart and step == len(shapes) - 1 for step in range(len(shapes))]
-        self.layers = [
-            layer(self.config, i, shape, self.product, apart[i], name=f"layer_{i}") for i, shape in enumerate(shapes)
-        ]
+        steps = self.config.depth_steps()
+        heads = {step.attention: step.num_attention_heads for step in steps}
+        neurons = {step.ffn: step.intermediate_size for step in steps}
+        named = sorted(set().union(*(step.groups for step in steps)))
+        # A group that lends nothing but a LayerNorm makes no products, so their sizes do not matter.
+        self.groups = {
+            g: Group(self.config, heads.get(g, 1), neurons.get(g, 1), self.product, name=f"layer_{g}") for g in named
+        }
 
     def __call__(
         self,
@@ -110,10 +118,21 @@ class Encoder(nn.Module):
         stop: int | None,
     ) -> list[LayerOutput]:
         outputs = []
-        for step in range(len(self.layers))[start:stop]:
-            outputs.append(self.layers[step](hidden, mask, gates[step] if gates else LayerGates()))
+        run = nn.remat(Encoder.step, static_argnums=1) if self.config.remat else Encoder.step
+        for number in range(self.config.depth)[start:stop]:
+            outputs.append(run(self, number, hidden, mask, gates[number] if gates else LayerGates()))
             hidden = outputs[-1].hidden
         return outputs
+
+    def step(
+        self, number: int, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates
+    ) -> LayerOutput:
+        """One depth step, with the groups that the config names for it."""
+        step, groups = self.config.depth_steps()[number], self.groups
+        attention, ffn = groups[step.attention].attention, groups[step.ffn].ffn
+        norms = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
+        apart = self.first_apart and number == self.config.depth - 1
+        return Layer(number, attention, ffn, *norms, apart)(hidden, mask, gates)
 
 
 class BertModel(nn.Module):
@@ -132,7 +151,7 @@ class BertModel(nn.Module):
         apart = self.reads_first and self.product is plain_product and self.config.attention == "xla"
         self.encoder = Encoder(self.config, self.product, apart)
         if self.has_pooler:
-            self.pooler = self.dense("pooler", self.config.hidden_size)
+            self.pooler = self.dense(self.config.hidden_size)
         self.setup_head()
 
     def setup_head(self) -> None:
@@ -143,8 +162,13 @@ class BertModel(nn.Module):
         del hidden, pooled
         return None
 
-    def dense(self, site: str, features: int) -> Dense:
-        return Dense(features, site, self.config.initializer_range, self.product)
+    def sentence_head(self, pooled: Float[Array, "*rows d"] | None) -> Array | None:
+        """Logits about the two sentences as wholes; none here."""
+        del pooled
+        return None
+
+    def dense(self, features: int) -> Dense:
+        return Dense(features, self.config.initializer_range, self.product)
 
     def embed(
         self,
@@ -191,7 +215,7 @@ class BertModel(nn.Module):
         return self.head(hidden, pooled), pooled
 
     def pool(self, first: Float[Array, "*rows d"]) -> Float[Array, "*rows d"] | None:
-        return jnp.tanh(self.pooler(first)) if self.has_pooler else None
+        return jnp.tanh(self.pooler(first, "pooler")) if self.has_pooler else None
 
     def __call__(
         self,
@@ -213,7 +237,7 @@ class BertModel(nn.Module):
         logits, pooled = self.finish(last, cls_positions, first)
         states = (hidden, *(o.hidden for o in outputs))
         queries, keys, values = (tuple(getattr(o, n) for o in outputs) for n in ("queries", "keys", "values"))
-        return ModelOutput(logits, pooled, states, queries, keys, values)
+        return ModelOutput(logits, self.sentence_head(pooled), pooled, states, queries, keys, values)
 
 
 def key_mask(

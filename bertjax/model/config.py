@@ -1,10 +1,11 @@
 """What a model is, in numbers: every size, depth step by depth step, and nothing about how it was made.
 
 A `BertConfig` together with a parameter tree is a complete model: it can be rebuilt without guessing from shapes and
-without code from elsewhere. Layers may differ (`layers`), so a model whose heads or neurons were removed is described
-as plainly as the published ones. Field names follow the `config.json` of Hugging Face, so that one vocabulary serves
-both. How to compute (dtype, attention kernel, rematerialisation) also stands here, but is a choice of the run and is
-never written to disk: the same folder runs in bfloat16 on a TPU and in float32 on a laptop.
+without code from elsewhere. Layers may differ and may share parameters (`layers`), so a model whose heads were removed
+or whose layers were tied is described as plainly as the published ones. Field names follow the `config.json` of Hugging
+Face, so that one vocabulary serves both. How to compute (dtype, attention kernel, rematerialisation) also stands here,
+but is a choice of the run and is never written to disk: the same folder runs in bfloat16 on a TPU and in float32 on a
+laptop.
 """
 
 import dataclasses
@@ -14,33 +15,78 @@ from typing import Any, Literal, get_args
 from bertjax.errors import UserError
 
 Activation = Literal["gelu", "gelu_new", "relu"]
-Family = Literal["bert", "distilbert"]
+Family = Literal["bert", "distilbert", "albert"]
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "cudnn"]
-SIZES = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "inner_group_num",
+)
+PREFIXES = {"bert": "Bert", "distilbert": "DistilBert", "albert": "Albert"}
+"""How the module classes of each family begin."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerConfig:
-    """The shape of one depth step: attention heads (each of the model's head size) and feed-forward neurons."""
+    """One depth step: its shape, and the groups of parameters that it uses.
+
+    Group g is `encoder/layer_g` in a parameter path. Left open, a step has groups of its own, named after itself, and
+    each LayerNorm belongs to the group of the products before it. `BertConfig.depth_steps` leaves nothing open.
+    """
 
     num_attention_heads: int
+    """Each of the model's head size."""
     intermediate_size: int
+    """Neurons of the feed-forward layer."""
+    attention: int | None = None
+    ffn: int | None = None
+    attention_norm: int | None = None
+    ffn_norm: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.num_attention_heads, self.intermediate_size
+
+    @property
+    def groups(self) -> set[int]:
+        """The groups that are named."""
+        named = self.attention, self.ffn, self.attention_norm, self.ffn_norm
+        return {group for group in named if group is not None}
+
+    def resolved(self, step: int) -> "LayerConfig":
+        """With every group named."""
+        attention, ffn = (step if group is None else group for group in (self.attention, self.ffn))
+        norms = (self.attention_norm, attention), (self.ffn_norm, ffn)
+        attention_norm, ffn_norm = (own if norm is None else norm for norm, own in norms)
+        return LayerConfig(*self.shape, attention, ffn, attention_norm, ffn_norm)
 
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """A BERT (Devlin et al. 2018) or DistilBERT (Sanh et al. 2019) encoder with one head. Defaults: BERT-base.
+    """A BERT (Devlin et al. 2018), DistilBERT (Sanh et al. 2019) or ALBERT (Lan et al. 2020) encoder with one head.
+    Defaults: BERT-base.
 
     DistilBERT is the same encoder with `type_vocab_size=0`, no pooler, and a classifier with a hidden layer of its own.
+    ALBERT is the same with embeddings of another width and layers that share parameters; a BERT may have both as well.
     """
 
     model_type: Family = "bert"
     architecture: str = "BertModel"
     """Name of the module class, which decides the head; see `bertjax.model.ARCHITECTURES`."""
     vocab_size: int = 30522
+    embedding_size: int = 0
+    """Width of the embedding tables; 0 means `hidden_size`. Another width is mapped to it (ALBERT does so always)."""
     hidden_size: int = 768
     num_hidden_layers: int = 12
+    num_hidden_groups: int = 0
+    """Groups of successive layers that share all their parameters; 0 means that no two layers do. For any other
+    pattern, give `layers`."""
+    inner_group_num: int = 1
+    """Layers, with parameters of their own, that a group runs through for each of `num_hidden_layers`."""
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     hidden_act: Activation = "gelu"
@@ -59,7 +105,7 @@ class BertConfig:
     head_size: int = 0
     """Width of one attention head; 0 means `hidden_size / num_attention_heads`. Stays when heads are removed."""
     layers: tuple[LayerConfig, ...] = ()
-    """One entry per depth step where layers differ; empty means that all are as the fields above say."""
+    """One entry per depth step where layers differ or share; empty means that all are as the fields above say."""
 
     dtype: Dtype = "float32"
     """Compute dtype of the products. Parameters, LayerNorm, softmax and losses stay in float32."""
@@ -75,12 +121,9 @@ class BertConfig:
             self._require(name, getattr(self, name) >= 1, "it must be at least 1")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             self._require(name, 0 <= (getattr(self, name) or 0) < 1, "a dropout rate lies in [0, 1)")
+        begins, prefix = self.architecture.startswith(PREFIXES[self.model_type]), PREFIXES[self.model_type]
+        self._require("architecture", begins, f"a model of type {self.model_type} has one that begins with {prefix}")
         distilled = self.model_type == "distilbert"
-        self._require(
-            "architecture",
-            self.architecture.startswith("DistilBert") == distilled,
-            f"a model of type {self.model_type} has one that begins with {'DistilBert' if distilled else 'Bert'}",
-        )
         self._require("type_vocab_size", not (distilled and self.type_vocab_size), "DistilBERT has none: give 0")
         answers = self.architecture.endswith("QuestionAnswering")
         self._require("labels", not answers or len(self.labels) == 2, "answers have two, start and end")
@@ -89,30 +132,68 @@ class BertConfig:
             advice = f"hidden_size {self.hidden_size} is not divisible by it; choose a divisor, or give head_size"
             self._require("num_attention_heads", whole, advice)
             object.__setattr__(self, "head_size", self.hidden_size // self.num_attention_heads)
-        depth = f"layers describes {len(self.layers)} depth steps"
-        self._require("num_hidden_layers", len(self.layers) in (0, self.num_hidden_layers), depth)
+        if not self.embedding_size:
+            object.__setattr__(self, "embedding_size", self.hidden_size)
+        most = f"expected 0 to {self.num_hidden_layers}, the number of layers"
+        self._require("num_hidden_groups", 0 <= self.num_hidden_groups <= self.num_hidden_layers, most)
+        described = f"layers describes {len(self.layers)} depth steps"
+        self._require("num_hidden_layers", len(self.layers) in (0, self.depth), described)
+        self._check_groups()
         drops = self.attention == "cudnn" and self.attention_probs_dropout_prob
         self._require("attention_probs_dropout_prob", not drops, "attention='cudnn' cannot drop: give 0, or use 'xla'")
         halves = self.attention != "cudnn" or self.dtype == "bfloat16"
         self._require("dtype", halves, "attention='cudnn' computes in bfloat16 alone: give that, or use 'xla'")
+
+    def _check_groups(self) -> None:
+        """A group of products has one shape, whichever step uses it."""
+        shapes: dict[tuple[str, int | None], int] = {}
+        for number, step in enumerate(self.depth_steps()):
+            for name, size in (("attention", step.num_attention_heads), ("ffn", step.intermediate_size)):
+                known = shapes.setdefault((name, getattr(step, name)), size)
+                if known != size:
+                    raise UserError(
+                        f"layers: step {number} uses {name} group {getattr(step, name)} with a size of {size}, an "
+                        f"earlier step with {known}; a group has one size. Give the steps groups of their own."
+                    )
 
     def _require(self, name: str, holds: Any, advice: str) -> None:
         if not holds:
             raise UserError(f"{name} is {getattr(self, name)!r}; {advice}.")
 
     def depth_steps(self) -> tuple[LayerConfig, ...]:
-        """The shape of every depth step, in order."""
+        """Every depth step, in order, with every group named."""
+        if self.layers:
+            return tuple(layer.resolved(step) for step, layer in enumerate(self.layers))
         step = LayerConfig(self.num_attention_heads, self.intermediate_size)
-        return self.layers or (step,) * self.num_hidden_layers
+        groups = self.num_hidden_groups or self.num_hidden_layers
+        owners = [  # The quotient is rounded as `transformers` does it, which matters for 14 groups in 18 layers.
+            int(layer / (self.num_hidden_layers / groups)) * self.inner_group_num + inner
+            for layer in range(self.num_hidden_layers)
+            for inner in range(self.inner_group_num)
+        ]
+        return tuple(dataclasses.replace(step, attention=owner, ffn=owner).resolved(owner) for owner in owners)
+
+    @property
+    def depth(self) -> int:
+        """Number of depth steps."""
+        return self.num_hidden_layers * self.inner_group_num
+
+    @property
+    def maps_embeddings(self) -> bool:
+        """Whether a dense layer leads from the embeddings to the encoder. ALBERT's folders have one at any width."""
+        return self.model_type == "albert" or self.embedding_size != self.hidden_size
 
     @property
     def head_dropout(self) -> float:
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
     def replace(self, **changes) -> "BertConfig":
-        """A copy with other values. Changing the width or the number of heads derives `head_size` anew."""
+        """A copy with other values. Changing the width or the number of heads derives `head_size` anew, and an
+        `embedding_size` that was the width follows it."""
         if {"hidden_size", "num_attention_heads"} & changes.keys():
             changes.setdefault("head_size", 0)
+        if "hidden_size" in changes and self.embedding_size == self.hidden_size:
+            changes.setdefault("embedding_size", 0)
         return dataclasses.replace(self, **changes)
 
 

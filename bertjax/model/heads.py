@@ -27,11 +27,11 @@ class BertForSequenceClassification(BertModel):
     reads_first = True
 
     def setup_head(self) -> None:
-        self.classifier = self.dense("classifier", len(self.config.labels))
+        self.classifier = self.dense(len(self.config.labels))
 
     def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows c"]:
         del hidden
-        return self.classifier(dropout(pooled, self.config.head_dropout, dropout_key(self)))
+        return self.classifier(dropout(pooled, self.config.head_dropout, dropout_key(self)), "classifier")
 
 
 class BertForTokenClassification(BertModel):
@@ -40,11 +40,11 @@ class BertForTokenClassification(BertModel):
     has_pooler = False
 
     def setup_head(self) -> None:
-        self.classifier = self.dense("classifier", len(self.config.labels))
+        self.classifier = self.dense(len(self.config.labels))
 
     def head(self, hidden: Float[Array, "b l d"], pooled: None) -> Float[Array, "b l c"]:
         del pooled
-        return self.classifier(dropout(hidden, self.config.head_dropout, dropout_key(self)))
+        return self.classifier(dropout(hidden, self.config.head_dropout, dropout_key(self)), "classifier")
 
 
 class BertForQuestionAnswering(BertModel):
@@ -53,11 +53,11 @@ class BertForQuestionAnswering(BertModel):
     has_pooler = False
 
     def setup_head(self) -> None:
-        self.qa_outputs = self.dense("qa_outputs", 2)
+        self.qa_outputs = self.dense(2)
 
     def head(self, hidden: Float[Array, "b l d"], pooled: None) -> Float[Array, "b l 2"]:
         del pooled
-        return self.qa_outputs(hidden)
+        return self.qa_outputs(hidden, "qa_outputs")
 
 
 class BertForNextSentencePrediction(BertModel):
@@ -66,11 +66,11 @@ class BertForNextSentencePrediction(BertModel):
     reads_first = True
 
     def setup_head(self) -> None:
-        self.seq_relationship = self.dense("seq_relationship", 2)
+        self.seq_relationship = self.dense(2)
 
     def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows 2"]:
         del hidden
-        return self.seq_relationship(pooled)
+        return self.seq_relationship(pooled, "seq_relationship")
 
 
 class BertForMaskedLM(BertModel):
@@ -79,16 +79,29 @@ class BertForMaskedLM(BertModel):
     has_pooler = False
 
     def setup_head(self) -> None:
-        self.transform = self.dense("transform", self.config.hidden_size)
+        self.transform = self.dense(self.config.embedding_size)
         self.transform_norm = LayerNorm(self.config.layer_norm_eps)
         self.decoder_bias = parameter(self, "decoder_bias", nn.initializers.zeros, (self.config.vocab_size,))
 
-    def head(self, hidden: Float[Array, "b l d"], pooled: None) -> Float[Array, "b l v"]:
+    def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"] | None) -> Float[Array, "b l v"]:
         del pooled
-        transformed = self.transform_norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden)))
+        transformed = self.transform_norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden, "transform")))
         table = self.embeddings.word.embedding.astype(transformed.dtype)
         logits = self.product("decoder", "bld,vd->blv", transformed, table)
         return logits + as_row(self.decoder_bias, logits.ndim).astype(logits.dtype)
+
+
+class BertForPreTraining(BertForMaskedLM):
+    """Both heads of pre-training: `logits` as of masked words, `sentence_logits` [b, 2] as of the next sentence."""
+
+    has_pooler = True
+
+    def setup_head(self) -> None:
+        super().setup_head()
+        self.seq_relationship = self.dense(2)
+
+    def sentence_head(self, pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows 2"]:
+        return self.seq_relationship(pooled, "seq_relationship")
 
 
 class DistilBertModel(BertModel):
@@ -103,15 +116,15 @@ class DistilBertForSequenceClassification(DistilBertModel):
     reads_first = True
 
     def setup_head(self) -> None:
-        self.pre_classifier = self.dense("pre_classifier", self.config.hidden_size)
-        self.classifier = self.dense("classifier", len(self.config.labels))
+        self.pre_classifier = self.dense(self.config.hidden_size)
+        self.classifier = self.dense(len(self.config.labels))
 
     def pool(self, first: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
-        return jax.nn.relu(self.pre_classifier(first))
+        return jax.nn.relu(self.pre_classifier(first, "pre_classifier"))
 
     def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows c"]:
         del hidden
-        return self.classifier(dropout(pooled, self.config.head_dropout, dropout_key(self)))
+        return self.classifier(dropout(pooled, self.config.head_dropout, dropout_key(self)), "classifier")
 
 
 class DistilBertForTokenClassification(BertForTokenClassification):
@@ -129,6 +142,33 @@ class DistilBertForMaskedLM(BertForMaskedLM):
     """Logits [b, l, vocabulary], tied to the word embedding table."""
 
 
+class AlbertModel(BertModel):
+    """ALBERT (Lan et al. 2020): factorised embeddings, and layers that share parameters. Both are in the config."""
+
+
+class AlbertForSequenceClassification(BertForSequenceClassification):
+    """Logits [b, labels] from the pooled vector; with one label, regression."""
+
+
+class AlbertForTokenClassification(BertForTokenClassification):
+    """Logits [b, l, labels] for every piece."""
+
+
+class AlbertForQuestionAnswering(BertForQuestionAnswering):
+    """Logits [b, l, 2]: start and end of the answer."""
+
+
+class AlbertForMaskedLM(BertForMaskedLM):
+    """Logits [b, l, vocabulary], from the width of the embeddings and tied to their table."""
+
+
+class AlbertForPreTraining(BertForPreTraining):
+    """Both heads of pre-training: masked words, and the order of two sentences (0 as in the text, 1 swapped)."""
+
+    def sentence_head(self, pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows 2"]:
+        return super().sentence_head(dropout(pooled, self.config.head_dropout, dropout_key(self)))
+
+
 ARCHITECTURES: dict[str, type[BertModel]] = {
     module.__name__: module
     for module in (
@@ -138,11 +178,18 @@ ARCHITECTURES: dict[str, type[BertModel]] = {
         BertForQuestionAnswering,
         BertForMaskedLM,
         BertForNextSentencePrediction,
+        BertForPreTraining,
         DistilBertModel,
         DistilBertForSequenceClassification,
         DistilBertForTokenClassification,
         DistilBertForQuestionAnswering,
         DistilBertForMaskedLM,
+        AlbertModel,
+        AlbertForSequenceClassification,
+        AlbertForTokenClassification,
+        AlbertForQuestionAnswering,
+        AlbertForMaskedLM,
+        AlbertForPreTraining,
     )
 }
 """Every module class by the name that stands in `architectures` of a `config.json`."""

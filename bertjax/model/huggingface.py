@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bertjax.errors import UserError
-from bertjax.model.config import COMPUTE_FIELDS, Activation, BertConfig, LayerConfig, numbered_labels
+from bertjax.model.config import COMPUTE_FIELDS, PREFIXES, Activation, BertConfig, LayerConfig, numbered_labels
 from bertjax.params import Tree, flatten, unflatten
 
 # Ours -> theirs. Beyond the prefixes, the last component decides: kernel is weight transposed, embedding is weight,
@@ -51,8 +51,26 @@ DISTILBERT_NAMES = (
     (r"^transform_norm/", "vocab_layer_norm."),
     (r"^decoder_bias$", "vocab_projector.bias"),
 )
+ALBERT_NAMES = (
+    (r"^embeddings/(word|position|token_type)/", r"albert.embeddings.\1_embeddings."),
+    (r"^embeddings/layer_norm/", "albert.embeddings.LayerNorm."),
+    (r"^embeddings/mapping/", "albert.encoder.embedding_hidden_mapping_in."),
+    (r"^encoder/layer_(\d+)/attention/(query|key|value)/", r"albert.encoder.layer.\1.attention.\2."),
+    (r"^encoder/layer_(\d+)/attention/output/", r"albert.encoder.layer.\1.attention.dense."),
+    (r"^encoder/layer_(\d+)/attention/layer_norm/", r"albert.encoder.layer.\1.attention.LayerNorm."),
+    (r"^encoder/layer_(\d+)/ffn/intermediate/", r"albert.encoder.layer.\1.ffn."),
+    (r"^encoder/layer_(\d+)/ffn/output/", r"albert.encoder.layer.\1.ffn_output."),
+    (r"^encoder/layer_(\d+)/ffn/layer_norm/", r"albert.encoder.layer.\1.full_layer_layer_norm."),
+    (r"^pooler/", "albert.pooler."),
+    (r"^(classifier|qa_outputs)/", r"\1."),
+    (r"^seq_relationship/", "sop_classifier.classifier."),
+    (r"^transform/", "predictions.dense."),
+    (r"^transform_norm/", "predictions.LayerNorm."),
+    (r"^decoder_bias$", "predictions.bias"),
+)
+NAMES = {"bert": BERT_NAMES, "distilbert": DISTILBERT_NAMES, "albert": ALBERT_NAMES}
 # Tensors that hold nothing of their own: buffers, and copies of tied weights.
-REDUNDANT = re.compile(r"position_ids$|^cls\.predictions\.decoder\.|^vocab_projector\.weight$")
+REDUNDANT = re.compile(r"position_ids$|^(cls\.)?predictions\.decoder\.|^vocab_projector\.weight$")
 DISTILBERT_FIELDS = {
     "hidden_size": "dim",
     "num_hidden_layers": "n_layers",
@@ -66,24 +84,55 @@ BERT_FIELDS = {
     name: name
     for name in (*DISTILBERT_FIELDS, "type_vocab_size", "layer_norm_eps", "classifier_dropout")
 }  # fmt: skip
+ALBERT_FIELDS = (
+    {name: name for name in BERT_FIELDS}
+    | {name: name for name in ("embedding_size", "num_hidden_groups", "inner_group_num")}
+    | {"classifier_dropout": "classifier_dropout_prob"}
+)
+FIELDS = {"bert": BERT_FIELDS, "distilbert": DISTILBERT_FIELDS, "albert": ALBERT_FIELDS}
+# What `transformers` takes where a folder is silent and our own default is another.
+ALBERT_DEFAULTS = {
+    "vocab_size": 30000,
+    "embedding_size": 128,
+    "hidden_size": 4096,
+    "num_hidden_groups": 1,
+    "num_attention_heads": 64,
+    "intermediate_size": 16384,
+    "hidden_act": "gelu_new",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "classifier_dropout": 0.1,
+}
 DISTILBERT_HEAD_DROPOUT = {
     "DistilBertForSequenceClassification": ("seq_classif_dropout", 0.2),
     "DistilBertForQuestionAnswering": ("qa_dropout", 0.1),
 }
 SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id", "problem_type")
-SUPPORTED = ("bert", "distilbert", "bertjax")
+SUPPORTED = (*NAMES, "bertjax")
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def torch_name(path: str, model_type: str) -> str:
+def torch_name(path: str, config: BertConfig) -> str:
     """The Hugging Face tensor name of one of our parameter paths."""
-    for pattern, replacement in DISTILBERT_NAMES if model_type == "distilbert" else BERT_NAMES:
+    for pattern, replacement in NAMES[config.model_type]:
         renamed, hits = re.subn(pattern, replacement, path)
         if hits:
-            return re.sub(r"\.(kernel|embedding|scale)$", ".weight", renamed)
-    raise ValueError(f"no Hugging Face name for parameter {path}")
+            renamed = re.sub(r"\.(kernel|embedding|scale)$", ".weight", renamed)
+            return grouped(renamed, config.inner_group_num) if config.model_type == "albert" else renamed
+    # A model that stock code cannot express may have parameters that its family has not.
+    return re.sub(r"\.(kernel|embedding|scale)$", ".weight", f"{config.model_type}.{path.replace('/', '.')}")
+
+
+def grouped(name: str, inner: int) -> str:
+    """ALBERT counts groups, and layers within a group: ours are counted through."""
+
+    def numbers(match: re.Match) -> str:
+        group, layer = divmod(int(match[1]), inner)
+        return f"albert_layer_groups.{group}.albert_layers.{layer}."
+
+    return re.sub(r"layer\.(\d+)\.", numbers, name)
 
 
 def convert(name: str, tensor: np.ndarray) -> np.ndarray:
@@ -107,9 +156,10 @@ def config_from_json(content: dict[str, Any], where: str, architecture: str | No
     if model_type == "bertjax":
         return own_config(content, where, chosen)
     refuse_unknown_computation(content, where, chosen)
-    names = DISTILBERT_FIELDS if model_type == "distilbert" else BERT_FIELDS
-    names = names | {name: name for name in SHARED_FIELDS}
+    names = FIELDS[model_type] | {name: name for name in SHARED_FIELDS}
     values = {ours: content[theirs] for ours, theirs in names.items() if content.get(theirs) is not None}
+    if model_type == "albert":
+        values = ALBERT_DEFAULTS | values
     if model_type == "distilbert":
         values["type_vocab_size"] = 0
         if chosen in DISTILBERT_HEAD_DROPOUT:
@@ -133,9 +183,7 @@ def own_config(content: dict[str, Any], where: str, architecture: str) -> BertCo
 
 def named_architecture(content: dict[str, Any]) -> str:
     named = (content.get("architectures") or [None])[0]
-    if named == "BertForPreTraining":  # Both pre-training heads; the masked-LM one is what people continue with.
-        return "BertForMaskedLM"
-    return named or {"distilbert": "DistilBertModel"}.get(content["model_type"], "BertModel")
+    return named or f"{PREFIXES.get(content['model_type'], 'Bert')}Model"
 
 
 def labels_from_json(content: dict[str, Any], architecture: str) -> tuple[str, ...]:
@@ -168,9 +216,10 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
     content: dict[str, Any] = {"architectures": [config.architecture], "model_type": config.model_type}
     if not is_stock(config):
         content |= {"model_type": "bertjax", "bertjax": graph}
-    names = DISTILBERT_FIELDS if config.model_type == "distilbert" else BERT_FIELDS
-    content |= {theirs: graph[ours] for ours, theirs in names.items()}
+    content |= {theirs: graph[ours] for ours, theirs in FIELDS[config.model_type].items()}
     content |= {name: graph[name] for name in SHARED_FIELDS if graph[name] is not None}
+    if config.model_type == "albert":
+        content["classifier_dropout_prob"] = config.head_dropout  # it has to be a number there
     if config.architecture in DISTILBERT_HEAD_DROPOUT:
         content[DISTILBERT_HEAD_DROPOUT[config.architecture][0]] = config.head_dropout
     content["id2label"] = {str(index): label for index, label in enumerate(config.labels)}
@@ -179,12 +228,16 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
 
 
 def is_stock(config: BertConfig) -> bool:
-    """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, and for
-    DistilBERT the one epsilon that its code knows."""
-    step = LayerConfig(config.num_attention_heads, config.intermediate_size)
-    alike = set(config.depth_steps()) == {step}
+    """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, the sharing
+    and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT the one epsilon that its
+    code knows."""
+    as_said = config.replace(layers=()).depth_steps() == config.depth_steps()
     filled = config.head_size * config.num_attention_heads == config.hidden_size
-    return alike and filled and (config.model_type == "bert" or config.layer_norm_eps == 1e-12)
+    if config.model_type == "albert":
+        return as_said and filled
+    unshared = config.num_hidden_groups in (0, config.num_hidden_layers) and config.inner_group_num == 1
+    plain = as_said and filled and unshared and not config.maps_embeddings
+    return plain and (config.model_type == "bert" or config.layer_norm_eps == 1e-12)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -250,7 +303,7 @@ def missing_weights(folder: Path, file: Path) -> str:
 
 
 def parameters_from_tensors(
-    tensors: dict[str, np.ndarray], template: Tree, model_type: str
+    tensors: dict[str, np.ndarray], template: Tree, config: BertConfig
 ) -> tuple[Tree, list[str], list[str]]:
     """Our tree from Hugging Face tensors, with the names that were missing (ours) and left over (theirs).
 
@@ -260,8 +313,8 @@ def parameters_from_tensors(
     renamed = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): name for name in tensors}
     found, missing, used = {}, [], set()
     for path, leaf in flatten(template).items():
-        name = torch_name(path, model_type)
-        stored = renamed.get(name) or renamed.get(name.removeprefix(f"{model_type}."))
+        name = torch_name(path, config)
+        stored = renamed.get(name) or renamed.get(name.removeprefix(f"{config.model_type}."))
         if stored is None:
             missing.append(path)
             continue
@@ -281,10 +334,10 @@ def parameters_from_tensors(
 
 def write_model(folder: Path, config: BertConfig, params: Tree) -> None:
     """Writes `config.json` and `model.safetensors` into a folder that exists."""
-    bare = config.architecture in ("BertModel", "DistilBertModel")
+    bare = config.architecture == f"{PREFIXES[config.model_type]}Model"
     tensors = {}
     for path, leaf in flatten(params).items():
-        name = torch_name(path, config.model_type)
+        name = torch_name(path, config)
         name = name.removeprefix(f"{config.model_type}.") if bare else name
         tensors[name] = convert(path, np.asarray(leaf))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

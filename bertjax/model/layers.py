@@ -1,5 +1,7 @@
 """One encoder layer: self-attention and feed-forward, each with its residual and post-LayerNorm (Devlin et al. 2018).
 
+Parameters live in groups and a depth step borrows them, so that steps that share (ALBERT, Lan et al. 2020) and steps
+that do not are one mechanism. A dense layer is told its site at each call: the same kernel is used at several.
 Three optional arguments run through everything and cost nothing when left out. `gates` scale heads, neurons and whole
 layers (1 keeps, 0 removes); they are arguments and not parameters, so that `vmap(grad)` over examples sees them.
 `product` replaces how products are computed (see products.py). Dropout is on if and only if the caller passed a
@@ -7,6 +9,7 @@ layers (1 keeps, 0 removes); they are arguments and not parameters, so that `vma
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -14,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from bertjax.model.config import BertConfig, LayerConfig
+from bertjax.model.config import BertConfig
 from bertjax.model.products import Product, as_row, dense, dropout, plain_product
 
 
@@ -67,16 +70,15 @@ class Dense(nn.Module):
     """`x @ kernel + bias`, kernels stored 2-D (in, out)."""
 
     features: int
-    site: str
     initializer_range: float
     product: Product = plain_product
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
+    def __call__(self, x: Float[Array, "*batch i"], site: str) -> Float[Array, "*batch o"]:
         kernel_init = nn.initializers.normal(self.initializer_range)
         kernel = parameter(self, "kernel", kernel_init, (x.shape[-1], self.features))
         bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
-        return dense(x, kernel, bias, site=self.site, product=self.product)
+        return dense(x, kernel, bias, site=site, product=self.product)
 
 
 class LayerNorm(nn.Module):
@@ -96,50 +98,51 @@ class LayerNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with its output projection, residual and LayerNorm."""
+    """The products of multi-head self-attention, its output projection included, and a LayerNorm."""
 
     config: BertConfig
-    step: int
     heads: int
     product: Product = plain_product
 
     def setup(self):
-        config, site = self.config, f"step_{self.step}/attention"
+        config = self.config
         width = self.heads * config.head_size
-        self.query = Dense(width, f"{site}/query", config.initializer_range, self.product)
-        self.key = Dense(width, f"{site}/key", config.initializer_range, self.product)
-        self.value = Dense(width, f"{site}/value", config.initializer_range, self.product)
-        self.output = Dense(config.hidden_size, f"{site}/output", config.initializer_range, self.product)
+        self.query = Dense(width, config.initializer_range, self.product)
+        self.key = Dense(width, config.initializer_range, self.product)
+        self.value = Dense(width, config.initializer_range, self.product)
+        self.output = Dense(config.hidden_size, config.initializer_range, self.product)
         self.layer_norm = LayerNorm(config.layer_norm_eps)
 
-    def queries(self, rows: Float[Array, "b r d"]) -> Float[Array, "b r h k"]:
-        return self.heads_of(self.query(rows))
+    def queries(self, rows: Float[Array, "b r d"], site: str) -> Float[Array, "b r h k"]:
+        return self.heads_of(self.query(rows, f"{site}/query"))
 
-    def keys_and_values(self, hidden: Float[Array, "b l d"]) -> tuple[Float[Array, "b l h k"], Float[Array, "b l h k"]]:
-        return self.heads_of(self.key(hidden)), self.heads_of(self.value(hidden))
+    def keys_and_values(
+        self, hidden: Float[Array, "b l d"], site: str
+    ) -> tuple[Float[Array, "b l h k"], Float[Array, "b l h k"]]:
+        return self.heads_of(self.key(hidden, f"{site}/key")), self.heads_of(self.value(hidden, f"{site}/value"))
 
     def heads_of(self, x: Float[Array, "b r w"]) -> Float[Array, "b r h k"]:
         return x.reshape(*x.shape[:2], self.heads, self.config.head_size)
 
     def __call__(
         self,
-        rows: Float[Array, "b r d"],
         queries: Float[Array, "b r h k"],
         keys: Float[Array, "b l h k"],
         values: Float[Array, "b l h k"],
         mask: Bool[Array, "b 1 #r l"],
         gates: LayerGates,
+        site: str,
     ) -> Float[Array, "b r d"]:
-        """Some rows, after they have looked at every key."""
+        """What some rows learn from looking at every key."""
         if self.config.attention == "cudnn":
             context = jax.nn.dot_product_attention(queries, keys, values, mask=mask, implementation="cudnn")
         else:
-            context = self.attend(queries, keys, values, mask)
+            context = self.attend(queries, keys, values, mask, site)
         if gates.heads is not None:
             context = context * jnp.reshape(gates.heads, (-1, 1, self.heads, 1)).astype(context.dtype)
-        update = self.output(context.reshape(*rows.shape[:2], self.heads * self.config.head_size))
-        update = dropout(update, self.config.hidden_dropout_prob, dropout_key(self))
-        return self.layer_norm(rows + update)
+        width = self.heads * self.config.head_size
+        update = self.output(context.reshape(*queries.shape[:2], width), f"{site}/output")
+        return dropout(update, self.config.hidden_dropout_prob, dropout_key(self))
 
     def attend(
         self,
@@ -147,8 +150,8 @@ class SelfAttention(nn.Module):
         keys: Float[Array, "b l h k"],
         values: Float[Array, "b l h k"],
         mask: Bool[Array, "b 1 #r l"],
+        site: str,
     ) -> Float[Array, "b r h k"]:
-        site = f"step_{self.step}/attention"
         scaled = queries * (self.config.head_size**-0.5)
         scores = self.product(f"{site}/scores", "bqhk,bmhk->bhqm", scaled, keys).astype(jnp.float32)
         # The lowest finite number and not -inf: a row without any key to look at (filler) must not become NaN.
@@ -158,47 +161,57 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two dense layers around an activation, with residual and LayerNorm."""
+    """Two dense layers around an activation, and a LayerNorm."""
 
     config: BertConfig
-    step: int
     neurons: int
     product: Product = plain_product
 
     def setup(self):
-        config, site = self.config, f"step_{self.step}/ffn"
-        self.intermediate = Dense(self.neurons, f"{site}/intermediate", config.initializer_range, self.product)
-        self.output = Dense(config.hidden_size, f"{site}/output", config.initializer_range, self.product)
+        config = self.config
+        self.intermediate = Dense(self.neurons, config.initializer_range, self.product)
+        self.output = Dense(config.hidden_size, config.initializer_range, self.product)
         self.layer_norm = LayerNorm(config.layer_norm_eps)
 
-    def __call__(self, hidden: Float[Array, "b l d"], gates: LayerGates) -> Float[Array, "b l d"]:
-        activated = ACTIVATIONS[self.config.hidden_act](self.intermediate(hidden))
+    def __call__(self, hidden: Float[Array, "b l d"], gates: LayerGates, site: str) -> Float[Array, "b l d"]:
+        activated = ACTIVATIONS[self.config.hidden_act](self.intermediate(hidden, f"{site}/intermediate"))
         if gates.neurons is not None:
             activated = activated * jnp.reshape(gates.neurons, (-1, 1, self.neurons)).astype(activated.dtype)
-        update = dropout(self.output(activated), self.config.hidden_dropout_prob, dropout_key(self))
-        return self.layer_norm(hidden + update)
+        return dropout(self.output(activated, f"{site}/output"), self.config.hidden_dropout_prob, dropout_key(self))
 
 
-class Layer(nn.Module):
-    """Attention, then feed-forward: one depth step."""
+class Group(nn.Module):
+    """Parameters under one name, `layer_g`: of those, a group has what some depth step uses."""
 
     config: BertConfig
-    step: int
-    shape: LayerConfig
+    heads: int
+    neurons: int
     product: Product = plain_product
+
+    def setup(self):
+        self.attention = SelfAttention(self.config, self.heads, self.product)
+        self.ffn = FeedForward(self.config, self.neurons, self.product)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One depth step: attention, then feed-forward, each with residual and LayerNorm. No module, because it owns
+    nothing: other steps may use its parameters too."""
+
+    step: int
+    attention: SelfAttention
+    ffn: FeedForward
+    attention_norm: LayerNorm
+    ffn_norm: LayerNorm
     first_apart: bool = False
     """Compute the first row apart from the others, so that XLA drops the others where a head reads none of them: of the
     last layer, a classifier then costs two products in twelve. Only where nobody watches the products."""
 
-    def setup(self):
-        self.attention = SelfAttention(self.config, self.step, self.shape.num_attention_heads, self.product)
-        self.ffn = FeedForward(self.config, self.step, self.shape.intermediate_size, self.product)
-
     def __call__(self, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates) -> LayerOutput:
         apart = self.first_apart and hidden.shape[1] > 1 and mask.shape[2] == 1
-        parts = jnp.split(hidden, [1], axis=1) if apart else [hidden]
-        queries = [self.attention.queries(part) for part in parts]
-        keys, values = self.attention.keys_and_values(hidden)
+        parts, site = jnp.split(hidden, [1], axis=1) if apart else [hidden], f"step_{self.step}/attention"
+        queries = [self.attention.queries(part, site) for part in parts]
+        keys, values = self.attention.keys_and_values(hidden, site)
         after = [self.after(part, q, keys, values, mask, gates) for part, q in zip(parts, queries, strict=True)]
         return LayerOutput(joined(after), after[0][:, 0], joined(queries), keys, values)
 
@@ -212,7 +225,9 @@ class Layer(nn.Module):
         gates: LayerGates,
     ) -> Float[Array, "b r d"]:
         """Some rows, after this layer."""
-        after = self.ffn(self.attention(rows, queries, keys, values, mask, gates), gates)
+        site = f"step_{self.step}"
+        looked = self.attention_norm(rows + self.attention(queries, keys, values, mask, gates, f"{site}/attention"))
+        after = self.ffn_norm(looked + self.ffn(looked, gates, f"{site}/ffn"))
         if gates.layer is not None:
             after = rows + jnp.reshape(gates.layer, (-1, 1, 1)).astype(rows.dtype) * (after - rows)
         return after

@@ -145,3 +145,18 @@ def test_hidden_states_are_a_mean_over_pairs_pieces_and_width():
     total, weight = loss({}, guess, said, {"attention_mask": jnp.array(mask), "weights": jnp.ones(2)})
     errors = [((states[i] - states[i + 3]) ** 2).mean(-1)[mask > 0] for i in range(3)]
     np.testing.assert_allclose(total / weight, np.mean(errors), rtol=1e-5)
+
+
+def test_a_student_of_a_shared_teacher_begins_with_the_layers_that_its_steps_are_paired_with():
+    shared = CONFIG.replace(model_type="albert", architecture="AlbertForSequenceClassification", num_hidden_groups=3)
+    teacher = Bundle(shared, init_params(shared, 0))
+    student = Student(num_hidden_layers=2, pairing="last").initialise(teacher, 0)
+    assert student.config.num_hidden_groups == 2
+    for layer in ("layer_0", "layer_1"):  # both are paired with steps that use the teacher's last group
+        np.testing.assert_array_equal(
+            student.params["encoder"][layer]["attention"]["query"]["kernel"],
+            teacher.params["encoder"]["layer_2"]["attention"]["query"]["kernel"],
+        )
+    one = Student(num_hidden_layers=6).initialise(teacher, 0)
+    ids = np.arange(1, 9, dtype=np.int32)[None]
+    np.testing.assert_allclose(run(one, ids).logits, run(teacher, ids).logits, **SAME_MATHS)

@@ -29,11 +29,17 @@ def torch_config(architecture: str, seed: int, **fields: Any) -> transformers.Pr
         "max_position_embeddings": int(rng.integers(9, 23)),
         "type_vocab_size": int(rng.integers(1, 4)),
         "layer_norm_eps": float(rng.choice([1e-12, 1e-5, 1e-2])),
-        "num_labels": 2 if architecture.endswith(("QuestionAnswering", "Prediction")) else int(rng.integers(1, 6)),
+        "num_labels": 2
+        if architecture.endswith(("QuestionAnswering", "Prediction", "PreTraining"))
+        else int(rng.integers(1, 6)),
         "initializer_range": 0.2,
     } | fields
     if "id2label" in drawn:
         drawn.pop("num_labels")
+    if architecture.startswith("Albert"):
+        drawn |= {"inner_group_num": int(rng.integers(1, 3)), "embedding_size": int(rng.integers(4, 20))} | fields
+        drawn.setdefault("num_hidden_groups", int(rng.integers(1, drawn["num_hidden_layers"] + 1)))
+        return transformers.AlbertConfig(**drawn)
     if not architecture.startswith("DistilBert"):
         return transformers.BertConfig(**drawn)
     theirs = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
@@ -79,33 +85,39 @@ def tensors(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]) -
 def torch_logits(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]) -> torch.Tensor | None:
     """Logits of whichever head; start and end of an answer stacked."""
     out = model(**tensors(model, batch))
+    if "prediction_logits" in out:
+        return out.prediction_logits
     return torch.stack([out.start_logits, out.end_logits], -1) if "start_logits" in out else out.get("logits")
 
 
 def everything(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, Any]:
     """All that the reference computes. Scores are made from the outputs of the query and key layers, by hooks."""
-    seen: dict[str, torch.Tensor] = {}
-    wanted = ("self.query", "self.key", "q_lin", "k_lin", "pooler", "pre_classifier")
+    seen: list[tuple[str, torch.Tensor]] = []  # in the order of the calls: a shared layer is called more than once
+    wanted = (".query", ".key", "q_lin", "k_lin", "pooler", "pre_classifier")
     hooks = [
-        module.register_forward_hook(lambda _module, _args, out, name=name: seen.__setitem__(name, out))
+        module.register_forward_hook(lambda _module, _args, out, name=name: seen.append((name, out)))
         for name, module in model.named_modules()
         if name.endswith(wanted)
     ]
     with torch.no_grad():
         out = model(**tensors(model, batch), output_hidden_states=True, output_attentions=True)
-        logits = torch_logits(model, batch)
     for hook in hooks:
         hook.remove()
+    with torch.no_grad():
+        logits = torch_logits(model, batch)
     heads = model.config.num_attention_heads
-    queries = [split(x, heads) for name, x in seen.items() if name.endswith(("query", "q_lin"))]
-    keys = [split(x, heads) for name, x in seen.items() if name.endswith(("key", "k_lin"))]
-    pooled = [x for name, x in seen.items() if name.endswith("pooler")]
-    pooled += [torch.relu(x) for name, x in seen.items() if name == "pre_classifier"]
+    queries = [split(x, heads) for name, x in seen if name.endswith(("query", "q_lin"))]
+    keys = [split(x, heads) for name, x in seen if name.endswith(("key", "k_lin"))]
+    pooled = [x for name, x in seen if name.endswith("pooler")]
+    pooled = [torch.tanh(x) if model.config.model_type == "albert" else x for x in pooled]
+    pooled += [torch.relu(x) for name, x in seen if name == "pre_classifier"]
+    sentence = out.get("seq_relationship_logits", out.get("sop_logits"))
     return {
         "hidden_states": [x.numpy() for x in out.hidden_states],
         "scores": [(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).numpy() for q, k in zip(queries, keys, strict=True)],
         "probabilities": [x.numpy() for x in out.attentions],
         "pooled": pooled[0].numpy() if pooled else None,
+        "sentence_logits": None if sentence is None else sentence.numpy(),
         "logits": None if logits is None else logits.numpy(),
     }
 

@@ -193,10 +193,10 @@ def test_half_precision_is_read_as_float32(dtype, stock, tmp_path):
     np.testing.assert_array_equal(kernel, model.classifier.weight.detach().float().numpy().T)
 
 
-def test_pretraining_folders_open_as_a_masked_language_model(tmp_path):
+def test_pretraining_folders_open_as_a_masked_language_model_where_one_is_asked_for(tmp_path):
     model = torch_model("BertForPreTraining", 3)
-    bundle = bertjax.load(written(model, tmp_path))
-    assert bundle.config.architecture == "BertForMaskedLM"
+    bundle = bertjax.load(written(model, tmp_path), architecture="BertForMaskedLM")
+    assert bundle.fresh == ()
     assert set(bundle.ignored) == {
         "bert.pooler.dense.bias",
         "bert.pooler.dense.weight",
@@ -263,7 +263,7 @@ def test_answers_have_two_outputs_whatever_the_labels_were(stock, tmp_path):
 
 def test_an_unsupported_type_is_refused_in_one_line(folder):
     message = refusal(edit(folder, model_type="roberta"))
-    assert message.endswith("holds a model of type 'roberta'; supported types: bert, distilbert, bertjax.")
+    assert message.endswith("holds a model of type 'roberta'; supported types: bert, distilbert, albert, bertjax.")
     assert "\n" not in message
 
 

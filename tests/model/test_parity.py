@@ -30,6 +30,7 @@ CASES = [(name, seed) for seed, name in enumerate(ARCHITECTURES)] + [
     ("BertForSequenceClassification", 12),
     ("BertForTokenClassification", 13),
     ("DistilBertForSequenceClassification", 14),
+    *((name, seed) for name in ("AlbertModel", "AlbertForPreTraining") for seed in (40, 41, 42, 43)),
 ]
 
 
@@ -46,7 +47,7 @@ def assert_equal(ours: ModelOutput, theirs: dict, mask: np.ndarray) -> None:
     for i, (scores, reference) in enumerate(zip(ours.attention_scores, theirs["probabilities"], strict=True)):
         masked = jax.nn.softmax(jnp.where(mask[:, None, None, :] > 0, scores, -jnp.inf), axis=-1)
         np.testing.assert_allclose(masked, reference, **OTHER_FRAMEWORK, err_msg=f"probabilities {i}")
-    for name in ("pooled", "logits"):
+    for name in ("pooled", "logits", "sentence_logits"):
         mine, reference = getattr(ours, name), theirs[name]
         assert (mine is None) == (reference is None), name
         if reference is not None:
@@ -133,7 +134,7 @@ def assert_gradients_equal(bundle: Bundle, ours: dict, theirs: dict) -> None:
     A bias of the keys shifts all scores of a query alike, which softmax does not see: its true gradient is 0, and what
     both frameworks compute for it is rounding.
     """
-    expected, missing, extra = parameters_from_tensors(theirs, abstract_params(bundle.config), bundle.config.model_type)
+    expected, missing, extra = parameters_from_tensors(theirs, abstract_params(bundle.config), bundle.config)
     assert (missing, extra) == ([], [])
     mine, reference = flatten(ours), flatten(expected)
     assert mine.keys() == reference.keys()
@@ -145,7 +146,12 @@ def assert_gradients_equal(bundle: Bundle, ours: dict, theirs: dict) -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "seed"),
-    [("BertForSequenceClassification", 30), ("BertForMaskedLM", 31), ("DistilBertForTokenClassification", 32)],
+    [
+        ("BertForSequenceClassification", 30),
+        ("BertForMaskedLM", 31),
+        ("DistilBertForTokenClassification", 32),
+        ("AlbertForMaskedLM", 33),
+    ],
 )
 def test_gradients_equal_torch(architecture, seed, tmp_path):
     model = torch_model(architecture, seed, num_labels=3)
