@@ -80,6 +80,9 @@ class BertConfig:
     vocab_size: int = 30522
     embedding_size: int = 0
     """Width of the embedding tables; 0 means `hidden_size`. Another width is mapped to it (ALBERT does so always)."""
+    factorised: Literal["sum", "words"] = "sum"
+    """What has that width: the sum of all embeddings, mapped after its LayerNorm as in ALBERT, or the word table alone,
+    mapped before it is added to the others, which is what a truncated SVD of a table gives."""
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_hidden_groups: int = 0
@@ -115,7 +118,8 @@ class BertConfig:
     """Recompute each layer in the backward pass instead of storing its activations."""
 
     def __post_init__(self):
-        for name, kind in (("model_type", Family), ("hidden_act", Activation), ("dtype", Dtype), ("attention", Kernel)):
+        kinds = {"model_type": Family, "hidden_act": Activation, "dtype": Dtype, "attention": Kernel}
+        for name, kind in {**kinds, "factorised": Literal["sum", "words"]}.items():
             self._require(name, getattr(self, name) in get_args(kind), f"expected one of {', '.join(get_args(kind))}")
         for name in SIZES:
             self._require(name, getattr(self, name) >= 1, "it must be at least 1")
@@ -181,7 +185,8 @@ class BertConfig:
     @property
     def maps_embeddings(self) -> bool:
         """Whether a dense layer leads from the embeddings to the encoder. ALBERT's folders have one at any width."""
-        return self.model_type == "albert" or self.embedding_size != self.hidden_size
+        narrow = self.embedding_size != self.hidden_size
+        return narrow or self.model_type == "albert" or self.factorised == "words"
 
     @property
     def head_dropout(self) -> float:

@@ -79,15 +79,15 @@ class BertForMaskedLM(BertModel):
     has_pooler = False
 
     def setup_head(self) -> None:
-        self.transform = self.dense(self.config.embedding_size)
+        config = self.config
+        self.transform = self.dense(config.hidden_size if config.factorised == "words" else config.embedding_size)
         self.transform_norm = LayerNorm(self.config.layer_norm_eps)
         self.decoder_bias = parameter(self, "decoder_bias", nn.initializers.zeros, (self.config.vocab_size,))
 
     def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"] | None) -> Float[Array, "b l v"]:
         del pooled
         transformed = self.transform_norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden, "transform")))
-        table = self.embeddings.word.embedding.astype(transformed.dtype)
-        logits = self.product("decoder", "bld,vd->blv", transformed, table)
+        logits = self.embeddings.words_from(transformed)
         return logits + as_row(self.decoder_bias, logits.ndim).astype(logits.dtype)
 
 

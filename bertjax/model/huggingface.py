@@ -218,8 +218,9 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
         content |= {"model_type": "bertjax", "bertjax": graph}
     content |= {theirs: graph[ours] for ours, theirs in FIELDS[config.model_type].items()}
     content |= {name: graph[name] for name in SHARED_FIELDS if graph[name] is not None}
-    if config.model_type == "albert":
-        content["classifier_dropout_prob"] = config.head_dropout  # it has to be a number there
+    if config.model_type == "albert":  # What we may leave open has to be a number there.
+        content["classifier_dropout_prob"] = config.head_dropout
+        content["num_hidden_groups"] = config.num_hidden_groups or config.num_hidden_layers
     if config.architecture in DISTILBERT_HEAD_DROPOUT:
         content[DISTILBERT_HEAD_DROPOUT[config.architecture][0]] = config.head_dropout
     content["id2label"] = {str(index): label for index, label in enumerate(config.labels)}
@@ -234,7 +235,7 @@ def is_stock(config: BertConfig) -> bool:
     as_said = config.replace(layers=()).depth_steps() == config.depth_steps()
     filled = config.head_size * config.num_attention_heads == config.hidden_size
     if config.model_type == "albert":
-        return as_said and filled
+        return as_said and filled and config.factorised == "sum"
     unshared = config.num_hidden_groups in (0, config.num_hidden_layers) and config.inner_group_num == 1
     plain = as_said and filled and unshared and not config.maps_embeddings
     return plain and (config.model_type == "bert" or config.layer_norm_eps == 1e-12)

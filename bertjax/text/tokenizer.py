@@ -113,6 +113,15 @@ class Tokenizer:
         """Write tokenizer.json, tokenizer_config.json and (for WordPiece) vocab.txt; `transformers` opens them too."""
         write_folder(Path(folder), self._limited[None], self._names, self._max_length)
 
+    def to_json(self) -> str:
+        """Vocabulary and rules, as `tokenizer.json` holds them."""
+        return self._limited[None].to_str()
+
+    @classmethod
+    def from_json(cls, text: str, like: "Tokenizer") -> "Tokenizer":
+        """A tokenizer from another content of `tokenizer.json`, with the special tokens and the limit of `like`."""
+        return cls(tokenizers.Tokenizer.from_str(text), {**like._names, "model_max_length": like._max_length})
+
     def _limit(self, max_length: int | None, paired: bool) -> tokenizers.Tokenizer:
         """The backend that cuts at `max_length`: a copy per limit, for threads may ask for different ones."""
         if max_length is None:

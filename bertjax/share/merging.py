@@ -1,0 +1,94 @@
+"""What the arrays of several layers become when they turn into one.
+
+A merge is a function `(part, steps, trees) -> tree`: `part` is "attention" or "ffn", `trees` hold its dense layers at
+each of the depth steps `steps`. Averaging numbers needs nothing but them; a fit asks how much each number matters on
+real text and costs one pass over some of it. LayerNorms are always averaged.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bertjax.errors import UserError
+from bertjax.model import BertConfig, build
+from bertjax.model.products import plain_product
+from bertjax.params import Tree, flatten, unflatten
+
+Merge = Callable[[str, Sequence[int], Sequence[Tree]], Tree]
+RIDGE = 1e-3
+"""How strongly a fit is drawn to the mean, relative to the average square of an input: decides where text is silent."""
+
+
+def mean(part: str, steps: Sequence[int], trees: Sequence[Tree]) -> Tree:
+    """The average of every array. Equal arrays stay what they are."""
+    del part, steps
+    flat = [flatten(tree) for tree in trees]
+    return unflatten(
+        {path: np.mean([one[path] for one in flat], axis=0, dtype=np.float64).astype(np.float32) for path in flat[0]}
+    )
+
+
+def first(part: str, steps: Sequence[int], trees: Sequence[Tree]) -> Tree:
+    """The first layer's arrays."""
+    del part, steps
+    return trees[0]
+
+
+class LeastSquares:
+    """A merge that makes every dense layer's outputs as like the separate layers' as one layer can.
+
+    For dense layer k of the steps i it minimises sum_i |X_i W - X_i W_i|^2, where X_i are the inputs that step i has on
+    sample text in the model before tying (a column of ones for the bias included). The solution needs only the Gram
+    matrices G_i = X_i' X_i: W = (sum_i G_i)^-1 sum_i G_i W_i, a mean in which each layer speaks for the directions it
+    uses (the same normal equations as RegMean, Jin et al. 2023, eq. 2).
+    """
+
+    def __init__(self, grams: dict[str, Float[np.ndarray, "i i"]]):
+        self.grams = grams
+
+    @classmethod
+    def on_text(cls, config: BertConfig, params: Tree, batches: Iterable[dict[str, np.ndarray]]) -> "LeastSquares":
+        """From batches of encoded text, as `eval_batches` makes them; a few hundred sentences are enough."""
+        total: dict[str, np.ndarray] = {}
+        step = jax.jit(lambda params, ids, mask, types: gram_matrices(config, params, ids, mask, types))
+        for batch in batches:
+            inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+            for site, gram in jax.device_get(step(params, *inputs)).items():
+                total[site] = total.get(site, 0.0) + gram.astype(np.float64)
+        if not total:
+            raise UserError("a least-squares fit needs sample text; no batch was given.")
+        return cls(total)
+
+    def __call__(self, part: str, steps: Sequence[int], trees: Sequence[Tree]) -> Tree:
+        return {name: self._dense(f"{part}/{name}", steps, [tree[name] for tree in trees]) for name in trees[0]}
+
+    def _dense(self, name: str, steps: Sequence[int], layers: Sequence[Tree]) -> Tree:
+        grams = [self.grams[f"step_{step}/{name}"] for step in steps]
+        affine = [np.concatenate([layer["kernel"], layer["bias"][None]]).astype(np.float64) for layer in layers]
+        drawn = RIDGE * np.mean([np.trace(gram) / len(gram) for gram in grams]) * np.eye(len(grams[0]))
+        right = sum(gram @ own for gram, own in zip(grams, affine, strict=True)) + drawn @ np.mean(affine, axis=0)
+        solved = np.linalg.solve(sum(grams) + drawn, right).astype(np.float32)
+        return {"kernel": solved[:-1], "bias": solved[-1]}
+
+
+def gram_matrices(
+    config: BertConfig, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"]
+) -> dict[str, Float[Array, "i i"]]:
+    """For every dense layer of every depth step, by site: its inputs, with a 1 behind, times themselves. Padding does
+    not count."""
+    found: dict[str, Array] = {}
+    real = (mask > 0).astype(jnp.float32)[..., None]
+
+    def product(site: str, subscripts: str, left: Array, right: Array) -> Array:
+        if site.startswith("step_") and right.ndim == 2:
+            rows = jnp.concatenate([left, jnp.ones_like(left[..., :1])], axis=-1).astype(jnp.float32) * real
+            rows = rows.reshape(-1, rows.shape[-1])
+            found[site] = rows.T @ rows
+        return plain_product(site, subscripts, left, right)
+
+    model = build(config).clone(product=product)
+    model.apply({"params": params}, ids, mask, types)
+    return found

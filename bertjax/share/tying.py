@@ -1,0 +1,96 @@
+"""Depth steps that share parameters, and depth steps that no longer do.
+
+Only the config and the tree change; what runs is the same encoder. Tying layers that were equal, and untying any, give
+a model that computes exactly what the one before did.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from bertjax.errors import UserError
+from bertjax.model.config import BertConfig, LayerConfig
+from bertjax.params import Tree, put_step, step_params
+from bertjax.share.merging import Merge, mean
+
+Parts = Literal["all", "attention", "ffn"]
+Norms = Literal["shared", "separate"]
+
+
+def tie(
+    config: BertConfig,
+    params: Tree,
+    groups: Sequence[int],
+    *,
+    parts: Parts = "all",
+    norms: Norms = "shared",
+    merge: Merge = mean,
+) -> tuple[BertConfig, Tree]:
+    """A model whose depth steps of the same group share their parameters.
+
+    Args:
+      groups: The group of every depth step, `(0, 0, 0, 1, 1, 1)` for two halves of six steps.
+      parts: What is shared: everything, or attention or feed-forward layer alone (Lan et al. 2020, table 4).
+      norms: Whether a LayerNorm is shared with the part before it, or each step keeps its own.
+      merge: What the arrays of several steps become: see merging.py.
+
+    Raises:
+      UserError: Not one group for every step, or steps of different sizes in a group.
+    """
+    steps = config.depth_steps()
+    if len(groups) != len(steps):
+        raise UserError(f"groups is {tuple(groups)}, for {len(groups)} steps; the model has {len(steps)}.")
+    shared = {"all": ("attention", "ffn")}.get(parts, (parts,))
+    tied = []
+    for number, (step, group) in enumerate(zip(steps, groups, strict=True)):
+        named: dict[str, int] = dict.fromkeys(shared, group)
+        if norms == "separate":
+            named |= {f"{part}_norm": number for part in shared}
+        tied.append(LayerConfig(*step.shape, **named).resolved(number))
+    new = described(config, tuple(tied))
+    sources = [step_params(params, step) for step in steps]
+    for part in shared:
+        for group in sorted(set(groups)):
+            members = [number for number, own in enumerate(groups) if own == group]
+            products = merge(part, members, [without_norm(sources[number][part]) for number in members])
+            joint = mean(part, members, [{"layer_norm": sources[number][part]["layer_norm"]} for number in members])
+            for number in members:
+                norm = joint["layer_norm"] if norms == "shared" else sources[number][part]["layer_norm"]
+                sources[number][part] = {**products, "layer_norm": norm}
+    return new, with_steps(new, params, sources)
+
+
+def untie(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
+    """The same model with parameters of its own for every depth step. Exact."""
+    new = described(config, tuple(LayerConfig(*step.shape) for step in config.depth_steps()))
+    return new, with_steps(new, params, [step_params(params, step) for step in config.depth_steps()])
+
+
+def equal_groups(depth: int, count: int) -> tuple[int, ...]:
+    """Successive steps in `count` groups of like size: 6 steps in 2 groups are (0, 0, 0, 1, 1, 1)."""
+    if not 1 <= count <= depth:
+        raise UserError(f"{count} groups for {depth} layers; expected 1 to {depth}.")
+    return tuple(step * count // depth for step in range(depth))
+
+
+def described(config: BertConfig, layers: tuple[LayerConfig, ...]) -> BertConfig:
+    """The config with these depth steps, said by a number of groups where that says it all: ALBERT's own way, so that
+    `transformers` can open the folder."""
+    resolved = tuple(layer.resolved(number) for number, layer in enumerate(layers))
+    plain = config.replace(layers=(), num_hidden_layers=len(layers), inner_group_num=1)
+    for count in (0, *range(1, len(layers) + 1)):
+        said = plain.replace(num_hidden_groups=count)
+        if said.depth_steps() == resolved:
+            return said
+    return plain.replace(num_hidden_groups=0, layers=layers)
+
+
+def with_steps(config: BertConfig, params: Tree, sources: Sequence[Tree]) -> Tree:
+    """The tree with the encoder that these depth steps make."""
+    stack: Tree = {}
+    for step, source in zip(config.depth_steps(), sources, strict=True):
+        put_step(stack, step, source)
+    return {**params, "encoder": stack}
+
+
+def without_norm(part: Tree) -> Tree:
+    return {name: leaf for name, leaf in part.items() if name != "layer_norm"}

@@ -1,0 +1,87 @@
+"""Only the pieces that a corpus uses, with a tokenizer that knows no others.
+
+A vocabulary for all of English is mostly words that the texts of one task never contain. Pieces that stay keep their
+order and get new ids. WordPiece takes the longest piece that fits, and removing others makes none fit better, so a text
+whose pieces all stay is cut as before and the model computes exactly what it did. Any other word is spelled with what
+is left, or becomes the unknown token where even its letters are gone; so the letters of the corpus always stay.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from itertools import islice
+
+import numpy as np
+
+from bertjax.bundle import Bundle
+from bertjax.errors import UserError
+from bertjax.text.tokenizer import CHUNK, Tokenizer
+
+
+def prune_vocabulary(bundle: Bundle, texts: Iterable[str]) -> Bundle:
+    """The bundle with the special tokens, the pieces that `texts` are cut into, and the letters of those.
+
+    Exact for every text that is cut into these pieces alone.
+
+    Raises:
+      UserError: No tokenizer, or one that is not WordPiece.
+    """
+    if bundle.tokenizer is None:
+        raise UserError("this bundle has no tokenizer, so its vocabulary cannot follow the text.")
+    kept = used_pieces(bundle.tokenizer, texts)
+    params = dict(bundle.params)
+    word = params["embeddings"]["word"]
+    params["embeddings"] = {**params["embeddings"], "word": {"embedding": word["embedding"][kept]}}
+    if "decoder_bias" in params:
+        params["decoder_bias"] = params["decoder_bias"][kept]
+    tokenizer = renumbered(bundle.tokenizer, kept)
+    config = bundle.config.replace(vocab_size=len(kept), pad_token_id=tokenizer.pad_id)
+    return dataclasses.replace(bundle, config=config, params=params, tokenizer=tokenizer)
+
+
+def used_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
+    """The ids that stay, in order."""
+    vocabulary, prefix, added = wordpiece(tokenizer)
+    pieces = {number: piece for piece, number in vocabulary.items()}
+    used, texts = set(added), iter(texts)
+    while chunk := list(islice(texts, CHUNK)):
+        used.update(*tokenizer.encode(chunk, spans=False).ids)
+    letters = set("".join(pieces[number].removeprefix(prefix) for number in used - added if number in pieces))
+    used.update(vocabulary[form] for letter in letters for form in (letter, prefix + letter) if form in vocabulary)
+    return np.array(sorted(used))
+
+
+def renumbered(tokenizer: Tokenizer, kept: np.ndarray) -> Tokenizer:
+    """The tokenizer that has these pieces alone, counted from 0."""
+    new = {int(old): number for number, old in enumerate(kept)}
+    parts = json.loads(tokenizer.to_json())
+    vocabulary = parts["model"]["vocab"]
+    parts["model"]["vocab"] = {piece: new[old] for piece, old in vocabulary.items() if old in new}
+    for token in parts["added_tokens"]:
+        token["id"] = new[token["id"]]
+    renumber_template(parts.get("post_processor") or {}, new)
+    return Tokenizer.from_json(json.dumps(parts), tokenizer)
+
+
+def renumber_template(processor: dict, new: dict[int, int]) -> None:
+    """The ids of [CLS] and [SEP] stand in the rule that puts them around a text, too."""
+    for token in processor.get("special_tokens", {}).values():  # TemplateProcessing
+        token["ids"] = [new[old] for old in token["ids"]]
+    for role in ("cls", "sep"):  # BertProcessing
+        if role in processor:
+            processor[role] = [processor[role][0], new[processor[role][1]]]
+    for inner in processor.get("processors", ()):
+        renumber_template(inner, new)
+
+
+def wordpiece(tokenizer: Tokenizer) -> tuple[dict[str, int], str, set[int]]:
+    """Pieces with their ids, the prefix of those inside a word, and the ids of special and added tokens."""
+    parts = json.loads(tokenizer.to_json())
+    if parts["model"].get("type") != "WordPiece":
+        raise UserError(
+            f"the tokenizer is of type {parts['model'].get('type')}; only of WordPiece is it known that other text is "
+            "cut as before when pieces are left out."
+        )
+    added = {token["id"] for token in parts["added_tokens"]}
+    specials = {tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.unk_id, tokenizer.mask_id} - {None}
+    return parts["model"]["vocab"], parts["model"]["continuing_subword_prefix"], added | specials

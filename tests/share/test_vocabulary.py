@@ -1,0 +1,109 @@
+"""Only the pieces that a corpus uses: the real model, the real tokenizer, real text."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tokenizers
+import transformers
+
+import bertjax
+from bertjax.bundle import Bundle
+from bertjax.share import prune_vocabulary
+from bertjax.text.demo import demo_examples
+from bertjax.text.tokenizer import Tokenizer
+from tests.model.tiny import run, tiny
+
+KEPT = 400
+
+
+@pytest.fixture(scope="module")
+def demo() -> Bundle:
+    return bertjax.load("demo", architecture="BertForSequenceClassification", labels=("rotten", "fresh"))
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return list(demo_examples("train").texts)
+
+
+@pytest.fixture(scope="module")
+def pruned(demo, texts) -> Bundle:
+    return prune_vocabulary(demo, texts[:KEPT])
+
+
+def tokenizer_of(bundle: Bundle) -> Tokenizer:
+    assert bundle.tokenizer is not None
+    return bundle.tokenizer
+
+
+def pieces(tokenizer: Tokenizer, texts: list[str]) -> list[list[str]]:
+    backend = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    return [[backend.id_to_token(number) for number in row] for row in tokenizer.encode(texts).ids]
+
+
+def test_text_of_the_corpus_is_cut_into_the_same_pieces_with_smaller_ids(demo, pruned, texts):
+    assert pieces(tokenizer_of(pruned), texts[:KEPT]) == pieces(tokenizer_of(demo), texts[:KEPT])
+    assert pruned.config.vocab_size == tokenizer_of(pruned).vocab_size < 6000
+    ids = tokenizer_of(pruned).encode(texts[:KEPT]).ids
+    assert max(max(row) for row in ids) < pruned.config.vocab_size
+
+
+def test_other_text_whose_pieces_all_survive_is_cut_as_before_too(demo, pruned, texts):
+    before, known = pieces(tokenizer_of(demo), texts[KEPT:]), set(tokenizers_vocabulary(tokenizer_of(pruned)))
+    survivors = [i for i, row in enumerate(before) if set(row) <= known]
+    assert 20 < len(survivors) < len(before)
+    after = pieces(tokenizer_of(pruned), [texts[KEPT + i] for i in survivors])
+    assert after == [before[i] for i in survivors]
+
+
+def tokenizers_vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
+    return tokenizers.Tokenizer.from_str(tokenizer.to_json()).get_vocab()
+
+
+def test_a_missing_word_is_spelled_with_what_is_left(pruned):
+    (row,) = pieces(tokenizer_of(pruned), ["unfathomably"])
+    assert len(row) > 3
+    assert "[UNK]" not in row
+    assert "".join(row[1:-1]).replace("##", "") == "unfathomably"
+
+
+def test_the_model_computes_exactly_what_it_did_on_the_corpus(demo, pruned, texts):
+    trained = [dataclasses.replace(bundle, fresh=()) for bundle in (demo, pruned)]
+    before, after = (bundle.predict(texts[:32]).probabilities for bundle in trained)
+    np.testing.assert_array_equal(after, before)
+
+
+def test_the_folder_opens_here_and_in_transformers_with_the_same_ids(pruned, texts, tmp_path):
+    bertjax.save(pruned, tmp_path / "pruned")
+    back = bertjax.load(tmp_path / "pruned")
+    hard = [*texts[:50], "unfathomably naïve 東京 \U0001f600", "[MASK] it", ""]
+    expected = tokenizer_of(pruned).encode(hard).ids
+    assert tokenizer_of(back).encode(hard).ids == expected
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "pruned")
+    assert theirs(hard)["input_ids"] == expected
+    assert (theirs.mask_token_id, theirs.pad_token_id) == (tokenizer_of(back).mask_id, tokenizer_of(back).pad_id)
+    opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")
+    assert opened.config.vocab_size == back.config.vocab_size
+
+
+def test_the_output_layer_of_masked_words_loses_the_same_pieces(texts):
+    demo = bertjax.load("demo", architecture="BertForMaskedLM")
+    small = prune_vocabulary(demo, texts[:20])
+    assert small.params["decoder_bias"].shape == (small.config.vocab_size,)
+    old, new = tokenizer_of(demo).encode(texts[:1]).ids[0], tokenizer_of(small).encode(texts[:1]).ids[0]
+    before, after = (
+        run(bundle.model, bundle.params, {"input_ids": np.array([ids])}).logits
+        for bundle, ids in ((demo, old), (small, new))
+    )
+    np.testing.assert_allclose(after[0][:, new], before[0][:, old], rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_follow_the_text_is_refused(demo):
+    with pytest.raises(bertjax.UserError, match="has no tokenizer"):
+        prune_vocabulary(dataclasses.replace(demo, tokenizer=None), ["a"])
+    names = ["<pad>", "<unk>", "[CLS]", "[SEP]", "a"]
+    unigram = tokenizers.Tokenizer(tokenizers.models.Unigram([(name, -1.0) for name in names], unk_id=1))
+    model, params = tiny()
+    with pytest.raises(bertjax.UserError, match="of type Unigram; only of WordPiece"):
+        prune_vocabulary(Bundle(model.config, params, Tokenizer.wrap(unigram)), ["a"])
