@@ -68,9 +68,9 @@ def main(config: Config, score: bool = True) -> None:
     teacher, task = open_model(config.model, training_task(config.data), config.seed, dtype=config.dtype)
     if teacher.fresh:
         raise UserError(f"{config.model} has no trained head to learn from; fine-tune it first (train.finetune).")
-    student = config.student.initialise(teacher, config.seed)
     labelled = any(type(loss).__name__ == "HardLabels" for loss in config.losses)
     train = read_split(config.data, config.data.train, task, teacher.tokenizer, "train", labelled)
+    student = config.student.initialise(teacher, config.seed, train.encoded)
     held_out = read_split(config.data, config.data.eval, task, teacher.tokenizer, "test")
     buckets = length_buckets(train.encoded.lengths, config.data.max_length)
     data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **share())

@@ -61,9 +61,9 @@ def main(config: Config, score: bool = True) -> None:
         return
     task = training_task(config.data)
     bundle, task = open_model(config.model, task, config.seed, dtype=config.dtype, remat=config.remat)
-    if config.student:
-        bundle = config.student.initialise(bundle, config.seed)
     train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train")
+    if config.student:
+        bundle = config.student.initialise(bundle, config.seed, train.encoded)
     held_out = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")
     buckets = length_buckets(train.encoded.lengths, config.data.max_length)
     data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **share())

@@ -39,17 +39,21 @@ def prove(
 
     _, task = open_model(str(models[0].folder), training_task(data), 0)
     source = Path(data.eval).name if Path(data.eval).exists() else data.eval
-    entries, split = [], None
+    entries: list[Any] = []
+    splits: dict[str, Any] = {}
     gold: Any = None
     for model in models:
         bundle = bertjax.load(model.folder)
-        split = split or read_split(data, data.eval, task, bundle.tokenizer, "test")
-        predictions, gold = predict_split(bundle, split)
+        # A model whose vocabulary was pruned reads the same texts through a tokenizer of its own.
+        tokenizer = bundle.tokenizer.fingerprint if bundle.tokenizer else ""
+        if tokenizer not in splits:
+            splits[tokenizer] = read_split(data, data.eval, task, bundle.tokenizer, "test")
+        predictions, gold = predict_split(bundle, splits[tokenizer])
         record = read_record(model.folder.parent) or {}
         entries.append(
             Entry(model.name, model.folder, predictions, training_step_bytes=record.get("training_step_bytes"))
         )
-    assert split is not None
+    split = next(iter(splits.values()))
     words = bag_of_words(data, task, out)
     if words is not None:
         predictions = words.predict(split.examples.texts, split.examples.pairs)

@@ -2,18 +2,23 @@
 
 A student of the teacher's width begins with the teacher's embeddings, some of its layers, the strongest of their
 neurons and its head: it is a teacher with parts missing, and far ahead of random numbers. A narrower student cannot
-take layers over; it begins with random layers.
+take layers over; it begins with random layers. What it has may then be shared between its layers, and its word table
+factorised.
 """
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
 import numpy as np
 
 from bertjax.distill.pairing import pair_layers
 from bertjax.errors import UserError
 from bertjax.params import put_step, step_params
+
+FIT_BATCHES = 16
+"""Batches of 32 texts that a fit looks at."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,16 @@ class Student:
     """Teacher layers that the student begins with: uniform, last, first, or the layers themselves."""
     start: str = "teacher"
     """teacher: begin with the teacher's own layers. random: begin with random numbers."""
+    groups: int | None = None
+    """Successive layers share their parameters, in so many groups (`bertjax.share`): less memory, the same time."""
+    shared: Literal["all", "attention", "ffn"] = "all"
+    """With groups: what the layers of a group share."""
+    norms: Literal["shared", "separate"] = "shared"
+    """With groups: whether each layer keeps its own LayerNorms."""
+    merge: Literal["mean", "first", "fit"] = "mean"
+    """With groups: what a group begins with: the mean of its layers, the first of them, or a fit to their outputs."""
+    embedding_size: int | None = None
+    """Width of the word table, factorised from the teacher's by a truncated SVD."""
 
     def __post_init__(self) -> None:
         if self.num_hidden_layers < 1:
@@ -42,8 +57,37 @@ class Student:
         changes["num_hidden_groups"] = min(teacher.num_hidden_groups, self.num_hidden_layers)
         return teacher.replace(**changes, layers=())
 
-    def initialise(self, teacher: Any, seed: int) -> Any:
-        """The student as a `Bundle` with the teacher's tokenizer."""
+    def initialise(self, teacher: Any, seed: int, sample: Any = None) -> Any:
+        """The student as a `Bundle` with the teacher's tokenizer. `sample` is encoded text, which a fit needs."""
+        student = self.cut(teacher, seed)
+        if self.groups is not None:
+            student = self.tied(student, sample)
+        if self.embedding_size is not None:
+            from bertjax.share import factorise_words
+
+            config, params = factorise_words(student.config, student.params, self.embedding_size)
+            student = dataclasses.replace(student, config=config, params=params)
+        return student
+
+    def tied(self, student: Any, sample: Any) -> Any:
+        """The student with its layers in groups."""
+        from bertjax.share import LeastSquares, first, mean, tie
+        from bertjax.share.tying import equal_groups
+        from bertjax.text.batches import eval_batches
+
+        config, params = student.config, student.params
+        rule = {"mean": mean, "first": first}.get(self.merge)
+        if rule is None:
+            if sample is None:
+                raise UserError("merge=fit needs sample text; give initialise some, or use merge=mean.")
+            rows = list(islice(eval_batches(sample, 32, (int(sample.lengths.max()),)), FIT_BATCHES))
+            rule = LeastSquares.on_text(config, params, rows)
+        groups = equal_groups(config.depth, self.groups or 1)
+        config, params = tie(config, params, groups, parts=self.shared, norms=self.norms, merge=rule)
+        return dataclasses.replace(student, config=config, params=params)
+
+    def cut(self, teacher: Any, seed: int) -> Any:
+        """The student as it is before anything is shared."""
         import jax
         import jax.numpy as jnp
 

@@ -160,3 +160,19 @@ def test_a_student_of_a_shared_teacher_begins_with_the_layers_that_its_steps_are
     one = Student(num_hidden_layers=6).initialise(teacher, 0)
     ids = np.arange(1, 9, dtype=np.int32)[None]
     np.testing.assert_allclose(run(one, ids).logits, run(teacher, ids).logits, **SAME_MATHS)
+
+
+@pytest.mark.parametrize("merge", ["mean", "first", "fit"])
+def test_a_student_may_share_its_layers_and_have_a_narrow_word_table(merge: Any):
+    sample = made_up(random_lengths(40, 9))
+    student = Student(num_hidden_layers=6, groups=2, norms="separate", merge=merge, embedding_size=5)
+    made = student.initialise(TEACHER, 0, sample)
+    assert [step.attention for step in made.config.depth_steps()] == [0, 0, 0, 1, 1, 1]
+    assert [step.ffn_norm for step in made.config.depth_steps()] == list(range(6))
+    assert made.params["embeddings"]["word"]["embedding"].shape == (512, 5)
+    assert np.isfinite(run(made, np.arange(1, 9, dtype=np.int32)[None]).logits).all()
+
+
+def test_a_fit_without_text_is_refused():
+    with pytest.raises(UserError, match="merge=fit needs sample text"):
+        Student(num_hidden_layers=6, groups=2, merge="fit").initialise(TEACHER, 0)

@@ -48,7 +48,7 @@ def same_function(a: tuple[BertConfig, Tree], b: tuple[BertConfig, Tree]) -> Non
 @pytest.mark.parametrize("merge", ["mean", "first", "fit"])
 def test_tying_equal_layers_changes_nothing(alike, parts, norms, merge):
     rule = {"mean": mean, "first": first, "fit": fit(*alike)}[merge]
-    tied = tie(*alike, HALVES, parts=parts, norms=norms, merge=rule)
+    tied = tie(alike[0], alike[1], HALVES, parts=parts, norms=norms, merge=rule)
     same_function(tied, alike)
     shared = {"all": ("attention", "ffn")}.get(parts, (parts,))
     for step in tied[0].depth_steps():
@@ -58,7 +58,7 @@ def test_tying_equal_layers_changes_nothing(alike, parts, norms, merge):
 @pytest.mark.parametrize("parts", ["all", "attention", "ffn"])
 @pytest.mark.parametrize("norms", ["shared", "separate"])
 def test_untying_changes_nothing_and_leaves_nothing_shared(loose, parts, norms):
-    tied = tie(*loose, (0, 1, 0, 1), parts=parts, norms=norms)
+    tied = tie(loose[0], loose[1], (0, 1, 0, 1), parts=parts, norms=norms)
     config, params = untie(*tied)
     same_function((config, params), tied)
     assert [step.groups for step in config.depth_steps()] == [{i} for i in range(DEPTH)]

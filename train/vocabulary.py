@@ -1,0 +1,67 @@
+"""Leave out of a model's vocabulary what the texts at hand never use: a smaller folder, and the same answers.
+
+    python -m train.vocabulary --model=runs/quickstart/bundle --data.train=demo --data.eval=demo --out=runs/fewer-words
+
+Nothing is trained. Texts whose pieces all stay are answered exactly as before; other words are spelled with the pieces
+that are left. The result is OUT/bundle.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .common import Data
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Pruning the vocabulary, as a stage of `compress`."""
+
+    name: str = "fewer-words"
+    """What the result is called in the report."""
+
+    def run(self, context: Any) -> None:
+        """The stage: prunes the context's model to the pieces of the training texts."""
+        main(Config(self.name, model=context.model, data=context.data, out=context.out), score=False)
+
+
+@dataclass(frozen=True)
+class Config(Vocabulary):
+    """Pruning of the vocabulary."""
+
+    model: str = "runs/quickstart/bundle"
+    """The model: a folder or hf:NAME."""
+    data: Data = field(default_factory=Data)
+    out: str = "runs/vocabulary"
+    """Folder for the result."""
+
+
+def main(config: Config, score: bool = True) -> None:
+    import bertjax
+    from bertjax.share import prune_vocabulary
+    from bertjax.text.sources import load_examples
+
+    from .data import open_model, read_split, score_of, training_task
+    from .log import note
+    from .run import begin, finish
+
+    out = Path(config.out)
+    if begin(out, config):
+        return
+    bundle, task = open_model(config.model, training_task(config.data), 0)
+    examples = load_examples(config.data.train, task, "train", labelled=False)
+    smaller = prune_vocabulary(bundle, [*examples.texts, *(examples.pairs or ())])
+    note(f"{smaller.config.vocab_size} of {bundle.config.vocab_size} pieces stay")
+    bertjax.save(smaller, out / "bundle")
+    result = {}
+    if score and not bundle.fresh:
+        result = {
+            task.metric: score_of(smaller, read_split(config.data, config.data.eval, task, smaller.tokenizer, "test"))
+        }
+    finish(out, result)
+
+
+if __name__ == "__main__":
+    from .settings import run
+
+    run("vocabulary")
