@@ -18,7 +18,6 @@ from train.compress import Config
 from train.distill import Distill
 from train.finetune import Finetune
 from train.optimiser import Optimiser
-from train.vocabulary import Vocabulary
 
 config = Config(
     model="demo",
@@ -32,7 +31,6 @@ config = Config(
             losses=(SoftTargets(weight=1.0, temperature=2.0), HiddenStates(weight=1.0)),
             optimiser=Optimiser(learning_rate=2e-4),
         ),
-        Vocabulary(),
     ),
     out="runs/quickstart",
 )

@@ -42,6 +42,11 @@ class Log:
         if self._progress is not None:
             self._progress.update(step, examples, loss)
 
+    def apart(self, seconds: float) -> None:
+        """Time that went into something else (compiling) and says nothing about the pace of steps."""
+        if self._progress is not None:
+            self._progress.began += seconds
+
     def close(self) -> None:
         if self._progress is not None:
             self._progress.close()
@@ -83,7 +88,7 @@ class Progress:
 
     def update(self, step: int, examples: int, loss: float | None) -> None:
         now = time.monotonic()
-        if self.first is None:  # The first step compiles; counting it would make every estimate too slow.
+        if self.first is None:  # The first step is slower than all others.
             self.began, self.first = now, step
             return
         self.examples += examples
@@ -91,7 +96,7 @@ class Progress:
         said = f"{self.examples / passed:.0f} examples/s" + (f", loss {loss:.3f}" if loss is not None else "")
         if self.bar is not None:
             self.bar.update(self.task, completed=step, rate=said)
-        elif (now - self.printed >= 10 and passed >= 5) or step == self.total:  # compiling passes too, but says nothing
+        elif (now - self.printed >= 10 and passed >= 2) or step == self.total:
             self.printed = now
             left = (self.total - step) * passed / (step - self.first)
             note(f"{self.label}: step {step} of {self.total}, {said}, {left:.0f} s left")

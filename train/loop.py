@@ -183,12 +183,11 @@ class CompiledSteps:
 
         from .run import update_record
 
-        began = time.monotonic()
+        step, began = int(inputs[0].step), time.monotonic()
         compiled = self.step.lower(*inputs).compile()
-        used = peak_memory(compiled) or 0
-        self.log.event(
-            "compiled", int(inputs[0].step), shape=shape, seconds=time.monotonic() - began, memory_bytes=used
-        )
+        used, seconds = peak_memory(compiled) or 0, time.monotonic() - began
+        self.log.event("compiled", step, shape=shape, seconds=seconds, memory_bytes=used)
+        self.log.apart(seconds)
         if used > self.memory:
             self.memory = used
             update_record(self.out, training_step_bytes=used)

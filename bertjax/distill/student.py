@@ -8,7 +8,6 @@ factorised.
 
 import dataclasses
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +16,8 @@ from bertjax.distill.pairing import pair_layers
 from bertjax.errors import UserError
 from bertjax.params import put_step, step_params
 
-FIT_BATCHES = 16
-"""Batches of 32 texts that a fit looks at."""
+FIT_ROWS = 1024
+"""Texts that a fit looks at, from all over the sample."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,15 @@ class Student:
         """The student with its layers in groups."""
         from bertjax.share import LeastSquares, first, mean, tie
         from bertjax.share.tying import equal_groups
-        from bertjax.text.batches import eval_batches
+        from bertjax.text.batches import gather
 
         config, params = student.config, student.params
         rule = {"mean": mean, "first": first}.get(self.merge)
         if rule is None:
             if sample is None:
                 raise UserError("merge=fit needs sample text; give initialise some, or use merge=mean.")
-            rows = list(islice(eval_batches(sample, 32, (int(sample.lengths.max()),)), FIT_BATCHES))
-            rule = LeastSquares.on_text(config, params, rows)
+            rows = np.linspace(0, len(sample) - 1, FIT_ROWS).astype(np.int64).reshape(-1, 32)
+            rule = LeastSquares.on_text(config, params, (gather(sample, r, int(sample.lengths.max())) for r in rows))
         groups = equal_groups(config.depth, self.groups or 1)
         config, params = tie(config, params, groups, parts=self.shared, norms=self.norms, merge=rule)
         return dataclasses.replace(student, config=config, params=params)

@@ -3,7 +3,10 @@
     config.py       what a model is, in numbers (no jax)
     products.py     every matrix product and look-up, in one place
     layers.py       one encoder layer
-    bert.py         the encoder, whole and in pieces, and what it returns
+    embeddings.py   from ids to the encoder's input
+    encoder.py      the stack of depth steps, over the parameters that they share or own
+    recurrence.py   one block applied again and again, until all has halted: Universal Transformer
+    bert.py         the model, whole and in pieces, and what it returns
     heads.py        classification, tokens, answers, masked words, next sentence; DistilBERT, ALBERT
     huggingface.py  Hugging Face folders, in and out, without torch
 
@@ -15,7 +18,7 @@ A module is a description; its parameters are a plain nested dict beside it:
 """
 
 from bertjax.model.bert import BertModel, ModelOutput, key_mask
-from bertjax.model.config import BertConfig, LayerConfig
+from bertjax.model.config import BertConfig, Halting, LayerConfig, Recurrence, universal_config
 from bertjax.model.heads import (
     ARCHITECTURES,
     AlbertForMaskedLM,
@@ -35,6 +38,7 @@ from bertjax.model.heads import (
     DistilBertForSequenceClassification,
     DistilBertForTokenClassification,
     DistilBertModel,
+    UniversalTransformer,
     abstract_params,
     build,
     init_params,
@@ -62,11 +66,15 @@ __all__ = [
     "DistilBertForSequenceClassification",
     "DistilBertForTokenClassification",
     "DistilBertModel",
+    "Halting",
     "LayerConfig",
     "LayerGates",
     "ModelOutput",
+    "Recurrence",
+    "UniversalTransformer",
     "abstract_params",
     "build",
     "init_params",
     "key_mask",
+    "universal_config",
 ]

@@ -16,12 +16,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.errors import UserError
 from bertjax.model.config import BertConfig
-from bertjax.model.layers import Dense, Group, Layer, LayerGates, LayerNorm, LayerOutput, dropout_key, parameter
-from bertjax.model.products import Product, dropout, lookup, plain_product
+from bertjax.model.embeddings import Embeddings
+from bertjax.model.encoder import Encoder
+from bertjax.model.layers import Dense, LayerGates, LayerOutput
+from bertjax.model.products import Product, plain_product
+from bertjax.model.recurrence import RecurrentEncoder, Trace
 
 
 class ModelOutput(NamedTuple):
-    """What a model computed. `hidden_states[0]` is the embedding, `[i + 1]` the output of layer i."""
+    """What a model computed. `hidden_states[0]` is the embedding, `[i + 1]` the output of layer i, or of round i."""
 
     logits: Array | None
     sentence_logits: Array | None
@@ -31,6 +34,8 @@ class ModelOutput(NamedTuple):
     queries: tuple[Float[Array, "b l h k"], ...]
     keys: tuple[Float[Array, "b l h k"], ...]
     values: tuple[Float[Array, "b l h k"], ...]
+    trace: Trace | None = None
+    """Of a recurrence: who halted when."""
 
     @property
     def attention_scores(self) -> tuple[Float[Array, "b h l l"], ...]:
@@ -40,137 +45,6 @@ class ModelOutput(NamedTuple):
         """
         pairs = zip(self.queries, self.keys, strict=True)
         return tuple(jnp.einsum("bqhk,bmhk->bhqm", q, k) * q.shape[-1] ** -0.5 for q, k in pairs)
-
-
-class Table(nn.Module):
-    """An embedding table: rows by id."""
-
-    rows: int
-    width: int
-    site: str
-    initializer_range: float
-    product: Product = plain_product
-
-    def setup(self):
-        init = nn.initializers.normal(self.initializer_range)
-        self.embedding = parameter(self, "embedding", init, (self.rows, self.width))
-
-    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
-        return lookup(ids, self.embedding, site=self.site, product=self.product)
-
-
-class Mapping(nn.Module):
-    """From the width of a word table to the encoder's, without a bias; and back, for the output that is tied to it."""
-
-    narrow: int
-    wide: int
-    initializer_range: float
-    product: Product = plain_product
-
-    def setup(self):
-        self.kernel = parameter(
-            self, "kernel", nn.initializers.normal(self.initializer_range), (self.narrow, self.wide)
-        )
-
-    def __call__(self, x: Float[Array, "b l e"], site: str) -> Float[Array, "b l d"]:
-        return self.product(site, "ble,ed->bld", x, self.kernel.astype(x.dtype))
-
-    def back(self, x: Float[Array, "b l d"], site: str) -> Float[Array, "b l e"]:
-        return self.product(site, "bld,ed->ble", x, self.kernel.astype(x.dtype))
-
-
-class Embeddings(nn.Module):
-    """Sum of word, position and token-type embeddings, then LayerNorm and dropout.
-
-    Tables narrower than the encoder meet a dense layer, either all of them at the end (ALBERT, Lan et al. 2020, section
-    3.1) or the word table alone, at the beginning.
-    """
-
-    config: BertConfig
-    product: Product = plain_product
-
-    def setup(self):
-        config = self.config
-        words = config.factorised == "words"
-
-        def table(name: str, rows: int, width: int) -> Table:
-            return Table(rows, width, f"embeddings/{name}", config.initializer_range, self.product)
-
-        others = config.hidden_size if words else config.embedding_size
-        self.word = table("word", config.vocab_size, config.embedding_size)
-        self.position = table("position", config.max_position_embeddings, others)
-        if config.type_vocab_size:
-            self.token_type = table("token_type", config.type_vocab_size, others)
-        self.layer_norm = LayerNorm(config.layer_norm_eps)
-        if words:
-            sizes = config.embedding_size, config.hidden_size
-            self.word_mapping = Mapping(*sizes, config.initializer_range, self.product)
-        elif config.maps_embeddings:
-            self.mapping = Dense(config.hidden_size, config.initializer_range, self.product)
-
-    def __call__(
-        self, input_ids: Int[Array, "b l"], token_type_ids: Int[Array, "b l"], position_ids: Int[Array, "#b l"]
-    ) -> Float[Array, "b l d"]:
-        words = self.config.factorised == "words"
-        total = self.word(input_ids)
-        if words:
-            total = self.word_mapping(total, "embeddings/word_mapping")
-        total = total + self.position(position_ids)
-        if self.config.type_vocab_size:
-            total = total + self.token_type(token_type_ids)
-        normed = self.layer_norm(total).astype(self.config.dtype)
-        dropped = dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
-        return self.mapping(dropped, "embeddings/mapping") if self.config.maps_embeddings and not words else dropped
-
-    def words_from(self, x: Float[Array, "b l d"]) -> Float[Array, "b l v"]:
-        """Logits over the vocabulary, by the word table (tied)."""
-        if self.config.factorised == "words":
-            x = self.word_mapping.back(x, "decoder/word_mapping")
-        return self.product("decoder", "bld,vd->blv", x, self.word.embedding.astype(x.dtype))
-
-
-class Encoder(nn.Module):
-    """The stack of layers; `layer_g` in a parameter path is group g, which for most models is depth step g."""
-
-    config: BertConfig
-    product: Product = plain_product
-    first_apart: bool = False
-    """Whether the last layer computes its first row apart; see `Layer.first_apart`."""
-
-    def setup(self):
-        steps = self.config.depth_steps()
-        heads = {step.attention: step.num_attention_heads for step in steps}
-        neurons = {step.ffn: step.intermediate_size for step in steps}
-        named = sorted(set().union(*(step.groups for step in steps)))
-        # A group that lends nothing but a LayerNorm makes no products, so their sizes do not matter.
-        self.groups = {
-            g: Group(self.config, heads.get(g, 1), neurons.get(g, 1), self.product, name=f"layer_{g}") for g in named
-        }
-
-    def __call__(
-        self,
-        hidden: Float[Array, "b l d"],
-        mask: Bool[Array, "b 1 #l l"],
-        gates: Sequence[LayerGates] | None,
-        start: int,
-        stop: int | None,
-    ) -> list[LayerOutput]:
-        outputs = []
-        run = nn.remat(Encoder.step, static_argnums=1) if self.config.remat else Encoder.step
-        for number in range(self.config.depth)[start:stop]:
-            outputs.append(run(self, number, hidden, mask, gates[number] if gates else LayerGates()))
-            hidden = outputs[-1].hidden
-        return outputs
-
-    def step(
-        self, number: int, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates
-    ) -> LayerOutput:
-        """One depth step, with the groups that the config names for it."""
-        step, groups = self.config.depth_steps()[number], self.groups
-        attention, ffn = groups[step.attention].attention, groups[step.ffn].ffn
-        norms = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
-        apart = self.first_apart and number == self.config.depth - 1
-        return Layer(number, attention, ffn, *norms, apart)(hidden, mask, gates)
 
 
 class BertModel(nn.Module):
@@ -187,7 +61,10 @@ class BertModel(nn.Module):
         self.embeddings = Embeddings(self.config, self.product)
         # A product that is watched sees every site once, and cuDNN wants many queries.
         apart = self.reads_first and self.product is plain_product and self.config.attention == "xla"
-        self.encoder = Encoder(self.config, self.product, apart)
+        if self.config.recurrence:
+            self.encoder = RecurrentEncoder(self.config, self.product)
+        else:
+            self.encoder = Encoder(self.config, self.product, apart)
         if self.has_pooler:
             self.pooler = self.dense(self.config.hidden_size)
         self.setup_head()
@@ -265,17 +142,26 @@ class BertModel(nn.Module):
         segment_ids: Int[ArrayLike, "b l"] | None = None,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
         gates: Sequence[LayerGates] | None = None,
+        stop_early: bool = False,
     ) -> ModelOutput:
         """Runs the model. `attention_mask` is 1 on real pieces; with `segment_ids` (packing) a piece sees only its own
-        segment. Token types are accepted and ignored where the model has none."""
+        segment. Token types are accepted and ignored where the model has none. With `stop_early` a recurrence ends when
+        all has halted, and only its last output is there; that has no gradient."""
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
         hidden = self.embed(input_ids, token_type_ids, position_ids)
-        outputs = self.layers(hidden, key_mask(real, segment_ids), gates)
+        mask, trace = key_mask(real, segment_ids), None
+        if isinstance(self.encoder, RecurrentEncoder):
+            if gates is not None:
+                raise UserError("gates belong to single layers; a recurrence applies the same ones again and again.")
+            columns = jnp.arange(hidden.shape[1])[None] if position_ids is None else jnp.asarray(position_ids)
+            outputs, trace = self.encoder.run(hidden, mask, jnp.asarray(real) > 0, columns, stop_early)
+        else:
+            outputs = self.layers(hidden, mask, gates)
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
         logits, pooled = self.finish(last, cls_positions, first)
         states = (hidden, *(o.hidden for o in outputs))
         queries, keys, values = (tuple(getattr(o, n) for o in outputs) for n in ("queries", "keys", "values"))
-        return ModelOutput(logits, self.sentence_head(pooled), pooled, states, queries, keys, values)
+        return ModelOutput(logits, self.sentence_head(pooled), pooled, states, queries, keys, values, trace)
 
 
 def key_mask(

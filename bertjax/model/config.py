@@ -65,6 +65,58 @@ class LayerConfig:
         return LayerConfig(*self.shape, attention, ffn, attention_norm, ffn_norm)
 
 
+Signal = Literal["none", "sinusoid", "learned"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Halting:
+    """When a position stops: Adaptive Computation Time (Graves 2016), as the Universal Transformer uses it.
+
+    Each step gives a position a halting probability, from its state before the step. It halts at the step that brings
+    their sum above `1 - epsilon`. Paper and official code leave the rest open, or differ: the fields.
+    """
+
+    output: Literal["basic", "accumulated"] = "basic"
+    """basic: each step's result replaces that share of the output before it, as in both; accumulated: the weighted sum
+    of all steps' results, as in Graves (2016)."""
+    halted: Literal["evolving", "frozen"] = "evolving"
+    """Whether the state of a halted position goes on changing, as both listings do, or is copied, as the text says."""
+    remainder_at_end: bool = False
+    """Whether a position that has not halted at the last step gives that step the rest, so that its weights sum to 1.
+    Neither listing does."""
+    epsilon: float = 0.01
+    bias: float = 1.0
+    """Of the halting probability, at the start: sigmoid(1) = 0.73 halts everything at the second step."""
+    scope: Literal["position", "example"] = "position"
+    """Who halts: each position, or all of an example by the mean of their probabilities."""
+
+    def __post_init__(self):
+        if not 0 <= self.epsilon < 1:
+            raise UserError(f"epsilon is {self.epsilon}; expected a number from 0, below 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrence:
+    """The layers of a model form one block, applied `steps` times (Dehghani et al. 2018)."""
+
+    steps: int = 6
+    """How often, or with `halting` how often at most."""
+    positions: Signal = "sinusoid"
+    """Added to the state at every step: where a piece stands."""
+    times: Signal = "sinusoid"
+    """Added to the state at every step: which step it is."""
+    first: Literal[0, 1] = 1
+    """Number of the first position and of the first step, for sinusoids."""
+    layout: Literal["interleaved", "halves"] = "interleaved"
+    """Sine and cosine of each frequency side by side (Dehghani et al. 2018, eq. 6-7), or all sines before all cosines
+    and another scale of frequencies (the official code)."""
+    halting: Halting | None = None
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise UserError(f"steps is {self.steps}; a recurrence has at least 1.")
+
+
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
     """A BERT (Devlin et al. 2018), DistilBERT (Sanh et al. 2019) or ALBERT (Lan et al. 2020) encoder with one head.
@@ -109,6 +161,10 @@ class BertConfig:
     """Width of one attention head; 0 means `hidden_size / num_attention_heads`. Stays when heads are removed."""
     layers: tuple[LayerConfig, ...] = ()
     """One entry per depth step where layers differ or share; empty means that all are as the fields above say."""
+    recurrence: Recurrence | None = None
+    """All layers together are applied several times: a Universal Transformer."""
+    norm: Literal["post", "pre"] = "post"
+    """LayerNorm after each residual sum, or before attention and feed-forward layer with one more at the end."""
 
     dtype: Dtype = "float32"
     """Compute dtype of the products. Parameters, LayerNorm, softmax and losses stay in float32."""
@@ -119,7 +175,8 @@ class BertConfig:
 
     def __post_init__(self):
         kinds = {"model_type": Family, "hidden_act": Activation, "dtype": Dtype, "attention": Kernel}
-        for name, kind in {**kinds, "factorised": Literal["sum", "words"]}.items():
+        kinds |= {"factorised": Literal["sum", "words"], "norm": Literal["post", "pre"]}
+        for name, kind in kinds.items():
             self._require(name, getattr(self, name) in get_args(kind), f"expected one of {', '.join(get_args(kind))}")
         for name in SIZES:
             self._require(name, getattr(self, name) >= 1, "it must be at least 1")
@@ -141,7 +198,8 @@ class BertConfig:
         most = f"expected 0 to {self.num_hidden_layers}, the number of layers"
         self._require("num_hidden_groups", 0 <= self.num_hidden_groups <= self.num_hidden_layers, most)
         described = f"layers describes {len(self.layers)} depth steps"
-        self._require("num_hidden_layers", len(self.layers) in (0, self.depth), described)
+        whole = self.num_hidden_layers * self.inner_group_num
+        self._require("num_hidden_layers", len(self.layers) in (0, whole), described)
         self._check_groups()
         drops = self.attention == "cudnn" and self.attention_probs_dropout_prob
         self._require("attention_probs_dropout_prob", not drops, "attention='cudnn' cannot drop: give 0, or use 'xla'")
@@ -179,8 +237,8 @@ class BertConfig:
 
     @property
     def depth(self) -> int:
-        """Number of depth steps."""
-        return self.num_hidden_layers * self.inner_group_num
+        """Number of hidden states after the embedding: of layers, or of rounds through all of them."""
+        return self.recurrence.steps if self.recurrence else self.num_hidden_layers * self.inner_group_num
 
     @property
     def maps_embeddings(self) -> bool:
@@ -213,3 +271,24 @@ def numbered_labels(count: int) -> tuple[str, ...]:
 
 def has_placeholder_labels(labels: Sequence[str]) -> bool:
     return tuple(labels) == numbered_labels(len(labels))
+
+
+def universal_config(preset: Literal["paper", "official"], **fields: Any) -> BertConfig:
+    """A Universal Transformer encoder, as its paper describes it (Dehghani et al. 2018) or as its authors' code has it
+    by default (tensor2tensor), with halting by position; `fields` are those of `BertConfig`.
+
+    They differ in where LayerNorm stands, in the signals, and in what the numbers of positions and steps begin with.
+    """
+    halting = Halting(epsilon=0.01, bias=1.0)
+    presets: dict[str, dict[str, Any]] = {
+        "paper": {
+            "recurrence": Recurrence(12, "sinusoid", "sinusoid", first=1, layout="interleaved", halting=halting),
+            "norm": "post",
+        },
+        "official": {
+            "recurrence": Recurrence(12, "sinusoid", "learned", first=0, layout="halves", halting=halting),
+            "norm": "pre",
+        },
+    }
+    base = {"architecture": "BertModel", "num_hidden_layers": 1, "hidden_act": "relu"}
+    return BertConfig(**{**base, **presets[preset], **fields})

@@ -169,6 +169,18 @@ class AlbertForPreTraining(BertForPreTraining):
         return super().sentence_head(dropout(pooled, self.config.head_dropout, dropout_key(self)))
 
 
+class UniversalTransformer(BertModel):
+    """A Universal Transformer encoder (Dehghani et al. 2018): the layers of the config, applied again and again.
+
+    Any other class becomes one by a `recurrence` in its config; this one insists on it.
+    """
+
+    def setup(self):
+        if self.config.recurrence is None:
+            raise UserError("a UniversalTransformer needs a recurrence in its config: see universal_config.")
+        super().setup()
+
+
 ARCHITECTURES: dict[str, type[BertModel]] = {
     module.__name__: module
     for module in (

@@ -17,7 +17,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bertjax.errors import UserError
-from bertjax.model.config import COMPUTE_FIELDS, PREFIXES, Activation, BertConfig, LayerConfig, numbered_labels
+from bertjax.model.config import (
+    COMPUTE_FIELDS,
+    PREFIXES,
+    Activation,
+    BertConfig,
+    Halting,
+    LayerConfig,
+    Recurrence,
+    numbered_labels,
+)
 from bertjax.params import Tree, flatten, unflatten
 
 # Ours -> theirs. Beyond the prefixes, the last component decides: kernel is weight transposed, embedding is weight,
@@ -173,6 +182,9 @@ def own_config(content: dict[str, Any], where: str, architecture: str) -> BertCo
     try:
         fields = dict(content["bertjax"])
         fields["layers"] = tuple(LayerConfig(**layer) for layer in fields["layers"])
+        if recurrence := fields.get("recurrence"):
+            halting = recurrence["halting"] and Halting(**recurrence["halting"])
+            fields["recurrence"] = Recurrence(**{**recurrence, "halting": halting})
         fields |= {"architecture": architecture, "labels": labels_from_json(content, architecture)}
         return BertConfig(**fields)
     except (KeyError, TypeError) as error:
@@ -232,6 +244,8 @@ def is_stock(config: BertConfig) -> bool:
     """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, the sharing
     and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT the one epsilon that its
     code knows."""
+    if config.recurrence or config.norm == "pre":
+        return False
     as_said = config.replace(layers=()).depth_steps() == config.depth_steps()
     filled = config.head_size * config.num_attention_heads == config.hidden_size
     if config.model_type == "albert":

@@ -72,12 +72,13 @@ class Dense(nn.Module):
     features: int
     initializer_range: float
     product: Product = plain_product
+    first_bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch i"], site: str) -> Float[Array, "*batch o"]:
         kernel_init = nn.initializers.normal(self.initializer_range)
         kernel = parameter(self, "kernel", kernel_init, (x.shape[-1], self.features))
-        bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
+        bias = parameter(self, "bias", nn.initializers.constant(self.first_bias), (self.features,))
         return dense(x, kernel, bias, site=site, product=self.product)
 
 
@@ -206,14 +207,20 @@ class Layer:
     first_apart: bool = False
     """Compute the first row apart from the others, so that XLA drops the others where a head reads none of them: of the
     last layer, a classifier then costs two products in twelve. Only where nobody watches the products."""
+    norm_first: bool = False
+    """LayerNorm before attention and feed-forward layer, and not after the residual sums."""
 
     def __call__(self, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates) -> LayerOutput:
         apart = self.first_apart and hidden.shape[1] > 1 and mask.shape[2] == 1
-        parts, site = jnp.split(hidden, [1], axis=1) if apart else [hidden], f"step_{self.step}/attention"
-        queries = [self.attention.queries(part, site) for part in parts]
-        keys, values = self.attention.keys_and_values(hidden, site)
+        site = f"step_{self.step}/attention"
+        parts = jnp.split(hidden, [1], axis=1) if apart else [hidden]
+        queries = [self.attention.queries(self.attention_input(part), site) for part in parts]
+        keys, values = self.attention.keys_and_values(self.attention_input(hidden), site)
         after = [self.after(part, q, keys, values, mask, gates) for part, q in zip(parts, queries, strict=True)]
         return LayerOutput(joined(after), after[0][:, 0], joined(queries), keys, values)
+
+    def attention_input(self, rows: Float[Array, "b r d"]) -> Float[Array, "b r d"]:
+        return self.attention_norm(rows) if self.norm_first else rows
 
     def after(
         self,
@@ -226,8 +233,12 @@ class Layer:
     ) -> Float[Array, "b r d"]:
         """Some rows, after this layer."""
         site = f"step_{self.step}"
-        looked = self.attention_norm(rows + self.attention(queries, keys, values, mask, gates, f"{site}/attention"))
-        after = self.ffn_norm(looked + self.ffn(looked, gates, f"{site}/ffn"))
+        looked = rows + self.attention(queries, keys, values, mask, gates, f"{site}/attention")
+        if self.norm_first:
+            after = looked + self.ffn(self.ffn_norm(looked), gates, f"{site}/ffn")
+        else:
+            looked = self.attention_norm(looked)
+            after = self.ffn_norm(looked + self.ffn(looked, gates, f"{site}/ffn"))
         if gates.layer is not None:
             after = rows + jnp.reshape(gates.layer, (-1, 1, 1)).astype(rows.dtype) * (after - rows)
         return after

@@ -18,7 +18,7 @@ from bertjax.model.products import plain_product
 from bertjax.params import Tree, flatten, unflatten
 
 Merge = Callable[[str, Sequence[int], Sequence[Tree]], Tree]
-RIDGE = 1e-3
+RIDGE = 1e-2
 """How strongly a fit is drawn to the mean, relative to the average square of an input: decides where text is silent."""
 
 

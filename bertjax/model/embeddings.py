@@ -1,0 +1,95 @@
+"""From ids to the encoder's input: tables, their sum, and what leads from their width to the encoder's."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+from bertjax.model.config import BertConfig
+from bertjax.model.layers import Dense, LayerNorm, dropout_key, parameter
+from bertjax.model.products import Product, dropout, lookup, plain_product
+
+
+class Table(nn.Module):
+    """An embedding table: rows by id."""
+
+    rows: int
+    width: int
+    site: str
+    initializer_range: float
+    product: Product = plain_product
+
+    def setup(self):
+        init = nn.initializers.normal(self.initializer_range)
+        self.embedding = parameter(self, "embedding", init, (self.rows, self.width))
+
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
+        return lookup(ids, self.embedding, site=self.site, product=self.product)
+
+
+class Mapping(nn.Module):
+    """From the width of a word table to the encoder's, without a bias; and back, for the output that is tied to it."""
+
+    narrow: int
+    wide: int
+    initializer_range: float
+    product: Product = plain_product
+
+    def setup(self):
+        self.kernel = parameter(
+            self, "kernel", nn.initializers.normal(self.initializer_range), (self.narrow, self.wide)
+        )
+
+    def __call__(self, x: Float[Array, "b l e"], site: str) -> Float[Array, "b l d"]:
+        return self.product(site, "ble,ed->bld", x, self.kernel.astype(x.dtype))
+
+    def back(self, x: Float[Array, "b l d"], site: str) -> Float[Array, "b l e"]:
+        return self.product(site, "bld,ed->ble", x, self.kernel.astype(x.dtype))
+
+
+class Embeddings(nn.Module):
+    """Sum of word, position and token-type embeddings, then LayerNorm and dropout.
+
+    Tables narrower than the encoder meet a dense layer, either all of them at the end (ALBERT, Lan et al. 2020, section
+    3.1) or the word table alone, at the beginning.
+    """
+
+    config: BertConfig
+    product: Product = plain_product
+
+    def setup(self):
+        config = self.config
+        words = config.factorised == "words"
+
+        def table(name: str, rows: int, width: int) -> Table:
+            return Table(rows, width, f"embeddings/{name}", config.initializer_range, self.product)
+
+        others = config.hidden_size if words else config.embedding_size
+        self.word = table("word", config.vocab_size, config.embedding_size)
+        self.position = table("position", config.max_position_embeddings, others)
+        if config.type_vocab_size:
+            self.token_type = table("token_type", config.type_vocab_size, others)
+        self.layer_norm = LayerNorm(config.layer_norm_eps)
+        if words:
+            sizes = config.embedding_size, config.hidden_size
+            self.word_mapping = Mapping(*sizes, config.initializer_range, self.product)
+        elif config.maps_embeddings:
+            self.mapping = Dense(config.hidden_size, config.initializer_range, self.product)
+
+    def __call__(
+        self, input_ids: Int[Array, "b l"], token_type_ids: Int[Array, "b l"], position_ids: Int[Array, "#b l"]
+    ) -> Float[Array, "b l d"]:
+        words = self.config.factorised == "words"
+        total = self.word(input_ids)
+        if words:
+            total = self.word_mapping(total, "embeddings/word_mapping")
+        total = total + self.position(position_ids)
+        if self.config.type_vocab_size:
+            total = total + self.token_type(token_type_ids)
+        normed = self.layer_norm(total).astype(self.config.dtype)
+        dropped = dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
+        return self.mapping(dropped, "embeddings/mapping") if self.config.maps_embeddings and not words else dropped
+
+    def words_from(self, x: Float[Array, "b l d"]) -> Float[Array, "b l v"]:
+        """Logits over the vocabulary, by the word table (tied)."""
+        if self.config.factorised == "words":
+            x = self.word_mapping.back(x, "decoder/word_mapping")
+        return self.product("decoder", "bld,vd->blv", x, self.word.embedding.astype(x.dtype))

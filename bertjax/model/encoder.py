@@ -1,0 +1,62 @@
+"""The stack of depth steps, over the groups of parameters that they name."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+from jaxtyping import Array, Bool, Float
+
+from bertjax.model.config import BertConfig
+from bertjax.model.layers import Group, Layer, LayerGates, LayerNorm, LayerOutput
+from bertjax.model.products import Product, plain_product
+
+
+class Encoder(nn.Module):
+    """The stack of layers; `layer_g` in a parameter path is group g, which for most models is depth step g."""
+
+    config: BertConfig
+    product: Product = plain_product
+    first_apart: bool = False
+    """Whether the last layer computes its first row apart; see `Layer.first_apart`."""
+
+    def setup(self):
+        steps = self.config.depth_steps()
+        heads = {step.attention: step.num_attention_heads for step in steps}
+        neurons = {step.ffn: step.intermediate_size for step in steps}
+        named = sorted(set().union(*(step.groups for step in steps)))
+        # A group that lends nothing but a LayerNorm makes no products, so their sizes do not matter.
+        self.groups = {
+            g: Group(self.config, heads.get(g, 1), neurons.get(g, 1), self.product, name=f"layer_{g}") for g in named
+        }
+        if self.config.norm == "pre":
+            self.last_norm = LayerNorm(self.config.layer_norm_eps)
+
+    def __call__(
+        self,
+        hidden: Float[Array, "b l d"],
+        mask: Bool[Array, "b 1 #l l"],
+        gates: Sequence[LayerGates] | None,
+        start: int,
+        stop: int | None,
+    ) -> list[LayerOutput]:
+        """The outputs of depth steps `start` to `stop` (exclusive)."""
+        outputs = []
+        run = nn.remat(Encoder.step, static_argnums=1) if self.config.remat else Encoder.step
+        for number in range(self.config.depth)[start:stop]:
+            outputs.append(run(self, number, hidden, mask, gates[number] if gates else LayerGates()))
+            hidden = outputs[-1].hidden
+        reached = range(self.config.depth)[start:stop]
+        if self.config.norm == "pre" and reached and reached[-1] == self.config.depth - 1:
+            last = outputs[-1]
+            outputs[-1] = last._replace(hidden=self.last_norm(last.hidden), first=self.last_norm(last.first))
+        return outputs
+
+    def step(
+        self, number: int, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates
+    ) -> LayerOutput:
+        """One depth step, with the groups that the config names for it."""
+        step, groups = self.config.depth_steps()[number], self.groups
+        attention, ffn = groups[step.attention].attention, groups[step.ffn].ffn
+        norms = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
+        apart = self.first_apart and number == self.config.depth - 1
+        layer = Layer(number, attention, ffn, *norms, apart, norm_first=self.config.norm == "pre")
+        return layer(hidden, mask, gates)

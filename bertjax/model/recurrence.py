@@ -1,0 +1,220 @@
+"""One block of layers applied again and again, for as long as each position needs: the Universal Transformer.
+
+Dehghani et al. (2018) apply one Transformer layer several times, tell it at every step where and when it is, and let
+each position decide by Adaptive Computation Time (Graves 2016) after which step it is done. Much of that is left open
+by the paper, or done otherwise by the official code; the fields of `Recurrence` and `Halting` name every choice.
+
+Training scans over all steps, with the halted masked out, because a gradient needs a fixed number of them. Prediction
+loops only until every real position has halted, with the same body, and so with the same bits. The trade-off of halting
+by position: a halted position is still computed while any other goes on, so only whole batches finish early.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bertjax.model.config import Recurrence
+from bertjax.model.encoder import Encoder
+from bertjax.model.layers import Dense, LayerGates, LayerOutput, parameter
+from bertjax.model.products import as_row
+
+
+class HaltingState(NamedTuple):
+    """What each position has accumulated, in float32."""
+
+    total: Float[Array, "b l"]
+    """Sum of its halting probabilities, 1 once it has halted. Padding has halted before it starts."""
+    remainder: Float[Array, "b l"]
+    """What the step at which it halted was given; 0 until then. The only part of the ponder cost with a gradient."""
+    steps: Float[Array, "b l"]
+    """Number of steps it took part in."""
+
+
+class Carry(NamedTuple):
+    """What one step hands to the next."""
+
+    state: Float[Array, "b l d"]
+    output: Float[Array, "b l d"]
+    halting: HaltingState
+
+
+class Trace(NamedTuple):
+    """What a recurrence did: its last `HaltingState`, and how much of the output came from each step."""
+
+    halting: HaltingState
+    weights: Float[Array, "t b l"] | None
+    """None where the loop stopped early."""
+
+    @property
+    def ponder(self) -> Float[Array, "b l"]:
+        """Steps plus remainder (Graves 2016, eq. 14): what training charges a position for. 0 for padding."""
+        return self.halting.steps + self.halting.remainder
+
+
+def begin(real: Bool[Array, "b l"]) -> HaltingState:
+    """Before the first step."""
+    nothing = jnp.zeros(real.shape, jnp.float32)
+    return HaltingState(jnp.where(real, 0.0, 1.0), nothing, nothing)
+
+
+def halt(
+    before: HaltingState, probability: Float[Array, "b l"], last: Bool[Array, ""] | bool, epsilon: float
+) -> tuple[HaltingState, Float[Array, "b l"]]:
+    """One step of halting, and the weight of this step's result (Dehghani et al. 2018, appendix C).
+
+    With `last` true, every position that still runs gets all that is left.
+    """
+    running = before.total < 1
+    above = (before.total + probability > 1 - epsilon) | last
+    still = jnp.where(running & ~above, probability, 0.0)
+    rest = jnp.where(running & above, 1 - before.total, 0.0)
+    after = HaltingState(
+        jnp.where(running & above, 1.0, before.total + still),
+        before.remainder + rest,
+        before.steps + running.astype(jnp.float32),
+    )
+    return after, still + rest
+
+
+def sinusoid(numbers: Float[Array, "*n"], width: int, layout: str) -> Float[Array, "*n d"]:
+    """Sines and cosines of frequencies that fall from 1 to 1/10000.
+
+    interleaved: column 2j is sin(n / 10000^(2j/d)), 2j + 1 its cosine (Vaswani et al. 2017, section 3.5). halves: sines
+    first, then cosines, and the last frequency is exactly 1/10000 (tensor2tensor); an odd width ends in a column of 0.
+    """
+    interleaved = layout == "interleaved"
+    pairs = (width + 1) // 2 if interleaved else width // 2
+    exponents = -2 * jnp.arange(pairs) / width if interleaved else -jnp.arange(pairs) / max(pairs - 1, 1)
+    angles = numbers[..., None] * as_row(10000.0**exponents, numbers.ndim + 1)
+    sines, cosines = jnp.sin(angles), jnp.cos(angles)
+    if interleaved:
+        return jnp.stack([sines, cosines], axis=-1).reshape(*numbers.shape, 2 * pairs)[..., :width]
+    return jnp.concatenate([sines, cosines, jnp.zeros((*numbers.shape, width % 2))], axis=-1)
+
+
+class RecurrentEncoder(Encoder):
+    """The layers of the config as one block, and what recurrence adds: signals and halting."""
+
+    def setup(self):
+        super().setup()
+        config, recurrence, width = self.config, self.recurrence, self.config.hidden_size
+        small = nn.initializers.normal(config.initializer_range)
+        if recurrence.positions == "learned":
+            self.position_signal = parameter(self, "position_signal", small, (config.max_position_embeddings, width))
+        if recurrence.times == "learned":
+            self.time_signal = parameter(self, "time_signal", small, (recurrence.steps, width))
+        if recurrence.halting is not None:
+            self.halting = Dense(1, config.initializer_range, self.product, recurrence.halting.bias)
+
+    @property
+    def recurrence(self) -> Recurrence:
+        assert self.config.recurrence is not None
+        return self.config.recurrence
+
+    def run(
+        self,
+        hidden: Float[Array, "b l d"],
+        mask: Bool[Array, "b 1 #l l"],
+        real: Bool[Array, "b l"],
+        position_ids: Int[Array, "#b l"],
+        stop_early: bool,
+    ) -> tuple[list[LayerOutput], Trace]:
+        """Every step's output, or with `stop_early` the last one alone, of as few steps as the batch needs.
+
+        The output of a step is what the model would give if it ended there."""
+        carry = Carry(hidden, jnp.zeros(hidden.shape, jnp.float32), begin(real))
+        fixed = mask, real, self.position_signals(position_ids)
+        if stop_early and not self.is_initializing():
+            carry, last = self.loop(carry, fixed)
+            return [last], Trace(carry.halting, None)
+        body = nn.remat(RecurrentEncoder.advance) if self.config.remat else RecurrentEncoder.advance
+        step_and_fixed: Any = (0, nn.broadcast)
+        scan = nn.scan(
+            body,
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True},
+            in_axes=step_and_fixed,
+            length=self.recurrence.steps,
+        )
+        carry, (outputs, weights) = scan(self, carry, jnp.arange(self.recurrence.steps), fixed)
+        steps = [jax.tree.map(lambda leaf, i=i: leaf[i], outputs) for i in range(self.recurrence.steps)]
+        return steps, Trace(carry.halting, weights)
+
+    def loop(self, carry: Carry, fixed: tuple) -> tuple[Carry, LayerOutput]:
+        """The same steps, until every real position has halted."""
+        state, heads = carry.state, self.config.depth_steps()[-1].num_attention_heads
+        looked = jnp.zeros((*state.shape[:2], heads, self.config.head_size), state.dtype)
+        nothing = LayerOutput(state, state[:, 0], looked, looked, looked)
+
+        def going_on(_: nn.Module, looped: tuple[Array, Carry, LayerOutput]) -> Any:  # an Array, which Flax calls bool
+            number, carry, _output = looped
+            left = number < self.recurrence.steps
+            return left & jnp.any(carry.halting.total < 1) if self.recurrence.halting else left
+
+        def once_more(module: "RecurrentEncoder", looped: tuple) -> tuple:
+            number, carry, _output = looped
+            carry, (output, _) = module.advance(carry, number, fixed)
+            return number + 1, carry, output
+
+        _, carry, last = nn.while_loop(
+            going_on, once_more, self, (jnp.array(0), carry, nothing), split_rngs={"dropout": True}
+        )
+        return carry, last
+
+    def advance(self, carry: Carry, number: Int[Array, ""], fixed: tuple) -> tuple[Carry, tuple[LayerOutput, Array]]:
+        """One step through the whole block."""
+        mask, real, signals = fixed
+        state = carry.state + (signals + self.time_signals(number)).astype(carry.state.dtype)
+        halting, weight = self.decide(state, real, number, carry.halting)
+        result = None
+        for layer in range(len(self.config.depth_steps())):
+            result = self.step(layer, state if result is None else result.hidden, mask, LayerGates())
+        assert result is not None
+        output, state = result.hidden.astype(jnp.float32), result.hidden
+        rule = self.recurrence.halting
+        if rule is not None:
+            share = weight[..., None]
+            output = share * output + (carry.output if rule.output == "accumulated" else (1 - share) * carry.output)
+            if rule.halted == "frozen":
+                state = jnp.where((carry.halting.total < 1)[..., None], state, carry.state)
+        given = output.astype(state.dtype)
+        if self.config.norm == "pre":
+            given = self.last_norm(given)
+        result = result._replace(hidden=given, first=given[:, 0])
+        return Carry(state, output, halting), (result, weight)
+
+    def decide(
+        self, state: Float[Array, "b l d"], real: Bool[Array, "b l"], number: Int[Array, ""], before: HaltingState
+    ) -> tuple[HaltingState, Float[Array, "b l"]]:
+        """Who halts at this step, and the weight of its result."""
+        rule = self.recurrence.halting
+        if rule is None:
+            return before._replace(steps=before.steps + real), real.astype(jnp.float32)
+        probability = jax.nn.sigmoid(self.halting(state.astype(jnp.float32), "halting")[..., 0])
+        if rule.scope == "example":
+            counted = jnp.where(real, probability, 0.0)
+            mean = jnp.sum(counted, axis=1, keepdims=True) / jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1)
+            probability = jnp.broadcast_to(mean, probability.shape)
+        last = (number == self.recurrence.steps - 1) & rule.remainder_at_end
+        return halt(before, probability, last, rule.epsilon)
+
+    def position_signals(self, ids: Int[Array, "#b l"]) -> Float[Array, "..."]:
+        recurrence = self.recurrence
+        if recurrence.positions == "none":
+            return jnp.zeros((1, 1, 1))
+        if recurrence.positions == "learned":
+            return jnp.take(self.position_signal, ids, axis=0, mode="clip")
+        return sinusoid((ids + recurrence.first).astype(jnp.float32), self.config.hidden_size, recurrence.layout)
+
+    def time_signals(self, number: Int[Array, ""]) -> Float[Array, "..."]:
+        recurrence = self.recurrence
+        if recurrence.times == "none":
+            return jnp.zeros((1, 1, 1))
+        if recurrence.times == "learned":
+            row = self.time_signal[number]
+        else:
+            row = sinusoid((number + recurrence.first).astype(jnp.float32), self.config.hidden_size, recurrence.layout)
+        return as_row(row, 3)
