@@ -39,8 +39,10 @@ class Predictions(NamedTuple):
 def forward(
     model: BertModel, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"]
 ) -> Array:
-    """Logits in float32, and nothing else: what XLA computes is what this returns."""
-    logits = model.apply({"params": params}, ids, mask, types).logits  # type: ignore[union-attr]
+    """Logits in float32, and nothing else: what XLA computes is what this returns. A recurrence ends when all the batch
+    has halted."""
+    early = model.config.recurrence is not None
+    logits = model.apply({"params": params}, ids, mask, types, stop_early=early).logits  # type: ignore[union-attr]
     return logits.astype(jnp.float32)
 
 

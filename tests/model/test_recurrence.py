@@ -269,3 +269,17 @@ def test_what_cannot_be_is_refused():
     model, params = recurrent(None)
     with pytest.raises(bertjax.UserError, match="gates belong to single layers"):
         run(model, params, tiny_batch(), gates=())
+
+
+def test_predicting_stops_early_and_the_arithmetic_of_all_steps_is_counted():
+    from bertjax.measure.cost import forward_cost
+    from bertjax.predict import forward
+
+    model, params = recurrent(Halting(bias=0.0), steps=6)
+    batch = tiny_batch()
+    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    np.testing.assert_allclose(forward(model, params, *inputs), run(model, params, batch).logits, **SAME_MATHS)
+    albert, shared = tiny(num_hidden_layers=6, num_hidden_groups=1)
+    counted, expected = forward_cost(model, params, 8).flops, forward_cost(albert, shared, 8).flops
+    assert counted is not None
+    assert counted == expected

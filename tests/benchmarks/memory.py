@@ -1,0 +1,39 @@
+"""What a model and its optimiser take up while they train, as XLA accounts for it: ALBERT-base beside BERT-base.
+
+    python -m tests.benchmarks.memory
+
+The state of a training run is compiled and nothing of it is made: parameters and both moments of AdamW, in float32.
+"""
+
+import jax
+
+from bertjax.model import BertConfig, abstract_params
+from bertjax.params import count
+from train.optimiser import Optimiser
+from train.step import init_state
+
+VOCABULARY = {"vocab_size": 30000}
+MODELS = {
+    "BERT-base": BertConfig(**VOCABULARY),
+    "ALBERT-base": BertConfig(
+        model_type="albert", architecture="AlbertModel", embedding_size=128, num_hidden_groups=1, **VOCABULARY
+    ),
+}
+
+
+def state_bytes(config: BertConfig) -> int:
+    params = abstract_params(config)
+    optimiser = Optimiser().build(1000, {"params": params, "extra": {}})
+    compiled = jax.jit(lambda p: init_state(p, {}, {}, optimiser)).lower(params).compile()
+    return compiled.memory_analysis().output_size_in_bytes
+
+
+def main() -> None:
+    sizes = {name: state_bytes(config) for name, config in MODELS.items()}
+    for name, config in MODELS.items():
+        print(f"{name:12} {count(abstract_params(config)):12,} parameters, {sizes[name] / 1e6:8.1f} MB in training")
+    print(f"{sizes['BERT-base'] / sizes['ALBERT-base']:.1f}x")
+
+
+if __name__ == "__main__":
+    main()
