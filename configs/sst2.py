@@ -12,8 +12,13 @@ that share no phrase with them (the dev set was not read):
         --epochs=1 --optimiser.learning_rate=1e-4 --out=runs/rate
 
 1e-4 got 87.2 (whole sentences are harder than the dev set's mixture) and had a loss of 0.37 after 180 steps; 5e-5 was
-still at 0.61 after 230 and 2e-4 at 0.64 after 270, so both were stopped. The command at the top has not been run to its
-end yet; its scores will stand here.
+still at 0.61 after 230 and 2e-4 at 0.64 after 270, so both were stopped. The teacher's two epochs took 29 minutes on
+two cores that were busy with other work besides (an undisturbed step of 64 takes 0.53 s).
+
+Seed 0, accuracy on the 872 dev sentences with 95 % intervals: teacher 89.9 [88.0, 91.9]; student 86.4 [83.9, 88.6];
+the same small model without a teacher 86.0 [83.7, 88.4], so this recipe shows no gain of the student (+0.3, p = 0.77);
+a bag of words 82.7. The student computes 6.0x less and is 6.1x as fast on one sentence. Other seeds have not been run.
+The same training in PyTorch, to compare with, is `python -m tests.benchmarks.torch_finetune`, not run so far.
 """
 
 from bertjax.distill.student import Student
@@ -28,10 +33,11 @@ config = Config(
     model="demo",
     data=Data(train="SST-2/train.tsv", eval="SST-2/dev.tsv", max_length=64),
     stages=(
-        Finetune(name="teacher", epochs=3, optimiser=Optimiser(learning_rate=1e-4), save_every=500),
+        Finetune(name="teacher", epochs=2, batch_size=64, optimiser=Optimiser(learning_rate=1e-4), save_every=500),
         Distill(
             name="student",
             epochs=3,
+            batch_size=64,
             student=Student(num_hidden_layers=2, intermediate_size=768),
             losses=(SoftTargets(weight=1.0, temperature=2.0), HiddenStates(weight=1.0)),
             optimiser=Optimiser(learning_rate=2e-4),
