@@ -81,3 +81,8 @@ TASK_LOSSES: dict[Kind, Callable[[Array, Batch], Sum]] = {
     "qa": answers,
 }
 """The loss against labels, by kind of task."""
+
+
+def ponder_cost(trace: Any, batch: Batch) -> Sum:
+    """Steps plus remainder of every real position (Graves 2016, eq. 14): what a model that halts by itself pays."""
+    return jnp.sum(trace.ponder), jnp.sum(batch["attention_mask"]).astype(jnp.float32)

@@ -27,6 +27,8 @@ class Distill(Training):
     student: Student = field(default_factory=Student)
     losses: tuple[Loss, ...] = (SoftTargets(), HiddenStates())
     """What the student learns from; in a config file, any dataclasses with a weight and a method build."""
+    ponder: float = 0.01
+    """Price of a step, for a student whose positions halt by themselves."""
     store: bool = True
     """Compute the teacher's outputs once and store them, where the losses say what they need."""
 
@@ -54,6 +56,7 @@ def main(config: Config, score: bool = True) -> None:
 
     import bertjax
     from bertjax.errors import UserError
+    from bertjax.losses import ponder_cost
     from bertjax.text.batches import batches
     from bertjax.text.buckets import length_buckets
 
@@ -89,7 +92,10 @@ def main(config: Config, score: bool = True) -> None:
         said = stored.output(batch) if stored else teacher.model.apply({"params": batch["teacher"]}, *inputs)
         guess = student.model.apply({"params": params}, *inputs, rngs={"dropout": key})
         sums = {name: formula(extra[name], guess, said, batch) for name, formula in formulas.items()}
-        return {name: Term(*sums[name], terms[name].weight) for name in sums}, state
+        found = {name: Term(*sums[name], terms[name].weight) for name in sums}
+        if guess.trace is not None:
+            found["ponder"] = Term(*ponder_cost(guess.trace, batch), config.ponder)
+        return found, state
 
     params = fit(
         config,

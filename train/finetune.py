@@ -25,6 +25,8 @@ class Finetune(Training):
     """What the result is called in the report."""
     student: Student | None = None
     """In a config file: cut the model down to this shape before it is trained."""
+    ponder: float = 0.01
+    """Price of a step, for a model whose positions halt by themselves."""
 
     def run(self, context: Any) -> None:
         """The stage: fine-tunes the context's model into its folder."""
@@ -47,7 +49,7 @@ def main(config: Config, score: bool = True) -> None:
     import dataclasses
 
     import bertjax
-    from bertjax.losses import TASK_LOSSES
+    from bertjax.losses import TASK_LOSSES, ponder_cost
     from bertjax.text.batches import batches
     from bertjax.text.buckets import length_buckets
 
@@ -72,7 +74,10 @@ def main(config: Config, score: bool = True) -> None:
     def objective(params, extra, state, batch, step, key):
         inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
         output = bundle.model.apply({"params": params}, *inputs, rngs={"dropout": key})
-        return {"task": Term(*task_loss(output.logits, batch))}, state
+        terms = {"task": Term(*task_loss(output.logits, batch))}
+        if output.trace is not None:
+            terms["ponder"] = Term(*ponder_cost(output.trace, batch), config.ponder)
+        return terms, state
 
     params = fit(config, out, "fine-tuning", params=bundle.params, extra={}, objective=objective, batches=data)
     tuned = dataclasses.replace(bundle, params=params, fresh=())

@@ -40,6 +40,8 @@ class Student:
     """With groups: whether each layer keeps its own LayerNorms."""
     merge: Literal["mean", "first", "fit"] = "mean"
     """With groups: what a group begins with: the mean of its layers, the first of them, or a fit to their outputs."""
+    recurrence: Any = None
+    """With groups=1, in a config file: a `bertjax.model.Recurrence`, and the one layer becomes its block."""
     embedding_size: int | None = None
     """Width of the word table, factorised from the teacher's by a truncated SVD."""
 
@@ -61,6 +63,11 @@ class Student:
         student = self.cut(teacher, seed)
         if self.groups is not None:
             student = self.tied(student, sample)
+        if self.recurrence is not None:
+            from bertjax.share import recur
+
+            config, params = recur(student.config, student.params, self.recurrence, seed)
+            student = dataclasses.replace(student, config=config, params=params)
         if self.embedding_size is not None:
             from bertjax.share import factorise_words
 

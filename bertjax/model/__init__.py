@@ -17,33 +17,38 @@ A module is a description; its parameters are a plain nested dict beside it:
     logits = model.apply({"params": params}, input_ids, attention_mask, token_type_ids).logits
 """
 
-from bertjax.model.bert import BertModel, ModelOutput, key_mask
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from bertjax.model.config import BertConfig, Halting, LayerConfig, Recurrence, universal_config
-from bertjax.model.heads import (
-    ARCHITECTURES,
-    AlbertForMaskedLM,
-    AlbertForPreTraining,
-    AlbertForQuestionAnswering,
-    AlbertForSequenceClassification,
-    AlbertForTokenClassification,
-    AlbertModel,
-    BertForMaskedLM,
-    BertForNextSentencePrediction,
-    BertForPreTraining,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    DistilBertForMaskedLM,
-    DistilBertForQuestionAnswering,
-    DistilBertForSequenceClassification,
-    DistilBertForTokenClassification,
-    DistilBertModel,
-    UniversalTransformer,
-    abstract_params,
-    build,
-    init_params,
-)
-from bertjax.model.layers import LayerGates
+
+if TYPE_CHECKING:
+    from bertjax.model.bert import BertModel, ModelOutput, key_mask
+    from bertjax.model.heads import (
+        ARCHITECTURES,
+        AlbertForMaskedLM,
+        AlbertForPreTraining,
+        AlbertForQuestionAnswering,
+        AlbertForSequenceClassification,
+        AlbertForTokenClassification,
+        AlbertModel,
+        BertForMaskedLM,
+        BertForNextSentencePrediction,
+        BertForPreTraining,
+        BertForQuestionAnswering,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+        DistilBertForMaskedLM,
+        DistilBertForQuestionAnswering,
+        DistilBertForSequenceClassification,
+        DistilBertForTokenClassification,
+        DistilBertModel,
+        UniversalTransformer,
+        abstract_params,
+        build,
+        init_params,
+    )
+    from bertjax.model.layers import LayerGates
 
 __all__ = [
     "ARCHITECTURES",
@@ -78,3 +83,13 @@ __all__ = [
     "key_mask",
     "universal_config",
 ]
+
+_HOMES = {"BertModel": "bert", "ModelOutput": "bert", "key_mask": "bert", "LayerGates": "layers"}
+
+
+def __getattr__(name: str) -> Any:
+    """Modules are imported when they are first asked for: a config file needs numbers alone, and no jax."""
+    if name not in __all__:
+        raise AttributeError(f"module 'bertjax.model' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"bertjax.model.{_HOMES.get(name, 'heads')}"), name)
+    return value

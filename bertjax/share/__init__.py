@@ -5,7 +5,7 @@ its embedding table has fewer directions than columns. So a model that exists ca
 tied (ALBERT, Lan et al. 2020), the table factorised, pieces left out. Each conversion is `(config, params) -> (config,
 params)`, once, outside jit, and says what it preserves; what it loses, distillation from the model before wins back.
 
-    tying.py       layers that share their parameters, and layers that no longer do
+    tying.py       layers that share their parameters, layers that no longer do, and one that is applied repeatedly
     merging.py     what several layers become when they turn into one: their mean, the first, a least-squares fit
     factorise.py   a word table as the product of two narrow ones
     vocabulary.py  the pieces that a corpus uses, and the tokenizer that knows no others
@@ -16,7 +16,7 @@ computes what it did; only fewer steps or smaller ones do that.
 
 from bertjax.share.factorise import factorise_words
 from bertjax.share.merging import LeastSquares, first, mean
-from bertjax.share.tying import tie, untie
+from bertjax.share.tying import recur, tie, untie
 from bertjax.share.vocabulary import prune_vocabulary
 
-__all__ = ["LeastSquares", "factorise_words", "first", "mean", "prune_vocabulary", "tie", "untie"]
+__all__ = ["LeastSquares", "factorise_words", "first", "mean", "prune_vocabulary", "recur", "tie", "untie"]

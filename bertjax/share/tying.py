@@ -5,10 +5,11 @@ a model that computes exactly what the one before did.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from bertjax.errors import UserError
-from bertjax.model.config import BertConfig, LayerConfig
+from bertjax.model import BertConfig, LayerConfig, Recurrence, init_params
 from bertjax.params import Tree, put_step, step_params
 from bertjax.share.merging import Merge, mean
 
@@ -63,6 +64,27 @@ def untie(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
     """The same model with parameters of its own for every depth step. Exact."""
     new = described(config, tuple(LayerConfig(*step.shape) for step in config.depth_steps()))
     return new, with_steps(new, params, [step_params(params, step) for step in config.depth_steps()])
+
+
+def recur(config: BertConfig, params: Tree, recurrence: Recurrence, seed: int = 0) -> tuple[BertConfig, Tree]:
+    """The layers of one group as the block of a Universal Transformer.
+
+    Exact with as many steps as there were layers, no signals and no halting. What the recurrence adds (signals that are
+    learned, the halting unit) is drawn from `seed`.
+
+    Raises:
+      UserError: The layers do not share all their parameters.
+    """
+    steps = set(config.depth_steps())
+    if len(steps) > 1:
+        raise UserError("layers form a block only when they share all their parameters: tie them into one group first.")
+    (step,) = steps
+    block = replace(step, attention=0, ffn=0, attention_norm=0, ffn_norm=0)
+    new = described(config.replace(recurrence=recurrence), (block,))
+    source: Tree = {}
+    put_step(source, block, step_params(params, step))
+    drawn = init_params(new, seed)["encoder"]
+    return new, {**params, "encoder": {**drawn, **source}}
 
 
 def equal_groups(depth: int, count: int) -> tuple[int, ...]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import bertjax
-from bertjax.model import BertConfig, LayerConfig, build
+from bertjax.model import BertConfig, Halting, LayerConfig, Recurrence, build
 from bertjax.params import Tree, flatten, step_params
-from bertjax.share import LeastSquares, first, mean, tie, untie
+from bertjax.share import LeastSquares, first, mean, recur, tie, untie
 from bertjax.share.merging import RIDGE
 from bertjax.share.tying import equal_groups
 from tests.model.tiny import apply, tiny, tiny_batch
@@ -147,3 +147,16 @@ def test_what_cannot_be_tied_is_refused(loose):
         tie(ragged, params, (0, 0, 0, 0))
     with pytest.raises(bertjax.UserError, match="needs sample text"):
         LeastSquares.on_text(config, params, [])
+
+
+def test_one_group_becomes_the_block_of_a_recurrence(loose):
+    plain = Recurrence(DEPTH, positions="none", times="none")
+    shared = tie(loose[0], loose[1], (0,) * DEPTH)
+    same_function(recur(*shared, plain), shared)
+    halting = Recurrence(DEPTH, times="learned", halting=Halting())
+    config, params = recur(*shared, halting)
+    assert config.recurrence == halting
+    assert set(params["encoder"]) == {"layer_0", "halting", "time_signal"}
+    assert params["encoder"]["halting"]["bias"] == 1
+    with pytest.raises(bertjax.UserError, match="tie them into one group first"):
+        recur(loose[0], loose[1], plain)

@@ -188,6 +188,28 @@ config = Config(steps=10, losses=(SoftTargets(), LogitLength()))
 """
 
 
+def test_a_block_that_halts_by_itself_is_distilled_pays_for_its_steps_and_predicts(work: Path, straight: Path):
+    config = work / "universal.py"
+    config.write_text(UNIVERSAL)
+    run("distill", f"--config={config}", f"--model={straight / 'bundle'}", *common(work), f"--out={work / 'universal'}")
+    costs = [line["loss/ponder"] / 10 for line in metrics(work / "universal") if "loss/ponder" in line]
+    assert all(1 < cost < 4 for cost in costs)
+    assert costs[-1] < costs[0]  # at this price, thinking does not pay
+    done = run("predict", f"--model={work / 'universal' / 'bundle'}", input="the lovely film\n")
+    assert json.loads(done.stdout)["label"] in ("good", "bad")
+
+
+UNIVERSAL = """
+from bertjax.distill.student import Student
+from bertjax.model.config import Halting, Recurrence
+from train.distill import Config
+from train.optimiser import Optimiser
+
+student = Student(num_hidden_layers=2, groups=1, recurrence=Recurrence(2, "none", halting=Halting(bias=-1.0)))
+config = Config(steps=40, student=student, ponder=10.0, optimiser=Optimiser(learning_rate=0.01))
+"""
+
+
 def test_predict_labels_lines_from_standard_input(straight: Path):
     done = run("predict", f"--model={straight / 'bundle'}", input="the lovely film\n\na dull story\n")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
