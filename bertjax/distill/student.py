@@ -33,7 +33,7 @@ class Student:
     start: str = "teacher"
     """teacher: begin with the teacher's own layers. random: begin with random numbers."""
     groups: int | None = None
-    """Successive layers share their parameters, in so many groups (`bertjax.share`): less memory, the same time."""
+    """Successive layers share parameters, in so many groups (`bertjax.share`): less memory, the same arithmetic."""
     shared: Literal["all", "attention", "ffn"] = "all"
     """With groups: what the layers of a group share."""
     norms: Literal["shared", "separate"] = "shared"

@@ -10,8 +10,8 @@ params)`, once, outside jit, and says what it preserves; what it loses, distilla
     factorise.py   a word table as the product of two narrow ones
     vocabulary.py  the pieces that a corpus uses, and the tokenizer that knows no others
 
-The trade-off: sharing saves memory, storage and optimiser state. It saves no time, because every depth step still
-computes what it did; only fewer steps or smaller ones do that.
+The trade-off: sharing saves memory, storage and optimiser state. It saves no arithmetic, because every depth step still
+computes what it did; a single sentence may be a little faster, because fewer weights have to be fetched.
 """
 
 from bertjax.share.factorise import factorise_words
