@@ -2,8 +2,9 @@
 
 A teacher's outputs do not change from epoch to epoch, so its forward pass is paid once: logits per row, and the hidden
 states that a loss asks for, per real piece (no padding is stored). States are kept in half precision, which is far
-finer than a student can follow; logits in single. What is stored is named by a hash of the teacher's weights, the exact
-ids and types that it was fed, and the layers: outputs of other weights or of other text are never found by mistake.
+finer than a student can follow; logits in single. What is stored is named by a hash of the teacher's config and its
+weights, the exact ids and types that it was fed, and the layers: outputs of another model or of other text are never
+found by mistake.
 """
 
 import dataclasses
@@ -108,8 +109,7 @@ def stored_bytes(teacher: Bundle, encoded: Encoded, layers: frozenset[int]) -> i
 
 def identity(teacher: Bundle, encoded: Encoded, layers: tuple[int, ...]) -> str:
     """Names outputs by everything they depend on."""
-    steps = [dataclasses.astuple(step) for step in teacher.config.depth_steps()]
-    digest = hashlib.sha256(json.dumps([teacher.config.dtype, layers, steps]).encode())
+    digest = hashlib.sha256(json.dumps([dataclasses.asdict(teacher.config), layers]).encode())
     digest.update(encoded.ids.tobytes() + encoded.type_ids.tobytes() + encoded.offsets.tobytes())
     for path, leaf in flatten(teacher.params).items():
         digest.update(path.encode())

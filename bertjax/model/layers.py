@@ -2,6 +2,7 @@
 
 Parameters live in groups and a depth step borrows them, so that steps that share (ALBERT, Lan et al. 2020) and steps
 that do not are one mechanism. A dense layer is told its site at each call: the same kernel is used at several.
+
 Three optional arguments run through everything and cost nothing when left out. `gates` scale heads, neurons and whole
 layers (1 keeps, 0 removes); they are arguments and not parameters, so that `vmap(grad)` over examples sees them.
 `product` replaces how products are computed (see products.py). Dropout is on if and only if the caller passed a
