@@ -10,6 +10,7 @@ held as NumPy arrays: they belong to nobody's device, and no training step can d
 
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -28,7 +29,16 @@ from bertjax.params import Tree, compare, flatten, unflatten
 from bertjax.predict import Predictions, predict
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
 
-HEADS = ("pooler", "classifier", "pre_classifier", "qa_outputs", "seq_relationship", "transform", "decoder_bias")
+HEADS = (
+    "pooler",
+    "classifier",
+    "pre_classifier",
+    "qa_outputs",
+    "seq_relationship",
+    "transform",
+    "decoder_bias",
+    "exits",
+)
 SETTINGS = (
     *COMPUTE_FIELDS,
     "hidden_dropout_prob",
@@ -118,7 +128,8 @@ def load(
     tensors = read_tensors(folder)
     same_head = config.architecture == stored.architecture and len(config.labels) == len(stored.labels)
     if not same_head and content.get("architectures"):  # Several heads call theirs so, and mean different things.
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+        theirs = re.compile(r"^classifier\.|\.exits\.")
+        tensors = {name: tensor for name, tensor in tensors.items() if not theirs.search(name)}
     template = abstract_params(config)
     params, missing, ignored = parameters_from_tensors(tensors, template, config)
     lost = [path for path in missing if same_head or not path.startswith(HEADS)]

@@ -16,6 +16,8 @@ COMMANDS = {
     "compress": "the main job: fine-tune a teacher, distil it into a smaller student, measure both",
     "finetune": "train a model on labelled text",
     "distill": "teach a smaller model what a larger one answers",
+    "exits": "heads after inner layers, so that easy texts can leave early",
+    "calibrate": "find the threshold of leaving early on held-out text, and measure what it gains",
     "vocabulary": "leave out of a model the words that the texts at hand never use",
     "evaluate": "measure models: score, size, speed, memory",
     "predict": "text in, labels and probabilities out",

@@ -4,7 +4,7 @@ The forward pass is compiled once per model and shape and returns the logits alo
 the model's config: a softmax over classes, a sigmoid per label, a number, a tag per word or an answer in the context.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -46,6 +46,19 @@ def forward(
     return logits.astype(jnp.float32)
 
 
+def runner(model: BertModel, params: Tree) -> Callable[..., np.ndarray]:
+    """`(ids, mask, types) -> logits` as the model ships: with the exits that its config says examples take."""
+    config = model.config
+    exits = config.exits and config.exits.leaving
+    halts = config.recurrence and config.recurrence.halting and model.reads_first
+    if not (exits or halts):
+        return lambda *inputs: np.asarray(forward(model, params, *inputs))
+    from bertjax.adaptive import Walker, walk_of
+
+    walk = Walker(walk_of(config), params)
+    return lambda *inputs: walk(*inputs).logits
+
+
 def kind_of(config: BertConfig) -> Kind:
     """The kind of task that a config's head answers."""
     if config.architecture.endswith("ForTokenClassification"):
@@ -64,9 +77,9 @@ def logits_by_batch(
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Every batch with its logits, shortest rows first; filler rows are still in it (weights 0)."""
     buckets = buckets or length_buckets(encoded.lengths, model.config.max_position_embeddings)
+    run = runner(model, params)
     for batch in eval_batches(encoded, batch_size, buckets):
-        logits = forward(model, params, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-        yield batch, np.asarray(logits)
+        yield batch, run(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
 
 
 def logits_of(model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32) -> list[np.ndarray]:

@@ -55,9 +55,11 @@ class JaxRuntime:
         import numpy as np
 
         import bertjax
+        from bertjax.predict import runner
         from bertjax.text.buckets import length_buckets
 
         self.bundle = bertjax.load(path)
+        self.run = runner(self.bundle.model, self.bundle.device_params)
         self.max_length = min(max_length, self.bundle.config.max_position_embeddings)
         lengths = np.array([len(ids) for ids in self._tokenize(texts, pairs).ids])
         self.buckets = length_buckets(lengths, self.max_length)
@@ -83,11 +85,7 @@ class JaxRuntime:
         return ids, mask, types
 
     def forward(self, inputs: Any) -> Any:
-        import jax
-
-        from bertjax.predict import forward
-
-        return jax.device_get(forward(self.bundle.model, self.bundle.device_params, *inputs))
+        return self.run(*inputs)
 
 
 class SklearnRuntime:

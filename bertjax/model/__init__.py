@@ -1,11 +1,13 @@
 """Arrays in, predictions out: BERT in Flax Linen, and the only room that imports it.
 
     config.py       what a model is, in numbers (no jax)
+    depth.py        how deep an example goes: recurrence, halting, exits (no jax)
     products.py     every matrix product and look-up, in one place
     layers.py       one encoder layer
     embeddings.py   from ids to the encoder's input
     encoder.py      the stack of depth steps, over the parameters that they share or own
     recurrence.py   one block applied again and again, until all has halted: Universal Transformer
+    exits.py        heads after inner layers
     bert.py         the model, whole and in pieces, and what it returns
     heads.py        classification, tokens, answers, masked words, next sentence; DistilBERT, ALBERT
     huggingface.py  Hugging Face folders, in and out, without torch
@@ -20,7 +22,8 @@ A module is a description; its parameters are a plain nested dict beside it:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bertjax.model.config import BertConfig, Halting, LayerConfig, Recurrence, universal_config
+from bertjax.model.config import BertConfig, LayerConfig, universal_config
+from bertjax.model.depth import Exits, Halting, Leaving, Recurrence
 
 if TYPE_CHECKING:
     from bertjax.model.bert import BertModel, ModelOutput, key_mask
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         DistilBertForSequenceClassification,
         DistilBertForTokenClassification,
         DistilBertModel,
+        EarlyExitBert,
         UniversalTransformer,
         abstract_params,
         build,
@@ -71,9 +75,12 @@ __all__ = [
     "DistilBertForSequenceClassification",
     "DistilBertForTokenClassification",
     "DistilBertModel",
+    "EarlyExitBert",
+    "Exits",
     "Halting",
     "LayerConfig",
     "LayerGates",
+    "Leaving",
     "ModelOutput",
     "Recurrence",
     "UniversalTransformer",

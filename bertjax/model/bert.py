@@ -18,6 +18,7 @@ from bertjax.errors import UserError
 from bertjax.model.config import BertConfig
 from bertjax.model.embeddings import Embeddings
 from bertjax.model.encoder import Encoder
+from bertjax.model.exits import ExitHeads
 from bertjax.model.layers import Dense, LayerGates, LayerOutput
 from bertjax.model.products import Product, plain_product
 from bertjax.model.recurrence import RecurrentEncoder, Trace
@@ -36,6 +37,8 @@ class ModelOutput(NamedTuple):
     values: tuple[Float[Array, "b l h k"], ...]
     trace: Trace | None = None
     """Of a recurrence: who halted when."""
+    exit_logits: tuple[Float[Array, "..."], ...] = ()
+    """Of the heads after inner layers, in their order; the logits after the last layer are `logits`."""
 
     @property
     def attention_scores(self) -> tuple[Float[Array, "b h l l"], ...]:
@@ -59,14 +62,12 @@ class BertModel(nn.Module):
 
     def setup(self):
         self.embeddings = Embeddings(self.config, self.product)
-        # A product that is watched sees every site once, and cuDNN wants many queries.
-        apart = self.reads_first and self.product is plain_product and self.config.attention == "xla"
-        if self.config.recurrence:
-            self.encoder = RecurrentEncoder(self.config, self.product)
-        else:
-            self.encoder = Encoder(self.config, self.product, apart)
+        encoder = RecurrentEncoder if self.config.recurrence else Encoder
+        self.encoder = encoder(self.config, self.product)
         if self.has_pooler:
             self.pooler = self.dense(self.config.hidden_size)
+        if self.config.exits and self.config.exits.head != "shared":
+            self.exits = ExitHeads(self.config, self.product)
         self.setup_head()
 
     def setup_head(self) -> None:
@@ -111,7 +112,9 @@ class BertModel(nn.Module):
         stop: int | None = None,
     ) -> list[LayerOutput]:
         """Depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
-        return self.encoder(hidden, mask, gates, start, stop)
+        # A product that is watched sees every site once, and cuDNN wants many queries.
+        apart = self.reads_first and self.product is plain_product and self.config.attention == "xla"
+        return self.encoder(hidden, mask, gates, start, stop, apart)
 
     def finish(
         self,
@@ -122,12 +125,17 @@ class BertModel(nn.Module):
         """Logits and pooled vectors from the last hidden state; one [CLS] a row, or those at `cls_positions`.
 
         `first` is `hidden[:, 0]`, where a layer computed it apart."""
-        if cls_positions is not None:
-            first = jnp.take_along_axis(hidden, jnp.asarray(cls_positions)[..., None], axis=1)
-        elif first is None:
-            first = hidden[:, 0]
-        pooled = self.pool(first)
+        pooled = self.pool(first_rows(hidden, cls_positions, first))
         return self.head(hidden, pooled), pooled
+
+    def exit(self, number: int, first: Float[Array, "*rows d"]) -> Float[Array, "*rows c"]:
+        """Logits of the exit after a depth step, from its first row."""
+        exits = self.config.exits
+        assert exits is not None
+        if exits.head == "shared":
+            hidden = first if first.ndim == 3 else first[:, None]  # of which such a head reads nothing
+            return self.head(hidden, self.pool(first))
+        return self.exits(number, first if exits.head == "own_pooler" else self.pool(first))
 
     def pool(self, first: Float[Array, "*rows d"]) -> Float[Array, "*rows d"] | None:
         return jnp.tanh(self.pooler(first, "pooler")) if self.has_pooler else None
@@ -159,9 +167,21 @@ class BertModel(nn.Module):
             outputs = self.layers(hidden, mask, gates)
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
         logits, pooled = self.finish(last, cls_positions, first)
+        after = self.config.exits.after if self.config.exits else ()
+        rows = {i: first_rows(outputs[i].hidden, cls_positions, outputs[i].first) for i in after}
+        exit_logits = tuple(self.exit(i, row) for i, row in rows.items())
         states = (hidden, *(o.hidden for o in outputs))
         queries, keys, values = (tuple(getattr(o, n) for o in outputs) for n in ("queries", "keys", "values"))
-        return ModelOutput(logits, self.sentence_head(pooled), pooled, states, queries, keys, values, trace)
+        return ModelOutput(logits, self.sentence_head(pooled), pooled, states, queries, keys, values, trace, exit_logits)
+
+
+def first_rows(
+    hidden: Float[Array, "b l d"], cls_positions: Int[ArrayLike, "b s"] | None, first: Float[Array, "b d"] | None
+) -> Float[Array, "..."]:
+    """What a head reads: the first row [b, d], or those at `cls_positions` [b, s, d]."""
+    if cls_positions is not None:
+        return jnp.take_along_axis(hidden, jnp.asarray(cls_positions)[..., None], axis=1)
+    return hidden[:, 0] if first is None else first
 
 
 def key_mask(

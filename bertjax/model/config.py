@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from bertjax.errors import UserError
+from bertjax.model.depth import Exits, Halting, Recurrence
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 Family = Literal["bert", "distilbert", "albert"]
@@ -65,58 +66,6 @@ class LayerConfig:
         return LayerConfig(*self.shape, attention, ffn, attention_norm, ffn_norm)
 
 
-Signal = Literal["none", "sinusoid", "learned"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Halting:
-    """When a position stops: Adaptive Computation Time (Graves 2016), as the Universal Transformer uses it.
-
-    Each step gives a position a halting probability, from its state before the step. It halts at the step that brings
-    their sum above `1 - epsilon`. Paper and official code leave the rest open, or differ: the fields.
-    """
-
-    output: Literal["basic", "accumulated"] = "basic"
-    """basic: each step's result replaces that share of the output before it, as in both; accumulated: the weighted sum
-    of all steps' results, as in Graves (2016)."""
-    halted: Literal["evolving", "frozen"] = "evolving"
-    """Whether the state of a halted position goes on changing, as both listings do, or is copied, as the text says."""
-    remainder_at_end: bool = False
-    """Whether a position that has not halted at the last step gives that step the rest, so that its weights sum to 1.
-    Neither listing does."""
-    epsilon: float = 0.01
-    bias: float = 1.0
-    """Of the halting probability, at the start: sigmoid(1) = 0.73 halts everything at the second step."""
-    scope: Literal["position", "example"] = "position"
-    """Who halts: each position, or all of an example by the mean of their probabilities."""
-
-    def __post_init__(self):
-        if not 0 <= self.epsilon < 1:
-            raise UserError(f"epsilon is {self.epsilon}; expected a number from 0, below 1.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Recurrence:
-    """The layers of a model form one block, applied `steps` times (Dehghani et al. 2018)."""
-
-    steps: int = 6
-    """How often, or with `halting` how often at most."""
-    positions: Signal = "sinusoid"
-    """Added to the state at every step: where a piece stands."""
-    times: Signal = "sinusoid"
-    """Added to the state at every step: which step it is."""
-    first: Literal[0, 1] = 1
-    """Number of the first position and of the first step, for sinusoids."""
-    layout: Literal["interleaved", "halves"] = "interleaved"
-    """Sine and cosine of each frequency side by side (Dehghani et al. 2018, eq. 6-7), or all sines before all cosines
-    and another scale of frequencies (the official code)."""
-    halting: Halting | None = None
-
-    def __post_init__(self):
-        if self.steps < 1:
-            raise UserError(f"steps is {self.steps}; a recurrence has at least 1.")
-
-
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
     """A BERT (Devlin et al. 2018), DistilBERT (Sanh et al. 2019) or ALBERT (Lan et al. 2020) encoder with one head.
@@ -163,6 +112,8 @@ class BertConfig:
     """One entry per depth step where layers differ or share; empty means that all are as the fields above say."""
     recurrence: Recurrence | None = None
     """All layers together are applied several times: a Universal Transformer."""
+    exits: Exits | None = None
+    """Heads after some depth steps, at which an example may leave."""
     norm: Literal["post", "pre"] = "post"
     """LayerNorm after each residual sum, or before attention and feed-forward layer with one more at the end."""
 
@@ -201,6 +152,7 @@ class BertConfig:
         whole = self.num_hidden_layers * self.inner_group_num
         self._require("num_hidden_layers", len(self.layers) in (0, whole), described)
         self._check_groups()
+        self._check_exits()
         drops = self.attention == "cudnn" and self.attention_probs_dropout_prob
         self._require("attention_probs_dropout_prob", not drops, "attention='cudnn' cannot drop: give 0, or use 'xla'")
         halves = self.attention != "cudnn" or self.dtype == "bfloat16"
@@ -217,6 +169,17 @@ class BertConfig:
                         f"layers: step {number} uses {name} group {getattr(step, name)} with a size of {size}, an "
                         f"earlier step with {known}; a group has one size. Give the steps groups of their own."
                     )
+
+    def _check_exits(self) -> None:
+        """Exits read one row of a post-LayerNorm encoder, and the head of a classifier stands behind it."""
+        if self.exits is None:
+            return
+        last = self.depth - 1
+        self._require("exits", max(self.exits.after) <= last, f"the last depth step is {last}")
+        self._require("exits", not self.recurrence, "a recurrence halts by itself: give it `halting` instead")
+        self._require("exits", self.norm == "post", "they need norm='post'")
+        labels = self.architecture.endswith("ForSequenceClassification")
+        self._require("exits", labels, f"a {self.architecture} gives a text no label that could be had early")
 
     def _require(self, name: str, holds: Any, advice: str) -> None:
         if not holds:

@@ -15,8 +15,6 @@ class Encoder(nn.Module):
 
     config: BertConfig
     product: Product = plain_product
-    first_apart: bool = False
-    """Whether the last layer computes its first row apart; see `Layer.first_apart`."""
 
     def setup(self):
         steps = self.config.depth_steps()
@@ -37,26 +35,32 @@ class Encoder(nn.Module):
         gates: Sequence[LayerGates] | None,
         start: int,
         stop: int | None,
+        first_apart: bool = False,
     ) -> list[LayerOutput]:
-        """The outputs of depth steps `start` to `stop` (exclusive)."""
-        outputs = []
-        run = nn.remat(Encoder.step, static_argnums=1) if self.config.remat else Encoder.step
-        for number in range(self.config.depth)[start:stop]:
-            outputs.append(run(self, number, hidden, mask, gates[number] if gates else LayerGates()))
+        """The outputs of depth steps `start` to `stop` (exclusive); `first_apart` is about the last of the model, see
+        `Layer.first_apart`."""
+        outputs, reached = [], range(self.config.depth)[start:stop]
+        run = nn.remat(Encoder.step, static_argnums=(1, 5)) if self.config.remat else Encoder.step
+        for number in reached:
+            apart = first_apart and number == self.config.depth - 1
+            outputs.append(run(self, number, hidden, mask, gates[number] if gates else LayerGates(), apart))
             hidden = outputs[-1].hidden
-        reached = range(self.config.depth)[start:stop]
         if self.config.norm == "pre" and reached and reached[-1] == self.config.depth - 1:
             last = outputs[-1]
             outputs[-1] = last._replace(hidden=self.last_norm(last.hidden), first=self.last_norm(last.first))
         return outputs
 
     def step(
-        self, number: int, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates
+        self,
+        number: int,
+        hidden: Float[Array, "b l d"],
+        mask: Bool[Array, "b 1 #l l"],
+        gates: LayerGates,
+        first_apart: bool = False,
     ) -> LayerOutput:
         """One depth step, with the groups that the config names for it."""
         step, groups = self.config.depth_steps()[number], self.groups
         attention, ffn = groups[step.attention].attention, groups[step.ffn].ffn
         norms = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
-        apart = self.first_apart and number == self.config.depth - 1
-        layer = Layer(number, attention, ffn, *norms, apart, norm_first=self.config.norm == "pre")
+        layer = Layer(number, attention, ffn, *norms, first_apart, norm_first=self.config.norm == "pre")
         return layer(hidden, mask, gates)

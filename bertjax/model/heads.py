@@ -181,6 +181,16 @@ class UniversalTransformer(BertModel):
         super().setup()
 
 
+class EarlyExitBert(BertForSequenceClassification):
+    """A classifier with heads after inner layers (DeeBERT, PABEE). Any other classifier becomes one by `exits` in its
+    config; this one insists on it."""
+
+    def setup(self):
+        if self.config.exits is None:
+            raise UserError("an EarlyExitBert needs exits in its config: exits=Exits(after=(0, 1, ...)).")
+        super().setup()
+
+
 ARCHITECTURES: dict[str, type[BertModel]] = {
     module.__name__: module
     for module in (

@@ -22,11 +22,10 @@ from bertjax.model.config import (
     PREFIXES,
     Activation,
     BertConfig,
-    Halting,
     LayerConfig,
-    Recurrence,
     numbered_labels,
 )
+from bertjax.model.depth import Exits, Halting, Leaving, Recurrence
 from bertjax.params import Tree, flatten, unflatten
 
 # Ours -> theirs. Beyond the prefixes, the last component decides: kernel is weight transposed, embedding is weight,
@@ -185,6 +184,10 @@ def own_config(content: dict[str, Any], where: str, architecture: str) -> BertCo
         if recurrence := fields.get("recurrence"):
             halting = recurrence["halting"] and Halting(**recurrence["halting"])
             fields["recurrence"] = Recurrence(**{**recurrence, "halting": halting})
+        if exits := fields.get("exits"):
+            leaving = exits["leaving"] and Leaving(**exits["leaving"])
+            labels_texts = architecture.endswith("ForSequenceClassification")
+            fields["exits"] = Exits(**{**exits, "leaving": leaving}) if labels_texts else None
         fields |= {"architecture": architecture, "labels": labels_from_json(content, architecture)}
         return BertConfig(**fields)
     except (KeyError, TypeError) as error:
@@ -244,7 +247,7 @@ def is_stock(config: BertConfig) -> bool:
     """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, the sharing
     and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT the one epsilon that its
     code knows."""
-    if config.recurrence or config.norm == "pre":
+    if config.recurrence or config.exits or config.norm == "pre":
         return False
     as_said = config.replace(layers=()).depth_steps() == config.depth_steps()
     filled = config.head_size * config.num_attention_heads == config.hidden_size

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bertjax.model.config import Recurrence
+from bertjax.model.depth import Recurrence
 from bertjax.model.encoder import Encoder
 from bertjax.model.layers import Dense, LayerGates, LayerOutput, parameter
 from bertjax.model.products import as_row

@@ -1,0 +1,130 @@
+"""Which threshold: the boldest that keeps a promise, on text that was held out.
+
+The promise is about the score: with the threshold it is at most `bound` below that of the whole model. Rules of leaving
+are tried from the most careful to the boldest, and the first whose loss cannot be told from one that is too large ends
+the search: its paired 95 % interval reaches below `-bound`. Testing in a fixed order, and stopping at the first failure,
+is what keeps the promise from being chosen out of many tries (Angelopoulos et al. 2021, "Learn then Test"); a threshold
+that merely scored well enough would break it about every second time.
+
+The text must have trained nothing: on what a model was trained on, its early answers are surer than they should be. And
+it must not be what the result is reported on.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
+from bertjax.adaptive.policies import first_exit, policy_of
+from bertjax.measure.scores import score
+from bertjax.measure.uncertainty import paired_difference_interval
+from bertjax.model import BertConfig, BertModel
+from bertjax.model.depth import Leaving, Rule
+from bertjax.params import Tree
+from bertjax.text.batches import eval_batches
+from bertjax.text.buckets import length_buckets
+from bertjax.text.encode import Encoded
+from bertjax.xla import Forward
+
+STEPS = 40
+"""Thresholds that are tried."""
+
+
+class Tried(NamedTuple):
+    """A rule on the held-out text."""
+
+    leaving: Leaving
+    score: float
+    loss_ci95: tuple[float, float]
+    """Of the whole model's score minus this one's."""
+    mean_depth: float
+
+
+class Calibrated(NamedTuple):
+    leaving: Leaving | None
+    """None: no threshold keeps the promise, and nobody leaves early."""
+    tried: tuple[Tried, ...]
+
+
+def calibrate(
+    config: BertConfig,
+    exit_logits: Float[np.ndarray, "e n c"],
+    logits: Float[np.ndarray, "n c"],
+    labels: Any,
+    *,
+    metric: str,
+    bound: float,
+    rule: Rule = "entropy",
+    tolerance: float = 0.0,
+) -> Calibrated:
+    """The boldest rule whose score is at most `bound` (0.01 is one point) below that of the last layer."""
+    assert config.exits is not None
+    whole, kept, tried = answers(config, logits), None, []
+    for leaving in candidates(config, rule, tolerance, exit_logits):
+        taken = first_exit(policy_of(config, leaving), exit_logits, logits)
+        early = answers(config, chosen(exit_logits, logits, taken))
+        low, high = paired_difference_interval(metric, whole, early, labels)
+        depth = float(depths_of(config, taken).mean())
+        tried.append(Tried(leaving, score(metric, early, labels), (low, high), depth))
+        if high > bound:
+            break
+        kept = leaving
+    return Calibrated(kept, tuple(tried))
+
+
+def candidates(
+    config: BertConfig, rule: Rule, tolerance: float, exit_logits: Float[np.ndarray, "e n c"]
+) -> Sequence[Leaving]:
+    """Rules from careful to bold: of patience every number, else quantiles of how sure the answers are."""
+    if rule == "patience":
+        return [Leaving(rule, float(count), tolerance) for count in range(len(exit_logits) - 1, 0, -1)]
+    policy_of(config, Leaving(rule, 0.0))  # says what is wrong with the rule, if anything is
+    sure = np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exit_logits)))
+    steps = np.linspace(0, 1, STEPS + 1)[1:]
+    quantiles = np.nanquantile(sure, steps if rule in LOW_IS_SURE else 1 - steps)
+    # Four digits say as much as is known, and can be typed.
+    rounded = dict.fromkeys(float(f"{q:.4g}") for q in quantiles)
+    return [Leaving(rule, threshold) for threshold in rounded]
+
+
+def chosen(
+    exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"], taken: Int[np.ndarray, "n"]
+) -> Float[np.ndarray, "n c"]:
+    """What each example leaves with."""
+    return np.concatenate([exit_logits, logits[None]])[taken, np.arange(len(taken))]
+
+
+def depths_of(config: BertConfig, taken: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Depth steps of each example, from the exit that it took."""
+    assert config.exits is not None
+    return np.array([*(number + 1 for number in config.exits.after), config.depth])[taken]
+
+
+def answers(config: BertConfig, logits: Float[np.ndarray, "n c"]) -> np.ndarray:
+    """Logits as the score compares them."""
+    number = len(config.labels) == 1 or config.problem_type == "regression"
+    return logits[:, 0] if number else logits.argmax(axis=-1)
+
+
+@Forward
+def _at_exits(model: BertModel, params: Tree, ids: Array, mask: Array, types: Array) -> tuple[Array, Array]:
+    output: Any = model.apply({"params": params}, ids, mask, types)
+    return jnp.stack(output.exit_logits).astype(jnp.float32), output.logits.astype(jnp.float32)
+
+
+def answers_at_exits(
+    model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32
+) -> tuple[Float[np.ndarray, "e n c"], Float[np.ndarray, "n c"]]:
+    """What every example would leave with at each exit, and at the end, in the order of the rows."""
+    assert model.config.exits is not None
+    exits, classes = len(model.config.exits.after), len(model.config.labels)
+    early, last = np.zeros((exits, len(encoded), classes), np.float32), np.zeros((len(encoded), classes), np.float32)
+    for batch in eval_batches(encoded, batch_size, length_buckets(encoded.lengths, model.config.max_position_embeddings)):
+        at_exits, logits = _at_exits(model, params, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        real = np.flatnonzero(batch["weights"])
+        rows = batch["example_ids"][real]
+        early[:, rows], last[rows] = np.asarray(at_exits)[:, real], np.asarray(logits)[real]
+    return early, last

@@ -1,0 +1,41 @@
+"""How sure an answer is: one number per example, from its logits, in float32.
+
+Everything goes through log-softmax: a probability that underflows to 0 has entropy 0, not NaN, and large logits do not
+overflow. (The published codes of DeeBERT have one of these defects each.) Logits that are no numbers give a confidence
+that is none, and a comparison with that is false: such an example never leaves early.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Scored = Float[Array, "*rows"]
+
+
+def entropy(logits: Float[Array, "*rows c"]) -> Scored:
+    """In nats: 0 for a certain answer, ln C for none at all (DeeBERT, Xin et al. 2020)."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.sum(jnp.where(jnp.isneginf(log_p), 0.0, jnp.exp(log_p) * log_p), axis=-1)
+
+
+def normalised_entropy(logits: Float[Array, "*rows c"]) -> Scored:
+    """Over ln C, so that it lies in [0, 1] and a threshold means the same for any number of classes (FastBERT, Liu et
+    al. 2020)."""
+    return entropy(logits) / jnp.log(jnp.float32(logits.shape[-1]))
+
+
+def max_probability(logits: Float[Array, "*rows c"]) -> Scored:
+    """The probability of the answer."""
+    return jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
+
+
+def margin(logits: Float[Array, "*rows c"]) -> Scored:
+    """How far the probability of the answer is above the second one's."""
+    best, second = jnp.moveaxis(jax.lax.top_k(jax.nn.softmax(logits.astype(jnp.float32)), 2)[0], -1, 0)
+    return best - second
+
+
+LOW_IS_SURE: dict[str, Callable[[Array], Array]] = {"entropy": entropy, "normalised_entropy": normalised_entropy}
+HIGH_IS_SURE: dict[str, Callable[[Array], Array]] = {"max_probability": max_probability, "margin": margin}

@@ -1,0 +1,38 @@
+"""Exits put into a trained model: `(config, params) -> (config, params)`. Its own answers stay what they were."""
+
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.model import BertConfig, abstract_params, init_params
+from bertjax.model.depth import Exits
+from bertjax.params import Tree, flatten, unflatten
+
+
+def add_exits(config: BertConfig, params: Tree, exits: Exits, seed: int) -> tuple[BertConfig, Tree]:
+    """The model with heads after these layers: poolers begin as copies of the model's own (Xin et al. 2020, official
+    code), classifiers as copies of its classifier, so that exits late in the model are good from the start.
+
+    Raises:
+      UserError: An exit after the last layer, which is where everybody leaves; a model that has exits.
+    """
+    if config.exits is not None:
+        raise UserError(f"this model has exits after {config.exits.after}; take them out first (remove_exits).")
+    if exits.after[-1] >= config.depth - 1:
+        raise UserError(
+            f"exits after {exits.after}: the model's last layer is {config.depth - 1}, where everybody leaves anyway; "
+            f"expected steps from 0 to {config.depth - 2}."
+        )
+    new = config.replace(exits=exits)
+    fresh = [path for path in flatten(abstract_params(new)) if path.startswith("exits/")]
+    drawn = flatten(init_params(new, seed, only=fresh)) if fresh else {}
+    known = flatten(params)
+    for path in drawn:
+        own = path.split("/", 2)[2]  # exits/exit_3/pooler/kernel -> pooler/kernel
+        if own in known and known[own].shape == drawn[path].shape:
+            drawn[path] = np.array(known[own])
+    return new, unflatten(known | drawn)
+
+
+def remove_exits(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
+    """The model without them: what `add_exits` was given, bit for bit."""
+    return config.replace(exits=None), {name: branch for name, branch in params.items() if name != "exits"}

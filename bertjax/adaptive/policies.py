@@ -1,0 +1,116 @@
+"""When an example leaves: pure functions of the answers it got, one depth after the other.
+
+A policy is a frozen dataclass with two methods. `start` gives what it remembers of each example, a tree whose leaves
+have a row per example; `decide` takes that and the logits of one exit, and says who leaves. It must treat every row by
+itself: whoever shares the batch has no influence. One of your own works like these.
+
+Of patience there is a published code whose counter looks at the whole batch (PABEE's), so that answers depend on what
+else is in it; here each example has its own.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
+from bertjax.errors import UserError
+from bertjax.model.config import BertConfig
+from bertjax.model.depth import Leaving
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What an executor needs to know; hashable, because it is part of a compiled program."""
+
+    def start(self, rows: int) -> Any: ...
+
+    def decide(self, memory: Any, logits: Float[Array, "b c"]) -> tuple[Any, Bool[Array, "b"]]: ...
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Leaves where one answer is sure enough by itself, by a rule of confidence.py."""
+
+    rule: str
+    threshold: float
+
+    def start(self, rows: int) -> tuple[()]:
+        return ()
+
+    def decide(self, memory: tuple[()], logits: Float[Array, "b c"]) -> tuple[tuple[()], Bool[Array, "b"]]:
+        if self.rule in LOW_IS_SURE:
+            return memory, LOW_IS_SURE[self.rule](logits) < self.threshold
+        return memory, HIGH_IS_SURE[self.rule](logits) > self.threshold
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Leaves after `patience` answers in a row that agree with the one before (PABEE, Zhou et al. 2020): at the
+    `patience + 1`-th exit at the earliest. Two classes agree if they are equal, two numbers (logits of width 1) if they
+    differ by less than `tolerance`."""
+
+    patience: int
+    tolerance: float = 0.0
+
+    def start(self, rows: int) -> tuple[Int[Array, "b"], Float[Array, "b"]]:
+        return jnp.zeros(rows, jnp.int32), jnp.full(rows, jnp.nan)
+
+    def decide(
+        self, memory: tuple[Int[Array, "b"], Float[Array, "b"]], logits: Float[Array, "b c"]
+    ) -> tuple[tuple[Int[Array, "b"], Float[Array, "b"]], Bool[Array, "b"]]:
+        agreed, before = memory
+        if logits.shape[-1] == 1:
+            answer = logits[:, 0].astype(jnp.float32)
+            same = jnp.abs(answer - before) < self.tolerance
+        else:
+            sound = jnp.all(jnp.isfinite(logits), axis=-1)
+            answer = jnp.where(sound, jnp.argmax(logits, axis=-1).astype(jnp.float32), jnp.nan)
+            same = answer == before
+        agreed = jnp.where(same, agreed + 1, 0)
+        return (agreed, answer), agreed >= self.patience
+
+
+def policy_of(config: BertConfig, leaving: Leaving | None = None) -> Policy:
+    """The policy that a config holds, or of another `leaving` for its exits.
+
+    Raises:
+      UserError: No rule is stored, or it says nothing for this kind of answer.
+    """
+    rule = leaving or (config.exits and config.exits.leaving)
+    if not rule:
+        raise UserError("no rule says when to leave: calibrate the model first (bertjax calibrate), or give a Leaving.")
+    number = len(config.labels) == 1 or config.problem_type == "regression"
+    if config.problem_type == "multi_label_classification":
+        raise UserError("several labels at once have no single answer to be sure of; exits are for one label or number.")
+    if rule.rule == "patience":
+        if rule.threshold != int(rule.threshold) or rule.threshold < 1:
+            raise UserError(f"patience is {rule.threshold}; expected a whole number of agreeing answers, from 1.")
+        if number and not rule.tolerance > 0:
+            raise UserError("numbers are never equal: patience in regression needs a tolerance, 0.1 for one.")
+        return Patience(int(rule.threshold), rule.tolerance)
+    if number:
+        raise UserError(f"a single number has no {rule.rule}; for regression leave by patience, with a tolerance.")
+    return Confidence(rule.rule, rule.threshold)
+
+
+def first_exit(
+    policy: Policy, exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"]
+) -> Int[np.ndarray, "n"]:
+    """The number of the exit each example takes, `e` for none, of logits that were all computed beforehand."""
+    memory, taken = policy.start(len(logits)), np.full(len(logits), len(exit_logits))
+    decide = jax.jit(policy.decide)
+    for number, answers in enumerate(exit_logits):
+        memory, leave = decide(memory, jnp.asarray(answers))
+        taken = np.where(np.asarray(leave) & (taken == len(exit_logits)), number, taken)
+    return taken
+
+
+def oracle_exit(exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"]) -> Int[np.ndarray, "n"]:
+    """The first exit whose answer is that of the last layer: as early as any rule could leave without changing an
+    answer. It needs that answer, so it is a bound and nothing that could be shipped."""
+    agrees = exit_logits.argmax(axis=-1) == logits.argmax(axis=-1)
+    return np.where(agrees.any(axis=0), agrees.argmax(axis=0), len(exit_logits))

@@ -1,0 +1,182 @@
+"""One contract for every policy and executor: each example leaves where, and with what, it would if all layers were run
+and looked at afterwards, whatever else is in the batch."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax.adaptive import Left, Segmented, Walker, add_exits, full, looped, policy_of, walk_of
+from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
+from bertjax.adaptive.policies import first_exit
+from bertjax.errors import UserError
+from bertjax.model import Exits, Halting, LayerConfig, Leaving, Recurrence, build
+from tests.model.tiny import apply, tiny, tiny_batch
+from tests.tolerances import SAME_MATHS
+
+LENGTHS = (7, 4, 5, 1, 7, 3, 6, 2)
+ALBERT = {"architecture": "AlbertForSequenceClassification", "model_type": "albert", "num_hidden_groups": 1}
+DISTIL = {"architecture": "DistilBertForSequenceClassification", "model_type": "distilbert", "type_vocab_size": 0}
+UNEQUAL = {"layers": (*[LayerConfig(3, 10)] * 2, LayerConfig(2, 7), *[LayerConfig(3, 10, 0, 1)] * 2)}
+EVERY = Exits((0, 1, 2, 3))
+CASES = [
+    (EVERY, {}, "entropy"),
+    (EVERY, {}, "normalised_entropy"),
+    (EVERY, {}, "max_probability"),
+    (EVERY, {}, "margin"),
+    (EVERY, {}, "patience"),
+    (Exits((1, 3), "shared_pooler"), {}, "entropy"),
+    (Exits((0, 1, 2, 3), "shared"), ALBERT, "patience"),
+    (Exits((0, 3)), DISTIL, "margin"),
+    (Exits((0, 2)), UNEQUAL, "entropy"),
+]
+
+
+def with_exits(exits: Exits = EVERY, **changes):
+    """A model of five layers whose exits have begun as copies of its head, so that their answers are alike."""
+    model, params = tiny(num_hidden_layers=5, **changes)
+    config, params = add_exits(model.config, params, exits, seed=0)
+    return build(config), params
+
+
+def middling(rule: str, model, params, batch) -> Leaving:
+    """A rule by which some leave and some stay, and nobody only just."""
+    if rule == "patience":
+        return Leaving(rule, 1.0)
+    exits = np.stack(apply(model, params, batch).exit_logits)
+    sure = np.sort(np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exits))).ravel())
+    middle = sure[len(sure) // 4 : -len(sure) // 4]
+    gap = np.argmax(np.diff(middle))
+    return Leaving(rule, float(middle[gap : gap + 2].mean()))
+
+
+@dataclass(frozen=True)
+class Whim:
+    """A policy of somebody's own: leaves for no good reason, and so at any exit."""
+
+    def start(self, rows):
+        return ()
+
+    def decide(self, memory, logits):
+        return memory, (logits[:, 0] * 97) % 1 < 0.4
+
+
+def inputs(batch):
+    return batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+
+
+def afterwards(model, params, policy, batch) -> Left:
+    """The whole model run by itself, and the answers picked in NumPy."""
+    out = apply(model, params, batch)
+    exits = np.stack(out.exit_logits)
+    taken = first_exit(policy, exits, np.asarray(out.logits))
+    depths = np.array([*(n + 1 for n in model.config.exits.after), model.config.depth])
+    every = np.concatenate([exits, np.asarray(out.logits)[None]])
+    return Left(every[taken, np.arange(len(taken))], depths[taken])
+
+
+def agree(found: Left, expected: Left) -> None:
+    assert found.depths.tolist() == expected.depths.tolist()
+    np.testing.assert_allclose(found.logits, expected.logits, **SAME_MATHS)
+
+
+@pytest.mark.parametrize(("exits", "changes", "rule"), CASES)
+def test_every_executor_gives_what_looking_afterwards_gives(exits, changes, rule):
+    model, params = with_exits(exits, **changes)
+    batch = tiny_batch(LENGTHS)
+    policy = policy_of(model.config, middling(rule, model, params, batch))
+    expected, walk = afterwards(model, params, policy, batch), walk_of(model.config, policy)
+    assert (expected.depths < 5).any(), "nobody leaves early: the test would show nothing"
+    agree(full(walk, params, *inputs(batch)), expected)
+    agree(looped(walk, params, *inputs(batch)), expected)
+    agree(Segmented(walk, params, sizes=(2, 4, 8))(*inputs(batch)), expected)
+
+
+def test_who_else_is_in_the_batch_changes_nothing():
+    model, params = with_exits()
+    batch = tiny_batch(LENGTHS)
+    walk = walk_of(model.config, policy_of(model.config, middling("entropy", model, params, batch)))
+    together, segmented = full(walk, params, *inputs(batch)), Segmented(walk, params, (8,))
+    order = np.random.default_rng(1).permutation(len(LENGTHS))
+    shuffled = segmented(*(array[order] for array in inputs(batch)))
+    agree(shuffled, Left(together.logits[order], together.depths[order]))
+    for i in (0, 3, 7):
+        alone = Walker(walk, params)(*(array[i : i + 1] for array in inputs(batch)))
+        agree(alone, Left(together.logits[i : i + 1], together.depths[i : i + 1]))
+    junk = np.full((3, 7), 41, np.int32)
+    with_junk = [np.concatenate([junk, array]) for array in inputs(batch)]
+    with_junk[1][:3] = 0  # not a real piece among them
+    for run in (full, looped, lambda w, p, *x: Segmented(w, p, (3, 8, 11))(*x)):
+        found = run(walk, params, *with_junk)
+        agree(Left(found.logits[3:], found.depths[3:]), together)
+        assert found.depths[:3].tolist() == [0, 0, 0]
+
+
+def test_nobody_leaves_a_model_whose_exits_are_closed():
+    model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
+    plain = model.clone(config=model.config.replace(exits=None))
+    walk, batch = walk_of(model.config, policy_of(model.config, Leaving("entropy", 0.0))), tiny_batch(LENGTHS)
+    expected = Left(np.asarray(apply(plain, params, batch).logits), np.full(len(LENGTHS), 3))
+    for run in (full, looped, lambda w, p, *x: Segmented(w, p, (3, 8, 11))(*x)):
+        agree(run(walk, params, *inputs(batch)), expected)
+
+
+def test_open_exits_make_a_model_of_one_layer():
+    model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
+    walk = walk_of(model.config, policy_of(model.config, Leaving("entropy", 1e9)))
+    found = Walker(walk, params)(*inputs(tiny_batch(LENGTHS)))
+    assert set(found.depths.tolist()) == {1}
+    np.testing.assert_allclose(found.logits, apply(model, params, tiny_batch(LENGTHS)).exit_logits[0], **SAME_MATHS)
+
+
+@pytest.mark.parametrize("scope", ["position", "example"])
+@pytest.mark.parametrize("output", ["basic", "accumulated"])
+def test_halting_is_a_way_of_leaving(scope, output):
+    rule = Halting(output, scope=scope, bias=-0.5, remainder_at_end=True)
+    model, params = tiny(num_hidden_layers=1, recurrence=Recurrence(6, halting=rule))
+    params["encoder"]["halting"]["kernel"] *= 4.0  # so that examples differ
+    batch = tiny_batch(LENGTHS)
+    out = apply(model, params, batch)
+    expected = Left(np.asarray(out.logits), np.asarray(out.trace.halting.steps).max(axis=1).astype(int))
+    assert len(set(expected.depths.tolist())) > 1
+    walk = walk_of(model.config)
+    agree(full(walk, params, *inputs(batch)), expected)
+    agree(looped(walk, params, *inputs(batch)), expected)
+    agree(Segmented(walk, params, (2, 4, 8))(*inputs(batch)), expected)
+
+
+def test_segments_alike_are_one_program_and_no_new_ones_are_compiled_after_the_warm_up():
+    model, params = with_exits()
+    walk = walk_of(model.config, Whim())
+    assert len(set(walk.segments)) == 2, "layers between exits, and the last with the model's head"
+    segmented, compiled = Segmented(walk, params, sizes=(2, 4, 8)), []
+    segmented.warm_up((7,))
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    depths = set()
+    for seed in range(12):
+        lengths = LENGTHS[: 1 + seed % 8]
+        depths |= set(segmented(*inputs(tiny_batch(lengths, columns=7, seed=seed))).depths.tolist())
+    assert len(depths) > 2
+    assert compiled == []
+    segmented(*inputs(tiny_batch((5, 3), columns=5)))
+    assert compiled, "the listener hears nothing: this test could not fail"
+
+
+def test_what_cannot_be_walked_is_said():
+    with pytest.raises(UserError, match="has no exits"):
+        walk_of(tiny()[0].config)
+    model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
+    walk = walk_of(model.config, policy_of(model.config, Leaving("entropy", 0.5)))
+    with pytest.raises(UserError, match="8 examples at once; this executor takes up to 2"):
+        Segmented(walk, params, sizes=(1, 2))(*inputs(tiny_batch(LENGTHS)))
+
+
+def test_a_batch_of_filler_leaves_at_once():
+    model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
+    walk = walk_of(model.config, policy_of(model.config, Leaving("entropy", 0.5)))
+    nothing = np.zeros((4, 7), np.int32)
+    assert Segmented(walk, params, (2, 4, 8))(nothing, nothing, nothing).depths.tolist() == [0] * 4
