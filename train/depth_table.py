@@ -133,7 +133,7 @@ def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:
 
     walk = walk_of(early.config, Confidence("entropy", 0.0))
     row = np.ones((1, length), np.int32)
-    rows, total, found = _begin(walk, early.device_params, row, row, row * 0), 0.0, {}
+    rows, total, found = _begin(walk, early.device_params, row, row, row * 0, walk.start(1)), 0.0, {}
     for number, (segment, own, depth) in enumerate(
         zip(walk.segments, walk.params_of(early.device_params), walk.depths, strict=True)
     ):

@@ -36,12 +36,12 @@ class Left(NamedTuple):
 
 def full(walk: Walk, params: Tree, ids: ArrayLike, mask: ArrayLike, types: ArrayLike) -> Left:
     """Runs every segment for everybody, then gives each example what it would have left with."""
-    return Left(*map(np.asarray, _full(walk, params, ids, mask, types)))
+    return Left(*map(np.asarray, _full(walk, params, ids, mask, types, walk.start(len(ids)))))
 
 
 def looped(walk: Walk, params: Tree, ids: ArrayLike, mask: ArrayLike, types: ArrayLike) -> Left:
     """One program that ends when all have left."""
-    return Left(*map(np.asarray, _looped(walk, params, ids, mask, types)))
+    return Left(*map(np.asarray, _looped(walk, params, ids, mask, types, walk.start(len(ids)))))
 
 
 def settle(state: tuple[Bool[Array, "b"], Array, Array], after: After, depth: Array) -> tuple[Array, Array, Array]:
@@ -58,8 +58,8 @@ def nobody(mask: Int[Array, "b l"], classes: int) -> tuple[Array, Array, Array]:
 
 
 @Forward
-def _full(model: Walk, params: Tree, ids: Array, mask: Array, types: Array) -> tuple[Array, Array]:
-    rows, state = model.begin(params, ids, mask, types), nobody(mask, len(model.model.config.labels))
+def _full(model: Walk, params: Tree, ids: Array, mask: Array, types: Array, memory: Any) -> tuple[Array, Array]:
+    rows, state = model.begin(params, ids, mask, types, memory), nobody(mask, len(model.model.config.labels))
     for number, (segment, own) in enumerate(zip(model.segments, model.params_of(params), strict=True)):
         after = segment(own, number, rows)
         rows, state = after.rows, settle(state, after, jnp.asarray(model.depths[number]))
@@ -67,7 +67,7 @@ def _full(model: Walk, params: Tree, ids: Array, mask: Array, types: Array) -> t
 
 
 @Forward
-def _looped(model: Walk, params: Tree, ids: Array, mask: Array, types: Array) -> tuple[Array, Array]:
+def _looped(model: Walk, params: Tree, ids: Array, mask: Array, types: Array, memory: Any) -> tuple[Array, Array]:
     own, depths = model.params_of(params), jnp.asarray(model.depths)
     alike: dict[tuple[Segment, tuple[int, ...]], int] = {}  # segments that share parameters are one branch
     branch_of = [
@@ -86,14 +86,14 @@ def _looped(model: Walk, params: Tree, ids: Array, mask: Array, types: Array) ->
         after = jax.lax.switch(jnp.asarray(branch_of)[number], branches, number, rows)
         return number + 1, after.rows, settle(state, after, depths[number])
 
-    begun = model.begin(params, ids, mask, types), nobody(mask, len(model.model.config.labels))
+    begun = model.begin(params, ids, mask, types, memory), nobody(mask, len(model.model.config.labels))
     _, _, (_, logits, taken) = jax.lax.while_loop(going_on, once_more, (jnp.asarray(0), *begun))
     return logits, taken
 
 
 @Forward
-def _begin(model: Walk, params: Tree, ids: Array, mask: Array, types: Array) -> Rows:
-    return model.begin(params, ids, mask, types)
+def _begin(model: Walk, params: Tree, ids: Array, mask: Array, types: Array, memory: Any) -> Rows:
+    return model.begin(params, ids, mask, types, memory)
 
 
 @Forward
@@ -125,7 +125,7 @@ class Segmented:
         size = self.size_for(len(who))
         padded = np.resize(who, size)  # rows that fill the size up are copies of real ones
         arrays = (np.asarray(array)[padded] for array in (ids, mask, types))
-        rows = _begin(self.walk, self.params, *arrays)
+        rows = _begin(self.walk, self.params, *arrays, self.walk.start(size))
         for segment, own, number, depth in zip(
             self.walk.segments, self.own, self.numbers, self.walk.depths, strict=True
         ):
@@ -155,7 +155,7 @@ class Segmented:
             states = {}
             for size in self.sizes:
                 row = np.ones((size, length), np.int32)
-                rows = states[size] = _begin(self.walk, self.params, row, row, row * 0)
+                rows = states[size] = _begin(self.walk, self.params, row, row, row * 0, self.walk.start(size))
                 for segment, own, number in zip(self.walk.segments, self.own, self.numbers, strict=True):
                     _advance(segment, own, rows.mask, number, rows.hidden, rows.memory)
             for size, rows in states.items():

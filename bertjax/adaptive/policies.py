@@ -1,15 +1,17 @@
 """When an example leaves: pure functions of the answers it got, one depth after the other.
 
-A policy is a frozen dataclass with two methods. `start` gives what it remembers of each example, a tree whose leaves
-have a row per example; `decide` takes that and the logits of one exit, and says who leaves. It must treat every row by
+A policy is a frozen dataclass with two methods. `start` gives what it knows of each example, a tree of NumPy arrays
+with a row per example; `decide` takes that and the logits of one exit, and says who leaves. It must treat every row by
 itself: whoever shares the batch has no influence. One of your own works like these.
+
+Thresholds are rows too, and no part of what makes two policies equal: one compiled program serves them all.
 
 Of patience there is a published code whose counter looks at the whole batch (PABEE's), so that answers depend on what
 else is in it; here each example has its own.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,7 @@ from bertjax.model.depth import Leaving
 
 @runtime_checkable
 class Policy(Protocol):
-    """What an executor needs to know; hashable, because it is part of a compiled program."""
+    """What an executor needs to know; hashable, because `decide` is part of a compiled program."""
 
     def start(self, rows: int) -> Any: ...
 
@@ -36,15 +38,28 @@ class Confidence:
     """Leaves where one answer is sure enough by itself, by a rule of confidence.py."""
 
     rule: str
-    threshold: float
+    threshold: float = field(compare=False)
 
-    def start(self, rows: int) -> tuple[()]:
-        return ()
+    def start(self, rows: int) -> Float[np.ndarray, "b"]:
+        return np.full(rows, self.threshold, np.float32)
 
-    def decide(self, memory: tuple[()], logits: Float[Array, "b c"]) -> tuple[tuple[()], Bool[Array, "b"]]:
+    def decide(
+        self, memory: Float[Array, "b"], logits: Float[Array, "b c"]
+    ) -> tuple[Float[Array, "b"], Bool[Array, "b"]]:
         if self.rule in LOW_IS_SURE:
-            return memory, LOW_IS_SURE[self.rule](logits) < self.threshold
-        return memory, HIGH_IS_SURE[self.rule](logits) > self.threshold
+            return memory, LOW_IS_SURE[self.rule](logits) < memory
+        return memory, HIGH_IS_SURE[self.rule](logits) > memory
+
+
+class Waiting(NamedTuple):
+    """What patience knows of each example."""
+
+    agreed: Any
+    """How many answers in a row agreed."""
+    before: Any
+    """The answer before; NaN where there was none."""
+    patience: Any
+    tolerance: Any
 
 
 @dataclass(frozen=True)
@@ -53,25 +68,23 @@ class Patience:
     `patience + 1`-th exit at the earliest. Two classes agree if they are equal, two numbers (logits of width 1) if they
     differ by less than `tolerance`."""
 
-    patience: int
-    tolerance: float = 0.0
+    patience: int = field(compare=False)
+    tolerance: float = field(default=0.0, compare=False)
 
-    def start(self, rows: int) -> tuple[Int[Array, "b"], Float[Array, "b"]]:
-        return jnp.zeros(rows, jnp.int32), jnp.full(rows, jnp.nan)
+    def start(self, rows: int) -> Waiting:
+        numbers = np.full(rows, self.patience, np.int32), np.full(rows, self.tolerance, np.float32)
+        return Waiting(np.zeros(rows, np.int32), np.full(rows, np.nan, np.float32), *numbers)
 
-    def decide(
-        self, memory: tuple[Int[Array, "b"], Float[Array, "b"]], logits: Float[Array, "b c"]
-    ) -> tuple[tuple[Int[Array, "b"], Float[Array, "b"]], Bool[Array, "b"]]:
-        agreed, before = memory
+    def decide(self, memory: Waiting, logits: Float[Array, "b c"]) -> tuple[Waiting, Bool[Array, "b"]]:
         if logits.shape[-1] == 1:
             answer = logits[:, 0].astype(jnp.float32)
-            same = jnp.abs(answer - before) < self.tolerance
+            same = jnp.abs(answer - memory.before) < memory.tolerance
         else:
             sound = jnp.all(jnp.isfinite(logits), axis=-1)
             answer = jnp.where(sound, jnp.argmax(logits, axis=-1).astype(jnp.float32), jnp.nan)
-            same = answer == before
-        agreed = jnp.where(same, agreed + 1, 0)
-        return (agreed, answer), agreed >= self.patience
+            same = answer == memory.before
+        agreed = jnp.where(same, memory.agreed + 1, 0)
+        return memory._replace(agreed=agreed, before=answer), agreed >= memory.patience
 
 
 def policy_of(config: BertConfig, leaving: Leaving | None = None) -> Policy:

@@ -103,13 +103,19 @@ class Walk:
     depths: tuple[int, ...]
     """Depth steps that are done behind each segment."""
 
-    def begin(self, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"]) -> Rows:
+    def start(self, rows: int) -> Any:
+        """What the policy knows before the first segment: to be made outside of compiled programs, and given to them."""
+        return () if self.policy is None else self.policy.start(rows)
+
+    def begin(
+        self, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"], memory: Any
+    ) -> Rows:
         """Every example before the first segment."""
         variables: Any = {"params": params}
         hidden: Any = self.model.apply(variables, ids, types, method="embed")
         if self.policy is not None:
-            return Rows(mask, hidden, self.policy.start(len(ids)))
-        return Rows(mask, Carry(hidden, jnp.zeros(hidden.shape, jnp.float32), begin(mask > 0)), ())
+            return Rows(mask, hidden, memory)
+        return Rows(mask, Carry(hidden, jnp.zeros(hidden.shape, jnp.float32), begin(mask > 0)), memory)
 
     def params_of(self, params: Tree) -> tuple[Tree, ...]:
         """The parameters of each segment; segments that share them get the same arrays."""
