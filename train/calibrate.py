@@ -9,7 +9,7 @@ included. That text must have trained nothing, and is not what is reported: the 
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from bertjax.errors import UserError
 
@@ -75,7 +75,7 @@ def main(config: Config) -> None:
         tolerance=config.tolerance,
     )
     if found.leaving is None:
-        note(f"no threshold keeps the loss within {config.bound}: nobody leaves early. Better exits, or a larger --bound?")
+        note(f"no threshold keeps the loss within {config.bound}, so nobody leaves early; try a larger --bound")
     exits = dataclasses.replace(bundle.config.exits, leaving=found.leaving)
     early = dataclasses.replace(bundle, config=bundle.config.replace(exits=exits))
     bertjax.save(early, out / "bundle")

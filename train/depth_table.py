@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 CLOSED, LAST = "nobody leaves", "the model without exits"
+ORACLE = "oracle: the first exit that says what the last layer says"
 ROWS = 6
 """Thresholds in the table, of those tried."""
 
@@ -52,7 +53,7 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path) ->
     for name, leaving in leavings.items():
         rows.append(row(name, first_exit(policy_of(early.config, leaving), exit_logits, logits), name))
     if task.kind == "classification":
-        rows.append(row("oracle: the first exit that says what the last layer says", oracle_exit(exit_logits, logits), None))
+        rows.append(row(ORACLE, oracle_exit(exit_logits, logits), None))
     content = {
         "task": f"{task.kind} of {config.data.eval}",
         "metric": task.metric,
@@ -82,9 +83,7 @@ def shown(found: Any) -> dict[str, Any]:
     chosen = [tried[i] for i in picked]
     if found.leaving is not None and found.leaving not in chosen:
         chosen = sorted([*chosen, found.leaving], key=tried.index)
-    return {
-        f"{one.rule} {one.threshold:g}{', calibrated' if one == found.leaving else ''}": one for one in chosen
-    }
+    return {f"{one.rule} {one.threshold:.3g}{', calibrated' if one == found.leaving else ''}": one for one in chosen}
 
 
 def time_all(early: Any, leavings: dict[str, Any], encoded: Any, sample: int, max_length: int) -> dict[str, Any]:

@@ -30,6 +30,9 @@ class EarlyExit(Training):
     head: Literal["own_pooler", "shared_pooler", "shared"] = "own_pooler"
     """A pooler and a classifier for each exit (DeeBERT), a classifier each behind the model's pooler (PABEE), or the
     model's own head everywhere."""
+    reads: Literal["first", "mean"] = "first"
+    """What an exit's own pooler reads: the first piece, as in DeeBERT, or the mean of all. The mean knows much more of
+    the text in lower layers of models that were pre-trained with it, as the demo's was."""
     method: Literal["two_stage", "joint", "alternating", "self_distil"] = "two_stage"
     """How they are trained."""
     preset: Literal["paper", "official"] = "paper"
@@ -91,7 +94,7 @@ def main(config: Config, score: bool = True) -> None:
             f"{config.model} has no trained head, and --method={config.method} freezes it: fine-tune it first "
             "(bertjax finetune), or use --method=joint."
         )
-    exits = Exits(config.after or tuple(range(start.config.depth - 1)), config.head)
+    exits = Exits(config.after or tuple(range(start.config.depth - 1)), config.head, reads=config.reads)
     new_config, params = add_exits(start.config, start.params, exits, config.seed)
     bundle = dataclasses.replace(start, config=new_config, params=params, fresh=())
     number = len(new_config.labels) == 1

@@ -2,9 +2,9 @@
 
 The promise is about the score: with the threshold it is at most `bound` below that of the whole model. Rules of leaving
 are tried from the most careful to the boldest, and the first whose loss cannot be told from one that is too large ends
-the search: its paired 95 % interval reaches below `-bound`. Testing in a fixed order, and stopping at the first failure,
-is what keeps the promise from being chosen out of many tries (Angelopoulos et al. 2021, "Learn then Test"); a threshold
-that merely scored well enough would break it about every second time.
+the search: its paired 95 % interval reaches above `bound`. Testing in a fixed order, and stopping at the first failure,
+keeps the promise from being the best of many tries (Angelopoulos et al. 2021, "Learn then Test"); a threshold that
+merely scored well enough would break it about every second time.
 
 The text must have trained nothing: on what a model was trained on, its early answers are surer than they should be. And
 it must not be what the result is reported on.
@@ -85,8 +85,8 @@ def candidates(
     sure = np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exit_logits)))
     steps = np.linspace(0, 1, STEPS + 1)[1:]
     quantiles = np.nanquantile(sure, steps if rule in LOW_IS_SURE else 1 - steps)
-    # Four digits say as much as is known, and can be typed.
-    rounded = dict.fromkeys(float(f"{q:.4g}") for q in quantiles)
+    # As many digits as float32 has: probabilities close to 1 differ in the last ones.
+    rounded = dict.fromkeys(float(f"{q:.7g}") for q in quantiles)
     return [Leaving(rule, threshold) for threshold in rounded]
 
 
@@ -122,8 +122,10 @@ def answers_at_exits(
     assert model.config.exits is not None
     exits, classes = len(model.config.exits.after), len(model.config.labels)
     early, last = np.zeros((exits, len(encoded), classes), np.float32), np.zeros((len(encoded), classes), np.float32)
-    for batch in eval_batches(encoded, batch_size, length_buckets(encoded.lengths, model.config.max_position_embeddings)):
-        at_exits, logits = _at_exits(model, params, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    buckets = length_buckets(encoded.lengths, model.config.max_position_embeddings)
+    for batch in eval_batches(encoded, batch_size, buckets):
+        inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+        at_exits, logits = _at_exits(model, params, *inputs)
         real = np.flatnonzero(batch["weights"])
         rows = batch["example_ids"][real]
         early[:, rows], last[rows] = np.asarray(at_exits)[:, real], np.asarray(logits)[real]

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.adaptive.walk import After, Rows, Segment, Walk
@@ -23,6 +22,7 @@ from bertjax.errors import UserError
 from bertjax.params import Tree
 from bertjax.xla import Forward
 
+Ids = Int[np.ndarray, "b l"]
 SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32)
 """Batch sizes of `Segmented`. Sizes in between are filled up; a finer choice saves little and compiles longer."""
 
@@ -34,12 +34,12 @@ class Left(NamedTuple):
     depths: Int[np.ndarray, "b"]
 
 
-def full(walk: Walk, params: Tree, ids: ArrayLike, mask: ArrayLike, types: ArrayLike) -> Left:
+def full(walk: Walk, params: Tree, ids: Ids, mask: Ids, types: Ids) -> Left:
     """Runs every segment for everybody, then gives each example what it would have left with."""
     return Left(*map(np.asarray, _full(walk, params, ids, mask, types, walk.start(len(ids)))))
 
 
-def looped(walk: Walk, params: Tree, ids: ArrayLike, mask: ArrayLike, types: ArrayLike) -> Left:
+def looped(walk: Walk, params: Tree, ids: Ids, mask: Ids, types: Ids) -> Left:
     """One program that ends when all have left."""
     return Left(*map(np.asarray, _looped(walk, params, ids, mask, types, walk.start(len(ids)))))
 
@@ -117,7 +117,7 @@ class Segmented:
         self.own = walk.params_of(self.params)
         self.numbers = [jnp.asarray(number) for number in range(len(walk.segments))]
 
-    def __call__(self, ids: Int[np.ndarray, "b l"], mask: Int[np.ndarray, "b l"], types: Int[np.ndarray, "b l"]) -> Left:
+    def __call__(self, ids: Ids, mask: Ids, types: Ids) -> Left:
         logits = np.zeros((len(ids), len(self.walk.model.config.labels)), np.float32)
         depths, who = np.zeros(len(ids), np.int64), np.flatnonzero(np.asarray(mask).any(axis=1))
         if not len(who):
@@ -171,7 +171,7 @@ class Walker:
         self.walk, self.params = walk, jax.device_put(params)
         self.segmented = Segmented(walk, self.params)
 
-    def __call__(self, ids: Int[np.ndarray, "b l"], mask: Int[np.ndarray, "b l"], types: Int[np.ndarray, "b l"]) -> Left:
+    def __call__(self, ids: Ids, mask: Ids, types: Ids) -> Left:
         if len(ids) == 1:
             return looped(self.walk, self.params, ids, mask, types)
         most = self.segmented.sizes[-1]

@@ -98,7 +98,7 @@ def policy_of(config: BertConfig, leaving: Leaving | None = None) -> Policy:
         raise UserError("no rule says when to leave: calibrate the model first (bertjax calibrate), or give a Leaving.")
     number = len(config.labels) == 1 or config.problem_type == "regression"
     if config.problem_type == "multi_label_classification":
-        raise UserError("several labels at once have no single answer to be sure of; exits are for one label or number.")
+        raise UserError("several labels at once have no one answer to be sure of; exits are for one label or number.")
     if rule.rule == "patience":
         if rule.threshold != int(rule.threshold) or rule.threshold < 1:
             raise UserError(f"patience is {rule.threshold}; expected a whole number of agreeing answers, from 1.")

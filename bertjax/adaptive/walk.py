@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int
 from bertjax.adaptive.policies import Policy, policy_of
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, BertModel, LayerConfig, build, key_mask
-from bertjax.model.depth import Exits
 from bertjax.model.recurrence import Carry, begin
 from bertjax.params import Tree, put_step, step_params
 
@@ -65,11 +64,12 @@ class Layers:
 
 
 def layers_and_head(module: BertModel, rows: Rows, last: bool) -> tuple[Any, Any, Array | None]:
-    outputs = module.layers(rows.hidden, key_mask(rows.mask))
+    hidden: Any = rows.hidden
+    outputs = module.layers(hidden, key_mask(rows.mask))
     after = outputs[-1]
     if last:
         return after.hidden, rows.memory, module.finish(after.hidden, first=after.first)[0]
-    return after.hidden, rows.memory, module.exit(module.config.depth - 1, after.hidden[:, 0])
+    return after.hidden, rows.memory, module.exit(module.config.depth - 1, after.hidden, rows.mask)
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Round:
     def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Rows) -> After:
         variables: Any = {"params": params}
         carry, logits = self.model.apply(variables, jnp.asarray(number), rows, method=round_and_head)  # type: ignore[misc]
+        assert isinstance(logits, jax.Array)
         real = rows.mask > 0
         leave = jnp.all((carry.halting.total >= 1) | ~real, axis=1) | (number == self.model.config.depth - 1)
         return After(rows._replace(hidden=carry), leave, logits.astype(jnp.float32))
@@ -104,7 +105,7 @@ class Walk:
     """Depth steps that are done behind each segment."""
 
     def start(self, rows: int) -> Any:
-        """What the policy knows before the first segment: to be made outside of compiled programs, and given to them."""
+        """What the policy knows before the first segment; made outside of compiled programs, and given to them."""
         return () if self.policy is None else self.policy.start(rows)
 
     def begin(

@@ -7,7 +7,7 @@ all of it: return what you need from a function of your own.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -128,14 +128,29 @@ class BertModel(nn.Module):
         pooled = self.pool(first_rows(hidden, cls_positions, first))
         return self.head(hidden, pooled), pooled
 
-    def exit(self, number: int, first: Float[Array, "*rows d"]) -> Float[Array, "*rows c"]:
-        """Logits of the exit after a depth step, from its first row."""
+    def exit(
+        self,
+        number: int,
+        hidden: Float[Array, "b l d"],
+        real: Int[ArrayLike, "b l"],
+        cls_positions: Int[ArrayLike, "b s"] | None = None,
+        first: Float[Array, "b d"] | None = None,
+    ) -> Any:
+        """Logits of the exit after a depth step."""
         exits = self.config.exits
         assert exits is not None
+        if exits.reads == "mean":
+            if cls_positions is not None:
+                raise UserError(
+                    "exits that read the mean know one text a row: do not pack, or let them read the first."
+                )
+            return self.exits(number, mean_rows(hidden, jnp.asarray(real) > 0))
+        first = first_rows(hidden, cls_positions, first)
         if exits.head == "shared":
             hidden = first if first.ndim == 3 else first[:, None]  # of which such a head reads nothing
             return self.head(hidden, self.pool(first))
-        return self.exits(number, first if exits.head == "own_pooler" else self.pool(first))
+        row: Any = first if exits.head == "own_pooler" else self.pool(first)
+        return self.exits(number, row)
 
     def pool(self, first: Float[Array, "*rows d"]) -> Float[Array, "*rows d"] | None:
         return jnp.tanh(self.pooler(first, "pooler")) if self.has_pooler else None
@@ -168,11 +183,11 @@ class BertModel(nn.Module):
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
         logits, pooled = self.finish(last, cls_positions, first)
         after = self.config.exits.after if self.config.exits else ()
-        rows = {i: first_rows(outputs[i].hidden, cls_positions, outputs[i].first) for i in after}
-        exit_logits = tuple(self.exit(i, row) for i, row in rows.items())
+        exit_logits = tuple(self.exit(i, outputs[i].hidden, real, cls_positions, outputs[i].first) for i in after)
         states = (hidden, *(o.hidden for o in outputs))
         queries, keys, values = (tuple(getattr(o, n) for o in outputs) for n in ("queries", "keys", "values"))
-        return ModelOutput(logits, self.sentence_head(pooled), pooled, states, queries, keys, values, trace, exit_logits)
+        heads = logits, self.sentence_head(pooled), pooled
+        return ModelOutput(*heads, states, queries, keys, values, trace, exit_logits)
 
 
 def first_rows(
@@ -182,6 +197,12 @@ def first_rows(
     if cls_positions is not None:
         return jnp.take_along_axis(hidden, jnp.asarray(cls_positions)[..., None], axis=1)
     return hidden[:, 0] if first is None else first
+
+
+def mean_rows(hidden: Float[Array, "b l d"], real: Bool[Array, "b l"]) -> Float[Array, "b d"]:
+    """The mean over the real pieces, in float32; 0 where there are none."""
+    kept = jnp.where(real[..., None], hidden.astype(jnp.float32), 0.0)
+    return (kept.sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)[:, None]).astype(hidden.dtype)
 
 
 def key_mask(

@@ -92,8 +92,12 @@ class Exits:
     (PABEE, Zhou et al. 2020), or the model's own head at every exit, which suits layers that share parameters."""
     leaving: Leaving | None = None
     """None: nobody leaves early."""
+    reads: Literal["first", "mean"] = "first"
+    """What an exit's own pooler reads: the first row, as in both papers, or the mean over the real pieces. In the lower
+    layers of a model that was pre-trained with mean pooling the first row knows next to nothing of the text."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "after", tuple(self.after))
         if not self.after or list(self.after) != sorted(set(self.after)) or self.after[0] < 0:
             raise UserError(f"exits after {self.after}: expected depth steps from 0 in rising order, at least one.")
+        if self.reads == "mean" and self.head != "own_pooler":
+            raise UserError(f"the model's pooler reads the first row, so head={self.head!r} cannot read the mean.")

@@ -187,7 +187,9 @@ def own_config(content: dict[str, Any], where: str, architecture: str) -> BertCo
         if exits := fields.get("exits"):
             leaving = exits["leaving"] and Leaving(**exits["leaving"])
             labels_texts = architecture.endswith("ForSequenceClassification")
-            fields["exits"] = Exits(**{**exits, "leaving": leaving}) if labels_texts else None
+            fields["exits"] = (
+                Exits(tuple(exits["after"]), exits["head"], leaving, exits["reads"]) if labels_texts else None
+            )
         fields |= {"architecture": architecture, "labels": labels_from_json(content, architecture)}
         return BertConfig(**fields)
     except (KeyError, TypeError) as error:

@@ -2,6 +2,7 @@
 and looked at afterwards, whatever else is in the batch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ CASES = [
     (EVERY, {}, "margin"),
     (EVERY, {}, "patience"),
     (Exits((1, 3), "shared_pooler"), {}, "entropy"),
+    (Exits((0, 1), reads="mean"), {}, "margin"),
     (Exits((0, 1, 2, 3), "shared"), ALBERT, "patience"),
     (Exits((0, 3)), DISTIL, "margin"),
     (Exits((0, 2)), UNEQUAL, "entropy"),
@@ -41,10 +43,10 @@ def with_exits(exits: Exits = EVERY, **changes):
     return build(config), params
 
 
-def middling(rule: str, model, params, batch) -> Leaving:
+def middling(rule: Any, model, params, batch) -> Leaving:
     """A rule by which some leave and some stay, and nobody only just."""
     if rule == "patience":
-        return Leaving(rule, 1.0)
+        return Leaving("patience", 1.0)
     exits = np.stack(apply(model, params, batch).exit_logits)
     sure = np.sort(np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exits))).ravel())
     middle = sure[len(sure) // 4 : -len(sure) // 4]
@@ -154,7 +156,9 @@ def test_segments_alike_are_one_program_and_no_new_ones_are_compiled_after_the_w
     segmented, compiled = Segmented(walk, params, sizes=(2, 4, 8)), []
     segmented.warm_up((7,))
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
+        lambda event, duration_secs, **kwargs: (
+            compiled.append(event) if event.endswith("backend_compile_duration") else None
+        )
     )
     depths = set()
     for seed in range(12):

@@ -15,7 +15,7 @@ from tests.model.tiny import TINY
 from tests.tolerances import SAME_MATHS
 
 RNG = np.random.default_rng(0)
-OPEN = {rule: 1e9 for rule in LOW_IS_SURE} | {rule: -1.0 for rule in HIGH_IS_SURE} | {"patience": 1.0}
+OPEN = dict.fromkeys(LOW_IS_SURE, 1000000000.0) | dict.fromkeys(HIGH_IS_SURE, -1.0) | {"patience": 1.0}
 DEEP = TINY.replace(num_hidden_layers=6, exits=Exits((0, 1, 2, 3, 4)))
 
 

@@ -1,0 +1,62 @@
+"""Thresholds on answers that are made up, where what is right can be counted."""
+
+import numpy as np
+import pytest
+
+from bertjax.adaptive import calibrate
+from bertjax.adaptive.calibration import candidates
+from bertjax.errors import UserError
+from bertjax.model import Exits
+from tests.model.tiny import TINY
+
+CONFIG = TINY.replace(num_hidden_layers=3, exits=Exits((0, 1)), labels=("no", "yes"))
+N = 2000
+
+
+def made_up(wrong_where_unsure: float):
+    """The last layer is always right. An exit is right where it is sure, and else wrong with this probability."""
+    rng = np.random.default_rng(0)
+    gold, sure = rng.integers(0, 2, N), rng.random((2, N)) < [[0.3], [0.6]]
+    wrong = ~sure & (rng.random((2, N)) < wrong_where_unsure)
+    strength = np.where(sure, 6.0, 0.3) + rng.random((2, N)) * 0.1
+    sign = np.where(gold ^ wrong, 1.0, -1.0)
+    logits = np.stack([-sign * strength, sign * strength], axis=-1).astype(np.float32)
+    return logits, np.eye(2, dtype=np.float32)[gold], gold, sure
+
+
+@pytest.mark.parametrize("rule", ["entropy", "max_probability", "margin"])
+def test_those_who_are_sure_leave_and_no_others(rule):
+    exits, logits, gold, sure = made_up(wrong_where_unsure=0.5)
+    found = calibrate(CONFIG, exits, logits, gold, metric="accuracy", bound=0.01, rule=rule)
+    assert found.leaving is not None
+    kept = next(one for one in found.tried if one.leaving == found.leaving)
+    depth = np.where(sure[0], 1, np.where(sure[1], 2, 3)).mean()
+    assert kept.mean_depth == pytest.approx(depth, abs=0.1)
+    assert kept.loss_ci95[1] <= 0.01
+    assert found.tried[-1].loss_ci95[1] > 0.01, "the search ends at the first failure"
+
+
+def test_where_every_exit_loses_too_much_nobody_leaves():
+    exits, logits, gold, _ = made_up(wrong_where_unsure=0.5)
+    shuffled = np.roll(exits, 1, axis=1)  # sure, and of another example
+    assert calibrate(CONFIG, shuffled, logits, gold, metric="accuracy", bound=0.01).leaving is None
+
+
+def test_exits_that_are_always_right_are_all_taken():
+    exits, logits, gold, _ = made_up(wrong_where_unsure=0.0)
+    found = calibrate(CONFIG, exits, logits, gold, metric="accuracy", bound=0.01)
+    assert found.leaving is not None
+    assert found.tried[-1].leaving == found.leaving
+    assert found.tried[-1].mean_depth < 1.3
+
+
+def test_patience_is_tried_from_much_to_little():
+    exits, logits, gold, _ = made_up(wrong_where_unsure=0.0)
+    found = calibrate(CONFIG, exits, logits, gold, metric="accuracy", bound=0.01, rule="patience")
+    assert [one.leaving.threshold for one in found.tried] == [1.0]
+    assert found.tried[0].mean_depth == 2.0
+
+
+def test_a_rule_that_says_nothing_of_numbers_is_refused():
+    with pytest.raises(UserError, match="for regression leave by patience"):
+        candidates(CONFIG.replace(labels=("score",)), "entropy", 0.0, np.zeros((2, 5, 1), np.float32))
