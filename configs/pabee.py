@@ -1,0 +1,24 @@
+"""PABEE on SST-2 (Zhou et al. 2020): a classifier after each layer behind one pooler, all trained together.
+
+    python -m tests.benchmarks.hold_out SST-2/train.tsv held-out
+    bertjax exits --config=pabee --data.train=held-out/train.tsv --data.eval=SST-2/dev.tsv --out=runs/pabee
+    bertjax calibrate --model=runs/pabee/bundle --rule=patience --held_out=held-out/held_out.tsv \
+        --data.eval=SST-2/dev.tsv --data.max_length=64 --out=runs/pabee-early
+
+RESULTS
+"""
+
+from train.common import Data
+from train.exits import Config
+from train.optimiser import Optimiser
+
+config = Config(
+    model="demo",
+    data=Data(train="held-out/train.tsv", eval="SST-2/dev.tsv", max_length=64),
+    epochs=2,
+    batch_size=64,
+    head="shared_pooler",
+    method="joint",
+    optimiser=Optimiser(learning_rate=1e-4),
+    out="runs/pabee",
+)
