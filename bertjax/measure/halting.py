@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from bertjax.model import BertModel
 from bertjax.params import Tree, flatten, unflatten
@@ -47,13 +47,13 @@ def answers(model: BertModel, params: Tree, batches: Sequence[dict[str, np.ndarr
     """Answers to batches of equal shape, in order."""
 
     @jax.jit
-    def asked(params: Tree, batch: dict[str, Array]) -> tuple[Array, Array]:
-        output: Any = model.apply({"params": params}, batch["input_ids"], batch["attention_mask"])
+    def asked(params: Tree, ids: Array, mask: Array) -> tuple[Array, Array]:
+        output: Any = model.apply({"params": params}, ids, mask)
         return output.logits.argmax(-1), output.trace.halting.steps.max(-1)
 
     found = []
     for batch in batches:
-        guesses, steps = asked(params, batch)
+        guesses, steps = asked(params, batch["input_ids"], batch["attention_mask"])
         labelled = batch["labels"] >= 0
         found.append((labelled & (np.asarray(guesses) == batch["labels"]), labelled, np.asarray(steps).astype(int)))
     return Answers(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
@@ -77,7 +77,7 @@ def never_halting(params: Tree) -> Tree:
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds per call at batch 1: for every example the median over rounds, then the mean over examples."""
+    """Milliseconds per call at batch 1: for every example the median over turns, then the mean over examples."""
 
     early: float
     full: float
@@ -101,7 +101,7 @@ def time_early_stopping(
     fixed: dict[int, tuple[BertModel, Tree]],
     ids: Int[np.ndarray, "n l"],
     mask: Int[np.ndarray, "n l"],
-    rounds: int = 5,
+    turns: int = 9,
 ) -> Times:
     """Times the model stopping early and running in full, and models of fixed depth, taking turns on each example."""
     recurrence = model.config.recurrence
@@ -111,16 +111,16 @@ def time_early_stopping(
     calls |= {str(depth): (early_stopping(other), p) for depth, (other, p) in fixed.items()}
     calls = {name: (function, jax.device_put(p)) for name, (function, p) in calls.items()}
     rows = [jax.device_put((ids[i : i + 1], mask[i : i + 1])) for i in range(len(ids))]
-    times = {name: np.zeros((rounds, len(rows))) for name in calls}
-    for name, (function, given) in calls.items():
-        for row in rows[:3]:
-            jax.block_until_ready(function(given, *row))
-    for turn in range(rounds):
+    times = {name: np.zeros((turns, len(rows))) for name in calls}
+    for function, given in calls.values():
+        jax.block_until_ready(function(given, *rows[0]))  # compiles
+    for turn in range(turns):
         for number, row in enumerate(rows):
             for name, (function, given) in calls.items():
                 times[name][turn, number] = milliseconds(function, given, *row)
     means = {name: float(np.median(spent, axis=0).mean()) for name, spent in times.items()}
-    steps = np.mean([function_steps(program, calls["early"][1], row) for row in rows])
+    function, given = calls["early"]
+    steps = np.mean([function(given, *row)[1] for row in rows])
     depths = {depth: means[str(depth)] for depth in fixed}
     return Times(means["early"], means["full"], float(steps), recurrence.steps, depths)
 
@@ -134,10 +134,6 @@ def early_stopping(model: BertModel) -> Callable[[Tree, Array, Array], tuple[Arr
         return output.logits, jnp.max(output.trace.halting.steps)
 
     return run
-
-
-def function_steps(function: Callable, params: Tree, row: tuple[Array, Array]) -> float:
-    return float(function(params, *row)[1])
 
 
 def milliseconds(function: Callable, *inputs: Any) -> float:
