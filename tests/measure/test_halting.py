@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,7 +31,7 @@ def test_answers_count_labelled_positions_and_the_rounds_of_the_slowest():
 
 
 def test_kept_from_halting_the_same_program_runs_to_the_last_round():
-    program, row = early_stopping(MODEL), (BATCH["input_ids"][:1], BATCH["attention_mask"][:1])
+    program, row = early_stopping(MODEL), [jnp.asarray(BATCH[name][:1]) for name in ("input_ids", "attention_mask")]
     assert program(PARAMS, *row)[1] == 2
     assert program(never_halting(PARAMS), *row)[1] == TINY.rounds
     assert jax.tree.structure(never_halting(PARAMS)) == jax.tree.structure(PARAMS)

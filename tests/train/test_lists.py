@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from train import lists
 from train.halting import p_text
 from train.optimiser import Optimiser
 
-SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "rounds": 3}
+SIZES: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "rounds": 3}
 FLAGS = [*(f"--{name}={value}" for name, value in SIZES.items()), "--depths=2", "--steps=6", "--save_every=3"]
 FLAGS += ["--batch_size=8", "--test=40", "--timed=4"]
 
