@@ -103,7 +103,8 @@ def time_early_stopping(
     mask: Int[np.ndarray, "n l"],
     turns: int = 9,
 ) -> Times:
-    """Times the model stopping early and running in full, and models of fixed depth, taking turns on each example."""
+    """Times the model stopping early and running in full, and models of fixed depth, which take turns after
+    all examples. Call by call, each would find the weights of another one in the processor's cache."""
     recurrence = model.config.recurrence
     assert recurrence is not None
     program = early_stopping(model)
@@ -115,9 +116,8 @@ def time_early_stopping(
     for function, given in calls.values():
         jax.block_until_ready(function(given, *rows[0]))  # compiles
     for turn in range(turns):
-        for number, row in enumerate(rows):
-            for name, (function, given) in calls.items():
-                times[name][turn, number] = milliseconds(function, given, *row)
+        for name, (function, given) in calls.items():
+            times[name][turn] = [milliseconds(function, given, *row) for row in rows]
     means = {name: float(np.median(spent, axis=0).mean()) for name, spent in times.items()}
     function, given = calls["early"]
     steps = np.mean([function(given, *row)[1] for row in rows])
