@@ -128,7 +128,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "The same block at fixed depths, trained alike, and what halting gains over it on the same lists (95 %):",
         "",
-        "| rounds | right % | cells % | gain of halting | p | ms |",
+        "| rounds | right % | cells % | gain of halting | paired test | ms |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
         *(fixed_row(row, report["equal_steps"]) for row in report["fixed"]),
         "",
@@ -146,7 +146,7 @@ def fixed_row(row: dict[str, Any], equal: int | None) -> str:
     depth, (low, high) = row["depth"], row["gain_ci95"]
     return (
         f"| {f'**{depth}**' if depth == equal else depth} | {100 * row['lists']:.1f} | {100 * row['positions']:.2f} | "
-        f"{100 * row['gain']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | {row['p_value']:.2g} | {row['ms']:.3f} |"
+        f"{100 * row['gain']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | {p_text(row['p_value'])} | {row['ms']:.3f} |"
     )
 
 
