@@ -31,7 +31,7 @@ class Config(Training):
     num_attention_heads: int = 4
     rounds: int = 8
     """How often the block is applied at most."""
-    depths: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8)
+    depths: tuple[int, ...] = (1, 2, 3, 4, 5, 8)
     """Fixed numbers of rounds to compare with; one model is trained for each."""
     ponder: float = 0.01
     """Price of a round."""
