@@ -21,6 +21,7 @@ COMMANDS = {
     "vocabulary": "leave out of a model the words that the texts at hand never use",
     "evaluate": "measure models: score, size, speed, memory",
     "predict": "text in, labels and probabilities out",
+    "lists": "an experiment: a model that halts by itself, on lists that differ in difficulty",
 }
 
 

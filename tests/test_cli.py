@@ -50,8 +50,8 @@ def test_a_command_is_its_script_and_its_help_needs_no_jax(command, tmp_path):
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_a_mistake_on_the_command_line_ends_with_code_two_and_a_hint(command, tmp_path):
-    done = bertjax(command, "--modle=demo", cwd=tmp_path)
+    done = bertjax(command, "--otu=runs/x", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "did you mean --model" in done.stderr
+    assert "did you mean --out?" in done.stderr
     assert done.stderr.count("\n") <= 5

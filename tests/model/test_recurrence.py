@@ -12,6 +12,7 @@ import bertjax
 from bertjax.model import BertConfig, Halting, Recurrence, UniversalTransformer, build, universal_config
 from bertjax.model.recurrence import HaltingState, begin, halt, sinusoid
 from bertjax.params import Tree, flatten
+from configs import universal_transformer_base
 from tests.model.tiny import TINY, apply, run, tiny, tiny_batch
 from tests.tolerances import SAME_MATHS
 
@@ -283,3 +284,21 @@ def test_predicting_stops_early_and_the_arithmetic_of_all_steps_is_counted():
     counted, expected = forward_cost(model, params, 8).flops, forward_cost(albert, shared, 8).flops
     assert counted is not None
     assert counted == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "halts", "count"),
+    [
+        ("fixed", 6, False, 45_426_688),
+        ("config", 12, True, 45_427_713),  # 1,025 more to halt
+        ("official", 12, True, 45_442_049),  # a row for each of 12 steps, and a LayerNorm at the end
+    ],
+)
+def test_the_base_size_has_its_parameters(name, steps, halts, count):
+    config = vars(universal_transformer_base)[name]
+    assert (config.recurrence.steps, config.recurrence.halting is not None) == (steps, halts)
+    model, ids = UniversalTransformer(config), jnp.ones((1, 3), jnp.int32)
+    variables: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), ids))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
+    output: Any = jax.eval_shape(model.apply, variables, ids)
+    assert output.hidden_states[-1].shape == (1, 3, 1024)
