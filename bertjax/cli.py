@@ -16,6 +16,7 @@ COMMANDS = {
     "compress": "the main job: fine-tune a teacher, distil it into a smaller student, measure both",
     "finetune": "train a model on labelled text",
     "distill": "teach a smaller model what a larger one answers",
+    "pretrain": "train a model on raw text: guess hidden words, tell the order of sentences",
     "vocabulary": "leave out of a model the words that the texts at hand never use",
     "evaluate": "measure models: score, size, speed, memory",
     "predict": "text in, labels and probabilities out",

@@ -118,14 +118,18 @@ class BertModel(nn.Module):
         hidden: Float[Array, "b l d"],
         cls_positions: Int[ArrayLike, "b s"] | None = None,
         first: Float[Array, "b d"] | None = None,
+        positions: Int[ArrayLike, "b m"] | None = None,
     ) -> tuple[Array | None, Array | None]:
         """Logits and pooled vectors from the last hidden state; one [CLS] a row, or those at `cls_positions`.
 
-        `first` is `hidden[:, 0]`, where a layer computed it apart."""
+        `first` is `hidden[:, 0]`, where a layer computed it apart. With `positions`, the logits of pieces are those of
+        the pieces there alone."""
         if cls_positions is not None:
             first = jnp.take_along_axis(hidden, jnp.asarray(cls_positions)[..., None], axis=1)
         elif first is None:
             first = hidden[:, 0]
+        if positions is not None:
+            hidden = jnp.take_along_axis(hidden, jnp.asarray(positions)[..., None], axis=1)
         pooled = self.pool(first)
         return self.head(hidden, pooled), pooled
 
@@ -141,12 +145,15 @@ class BertModel(nn.Module):
         position_ids: Int[ArrayLike, "#b l"] | None = None,
         segment_ids: Int[ArrayLike, "b l"] | None = None,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
+        masked_positions: Int[ArrayLike, "b m"] | None = None,
         gates: Sequence[LayerGates] | None = None,
         stop_early: bool = False,
     ) -> ModelOutput:
         """Runs the model. `attention_mask` is 1 on real pieces; with `segment_ids` (packing) a piece sees only its own
-        segment. Token types are accepted and ignored where the model has none. With `stop_early` a recurrence ends when
-        all has halted, and only its last output is there; that has no gradient."""
+        segment. Token types are accepted and ignored where the model has none. With `masked_positions` the logits of a
+        masked language model are [b, m, vocabulary], of these places alone: the vocabulary is the widest product there
+        is. With `stop_early` a recurrence ends when all has halted, and only its last output is there; that has no
+        gradient."""
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
         hidden = self.embed(input_ids, token_type_ids, position_ids)
         mask, trace = key_mask(real, segment_ids), None
@@ -158,7 +165,7 @@ class BertModel(nn.Module):
         else:
             outputs = self.layers(hidden, mask, gates)
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
-        logits, pooled = self.finish(last, cls_positions, first)
+        logits, pooled = self.finish(last, cls_positions, first, masked_positions)
         states = (hidden, *(o.hidden for o in outputs))
         queries, keys, values = (tuple(getattr(o, n) for o in outputs) for n in ("queries", "keys", "values"))
         return ModelOutput(logits, self.sentence_head(pooled), pooled, states, queries, keys, values, trace)
