@@ -28,7 +28,7 @@ class Text:
     """The text, and how to read it."""
 
     train: str = "demo"
-    """Text to learn from: a .txt file or a folder of them, any table that the other scripts read, tfds:NAME/SPLIT, demo."""
+    """Text to learn from: a .txt file or a folder of them, a table as other scripts read it, tfds:NAME/SPLIT, demo."""
     eval: str | None = None
     """Text to measure on at the end, of the same kinds."""
     text: str | None = None
@@ -173,8 +173,8 @@ def open_bundle(config: Config) -> Any:
             )
         if stored.type_vocab_size < 2 and config.sentences != "none":
             raise UserError(
-                f"--sentences={config.sentences}: {config.model} is a {stored.model_type}, which has no token types and "
-                "no head for pairs; give --sentences=none."
+                f"--sentences={config.sentences}: {config.model} is a {stored.model_type}, which has no token types "
+                "and no head for pairs; give --sentences=none."
             )
         architecture = PREFIXES[stored.model_type] + head
         settings = {"dtype": config.dtype, "remat": config.remat}

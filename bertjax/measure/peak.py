@@ -1,8 +1,8 @@
 """The arithmetic that a device could do, to hold against what a training run does.
 
 For accelerators it is the number of the data sheet (dense products of bfloat16), because that is what everybody divides
-by. Of other devices none is known, so the best rate of a large square product is measured once: on a CPU with other work
-to do that is what is left, and a share of it says how well the step uses that, not how good the CPU is.
+by. Of other devices none is known, so the best rate of a large square product is measured once: on a CPU with other
+work to do that is what is left, and a share of it says how well the step uses that, not how good the CPU is.
 """
 
 import time

@@ -32,7 +32,9 @@ def read_documents(source: str, column: str | None = None, split: str = "train")
       UserError: No such source, or no text in it.
     """
     found = False
-    for text in chain.from_iterable(map(blocks, files)) if (files := text_files(source)) else rows(source, column, split):
+    for text in (
+        chain.from_iterable(map(blocks, files)) if (files := text_files(source)) else rows(source, column, split)
+    ):
         if sentences := sentences_of(text):
             found = True
             yield sentences

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
-from bertjax.errors import UserError
-from bertjax.text.batches import Batch, BatchIterator, Shuffle, epoch_plan, process_share
+from bertjax.text.batches import Batch, BatchIterator, epoch_plan, process_share
 from bertjax.text.buckets import bucket_of, length_buckets
 from bertjax.text.corpus import Corpus
 from bertjax.text.draws import MASKS, PAIRS, Draws
@@ -146,7 +145,10 @@ def lay_out(rows: Rows, chosen: Int[np.ndarray, "b s"], epoch: int, length: int,
     batch = {name: np.full((shape[0], length), value, np.int32) for name, value in slots.items()}
     batch |= {name: np.zeros((shape[0], places), np.int32) for name in ("masked_positions", "masked_labels")}
     batch |= {name: np.zeros(shape, np.int32) for name in ("cls_positions", "sentence_labels")}
-    batch |= {"masked_weights": np.zeros((shape[0], places), np.float32), "sentence_weights": np.zeros(shape, np.float32)}
+    batch |= {
+        "masked_weights": np.zeros((shape[0], places), np.float32),
+        "sentence_weights": np.zeros(shape, np.float32),
+    }
     for line, numbers in enumerate(chosen):
         used = guessed = 0
         for slot in np.flatnonzero(numbers >= 0):

@@ -1,9 +1,9 @@
 """A WordPiece vocabulary of one's own, learnt from the text that a model is to be trained on.
 
-The `tokenizers` library merges the most frequent neighbours until there are enough pieces. By itself (0.23.3) it numbers
-the single letters within words in the order of a hash table, which differs from process to process, and breaks ties by
-these numbers: the same text gives another vocabulary every time. Given all letters beforehand, in order, it has no
-choice left.
+The `tokenizers` library merges the most frequent neighbours until there are enough pieces. By itself (0.23.3) it
+numbers the single letters within words in the order of a hash table, which differs from process to process, and breaks
+ties by these numbers: the same text gives another vocabulary every time. Given all letters beforehand, in order, it has
+no choice left.
 """
 
 import string
@@ -17,7 +17,9 @@ from bertjax.text.documents import read_documents, source_digest
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.text.tokenizer_files import ROLES, bert_normalizer, from_vocabulary
 
-SPECIAL = tuple(names[0] for names in (ROLES[r] for r in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")))
+SPECIAL = tuple(
+    names[0] for names in (ROLES[r] for r in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"))
+)
 LETTERS = 1000
 """The most frequent characters are kept as pieces; words with others become [UNK], as in BERT's own vocabulary."""
 RULES = 1
@@ -54,8 +56,8 @@ def learn(source: str, size: int, column: str | None) -> dict[str, int]:
     known = [*SPECIAL, *letters, *within]
     if size < len(known):
         raise UserError(
-            f"--vocab_size={size}: the text has {len(letters)} different letters, which alone take {len(known)} pieces; "
-            "give more."
+            f"--vocab_size={size}: the text has {len(letters)} different letters, which alone take {len(known)} "
+            "pieces; give more."
         )
     trained = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL[1]))
     trained.normalizer, trained.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()

@@ -23,7 +23,10 @@ def test_a_text_without_blank_lines_is_one_document(tmp_path: Path):
 
 
 def test_small_letters_and_numbers_go_on_after_a_full_stop():
-    assert sentences_of("H. americanus grows 0 @.@ 7 m . It is blue .") == ["H. americanus grows 0 @.@ 7 m .", "It is blue ."]
+    assert sentences_of("H. americanus grows 0 @.@ 7 m . It is blue .") == [
+        "H. americanus grows 0 @.@ 7 m .",
+        "It is blue .",
+    ]
 
 
 def test_every_row_of_a_table_is_a_document(tmp_path: Path):

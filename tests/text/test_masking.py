@@ -162,7 +162,9 @@ def test_masks_depend_on_seed_epoch_and_example_alone():
         return mask(ids, PIECES, Masking(), Draws(*key)).ids.tolist()
 
     assert drawn(0, 1, MASKS, 2) == drawn(0, 1, MASKS, 2)
-    assert len({str(drawn(*key)) for key in ((0, 1, MASKS, 2), (1, 1, MASKS, 2), (0, 2, MASKS, 2), (0, 1, MASKS, 3))}) == 4
+    assert (
+        len({str(drawn(*key)) for key in ((0, 1, MASKS, 2), (1, 1, MASKS, 2), (0, 2, MASKS, 2), (0, 1, MASKS, 3))}) == 4
+    )
 
 
 def test_the_masks_of_a_seed_are_the_same_everywhere():

@@ -1,5 +1,7 @@
 """Pairs of segments by the numbers: who follows whom, how often, and within which length."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ SINGLE = Chunk(np.arange(100, 120, dtype=np.int32), np.array([20], np.int32))
 OTHER = Chunk(np.arange(500, 540, dtype=np.int32), np.array([6, 40], np.int32))
 
 
-def pairs(sentences, chunk=TEXT, room=40, count=3000):
+def pairs(sentences, chunk=TEXT, room=40, count=3000) -> list[Any]:
     return [make_pair(chunk, sentences, room, Draws(0, 0, PAIRS, i), lambda draws: OTHER) for i in range(count)]
 
 

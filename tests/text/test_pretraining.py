@@ -2,6 +2,7 @@
 
 import json
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def corpus(tmp_path_factory) -> Corpus:
         return build_corpus(str(write_documents(folder / "text.txt")), tiny_tokenizer(), LONGEST - 3)
 
 
-def rows_of(corpus: Corpus, sentences="order", seed: int = 3, masking: Masking = Masking()) -> Rows:  # noqa: B008
+def rows_of(corpus: Corpus, sentences: Any = "order", seed: int = 3, masking: Masking = Masking()) -> Rows:  # noqa: B008
     return Rows(corpus, tiny_tokenizer(), LONGEST, sentences, masking, seed)
 
 
@@ -93,7 +94,9 @@ def test_rows_read_as_bert_reads_pairs(corpus):
         border = int((row.type_ids == 0).sum())
         assert (ids[0], ids[border - 1], ids[-1]) == (tokenizer.cls_id, tokenizer.sep_id, tokenizer.sep_id)
         assert (ids == tokenizer.sep_id).sum() == (1 if row.label is None else 2)
-        inner = np.concatenate([ids[border:-1], ids[1 : border - 1]] if row.label else [ids[1 : border - 1], ids[border:-1]])
+        inner = np.concatenate(
+            [ids[border:-1], ids[1 : border - 1]] if row.label else [ids[1 : border - 1], ids[border:-1]]
+        )
         assert inner.tolist() == corpus.chunk(number).ids.tolist()
 
 

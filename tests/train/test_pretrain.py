@@ -19,7 +19,7 @@ import bertjax
 from bertjax.model import build, init_params
 from bertjax.text.corpus import build_corpus
 from bertjax.text.masking import Masking
-from bertjax.text.pretraining import Rows, pretraining_batches
+from bertjax.text.pretraining import Rows, lay_out, pretraining_batches
 from tests.model.reference import torch_model, written
 from tests.text.test_corpus import write_documents
 from tests.text.tiny import tiny_tokenizer
@@ -108,7 +108,9 @@ def small(text: str, **changes: Any) -> Config:
     return Config(**{"shape": shape, "data": data, "vocab_size": 60, "batch_size": 8, **changes})
 
 
-def gradient(model: Any, params: Any, batch: dict, micro_batches: int = 1) -> Any:
+def gradient(given: tuple[Any, Any], batch: dict, micro_batches: int = 1) -> Any:
+    model, params = given
+
     def objective(params, extra, state, batch, step, key):
         return terms_of(apply(model, params, batch), batch), state
 
@@ -131,7 +133,7 @@ def close(a: Any, b: Any) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(text: str, model, packed: bool):
     batch = next(pretraining_batches(rows_of(text), 8, packed=packed))
-    whole, parts = gradient(*model, batch), gradient(*model, batch, micro_batches=4)
+    whole, parts = gradient(model, batch), gradient(model, batch, micro_batches=4)
     close(parts[0], whole[0])
     np.testing.assert_allclose(parts[1]["loss"], whole[1]["loss"], rtol=1e-5)
 
@@ -143,7 +145,7 @@ def test_padding_and_filler_take_no_part(text: str, model):
     spoiled["masked_labels"][batch["masked_weights"] == 0] = 9
     spoiled["sentence_labels"][batch["sentence_weights"] == 0] = 1
     more = {name: np.concatenate([array, np.zeros_like(array)]) for name, array in spoiled.items()}
-    close(gradient(*model, more)[0], gradient(*model, batch)[0])
+    close(gradient(model, more)[0], gradient(model, batch)[0])
 
 
 def test_packed_rows_give_the_losses_of_the_same_rows_alone(text: str, model):
@@ -152,13 +154,11 @@ def test_packed_rows_give_the_losses_of_the_same_rows_alone(text: str, model):
     batch = next(pretraining_batches(rows, 8, packed=True))
     assert (batch["weights"].sum(axis=1) > 1).any()
     numbers = batch["example_ids"][batch["example_ids"] >= 0]
-    from bertjax.text.pretraining import lay_out
-
     alone = lay_out(rows, numbers[:, None], 0, LONGEST, None)
-    for name, term in terms_of(apply(module, params, batch), batch).items():
-        other = terms_of(apply(module, params, alone), alone)[name]
-        np.testing.assert_allclose(term.weight, other.weight)
-        np.testing.assert_allclose(term.total, other.total, rtol=1e-5)
+    losses = jax.jit(lambda batch: terms_of(apply(module, params, batch), batch))
+    packed, plain = losses(batch), losses(alone)
+    assert packed.keys() == plain.keys() == {"words", "sentences"}
+    close(packed, plain)
 
 
 def test_logits_at_chosen_places_are_those_of_the_whole_row(text: str, model):
@@ -189,3 +189,123 @@ def test_held_out_numbers_are_what_a_plain_loop_counts(text: str, model):
     expected = [np.mean(losses), entropy, np.mean(right), np.mean(order)]
     assert list(found) == ["masked_loss", "unigram_entropy", "masked_accuracy", "sentence_accuracy"]
     np.testing.assert_allclose(list(found.values()), expected, rtol=1e-4)
+
+
+# --- the script ------------------------------------------------------------------------------------------------------
+
+
+def flags(text: str, out: Path, *more: str) -> list[str]:
+    shape = {"hidden_size": 16, "embedding_size": 8, "intermediate_size": 32, "num_attention_heads": 2}
+    shape |= {"num_hidden_layers": 2, "max_position_embeddings": LONGEST}
+    data = [f"--data.train={text}", f"--data.eval={text}", f"--data.max_length={LONGEST}", "--vocab_size=60"]
+    recipe = ["--batch_size=16", "--save_every=3", "--optimiser.learning_rate=0.01"]
+    return [*(f"--shape.{name}={size}" for name, size in shape.items()), *data, *recipe, f"--out={out}", *more]
+
+
+@pytest.fixture(scope="module")
+def straight(text: str, tmp_path_factory) -> Path:
+    """Forty steps in one go, over several epochs."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    run("pretrain", *flags(text, out, "--steps=40"))
+    return out
+
+
+def test_a_finished_run_leaves_a_bundle_numbers_and_its_pace(straight: Path):
+    bundle = bertjax.load(straight / "bundle")
+    assert (bundle.config.architecture, bundle.fresh) == ("AlbertForPreTraining", ())
+    assert bundle.tokenizer is not None
+    assert bundle.tokenizer.vocab_size == bundle.config.vocab_size == 60
+    record = json.loads((straight / "run.json").read_text())
+    result = record["result"]
+    assert result.keys() == {"masked_loss", "unigram_entropy", "masked_accuracy", "sentence_accuracy"}
+    assert record["data"].keys() == {"train", "eval", "tokenizer"}
+    assert record["peak_flops"] > 1e8
+    line = [line for line in metrics(straight) if "loss" in line][-1]
+    assert {"loss/words", "loss/sentences", "tokens_per_second", "share_of_peak"} <= line.keys()
+    assert line["tokens_per_second"] > 10
+    assert 0 < line["share_of_peak"] < 1
+
+
+def test_the_result_is_a_stock_albert_that_can_be_fine_tuned(straight: Path, tmp_path: Path):
+    import transformers
+
+    theirs = transformers.AutoModelForPreTraining.from_pretrained(straight / "bundle")
+    assert type(theirs).__name__ == "AlbertForPreTraining"
+    bundle = bertjax.load(straight / "bundle", architecture="AlbertForSequenceClassification", labels=("a", "b"))
+    assert bundle.fresh == ("classifier/bias", "classifier/kernel")
+
+
+def test_stopped_and_started_again_it_ends_with_the_same_bits(text: str, straight: Path, tmp_path: Path):
+    command = flags(text, tmp_path / "cut", "--steps=40")
+    with subprocess.Popen(script("pretrain", *command), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "cut" / "checkpoints" / "3").exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)
+    stopped = [line["step"] for line in metrics(tmp_path / "cut") if line.get("event") == "stopped"]
+    assert process.returncode == (143 if stopped else 0), errors
+    run("pretrain", *command)
+    assert [line["step"] for line in metrics(tmp_path / "cut") if line.get("event") == "restart"] == stopped
+    assert weights(tmp_path / "cut") == weights(straight)
+    results = [json.loads((out / "run.json").read_text())["result"] for out in (tmp_path / "cut", straight)]
+    assert results[0] == results[1]
+
+
+def test_it_continues_from_any_bundle_packed_with_lamb_in_bfloat16(text: str, straight: Path, tmp_path: Path):
+    out = tmp_path / "more"
+    config = small(
+        text, model=str(straight / "bundle"), vocab_size=None, sentences="order-official", packed=True, steps=3,
+        dtype="bfloat16", micro_batches=2, optimiser=Optimiser(rule="lamb", learning_rate=1e-3), out=str(out),
+    )  # fmt: skip
+    main(config)
+    lines = [line for line in metrics(out) if "loss" in line]
+    assert lines[-1]["loss/words"] < np.log(60)
+    before, after = ((folder / "bundle" / "vocab.txt").read_bytes() for folder in (straight, out))
+    assert after == before
+    assert weights(out) != weights(straight)
+
+
+def test_a_bert_of_words_alone_is_pre_trained_too(text: str, tmp_path: Path):
+    model = write_model(tmp_path / "model")
+    main(small(text, model=str(model), vocab_size=None, sentences="none", steps=2, out=str(tmp_path / "out")))
+    assert bertjax.load(tmp_path / "out" / "bundle").config.architecture == "BertForMaskedLM"
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert "sentence_accuracy" not in record["result"]
+
+
+def test_the_seed_of_the_parameters_is_the_runs(text: str):
+    first, same, other = (open_bundle(small(text, seed=seed)).params for seed in (1, 1, 2))
+    jax.tree.map(np.testing.assert_array_equal, first, same)
+    differing = jax.tree.map(lambda a, b: bool((a != b).any()), first, other)
+    assert differing["embeddings"]["word"]["embedding"]
+
+
+MISTAKES = {
+    "no such text": (["--data.train=nowhere.txt"], "nowhere.txt: no such file"),
+    "more pieces than there are": (["--vocab_size=9000"], "gives no more than"),
+    "another vocabulary": (["--model={model}"], "has 25 pieces of its own"),
+    "too long": (["--data.max_length=99"], "the model has 24 positions"),
+    "rate": (["--masking.rate=2"], "expected a share"),
+    "one document": (["--data.train={one}", "--vocab_size=30", "--sentences=next"], "one document only"),
+    "unknown sentences": (["--sentences=ordre"], "did you mean order?"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_ends_in_a_few_clear_lines(case: str, text: str, tmp_path: Path):
+    more, expected = MISTAKES[case]
+    (tmp_path / "one.txt").write_text("the cat sat on the mat\nthe cat sat on a mat\n" * 20)
+    names = {"model": str(write_model(tmp_path / "model")), "one": str(tmp_path / "one.txt")}
+    done = run("pretrain", *flags(text, tmp_path / "out", "--steps=2", *(m.format(**names) for m in more)), check=False)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 6  # what was read, and up to five lines
+
+
+def test_a_head_that_cannot_be_asked_about_sentences_says_so(text: str, tmp_path: Path):
+    write_model(tmp_path / "model", model_type="distilbert", architecture="DistilBertModel", type_vocab_size=0)
+    with pytest.raises(bertjax.UserError, match=r"--sentences=order: .* no token types"):
+        open_bundle(small(text, model=str(tmp_path / "model"), vocab_size=None))
+    bundle = open_bundle(small(text, model=str(tmp_path / "model"), vocab_size=None, sentences="none"))
+    assert bundle.config.architecture == "DistilBertForMaskedLM"
