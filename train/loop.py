@@ -36,7 +36,7 @@ class Training:
     micro_batches: int = 1
     """Parts of a batch that are computed one after the other, to save memory; the update is the same."""
     seed: int = 0
-    """Decides the order of the data, dropout and new parameters."""
+    """Decides new parameters, dropout, the order of the data and what is hidden, each by numbers of its own."""
     optimiser: Optimiser = field(default_factory=Optimiser)
     sharding: Sharding = field(default_factory=Sharding)
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -68,13 +68,13 @@ class Optimiser:
         rates = assign(self.rates, trained, 1.0)
         multipliers = map_with_path(lambda path, _: rates[path], trained)
         decays = map_with_path(lambda path, _: not path.endswith(("/bias", "/scale", "_bias")), trained)
-        chain = [
-            clip_by_global_norm(self.clip),
+        rule = optax.chain(
             optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.epsilon),
             optax.add_decayed_weights(self.weight_decay, decays),
             *([optax.masked(optax.scale_by_trust_ratio(), decays)] if self.rule == "lamb" else []),
             optax.scale_by_learning_rate(self.schedule(steps)),
-        ]
+        )
+        chain = [clip_by_global_norm(self.clip), rule]
         if self.rates:
             import jax
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from bertjax.errors import UserError
 from bertjax.text.masking import Masking
+from bertjax.text.pairs import Sentences
 
 from .loop import Training
 from .optimiser import Optimiser
@@ -92,7 +93,7 @@ class Config(Training):
     vocab_size: int | None = None
     """Pieces of the vocabulary that is learnt from the text, 30,000 if nothing is said. A model given has its own."""
     data: Text = field(default_factory=Text)
-    sentences: Literal["none", "next", "order", "order-official"] = "order"
+    sentences: Sentences = "order"
     """What is asked of two segments: nothing, does the second follow (BERT), which came first (ALBERT's paper, or its
     authors' code, where some second segments are random)."""
     masking: Masking = field(default_factory=Masking)
@@ -149,7 +150,9 @@ def main(config: Config) -> None:
     fingerprints = {"train": train.corpus.fingerprint, "tokenizer": trained.tokenizer.fingerprint}
     if held_out is not None:
         fingerprints["eval"] = held_out.corpus.fingerprint
-    finish(out, evaluate(trained, held_out, config.batch_size) if held_out else {}, **fingerprints)
+    finish(
+        out, evaluate(trained, held_out, config.batch_size // config.micro_batches) if held_out else {}, **fingerprints
+    )
 
 
 def open_bundle(config: Config) -> Any:

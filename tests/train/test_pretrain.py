@@ -253,11 +253,10 @@ def test_stopped_and_started_again_it_ends_with_the_same_bits(text: str, straigh
 
 def test_it_continues_from_any_bundle_packed_with_lamb_in_bfloat16(text: str, straight: Path, tmp_path: Path):
     out = tmp_path / "more"
-    config = small(
-        text, model=str(straight / "bundle"), vocab_size=None, sentences="order-official", packed=True, steps=3,
-        dtype="bfloat16", micro_batches=2, optimiser=Optimiser(rule="lamb", learning_rate=1e-3), out=str(out),
-    )  # fmt: skip
-    main(config)
+    lamb = Optimiser(rule="lamb", learning_rate=1e-3)
+    recipe = {"steps": 3, "batch_size": 16, "micro_batches": 2, "dtype": "bfloat16", "packed": True, "optimiser": lamb}
+    given = {"model": str(straight / "bundle"), "vocab_size": None, "sentences": "order-official", "out": str(out)}
+    main(small(text, **recipe, **given))
     lines = [line for line in metrics(out) if "loss" in line]
     assert lines[-1]["loss/words"] < np.log(60)
     before, after = ((folder / "bundle" / "vocab.txt").read_bytes() for folder in (straight, out))
