@@ -137,7 +137,8 @@ def fit(
                 state, metrics = steps(state, put_batch(prepare(batch), mesh), constants)
                 step += 1
                 pace.add(int(batch["attention_mask"].sum()) * jax.process_count(), steps.flops, steps.compiling)
-                leaving = stop.requested > 0 or step == total
+                stopping = stop.requested  # looked at once: a signal that comes while metrics are read is for later
+                leaving = stopping > 0 or step == total
                 saving = leaving or step % training.save_every == 0
                 if saving or step % LOG_EVERY == 0:
                     values = {name: float(value) for name, value in metrics.items()}
@@ -153,10 +154,10 @@ def fit(
                 log.progress(step, int((batch["weights"] > 0).sum()), loss)
                 if saving and checkpoints.save(step, state, {"data": batches.get_state()}, force=leaving):
                     log.event("checkpoint", step)
-                if stop.requested and step < total:
+                if stopping and step < total:
                     checkpoints.wait()
-                    log.event("stopped", step, signal=stop.requested)
-                    raise SystemExit(128 + stop.requested)
+                    log.event("stopped", step, signal=stopping)
+                    raise SystemExit(128 + stopping)
         finally:
             log.close()
     if jax.process_count() > 1:
