@@ -1,10 +1,20 @@
 """A small ALBERT from nothing, on a CPU: one block of width 128, applied four times, over 8,000 pieces.
 
-    bertjax pretrain --config=albert_small --data.train=TEXT --data.eval=HELD-OUT --out=runs/albert-small
-    bertjax finetune --model=runs/albert-small/bundle --data.max_length=64 --optimiser.learning_rate=1e-3 \
+    bertjax pretrain --config=albert_small --data.train=test.txt.gz --data.eval=valid.txt.gz --out=runs/albert-small
+    bertjax finetune --model=runs/albert-small/bundle --data.max_length=64 --epochs=3 --optimiser.learning_rate=1e-3 \
         --out=runs/albert-small-reviews
 
-TEXT and HELD-OUT are text files or folders of them, with blank lines between documents.
+Any text will do whose documents have blank lines between them. Here it was WikiText-2 (Merity et al. 2016): its test file
+(315,587 pieces in 7,735 chunks) to learn from, its validation file (261,341 pieces) held out, for want of the training
+file. Seed 0, two CPU cores with other jobs on them:
+
+    held-out hidden pieces   loss 5.545 nats (entropy of their own frequencies: 6.135), 24.4 % guessed
+    order of two sentences   58.2 % right
+
+So it is 0.59 nats below what a model that ignores the context can reach, after 7.4 passes; the training loss left that
+plateau between steps 300 and 600 and was still falling. Part of the gain is cheap: this text spells unknown words
+"<unk>", of which each piece gives the others away. Six chunks in ten are a single sentence at 64 pieces, so they have
+no order to tell.
 """
 
 from bertjax.text.masking import Masking
