@@ -4,9 +4,9 @@
     bertjax finetune --model=runs/albert-small/bundle --data.max_length=64 --epochs=3 --optimiser.learning_rate=1e-3 \
         --out=runs/albert-small-reviews
 
-Any text will do whose documents have blank lines between them. Here it was WikiText-2 (Merity et al. 2016): its test file
-(315,587 pieces in 7,735 chunks) to learn from, its validation file (261,341 pieces) held out, for want of the training
-file. Seed 0, two CPU cores with other jobs on them:
+Any text will do whose documents have blank lines between them. Here it was WikiText-2 (Merity et al. 2016): its test
+file (315,587 pieces in 7,735 chunks) to learn from, its validation file (261,341 pieces) held out, for want of the
+training file. Seed 0, 44 minutes beside other jobs that kept two CPU cores busy:
 
     held-out hidden pieces   loss 5.545 nats (entropy of their own frequencies: 6.135), 24.4 % guessed
     order of two sentences   58.2 % right
