@@ -1,8 +1,6 @@
 """A small ALBERT from nothing, on a CPU: one block of width 128, applied four times, over 8,000 pieces.
 
     bertjax pretrain --config=albert_small --data.train=test.txt.gz --data.eval=valid.txt.gz --out=runs/albert-small
-    bertjax finetune --model=runs/albert-small/bundle --data.max_length=64 --epochs=3 --optimiser.learning_rate=1e-3 \
-        --out=runs/albert-small-reviews
 
 Any text will do whose documents have blank lines between them. Here it was WikiText-2 (Merity et al. 2016): its test
 file (315,587 pieces in 7,735 chunks) to learn from, its validation file (261,341 pieces) held out, for want of the
@@ -15,6 +13,10 @@ So it is 0.59 nats below what a model that ignores the context can reach, after 
 plateau between steps 300 and 600 and was still falling. Part of the gain is cheap: this text spells unknown words
 "<unk>", of which each piece gives the others away. Six chunks in ten are a single sentence at 64 pieces, so they have
 no order to tell.
+
+It is no better start for film reviews, and a worse one: fine-tuned on the demo (--data.max_length=64 --epochs=2
+--optimiser.learning_rate=3e-4), 65.2 % of 1,717 sentences against 71.5 % from random numbers of the same shape
+(difference -6.3, interval -8.7 to -4.0). A third of a million pieces of an encyclopaedia are too little for that.
 """
 
 from bertjax.text.masking import Masking
