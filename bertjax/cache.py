@@ -1,10 +1,48 @@
 """Where downloaded and derived files live: one folder, chosen by one environment variable."""
 
+import hashlib
+import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
 
 
 def cache_dir() -> Path:
     """The cache folder: `$BERTJAX_CACHE` if set, else `~/.cache/bertjax`. It is not created here."""
     chosen = os.environ.get("BERTJAX_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "bertjax"
+
+
+def made_once(kind: str, identity: Any, make: Callable[[Path], None]) -> Path:
+    """The folder `kind/digest of identity` in the cache; `make(folder)` fills it if it is not there yet.
+
+    `identity` is everything that the content depends on, as JSON. The folder gets its name when it is complete, so one
+    that is there is whole, and of several processes that make it at the same time one wins and the others use its.
+
+    Raises:
+      UserError: The folder cannot be written.
+    """
+    place = cache_dir() / kind / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    if place.is_dir():
+        return place
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        make(partial)
+        try:
+            os.replace(partial, place)
+        except OSError:
+            if not place.is_dir():
+                raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write {place}: {error.strerror or error}.\n"
+            "Free space, or set BERTJAX_CACHE to a folder that can be written."
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return place

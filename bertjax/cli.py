@@ -18,6 +18,7 @@ COMMANDS = {
     "distill": "teach a smaller model what a larger one answers",
     "exits": "heads after inner layers, so that easy texts can leave early",
     "calibrate": "find the threshold of leaving early on held-out text, and measure what it gains",
+    "pretrain": "train a model on raw text: guess hidden words, tell the order of sentences",
     "vocabulary": "leave out of a model the words that the texts at hand never use",
     "evaluate": "measure models: score, size, speed, memory",
     "predict": "text in, labels and probabilities out",

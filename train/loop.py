@@ -7,6 +7,7 @@ run with the last good state stored.
 """
 
 import signal
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class Training:
     micro_batches: int = 1
     """Parts of a batch that are computed one after the other, to save memory; the update is the same."""
     seed: int = 0
-    """Decides the order of the data, dropout and new parameters."""
+    """Decides new parameters, dropout, the order of the data and what is hidden, each by numbers of its own."""
     optimiser: Optimiser = field(default_factory=Optimiser)
     sharding: Sharding = field(default_factory=Sharding)
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -72,6 +73,7 @@ def fit(
     batches: Any,
     prepare: Callable[[dict], dict] = lambda batch: batch,
     constants: Any = None,
+    peak: float | None = None,
 ) -> Any:
     """Trains and returns the parameters as NumPy arrays. Continues what `out/checkpoints` holds.
 
@@ -81,6 +83,7 @@ def fit(
       batches: A `BatchIterator`; its position is part of every checkpoint.
       prepare: Adds to a batch what is not in the text (a teacher's stored outputs).
       constants: Arrays that the objective finds beside every batch (a teacher's parameters).
+      peak: What a device could compute per second; the log then says which share of it was.
     """
     import jax
     import jax.numpy as jnp
@@ -123,7 +126,8 @@ def fit(
             batches.set_state(restored.extra["data"])
         log = Log(out, label, total, step, quiet=jax.process_index() > 0)
         log.event("start" if restored is None else "restart", step, skipped=restored.skipped if restored else [])
-        steps = CompiledSteps(step_function, out, log)
+        steps = CompiledSteps(step_function, out, log, training.micro_batches)
+        pace = Pace(peak)
         loss = None
         recent: deque[tuple[int, list[int]]] = deque(maxlen=2 * LOG_EVERY)
         try:
@@ -132,7 +136,9 @@ def fit(
                 recent.append((step, batch["example_ids"].ravel().tolist()))
                 state, metrics = steps(state, put_batch(prepare(batch), mesh), constants)
                 step += 1
-                leaving = stop.requested > 0 or step == total
+                pace.add(int(batch["attention_mask"].sum()) * jax.process_count(), steps.flops, steps.compiling)
+                stopping = stop.requested  # looked at once: a signal that comes while metrics are read is for later
+                leaving = stopping > 0 or step == total
                 saving = leaving or step % training.save_every == 0
                 if saving or step % LOG_EVERY == 0:
                     values = {name: float(value) for name, value in metrics.items()}
@@ -144,14 +150,14 @@ def fit(
                         )
                         raise not_finite(checkpoints.folder, bad, recent, float(schedule(bad)))
                     loss = values["loss"]
-                    log.metrics(step, {**values, "learning_rate": float(schedule(step - 1))})
+                    log.metrics(step, {**values, "learning_rate": float(schedule(step - 1)), **pace.rates()})
                 log.progress(step, int((batch["weights"] > 0).sum()), loss)
                 if saving and checkpoints.save(step, state, {"data": batches.get_state()}, force=leaving):
                     log.event("checkpoint", step)
-                if stop.requested and step < total:
+                if stopping and step < total:
                     checkpoints.wait()
-                    log.event("stopped", step, signal=stop.requested)
-                    raise SystemExit(128 + stop.requested)
+                    log.event("stopped", step, signal=stopping)
+                    raise SystemExit(128 + stopping)
         finally:
             log.close()
     if jax.process_count() > 1:
@@ -165,20 +171,22 @@ class CompiledSteps:
     Compiling ahead of time instead of leaving it to `jit` makes both visible, and costs nothing.
     """
 
-    def __init__(self, step: Any, out: Path, log: Any):
-        self.step, self.out, self.log = step, out, log
+    def __init__(self, step: Any, out: Path, log: Any, micro_batches: int):
+        self.step, self.out, self.log, self.micro_batches = step, out, log, micro_batches
         self.compiled: dict[tuple[int, ...], Any] = {}
         self.memory = 0
+        self.counted: dict[tuple[int, ...], float] = {}
+        self.flops = self.compiling = 0.0
+        """Of the last call: arithmetic of a device, and the seconds that went into compiling."""
 
     def __call__(self, state: Any, batch: Any, constants: Any) -> Any:
-        shape = batch["input_ids"].shape
+        shape, self.compiling = batch["input_ids"].shape, 0.0
         if shape not in self.compiled:
             self.compiled[shape] = self.compile(shape, state, batch, constants)
+        self.flops = self.counted[shape]
         return self.compiled[shape](state, batch, constants)
 
     def compile(self, shape: tuple[int, ...], *inputs: Any) -> Any:
-        import time
-
         from bertjax.measure.cost import peak_memory
 
         from .run import update_record
@@ -186,12 +194,41 @@ class CompiledSteps:
         step, began = int(inputs[0].step), time.monotonic()
         compiled = self.step.lower(*inputs).compile()
         used, seconds = peak_memory(compiled) or 0, time.monotonic() - began
+        # XLA counts the body of the loop over micro-batches once. The update, counted too often then, is next to none.
+        self.counted[shape] = (compiled.cost_analysis() or {}).get("flops", 0.0) * self.micro_batches
+        self.compiling = seconds
         self.log.event("compiled", step, shape=shape, seconds=seconds, memory_bytes=used)
         self.log.apart(seconds)
         if used > self.memory:
             self.memory = used
             update_record(self.out, training_step_bytes=used)
         return compiled
+
+
+class Pace:
+    """Real pieces per second and the share of a device's peak, since the last look; compiling is left out.
+
+    The arithmetic is XLA's count of the compiled step: padding and what is computed twice to save memory are in it.
+    """
+
+    def __init__(self, peak: float | None):
+        self.peak = peak
+        self._begin()
+
+    def _begin(self) -> None:
+        self.pieces, self.flops, self.began = 0, 0.0, time.monotonic()
+
+    def add(self, pieces: int, flops: float, compiling: float) -> None:
+        self.pieces, self.flops, self.began = self.pieces + pieces, self.flops + flops, self.began + compiling
+
+    def rates(self) -> dict[str, float]:
+        """As the log has them. To be asked when the steps are done, and not only sent to the device."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        found = {"tokens_per_second": round(self.pieces / seconds, 1)}
+        if self.peak and self.flops:
+            found["share_of_peak"] = round(self.flops / seconds / self.peak, 4)
+        self._begin()
+        return found
 
 
 def not_finite(folder: Any, bad: int, recent: deque, rate: float) -> UserError:

@@ -1,7 +1,10 @@
-"""AdamW with warm-up and decay, and rules for what learns how fast.
+"""AdamW or LAMB with warm-up and decay, and rules for what learns how fast.
 
 Rates are ordered `(regex, multiplier)` rules over `params/...` and `extra/...`; a multiplier of 0 freezes, weight decay
-included. Biases and LayerNorm are never decayed, as in BERT.
+included. Biases and LayerNorm are never decayed, as in BERT. LAMB is for batches of thousands: AdamW whose update of
+each array is scaled to that array's norm. As in ALBERT's code, what is not decayed is not scaled either: a bias begins
+at 0, and an update of its own norm would hold it there. Unlike that code, and like the paper, moments are corrected for
+their start at 0.
 """
 
 from dataclasses import dataclass
@@ -12,8 +15,10 @@ from bertjax.errors import UserError
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW (Loshchilov & Hutter 2019)."""
+    """AdamW (Loshchilov & Hutter 2019) or LAMB (You et al. 2020, algorithm 2)."""
 
+    rule: Literal["adamw", "lamb"] = "adamw"
+    """adamw, or lamb for batches of thousands."""
     learning_rate: float = 5e-5
     """Peak learning rate."""
     warmup: float = 0.1
@@ -63,17 +68,13 @@ class Optimiser:
         rates = assign(self.rates, trained, 1.0)
         multipliers = map_with_path(lambda path, _: rates[path], trained)
         decays = map_with_path(lambda path, _: not path.endswith(("/bias", "/scale", "_bias")), trained)
-        chain = [
-            clip_by_global_norm(self.clip),
-            optax.adamw(
-                self.schedule(steps),
-                b1=self.b1,
-                b2=self.b2,
-                eps=self.epsilon,
-                weight_decay=self.weight_decay,
-                mask=decays,
-            ),
-        ]
+        rule = optax.chain(
+            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.epsilon),
+            optax.add_decayed_weights(self.weight_decay, decays),
+            *([optax.masked(optax.scale_by_trust_ratio(), decays)] if self.rule == "lamb" else []),
+            optax.scale_by_learning_rate(self.schedule(steps)),
+        )
+        chain = [clip_by_global_norm(self.clip), rule]
         if self.rates:
             import jax
 

@@ -121,11 +121,15 @@ class BertModel(nn.Module):
         hidden: Float[Array, "b l d"],
         cls_positions: Int[ArrayLike, "b s"] | None = None,
         first: Float[Array, "b d"] | None = None,
+        positions: Int[ArrayLike, "b m"] | None = None,
     ) -> tuple[Array | None, Array | None]:
         """Logits and pooled vectors from the last hidden state; one [CLS] a row, or those at `cls_positions`.
 
-        `first` is `hidden[:, 0]`, where a layer computed it apart."""
+        `first` is `hidden[:, 0]`, where a layer computed it apart. With `positions`, the logits of pieces are those of
+        the pieces there alone."""
         pooled = self.pool(first_rows(hidden, cls_positions, first))
+        if positions is not None:
+            hidden = jnp.take_along_axis(hidden, jnp.asarray(positions)[..., None], axis=1)
         return self.head(hidden, pooled), pooled
 
     def exit(
@@ -164,12 +168,15 @@ class BertModel(nn.Module):
         position_ids: Int[ArrayLike, "#b l"] | None = None,
         segment_ids: Int[ArrayLike, "b l"] | None = None,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
+        masked_positions: Int[ArrayLike, "b m"] | None = None,
         gates: Sequence[LayerGates] | None = None,
         stop_early: bool = False,
     ) -> ModelOutput:
         """Runs the model. `attention_mask` is 1 on real pieces; with `segment_ids` (packing) a piece sees only its own
-        segment. Token types are accepted and ignored where the model has none. With `stop_early` a recurrence ends when
-        all has halted, and only its last output is there; that has no gradient."""
+        segment. Token types are accepted and ignored where the model has none. With `masked_positions` the logits of a
+        masked language model are [b, m, vocabulary], of these places alone: the vocabulary is the widest product there
+        is. With `stop_early` a recurrence ends when all has halted, and only its last output is there; that has no
+        gradient."""
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
         hidden = self.embed(input_ids, token_type_ids, position_ids)
         mask, trace = key_mask(real, segment_ids), None
@@ -181,7 +188,7 @@ class BertModel(nn.Module):
         else:
             outputs = self.layers(hidden, mask, gates)
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
-        logits, pooled = self.finish(last, cls_positions, first)
+        logits, pooled = self.finish(last, cls_positions, first, masked_positions)
         after = self.config.exits.after if self.config.exits else ()
         exit_logits = tuple(self.exit(i, outputs[i].hidden, real, cls_positions, outputs[i].first) for i in after)
         states = (hidden, *(o.hidden for o in outputs))

@@ -10,9 +10,16 @@
     tokenizer    text to ids, exactly those of `transformers`
     encode       examples to pieces, once, before training
     batches      buckets or packing, in an order that any number of processes share and that can be resumed anywhere
+    documents    raw text for pre-training: documents of sentences
+    wordpiece    a vocabulary learnt from them
+    corpus       their pieces in array_record files, in chunks that fit a row
+    pairs        what is asked of two segments: next, order
+    masking      what is hidden: pieces, words, runs of words
+    pretraining  batches of all that, drawn anew in every epoch
     demo         a real pretrained model and real labelled text through pip alone
 
 The trade-off: everything is read, checked and tokenised before the first step, so a bad row is found in a second and
 not after an hour, and the position in the data is a single number. The price is memory (the texts, and 8 bytes a piece)
-and a start that grows with the data; text that does not fit into memory has to be cut into files first.
+and a start that grows with the data; text that does not fit into memory has to be cut into files first. Text for
+pre-training is larger: it is read file by file, tokenised once onto the disk, and only its index stays in memory.
 """

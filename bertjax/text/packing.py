@@ -46,7 +46,7 @@ def packed_batches(
 
     @lru_cache(maxsize=2)
     def plan(epoch: int) -> Int[np.ndarray, "bins s"]:
-        return _fill_slots(encoded.lengths, slots, seed, epoch)
+        return fill_slots(encoded.lengths, slots, seed, epoch)
 
     def make(number: int) -> Batch:
         epoch, step = divmod(number, steps)
@@ -95,7 +95,7 @@ def pack(lengths: Int[np.ndarray, "rows"], row_length: int) -> Int[np.ndarray, "
     return np.array([row + [-1] * (width - len(row)) for row in rows])
 
 
-def _fill_slots(
+def fill_slots(
     lengths: Int[np.ndarray, "rows"], slots: Int[np.ndarray, "bins s"], seed: int, epoch: int
 ) -> Int[np.ndarray, "bins s"]:
     """The rows of one epoch: examples of equal length change places, and packed rows too."""

@@ -109,6 +109,11 @@ class Tokenizer:
         found = (offsets, word_ids, sequence_ids) if spans else (None, None, None)
         return Encodings(ids, type_ids, *found, truncated)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every piece with its id."""
+        return self._limited[None].get_vocab()
+
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and (for WordPiece) vocab.txt; `transformers` opens them too."""
         write_folder(Path(folder), self._limited[None], self._names, self._max_length)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from bertjax.checkpoint import steps as stored_steps
 from bertjax.errors import UserError
 from tests.train.problem import batches, objective, params
 from tests.train.tiny import ROOT, metrics
+from train.log import Log
 from train.loop import Training, fit
 from train.optimiser import Optimiser
 from train.sharding import Sharding
@@ -63,6 +65,22 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path):
     resumed = train(tmp_path / "cut", save_every=5)
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     assert [line["step"] for line in metrics(tmp_path / "cut") if line.get("event") == "restart"] == [10]
+
+
+def test_a_signal_that_comes_while_metrics_are_read_loses_no_step(tmp_path: Path, monkeypatch):
+    write = Log.metrics
+
+    def interrupted(self, step, values):
+        write(self, step, values)
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = train(tmp_path / "whole")
+    monkeypatch.setattr(Log, "metrics", interrupted)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "cut", save_every=100)
+    assert stored_steps(tmp_path / "cut" / "checkpoints") == [11]
+    jax.tree.map(np.testing.assert_array_equal, train(tmp_path / "cut", save_every=100), whole)
 
 
 def test_a_checkpoint_of_eight_devices_continues_on_one(tmp_path: Path):

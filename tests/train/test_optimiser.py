@@ -70,3 +70,24 @@ def test_clipping_is_that_of_optax(scale: float):
         tx.update(gradient, tx.init(TREE))[0] for tx in (clip_by_global_norm(1), optax.clip_by_global_norm(1))
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+def test_lamb_is_optax_lamb_for_what_decays_and_adam_for_the_rest():
+    key = jax.random.key(0)
+    tree = jax.tree.map(lambda x: jax.random.normal(key, x.shape), TREE)
+    optimiser = Optimiser(rule="lamb", learning_rate=0.1, warmup=0, decay="constant", epsilon=1e-6, clip=1e9)
+    tx = optimiser.build(10, tree)
+    lamb = optax.lamb(0.1, eps=1e-6, weight_decay=0.01)
+    adam = optax.adam(0.1, eps=1e-6)
+    states = [method.init(tree) for method in (tx, lamb, adam)]
+    for step in range(3):
+        gradient = jax.tree.map(lambda x, step=step: (step + 1) * jnp.sin(x), tree)
+        moved = []
+        for i, method in enumerate((tx, lamb, adam)):
+            updates, states[i] = method.update(gradient, states[i], tree)
+            moved.append(updates)
+        ours, theirs, plain = moved
+        np.testing.assert_allclose(ours["params"]["a"]["kernel"], theirs["params"]["a"]["kernel"], rtol=1e-5)
+        np.testing.assert_allclose(ours["params"]["a"]["bias"], plain["params"]["a"]["bias"], rtol=1e-5)
+        size = jnp.linalg.norm(ours["params"]["b"]["kernel"]) / jnp.linalg.norm(tree["params"]["b"]["kernel"])
+        np.testing.assert_allclose(size, 0.1, rtol=1e-5)  # each array moves by the rate times its own norm

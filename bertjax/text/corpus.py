@@ -1,0 +1,154 @@
+"""Text to pre-train on, as pieces on disk: tokenised once, read at random while training.
+
+A document is cut into chunks of whole sentences that fit one row. Chunks lie in array_record files, which give any
+record without those before it, so nothing but an index (12 bytes a chunk) has to be in memory. How a chunk becomes two
+segments, and what is masked, is decided when it is read (pairs.py, masking.py): every epoch sees it differently, and
+what is stored depends on text, tokenizer and length alone.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+from bertjax.cache import made_once
+from bertjax.errors import UserError
+from bertjax.text.documents import read_documents, source_digest
+from bertjax.text.draws import CHUNKS, Draws
+from bertjax.text.tokenizer import Tokenizer
+
+RULES = 1
+"""To be raised whenever the same text would be cut otherwise."""
+SHORT = 0.1
+"""Share of chunks that are cut at a shorter length, so that a model meets short texts too (Devlin et al. 2018, A.2)."""
+AT_A_TIME = 512
+"""Documents tokenised together."""
+PER_SHARD = 2**17
+"""Chunks in a file."""
+
+
+class Chunk(NamedTuple):
+    """Sentences that follow each other: piece ids without special tokens, and where each sentence ends."""
+
+    ids: Int32[np.ndarray, "pieces"]
+    ends: Int32[np.ndarray, "sentences"]
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A folder of chunks. `lengths` (pieces), `sentences` and `documents` (the document's number) are by chunk."""
+
+    folder: Path
+    fingerprint: str
+    lengths: Int32[np.ndarray, "chunks"]
+    sentences: Int32[np.ndarray, "chunks"]
+    documents: Int32[np.ndarray, "chunks"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def _records(self) -> Any:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        shards = sorted(str(file) for file in self.folder.glob("*.array_record"))
+        try:
+            records = ArrayRecordDataSource(shards)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise self._damaged(error) from None
+        if len(records) != len(self):
+            raise self._damaged(f"{len(records)} chunks instead of {len(self)}")
+        return records
+
+    def chunk(self, number: int) -> Chunk:
+        """One chunk, read from disk."""
+        try:
+            record = np.frombuffer(self._records[number], "<i4").astype(np.int32)
+        except (RuntimeError, OSError) as error:
+            raise self._damaged(error) from None
+        count = self.sentences[number]
+        return Chunk(record[count:], record[:count])
+
+    def of_another_document(self, number: int, draws: Draws) -> Chunk:
+        """A chunk drawn from all those that are not of the same document as this one."""
+        first, last = np.searchsorted(self.documents, self.documents[number] + np.arange(2)).tolist()
+        others = len(self) - (last - first)
+        if others == 0:
+            raise UserError(
+                "there is one document only, and random next sentences come from another; part documents with blank "
+                "lines, or use --sentences=order."
+            )
+        drawn = draws.below(others)
+        return self.chunk(drawn if drawn < first else drawn + last - first)
+
+    def _damaged(self, reason: Any) -> UserError:
+        reason = str(reason).partition(";")[0][:200]
+        return UserError(f"{self.folder} is damaged ({reason}).\nDelete it and repeat: it is made anew.")
+
+
+def build_corpus(
+    source: str, tokenizer: Tokenizer, room: int, column: str | None = None, split: str = "train"
+) -> Corpus:
+    """A source's text as chunks of at most `room` pieces; made now, or found as it was made before.
+
+    Raises:
+      UserError: No such source, no text in it, or a disk that refuses.
+    """
+
+    def make(folder: Path) -> None:
+        chunks = cut(read_documents(source, column, split), tokenizer, room)
+        index, shard = [], 0
+        while batch := list(islice(chunks, PER_SHARD)):
+            write_shard(folder / f"chunks-{shard:05d}.array_record", [chunk for _, chunk in batch])
+            index += [(len(chunk.ids), len(chunk.ends), document) for document, chunk in batch]
+            shard += 1
+        np.save(folder / "index.npy", np.array(index, "<i4"))
+        about = {"tokenizer": tokenizer.fingerprint, "room": room, "chunks": len(index)}
+        (folder / "corpus.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+    identity = [RULES, source_digest(source, column, split), tokenizer.fingerprint, room]
+    folder = made_once("corpora", identity, make)
+    try:
+        lengths, sentences, documents = np.load(folder / "index.npy", allow_pickle=False).T.astype(np.int32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is damaged ({error}).\nDelete it and repeat: it is made anew.") from None
+    return Corpus(folder, folder.name, lengths, sentences, documents)
+
+
+def write_shard(file: Path, chunks: list[Chunk]) -> None:
+    """One record a chunk: where its sentences end, then its ids, as little-endian integers of 32 bits."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    for chunk in chunks:
+        writer.write(np.concatenate([chunk.ends, chunk.ids]).astype("<i4").tobytes())
+    writer.close()
+
+
+def cut(documents: Iterator[list[str]], tokenizer: Tokenizer, room: int) -> Iterator[tuple[int, Chunk]]:
+    """The chunks of each document, with its number; sentences without a piece are left out."""
+    numbered = enumerate(documents)
+    while together := list(islice(numbered, AT_A_TIME)):
+        texts = [sentence for _, document in together for sentence in document]
+        rows = iter(tokenizer.encode(texts, spans=False).ids)
+        for number, document in together:
+            pieces = [np.array(row[1:-1], np.int32) for row in islice(rows, len(document))]  # without [CLS] and [SEP]
+            for chunk in chunks_of([row for row in pieces if len(row)], room, Draws(0, 0, CHUNKS, number)):
+                yield number, chunk
+
+
+def chunks_of(sentences: list[Int32[np.ndarray, "_"]], room: int, draws: Draws) -> Iterator[Chunk]:
+    """As many sentences as fit, again and again; one that is longer than a row is cut, and nothing is lost."""
+    parts = [row[start : start + room] for row in sentences for start in range(0, len(row), room)]
+    while parts:
+        limit = 2 + draws.below(room - 1) if draws.chance(SHORT) else room
+        ends = np.cumsum([len(part) for part in parts[: limit + 1]], dtype=np.int32)
+        count = max(1, int(np.searchsorted(ends, limit, side="right")))
+        yield Chunk(np.concatenate(parts[:count]), ends[:count])
+        parts = parts[count:]

@@ -1,0 +1,79 @@
+"""Raw text -> documents -> sentences, one document after the other.
+
+A text file holds one document per block between blank lines, as BERT's own format has it; a file without blank lines is
+one document. A line ends a sentence, and so does a full stop, question or exclamation mark before a space and anything
+but a small letter. That is crude ("Dr. Who" becomes two), and good enough here: pre-training needs segments of text
+whose order means something, not grammar. Of other sources (tables, `tfds:`, `demo`) each row is a document.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from bertjax.errors import UserError
+from bertjax.text.files import check_exists, ending, read_text
+from bertjax.text.sources import load_examples
+from bertjax.text.tasks import Task
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])|\n")
+BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+TEXT = ".txt"
+
+
+def read_documents(source: str, column: str | None = None, split: str = "train") -> Iterator[list[str]]:
+    """The sentences of each document that has any.
+
+    `source` is a text file, a folder of them (in the order of their names), or whatever `load_examples` reads; of a
+    table, `column` is the text.
+
+    Raises:
+      UserError: No such source, or no text in it.
+    """
+    found = False
+    for text in (
+        chain.from_iterable(map(blocks, files)) if (files := text_files(source)) else rows(source, column, split)
+    ):
+        if sentences := sentences_of(text):
+            found = True
+            yield sentences
+    if not found:
+        raise UserError(f"{source}: there is no text in it; expected documents, with blank lines between them.")
+
+
+def sentences_of(text: str) -> list[str]:
+    return [sentence for part in SENTENCE_END.split(text) if (sentence := part.strip())]
+
+
+def text_files(source: str) -> list[Path]:
+    """The text files that a source names; none if it is of another kind."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if ending(file) == TEXT)
+        if not files:
+            raise UserError(f"{source}: no text files in this folder; expected names like wiki.txt or wiki.txt.gz")
+        return files
+    if source == "demo" or source.startswith("tfds:") or ending(path) != TEXT:
+        return []
+    check_exists(path)
+    return [path]
+
+
+def blocks(file: Path) -> list[str]:
+    return BLANK_LINE.split(read_text(file).replace("\r\n", "\n"))
+
+
+def rows(source: str, column: str | None, split: str) -> list[str]:
+    return load_examples(source, Task(text=column), split).texts
+
+
+def source_digest(source: str, column: str | None = None, split: str = "train") -> str:
+    """sha256 of what a source holds: of its files, byte for byte, or of its rows; their names do not matter."""
+    digest = hashlib.sha256()
+    for file in (files := text_files(source)):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    for text in () if files else rows(source, column, split):
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""Which pieces a model has to guess, and what stands in their place.
+
+A share of the real pieces of a row is chosen; of these, 80 % become [MASK], 10 % a random piece and 10 % stay what they
+are (Devlin et al. 2018, section 3.1). They are chosen one by one, by whole words, or by runs of up to three whole words
+whose length n has probability proportional to 1/n (Lan et al. 2020, section 3.2): the larger the unit, the less a
+piece is given away by its neighbours, and the harder the task. Masks are drawn anew in every epoch, by a generator that
+belongs to (seed, epoch, example).
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from bertjax.errors import UserError
+from bertjax.text.draws import Draws
+from bertjax.text.tokenizer import Tokenizer
+
+LONGEST = {"words": 1, "ngrams": 3}
+"""Most words in a run."""
+
+
+@dataclass(frozen=True)
+class Masking:
+    """What is hidden."""
+
+    unit: Literal["pieces", "words", "ngrams"] = "ngrams"
+    """Single pieces, whole words, or runs of up to three whole words."""
+    rate: float = 0.15
+    """Share of the real pieces that is to be guessed."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise UserError(f"--masking.rate={self.rate}: expected a share of the pieces, 0.15 for one")
+
+    def most(self, pieces: int) -> int:
+        """The most that can be chosen of so many pieces."""
+        return int(self.rate * pieces) + 1
+
+
+class Pieces(NamedTuple):
+    """What masking has to know of a vocabulary, by id."""
+
+    special: Bool[np.ndarray, "v"]
+    """[CLS], [SEP], [PAD], [UNK], [MASK]: never chosen, never put in the place of others."""
+    continues: Bool[np.ndarray, "v"]
+    """Belongs to the word before it (##)."""
+    ordinary: Int[np.ndarray, "n"]
+    mask_id: int
+
+
+class Masked(NamedTuple):
+    """A row with the places to guess, from left to right, and what stood there."""
+
+    ids: Int[np.ndarray, "l"]
+    positions: Int[np.ndarray, "m"]
+    labels: Int[np.ndarray, "m"]
+
+
+def pieces_of(tokenizer: Tokenizer) -> Pieces:
+    """A tokenizer's vocabulary, as masking sees it."""
+    if tokenizer.mask_id is None:
+        raise UserError("this model's vocabulary has no [MASK], so its words cannot be hidden; take another model.")
+    special, continues = np.zeros((2, tokenizer.vocab_size), bool)
+    special[[tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]] = True
+    continues[[number for piece, number in tokenizer.vocabulary.items() if piece.startswith("##")]] = True
+    return Pieces(special, continues, np.flatnonzero(~special), tokenizer.mask_id)
+
+
+def mask(ids: Int[np.ndarray, "l"], pieces: Pieces, masking: Masking, draws: Draws) -> Masked:
+    """A row with some of its pieces hidden.
+
+    Their number is `rate` times the real pieces, rounded up or down at random so that it is right on average. Larger
+    units may leave the last few of it unused, because a unit that would exceed it is made smaller or passed over.
+    """
+    special = pieces.special[ids]
+    real = np.flatnonzero(~special)
+    budget = int(masking.rate * len(real) + draws(1)[0])
+    if masking.unit == "pieces":
+        positions = np.sort(real[draws.order(len(real))[:budget]])
+    else:
+        words = word_ranges(special, pieces.continues[ids])
+        runs = choose_runs(words, np.cumsum(special)[words[:, 0]], budget, LONGEST[masking.unit], draws)
+        chosen = [np.arange(words[first, 0], words[last, 1]) for first, last in runs]
+        positions = np.sort(np.concatenate([real[:0], *chosen]))
+    labels = ids[positions]
+    return Masked(replaced(ids, positions, pieces, draws), positions, labels)
+
+
+def word_ranges(special: Bool[np.ndarray, "l"], continues: Bool[np.ndarray, "l"]) -> Int[np.ndarray, "words 2"]:
+    """First piece and end of every word. Where text was cut within a word, its rest counts as one."""
+    after_special = np.concatenate([[True], special[:-1]])
+    starts = ~special & (~continues | after_special)
+    edges = np.append(np.flatnonzero(starts | special), len(special))
+    firsts = np.flatnonzero(starts)
+    return np.stack([firsts, edges[np.searchsorted(edges, firsts) + 1]], axis=1)
+
+
+def choose_runs(
+    words: Int[np.ndarray, "words 2"], parts: Int[np.ndarray, "words"], budget: int, longest: int, draws: Draws
+) -> list[tuple[int, int]]:
+    """Runs of words (first, last) in the order in which they were drawn, of at most `budget` pieces together.
+
+    A run begins at a random word and does not leave its part of the row. Its length is drawn from p(n) ~ 1/n over what
+    is possible there; it loses words at its end until it is within the budget, and is dropped where it would overlap
+    another.
+    """
+    taken, runs = np.zeros(len(words), bool), []
+    ends = np.searchsorted(parts, parts, side="right")
+    for first, u in zip(draws.order(len(words)).tolist(), draws(len(words)).tolist(), strict=True):
+        if budget == 0:
+            break
+        last = first + run_length(min(longest, int(ends[first]) - first), u) - 1
+        while last >= first and words[last, 1] - words[first, 0] > budget:
+            last -= 1
+        if last >= first and not taken[first : last + 1].any():
+            taken[first : last + 1] = True
+            budget -= int(words[last, 1] - words[first, 0])
+            runs.append((first, last))
+    return runs
+
+
+def run_length(longest: int, u: float) -> int:
+    """A length from 1 to `longest` with p(n) ~ 1/n, from a uniform number."""
+    weights = [1 / n for n in range(1, longest + 1)]
+    return 1 + sum(u * sum(weights) >= below for below in accumulate(weights[:-1]))
+
+
+def replaced(
+    ids: Int[np.ndarray, "l"], positions: Int[np.ndarray, "m"], pieces: Pieces, draws: Draws
+) -> Int[np.ndarray, "l"]:
+    """The row with [MASK] (80 %), a random piece (10 %) or the piece itself (10 %) at these positions."""
+    fate, which = draws(len(positions)), draws(len(positions))
+    strangers = pieces.ordinary[(which * len(pieces.ordinary)).astype(np.int64)]
+    hidden = ids.copy()
+    hidden[positions] = np.where(fate < 0.8, pieces.mask_id, np.where(fate < 0.9, strangers, ids[positions]))
+    return hidden

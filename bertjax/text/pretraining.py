@@ -1,0 +1,169 @@
+"""Batches for pre-training: chunks of text as pairs of segments with pieces to guess.
+
+A row is a pure function of (seed, epoch, chunk), the order of the rows one of (seed, epoch). So batch k needs no batch
+before it, and any number of processes that start anywhere see the same. Rows of like length share a batch (`batches`),
+or several short ones share a row (`packing`). A model computes its logits over the vocabulary only where there is
+something to guess, an eighth of the positions or so; the lists of these places are filled up to one length, with weight
+0. All fields that say what to predict have a weight beside them; padding and filler have weight 0 in each.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from bertjax.text.batches import Batch, BatchIterator, epoch_plan, process_share
+from bertjax.text.buckets import bucket_of, length_buckets
+from bertjax.text.corpus import Corpus
+from bertjax.text.draws import MASKS, PAIRS, Draws
+from bertjax.text.masking import Masked, Masking, Pieces, mask, pieces_of
+from bertjax.text.packing import fill_slots, pack
+from bertjax.text.pairs import Sentences, make_pair, row_lengths
+from bertjax.text.tokenizer import Tokenizer
+
+
+class Row(NamedTuple):
+    """One chunk as a model reads it. `label` is that of the pair, None where nothing is asked."""
+
+    masked: Masked
+    type_ids: Int32[np.ndarray, "l"]
+    label: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A corpus as rows of at most `max_length` pieces, drawn anew in every epoch."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    max_length: int
+    sentences: Sentences
+    masking: Masking
+    seed: int
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        return pieces_of(self.tokenizer)
+
+    @cached_property
+    def lengths(self) -> Int32[np.ndarray, "chunks"]:
+        """The most pieces that each row can have."""
+        return row_lengths(self.corpus.lengths, self.corpus.sentences, self.sentences, self.max_length)
+
+    @property
+    def identity(self) -> dict:
+        """What the content of the rows depends on."""
+        asked = {"sentences": self.sentences, "unit": self.masking.unit, "rate": self.masking.rate}
+        return {"corpus": self.corpus.fingerprint, "seed": self.seed, "max_length": self.max_length, **asked}
+
+    def row(self, number: int, epoch: int) -> Row:
+        """Row `number` as it is in an epoch."""
+
+        def stranger(draws: Draws):
+            return self.corpus.of_another_document(number, draws)
+
+        draws = Draws(self.seed, epoch, PAIRS, number)
+        pair = make_pair(self.corpus.chunk(number), self.sentences, self.max_length - 3, draws, stranger)
+        cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
+        second = [] if pair.second is None else [pair.second, sep]
+        ids = np.concatenate([cls, pair.first, sep, *second]).astype(np.int32)
+        types = (np.arange(len(ids)) >= len(pair.first) + 2).astype(np.int32)
+        return Row(mask(ids, self.pieces, self.masking, Draws(self.seed, epoch, MASKS, number)), types, pair.label)
+
+
+def pretraining_batches(
+    rows: Rows,
+    batch_size: int,
+    *,
+    packed: bool = False,
+    start: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+) -> BatchIterator:
+    """Batches for training, endless. Every chunk appears once an epoch; filler completes the last batch of each.
+
+    With S = 1, or packed the most rows that share one: cls_positions, weights, example_ids, sentence_labels and
+    sentence_weights are [b, S]; masked_positions, masked_labels and masked_weights [b, places]. Packed batches have
+    segment_ids and position_ids as well.
+    """
+    share = process_share(batch_size, process_index, process_count)
+    slots = pack(rows.lengths, rows.max_length) if packed else np.arange(len(rows.corpus))[:, None]
+    steps = -(-len(slots) // batch_size)
+    buckets = (rows.max_length,) if packed else length_buckets(rows.lengths, rows.max_length)
+    edges = None if packed else bucket_of(rows.lengths, buckets)
+    longest = np.sort(rows.lengths)[::-1]
+    places = most_places(np.where(slots >= 0, longest[slots], 0), rows.masking) if packed else None
+
+    @lru_cache(maxsize=2)
+    def plan(epoch: int) -> tuple[Int[np.ndarray, "steps b s"], Int[np.ndarray, "steps"]]:
+        if edges is not None:
+            found = epoch_plan(edges, batch_size, rows.seed, epoch)
+            return found.rows[..., None], found.lengths
+        shuffled = fill_slots(rows.lengths, slots, rows.seed, epoch)
+        filler = np.full((steps * batch_size - len(slots), slots.shape[1]), -1)
+        whole = np.concatenate([shuffled, filler]).reshape(steps, batch_size, -1)
+        return whole, np.full(steps, rows.max_length)
+
+    def make(number: int) -> Batch:
+        epoch, step = divmod(number, steps)
+        chosen, lengths = plan(epoch)
+        return lay_out(rows, chosen[step, share], epoch, int(lengths[step]), places)
+
+    identity = {**rows.identity, "batch_size": batch_size, "packed": packed}
+    return BatchIterator(make, identity, steps_per_epoch=steps, epochs=None, start=start, threads=threads)
+
+
+def held_out_batches(rows: Rows, batch_size: int) -> Iterator[Batch]:
+    """Every row of epoch 0 once, shortest first, with filler in the last batch of each length."""
+    order = np.argsort(rows.lengths, kind="stable")
+    edges = bucket_of(rows.lengths, length_buckets(rows.lengths, rows.max_length))[order]
+    for edge in np.unique(edges):
+        members = order[edges == edge]
+        for start in range(0, len(members), batch_size):
+            some = members[start : start + batch_size]
+            filled = np.concatenate([some, np.full(batch_size - len(some), -1)])
+            yield lay_out(rows, filled[:, None], 0, int(edge), None)
+
+
+def most_places(lengths: Int[np.ndarray, "bins s"], masking: Masking) -> int:
+    """The most pieces that can be chosen in any packed row; the same in every epoch, as the lengths are."""
+    real = np.maximum(lengths - 2, 0)
+    return int(((masking.rate * real).astype(np.int64) + (lengths > 0)).sum(axis=1).max())
+
+
+def lay_out(rows: Rows, chosen: Int[np.ndarray, "b s"], epoch: int, length: int, places: int | None) -> Batch:
+    """These rows (-1 = none) as arrays; packed ones, which have `places`, one after the other."""
+    shape, slots = chosen.shape, {"input_ids": rows.tokenizer.pad_id, "attention_mask": 0, "token_type_ids": 0}
+    if places is not None:
+        slots |= {"segment_ids": 0, "position_ids": 0}
+    else:
+        places = rows.masking.most(length)
+    batch = {name: np.full((shape[0], length), value, np.int32) for name, value in slots.items()}
+    batch |= {name: np.zeros((shape[0], places), np.int32) for name in ("masked_positions", "masked_labels")}
+    batch |= {name: np.zeros(shape, np.int32) for name in ("cls_positions", "sentence_labels")}
+    batch |= {
+        "masked_weights": np.zeros((shape[0], places), np.float32),
+        "sentence_weights": np.zeros(shape, np.float32),
+    }
+    for line, numbers in enumerate(chosen):
+        used = guessed = 0
+        for slot in np.flatnonzero(numbers >= 0):
+            row = rows.row(int(numbers[slot]), epoch)
+            here = slice(used, used + len(row.type_ids))
+            batch["input_ids"][line, here], batch["attention_mask"][line, here] = row.masked.ids, 1
+            batch["token_type_ids"][line, here] = row.type_ids
+            if "segment_ids" in batch:
+                batch["segment_ids"][line, here] = slot + 1
+                batch["position_ids"][line, here] = np.arange(len(row.type_ids))
+            there = slice(guessed, guessed + len(row.masked.positions))
+            batch["masked_positions"][line, there] = row.masked.positions + used
+            batch["masked_labels"][line, there], batch["masked_weights"][line, there] = row.masked.labels, 1
+            batch["cls_positions"][line, slot] = used
+            if row.label is not None:
+                batch["sentence_labels"][line, slot], batch["sentence_weights"][line, slot] = row.label, 1
+            used, guessed = here.stop, there.stop
+    return {**batch, "weights": (chosen >= 0).astype(np.float32), "example_ids": chosen.astype(np.int32)}

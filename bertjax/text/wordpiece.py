@@ -1,0 +1,74 @@
+"""A WordPiece vocabulary of one's own, learnt from the text that a model is to be trained on.
+
+The `tokenizers` library merges the most frequent neighbours until there are enough pieces. By itself (0.23.3) it
+numbers the single letters within words in the order of a hash table, which differs from process to process, and breaks
+ties by these numbers: the same text gives another vocabulary every time. Given all letters beforehand, in order, it has
+no choice left.
+"""
+
+import string
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from bertjax.cache import made_once
+from bertjax.errors import UserError
+from bertjax.text.documents import read_documents, source_digest
+from bertjax.text.tokenizer import Tokenizer
+from bertjax.text.tokenizer_files import ROLES, bert_normalizer, from_vocabulary
+
+SPECIAL = tuple(
+    names[0] for names in (ROLES[r] for r in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"))
+)
+LETTERS = 1000
+"""The most frequent characters are kept as pieces; words with others become [UNK], as in BERT's own vocabulary."""
+RULES = 1
+"""To be raised whenever the same text would give another vocabulary."""
+
+
+def wordpiece(source: str, size: int, column: str | None = None) -> Tokenizer:
+    """A lower-casing WordPiece tokenizer of `size` pieces learnt from a source of text, or the one learnt before.
+
+    Raises:
+      UserError: The text has not as many different pieces, or more letters than `size` has room for.
+    """
+
+    def make(folder: Path) -> None:
+        Tokenizer.wrap(from_vocabulary(learn(source, size, column), {})).save(folder)
+
+    return Tokenizer.from_folder(made_once("vocabularies", [RULES, source_digest(source, column), size], make))
+
+
+def learn(source: str, size: int, column: str | None) -> dict[str, int]:
+    """Pieces with their ids, special tokens first."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, trainers
+
+    def sentences() -> Iterator[str]:
+        return (sentence for document in read_documents(source, column) for sentence in document)
+
+    normalizer, found = bert_normalizer({}), Counter()
+    for sentence in sentences():
+        found.update(normalizer.normalize_str(sentence))
+    frequent = sorted((letter for letter in found if not letter.isspace()), key=lambda x: (-found[x], x))[:LETTERS]
+    letters = sorted(frequent)
+    within = [f"##{letter}" for letter in letters if letter not in string.punctuation]
+    known = [*SPECIAL, *letters, *within]
+    if size < len(known):
+        raise UserError(
+            f"--vocab_size={size}: the text has {len(letters)} different letters, which alone take {len(known)} "
+            "pieces; give more."
+        )
+    trained = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL[1]))
+    trained.normalizer, trained.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, min_frequency=2, show_progress=False, special_tokens=known, limit_alphabet=LETTERS
+    )
+    trained.train_from_iterator(sentences(), trainer)
+    vocabulary = trained.get_vocab()
+    if len(vocabulary) < size:
+        raise UserError(
+            f"--vocab_size={size}: {source} gives no more than {len(vocabulary)} pieces that occur twice; "
+            "give so many, or more text."
+        )
+    return vocabulary

@@ -1,0 +1,194 @@
+"""Masks by the numbers: what is chosen, how often, and what stands in its place, over 1e5 pieces."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.text.draws import MASKS, Draws
+from bertjax.text.masking import LONGEST, Masking, Pieces, choose_runs, mask, pieces_of, run_length, word_ranges
+from tests.text.tiny import SPECIAL, tiny_tokenizer
+
+PAD, UNK, CLS, SEP, MASK = range(5)
+V = 200
+# Ids from 150 on continue a word.
+PIECES = Pieces(np.arange(V) < 5, np.arange(V) >= 150, np.arange(5, V), MASK)
+UNITS = ("pieces", "words", "ngrams")
+
+
+def row(rng: np.random.Generator, length: int) -> np.ndarray:
+    """[CLS] a [SEP] b [SEP], with an [UNK] in it; one piece in four continues a word."""
+    ids = rng.integers(5, V, length).astype(np.int32)
+    ids[0], ids[length // 2], ids[-1], ids[3] = CLS, SEP, SEP, UNK
+    return ids
+
+
+def rows(pieces: int = 100_000, length: int = 128) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [row(rng, length) for _ in range(pieces // length + 1)]
+
+
+def masked_rows(unit, texts: list[np.ndarray], seed: int = 0):
+    return [mask(ids, PIECES, Masking(unit), Draws(seed, 0, MASKS, number)) for number, ids in enumerate(texts)]
+
+
+def within(share: float, expected: float, count: float, errors: float = 4.5) -> bool:
+    """Whether a share of `count` independent draws is as expected, up to so many standard errors."""
+    return abs(share - expected) < errors * (expected * (1 - expected) / count) ** 0.5
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_special_pieces_are_never_chosen_and_never_put_in(unit):
+    texts = rows()
+    for ids, found in zip(texts, masked_rows(unit, texts), strict=True):
+        assert not PIECES.special[found.labels].any()
+        np.testing.assert_array_equal(found.labels, ids[found.positions])
+        assert set(found.ids[found.positions][PIECES.special[found.ids[found.positions]]]) <= {MASK}
+        untouched = np.delete(np.arange(len(ids)), found.positions)
+        np.testing.assert_array_equal(found.ids[untouched], ids[untouched])
+        assert (np.diff(found.positions) > 0).all()
+        assert len(found.positions) <= Masking(unit).most(len(ids))
+
+
+def test_single_pieces_are_chosen_at_the_rate_whatever_the_length():
+    for length in (8, 23, 128):
+        texts = rows(40_000, length)
+        real = sum(int((~PIECES.special[ids]).sum()) for ids in texts)
+        chosen = sum(len(found.positions) for found in masked_rows("pieces", texts))
+        assert within(chosen / real, 0.15, real)
+
+
+def test_every_real_position_is_chosen_equally_often():
+    texts = rows(200_000)
+    hits = np.zeros(128)
+    for found in masked_rows("pieces", texts):
+        hits[found.positions] += 1
+    real = np.delete(np.arange(128), [0, 3, 64, 127])
+    assert all(within(hits[position] / len(texts), 0.15, len(texts)) for position in real)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_eighty_of_a_hundred_become_mask_ten_a_random_piece_ten_stay(unit):
+    texts = rows(100_000)
+    fates, strangers = Counter(), Counter()
+    for found in masked_rows(unit, texts):
+        now = found.ids[found.positions]
+        fates["mask"] += int((now == MASK).sum())
+        fates["same"] += int((now == found.labels).sum())
+        other = now[(now != MASK) & (now != found.labels)]
+        fates["other"] += len(other)
+        strangers.update(other.tolist())
+    total, hit = sum(fates.values()), 0.1 / len(PIECES.ordinary)  # a random piece may be the right one
+    assert total > 14_000
+    assert within(fates["mask"] / total, 0.8, total)
+    assert within(fates["same"] / total, 0.1 + hit, total)
+    assert within(fates["other"] / total, 0.1 - hit, total)
+    assert strangers.keys() == set(PIECES.ordinary.tolist())
+
+
+@pytest.mark.parametrize("unit", ["words", "ngrams"])
+def test_words_are_chosen_whole_and_use_nearly_all_of_the_rate(unit):
+    texts = rows()
+    chosen = real = 0
+    for ids, found in zip(texts, masked_rows(unit, texts), strict=True):
+        taken = np.isin(np.arange(len(ids)), found.positions)
+        for first, end in word_ranges(PIECES.special[ids], PIECES.continues[ids]):
+            assert taken[first:end].all() or not taken[first:end].any()
+        chosen, real = chosen + taken.sum(), real + (~PIECES.special[ids]).sum()
+    assert 0.147 < chosen / real <= 0.1515
+
+
+def test_words_are_what_whitespace_made_and_end_at_special_pieces():
+    ids = np.array([CLS, 150, 10, 151, 152, 11, SEP, 160, 161, SEP])
+    ranges = word_ranges(PIECES.special[ids], PIECES.continues[ids])
+    assert ranges.tolist() == [[1, 2], [2, 5], [5, 6], [7, 9]]
+
+
+def test_lengths_of_runs_have_probabilities_like_one_over_n():
+    u = ((np.arange(11_000) + 0.5) / 11_000).tolist()
+    assert Counter(run_length(3, x) for x in u) == {1: 6_000, 2: 3_000, 3: 2_000}
+    assert Counter(run_length(1, x) for x in u) == {1: 11_000}
+    # The first run of a row meets no other run and, with this budget, no limit.
+    words, parts = np.stack([np.arange(40), np.arange(40) + 1], axis=1), np.zeros(40, np.int64)
+    first = [choose_runs(words, parts, 3, 3, Draws(7, 0, MASKS, number))[0] for number in range(5_000)]
+    inner = [last - start + 1 for start, last in first if start < 38]
+    lengths = Counter(inner)
+    assert all(within(lengths[n] / len(inner), p / 11, len(inner)) for n, p in ((1, 6), (2, 3), (3, 2)))
+
+
+def reference_runs(words: list[tuple[int, int]], parts: list[int], budget: int, rng: random.Random) -> list[int]:
+    """Masking as section 3.2 of Lan et al. (2020) and the authors' script describe it, read once more and written in
+    plain Python: the number of words of every run that is masked."""
+    covered: set[int] = set()
+    lengths, used = [], 0
+    for start in rng.sample(range(len(words)), len(words)):
+        possible = [n for n in (1, 2, 3) if start + n <= len(words) and parts[start + n - 1] == parts[start]]
+        n = rng.choices(possible, [1 / n for n in possible])[0]
+        while n > 0:
+            pieces = words[start + n - 1][1] - words[start][0]
+            if used + pieces <= budget:
+                break
+            n -= 1
+        span = set(range(start, start + n))
+        if n > 0 and not span & covered:
+            covered |= span
+            used += pieces
+            lengths.append(n)
+    return lengths
+
+
+def test_masked_runs_are_distributed_as_in_a_plain_reading_of_the_paper():
+    rng, ours, theirs = random.Random(0), Counter(), Counter()
+    for number, ids in enumerate(rows()):
+        special = PIECES.special[ids]
+        words = word_ranges(special, PIECES.continues[ids])
+        parts = np.cumsum(special)[words[:, 0]]
+        budget = round(0.15 * int((~special).sum()))
+        runs = choose_runs(words, parts, budget, LONGEST["ngrams"], Draws(1, 0, MASKS, number))
+        ours.update(last - first + 1 for first, last in runs)
+        theirs.update(reference_runs([(a, b) for a, b in words.tolist()], parts.tolist(), budget, rng))
+    for n in (1, 2, 3):
+        shares = ours[n] / ours.total(), theirs[n] / theirs.total()
+        assert within(shares[0], shares[1], min(ours.total(), theirs.total()) / 2)
+    assert abs(ours.total() / theirs.total() - 1) < 0.01
+
+
+def test_masks_depend_on_seed_epoch_and_example_alone():
+    ids = row(np.random.default_rng(1), 64)
+
+    def drawn(*key):
+        return mask(ids, PIECES, Masking(), Draws(*key)).ids.tolist()
+
+    assert drawn(0, 1, MASKS, 2) == drawn(0, 1, MASKS, 2)
+    assert (
+        len({str(drawn(*key)) for key in ((0, 1, MASKS, 2), (1, 1, MASKS, 2), (0, 2, MASKS, 2), (0, 1, MASKS, 3))}) == 4
+    )
+
+
+def test_the_masks_of_a_seed_are_the_same_everywhere():
+    """Written down once: a change would silently alter the rest of every interrupted run."""
+    found = mask(np.array([CLS, *range(10, 30), SEP]), PIECES, Masking(rate=0.3), Draws(5, 1, MASKS, 9))
+    assert (found.positions.tolist(), found.ids[found.positions].tolist()) == ([1, 2, 3, 6, 7, 13], [4, 4, 4, 4, 4, 22])
+
+
+def test_a_row_of_special_pieces_alone_has_nothing_to_guess():
+    for unit in UNITS:
+        assert len(mask(np.array([CLS, SEP]), PIECES, Masking(unit), Draws(0)).positions) == 0
+
+
+def test_the_vocabulary_says_what_is_special_and_what_goes_on():
+    tokenizer = tiny_tokenizer()
+    pieces = pieces_of(tokenizer)
+    assert np.flatnonzero(pieces.special).tolist() == list(range(len(SPECIAL)))
+    assert {piece for piece, number in tokenizer.vocabulary.items() if pieces.continues[number]} == {
+        "##ing",
+        "##ed",
+        "##s",
+    }
+
+
+def test_an_impossible_rate_is_refused():
+    with pytest.raises(UserError, match=r"masking\.rate=15"):
+        Masking(rate=15.0)

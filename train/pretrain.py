@@ -1,0 +1,260 @@
+"""Pre-train a model on raw text: a vocabulary is learnt, words are hidden and guessed, the order of sentences is told.
+
+    python -m train.pretrain --data.train=wiki.txt --data.eval=held-out.txt --vocab_size=8000 --out=runs/pretrained
+    python -m train.pretrain --model=demo --sentences=none --data.train=reviews.txt --steps=2000 --out=runs/adapted
+
+Documents are parted by blank lines (in tables and TFDS, each row is one). Vocabulary and pieces are stored once, in
+$BERTJAX_CACHE. The finished model is OUT/bundle, which `bertjax finetune --model=OUT/bundle` takes over. At the end
+stands how well it guesses the hidden words of --data.eval, beside the entropy of these words' own frequencies, which is
+what a model that ignores the context can reach. The same command again continues where it was cut.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bertjax.errors import UserError
+from bertjax.text.masking import Masking
+from bertjax.text.pairs import Sentences
+
+from .loop import Training
+from .optimiser import Optimiser
+
+VOCABULARY = 30_000
+"""Pieces of a new vocabulary, if nothing is said."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text, and how to read it."""
+
+    train: str = "demo"
+    """Text to learn from: a .txt file or a folder of them, a table as other scripts read it, tfds:NAME/SPLIT, demo."""
+    eval: str | None = None
+    """Text to measure on at the end, of the same kinds."""
+    text: str | None = None
+    """Column of the text, in a table. None finds it by its usual names."""
+    max_length: int = 128
+    """Longest row in pieces, special ones included."""
+
+    def __post_init__(self) -> None:
+        if self.max_length < 8:
+            raise UserError(f"--data.max_length={self.max_length}: expected at least 8 pieces, three of them special")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model that begins from nothing. With one group and embeddings of their own width, it is an ALBERT."""
+
+    family: Literal["albert", "bert"] = "albert"
+    embedding_size: int = 128
+    """Width of the embeddings. A BERT's is its hidden_size, unless it is to be factorised."""
+    hidden_size: int = 256
+    num_hidden_layers: int = 4
+    num_hidden_groups: int = 1
+    """Groups of layers that share their parameters; 0 shares nothing."""
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    max_position_embeddings: int = 512
+    """Longest input that the model can ever read."""
+
+    def config(self, vocab_size: int, architecture: str, **settings: Any) -> Any:
+        """The `BertConfig`, for so many pieces."""
+        from bertjax.model.config import PREFIXES, BertConfig
+
+        activation: Any = {"albert": "gelu_new", "bert": "gelu"}[self.family]
+        return BertConfig(
+            model_type=self.family,
+            architecture=PREFIXES[self.family] + architecture,
+            vocab_size=vocab_size,
+            embedding_size=self.embedding_size,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_hidden_groups=self.num_hidden_groups,
+            num_attention_heads=self.num_attention_heads,
+            intermediate_size=self.intermediate_size,
+            hidden_act=activation,
+            hidden_dropout_prob=self.hidden_dropout,
+            attention_probs_dropout_prob=self.attention_dropout,
+            max_position_embeddings=self.max_position_embeddings,
+            **settings,
+        )
+
+
+@dataclass(frozen=True)
+class Config(Training):
+    """Pre-training."""
+
+    model: str | None = None
+    """The model to begin with: a folder, hf:NAME, or demo. None begins from nothing, in the shape below."""
+    shape: Shape = field(default_factory=Shape)
+    vocab_size: int | None = None
+    """Pieces of the vocabulary that is learnt from the text, 30,000 if nothing is said. A model given has its own."""
+    data: Text = field(default_factory=Text)
+    sentences: Sentences = "order"
+    """What is asked of two segments: nothing, does the second follow (BERT), which came first (ALBERT's paper, or its
+    authors' code, where some second segments are random)."""
+    masking: Masking = field(default_factory=Masking)
+    packed: bool = False
+    """Several short rows in one, so that next to nothing is padding; good where attention is cheap."""
+    optimiser: Optimiser = field(default_factory=lambda: Optimiser(learning_rate=1e-3))
+    out: str = "runs/pretrain"
+    """Folder for the model, its metrics and its checkpoints."""
+
+
+def main(config: Config) -> None:
+    import dataclasses
+
+    import bertjax
+    from bertjax.measure.peak import device_peak
+    from bertjax.text.corpus import build_corpus
+    from bertjax.text.pretraining import Rows, pretraining_batches
+
+    from .log import note
+    from .loop import fit
+    from .run import begin, finish, share, update_record
+
+    out, text = Path(config.out), config.data
+    if begin(out, config):
+        return
+    bundle = open_bundle(config)
+
+    def rows_of(source: str, split: str, seed: int) -> Rows:
+        corpus = build_corpus(source, bundle.tokenizer, text.max_length - 3, text.text, split)
+        note(f"{source}: {corpus.lengths.sum()} pieces in {len(corpus)} chunks, {corpus.folder}")
+        return Rows(corpus, bundle.tokenizer, text.max_length, config.sentences, config.masking, seed)
+
+    train = rows_of(text.train, "train", config.seed)
+    held_out = rows_of(text.eval, "test", 0) if text.eval else None  # the same masks, whatever --seed is
+    data = pretraining_batches(train, config.batch_size, packed=config.packed, **share())
+    peak = device_peak(config.dtype)
+    update_record(out, peak_flops=peak.flops, peak_source=peak.source)
+
+    def objective(params, extra, state, batch, step, key):
+        return terms_of(apply(bundle.model, params, batch, rngs={"dropout": key}), batch), state
+
+    params = fit(
+        config,
+        out,
+        "pre-training",
+        params=bundle.params,
+        extra={},
+        objective=objective,
+        batches=data,
+        peak=peak.flops,
+    )
+    trained = dataclasses.replace(bundle, params=params, fresh=())
+    bertjax.save(trained, out / "bundle")
+    fingerprints = {"train": train.corpus.fingerprint, "tokenizer": trained.tokenizer.fingerprint}
+    if held_out is not None:
+        fingerprints["eval"] = held_out.corpus.fingerprint
+    finish(
+        out, evaluate(trained, held_out, config.batch_size // config.micro_batches) if held_out else {}, **fingerprints
+    )
+
+
+def open_bundle(config: Config) -> Any:
+    """The model to begin with, with the heads that the questions need; from nothing, with a vocabulary of its own."""
+    from bertjax.bundle import Bundle, init_params, load, stored_config
+    from bertjax.model.config import PREFIXES
+    from bertjax.text.wordpiece import wordpiece
+
+    head = "ForMaskedLM" if config.sentences == "none" else "ForPreTraining"
+    longest = config.data.max_length
+    if config.model is None:
+        tokenizer = wordpiece(config.data.train, config.vocab_size or VOCABULARY, config.data.text)
+        model = config.shape.config(tokenizer.vocab_size, head, dtype=config.dtype, remat=config.remat)
+        bundle = Bundle(model, init_params(model, config.seed), tokenizer)
+    else:
+        stored = stored_config(config.model)
+        if config.vocab_size not in (None, stored.vocab_size):
+            raise UserError(
+                f"--vocab_size={config.vocab_size}: {config.model} has {stored.vocab_size} pieces of its own; "
+                "leave --vocab_size out, or begin from nothing (--model=none)."
+            )
+        if stored.type_vocab_size < 2 and config.sentences != "none":
+            raise UserError(
+                f"--sentences={config.sentences}: {config.model} is a {stored.model_type}, which has no token types "
+                "and no head for pairs; give --sentences=none."
+            )
+        architecture = PREFIXES[stored.model_type] + head
+        settings = {"dtype": config.dtype, "remat": config.remat}
+        bundle = load(config.model, architecture=architecture, seed=config.seed, **settings)
+        if bundle.tokenizer is None:
+            raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so no text can be read with it.")
+    if longest > bundle.config.max_position_embeddings:
+        raise UserError(
+            f"--data.max_length={longest}: the model has {bundle.config.max_position_embeddings} positions; "
+            "give so many, or fewer."
+        )
+    return bundle
+
+
+def apply(model: Any, params: Any, batch: Any, **more: Any) -> Any:
+    """The model's output for a batch of `bertjax.text.pretraining`, packed or not."""
+    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    places = {name: batch[name] for name in PLACES if name in batch}
+    return model.apply({"params": params}, *inputs, **places, **more)
+
+
+PLACES = ("position_ids", "segment_ids", "cls_positions", "masked_positions")
+
+
+def terms_of(output: Any, batch: Any) -> dict[str, Any]:
+    """Cross-entropy of the hidden pieces, and of the sentences where they are asked about, with equal weights."""
+    from bertjax.losses import classification
+
+    from .step import Term
+
+    terms = {"words": Term(*classification(output.logits, answers(batch, "masked")))}
+    if output.sentence_logits is not None:
+        terms["sentences"] = Term(*classification(output.sentence_logits, answers(batch, "sentence")))
+    return terms
+
+
+def answers(batch: Any, what: str) -> dict[str, Any]:
+    """Labels and weights of one question, under the names that losses know."""
+    return {"labels": batch[f"{what}_labels"], "weights": batch[f"{what}_weights"]}
+
+
+def evaluate(bundle: Any, rows: Any, batch_size: int) -> dict[str, float]:
+    """Loss in nats and accuracy of the hidden pieces, the entropy of their frequencies, accuracy on the sentences."""
+    import jax
+    import numpy as np
+
+    from bertjax.losses import classification
+    from bertjax.text.pretraining import held_out_batches
+
+    @jax.jit
+    def measure(params, batch):
+        output, sums = apply(bundle.model, params, batch), {}
+        sums["loss"], sums["guesses"] = classification(output.logits, answers(batch, "masked"))
+        for what, logits in (("masked", output.logits), ("sentence", output.sentence_logits)):
+            if logits is not None:
+                right = (logits.argmax(-1) == batch[f"{what}_labels"]) * batch[f"{what}_weights"]
+                sums[what], sums[f"{what}_asked"] = right.sum(), batch[f"{what}_weights"].sum()
+        return sums
+
+    total: dict[str, float] = {}
+    frequencies = np.zeros(bundle.config.vocab_size)
+    for batch in held_out_batches(rows, batch_size):
+        for name, value in jax.device_get(measure(bundle.device_params, batch)).items():
+            total[name] = total.get(name, 0.0) + float(value)
+        np.add.at(frequencies, batch["masked_labels"], batch["masked_weights"])
+    shares = frequencies[frequencies > 0] / frequencies.sum()
+    result = {
+        "masked_loss": total["loss"] / total["guesses"],
+        "unigram_entropy": float(-(shares * np.log(shares)).sum()),
+        "masked_accuracy": total["masked"] / total["masked_asked"],
+    }
+    if total.get("sentence_asked"):
+        result["sentence_accuracy"] = total["sentence"] / total["sentence_asked"]
+    return result
+
+
+if __name__ == "__main__":
+    from .settings import run
+
+    run("pretrain")
