@@ -114,7 +114,9 @@ class BertModel(nn.Module):
         """Depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
         # A product that is watched sees every site once, and cuDNN wants many queries.
         apart = self.reads_first and self.product is plain_product and self.config.attention == "xla"
-        return self.encoder(hidden, mask, gates, start, stop, apart)
+        # An exit behind the last layer: this is a piece of a model, and who goes on needs every row.
+        goes_on = self.config.exits is not None and self.config.exits.after[-1] == self.config.depth - 1
+        return self.encoder(hidden, mask, gates, start, stop, apart and not goes_on)
 
     def finish(
         self,
