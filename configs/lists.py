@@ -17,9 +17,9 @@ depths got 36.4 (1 round), 73.0 (2) and 100 (3, 4, 5 and 8): at equal rounds, 4,
 of 3 is as good with fewer. At this price halting never stops before the third round, although one is enough where no
 chain is longer than one reference; a higher --ponder was not tried.
 
-Time at batch 1 has not been settled: on two CPU cores busy with ten other processes, eight measurements gave 69 to 89 %
-of the saving that the rounds promise (56.6 % fewer). A round takes about 0.1 ms here and a call 0.1 to 0.4 ms beside
-its rounds, so a wider block (--hidden_size=256 --intermediate_size=1024) should realise more; it was not finished.
+Time at batch 1 (56.6 % fewer rounds): two measurements on two idle CPU cores gave 57 and 71 % of the saving that the
+rounds promise, eight on busy ones 69 to 89 %. A round takes about 0.1 ms here and a call 0.1 to 0.4 ms beside its rounds,
+so a wider block (--hidden_size=256 --intermediate_size=1024) should realise more; it has not been trained.
 """
 
 from bertjax.text.lists import Lists
