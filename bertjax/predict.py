@@ -4,7 +4,8 @@ The forward pass is compiled once per model and shape and returns the logits alo
 the model's config: a softmax over classes, a sigmoid per label, a number, a tag per word or an answer in the context.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import tee
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from scipy.special import expit, softmax
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, BertModel
 from bertjax.params import Tree
-from bertjax.text.batches import Batch, eval_batches
+from bertjax.text.batches import Batch, Inputs, eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded, encode_examples
 from bertjax.text.examples import Examples
@@ -46,17 +47,18 @@ def forward(
     return logits.astype(jnp.float32)
 
 
-def runner(model: BertModel, params: Tree) -> Callable[..., np.ndarray]:
-    """`(ids, mask, types) -> logits` as the model ships: with the exits that its config says examples take."""
+def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Iterator[np.ndarray]]:
+    """Batches of (ids, mask, types) to the logits of each, as the model ships: with the exits that its config says
+    examples take. Where they may leave, all batches are read before the first answer."""
     config = model.config
     exits = config.exits and config.exits.leaving
     halts = config.recurrence and config.recurrence.halting and model.reads_first
     if not (exits or halts):
-        return lambda *inputs: np.asarray(forward(model, params, *inputs))
+        return lambda batches: (np.asarray(forward(model, params, *batch)) for batch in batches)
     from bertjax.adaptive import Walker, walk_of
 
     walk = Walker(walk_of(config), params)
-    return lambda *inputs: walk(*inputs).logits
+    return lambda batches: (left.logits for left in walk(list(batches)))
 
 
 def kind_of(config: BertConfig) -> Kind:
@@ -77,9 +79,8 @@ def logits_by_batch(
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Every batch with its logits, shortest rows first; filler rows are still in it (weights 0)."""
     buckets = buckets or length_buckets(encoded.lengths, model.config.max_position_embeddings)
-    run = runner(model, params)
-    for batch in eval_batches(encoded, batch_size, buckets):
-        yield batch, run(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    batches, again = tee(eval_batches(encoded, batch_size, buckets))
+    yield from zip(batches, runner(model, params)(map(inputs_of, again)), strict=True)
 
 
 def logits_of(model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32) -> list[np.ndarray]:

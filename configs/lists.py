@@ -18,8 +18,8 @@ of 3 is as good with fewer. At this price halting never stops before the third r
 chain is longer than one reference; a higher --ponder was not tried.
 
 Time at batch 1 (56.6 % fewer rounds): two measurements on two idle CPU cores gave 57 and 71 % of the saving that the
-rounds promise, eight on busy ones 69 to 89 %. A round takes about 0.1 ms here and a call 0.1 to 0.4 ms beside its rounds,
-so a wider block (--hidden_size=256 --intermediate_size=1024) should realise more; it has not been trained.
+rounds promise, eight on busy ones 69 to 89 %. A round takes about 0.1 ms here and a call 0.1 to 0.4 ms beside its
+rounds, so a wider block (--hidden_size=256 --intermediate_size=1024) should realise more; it has not been trained.
 """
 
 from bertjax.text.lists import Lists

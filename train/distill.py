@@ -57,7 +57,7 @@ def main(config: Config, score: bool = True) -> None:
     import bertjax
     from bertjax.errors import UserError
     from bertjax.losses import ponder_cost
-    from bertjax.text.batches import batches
+    from bertjax.text.batches import batches, inputs_of
     from bertjax.text.buckets import length_buckets
 
     from .data import open_model, read_split, score_of, training_task
@@ -88,7 +88,7 @@ def main(config: Config, score: bool = True) -> None:
     stored = store_teacher(config, out, teacher, train.encoded, student.config)
 
     def objective(params, extra, state, batch, step, key):
-        inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        inputs = inputs_of(batch)
         said = stored.output(batch) if stored else teacher.model.apply({"params": batch["teacher"]}, *inputs)
         guess = student.model.apply({"params": params}, *inputs, rngs={"dropout": key})
         sums = {name: formula(extra[name], guess, said, batch) for name, formula in formulas.items()}

@@ -135,6 +135,7 @@ def objective_of(config: EarlyExit, model: Any, kind: Any) -> Any:
 
     from bertjax.distill import losses
     from bertjax.losses import TASK_LOSSES
+    from bertjax.text.batches import inputs_of
 
     from .step import Term
 
@@ -142,7 +143,7 @@ def objective_of(config: EarlyExit, model: Any, kind: Any) -> Any:
     dropped = not config.frozen or config.preset == "official"
 
     def objective(params, extra, state, batch, step, key):
-        inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        inputs = inputs_of(batch)
         layers = jax.lax.stop_gradient(batch["frozen"])
         # Without a key for dropout there is none in the exits either: they are one matrix, and learn from all texts.
         rngs = {"dropout": key} if dropped else None

@@ -50,7 +50,7 @@ def main(config: Config, score: bool = True) -> None:
 
     import bertjax
     from bertjax.losses import TASK_LOSSES, ponder_cost
-    from bertjax.text.batches import batches
+    from bertjax.text.batches import batches, inputs_of
     from bertjax.text.buckets import length_buckets
 
     from .data import open_model, read_split, score_of, training_task
@@ -72,7 +72,7 @@ def main(config: Config, score: bool = True) -> None:
     task_loss = TASK_LOSSES[task.kind]
 
     def objective(params, extra, state, batch, step, key):
-        inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        inputs = inputs_of(batch)
         output = bundle.model.apply({"params": params}, *inputs, rngs={"dropout": key})
         terms = {"task": Term(*task_loss(output.logits, batch))}
         if output.trace is not None:

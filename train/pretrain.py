@@ -194,7 +194,9 @@ def open_bundle(config: Config) -> Any:
 
 def apply(model: Any, params: Any, batch: Any, **more: Any) -> Any:
     """The model's output for a batch of `bertjax.text.pretraining`, packed or not."""
-    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    from bertjax.text.batches import inputs_of
+
+    inputs = inputs_of(batch)
     places = {name: batch[name] for name in PLACES if name in batch}
     return model.apply({"params": params}, *inputs, **places, **more)
 

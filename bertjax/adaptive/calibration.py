@@ -24,7 +24,7 @@ from bertjax.measure.uncertainty import paired_difference_interval
 from bertjax.model import BertConfig, BertModel
 from bertjax.model.depth import Leaving, Rule
 from bertjax.params import Tree
-from bertjax.text.batches import eval_batches
+from bertjax.text.batches import eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
 from bertjax.xla import Forward
@@ -124,7 +124,7 @@ def answers_at_exits(
     early, last = np.zeros((exits, len(encoded), classes), np.float32), np.zeros((len(encoded), classes), np.float32)
     buckets = length_buckets(encoded.lengths, model.config.max_position_embeddings)
     for batch in eval_batches(encoded, batch_size, buckets):
-        inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+        inputs = inputs_of(batch)
         at_exits, logits = _at_exits(model, params, *inputs)
         real = np.flatnonzero(batch["weights"])
         rows = batch["example_ids"][real]

@@ -2,14 +2,17 @@
 
 `full` runs everybody to the end and looks afterwards; it is the definition, and gives no speed. `looped` is one program
 with a `lax.while_loop`: no look at the host between segments, but it goes on while anybody has to, so it is for single
-examples. `Segmented` runs a program per segment, looks who left, and goes on with the survivors in the next smaller of
-a few batch sizes. Programs are compiled for (segment's shape, batch size, length); after `warm_up` there are no new
-ones.
+examples. `Segmented` runs a program per segment and looks who left. Survivors of several batches of one length wait
+behind a segment until they fill a batch again, so that what is left computes as efficiently as what came; those that
+still wait when the last batch came go on in the next smaller of a few batch sizes. Programs are compiled for (segment's
+shape, batch size, length); after `warm_up` there are no new ones.
 
 Rows without a single real piece are filler. They hold nobody up, and their depth is 0.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +21,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.adaptive.walk import After, Rows, Segment, Walk
-from bertjax.errors import UserError
 from bertjax.params import Tree
+from bertjax.text.batches import Inputs
 from bertjax.xla import Forward
 
 Ids = Int[np.ndarray, "b l"]
@@ -106,10 +109,41 @@ def _gather(rows: Rows, chosen: Int[Array, "s"]) -> Rows:
     return jax.tree.map(lambda leaf: leaf[chosen], rows)
 
 
+@partial(jax.jit, donate_argnums=0)
+def _join(waiting: Rows, rows: Rows, places: Int[Array, "b"]) -> Rows:
+    """Rows whose place is beyond the end are dropped."""
+    return jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), waiting, rows)
+
+
+class Queue:
+    """Examples that wait for the next segment: fewer than two full batches, in arrays whose size never changes."""
+
+    def __init__(self, most: int):
+        self.capacity, self.who = 2 * most, np.zeros(0, np.int64)
+        self._rows: Any = None
+
+    def join(self, rows: Rows, places: Int[np.ndarray, "n"], who: Int[np.ndarray, "n"]) -> None:
+        """Adds those at `places` of a batch."""
+        if self._rows is None:
+            self._rows = _gather(rows, np.resize(places, self.capacity))
+        else:
+            target = np.full(len(jax.tree.leaves(rows)[0]), self.capacity)
+            target[places] = len(self.who) + np.arange(len(places))
+            self._rows = _join(self._rows, rows, target)
+        self.who = np.concatenate([self.who, who])
+
+    def take(self, count: int, size: int) -> tuple[Rows, Int[np.ndarray, "n"]]:
+        """The last `count`, filled up to `size` rows with any."""
+        start = len(self.who) - count
+        self.who, who = self.who[:start], self.who[start:]
+        return _gather(self._rows, start + np.resize(np.arange(count), size)), who
+
+
 class Segmented:
     """Runs a walk segment by segment, with the survivors alone.
 
-    `Segmented(walk, params)(ids, mask, types)` for up to `max(sizes)` examples at once.
+    `Segmented(walk, params)(batches)` takes any number of (ids, mask, types), of any number of rows and any lengths,
+    and gives what each batch left with, in their order.
     """
 
     def __init__(self, walk: Walk, params: Tree, sizes: Sequence[int] = SIZES):
@@ -117,66 +151,71 @@ class Segmented:
         self.own = walk.params_of(self.params)
         self.numbers = [jnp.asarray(number) for number in range(len(walk.segments))]
 
-    def __call__(self, ids: Ids, mask: Ids, types: Ids) -> Left:
-        logits = np.zeros((len(ids), len(self.walk.model.config.labels)), np.float32)
-        depths, who = np.zeros(len(ids), np.int64), np.flatnonzero(np.asarray(mask).any(axis=1))
-        if not len(who):
-            return Left(logits, depths)
-        size = self.size_for(len(who))
-        padded = np.resize(who, size)  # rows that fill the size up are copies of real ones
-        arrays = (np.asarray(array)[padded] for array in (ids, mask, types))
-        rows = _begin(self.walk, self.params, *arrays, self.walk.start(size))
-        for segment, own, number, depth in zip(
-            self.walk.segments, self.own, self.numbers, self.walk.depths, strict=True
-        ):
-            after = _advance(segment, own, rows.mask, number, rows.hidden, rows.memory)
-            leave = np.asarray(after.leave)[: len(who)]
-            if leave.any():
-                logits[who[leave]] = np.asarray(after.logits)[: len(who)][leave]
-                depths[who[leave]] = depth
-            going = np.flatnonzero(~leave)
-            if not len(going):
-                break
-            rows, who = after.rows, who[going]
-            if len(going) < len(leave):
-                # Also where the size stays: survivors stand first, as `who` has them.
-                rows = _gather(rows, np.resize(going, self.size_for(len(going))))
-        return Left(logits, depths)
+    def __call__(self, batches: Sequence[Inputs]) -> list[Left]:
+        ends = np.cumsum([0, *(len(ids) for ids, _, _ in batches)])
+        left = Left(np.zeros((ends[-1], len(self.walk.model.config.labels)), np.float32), np.zeros(ends[-1], np.int64))
+        of_length: dict[int, list[int]] = {}
+        for number, (ids, _, _) in enumerate(batches):
+            of_length.setdefault(ids.shape[1], []).append(number)
+        for numbers in of_length.values():
+            together = [np.concatenate(arrays) for arrays in zip(*(batches[n] for n in numbers), strict=True)]
+            who = np.concatenate([np.arange(ends[n], ends[n + 1]) for n in numbers])
+            real = np.flatnonzero(together[1].any(axis=1))
+            self._run([array[real] for array in together], who[real], left)
+        return [Left(*(array[start:end] for array in left)) for start, end in pairwise(ends)]
 
-    def size_for(self, count: int) -> int:
+    def _run(self, arrays: Sequence[np.ndarray], who: Int[np.ndarray, "n"], left: Left) -> None:
+        """All examples of one length, each into its row of `left`."""
+        most, queues = self.sizes[-1], [Queue(self.sizes[-1]) for _ in self.walk.segments]
+        for start in range(0, len(who), most):
+            part = who[start : start + most]
+            filled = start + np.resize(np.arange(len(part)), self._size_for(len(part)))
+            rows = _begin(self.walk, self.params, *(array[filled] for array in arrays), self.walk.start(len(filled)))
+            self._advance(0, rows, part, queues, left)
+            for number, queue in enumerate(queues):
+                if len(queue.who) >= most:
+                    self._advance(number, *queue.take(most, most), queues, left)
+        for number, queue in enumerate(queues):
+            while count := min(len(queue.who), most):
+                self._advance(number, *queue.take(count, self._size_for(count)), queues, left)
+
+    def _advance(self, number: int, rows: Rows, who: Int[np.ndarray, "n"], queues: Sequence[Queue], left: Left) -> None:
+        """One segment for one batch: who leaves is written down, who goes on waits for the next."""
+        segment, own = self.walk.segments[number], self.own[number]
+        after = _advance(segment, own, rows.mask, self.numbers[number], rows.hidden, rows.memory)
+        leave = np.asarray(after.leave)[: len(who)]
+        if leave.any():
+            left.logits[who[leave]] = np.asarray(after.logits)[: len(who)][leave]
+            left.depths[who[leave]] = self.walk.depths[number]
+        if not leave.all():
+            queues[number + 1].join(after.rows, np.flatnonzero(~leave), who[~leave])
+
+    def _size_for(self, count: int) -> int:
         """The smallest batch size that holds so many."""
-        if count > self.sizes[-1]:
-            raise UserError(f"{count} examples at once; this executor takes up to {self.sizes[-1]}.")
         return next(size for size in self.sizes if size >= count)
 
     def warm_up(self, lengths: Sequence[int]) -> None:
         """Compiles every program that batches of these lengths can need."""
         for length in lengths:
-            states = {}
             for size in self.sizes:
-                row = np.ones((size, length), np.int32)
-                rows = states[size] = _begin(self.walk, self.params, row, row, row * 0, self.walk.start(size))
+                row, first = np.ones((size, length), np.int32), np.arange(1)
+                rows = _begin(self.walk, self.params, row, row, row * 0, self.walk.start(size))
                 for segment, own, number in zip(self.walk.segments, self.own, self.numbers, strict=True):
                     _advance(segment, own, rows.mask, number, rows.hidden, rows.memory)
-            for size, rows in states.items():
-                for smaller in self.sizes:
-                    if smaller <= size:
-                        _gather(rows, np.zeros(smaller, np.int64))
+                queue = Queue(self.sizes[-1])
+                queue.join(rows, first, first)
+                queue.join(rows, first, first)
+                queue.take(1, size)
 
 
 class Walker:
-    """The executor that pays: the loop for one example, segments for several, any number of them."""
+    """The executor that pays: the loop for one example, segments for several; called like `Segmented`."""
 
     def __init__(self, walk: Walk, params: Tree):
         self.walk, self.params = walk, jax.device_put(params)
         self.segmented = Segmented(walk, self.params)
 
-    def __call__(self, ids: Ids, mask: Ids, types: Ids) -> Left:
-        if len(ids) == 1:
-            return looped(self.walk, self.params, ids, mask, types)
-        most = self.segmented.sizes[-1]
-        parts = [
-            self.segmented(*(array[start : start + most] for array in (ids, mask, types)))
-            for start in range(0, len(ids), most)
-        ]
-        return Left(*map(np.concatenate, zip(*parts, strict=True)))
+    def __call__(self, batches: Sequence[Inputs]) -> list[Left]:
+        if [len(ids) for ids, _, _ in batches] == [1]:
+            return [looped(self.walk, self.params, *batches[0])]
+        return self.segmented(batches)

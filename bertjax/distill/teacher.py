@@ -26,7 +26,7 @@ from bertjax.bundle import Bundle
 from bertjax.errors import UserError
 from bertjax.model import BertModel
 from bertjax.params import Tree, flatten
-from bertjax.text.batches import Batch, eval_batches
+from bertjax.text.batches import Batch, eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
 from bertjax.xla import Forward
@@ -144,7 +144,7 @@ def compute(
     done = 0
     buckets = length_buckets(encoded.lengths, teacher.config.max_position_embeddings)
     for batch in eval_batches(encoded, batch_size, buckets):
-        inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        inputs = inputs_of(batch)
         computed = outputs(teacher.model, teacher.device_params, *inputs, layers)
         batch_logits, batch_states = jax.device_get(computed)
         rows, real = batch["example_ids"], batch["attention_mask"] > 0

@@ -7,43 +7,36 @@ end has the same batches in the same few lengths; padding to a maximum would be 
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Ids, mask and types of one batch."""
-
-
-class Times(NamedTuple):
-    """Milliseconds per text, at batch 1 and in full batches."""
-
-    alone: float
-    batched: float
+from bertjax.text.batches import Inputs
 
 
 def time_ways(
-    ways: Mapping[str, Callable[..., Any]],
-    alone: Sequence[Arrays],
-    batched: Sequence[Arrays],
+    ways: Mapping[str, Callable[[Sequence[Inputs]], Any]],
+    calls: Mapping[str, Sequence[Sequence[Inputs]]],
     *,
     rounds: int = 5,
     notify: Callable[[str], None] = lambda message: None,
-) -> dict[str, Times]:
-    """The time of each way, which is a function of (ids, mask, types) that returns when its answers are there."""
+) -> dict[str, dict[str, float]]:
+    """Milliseconds per text of each way, a function of batches that returns when its answers are there, in each kind of
+    `calls`: {"one by one": [[a], [b]], "together": [[a, b]]} gives {way: {"one by one": ms, "together": ms}}."""
     for name, run in ways.items():
         notify(f"compiling {name}")
-        for batch in [*alone, *batched]:
-            run(*batch)
-    order, taken = list(ways), {name: ([], []) for name in ways}
+        for kind in calls.values():
+            for batches in kind:
+                run(batches)
+    order, taken = list(ways), {name: {kind: [] for kind in calls} for name in ways}
     for turn in range(rounds):
         notify(f"round {turn + 1} of {rounds}")
         for name in order:
-            for batches, times in zip((alone, batched), taken[name], strict=True):
-                texts = sum(len(ids) for ids, _, _ in batches)
+            for kind, several in calls.items():
+                texts = sum(len(ids) for batches in several for ids, _, _ in batches)
                 start = time.perf_counter()
-                for batch in batches:
-                    ways[name](*batch)
-                times.append(1000 * (time.perf_counter() - start) / texts)
+                for batches in several:
+                    ways[name](batches)
+                taken[name][kind].append(1000 * (time.perf_counter() - start) / texts)
         order = [*order[1:], order[0]]
-    return {name: Times(*(float(np.median(times)) for times in both)) for name, both in taken.items()}
+    return {name: {kind: float(np.median(ms)) for kind, ms in kinds.items()} for name, kinds in taken.items()}

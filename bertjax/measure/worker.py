@@ -85,7 +85,7 @@ class JaxRuntime:
         return ids, mask, types
 
     def forward(self, inputs: Any) -> Any:
-        return self.run(*inputs)
+        return next(self.run([inputs]))
 
 
 class SklearnRuntime:

@@ -16,6 +16,7 @@ from bertjax.errors import UserError
 from bertjax.model import BertConfig, build
 from bertjax.model.products import plain_product
 from bertjax.params import Tree, flatten, unflatten
+from bertjax.text.batches import inputs_of
 
 Merge = Callable[[str, Sequence[int], Sequence[Tree]], Tree]
 RIDGE = 1e-2
@@ -55,7 +56,7 @@ class LeastSquares:
         total: dict[str, np.ndarray] = {}
         step = jax.jit(lambda params, ids, mask, types: gram_matrices(config, params, ids, mask, types))
         for batch in batches:
-            inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+            inputs = inputs_of(batch)
             for site, gram in jax.device_get(step(params, *inputs)).items():
                 total[site] = total.get(site, 0.0) + gram.astype(np.float64)
         if not total:

@@ -19,6 +19,8 @@ from bertjax.text.buckets import bucket_of
 from bertjax.text.encode import NO_LABEL, Encoded
 
 Batch = dict[str, np.ndarray]
+Inputs = tuple[Int[np.ndarray, "_ _"], Int[np.ndarray, "_ _"], Int[np.ndarray, "_ _"]]
+"""Ids, mask and types of one batch, as a model takes them; each of shape (rows, length)."""
 _ENDLESS = 2**62
 
 
@@ -27,6 +29,11 @@ class Plan(NamedTuple):
 
     rows: Int[np.ndarray, "batches batch"]
     lengths: Int[np.ndarray, "batches"]
+
+
+def inputs_of(batch: Any) -> Inputs:
+    """What a model reads of a batch."""
+    return batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
 
 
 def steps_per_epoch(encoded: Encoded, batch_size: int) -> int:

@@ -1,6 +1,7 @@
 """One contract for every policy and executor: each example leaves where, and with what, it would if all layers were run
 and looked at afterwards, whatever else is in the batch."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax.adaptive import Left, Segmented, Walker, add_exits, full, looped, policy_of, walk_of
+from bertjax.adaptive import Left, Segmented, Walker, add_exits, executors, full, looped, policy_of, walk_of
 from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.adaptive.policies import first_exit
 from bertjax.errors import UserError
@@ -69,6 +70,12 @@ def inputs(batch):
     return batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
 
 
+def in_segments(walk, params, *arrays) -> Left:
+    """Batches of up to four: several of them where there are more."""
+    [left] = Segmented(walk, params, sizes=(1, 2, 4))([arrays])
+    return left
+
+
 def afterwards(model, params, policy, batch) -> Left:
     """The whole model run by itself, and the answers picked in NumPy."""
     out = apply(model, params, batch)
@@ -93,27 +100,55 @@ def test_every_executor_gives_what_looking_afterwards_gives(exits, changes, rule
     assert (expected.depths < 5).any(), "nobody leaves early: the test would show nothing"
     agree(full(walk, params, *inputs(batch)), expected)
     agree(looped(walk, params, *inputs(batch)), expected)
-    agree(Segmented(walk, params, sizes=(2, 4, 8))(*inputs(batch)), expected)
+    agree(in_segments(walk, params, *inputs(batch)), expected)
 
 
 def test_who_else_is_in_the_batch_changes_nothing():
     model, params = with_exits()
     batch = tiny_batch(LENGTHS)
     walk = walk_of(model.config, policy_of(model.config, middling("entropy", model, params, batch)))
-    together, segmented = full(walk, params, *inputs(batch)), Segmented(walk, params, (8,))
+    together = full(walk, params, *inputs(batch))
     order = np.random.default_rng(1).permutation(len(LENGTHS))
-    shuffled = segmented(*(array[order] for array in inputs(batch)))
+    shuffled = in_segments(walk, params, *(array[order] for array in inputs(batch)))
     agree(shuffled, Left(together.logits[order], together.depths[order]))
     for i in (0, 3, 7):
-        alone = Walker(walk, params)(*(array[i : i + 1] for array in inputs(batch)))
+        [alone] = Walker(walk, params)([tuple(array[i : i + 1] for array in inputs(batch))])
         agree(alone, Left(together.logits[i : i + 1], together.depths[i : i + 1]))
     junk = np.full((3, 7), 41, np.int32)
     with_junk = [np.concatenate([junk, array]) for array in inputs(batch)]
     with_junk[1][:3] = 0  # not a real piece among them
-    for run in (full, looped, lambda w, p, *x: Segmented(w, p, (3, 8, 11))(*x)):
+    for run in (full, looped, in_segments):
         found = run(walk, params, *with_junk)
         agree(Left(found.logits[3:], found.depths[3:]), together)
         assert found.depths[:3].tolist() == [0, 0, 0]
+
+
+def test_survivors_of_several_batches_go_on_together(monkeypatch):
+    """Of batches of three, of two lengths, those that reach a segment are as many full batches as they make, and one
+    remainder."""
+    model, params = with_exits()
+    batches = [tiny_batch(LENGTHS[n % 5 : n % 5 + 3], columns=7 + 2 * (n % 2), seed=n) for n in range(13)]
+    walk, run, sizes = walk_of(model.config, Whim()), executors._advance, Counter()
+
+    def counted(segment, own, mask, number, *others):
+        sizes[int(number), mask.shape] += 1
+        return run(segment, own, mask, number, *others)
+
+    monkeypatch.setattr(executors, "_advance", counted)
+    found = Segmented(walk, params, sizes=(1, 2, 4))([inputs(batch) for batch in batches])
+    expected = Counter()
+    for length in (7, 9):
+        those = [n for n in range(13) if batches[n]["input_ids"].shape[1] == length]
+        lefts = [full(walk, params, *inputs(batches[n])) for n in those]
+        for n, left in zip(those, lefts, strict=True):
+            agree(found[n], left)
+        depths = np.concatenate([left.depths for left in lefts])
+        assert len(set(depths)) > 2
+        for number in range(5):
+            batches_of_four, rest = divmod(int((depths > number).sum()), 4)
+            expected[number, (4, length)] += batches_of_four
+            expected[number, ({1: 1, 2: 2, 3: 4}.get(rest, 4), length)] += rest > 0
+    assert +sizes == +expected
 
 
 def test_nobody_leaves_a_model_whose_exits_are_closed():
@@ -121,14 +156,14 @@ def test_nobody_leaves_a_model_whose_exits_are_closed():
     plain = model.clone(config=model.config.replace(exits=None))
     walk, batch = walk_of(model.config, policy_of(model.config, Leaving("entropy", 0.0))), tiny_batch(LENGTHS)
     expected = Left(np.asarray(apply(plain, params, batch).logits), np.full(len(LENGTHS), 3))
-    for run in (full, looped, lambda w, p, *x: Segmented(w, p, (3, 8, 11))(*x)):
+    for run in (full, looped, in_segments):
         agree(run(walk, params, *inputs(batch)), expected)
 
 
 def test_open_exits_make_a_model_of_one_layer():
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
     walk = walk_of(model.config, policy_of(model.config, Leaving("entropy", 1e9)))
-    found = Walker(walk, params)(*inputs(tiny_batch(LENGTHS)))
+    [found] = Walker(walk, params)([inputs(tiny_batch(LENGTHS))])
     assert set(found.depths.tolist()) == {1}
     np.testing.assert_allclose(found.logits, apply(model, params, tiny_batch(LENGTHS)).exit_logits[0], **SAME_MATHS)
 
@@ -146,7 +181,7 @@ def test_halting_is_a_way_of_leaving(scope, output):
     walk = walk_of(model.config)
     agree(full(walk, params, *inputs(batch)), expected)
     agree(looped(walk, params, *inputs(batch)), expected)
-    agree(Segmented(walk, params, (2, 4, 8))(*inputs(batch)), expected)
+    agree(in_segments(walk, params, *inputs(batch)), expected)
 
 
 def test_segments_alike_are_one_program_and_no_new_ones_are_compiled_after_the_warm_up():
@@ -163,24 +198,21 @@ def test_segments_alike_are_one_program_and_no_new_ones_are_compiled_after_the_w
     depths = set()
     for seed in range(12):
         lengths = LENGTHS[: 1 + seed % 8]
-        depths |= set(segmented(*inputs(tiny_batch(lengths, columns=7, seed=seed))).depths.tolist())
+        several = [inputs(tiny_batch(lengths, columns=7, seed=seed + again)) for again in range(1 + seed % 3)]
+        depths |= {depth for left in segmented(several) for depth in left.depths.tolist()}
     assert len(depths) > 2
     assert compiled == []
-    segmented(*inputs(tiny_batch((5, 3), columns=5)))
+    segmented([inputs(tiny_batch((5, 3), columns=5))])
     assert compiled, "the listener hears nothing: this test could not fail"
 
 
 def test_what_cannot_be_walked_is_said():
     with pytest.raises(UserError, match="has no exits"):
         walk_of(tiny()[0].config)
-    model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
-    walk = walk_of(model.config, policy_of(model.config, Leaving("entropy", 0.5)))
-    with pytest.raises(UserError, match="8 examples at once; this executor takes up to 2"):
-        Segmented(walk, params, sizes=(1, 2))(*inputs(tiny_batch(LENGTHS)))
 
 
 def test_a_batch_of_filler_leaves_at_once():
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
     walk = walk_of(model.config, policy_of(model.config, Leaving("entropy", 0.5)))
     nothing = np.zeros((4, 7), np.int32)
-    assert Segmented(walk, params, (2, 4, 8))(nothing, nothing, nothing).depths.tolist() == [0] * 4
+    assert in_segments(walk, params, nothing, nothing, nothing).depths.tolist() == [0] * 4
