@@ -122,8 +122,11 @@ def store_teacher(config: Config, out: Path, teacher: Any, encoded: Any, student
 
     from .log import Progress, note
 
-    layers = frozenset().union(*(loss.needs(student, teacher.config) for loss in config.losses))  # type: ignore[attr-defined]
-    size = stored_bytes(teacher, encoded, layers) / 1e6
+    asked = [loss.needs(student, teacher.config) for loss in config.losses]  # type: ignore[attr-defined]
+    if None in asked:
+        return None
+    needs = frozenset().union(*asked)
+    size = stored_bytes(teacher, encoded, needs) / 1e6
     note(f"the teacher's outputs for {len(encoded)} rows take {size:.0f} MB in {out / 'teacher'}")
     bar, before = None, 0
 
@@ -133,7 +136,7 @@ def store_teacher(config: Config, out: Path, teacher: Any, encoded: Any, student
         bar.update(done, done - before, None)
         before = done
 
-    stored = stored_outputs(out / "teacher", teacher, encoded, layers, progress=progress)
+    stored = stored_outputs(out / "teacher", teacher, encoded, needs, progress=progress)
     if bar:
         bar.close()
     return stored

@@ -4,7 +4,7 @@ A fine-tuned teacher says more about a sentence than its label: how sure it is, 
 made of the words on the way. A student of a quarter of the size that imitates these reaches scores that the labels
 alone would not teach it, and needs no labels at all: any text will do.
 
-    losses.py    the formulas: soft targets, hidden states
+    losses.py    the formulas: soft targets, hidden states, first rows, attention scores, relations
     terms.py     the same as small dataclasses for configs (a name and numbers), each of which builds its formula
     pairing.py   which layer of the student learns from which layer of the teacher
     student.py   the student's shape, and its start from the teacher's own layers
@@ -14,6 +14,6 @@ A loss of your own is a frozen dataclass in your config file with a field `weigh
     build(student: BertConfig, teacher: BertConfig) -> (extra, student_out, teacher_out, batch) -> (sum, weight)
 
 `teacher_out` then is the teacher's full `ModelOutput`, computed in the step. A loss that needs only the teacher's
-logits or some hidden states says so in a method `needs`, and lives from outputs that were computed once and stored.
+logits or parts of some layers says so in a method `needs`, and lives from outputs that were computed once and stored.
 The trade-off: stored states make each epoch cheap and take disk; a live teacher costs its forward pass in every step.
 """

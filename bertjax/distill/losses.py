@@ -2,7 +2,10 @@
 
 Published code divides by different things (rows, rows times classes, rows times width), so weights do not carry over
 from one repository to another. Here the sum runs over the distribution or the mean over the width, and the weight
-counts rows or real pieces.
+counts rows or real pieces. Where a paper sums over layers or widths, terms.py multiplies.
+
+Losses that look into attention take queries, keys and values instead of attention maps: these are small, exist
+whichever kernel did the attention, and can be stored; and each text is compared over its real pieces alone.
 """
 
 import jax
@@ -25,6 +28,18 @@ def soft_targets(
     target = jax.nn.log_softmax(keep(jax.lax.stop_gradient(teacher), weights) / temperature)
     guess = jax.nn.log_softmax(keep(student, weights) / temperature)
     return weighted(temperature**2 * jnp.sum(jnp.exp(target) * (target - guess), axis=-1), weights)
+
+
+def soft_cross_entropy(
+    student: Float[Array, "*rows c"],
+    teacher: Float[Array, "*rows c"],
+    weights: Float[Array, "*rows"],
+    temperature: float = 1.0,
+) -> Sum:
+    """-sum p log q per row, with the teacher's p and the student's q at a temperature: `soft_targets` and the teacher's
+    entropy, without T^2 (TinyBERT, Jiao et al. 2020, eq. 10)."""
+    target = jax.nn.softmax(keep(jax.lax.stop_gradient(teacher), weights) / temperature)
+    return weighted(-jnp.sum(target * jax.nn.log_softmax(keep(student, weights) / temperature), axis=-1), weights)
 
 
 def binary_soft_targets(
@@ -68,3 +83,93 @@ def span_soft_targets(
     target, guess = log_probabilities(jax.lax.stop_gradient(teacher)), log_probabilities(student)
     divergences = jnp.sum(jnp.where(mask[..., None] > 0, jnp.exp(target) * (target - guess), 0.0), axis=1)
     return weighted(temperature**2 * jnp.mean(divergences, axis=-1), weights)
+
+
+def direction(x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
+    """Vectors of length 1; zero stays zero, with a gradient that is finite."""
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+
+
+def cosine(student: Float[Array, "*rows d"], teacher: Float[Array, "*rows d"], weights: Float[Array, "*rows"]) -> Sum:
+    """1 - cos of the angle between two vectors (DistilBERT, Sanh et al. 2019, section 2)."""
+    guess, target = keep(student, weights), keep(jax.lax.stop_gradient(teacher), weights)
+    return weighted(1 - jnp.sum(direction(guess) * direction(target), axis=-1), weights)
+
+
+def direction_error(
+    student: Float[Array, "*rows d"], teacher: Float[Array, "*rows d"], weights: Float[Array, "*rows"]
+) -> Sum:
+    """`squared_error` of vectors brought to length 1 (patient distillation, Sun et al. 2019, eq. 7, over the width)."""
+    guess, target = keep(student, weights), keep(jax.lax.stop_gradient(teacher), weights)
+    return squared_error(direction(guess), direction(target), weights)
+
+
+def score_error(
+    student_queries: Float[Array, "b l h s"],
+    student_keys: Float[Array, "b l h s"],
+    teacher_queries: Float[Array, "b l h t"],
+    teacher_keys: Float[Array, "b l h t"],
+    mask: Int[Array, "b l"],
+    weights: Float[Array, " b"],
+) -> Sum:
+    """Mean squared error of the attention scores before the softmax, per query over its text's keys and the heads
+    (TinyBERT, Jiao et al. 2020, eq. 7)."""
+    guess = scores(student_queries, student_keys, mask)
+    target = scores(jax.lax.stop_gradient(teacher_queries), jax.lax.stop_gradient(teacher_keys), mask)
+    squares = jnp.where(mask[:, None, None] > 0, jnp.square(guess - target), 0.0)
+    keys = jnp.maximum(jnp.sum(mask, axis=-1), 1)[:, None]
+    return weighted(jnp.mean(jnp.sum(squares, axis=-1), axis=1) / keys, mask * weights[:, None])
+
+
+def score_error_with_padding(
+    student_queries: Float[Array, "b l h s"],
+    student_keys: Float[Array, "b l h s"],
+    teacher_queries: Float[Array, "b l h t"],
+    teacher_keys: Float[Array, "b l h t"],
+    mask: Int[Array, "b l"],
+    weights: Float[Array, " b"],
+) -> Sum:
+    """`score_error` as TinyBERT's published code has it: queries of padding count like others, scores of -100 and less
+    are taken for masked, and the mean is over all that there is. It depends on how far a batch is padded."""
+    everything = jnp.ones_like(mask)
+    guess = scores(student_queries, student_keys, everything)
+    target = scores(jax.lax.stop_gradient(teacher_queries), jax.lax.stop_gradient(teacher_keys), everything)
+    guess, target = (jnp.where((mask[:, None, None] > 0) & (x > -100), x, 0.0) for x in (guess, target))
+    return weighted(jnp.mean(jnp.square(guess - target), axis=(1, 2, 3)), weights)
+
+
+def relation(
+    student_one: Float[Array, "b l h s"],
+    student_two: Float[Array, "b l h s"],
+    teacher_one: Float[Array, "b l g t"],
+    teacher_two: Float[Array, "b l g t"],
+    mask: Int[Array, "b l"],
+    weights: Float[Array, " b"],
+    heads: int,
+) -> Sum:
+    """KL(teacher || student) of how the pieces of a text relate: softmax(A B' / sqrt(d)) with the vectors of all heads
+    side by side, cut anew into so many relation heads of width d; mean over these, per real piece (MiniLM v2, Wang et
+    al. 2021, eq. 3 to 5).
+
+    With queries and keys and the model's own heads it is the attention term of MiniLM v1 (Wang et al. 2020, eq. 5),
+    with values and values its value relation (eq. 7). Both widths must be divisible by `heads`, no more.
+    """
+
+    def log_relation(one: Float[Array, "b l n k"], two: Float[Array, "b l n k"]) -> Float[Array, "b r l l"]:
+        one, two = (x.reshape(*x.shape[:2], heads, -1) for x in (one, two))
+        return jax.nn.log_softmax(jnp.where(mask[:, None, None] > 0, scores(one, two, mask), -1e9), axis=-1)
+
+    guess = log_relation(student_one, student_two)
+    target = log_relation(jax.lax.stop_gradient(teacher_one), jax.lax.stop_gradient(teacher_two))
+    divergence = jnp.sum(jnp.exp(target) * (target - guess), axis=-1)
+    return weighted(jnp.mean(divergence, axis=1), mask * weights[:, None])
+
+
+def scores(
+    queries: Float[Array, "b l h k"], keys: Float[Array, "b l h k"], mask: Int[Array, "b l"]
+) -> Float[Array, "b h l l"]:
+    """Queries times keys over the root of the head's width, in float32; padding counts as zeros."""
+    real = mask[:, :, None, None] > 0
+    queries, keys = (jnp.where(real, x.astype(jnp.float32), 0.0) for x in (queries, keys))
+    return jnp.einsum("bqhk,bmhk->bhqm", queries * queries.shape[-1] ** -0.5, keys)

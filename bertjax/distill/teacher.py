@@ -1,10 +1,10 @@
 """What the teacher says of a data set, computed once and stored.
 
-A teacher's outputs do not change from epoch to epoch, so its forward pass is paid once: logits per row, and the hidden
-states that a loss asks for, per real piece (no padding is stored). States are kept in half precision, which is far
-finer than a student can follow; logits in single. What is stored is named by a hash of the teacher's config and its
-weights, the exact ids and types that it was fed, and the layers: outputs of another model or of other text are never
-found by mistake.
+A teacher's outputs do not change from epoch to epoch, so its forward pass is paid once: logits per row, and what a
+loss asks for of the layers, per real piece (no padding is stored). That is kept in half precision, which is far finer
+than a student can follow; logits in single. Attention is stored as queries and keys, which are smaller than its maps.
+What is stored is named by a hash of the teacher's config and its weights, the exact ids and types that it was fed, and
+what was asked for: outputs of another model or of other text are never found by mistake.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
@@ -31,46 +31,67 @@ from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
 from bertjax.xla import Forward
 
+Need = tuple[str, int]
+"""A field of `ModelOutput` and a place in it: ("hidden_states", 0) is the embedding, ("queries", 5) those of layer 5.
+("first", i) is the first row of hidden state i."""
+
 
 class TeacherOutput(NamedTuple):
-    """The part of a `ModelOutput` that was stored; `hidden_states` by position, as in a `ModelOutput`."""
+    """The part of a `ModelOutput` that was stored, by its places there."""
 
     logits: Array
     hidden_states: Mapping[int, Array]
+    """[b, l, d], or [b, 1, d] where only first rows were asked for."""
+    queries: Mapping[int, Array]
+    keys: Mapping[int, Array]
+    values: Mapping[int, Array]
 
 
 class StoredOutputs:
     """Stored outputs, read row by row: `add_to(batch)` puts those of a batch beside its texts."""
 
-    def __init__(self, folder: Path, encoded: Encoded, layers: tuple[int, ...]):
-        self.folder, self.layers = folder, layers
+    def __init__(self, folder: Path, encoded: Encoded, needs: tuple[Need, ...]):
+        self.folder, self.needs = folder, needs
         self._offsets = encoded.offsets
         self._logits = np.load(folder / "logits.npy", mmap_mode="r")
-        self._states = {layer: np.load(folder / f"hidden_{layer}.npy", mmap_mode="r") for layer in layers}
-        self._by_piece = len(self._logits) == encoded.offsets[-1] and len(self._logits) != len(encoded)
+        self._arrays = {need: np.load(folder / f"{file_name(need)}.npy", mmap_mode="r") for need in needs}
+        self._by_piece = bool(len(self._logits) == encoded.offsets[-1] != len(encoded))
 
     def add_to(self, batch: Batch) -> Batch:
-        """The batch with `teacher_logits` and `teacher_hidden_<layer>`; zeros on padding and filler rows."""
+        """The batch with `teacher_logits` and `teacher_<what>_<where>`; zeros on padding and filler rows."""
         rows, mask = batch["example_ids"], batch["attention_mask"]
         where = np.where(mask > 0, self._offsets[rows][:, None] + np.arange(mask.shape[1]), 0)
-        logits = self._pieces(self._logits, where, mask) if self._by_piece else self._logits[np.maximum(rows, 0)]
-        states = {f"teacher_hidden_{n}": self._pieces(array, where, mask) for n, array in self._states.items()}
-        return {**batch, "teacher_logits": np.asarray(logits), **states}
+
+        def read(array: np.ndarray, by_piece: bool) -> np.ndarray:
+            if not by_piece:
+                return np.asarray(array[np.maximum(rows, 0)])
+            real = (mask > 0).reshape(*mask.shape, *[1] * (array.ndim - 1))
+            return np.where(real, array[where], np.zeros((), array.dtype))
+
+        found = {f"teacher_{file_name(need)}": read(array, need[0] != "first") for need, array in self._arrays.items()}
+        return {**batch, "teacher_logits": read(self._logits, self._by_piece), **found}
 
     def output(self, batch: Mapping[str, Any]) -> TeacherOutput:
         """The teacher's output as losses read it, inside the step."""
-        return TeacherOutput(batch["teacher_logits"], {n: batch[f"teacher_hidden_{n}"] for n in self.layers})
+        parts: dict[str, dict[int, Array]] = {name: {} for name in TeacherOutput._fields[1:]}
+        for name, place in sorted(self.needs):  # "first" before "hidden_states", which has more
+            array = batch[f"teacher_{file_name((name, place))}"]
+            if name == "first":
+                parts["hidden_states"][place] = array[:, None]
+            else:
+                parts[name][place] = array
+        return TeacherOutput(batch["teacher_logits"], **parts)
 
-    @staticmethod
-    def _pieces(array: np.ndarray, where: Int[np.ndarray, "b l"], mask: Int[np.ndarray, "b l"]) -> np.ndarray:
-        return np.where(mask[..., None] > 0, array[where], np.zeros((), array.dtype))
+
+def file_name(need: Need) -> str:
+    return f"{need[0]}_{need[1]}"
 
 
 def stored_outputs(
     folder: Path,
     teacher: Bundle,
     encoded: Encoded,
-    layers: frozenset[int],
+    needs: frozenset[Need],
     *,
     batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -78,13 +99,13 @@ def stored_outputs(
     """The teacher's outputs for every row, from `folder` if they are there, else computed and written.
 
     Args:
-      layers: Positions in `hidden_states` to store; 0 is the embedding.
+      needs: What to store besides the logits.
       progress: Called with (rows done, rows in all).
 
     Raises:
-      UserError: A state is too large for half precision; the disk refuses.
+      UserError: A number is too large for half precision; the disk refuses.
     """
-    ordered = tuple(sorted(layers))
+    ordered = tuple(sorted(needs))
     place = folder / identity(teacher, encoded, ordered)
     if not place.is_dir():
         partial_folder = place.with_name(f".{place.name}.{os.getpid()}.partial")
@@ -99,17 +120,26 @@ def stored_outputs(
     return StoredOutputs(place, encoded, ordered)
 
 
-def stored_bytes(teacher: Bundle, encoded: Encoded, layers: frozenset[int]) -> int:
+def stored_bytes(teacher: Bundle, encoded: Encoded, needs: frozenset[Need]) -> int:
     """What storing takes on disk, within a few hundred bytes."""
-    width = teacher.config.hidden_size
+    pieces = int(encoded.offsets[-1])
     by_piece = encoded.task.kind in ("tokens", "qa")
-    logits = (int(encoded.offsets[-1]) if by_piece else len(encoded)) * len(teacher.config.labels) * 4
-    return logits + len(layers) * int(encoded.offsets[-1]) * width * 2
+    logits = (pieces if by_piece else len(encoded)) * len(teacher.config.labels) * 4
+    rows = {need: len(encoded) if need[0] == "first" else pieces for need in needs}
+    return logits + sum(2 * rows[need] * int(np.prod(shape_of(teacher, need))) for need in needs)
 
 
-def identity(teacher: Bundle, encoded: Encoded, layers: tuple[int, ...]) -> str:
+def shape_of(teacher: Bundle, need: Need) -> tuple[int, ...]:
+    """Of what is stored per piece, or per row for ("first", i)."""
+    name, place = need
+    if name in ("hidden_states", "first"):
+        return (teacher.config.hidden_size,)
+    return teacher.config.depth_steps()[place].num_attention_heads, teacher.config.head_size
+
+
+def identity(teacher: Bundle, encoded: Encoded, needs: tuple[Need, ...]) -> str:
     """Names outputs by everything they depend on."""
-    digest = hashlib.sha256(json.dumps([dataclasses.asdict(teacher.config), layers]).encode())
+    digest = hashlib.sha256(json.dumps([dataclasses.asdict(teacher.config), needs]).encode())
     digest.update(encoded.ids.tobytes() + encoded.type_ids.tobytes() + encoded.offsets.tobytes())
     for path, leaf in flatten(teacher.params).items():
         digest.update(path.encode())
@@ -117,47 +147,54 @@ def identity(teacher: Bundle, encoded: Encoded, layers: tuple[int, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-@partial(Forward, static=("layers",))
+@partial(Forward, static=("needs",))
 def outputs(
-    model: BertModel, params: Tree, ids: Array, mask: Array, types: Array, layers: tuple[int, ...]
+    model: BertModel, params: Tree, ids: Array, mask: Array, types: Array, needs: tuple[Need, ...]
 ) -> tuple[Array, list[Array]]:
-    output = model.apply({"params": params}, ids, mask, types)
-    states = [output.hidden_states[layer].astype(jnp.float16) for layer in layers]  # type: ignore[union-attr]
-    return output.logits.astype(jnp.float32), states  # type: ignore[union-attr]
+    output: Any = model.apply({"params": params}, ids, mask, types)
+
+    def said(name: str, place: int) -> Array:
+        return output.hidden_states[place][:, 0] if name == "first" else getattr(output, name)[place]
+
+    return output.logits.astype(jnp.float32), [said(*need).astype(jnp.float16) for need in needs]
 
 
 def compute(
     folder: Path,
     teacher: Bundle,
     encoded: Encoded,
-    layers: tuple[int, ...],
+    needs: tuple[Need, ...],
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> None:
     """Runs the teacher over every row, shortest first, and writes each output to its place."""
-    pieces, width = int(encoded.offsets[-1]), teacher.config.hidden_size
+    pieces, rows_in_all = int(encoded.offsets[-1]), len(encoded)
     by_piece = encoded.task.kind in ("tokens", "qa")
-    shape = (pieces if by_piece else len(encoded), len(teacher.config.labels))
     create = partial(np.lib.format.open_memmap, mode="w+")
-    logits = create(folder / "logits.npy", dtype=np.float32, shape=shape)
-    states = [create(folder / f"hidden_{n}.npy", dtype=np.float16, shape=(pieces, width)) for n in layers]
+
+    def array_for(need: Need) -> np.memmap:
+        shape = (rows_in_all if need[0] == "first" else pieces, *shape_of(teacher, need))
+        return create(folder / f"{file_name(need)}.npy", dtype=np.float16, shape=shape)
+
+    logits_shape = (pieces if by_piece else rows_in_all, len(teacher.config.labels))
+    logits = create(folder / "logits.npy", dtype=np.float32, shape=logits_shape)
+    arrays = [array_for(need) for need in needs]
     done = 0
     buckets = length_buckets(encoded.lengths, teacher.config.max_position_embeddings)
     for batch in eval_batches(encoded, batch_size, buckets):
-        inputs = inputs_of(batch)
-        computed = outputs(teacher.model, teacher.device_params, *inputs, layers)
-        batch_logits, batch_states = jax.device_get(computed)
+        computed = outputs(teacher.model, teacher.device_params, *inputs_of(batch), needs)
+        batch_logits, batch_arrays = jax.device_get(computed)
         rows, real = batch["example_ids"], batch["attention_mask"] > 0
         where = (encoded.offsets[rows][:, None] + np.arange(real.shape[1]))[real]
-        for array, state in zip(states, batch_states, strict=True):
-            if not np.isfinite(state[real]).all():
-                raise UserError("the teacher's hidden states are too large for half precision; use --store=False.")
-            array[where] = state[real]
-        if by_piece:
-            logits[where] = batch_logits[real]
-        else:
-            logits[rows[rows >= 0]] = batch_logits[rows >= 0]
+        of_rows = rows[rows >= 0], rows >= 0
+        for need, array, said in zip(needs, arrays, batch_arrays, strict=True):
+            to, chosen = of_rows if need[0] == "first" else (where, real)
+            if not np.isfinite(said[chosen]).all():
+                raise UserError(f"the teacher's {need[0]} are too large for half precision; use --store=False.")
+            array[to] = said[chosen]
+        to, chosen = (where, real) if by_piece else of_rows
+        logits[to] = batch_logits[chosen]
         done += int((rows >= 0).sum())
-        progress(done, len(encoded))
-    for array in (logits, *states):
+        progress(done, rows_in_all)
+    for array in (logits, *arrays):
         array.flush()

@@ -7,7 +7,7 @@ processes sees the same global batches, and Grain's threads may run ahead of the
 that a batch is no uniform sample: its rows are alike in length, though which rows share it changes every epoch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -31,8 +31,8 @@ class Plan(NamedTuple):
     lengths: Int[np.ndarray, "batches"]
 
 
-def inputs_of(batch: Any) -> Inputs:
-    """What a model reads of a batch."""
+def inputs_of(batch: Mapping[str, Any]) -> Any:
+    """What a model reads of a batch: `Inputs`, or inside a step the same of its arrays."""
     return batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
 
 

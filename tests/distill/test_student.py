@@ -16,7 +16,7 @@ from bertjax.distill.teacher import stored_bytes, stored_outputs
 from bertjax.distill.terms import HiddenStates, SoftTargets
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
-from bertjax.text.batches import eval_batches
+from bertjax.text.batches import eval_batches, inputs_of
 from tests.text.tiny import made_up, random_lengths
 from tests.tolerances import SAME_MATHS
 
@@ -30,6 +30,9 @@ CONFIG = BertConfig(
     max_position_embeddings=16,
 )
 TEACHER = Bundle(CONFIG, init_params(CONFIG, 0))
+EVERYTHING: Any = frozenset(
+    {("hidden_states", 0), ("hidden_states", 4), ("first", 4), ("first", 6), ("queries", 5), ("keys", 0), ("values", 3)}
+)
 
 
 def run(bundle: Bundle, *inputs: Any) -> Any:
@@ -91,16 +94,19 @@ def test_a_narrower_student_begins_at_random_and_a_wider_ffn_is_refused():
 def test_stored_outputs_are_what_a_live_teacher_says(tmp_path: Path):
     encoded = made_up(random_lengths(21, 16))
     object.__setattr__(encoded, "ids", encoded.ids % 512)
-    stored = stored_outputs(tmp_path, TEACHER, encoded, frozenset({0, 4}), batch_size=4)
+    stored = stored_outputs(tmp_path, TEACHER, encoded, EVERYTHING, batch_size=4)
     for batch in eval_batches(encoded, 4, (8, 16)):
-        said = stored.output(stored.add_to(batch))
-        live = run(TEACHER, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        said: Any = stored.output(stored.add_to(batch))
+        live = run(TEACHER, *inputs_of(batch))
         real, rows = batch["attention_mask"] > 0, batch["weights"] > 0
         np.testing.assert_allclose(said.logits[rows], live.logits[rows], rtol=1e-5, atol=1e-6)
-        for layer in (0, 4):
+        for name, place in EVERYTHING - {("first", 4), ("first", 6)}:
+            found, expected = getattr(said, name)[place], getattr(live, name)[place]
             # Half precision keeps eleven bits.
-            np.testing.assert_allclose(said.hidden_states[layer][real], live.hidden_states[layer][real], atol=2e-3)
-            assert not np.asarray(said.hidden_states[layer])[~real].any()
+            np.testing.assert_allclose(found[real], expected[real], atol=2e-3)
+            assert not np.asarray(found)[~real].any()
+        assert said.hidden_states[6].shape[1] == 1
+        np.testing.assert_allclose(said.hidden_states[6][rows, 0], live.hidden_states[6][rows, 0], atol=2e-3)
 
 
 def test_stored_outputs_are_found_again_but_never_those_of_other_weights_or_text(tmp_path: Path):
@@ -112,17 +118,17 @@ def test_stored_outputs_are_found_again_but_never_those_of_other_weights_or_text
         calls.append(done == total)
 
     for teacher, text in ((TEACHER, encoded), (TEACHER, encoded), (other, encoded), (TEACHER, other_text)):
-        stored_outputs(tmp_path, teacher, text, frozenset({1}), batch_size=16, progress=count)
+        stored_outputs(tmp_path, teacher, text, frozenset({("hidden_states", 1)}), batch_size=16, progress=count)
     assert sum(calls) == 3
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_the_size_on_disk_is_what_was_announced(tmp_path: Path):
     encoded = made_up(random_lengths(40, 16))
-    stored_outputs(tmp_path, TEACHER, encoded, frozenset({0, 6}))
+    stored_outputs(tmp_path, TEACHER, encoded, EVERYTHING)
     written = sum(file.stat().st_size for file in tmp_path.rglob("*.npy"))
-    announced = stored_bytes(TEACHER, encoded, frozenset({0, 6}))
-    assert announced <= written <= announced + 1000
+    announced = stored_bytes(TEACHER, encoded, EVERYTHING)
+    assert announced <= written <= announced + 200 * (1 + len(EVERYTHING))
 
 
 def test_hidden_states_learn_through_a_projection_only_where_widths_differ():
@@ -130,7 +136,7 @@ def test_hidden_states_learn_through_a_projection_only_where_widths_differ():
     narrow = Student(num_hidden_layers=2, hidden_size=8, num_attention_heads=2).config(CONFIG)
     assert term.parameters(jax.random.key(0), CONFIG, CONFIG) == {}
     assert term.parameters(jax.random.key(0), narrow, CONFIG)["kernel"].shape == (8, 16)
-    assert term.needs(narrow, CONFIG) == {0, 3, 6}
+    assert term.needs(narrow, CONFIG) == {("hidden_states", i) for i in (0, 3, 6)}
     assert SoftTargets().needs(narrow, CONFIG) == frozenset()
 
 

@@ -7,7 +7,15 @@ import pytest
 
 import bertjax
 from bertjax.distill.student import Student
-from bertjax.distill.terms import HardLabels, HiddenStates, SoftTargets
+from bertjax.distill.terms import (
+    AttentionScores,
+    HardLabels,
+    HiddenStates,
+    LastHiddenState,
+    Patience,
+    Relations,
+    SoftTargets,
+)
 from tests.train.tiny import BAD, GOOD, metrics, write_model
 from train import distill, finetune
 from train.common import Data
@@ -76,3 +84,31 @@ def test_a_kind_of_task_is_trained_distilled_and_answered(kind, tmp_path: Path):
         predicted = bundle.predict(list(texts), list(pairs))
         assert len(predicted.labels) == 3
         assert {"regression": float, "qa": str}.get(kind.__name__, str) is type(predicted.labels[0])
+
+
+def test_what_looks_inside_the_teacher_learns_from_a_stored_and_from_a_live_one(tmp_path: Path):
+    """The first step's losses are the same, but for the half precision of what is stored."""
+    model, fields = write_model(tmp_path / "model"), classification_of_pairs(tmp_path / "data")
+    data = Data(train=str(fields["train"]), eval=str(fields["train"]), max_length=16)
+    losses = (LastHiddenState(), Patience(), AttentionScores(), Relations(heads=2), HiddenStates(preset="paper"))
+    finetune.main(finetune.Config(model=str(model), out=str(tmp_path / "teacher"), data=data, steps=2, batch_size=8))
+    first = {}
+    for store in (True, False):
+        out = tmp_path / f"student-{store}"
+        distill.main(
+            distill.Config(
+                model=str(tmp_path / "teacher" / "bundle"),
+                data=data,
+                steps=1,
+                batch_size=8,
+                student=Student(num_hidden_layers=2, start="random"),
+                losses=losses,
+                store=store,
+                out=str(out),
+            )
+        )
+        first[store] = next(line for line in metrics(out) if "loss" in line)
+        assert (out / "teacher").is_dir() == store
+    names = [f"loss/{i}_{type(loss).__name__}" for i, loss in enumerate(losses)]
+    assert [first[True][name] for name in names] == pytest.approx([first[False][name] for name in names], rel=1e-2)
+    assert all(first[True][name] > 0 for name in names)

@@ -1,0 +1,160 @@
+"""Losses that look inside: cosine, patience, attention scores and relations, against loops in NumPy and torch that know
+each text at its own length."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as functional
+
+from bertjax.distill import losses
+from tests.tolerances import SAME_MATHS
+
+RNG = np.random.default_rng(3)
+LENGTHS = (5, 2, 4)
+MASK = (np.arange(6) < np.array(LENGTHS)[:, None]).astype(np.int32)
+ROWS = np.array([1.0, 1.0, 0.5], np.float32)
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def heads(width: int, count: int) -> np.ndarray:
+    return numbers(3, 6, count, width // count)
+
+
+def mean(pair) -> float:
+    return float(pair[0] / pair[1])
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_cosine_is_torchs_over_real_pieces():
+    student, teacher = numbers(3, 6, 8), numbers(3, 6, 8)
+    real = MASK > 0
+    chosen = torch.tensor(student[real]), torch.tensor(teacher[real])
+    expected = torch.nn.CosineEmbeddingLoss()(*chosen, torch.ones(len(chosen[0])))
+    ours = losses.cosine(jnp.array(student), jnp.array(teacher), jnp.array(MASK, jnp.float32))
+    np.testing.assert_allclose(mean(ours), expected, rtol=1e-6)
+
+
+def test_a_vector_of_zeros_has_no_direction_and_no_gradient_that_is_no_number():
+    value, gradient = jax.value_and_grad(lambda s: losses.cosine(s, jnp.ones((1, 4)), jnp.ones(1))[0])(
+        jnp.zeros((1, 4))
+    )
+    assert value == 1
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_patience_is_torchs_mean_squared_error_of_first_rows(normalised: bool):
+    student, teacher = numbers(4, 8), numbers(4, 8)
+    a, b = torch.tensor(student), torch.tensor(teacher)
+    expected = functional.mse_loss(functional.normalize(a), functional.normalize(b)) if normalised else None
+    expected = functional.mse_loss(a, b) if expected is None else expected
+    formula = losses.direction_error if normalised else losses.squared_error
+    ours = formula(jnp.array(student), jnp.array(teacher), jnp.ones(4))
+    np.testing.assert_allclose(mean(ours), expected, rtol=1e-6)
+
+
+def test_score_error_is_a_loop_over_texts_at_their_length():
+    student, teacher = (heads(12, 3), heads(12, 3)), (heads(24, 3), heads(24, 3))
+    total = 0.0
+    for text, length in enumerate(LENGTHS):
+        for head in range(3):
+            s, t = (
+                q[text, :length, head] @ k[text, :length, head].T / np.sqrt(q.shape[-1]) for q, k in (student, teacher)
+            )
+            # The mean over the real keys of each real query, and over the heads.
+            total += ROWS[text] * ((s - t) ** 2).mean(axis=1).sum() / 3
+    ours = losses.score_error(*map(jnp.array, (*student, *teacher, MASK, ROWS)))
+    np.testing.assert_allclose(ours[0], total, rtol=1e-5)
+    np.testing.assert_allclose(ours[1], (MASK.sum(1) * ROWS).sum())
+
+
+def test_tinyberts_own_code_counts_padded_queries_and_divides_by_all_there_is():
+    """Scores with the additive mask, all that is -100 or less set to 0 in both, and torch's mean over everything."""
+    student, teacher = (heads(12, 3), heads(12, 3)), (heads(24, 3), heads(24, 3))
+    masked = torch.tensor((1 - MASK)[:, None, None, :] * -10000.0)
+
+    def scores(q, k):
+        found = torch.einsum("bqhk,bmhk->bhqm", torch.tensor(q), torch.tensor(k)) / np.sqrt(q.shape[-1]) + masked
+        return torch.where(found <= -1e2, torch.zeros_like(found), found)
+
+    expected = functional.mse_loss(scores(*student), scores(*teacher))
+    ours = losses.score_error_with_padding(*map(jnp.array, (*student, *teacher, MASK, np.ones(3, np.float32))))
+    np.testing.assert_allclose(mean(ours), expected, rtol=1e-5)
+
+
+def loop_of_relations(student, teacher, relation_heads: int, weights: np.ndarray) -> tuple[float, float]:
+    """Wang et al. 2021, eq. 3 to 5, text by text: the KL of softmax(A A' / sqrt(d)), mean over heads and real rows."""
+    total, weight = 0.0, 0.0
+    for text, length in enumerate(LENGTHS):
+        for head in range(relation_heads):
+            relations = []
+            for a, b in (student, teacher):
+                width = a.shape[-1] * a.shape[-2] // relation_heads
+                cut = slice(head * width, (head + 1) * width)
+                one, two = (x[text, :length].reshape(length, -1)[:, cut] for x in (a, b))
+                relations.append(softmax(one @ two.T / np.sqrt(width)))
+            s, t = relations
+            total += weights[text] * (t * (np.log(t) - np.log(s))).sum() / relation_heads
+        weight += weights[text] * length
+    return total, weight
+
+
+@pytest.mark.parametrize(("relation_heads", "teacher_heads"), [(3, 3), (6, 4), (1, 2), (12, 3)])
+def test_relations_are_a_loop_over_texts_at_their_length(relation_heads: int, teacher_heads: int):
+    student, teacher = (heads(12, 3), heads(12, 3)), (heads(24, teacher_heads), heads(24, teacher_heads))
+    ours = losses.relation(*map(jnp.array, (*student, *teacher, MASK, ROWS)), heads=relation_heads)
+    expected = loop_of_relations(student, teacher, relation_heads, ROWS)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_the_relation_of_queries_and_keys_is_the_divergence_of_attention():
+    """With as many relation heads as the model has, MiniLM's second version contains the first's attention term."""
+    student, teacher = (heads(12, 3), heads(12, 3)), (heads(12, 3), heads(12, 3))
+
+    def attention(q, k):
+        scores = torch.einsum("bqhk,bmhk->bhqm", torch.tensor(q), torch.tensor(k)) / 2
+        return torch.softmax(scores.masked_fill(torch.tensor(MASK == 0)[:, None, None, :], -torch.inf), -1)
+
+    divergence = functional.kl_div(attention(*student).log(), attention(*teacher), reduction="none")
+    divergence = torch.where(torch.tensor(MASK == 0)[:, None, None, :], torch.zeros(()), divergence)
+    expected = divergence.sum(-1).mean(1)[torch.tensor(MASK > 0)].mean()
+    ours = losses.relation(*map(jnp.array, (*student, *teacher, MASK, np.ones(3, np.float32))), heads=3)
+    np.testing.assert_allclose(mean(ours), expected, rtol=1e-5)
+
+
+INSIDE = [losses.score_error, lambda *x: losses.relation(*x, heads=6)]
+
+
+@pytest.mark.parametrize("loss", INSIDE)
+def test_padding_and_garbage_change_neither_value_nor_gradient(loss):
+    clean = [heads(12, 3), heads(12, 3), heads(24, 3), heads(24, 3)]
+    spoiled = []
+    for array in clean:
+        longer = np.concatenate([array, np.full_like(array[:, :2], 1e4)], axis=1)  # two more columns
+        longer[:, :6][MASK == 0] = np.nan
+        spoiled.append(np.concatenate([longer, np.full_like(longer[:1], np.nan)]))  # and one more row
+    mask = np.zeros((4, 8), np.int32)
+    mask[:3, :6] = MASK
+    value = jax.value_and_grad(lambda q, *rest: loss(q, *rest)[0])
+    expected, gradient = value(*map(jnp.array, (*clean, MASK, ROWS)))
+    found, spoiled_gradient = value(*map(jnp.array, (*spoiled, mask, np.append(ROWS, 0).astype(np.float32))))
+    np.testing.assert_allclose(found, expected, **SAME_MATHS)
+    np.testing.assert_allclose(spoiled_gradient[:3, :6][MASK > 0], gradient[MASK > 0], **SAME_MATHS)
+    assert np.isfinite(spoiled_gradient).all()
+    assert not np.asarray(spoiled_gradient)[mask == 0].any()
+
+
+@pytest.mark.parametrize("loss", INSIDE)
+def test_nothing_is_learnt_by_the_teacher(loss):
+    student, teacher = (heads(12, 3), heads(12, 3)), (jnp.array(heads(24, 3)), jnp.array(heads(24, 3)))
+    gradient = jax.grad(lambda t: loss(*map(jnp.array, student), *t, jnp.array(MASK), jnp.array(ROWS))[0])(teacher)
+    assert not any(np.asarray(leaf).any() for leaf in gradient)

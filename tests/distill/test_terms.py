@@ -1,0 +1,167 @@
+"""Terms of a config: their presets against what papers and published code compute, and stored against live teachers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as functional
+
+from bertjax.bundle import Bundle, init_params
+from bertjax.distill.student import Student
+from bertjax.distill.teacher import stored_outputs
+from bertjax.distill.terms import AttentionScores, HiddenStates, LastHiddenState, Patience, Relations, SoftTargets
+from bertjax.errors import UserError
+from bertjax.model import BertConfig
+from bertjax.text.batches import eval_batches, inputs_of
+from tests.text.tiny import made_up, random_lengths
+
+TEACHER_CONFIG = BertConfig(
+    architecture="BertForSequenceClassification",
+    vocab_size=512,
+    hidden_size=24,
+    num_hidden_layers=6,
+    num_attention_heads=3,
+    intermediate_size=32,
+    max_position_embeddings=16,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    labels=("a", "b", "c"),
+    initializer_range=0.3,
+)
+TEACHER = Bundle(TEACHER_CONFIG, init_params(TEACHER_CONFIG, 0))
+SAME_WIDTH = Student(num_hidden_layers=3, start="random").initialise(TEACHER, 1)
+NARROW = Student(num_hidden_layers=3, hidden_size=12, start="random").initialise(TEACHER, 1)
+ENCODED = made_up(random_lengths(12, 9))
+object.__setattr__(ENCODED, "ids", ENCODED.ids % 512)
+[BATCH] = eval_batches(ENCODED, 12, (9,))
+
+
+def said(bundle: Bundle) -> Any:
+    return jax.jit(bundle.model.apply)({"params": bundle.params}, *inputs_of(BATCH))
+
+
+def value(term: Any, student: Bundle, teacher_out: Any = None, extra: Any = None) -> float:
+    loss = term.build(student.config, TEACHER_CONFIG)
+    if extra is None:
+        extra = term.parameters(jax.random.key(0), student.config, TEACHER_CONFIG) if has_parameters(term) else {}
+    total, weight = jax.jit(loss)(extra, said(student), said(TEACHER) if teacher_out is None else teacher_out, BATCH)
+    return float(total / weight)
+
+
+def has_parameters(term: Any) -> bool:
+    return hasattr(term, "parameters")
+
+
+def t(array: Any) -> torch.Tensor:
+    return torch.tensor(np.asarray(array))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 5.0])
+def test_soft_targets_have_three_published_forms(temperature: float):
+    ours, theirs = t(said(SAME_WIDTH).logits), t(said(TEACHER).logits)
+    log_q, p = functional.log_softmax(ours / temperature, -1), functional.softmax(theirs / temperature, -1)
+    published = {
+        "hinton": functional.kl_div(log_q, p, reduction="batchmean") * temperature**2,
+        "pkd": functional.kl_div(log_q, p, reduction="none").mean() * temperature**2,
+        "tinybert": (-p * log_q).mean(),
+    }
+    for preset, expected in published.items():
+        found = value(SoftTargets(temperature=temperature, preset=preset), SAME_WIDTH)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_on_its_own_logits_the_cross_entropy_is_the_entropy():
+    p = functional.softmax(t(said(TEACHER).logits), -1)
+    entropy = -(p * p.log()).sum(-1).mean() / 3
+    np.testing.assert_allclose(value(SoftTargets(1.0, 1.0, "tinybert"), TEACHER), entropy, rtol=1e-5)
+    assert abs(value(SoftTargets(1.0, 1.0), TEACHER)) < 1e-6
+
+
+def test_patience_of_the_paper_is_a_sum_over_layers_and_width():
+    ours, theirs = said(SAME_WIDTH).hidden_states, said(TEACHER).hidden_states
+    total, mean = 0.0, 0.0
+    for layer, paired in ((1, 2), (2, 4)):  # PKD-skip for 3 of 6: the last pair is left out
+        a, b = functional.normalize(t(ours[layer][:, 0])), functional.normalize(t(theirs[paired][:, 0]))
+        total += (a - b).square().sum(-1).mean()
+        mean += functional.mse_loss(a, b) / 2
+    np.testing.assert_allclose(value(Patience(preset="paper"), SAME_WIDTH), total, rtol=1e-5)
+    for preset in ("mean", "official"):
+        np.testing.assert_allclose(value(Patience(preset=preset), SAME_WIDTH), mean, rtol=1e-5)
+
+
+def test_hidden_states_of_tinyberts_code_count_padding_and_always_have_a_projection():
+    term = HiddenStates(preset="official")
+    rng = np.random.default_rng(0)
+    extra = {"kernel": jnp.array(rng.normal(size=(12, 24)), jnp.float32), "bias": jnp.arange(24.0)}
+    fit_dense = torch.nn.Linear(12, 24)
+    fit_dense.weight.data, fit_dense.bias.data = t(extra["kernel"]).T, t(extra["bias"])
+    expected: Any = sum(
+        functional.mse_loss(fit_dense(t(said(NARROW).hidden_states[s])), t(said(TEACHER).hidden_states[p]))
+        for s, p in ((0, 0), (1, 2), (2, 4), (3, 6))
+    )
+    np.testing.assert_allclose(value(term, NARROW, extra=extra), float(expected.detach()), rtol=1e-5)
+    assert set(term.parameters(jax.random.key(0), TEACHER_CONFIG, TEACHER_CONFIG)) == {"kernel", "bias"}
+    assert term.needs(NARROW.config, TEACHER_CONFIG) is None
+
+
+def test_papers_sum_over_layers():
+    for term in (HiddenStates, AttentionScores):
+        layers = 4 if term is HiddenStates else 3
+        mean, total = value(term(), SAME_WIDTH), value(term(preset="paper"), SAME_WIDTH)
+        np.testing.assert_allclose(total, layers * mean, rtol=1e-6)
+    np.testing.assert_allclose(value(Relations(heads=6, preset="paper"), NARROW), 3 * value(Relations(heads=6), NARROW))
+
+
+def test_scores_of_the_model_are_what_the_term_compares():
+    ours, theirs = said(NARROW).attention_scores, said(TEACHER).attention_scores
+    real = BATCH["attention_mask"] > 0
+    total = 0.0
+    for s, p in ((0, 1), (1, 3), (2, 5)):
+        squares = np.square(np.asarray(ours[s] - theirs[p])).mean(1)
+        for row in range(12):
+            total += squares[row][real[row]][:, real[row]].mean(-1).sum() / 3
+    np.testing.assert_allclose(value(AttentionScores(), NARROW), total / real.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("term", "student"),
+    [
+        (SoftTargets(), SAME_WIDTH),
+        (HiddenStates(), NARROW),
+        (LastHiddenState(), SAME_WIDTH),
+        (Patience(), SAME_WIDTH),
+        (AttentionScores(), NARROW),
+        (Relations(heads=6), NARROW),
+        (Relations(of=(("queries", "keys"), ("values", "values")), heads=None, teacher_layer=3), NARROW),
+    ],
+)
+def test_a_stored_teacher_teaches_what_a_live_one_does(tmp_path, term: Any, student: Bundle):
+    needs = term.needs(student.config, TEACHER_CONFIG)
+    stored = stored_outputs(tmp_path, TEACHER, ENCODED, needs)
+    batch = stored.add_to(BATCH)
+    np.testing.assert_allclose(value(term, student, stored.output(batch)), value(term, student), rtol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (LastHiddenState(), "student's hidden_size is 12, the teacher's 24"),
+        (Patience(), "student's hidden_size is 12, the teacher's 24"),
+        (Relations(heads=8), "a width of 12 does not divide into 8 heads"),
+        (Relations(heads=6, teacher_layer=6), "teacher_layer is 6; the teacher has 6 layers"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(term: Any, message: str):
+    with pytest.raises(UserError, match=message):
+        term.build(NARROW.config, TEACHER_CONFIG)
+
+
+def test_other_numbers_of_heads_are_for_relations_alone():
+    two = Student(num_hidden_layers=3, num_attention_heads=2, start="random").config(TEACHER_CONFIG)
+    for term in (AttentionScores(), Relations(heads=None)):
+        with pytest.raises(UserError, match="student's num_attention_heads is 2, the teacher's 3"):
+            term.build(two, TEACHER_CONFIG)
+    Relations(heads=6).build(two, TEACHER_CONFIG)
