@@ -116,17 +116,25 @@ def _join(waiting: Rows, rows: Rows, places: Int[Array, "b"]) -> Rows:
 
 
 class Queue:
-    """Examples that wait for the next segment: fewer than two full batches, in arrays whose size never changes."""
+    """Examples that wait for the next segment: fewer than two full batches, in arrays whose size never changes. A batch
+    that nobody left is kept as it came while it waits alone."""
 
     def __init__(self, most: int):
         self.capacity, self.who = 2 * most, np.zeros(0, np.int64)
         self._rows: Any = None
+        self._as_it_came = False
 
-    def join(self, rows: Rows, places: Int[np.ndarray, "n"], who: Int[np.ndarray, "n"]) -> None:
-        """Adds those at `places` of a batch."""
-        if self._rows is None:
-            self._rows = _gather(rows, np.resize(places, self.capacity))
+    def join(self, rows: Rows, stay: Bool[np.ndarray, "b"], who: Int[np.ndarray, "n"]) -> None:
+        """Adds the examples of a batch that `stay`, of its first rows."""
+        places, alone = np.flatnonzero(stay), not len(self.who)
+        if alone and stay.all():
+            self._rows, self._as_it_came = rows, True
+        elif alone and (self._rows is None or self._as_it_came):
+            self._rows, self._as_it_came = _gather(rows, np.resize(places, self.capacity)), False
         else:
+            if self._as_it_came:
+                filled = np.resize(np.arange(len(self.who)), self.capacity)
+                self._rows, self._as_it_came = _gather(self._rows, filled), False
             target = np.full(len(jax.tree.leaves(rows)[0]), self.capacity)
             target[places] = len(self.who) + np.arange(len(places))
             self._rows = _join(self._rows, rows, target)
@@ -136,6 +144,8 @@ class Queue:
         """The last `count`, filled up to `size` rows with any."""
         start = len(self.who) - count
         self.who, who = self.who[:start], self.who[start:]
+        if self._as_it_came:
+            return self._rows, who
         return _gather(self._rows, start + np.resize(np.arange(count), size)), who
 
 
@@ -188,7 +198,7 @@ class Segmented:
             left.logits[who[leave]] = np.asarray(after.logits)[: len(who)][leave]
             left.depths[who[leave]] = self.walk.depths[number]
         if not leave.all():
-            queues[number + 1].join(after.rows, np.flatnonzero(~leave), who[~leave])
+            queues[number + 1].join(after.rows, ~leave, who[~leave])
 
     def _size_for(self, count: int) -> int:
         """The smallest batch size that holds so many."""
@@ -198,13 +208,13 @@ class Segmented:
         """Compiles every program that batches of these lengths can need."""
         for length in lengths:
             for size in self.sizes:
-                row, first = np.ones((size, length), np.int32), np.arange(1)
+                row, first = np.ones((size, length), np.int32), np.array([True, False])
                 rows = _begin(self.walk, self.params, row, row, row * 0, self.walk.start(size))
                 for segment, own, number in zip(self.walk.segments, self.own, self.numbers, strict=True):
                     _advance(segment, own, rows.mask, number, rows.hidden, rows.memory)
                 queue = Queue(self.sizes[-1])
-                queue.join(rows, first, first)
-                queue.join(rows, first, first)
+                queue.join(rows, first, np.arange(1))
+                queue.join(rows, first, np.arange(1))
                 queue.take(1, size)
 
 
