@@ -122,7 +122,25 @@ def _against_baseline(report: Report, row: Row) -> str:
         slower = f"slower by {_ratio(1 / ratio)}" if ratio < 1 / SPEED_UP else f"no speed-up (time ratio {ratio:.2f})"
         costs.append(f"{_ratio(ratio)} faster" if ratio >= SPEED_UP else f"**{slower}**")
     compared = "".join(f": {_outcome(c)} ({_evidence(c)})" for c in found)
-    return f"**{row.name}** next to *{baseline.name}*: {score}{compared}; {', '.join(costs)}."
+    said = f"**{row.name}** next to *{baseline.name}*: {score}{compared}; {', '.join(costs)}."
+    return said + _memory_alone(row, baseline)
+
+
+def _memory_alone(row: Row, baseline: Row) -> str:
+    """Of fewer parameters that compute as much, as shared layers do: what that saves, and what it does not."""
+    if not (row.flops_per_example and baseline.flops_per_example and row.parameters * SPEED_UP < baseline.parameters):
+        return ""
+    if not 1 / SPEED_UP < baseline.flops_per_example / row.flops_per_example < SPEED_UP:
+        return ""
+    memory = [
+        f"{doing} {bytes_text(after)} instead of {bytes_text(before)}"
+        for doing in ("inference", "training_step")
+        if (after := getattr(row.peak_memory_bytes, doing)) and (before := getattr(baseline.peak_memory_bytes, doing))
+    ]
+    saved = f" ({', '.join(memory)})".replace("training_step", "training, optimiser state included,") if memory else ""
+    ratio = row.throughput_per_s.get("batch_32", 0) / baseline.throughput_per_s.get("batch_32", float("inf"))
+    time = f"{_ratio(ratio)} the speed" if ratio >= SPEED_UP else "no time saved"
+    return f" Fewer parameters do the same arithmetic: that saves memory{saved}; in batches of 32, {time}."
 
 
 def _outcome(c: Comparison) -> str:

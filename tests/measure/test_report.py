@@ -136,6 +136,24 @@ def test_a_time_ratio_under_five_percent_is_no_speed_up(ms, says, cell):
     assert table_cells(report)[1][1][-1] == cell
 
 
+def test_fewer_parameters_for_the_same_arithmetic_save_memory_and_no_time():
+    shared = dataclasses.replace(
+        STUDENT,
+        parameters=13_800_000,
+        peak_memory_bytes=PeakMemory(6 * 10**7, 4 * 10**8),
+        throughput_per_s={"batch_32": 318.0},
+    )
+    [said] = verdicts(dataclasses.replace(REPORT, rows=(TEACHER, shared), comparisons=()))
+    assert said.endswith(
+        "Fewer parameters do the same arithmetic: that saves memory (inference 60.0 MB instead of 100 MB, training, "
+        "optimiser state included, 400 MB instead of 600 MB); in batches of 32, no time saved."
+    )
+    faster = dataclasses.replace(shared, throughput_per_s={"batch_32": 372.0})
+    assert "in batches of 32, 1.2x the speed." in verdicts(dataclasses.replace(REPORT, rows=(TEACHER, faster)))[0]
+    halved = dataclasses.replace(shared, flops_per_example=5e8)
+    assert "Fewer parameters" not in verdicts(dataclasses.replace(REPORT, rows=(TEACHER, halved)))[0]
+
+
 def test_markdown_holds_table_picture_verdicts_flips_both_ways_and_commands(tmp_path):
     text = REPORT.write(tmp_path).read_text(encoding="utf-8")
     for part in (
