@@ -12,8 +12,9 @@ layers and looking afterwards would have given it, whatever else is in the batch
 a threshold may fall on either side.
 
 What it gains: a loop saves whole steps, but only when nobody in the batch needs them, so it is for single examples.
-Segments go on with the survivors, gathered into one of a few batch sizes, for which each program is compiled once; what
-is left of a batch runs less efficiently than a full one. What it costs: the heads, and one look at the flags per exit.
+Segments go on with the survivors: those of several batches fill one up again, so a long list of texts gains more than a
+single batch, and its first answer comes when all have been read. Programs are compiled once, for a few batch sizes.
+What it costs: the heads, and one look at the flags per exit.
 What is saved is arithmetic of easy examples; a hard one takes as long as before.
 """
 
