@@ -154,16 +154,26 @@ def relation(
 
     With queries and keys and the model's own heads it is the attention term of MiniLM v1 (Wang et al. 2020, eq. 5),
     with values and values its value relation (eq. 7). Both widths must be divisible by `heads`, no more.
-    """
 
-    def log_relation(one: Float[Array, "b l n k"], two: Float[Array, "b l n k"]) -> Float[Array, "b r l l"]:
-        one, two = (x.reshape(*x.shape[:2], heads, -1) for x in (one, two))
+    Four times as many heads have four times the maps. As many as the student has are in memory at once, and they are
+    computed again on the way back.
+    """
+    together = student_one.shape[2] if heads % student_one.shape[2] == 0 else 1
+
+    def log_relation(one: Float[Array, "b l n k"], two: Float[Array, "b l n k"]) -> Float[Array, "b n l l"]:
         return jax.nn.log_softmax(jnp.where(mask[:, None, None] > 0, scores(one, two, mask), -1e9), axis=-1)
 
-    guess = log_relation(student_one, student_two)
-    target = log_relation(jax.lax.stop_gradient(teacher_one), jax.lax.stop_gradient(teacher_two))
-    divergence = jnp.sum(jnp.exp(target) * (target - guess), axis=-1)
-    return weighted(jnp.mean(divergence, axis=1), mask * weights[:, None])
+    @jax.checkpoint  # type: ignore[attr-defined]
+    def add_some(total: Float[Array, "b l"], parts: list[Array]) -> tuple[Float[Array, "b l"], None]:
+        guess, target = log_relation(*parts[:2]), jax.lax.stop_gradient(log_relation(*parts[2:]))
+        return total + jnp.sum(jnp.exp(target) * (target - guess), axis=(1, 3)), None
+
+    def cut(x: Float[Array, "b l h k"]) -> Float[Array, "steps b l n r"]:
+        return jnp.moveaxis(x.reshape(*x.shape[:2], heads // together, together, -1), 2, 0)
+
+    parts = [cut(x) for x in (student_one, student_two, teacher_one, teacher_two)]
+    total, _ = jax.lax.scan(add_some, jnp.zeros(mask.shape, jnp.float32), parts)
+    return weighted(total / heads, mask * weights[:, None])
 
 
 def scores(

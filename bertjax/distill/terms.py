@@ -288,8 +288,6 @@ class Relations:
         return frozenset((name, self.layer(teacher)) for pair in self.of for name in pair)
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
-        import jax
-
         from bertjax.distill import losses
 
         s, t = student.depth - 1, self.layer(teacher)
@@ -300,7 +298,6 @@ class Relations:
         for config, count in ((student, own[0]), (teacher, own[1])):
             if count * config.head_size % heads:
                 raise UserError(f"Relations: a width of {count * config.head_size} does not divide into {heads} heads.")
-        formula = jax.checkpoint(losses.relation, static_argnums=6)  # type: ignore[attr-defined]
         of, preset = self.of, self.preset
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
@@ -308,7 +305,7 @@ class Relations:
                 ours, theirs = (
                     (getattr(out, one)[i], getattr(out, two)[i]) for out, i in ((student_out, s), (teacher_out, t))
                 )
-                return formula(*ours, *theirs, batch["attention_mask"], batch["weights"], heads)
+                return losses.relation(*ours, *theirs, batch["attention_mask"], batch["weights"], heads)
 
             return over_layers([divergence(*pair) for pair in of], preset)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as functional
 
 from bertjax.distill import losses
+from bertjax.measure.cost import peak_memory
 from tests.tolerances import SAME_MATHS
 
 RNG = np.random.default_rng(3)
@@ -158,3 +159,15 @@ def test_nothing_is_learnt_by_the_teacher(loss):
     student, teacher = (heads(12, 3), heads(12, 3)), (jnp.array(heads(24, 3)), jnp.array(heads(24, 3)))
     gradient = jax.grad(lambda t: loss(*map(jnp.array, student), *t, jnp.array(MASK), jnp.array(ROWS))[0])(teacher)
     assert not any(np.asarray(leaf).any() for leaf in gradient)
+
+
+def test_more_relation_heads_than_the_model_has_take_no_more_memory():
+    shape, rows = jax.ShapeDtypeStruct((8, 128, 12, 32), jnp.float32), jax.ShapeDtypeStruct((8, 128), jnp.int32)
+    weights = jax.ShapeDtypeStruct((8,), jnp.float32)
+
+    def memory(count: int) -> int:
+        gradient = jax.grad(lambda q, *rest: losses.relation(q, *rest, heads=count)[0])
+        return peak_memory(jax.jit(gradient).lower(shape, shape, shape, shape, rows, weights)) or 0
+
+    # Four times as many maps would be three times as much.
+    assert 0 < memory(48) < 1.3 * memory(12)
