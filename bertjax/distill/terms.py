@@ -1,8 +1,8 @@
 """The distillation losses as configs hold them: a name and numbers, and one method that builds the formula.
 
 `needs` tells what of the teacher a loss looks at besides its logits, as pairs ("hidden_states", place), ("queries",
-layer) and so on; such outputs can be computed once and stored. A loss without that method gets a teacher that runs in
-every step. This module imports no jax, so that a config file costs nothing to read.
+layer) and so on; such outputs can be computed once and stored. A loss without that method, or that answers None, gets a
+teacher that runs in every step. This module imports no jax, so that a config file costs nothing to read.
 
 A weight means what it says only with the reduction that it was chosen for. Here every term is a mean: over pieces or
 texts, and over layers, heads and widths. `preset` multiplies by what a paper's formula ("paper") or its authors'

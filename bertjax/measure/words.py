@@ -132,15 +132,19 @@ def _memory_alone(row: Row, baseline: Row) -> str:
         return ""
     if not 1 / SPEED_UP < baseline.flops_per_example / row.flops_per_example < SPEED_UP:
         return ""
-    memory = [
-        f"{doing} {bytes_text(after)} instead of {bytes_text(before)}"
-        for doing in ("inference", "training_step")
-        if (after := getattr(row.peak_memory_bytes, doing)) and (before := getattr(baseline.peak_memory_bytes, doing))
-    ]
-    saved = f" ({', '.join(memory)})".replace("training_step", "training, optimiser state included,") if memory else ""
-    ratio = row.throughput_per_s.get("batch_32", 0) / baseline.throughput_per_s.get("batch_32", float("inf"))
+    before, after = baseline.peak_memory_bytes, row.peak_memory_bytes
+    pairs = {
+        "inference": (after.inference, before.inference),
+        "training, optimiser state included,": (after.training_step, before.training_step),
+    }
+    memory = [f"{what} {bytes_text(a)} instead of {bytes_text(b)}" for what, (a, b) in pairs.items() if a and b]
+    listed = f" ({', '.join(memory)})" if memory else ""
+    said = f" Fewer parameters do the same arithmetic: that saves memory{listed}"
+    if "batch_32" not in row.throughput_per_s or "batch_32" not in baseline.throughput_per_s:
+        return f"{said}."
+    ratio = row.throughput_per_s["batch_32"] / baseline.throughput_per_s["batch_32"]
     time = f"{_ratio(ratio)} the speed" if ratio >= SPEED_UP else "no time saved"
-    return f" Fewer parameters do the same arithmetic: that saves memory{saved}; in batches of 32, {time}."
+    return f"{said}; in batches of 32, {time}."
 
 
 def _outcome(c: Comparison) -> str:

@@ -150,6 +150,8 @@ def test_fewer_parameters_for_the_same_arithmetic_save_memory_and_no_time():
     )
     faster = dataclasses.replace(shared, throughput_per_s={"batch_32": 372.0})
     assert "in batches of 32, 1.2x the speed." in verdicts(dataclasses.replace(REPORT, rows=(TEACHER, faster)))[0]
+    unmeasured = dataclasses.replace(shared, throughput_per_s={})
+    assert verdicts(dataclasses.replace(REPORT, rows=(TEACHER, unmeasured)))[0].endswith("400 MB instead of 600 MB).")
     halved = dataclasses.replace(shared, flops_per_example=5e8)
     assert "Fewer parameters" not in verdicts(dataclasses.replace(REPORT, rows=(TEACHER, halved)))[0]
 
