@@ -16,7 +16,7 @@ from scipy.special import expit, softmax
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, BertModel
 from bertjax.params import Tree
-from bertjax.text.batches import Batch, Inputs, eval_batches, inputs_of
+from bertjax.text.batches import Inputs, eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded, encode_examples
 from bertjax.text.examples import Examples
@@ -34,6 +34,8 @@ class Predictions(NamedTuple):
     """None for regression, tags and answers."""
     truncated: int
     """Texts that were longer than the limit and lost their end."""
+    depths: list[int] | None = None
+    """Depth steps that each text took; None where all texts take all of the model's."""
 
 
 @Forward
@@ -47,18 +49,26 @@ def forward(
     return logits.astype(jnp.float32)
 
 
-def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Iterator[np.ndarray]]:
-    """Batches of (ids, mask, types) to the logits of each, as the model ships: with the exits that its config says
-    examples take. Where they may leave, all batches are read before the first answer."""
+class Answered(NamedTuple):
+    """What a batch got, padding rows included."""
+
+    logits: np.ndarray
+    depths: Int[np.ndarray, "b"] | None
+    """Depth steps of each row, where examples may leave early."""
+
+
+def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Iterator[Answered]]:
+    """Batches of (ids, mask, types) to what each got, as the model ships: with the exits that its config says examples
+    take. Where they may leave, all batches are read before the first answer."""
     config = model.config
     exits = config.exits and config.exits.leaving
     halts = config.recurrence and config.recurrence.halting and model.reads_first
     if not (exits or halts):
-        return lambda batches: (np.asarray(forward(model, params, *batch)) for batch in batches)
+        return lambda batches: (Answered(np.asarray(forward(model, params, *batch)), None) for batch in batches)
     from bertjax.adaptive import Walker, walk_of
 
     walk = Walker(walk_of(config), params)
-    return lambda batches: (left.logits for left in walk(list(batches)))
+    return lambda batches: (Answered(*left) for left in walk(list(batches)))
 
 
 def kind_of(config: BertConfig) -> Kind:
@@ -74,25 +84,22 @@ def kind_of(config: BertConfig) -> Kind:
     return "regression" if config.problem_type == "regression" or len(config.labels) == 1 else "classification"
 
 
-def logits_by_batch(
-    model: BertModel, params: Tree, encoded: Encoded, batch_size: int, buckets: tuple[int, ...] | None = None
-) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Every batch with its logits, shortest rows first; filler rows are still in it (weights 0)."""
-    buckets = buckets or length_buckets(encoded.lengths, model.config.max_position_embeddings)
+def run_rows(
+    model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32
+) -> tuple[list[np.ndarray], list[int] | None]:
+    """Logits of every row, in the order of the rows (of tokens and answers, one line per piece), and the depth steps
+    that each took, if they may differ."""
+    buckets = length_buckets(encoded.lengths, model.config.max_position_embeddings)
     batches, again = tee(eval_batches(encoded, batch_size, buckets))
-    yield from zip(batches, runner(model, params)(map(inputs_of, again)), strict=True)
-
-
-def logits_of(model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32) -> list[np.ndarray]:
-    """Logits of every row, in the order of the rows; of tokens and answers, one line per piece."""
     rows: list[np.ndarray] = [np.empty(0)] * len(encoded)
-    for batch, logits in logits_by_batch(model, params, encoded, batch_size):
+    depths, differ = [0] * len(encoded), False
+    for batch, answered in zip(batches, runner(model, params)(map(inputs_of, again)), strict=True):
         for position in np.flatnonzero(batch["weights"]):
-            row = logits[position]
-            rows[batch["example_ids"][position]] = (
-                row[: batch["attention_mask"][position].sum()] if row.ndim > 1 else row
-            )
-    return rows
+            number, row = batch["example_ids"][position], answered.logits[position]
+            rows[number] = row[: batch["attention_mask"][position].sum()] if row.ndim > 1 else row
+            if answered.depths is not None:
+                depths[number], differ = int(answered.depths[position]), True
+    return rows, depths if differ else None
 
 
 def predict(
@@ -113,8 +120,8 @@ def predict(
     joined = [" ".join(row) for row in words] if words else list(texts)
     examples = Examples(joined, list(pairs) if pairs is not None else None, words=words, source="texts to predict")
     encoded = encode_examples(examples, Task(kind=kind, labels=labels if kind != "qa" else ()), tokenizer, max_length)
-    logits = logits_of(model, params, encoded, batch_size)
-    return Predictions(*labels_from_logits(kind, labels, logits, encoded, examples), encoded.truncated)
+    logits, depths = run_rows(model, params, encoded, batch_size)
+    return Predictions(*labels_from_logits(kind, labels, logits, encoded, examples), encoded.truncated, depths)
 
 
 def check(kind: Kind, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:

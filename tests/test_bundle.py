@@ -113,6 +113,7 @@ def test_predictions_are_those_of_transformers_in_the_order_of_the_texts(bundle,
     assert predictions.labels == [("rotten", "fresh", "neither")[i] for i in expected.argmax(axis=-1)]
     assert len(set(predictions.labels)) > 1
     assert predictions.truncated == 0
+    assert predictions.depths is None
 
 
 def test_pairs_are_predicted_as_transformers_does(bundle, stock):
@@ -133,7 +134,7 @@ def test_long_texts_are_cut_at_the_limit_and_counted(bundle, stock):
 
 
 def test_no_texts_give_no_predictions(bundle):
-    assert bundle.predict([]) == ([], None, 0)
+    assert bundle.predict([]) == ([], None, 0, None)
 
 
 def test_an_empty_text_is_predicted_like_any_other(bundle, stock):

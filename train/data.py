@@ -66,9 +66,9 @@ def open_model(name: str, task: Any, seed: int, **settings: Any) -> tuple[Any, A
 
 def predict_split(bundle: Any, split: Split) -> tuple[Any, Any]:
     """Predictions and labels of a split, as the score compares them."""
-    from bertjax.predict import logits_of, score_inputs
+    from bertjax.predict import run_rows, score_inputs
 
-    logits = logits_of(bundle.model, bundle.device_params, split.encoded)
+    logits, _ = run_rows(bundle.model, bundle.device_params, split.encoded)
     return score_inputs(split.encoded, split.examples, logits)
 
 

@@ -3,7 +3,8 @@
     echo "a quiet masterpiece" | python -m train.predict --model=runs/quickstart/bundle
     python -m train.predict --model=runs/quickstart/bundle --input=reviews.txt --out=labels.jsonl
 
-For pairs of texts, a tab stands between the two. Each line of the answer holds `text`, `label` and `probabilities`.
+For pairs of texts, a tab stands between the two. Each line of the answer holds `text`, `label` and `probabilities`,
+and the `depth` at which the text left, where the model lets texts leave early.
 """
 
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ def main(config: Config) -> None:
         if predictions.probabilities is not None:
             rounded = [round(float(p), 4) for p in predictions.probabilities[i]]
             answer["probabilities"] = dict(zip(bundle.config.labels, rounded, strict=True))
+        if predictions.depths is not None:
+            answer["depth"] = predictions.depths[i]
         answers.append(json.dumps(answer, ensure_ascii=False))
     write_lines(config.out, answers)
 

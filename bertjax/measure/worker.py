@@ -85,7 +85,7 @@ class JaxRuntime:
         return ids, mask, types
 
     def forward(self, inputs: Any) -> Any:
-        return next(self.run([inputs]))
+        return next(self.run([inputs])).logits
 
 
 class SklearnRuntime:

@@ -85,7 +85,9 @@ def test_a_calibrated_model_leaves_early_wherever_it_is_loaded(work: Path, strai
     assert early.config.exits.leaving is not None
     texts = [line.split("\t")[0] for line in (work / "eval.tsv").read_text().splitlines()[1:]]
     together = early.predict(texts)
-    assert early.predict(texts[:1]).labels == together.labels[:1]
+    alone = early.predict(texts[:1])
+    assert (alone.labels, alone.depths) == (together.labels[:1], together.depths and together.depths[:1])
+    np.testing.assert_allclose(np.mean(together.depths or 0), last[0]["mean_depth"], rtol=1e-6)
     assert len(together.labels) == 60
 
 
