@@ -4,8 +4,8 @@ A fine-tuned teacher says more about a sentence than its label: how sure it is, 
 made of the words on the way. A student of a quarter of the size that imitates these reaches scores that the labels
 alone would not teach it, and needs no labels at all: any text will do.
 
-    losses.py    the formulas: soft targets, hidden states, first rows, attention scores, relations
-    terms.py     the same as small dataclasses for configs (a name and numbers), each of which builds its formula
+    losses.py    the formulas: soft targets, hidden states, feature maps, first rows, attention, relations
+    terms/       the same as small dataclasses for configs (a name and numbers), each of which builds its formula
     pairing.py   which layer of the student learns from which layer of the teacher
     student.py   the student's shape, and its start from the teacher's own layers
 

@@ -105,6 +105,31 @@ def direction_error(
     return squared_error(direction(guess), direction(target), weights)
 
 
+def feature_error(
+    student: Float[Array, "*rows d"],
+    teacher: Float[Array, "*rows d"],
+    weights: Float[Array, "*rows"],
+    factors: tuple[float, float, float] = (100.0, 5000.0, 5.0),
+) -> Sum:
+    """What two vectors differ in, taken apart: `squared_error` of both normalised to mean 0 and variance 1, the squared
+    difference of their means, the absolute one of their variances, each times a factor (published code of MobileBERT,
+    Sun et al. 2020). That code compares a layer's mean and variance with those of all the teacher's layers; here,
+    as in its second version, only with those of its own."""
+
+    def apart(
+        x: Float[Array, "*rows d"],
+    ) -> tuple[Float[Array, "*rows d"], Float[Array, "*rows"], Float[Array, "*rows"]]:
+        mean, variance = jnp.mean(x, axis=-1), jnp.var(x, axis=-1)
+        return (x - mean[..., None]) * jax.lax.rsqrt(variance + 1e-12)[..., None], mean, variance
+
+    ours, mean, variance = apart(keep(student, weights))
+    theirs, their_mean, their_variance = apart(keep(jax.lax.stop_gradient(teacher), weights))
+    shape, centre, spread = factors
+    total, weight = squared_error(ours, theirs, weights)
+    statistics = centre * jnp.square(mean - their_mean) + spread * jnp.abs(variance - their_variance)
+    return shape * total + weighted(statistics, weights)[0], weight
+
+
 def score_error(
     student_queries: Float[Array, "b l h s"],
     student_keys: Float[Array, "b l h s"],
@@ -132,7 +157,7 @@ def score_error_with_padding(
 ) -> Sum:
     """`score_error` as TinyBERT's published code has it: queries of padding count like others, scores of -100 and less
     are taken for masked, and the mean is over all that there is. It depends on how far a batch is padded."""
-    everything = jnp.ones_like(mask)
+    everything = jnp.broadcast_to(weights[:, None] > 0, mask.shape).astype(mask.dtype)
     guess = scores(student_queries, student_keys, everything)
     target = scores(jax.lax.stop_gradient(teacher_queries), jax.lax.stop_gradient(teacher_keys), everything)
     guess, target = (jnp.where((mask[:, None, None] > 0) & (x > -100), x, 0.0) for x in (guess, target))
@@ -174,6 +199,27 @@ def relation(
     parts = [cut(x) for x in (student_one, student_two, teacher_one, teacher_two)]
     total, _ = jax.lax.scan(add_some, jnp.zeros(mask.shape, jnp.float32), parts)
     return weighted(total / heads, mask * weights[:, None])
+
+
+def attention_cross_entropy_with_padding(
+    student_queries: Float[Array, "b l h s"],
+    student_keys: Float[Array, "b l h s"],
+    teacher_queries: Float[Array, "b l h t"],
+    teacher_keys: Float[Array, "b l h t"],
+    mask: Int[Array, "b l"],
+    weights: Float[Array, " b"],
+) -> Sum:
+    """Attention maps as MobileBERT's published code compares them: -sum p log q over the keys with the teacher's p and
+    the student's q, so the divergence of `relation` and the teacher's entropy; queries of padding count like others,
+    and the mean is over all queries and heads. It depends on how far a batch is padded."""
+    everything = jnp.broadcast_to(weights[:, None] > 0, mask.shape).astype(mask.dtype)
+
+    def log_map(queries: Float[Array, "b l h k"], keys: Float[Array, "b l h k"]) -> Float[Array, "b h l l"]:
+        return jax.nn.log_softmax(jnp.where(mask[:, None, None] > 0, scores(queries, keys, everything), -1e9), axis=-1)
+
+    guess, target = log_map(student_queries, student_keys), log_map(teacher_queries, teacher_keys)
+    crossed = -jnp.sum(jnp.exp(jax.lax.stop_gradient(target)) * guess, axis=-1)
+    return weighted(jnp.mean(crossed, axis=(1, 2)), weights)
 
 
 def scores(

@@ -10,9 +10,19 @@ import torch
 import torch.nn.functional as functional
 
 from bertjax.bundle import Bundle, init_params
+from bertjax.distill import losses
 from bertjax.distill.student import Student
 from bertjax.distill.teacher import stored_outputs
-from bertjax.distill.terms import AttentionScores, HiddenStates, LastHiddenState, Patience, Relations, SoftTargets
+from bertjax.distill.terms import (
+    AttentionMaps,
+    AttentionScores,
+    FeatureMaps,
+    HiddenStates,
+    LastHiddenState,
+    Patience,
+    Relations,
+    SoftTargets,
+)
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
 from bertjax.text.batches import eval_batches, inputs_of
@@ -107,6 +117,56 @@ def test_hidden_states_of_tinyberts_code_count_padding_and_always_have_a_project
     assert term.needs(NARROW.config, TEACHER_CONFIG) is None
 
 
+def test_feature_maps_are_compared_whole_or_taken_apart():
+    """MobileBERT's paper over real pieces; its code with torch's LayerNorm, over padding too, as a mean of layers."""
+    ours, theirs, real = said(SAME_WIDTH).hidden_states, said(TEACHER).hidden_states, t(BATCH["attention_mask"]) > 0
+    whole, apart = 0.0, 0.0
+    for s, p in ((1, 2), (2, 4), (3, 6)):
+        a, b = t(ours[s]), t(theirs[p])
+        whole += float(functional.mse_loss(a[real], b[real]))
+        shape = functional.mse_loss(
+            functional.layer_norm(a, (24,), eps=1e-12), functional.layer_norm(b, (24,), eps=1e-12)
+        )
+        means = (a.mean(-1) - b.mean(-1)).square().mean()
+        variances = (a.var(-1, unbiased=False) - b.var(-1, unbiased=False)).abs().mean()
+        apart += float(100 * shape + 5000 * means + 5 * variances) / 3
+    found = [value(FeatureMaps(preset=preset), SAME_WIDTH) for preset in ("mean", "paper", "official")]
+    np.testing.assert_allclose(found, [whole / 3, whole, apart], rtol=1e-5)
+
+
+def test_the_means_and_variances_that_are_compared_are_not_those_of_layer_norm():
+    """After a LayerNorm that learnt nothing they are 0 and 1; with these states every part counts."""
+    student, teacher = (3 * np.random.default_rng(i).normal(size=(5, 8)).astype(np.float32) + i for i in (0, 1))
+    a, b = torch.tensor(student), torch.tensor(teacher)
+    parts = (
+        functional.mse_loss(functional.layer_norm(a, (8,)), functional.layer_norm(b, (8,))),
+        (a.mean(-1) - b.mean(-1)).square().mean(),
+        (a.var(-1, unbiased=False) - b.var(-1, unbiased=False)).abs().mean(),
+    )
+    for i, part in enumerate(parts):
+        factors = tuple(float(i == j) for j in range(3))
+        total, weight = losses.feature_error(jnp.array(student), jnp.array(teacher), jnp.ones(5), factors)  # type: ignore[arg-type]
+        np.testing.assert_allclose(total / weight, part, rtol=1e-4)
+
+
+def test_attention_maps_are_compared_per_head_and_query():
+    """torch's KL over each text at its length; the published code's cross-entropy over queries of padding too."""
+    ours, theirs = said(NARROW).attention_scores, said(TEACHER).attention_scores
+    mask = BATCH["attention_mask"]
+    lengths, divergence, crossed = mask.sum(1), 0.0, 0.0
+    for s, p in ((0, 1), (1, 3), (2, 5)):
+        a, b = t(ours[s]), t(theirs[p])
+        for row, n in enumerate(lengths):
+            q, target = a[row, :, :n, :n].log_softmax(-1), b[row, :, :n, :n].softmax(-1)
+            divergence += float(functional.kl_div(q, target, reduction="sum")) / 3
+        added = torch.tensor((1 - mask)[:, None, None, :] * -10000.0)
+        crossed += float(-((b + added).softmax(-1) * (a + added).log_softmax(-1)).sum(-1).mean()) / 3
+    mean = divergence / lengths.sum()
+    found = [value(AttentionMaps(preset=preset), NARROW) for preset in ("mean", "paper", "official")]
+    np.testing.assert_allclose(found, [mean / 3, mean, crossed], rtol=1e-5)
+    assert AttentionMaps(preset="official").needs(NARROW.config, TEACHER_CONFIG) is None
+
+
 def test_papers_sum_over_layers():
     for term in (HiddenStates, AttentionScores):
         layers = 4 if term is HiddenStates else 3
@@ -134,6 +194,8 @@ def test_scores_of_the_model_are_what_the_term_compares():
         (LastHiddenState(), SAME_WIDTH),
         (Patience(), SAME_WIDTH),
         (AttentionScores(), NARROW),
+        (AttentionMaps(), NARROW),
+        (FeatureMaps(), SAME_WIDTH),
         (Relations(heads=6), NARROW),
         (Relations(of=(("queries", "keys"), ("values", "values")), heads=None, teacher_layer=3), NARROW),
     ],
@@ -149,6 +211,7 @@ def test_a_stored_teacher_teaches_what_a_live_one_does(tmp_path, term: Any, stud
     ("term", "message"),
     [
         (LastHiddenState(), "student's hidden_size is 12, the teacher's 24"),
+        (FeatureMaps(), "student's hidden_size is 12, the teacher's 24"),
         (Patience(), "student's hidden_size is 12, the teacher's 24"),
         (Relations(heads=8), "a width of 12 does not divide into 8 heads"),
         (Relations(heads=6, teacher_layer=6), "teacher_layer is 6; the teacher has 6 layers"),
@@ -161,7 +224,7 @@ def test_what_cannot_be_compared_is_refused(term: Any, message: str):
 
 def test_other_numbers_of_heads_are_for_relations_alone():
     two = Student(num_hidden_layers=3, num_attention_heads=2, start="random").config(TEACHER_CONFIG)
-    for term in (AttentionScores(), Relations(heads=None)):
+    for term in (AttentionScores(), AttentionMaps(), Relations(heads=None)):
         with pytest.raises(UserError, match="student's num_attention_heads is 2, the teacher's 3"):
             term.build(two, TEACHER_CONFIG)
     Relations(heads=6).build(two, TEACHER_CONFIG)

@@ -1,0 +1,35 @@
+"""The distillation losses as configs hold them: a name and numbers, and one method that builds the formula.
+
+    answers.py     what a model says: labels and the teacher's probabilities
+    states.py      what its layers make of a text: hidden states, feature maps, first rows
+    attention.py   how the pieces of a text relate: scores, maps, relations
+    term.py        what they have in common
+
+`needs` tells what of the teacher a loss looks at besides its logits, as pairs ("hidden_states", place), ("queries",
+layer) and so on; such outputs can be computed once and stored. A loss without that method, or that answers None, gets a
+teacher that runs in every step. Nothing here imports jax before it builds, so that a config file costs nothing to read.
+
+A weight means what it says only with the reduction that it was chosen for. Here every term is a mean: over pieces or
+texts, and over layers, heads and widths. `preset` multiplies by what a paper's formula ("paper") or its authors'
+published code ("official") has instead, so that their weights can be used as they were printed.
+"""
+
+from bertjax.distill.terms.answers import HardLabels, SoftTargets
+from bertjax.distill.terms.attention import AttentionMaps, AttentionScores, Relations
+from bertjax.distill.terms.states import FeatureMaps, HiddenStates, LastHiddenState, Patience
+from bertjax.distill.terms.term import Loss, LossFunction, Preset
+
+__all__ = [
+    "AttentionMaps",
+    "AttentionScores",
+    "FeatureMaps",
+    "HardLabels",
+    "HiddenStates",
+    "LastHiddenState",
+    "Loss",
+    "LossFunction",
+    "Patience",
+    "Preset",
+    "Relations",
+    "SoftTargets",
+]

@@ -1,0 +1,75 @@
+"""Terms that look at what a model says in the end: its logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from bertjax.distill.terms.term import LossFunction
+from bertjax.errors import UserError
+
+if TYPE_CHECKING:
+    from bertjax.distill.teacher import Need
+    from bertjax.losses import Batch, Sum
+    from bertjax.model import BertConfig
+    from bertjax.params import Tree
+
+
+@dataclass(frozen=True)
+class HardLabels:
+    """The task's own loss against the labels of the data."""
+
+    weight: float = 1.0
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need]:
+        return frozenset()
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        from bertjax.losses import TASK_LOSSES
+        from bertjax.predict import kind_of
+
+        task_loss = TASK_LOSSES[kind_of(student)]
+
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+            return task_loss(student_out.logits, batch)
+
+        return loss
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """The teacher's probabilities at a temperature; its number for regression (Hinton et al. 2015).
+
+    Of classes there are three published forms: T^2 KL per row ("hinton"); the same divided by the number of classes
+    (the code of PKD); the cross-entropy divided by that number, without T^2 (the code of TinyBERT)."""
+
+    weight: float = 1.0
+    temperature: float = 2.0
+    preset: Literal["hinton", "pkd", "tinybert"] = "hinton"
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need]:
+        return frozenset()
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        from bertjax.distill import losses
+        from bertjax.predict import kind_of
+
+        kind, temperature, preset = kind_of(student), self.temperature, self.preset
+        if preset != "hinton" and kind != "classification":
+            raise UserError(f"SoftTargets(preset={preset!r}) is about classes, not about {kind}; use hinton.")
+
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+            logits, target, weights = student_out.logits, teacher_out.logits, batch["weights"]
+            if kind == "regression":
+                return losses.squared_error(logits, target, weights)
+            if kind == "qa":
+                return losses.span_soft_targets(logits, target, batch["attention_mask"], weights, temperature)
+            if kind == "tokens":
+                return losses.soft_targets(logits, target, batch["attention_mask"] * weights[:, None], temperature)
+            if kind == "multi_label":
+                return losses.binary_soft_targets(logits, target, weights, temperature)
+            formula = losses.soft_cross_entropy if preset == "tinybert" else losses.soft_targets
+            total, weight = formula(logits, target, weights, temperature)
+            return total if preset == "hinton" else total / logits.shape[-1], weight
+
+        return loss

@@ -1,0 +1,157 @@
+"""Terms that look at how the pieces of a text relate: attention before and after its softmax, relations of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from bertjax.distill.pairing import pair_layers
+from bertjax.distill.terms.term import LossFunction, Preset, over_layers, same
+from bertjax.errors import UserError
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from bertjax.distill.teacher import Need
+    from bertjax.losses import Batch, Sum
+    from bertjax.model import BertConfig
+    from bertjax.params import Tree
+
+Part = Literal["queries", "keys", "values"]
+
+
+@dataclass(frozen=True)
+class AttentionScores:
+    """Mean squared error between attention scores of paired layers before the softmax (TinyBERT, Jiao et al. 2020, eq.
+    7); the number of heads must be equal.
+
+    "paper" sums over the layers. "official" does too, and counts queries of padding like others; what a teacher says
+    of padding is not stored, so it has to run in every step."""
+
+    weight: float = 1.0
+    pairing: str | tuple[int, ...] = "uniform"
+    preset: Preset = "mean"
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need] | None:
+        return None if self.preset == "official" else queries_and_keys(self.pairing, student, teacher)
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        import jax
+
+        from bertjax.distill import losses
+
+        formula = losses.score_error_with_padding if self.preset == "official" else losses.score_error
+        # Computed once more on the way back, so that the maps of one layer at a time are in memory.
+        formula = jax.checkpoint(formula)  # type: ignore[attr-defined]
+        return over_pairs(formula, equal_heads(self, student, teacher), self.preset)
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """KL(teacher || student) between the attention maps of paired layers, per query and head; the number of heads must
+    be equal (MobileBERT, Sun et al. 2020, section 3.4).
+
+    "paper" sums over the layers. "official" takes the mean, of cross-entropies, and counts queries of padding like
+    others; what a teacher says of padding is not stored, so it has to run in every step."""
+
+    weight: float = 1.0
+    pairing: str | tuple[int, ...] = "uniform"
+    preset: Preset = "mean"
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need] | None:
+        return None if self.preset == "official" else queries_and_keys(self.pairing, student, teacher)
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        import jax
+
+        from bertjax.distill import losses
+
+        def divergence(queries: Array, *rest: Array) -> Sum:
+            return losses.relation(queries, *rest, heads=queries.shape[2])
+
+        pairs = equal_heads(self, student, teacher)
+        if self.preset == "official":
+            formula = jax.checkpoint(losses.attention_cross_entropy_with_padding)  # type: ignore[attr-defined]
+            return over_pairs(formula, pairs, "mean")
+        return over_pairs(divergence, pairs, self.preset)
+
+
+@dataclass(frozen=True)
+class Relations:
+    """How the pieces of a text relate in one layer, as KL of softmax(A A' / sqrt(d)) of queries, keys and values
+    (MiniLM v2, Wang et al. 2021). Widths and numbers of heads may differ: the vectors of all heads are cut anew into
+    `heads` relation heads, which both widths must be divisible by.
+
+    MiniLM v1 (Wang et al. 2020) is Relations(of=(("queries", "keys"), ("values", "values")), heads=None): attention
+    itself, and with the models' own heads, which must be as many. "paper" sums over the relations."""
+
+    weight: float = 1.0
+    of: tuple[tuple[Part, Part], ...] = (("queries", "queries"), ("keys", "keys"), ("values", "values"))
+    heads: int | None = 48
+    teacher_layer: int = -1
+    """The last by default. Of a large teacher an inner one is better: 20 of BERT-large's 24."""
+    preset: Literal["mean", "paper"] = "mean"
+
+    def layer(self, teacher: BertConfig) -> int:
+        if not -teacher.depth <= self.teacher_layer < teacher.depth:
+            raise UserError(
+                f"Relations: teacher_layer is {self.teacher_layer}; the teacher has {teacher.depth} layers."
+            )
+        return self.teacher_layer % teacher.depth
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need]:
+        return frozenset((name, self.layer(teacher)) for pair in self.of for name in pair)
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        from bertjax.distill import losses
+
+        s, t = student.depth - 1, self.layer(teacher)
+        own = student.depth_steps()[s].num_attention_heads, teacher.depth_steps()[t].num_attention_heads
+        if self.heads is None:
+            same("Relations(heads=None)", "num_attention_heads", *own)
+        heads = self.heads or own[0]
+        for config, count in ((student, own[0]), (teacher, own[1])):
+            if count * config.head_size % heads:
+                raise UserError(f"Relations: a width of {count * config.head_size} does not divide into {heads} heads.")
+        of, preset = self.of, self.preset
+
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+            def divergence(one: Part, two: Part) -> Sum:
+                ours, theirs = (
+                    (getattr(out, one)[i], getattr(out, two)[i]) for out, i in ((student_out, s), (teacher_out, t))
+                )
+                return losses.relation(*ours, *theirs, batch["attention_mask"], batch["weights"], heads)
+
+            return over_layers([divergence(*pair) for pair in of], preset)
+
+        return loss
+
+
+def queries_and_keys(pairing: str | tuple[int, ...], student: BertConfig, teacher: BertConfig) -> frozenset[Need]:
+    layers = pair_layers(pairing, student.depth, teacher.depth)
+    return frozenset((name, layer) for layer in layers for name in ("queries", "keys"))
+
+
+def equal_heads(
+    term: AttentionScores | AttentionMaps, student: BertConfig, teacher: BertConfig
+) -> tuple[tuple[int, int], ...]:
+    """(student layer, teacher layer) of every pair."""
+    pairs = tuple(enumerate(pair_layers(term.pairing, student.depth, teacher.depth)))
+    for s, t in pairs:
+        heads = student.depth_steps()[s].num_attention_heads, teacher.depth_steps()[t].num_attention_heads
+        same(type(term).__name__, "num_attention_heads", *heads)
+    return pairs
+
+
+def over_pairs(formula: Callable[..., Sum], pairs: tuple[tuple[int, int], ...], preset: str) -> LossFunction:
+    """The loss that compares queries and keys layer by layer."""
+
+    def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+        def error(s: int, t: int) -> Sum:
+            ours, theirs = ((out.queries[i], out.keys[i]) for out, i in ((student_out, s), (teacher_out, t)))
+            return formula(*ours, *theirs, batch["attention_mask"], batch["weights"])
+
+        return over_layers([error(s, t) for s, t in pairs], preset)
+
+    return loss

@@ -1,0 +1,178 @@
+"""Terms that look at what the layers make of a text: hidden states, whole, as feature maps, or their first rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bertjax.distill.pairing import pair_layers
+from bertjax.distill.terms.term import LossFunction, Preset, over_layers, same
+from bertjax.errors import UserError
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from bertjax.distill.teacher import Need
+    from bertjax.losses import Batch, Sum
+    from bertjax.model import BertConfig
+    from bertjax.params import Tree
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """Mean squared error between paired hidden states, the embeddings among them, over real pieces (TinyBERT, Jiao et
+    al. 2020, eq. 8-9). A learned projection, shared by all layers, bridges different widths; equal widths need none.
+
+    "paper" sums over the layers. "official" does too, counts padding like other pieces, and always has a projection,
+    with a bias; what a teacher says of padding is not stored, so it has to run in every step."""
+
+    weight: float = 1.0
+    pairing: str | tuple[int, ...] = "uniform"
+    embeddings: bool = True
+    preset: Preset = "mean"
+
+    def pairs(self, student: BertConfig, teacher: BertConfig) -> tuple[tuple[int, int], ...]:
+        """(student, teacher) positions in `hidden_states`."""
+        layers = pair_layers(self.pairing, student.depth, teacher.depth)
+        return ((0, 0),) * self.embeddings + tuple((i + 1, layer + 1) for i, layer in enumerate(layers))
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need] | None:
+        if self.preset == "official":
+            return None
+        return frozenset(("hidden_states", t) for _, t in self.pairs(student, teacher))
+
+    def parameters(self, key: Array, student: BertConfig, teacher: BertConfig) -> Tree:
+        """The projection, in `extra`: it is trained and never ships."""
+        official = self.preset == "official"
+        if student.hidden_size == teacher.hidden_size and not official:
+            return {}
+        import jax
+        import jax.numpy as jnp
+
+        kernel = jax.random.normal(key, (student.hidden_size, teacher.hidden_size)) * student.hidden_size**-0.5
+        return {"kernel": kernel} | ({"bias": jnp.zeros(teacher.hidden_size)} if official else {})
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        from bertjax.distill import losses
+
+        pairs, preset = self.pairs(student, teacher), self.preset
+
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+            mask = batch["attention_mask"]
+            weights = (mask * 0 + 1 if preset == "official" else mask) * batch["weights"][:, None]
+
+            def error(s: int, t: int) -> Sum:
+                hidden = student_out.hidden_states[s]
+                if "kernel" in extra:
+                    hidden = hidden @ extra["kernel"]
+                if "bias" in extra:
+                    hidden = hidden + extra["bias"][None, None]
+                return losses.squared_error(hidden, teacher_out.hidden_states[t], weights)
+
+            return over_layers([error(s, t) for s, t in pairs], preset)
+
+        return loss
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """Mean squared error between the outputs of paired layers over real pieces; widths must be equal (MobileBERT, Sun
+    et al. 2020, section 3.4).
+
+    "paper" sums over the layers. "official" takes the mean, of 100 times the error between normalised states, 5000
+    times that of their means and 5 times that of their variances, and counts padding like other pieces; what a teacher
+    says of padding is not stored, so it has to run in every step."""
+
+    weight: float = 1.0
+    pairing: str | tuple[int, ...] = "uniform"
+    preset: Preset = "mean"
+
+    def pairs(self, student: BertConfig, teacher: BertConfig) -> tuple[tuple[int, int], ...]:
+        """(student, teacher) positions in `hidden_states`."""
+        layers = pair_layers(self.pairing, student.depth, teacher.depth)
+        return tuple((i + 1, layer + 1) for i, layer in enumerate(layers))
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need] | None:
+        if self.preset == "official":
+            return None
+        return frozenset(("hidden_states", t) for _, t in self.pairs(student, teacher))
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        from bertjax.distill import losses
+
+        same("FeatureMaps", "hidden_size", student.hidden_size, teacher.hidden_size)
+        pairs, official = self.pairs(student, teacher), self.preset == "official"
+        formula = losses.feature_error if official else losses.squared_error
+        reduction = "paper" if self.preset == "paper" else "mean"
+
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+            mask = batch["attention_mask"]
+            weights = (mask * 0 + 1 if official else mask) * batch["weights"][:, None]
+            errors = [formula(student_out.hidden_states[s], teacher_out.hidden_states[t], weights) for s, t in pairs]
+            return over_layers(errors, reduction)
+
+        return loss
+
+
+@dataclass(frozen=True)
+class LastHiddenState:
+    """1 - cos between the last hidden states of a real piece (DistilBERT, Sanh et al. 2019); widths must be equal."""
+
+    weight: float = 1.0
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need]:
+        return frozenset({("hidden_states", teacher.depth)})
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        from bertjax.distill import losses
+
+        same("LastHiddenState", "hidden_size", student.hidden_size, teacher.hidden_size)
+        last = student.depth, teacher.depth
+
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+            states = student_out.hidden_states[last[0]], teacher_out.hidden_states[last[1]]
+            return losses.cosine(*states, batch["attention_mask"] * batch["weights"][:, None])
+
+        return loss
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Mean squared error between the first rows of paired layers, the student's last one left out, of length 1 if
+    `normalised` (PKD, Sun et al. 2019, eq. 7); widths must be equal. With "uniform" it is the paper's PKD-skip.
+
+    "paper" sums over layers and width. The authors' code takes the mean, and normalises for some tasks only."""
+
+    weight: float = 1.0
+    pairing: str | tuple[int, ...] = "uniform"
+    normalised: bool = True
+    preset: Preset = "mean"
+
+    def pairs(self, student: BertConfig, teacher: BertConfig) -> tuple[tuple[int, int], ...]:
+        """(student, teacher) positions in `hidden_states`."""
+        layers = pair_layers(self.pairing, student.depth, teacher.depth)[:-1]
+        if not layers:
+            raise UserError("Patience compares all layers of the student but the last; one of 1 layer has none left.")
+        return tuple((i + 1, layer + 1) for i, layer in enumerate(layers))
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need]:
+        return frozenset(("first", t) for _, t in self.pairs(student, teacher))
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        from bertjax.distill import losses
+
+        same("Patience", "hidden_size", student.hidden_size, teacher.hidden_size)
+        pairs, formula = self.pairs(student, teacher), losses.squared_error
+        formula = losses.direction_error if self.normalised else formula
+        factor = student.hidden_size if self.preset == "paper" else 1
+        reduction = "paper" if self.preset == "paper" else "mean"
+
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+            def error(s: int, t: int) -> Sum:
+                rows = student_out.hidden_states[s][:, 0], teacher_out.hidden_states[t][:, 0]
+                total, weight = formula(*rows, batch["weights"])
+                return factor * total, weight
+
+            return over_layers([error(s, t) for s, t in pairs], reduction)
+
+        return loss

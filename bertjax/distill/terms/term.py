@@ -1,0 +1,36 @@
+"""What terms have in common: the shape that training expects, and how the losses of several layers become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from bertjax.errors import UserError
+
+if TYPE_CHECKING:
+    from bertjax.losses import Sum
+    from bertjax.model import BertConfig
+
+Preset = Literal["mean", "paper", "official"]
+LossFunction = Callable[..., "Sum"]
+"""`(extra, student_out, teacher_out, batch) -> (weighted sum, weight)`."""
+
+
+class Loss(Protocol):
+    """What `losses` in a config may hold."""
+
+    @property
+    def weight(self) -> float: ...
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction: ...
+
+
+def over_layers(sums: list[Sum], preset: str) -> Sum:
+    """Losses of several layers, which have one weight, as one: their mean, or their sum for a paper's formula."""
+    total = sum(total for total, _ in sums)
+    return total if preset != "mean" else total / len(sums), sums[0][1]  # type: ignore[return-value]
+
+
+def same(term: str, what: str, student: int, teacher: int) -> None:
+    if student != teacher:
+        raise UserError(f"{term} compares like with like: the student's {what} is {student}, the teacher's {teacher}.")
