@@ -24,7 +24,14 @@ from safetensors import SafetensorError
 from bertjax.errors import UserError
 from bertjax.model import ARCHITECTURES, BertConfig, BertModel, abstract_params, build, init_params
 from bertjax.model.config import COMPUTE_FIELDS, PREFIXES
-from bertjax.model.huggingface import config_from_json, parameters_from_tensors, read_config, read_tensors, write_model
+from bertjax.model.huggingface import (
+    config_from_json,
+    fits_tinybert,
+    parameters_from_tensors,
+    read_config,
+    read_tensors,
+    write_model,
+)
 from bertjax.params import Tree, compare, flatten, unflatten
 from bertjax.predict import Predictions, predict
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
@@ -44,6 +51,7 @@ SETTINGS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "classifier_dropout",
+    "classifier_activation",
     "problem_type",
 )
 HUB_FILES = ["config.json", "model.safetensors*", "model-*.safetensors", "tokenizer*.json", "vocab*"]
@@ -111,7 +119,8 @@ def load(
 
     The head follows the folder's `architectures`. With another `architecture`, or with `labels` of a number that the
     folder's head does not have, the parameters of the head are drawn from `seed` and listed in `fresh`. `settings` are
-    fields of `BertConfig` that change no parameter: `dtype`, `attention`, `remat`, dropout rates, `problem_type`.
+    fields of `BertConfig` that change no parameter: `dtype`, `attention`, `remat`, dropout rates, `problem_type`,
+    `classifier_activation`. A classifier of TinyBERT's authors is known by its projection, and gets its ReLU.
 
     Raises:
       UserError: No such folder, no supported model in it, damaged or missing weights, an unknown architecture.
@@ -130,6 +139,8 @@ def load(
     if not same_head and content.get("architectures"):  # Several heads call theirs so, and mean different things.
         theirs = re.compile(r"^classifier\.|\.exits\.")
         tensors = {name: tensor for name, tensor in tensors.items() if not theirs.search(name)}
+    if fits_tinybert(tensors) and config.architecture == "BertForSequenceClassification":
+        config = config.replace(**{"classifier_activation": "relu", "classifier_dropout": 0.0, **settings})
     template = abstract_params(config)
     params, missing, ignored = parameters_from_tensors(tensors, template, config)
     lost = [path for path in missing if same_head or not path.startswith(HEADS)]

@@ -100,6 +100,9 @@ class BertConfig:
     attention_probs_dropout_prob: float = 0.1
     classifier_dropout: float | None = None
     """Dropout before the head; None means `hidden_dropout_prob`."""
+    classifier_activation: Literal["relu"] | None = None
+    """What the pooled vector goes through on its way to the classifier, beside the pooler's tanh: TinyBERT's authors
+    have a ReLU there, so that a text is judged by the positive half of its vector alone."""
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int = 0
@@ -137,6 +140,12 @@ class BertConfig:
         self._require("architecture", begins, f"a model of type {self.model_type} has one that begins with {prefix}")
         distilled = self.model_type == "distilbert"
         self._require("type_vocab_size", not (distilled and self.type_vocab_size), "DistilBERT has none: give 0")
+        self._require(
+            "classifier_activation", self.classifier_activation in (None, "relu"), "expected one of relu, None"
+        )
+        pools = self.architecture.endswith("ForSequenceClassification") and not distilled
+        advice = f"a {self.architecture} has no pooled vector that a classifier reads: leave it out"
+        self._require("classifier_activation", pools or self.classifier_activation is None, advice)
         answers = self.architecture.endswith("QuestionAnswering")
         self._require("labels", not answers or len(self.labels) == 2, "answers have two, start and end")
         if not self.head_size:

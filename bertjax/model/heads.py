@@ -31,6 +31,8 @@ class BertForSequenceClassification(BertModel):
 
     def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows c"]:
         del hidden
+        if self.config.classifier_activation is not None:
+            pooled = ACTIVATIONS[self.config.classifier_activation](pooled)
         return self.classifier(dropout(pooled, self.config.head_dropout, dropout_key(self)), "classifier")
 
 

@@ -9,6 +9,7 @@ stock code cannot express gets the type `bertjax`, and what it is stands under t
 import dataclasses
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args
 
@@ -184,9 +185,11 @@ def own_config(content: dict[str, Any], where: str, architecture: str) -> BertCo
         if recurrence := fields.get("recurrence"):
             halting = recurrence["halting"] and Halting(**recurrence["halting"])
             fields["recurrence"] = Recurrence(**{**recurrence, "halting": halting})
+        labels_texts = architecture.endswith("ForSequenceClassification")
+        if not labels_texts:
+            fields["classifier_activation"] = None
         if exits := fields.get("exits"):
             leaving = exits["leaving"] and Leaving(**exits["leaving"])
-            labels_texts = architecture.endswith("ForSequenceClassification")
             fields["exits"] = (
                 Exits(tuple(exits["after"]), exits["head"], leaving, exits["reads"]) if labels_texts else None
             )
@@ -249,7 +252,7 @@ def is_stock(config: BertConfig) -> bool:
     """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, the sharing
     and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT the one epsilon that its
     code knows."""
-    if config.recurrence or config.exits or config.norm == "pre":
+    if config.recurrence or config.exits or config.norm == "pre" or config.classifier_activation:
         return False
     as_said = config.replace(layers=()).depth_steps() == config.depth_steps()
     filled = config.head_size * config.num_attention_heads == config.hidden_size
@@ -350,6 +353,13 @@ def parameters_from_tensors(
             )
     extra = sorted(name for name in tensors if name not in used and not REDUNDANT.search(name))
     return unflatten(found), missing, extra
+
+
+def fits_tinybert(tensors: Collection[str]) -> bool:
+    """Whether these are the names of a classifier that TinyBERT's published code trained (Jiao et al. 2020). Its folder
+    says nothing of the ReLU before the classifier; what gives it away is the projection of its distillation losses,
+    one `fit_dense` or, in the first version, a list of `fit_denses`."""
+    return "classifier.weight" in tensors and any(name.startswith("fit_dense") for name in tensors)
 
 
 def write_model(folder: Path, config: BertConfig, params: Tree) -> None:

@@ -328,6 +328,8 @@ PUBLISHED = {
     ),
     "MiniLM-L6": (BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536), 22_713_216),
     "TinyBERT-4": (BertConfig(hidden_size=312, num_hidden_layers=4, intermediate_size=1200), 14_350_248),
+    "TinyBERT-6, BERT6-PKD": (BertConfig(num_hidden_layers=6), 66_955_008),
+    "BERT3-PKD": (BertConfig(num_hidden_layers=3), 45_691_392),
 }
 
 
@@ -364,6 +366,10 @@ def test_published_sizes_have_their_published_number_of_parameters(name):
         ({"attention": "cudnn"}, "attention_probs_dropout_prob is 0.1; attention='cudnn' cannot drop"),
         ({"model_type": "distilbert"}, "one that begins with DistilBert"),
         ({"model_type": "distilbert", "architecture": "DistilBertModel"}, "type_vocab_size is 2; DistilBERT has none"),
+        (
+            {"architecture": "BertModel", "classifier_activation": "relu"},
+            "has no pooled vector that a classifier reads",
+        ),
         ({"architecture": "BertForQuestionAnswering"}, "answers have two, start and end"),
     ],
 )
@@ -378,6 +384,7 @@ def test_a_choice_that_does_not_exist_is_answered_with_those_that_do(monkeypatch
     for field, value, known in (
         ("hidden_act", "swish", "gelu, gelu_new, relu"),
         ("dtype", "half", "float32, bfloat16"),
+        ("classifier_activation", "gelu", "relu"),
     ):
         with pytest.raises(UserError, match=f"{field} is '{value}'; expected one of {known}"):
             TINY.replace(**{field: value})

@@ -145,6 +145,7 @@ def test_a_ragged_model_is_refused_by_stock_code_and_reopens_here(tmp_path):
     "changes",
     [
         {"head_size": 5},
+        {"classifier_activation": "relu"},
         {"layers": (LayerConfig(3, 8), LayerConfig(3, 8))},
         {"model_type": "distilbert", "architecture": "DistilBertModel", "type_vocab_size": 0, "layer_norm_eps": 1e-6},
     ],
@@ -321,6 +322,34 @@ def test_a_head_that_should_be_there_is_not_drawn_in_silence(folder):
     retensor(folder, lambda tensors: {k: v for k, v in tensors.items() if not k.startswith("classifier")})
     assert "lacks 2 parameters of a BertForSequenceClassification: classifier/bias, classifier/kernel." in refusal(
         folder
+    )
+
+
+@pytest.mark.parametrize("projection", ["fit_dense.weight", "fit_denses.0.weight"])
+def test_a_classifier_of_tinyberts_authors_has_a_relu_behind_the_pooler(projection, tmp_path):
+    """As their code writes it: a projection beside the model, no word of it in the config. Plain `transformers` opens
+    the same folder and gives other logits, so what is saved here is none of its models any more."""
+    model = torch_model(SEQUENCE, 4, num_labels=3)
+    batch = random_batch(model.config, 4, "right", 8)
+    published = retensor(written(model, tmp_path / "tiny"), lambda t: t | {projection: np.zeros((4, 2), np.float32)})
+    edit(published, architectures=None)
+    encoder, classifier = model.bert, model.classifier
+    pooled = encoder(**{name: torch.tensor(array).long() for name, array in batch.items()}).pooler_output
+    expected = (torch.relu(pooled) @ classifier.weight.T + classifier.bias).detach()
+    bundle = bertjax.load(published, architecture=SEQUENCE, labels=("a", "b", "c"))
+    assert bundle.ignored == (projection,)
+    assert bundle.config.head_dropout == 0
+    logits = apply(bundle.model, bundle.params, batch).logits
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(logits - torch_logits(model, batch).detach().numpy()).max() > 0.1  # type: ignore[union-attr]
+    bertjax.save(bundle, tmp_path / "ours")
+    again = bertjax.load(tmp_path / "ours")
+    np.testing.assert_array_equal(apply(again.model, again.params, batch).logits, logits)
+    assert (
+        bertjax.load(tmp_path / "ours", architecture="BertForTokenClassification").config.classifier_activation is None
+    )
+    assert bertjax.load(published, architecture=SEQUENCE, labels="abc", classifier_activation=None).config == (
+        bundle.config.replace(classifier_activation=None)
     )
 
 
