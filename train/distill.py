@@ -7,15 +7,18 @@ The student learns from what the teacher says of each text (--losses), so text w
 outputs are computed once and stored in OUT/teacher; a loss that needs more than they hold gets a live teacher.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bertjax.distill.progressive import Progressive
 from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, Loss, SoftTargets
 
 from .common import Data
 from .loop import Training
+from .optimiser import Phases
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Distill(Training):
     """What the student learns from; in a config file, any dataclasses with a weight and a method build."""
     ponder: float = 0.01
     """Price of a step, for a student whose positions halt by themselves."""
+    progressive: Progressive | None = None
+    """In a config file: first teach layer by layer, and learn from the losses in the steps that are left."""
     store: bool = True
     """Compute the teacher's outputs once and store them, where the losses say what they need."""
 
@@ -85,9 +90,10 @@ def main(config: Config, score: bool = True) -> None:
         name: loss.parameters(key, student.config, teacher.config) if hasattr(loss, "parameters") else {}  # type: ignore[attr-defined]
         for key, (name, loss) in zip(keys, terms.items(), strict=False)
     }
+    phases, learn_layer = layer_by_layer(config, student, teacher, data.steps_per_epoch)
     stored = store_teacher(config, out, teacher, train.encoded, student.config)
 
-    def objective(params, extra, state, batch, step, key):
+    def learn(params, extra, batch, key):
         inputs = inputs_of(batch)
         said = stored.output(batch) if stored else teacher.model.apply({"params": batch["teacher"]}, *inputs)
         guess = student.model.apply({"params": params}, *inputs, rngs={"dropout": key})
@@ -95,7 +101,14 @@ def main(config: Config, score: bool = True) -> None:
         found = {name: Term(*sums[name], terms[name].weight) for name in sums}
         if guess.trace is not None:
             found["ponder"] = Term(*ponder_cost(guess.trace, batch), config.ponder)
-        return found, state
+        return found
+
+    def objective(params, extra, state, batch, step, key):
+        if phases is None:
+            return learn(params, extra, batch, key), state
+        layer = step // phases.steps
+        by_layer = lambda: learn_layer(params, batch["teacher"], batch, layer, key)  # noqa: E731
+        return either(layer < phases.count, by_layer, lambda: learn(params, extra, batch, key)), state
 
     params = fit(
         config,
@@ -106,12 +119,51 @@ def main(config: Config, score: bool = True) -> None:
         objective=objective,
         batches=data,
         prepare=stored.add_to if stored else lambda batch: batch,
-        constants={} if stored else {"teacher": teacher.params},
+        constants={} if stored and not phases else {"teacher": teacher.params},
+        phases=phases,
     )
     student = dataclasses.replace(student, params=params, fresh=())
     bertjax.save(student, out / "bundle")
     result = {task.metric: score_of(student, held_out)} if score else {}
     finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+
+
+def layer_by_layer(config: Config, student: Any, teacher: Any, steps_per_epoch: int) -> tuple[Phases | None, Any]:
+    """The phases in which one layer learns, and `(params, teacher, batch, layer, key) -> terms` for them."""
+    progressive = config.progressive
+    if progressive is None:
+        return None, None
+    from bertjax.errors import UserError
+
+    from .step import Term
+
+    depth, steps = student.config.depth, config.total_steps(steps_per_epoch)
+    first = progressive.first_phases(student.config)
+    phases = Phases(depth, progressive.steps_per_layer, first, progressive.below)
+    if phases.count * phases.steps > steps:
+        raise UserError(
+            f"progressive: {depth} layers of {phases.steps} steps each are more than the {steps} steps of the run; "
+            "lower steps_per_layer, or raise --steps."
+        )
+    sums_of, losses = progressive.build(student.model, teacher.model), progressive.named_losses()
+
+    def learn_layer(*given: Any) -> dict[str, Term]:
+        return {name: Term(*total, losses[name].weight) for name, total in sums_of(*given).items()}
+
+    return phases, learn_layer
+
+
+def either(first: Any, one: Callable[[], dict], other: Callable[[], dict]) -> dict:
+    """The terms of one or of the other, and sums and weights of 0 for those that are not asked."""
+    import jax
+    import jax.numpy as jnp
+
+    def zeros(terms: Callable[[], dict]) -> dict:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), jax.eval_shape(terms))
+
+    none = {**zeros(one), **zeros(other)}
+    taken = lambda terms: {**none, **jax.tree.map(jnp.float32, terms())}  # noqa: E731
+    return jax.lax.cond(first, lambda: taken(one), lambda: taken(other))
 
 
 def store_teacher(config: Config, out: Path, teacher: Any, encoded: Any, student: Any) -> Any:

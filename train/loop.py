@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from bertjax.errors import UserError
 
-from .optimiser import Optimiser
+from .optimiser import Optimiser, Phases
 from .sharding import Sharding
 
 LOG_EVERY = 10
@@ -73,6 +73,7 @@ def fit(
     batches: Any,
     prepare: Callable[[dict], dict] = lambda batch: batch,
     constants: Any = None,
+    phases: Phases | None = None,
     peak: float | None = None,
 ) -> Any:
     """Trains and returns the parameters as NumPy arrays. Continues what `out/checkpoints` holds.
@@ -83,6 +84,7 @@ def fit(
       batches: A `BatchIterator`; its position is part of every checkpoint.
       prepare: Adds to a batch what is not in the text (a teacher's stored outputs).
       constants: Arrays that the objective finds beside every batch (a teacher's parameters).
+      phases: What begins to learn when, if not everything at once.
       peak: What a device could compute per second; the log then says which share of it was.
     """
     import jax
@@ -98,8 +100,8 @@ def fit(
     from .step import init_state, make_step
 
     total = training.total_steps(batches.steps_per_epoch)
-    optimiser = training.optimiser.build(total, {"params": params, "extra": extra})
-    schedule = training.optimiser.schedule(total)
+    optimiser = training.optimiser.build(total, {"params": params, "extra": extra}, phases)
+    schedule = training.optimiser.schedule(total, phases)
     mesh = training.sharding.mesh()
     if training.batch_size // training.micro_batches % mesh.size:
         raise UserError(

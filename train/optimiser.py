@@ -7,10 +7,32 @@ at 0, and an update of its own norm would hold it there. Unlike that code, and l
 their start at 0.
 """
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from bertjax.errors import UserError
+
+
+class Phases(NamedTuple):
+    """Training in phases of equal length, each with the parameters that begin to learn in it; what follows the last of
+    them is ordinary training of everything."""
+
+    count: int
+    steps: int
+    """Of one phase."""
+    first: tuple[tuple[str, int], ...]
+    """Rules (regex, phase in which it begins to learn); what no rule names waits until the phases are over."""
+    below: float
+    """Share of the learning rate for what began in an earlier phase."""
+
+    def share(self, first: int, step: Any) -> Any:
+        """The share of the learning rate at a step, for what begins to learn in phase `first`."""
+        import jax.numpy as jnp
+
+        phase = step // self.steps
+        return jnp.where(phase < first, 0.0, jnp.where((phase > first) & (phase < self.count), self.below, 1.0))
 
 
 @dataclass(frozen=True)
@@ -42,10 +64,14 @@ class Optimiser:
         if not self.clip > 0:
             raise UserError(f"--optimiser.clip={self.clip}: expected a positive norm")
 
-    def schedule(self, steps: int) -> Any:
-        """The learning rate as a function of the step."""
+    def schedule(self, steps: int, phases: Phases | None = None) -> Any:
+        """The learning rate as a function of the step. Each phase warms up and stays; the rest is a run of its own."""
         import optax
 
+        if phases:
+            one = dataclasses.replace(self, decay="constant").schedule(phases.steps)
+            ends = [phases.steps * (i + 1) for i in range(phases.count)]
+            return optax.join_schedules([one] * phases.count + [self.schedule(steps - ends[-1])], ends)
         warmup = round(self.warmup * steps)
         left = max(1, steps - warmup)
         after = {
@@ -59,7 +85,7 @@ class Optimiser:
         rise = optax.linear_schedule(self.learning_rate / warmup, self.learning_rate, max(1, warmup - 1))
         return optax.join_schedules([rise, after], [warmup])
 
-    def build(self, steps: int, trained: dict) -> Any:
+    def build(self, steps: int, trained: dict, phases: Phases | None = None) -> Any:
         """The optax transformation for a tree `{"params": ..., "extra": ...}`."""
         import optax
 
@@ -68,11 +94,19 @@ class Optimiser:
         rates = assign(self.rates, trained, 1.0)
         multipliers = map_with_path(lambda path, _: rates[path], trained)
         decays = map_with_path(lambda path, _: not path.endswith(("/bias", "/scale", "_bias")), trained)
+        moments = optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.epsilon)
+        if phases:
+            begins = assign(phases.first, trained, phases.count)
+            labels = map_with_path(lambda path, _: f"phase_{begins[path]}", trained)
+            numbers = {f"phase_{first}": first for first in sorted(set(begins.values()))}
+            # Moments of their own, which count from their own start: corrected by the number of all steps, those of a
+            # layer that begins late would make its first updates three times as large.
+            moments = optax.partition({n: begin_at(moments, phases.steps * i) for n, i in numbers.items()}, labels)
         rule = optax.chain(
-            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.epsilon),
+            moments,
             optax.add_decayed_weights(self.weight_decay, decays),
             *([optax.masked(optax.scale_by_trust_ratio(), decays)] if self.rule == "lamb" else []),
-            optax.scale_by_learning_rate(self.schedule(steps)),
+            optax.scale_by_learning_rate(self.schedule(steps, phases)),
         )
         chain = [clip_by_global_norm(self.clip), rule]
         if self.rates:
@@ -80,7 +114,17 @@ class Optimiser:
 
             scale = optax.stateless(lambda updates, _: jax.tree.map(lambda u, m: u * m, updates, multipliers))
             chain.append(scale)
+        if phases:
+            shares = {n: optax.scale_by_schedule(partial(phases.share, i)) for n, i in numbers.items()}
+            chain.append(optax.partition(shares, labels))
         return optax.chain(*chain)
+
+
+def begin_at(transform: Any, first: int) -> Any:
+    """The transformation from a step on; before it, updates of 0 and a state that stays as it is."""
+    import optax
+
+    return optax.conditionally_mask(transform, lambda step: step >= first)
 
 
 def clip_by_global_norm(limit: float) -> Any:

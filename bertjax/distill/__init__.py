@@ -7,6 +7,7 @@ alone would not teach it, and needs no labels at all: any text will do.
     losses.py    the formulas: soft targets, hidden states, feature maps, first rows, attention, relations
     terms/       the same as small dataclasses for configs (a name and numbers), each of which builds its formula
     pairing.py   which layer of the student learns from which layer of the teacher
+    progressive.py  one layer after another, before everything at once
     student.py   the student's shape, and its start from the teacher's own layers
 
 A loss of your own is a frozen dataclass in your config file with a field `weight` and a method

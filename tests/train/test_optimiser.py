@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from bertjax.errors import UserError
-from train.optimiser import Optimiser, clip_by_global_norm
+from train.optimiser import Optimiser, Phases, clip_by_global_norm
 
 TREE = {
     "params": {"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "b": {"kernel": jnp.ones((2, 2))}},
@@ -91,3 +91,24 @@ def test_lamb_is_optax_lamb_for_what_decays_and_adam_for_the_rest():
         np.testing.assert_allclose(ours["params"]["a"]["bias"], plain["params"]["a"]["bias"], rtol=1e-5)
         size = jnp.linalg.norm(ours["params"]["b"]["kernel"]) / jnp.linalg.norm(tree["params"]["b"]["kernel"])
         np.testing.assert_allclose(size, 0.1, rtol=1e-5)  # each array moves by the rate times its own norm
+
+
+@pytest.mark.parametrize("rule", ["adamw", "lamb"])
+def test_in_phases_what_is_below_moves_slowly_and_what_begins_is_corrected_from_its_own_start(rule):
+    """With one gradient all the time Adam's update is the learning rate, if its moments are corrected rightly; that of
+    kernels of ones is so under LAMB too."""
+    phases = Phases(2, 3, (("/a/", 0), ("/b/", 1)), below=0.1)
+    optimiser = Optimiser(rule, 0.01, warmup=0, decay="constant", weight_decay=0, clip=1e9).build(12, TREE, phases)
+    gradient, state = jax.tree.map(jnp.ones_like, TREE), optimiser.init(TREE)
+    step = jax.jit(optimiser.update)
+    shares = {"a": (1, 0.1, 1, 1), "b": (0, 1, 1, 1), "projection": (0, 0, 1, 1)}  # in phases 0 and 1, then afterwards
+    for number in range(12):
+        updates, state = step(gradient, state, TREE)
+        for name, tree in {**updates["params"], **updates["extra"]}.items():
+            for leaf in tree.values():
+                np.testing.assert_allclose(leaf, -0.01 * shares[name][number // 3], rtol=1e-4, err_msg=name)
+
+
+def test_each_phase_warms_up_and_what_is_left_is_a_run_of_its_own():
+    rate = Optimiser(learning_rate=1.0, warmup=0.5).schedule(8, Phases(2, 2, (), 0.1))
+    np.testing.assert_allclose([float(rate(i)) for i in range(8)], [1, 1, 1, 1, 0.5, 1, 1, 0.5])

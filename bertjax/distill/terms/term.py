@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from bertjax.errors import UserError
 
@@ -16,6 +16,7 @@ LossFunction = Callable[..., "Sum"]
 """`(extra, student_out, teacher_out, batch) -> (weighted sum, weight)`."""
 
 
+@runtime_checkable
 class Loss(Protocol):
     """What `losses` in a config may hold."""
 

@@ -1,0 +1,117 @@
+"""One layer after another: progressive knowledge transfer (MobileBERT, Sun et al. 2020, section 3.5).
+
+A deep, narrow student that is asked for everything at once learns its upper layers on lower ones that still change. So
+layer l learns in phase l what the teacher's layer says of the same text; the layers below it follow slowly, because
+what it needs of them is not quite what they learnt, and those above it wait. They are not computed either, in student
+and teacher: a phase costs its own depth, all phases together half of as many full steps. The trade-off: in these steps
+nobody learns the task, and the steps per layer are one more number to choose.
+
+All phases are one program. Each layer is a branch that is taken if the phase has reached it, so what comes out above
+the last is the output of the layer that learns, and the losses compare two models of one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bertjax.distill.pairing import pair_layers
+from bertjax.distill.terms import AttentionMaps, FeatureMaps, Loss
+from bertjax.errors import UserError
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from bertjax.losses import Batch, Sum
+    from bertjax.model import BertConfig, BertModel
+    from bertjax.params import Tree
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """Phases in which one layer learns, before ordinary distillation. The widths of student and teacher must be equal.
+
+    MobileBERT's published code has losses=(FeatureMaps(preset="official"), AttentionMaps(preset="official"))."""
+
+    steps_per_layer: int = 1000
+    below: float = 0.1
+    """Share of the learning rate for the layers below the one that learns, and for the embeddings after phase 0."""
+    pairing: str | tuple[int, ...] = "uniform"
+    """Which layer of the teacher each layer learns from."""
+    losses: tuple[Loss, ...] = (FeatureMaps(), AttentionMaps())
+    """What a layer learns; each sees student and teacher as models of one layer."""
+
+    def __post_init__(self) -> None:
+        if self.steps_per_layer < 1 or not 0 <= self.below <= 1 or not self.losses:
+            raise UserError(
+                f"progressive: steps_per_layer={self.steps_per_layer}, below={self.below}, {len(self.losses)} losses; "
+                "expected at least 1 step, a share from 0 to 1, at least one loss."
+            )
+
+    def first_phases(self, student: BertConfig) -> tuple[tuple[str, int], ...]:
+        """Rules (regex, phase in which it begins to learn) for the paths of the student's parameters. What no rule
+        names, the head, waits for ordinary distillation.
+
+        Raises:
+          UserError: Layers that share parameters, or repeat: no layer could wait while another learns.
+        """
+        steps = student.depth_steps()
+        if student.recurrence or len(set().union(*(step.groups for step in steps))) < len(steps):
+            raise UserError("progressive: the student's layers share parameters, so they cannot learn one by one.")
+        layers = tuple((rf"^params/encoder/layer_{g}/", i) for i, step in enumerate(steps) for g in step.groups)
+        return (("^params/embeddings/", 0), *layers, ("^params/encoder/", len(steps) - 1))
+
+    def build(
+        self, student: BertModel, teacher: BertModel
+    ) -> Callable[[Tree, Tree, Batch, Array, Array], dict[str, Sum]]:
+        """`(params, teacher_params, batch, layer, key) -> sums`: what the student's layer of that number, which may be
+        traced, has to learn; by the names of the losses."""
+        import jax.numpy as jnp
+
+        from bertjax.model import key_mask
+
+        pairing = jnp.array(pair_layers(self.pairing, student.config.depth, teacher.config.depth))
+        narrowed = one_layer(student.config, "student"), one_layer(teacher.config, "teacher")
+        formulas = {name: loss.build(*narrowed) for name, loss in self.named_losses().items()}
+
+        def sums(params: Tree, teacher_params: Tree, batch: Batch, layer: Array, key: Array) -> dict[str, Sum]:
+            mask = key_mask(batch["attention_mask"])
+            said = up_to(teacher, teacher_params, batch, mask, pairing[layer])
+            guess = up_to(student, params, batch, mask, layer, rngs={"dropout": key})
+            return {name: formula({}, guess, said, batch) for name, formula in formulas.items()}
+
+        return sums
+
+    def named_losses(self) -> dict[str, Loss]:
+        return {f"layers_{i}_{type(loss).__name__}": loss for i, loss in enumerate(self.losses)}
+
+
+def one_layer(config: BertConfig, whose: str) -> BertConfig:
+    """The config of a model of one such layer."""
+    import dataclasses
+
+    shapes = {step.shape for step in config.depth_steps()}
+    if config.recurrence or len(shapes) > 1:
+        raise UserError(f"progressive: the {whose}'s layers have to be of one shape, none of them repeated.")
+    alone = dataclasses.replace(config.depth_steps()[0], attention=None, ffn=None, attention_norm=None, ffn_norm=None)
+    return config.replace(num_hidden_layers=1, num_hidden_groups=0, inner_group_num=1, layers=(alone,), exits=None)
+
+
+def up_to(model: BertModel, params: Tree, batch: Batch, mask: Array, last: Array, **options: Any) -> Any:
+    """The output of layer `last`, as of a model that has no other; no layer above it is computed."""
+    import jax
+
+    from bertjax.model import ModelOutput
+
+    def layer(number: int, hidden: Array) -> Any:
+        found: Any = model.apply({"params": params}, hidden, mask, None, number, number + 1, method="layers", **options)
+        return found[0]
+
+    inputs = batch["input_ids"], batch["token_type_ids"]
+    embedded: Any = model.apply({"params": params}, *inputs, method="embed", **options)
+    output = layer(0, embedded)
+    for number in range(1, model.config.depth):
+        output = jax.lax.cond(number <= last, lambda o, n=number: layer(n, o.hidden), lambda o: o, output)
+    inside = (output.queries,), (output.keys,), (output.values,)
+    return ModelOutput(None, None, None, (embedded, output.hidden), *inside)
