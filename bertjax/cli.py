@@ -16,6 +16,7 @@ COMMANDS = {
     "compress": "the main job: fine-tune a teacher, distil it into a smaller student, measure both",
     "finetune": "train a model on labelled text",
     "distill": "teach a smaller model what a larger one answers",
+    "augment": "more text for a student: copies of each example with other words",
     "exits": "heads after inner layers, so that easy texts can leave early",
     "calibrate": "find the threshold of leaving early on held-out text, and measure what it gains",
     "pretrain": "train a model on raw text: guess hidden words, tell the order of sentences",

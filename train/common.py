@@ -25,6 +25,8 @@ class Data:
     """Column of the second text, for tasks on pairs."""
     label: str | None = None
     """Column of the answer. None finds it by its usual names."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order in which a new head answers. None given: as in the data."""
     kind: Kind = "auto"
     """Kind of task. auto reads it off the data."""
     metric: Metric = "auto"
@@ -42,4 +44,5 @@ class Data:
     @property
     def task(self) -> Task:
         """What these fields say of the task; `bertjax.text.sources.infer_task` finds the rest in the data."""
-        return Task(kind=self.kind, text=self.text, text_pair=self.text_pair, label=self.label, metric=self.metric)
+        columns = {"text": self.text, "text_pair": self.text_pair, "label": self.label}
+        return Task(kind=self.kind, labels=self.labels, metric=self.metric, **columns)

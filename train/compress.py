@@ -23,12 +23,13 @@ from .proof import Model
 
 
 class Stage(Protocol):
-    """What `stages` in a config may hold: a frozen dataclass whose `run` leaves a model in `context.out/bundle`."""
+    """What `stages` in a config may hold: a frozen dataclass whose `run` leaves a model in `context.out/bundle`, or
+    returns other data for the stages that follow."""
 
     @property
     def name(self) -> str: ...
 
-    def run(self, context: "Context") -> None: ...
+    def run(self, context: "Context") -> Data | None: ...
 
 
 class Context(NamedTuple):
@@ -120,17 +121,22 @@ def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
     if isinstance(stages[0], Finetune) and has_trained_head(config.model, task):
         note(f"{config.model} already has a head for this task: it is the teacher as it is")
         models.append(Model(stages.pop(0).name, resolve_model(config.model)))
+    data, distilled = config.data, None
     for number, stage in enumerate(stages, start=1):
         folder = out / "stages" / f"{number}-{stage.name}"
         log.event("stage", number, name=stage.name)
-        stage.run(Context(model, config.data, str(folder)))
+        other = stage.run(Context(model, data, str(folder)))
+        if other is not None:
+            data = other
+            continue
         model = str(folder / "bundle")
         models.append(Model(stage.name, folder / "bundle"))
-    distilled = [stage for stage in stages if isinstance(stage, Distill)]
+        distilled = (stage, data) if isinstance(stage, Distill) else distilled
     if distilled and has_labels(config.data, task):
         folder = out / "stages" / "without-teacher"
         log.event("stage", len(stages) + 1, name="without-teacher")
-        without_teacher(distilled[-1]).run(Context(config.model, config.data, str(folder)))
+        stage, data = distilled
+        without_teacher(stage).run(Context(config.model, data, str(folder)))
         models.insert(-1, Model(WITHOUT_TEACHER, folder / "bundle"))
     return models
 

@@ -52,7 +52,8 @@ def begin(out: Path, config: Any) -> bool:
 def holds_work(out: Path) -> bool:
     """Whether there is anything that would be lost or mistaken for something else. A run that ended in a user's mistake
     before its first checkpoint left nothing, and must not stand in the way of the corrected command."""
-    return any(out.rglob("checkpoints/[0-9]*")) or any(out.rglob("bundle/model.safetensors"))
+    kinds = "checkpoints/[0-9]*", "bundle/model.safetensors", "parts/*/*.jsonl", "augmented.jsonl"
+    return any(any(out.rglob(kind)) for kind in kinds)
 
 
 def finish(out: Path, result: dict[str, float], **fingerprints: str) -> None:

@@ -10,6 +10,7 @@
     tokenizer    text to ids, exactly those of `transformers`
     encode       examples to pieces, once, before training
     batches      buckets or packing, in an order that any number of processes share and that can be resumed anywhere
+    augment      copies of a text with other words in it, for a student to learn from
     documents    raw text for pre-training: documents of sentences
     wordpiece    a vocabulary learnt from them
     corpus       their pieces in array_record files, in chunks that fit a row

@@ -8,7 +8,7 @@ the raw bits of a generator across versions, but not what its distributions make
 import numpy as np
 from jaxtyping import Float, Int
 
-PAIRS, MASKS, CHUNKS = 1, 2, 3
+PAIRS, MASKS, CHUNKS, SUBSTITUTES = 1, 2, 3, 4
 """What numbers are for: keys that differ here share nothing. The order of the data, keyed by seed and epoch alone,
 has 0 in this place."""
 

@@ -333,7 +333,8 @@ def test_a_classifier_of_tinyberts_authors_has_a_relu_behind_the_pooler(projecti
     batch = random_batch(model.config, 4, "right", 8)
     published = retensor(written(model, tmp_path / "tiny"), lambda t: t | {projection: np.zeros((4, 2), np.float32)})
     edit(published, architectures=None)
-    encoder, classifier = model.bert, model.classifier
+    encoder: Any = model.bert
+    classifier: Any = model.classifier
     pooled = encoder(**{name: torch.tensor(array).long() for name, array in batch.items()}).pooler_output
     expected = (torch.relu(pooled) @ classifier.weight.T + classifier.bias).detach()
     bundle = bertjax.load(published, architecture=SEQUENCE, labels=("a", "b", "c"))

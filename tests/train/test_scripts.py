@@ -107,9 +107,12 @@ def test_killed_at_random_moments_a_compression_ends_with_the_same_bits(work: Pa
                 process.kill()
                 kills += 1
     run("compress", *flags, f"--out={work / 'cut'}")
-    for stage in ("1-teacher", "2-student", "without-teacher", "3-fewer-words"):
+    for stage in ("1-teacher", "3-student", "without-teacher", "4-fewer-words"):
         assert weights(work / "cut" / "stages" / stage) == weights(work / "whole" / "stages" / stage)
-    for stage in ("1-teacher", "2-student", "without-teacher"):
+    more = [(work / name / "stages" / "2-augmented" / "augmented.jsonl").read_text() for name in ("cut", "whole")]
+    assert more[0] == more[1]
+    assert json.loads((work / "cut" / "stages" / "3-student" / "run.json").read_text())["config"]["data"]["labels"]
+    for stage in ("1-teacher", "3-student", "without-teacher"):
         check_restarts(work / "cut" / "stages" / stage, save_every=3)
     scores = [[row["score"] for row in report(work / name)["rows"]] for name in ("cut", "whole")]
     assert scores[0] == scores[1]
@@ -134,6 +137,7 @@ def report(out: Path) -> dict:
 TRIAL = """
 from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, SoftTargets
+from train.augment import Augment
 from train.compress import Config
 from train.distill import Distill
 from train.finetune import Finetune
@@ -143,6 +147,7 @@ from train.vocabulary import Vocabulary
 fast = Optimiser(learning_rate=0.01)
 config = Config(stages=(
     Finetune(steps=9, save_every=3, optimiser=fast),
+    Augment(substitutes="neighbours", copies=2),
     Distill(steps=9, save_every=3, optimiser=fast, student=Student(num_hidden_layers=1, intermediate_size=16)),
     Vocabulary(),
 ))

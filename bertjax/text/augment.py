@@ -1,0 +1,188 @@
+"""More text for a student: copies of an example in which some words are others that would fit (TinyBERT, Jiao et al.
+2020, algorithm 1).
+
+A word of one piece becomes what a masked language model expects in its place, having read the text itself beside the
+one with the gap; a word of several pieces becomes one of its nearest neighbours. The label stays, which is a gamble
+("dull" may become "great"): what makes copies useful is a teacher, who says of each what it really is. Of the published
+code this differs in what follows.
+
+  * Its neighbours come from GloVe, a gigabyte that cannot travel along. Here they are those of the model's own word
+    table: the vector of a word is the mean of its pieces', and candidates are the pieces that are words and the words
+    of the text itself that occur twice. A word's own pieces do not count: they are always next to it, and mean nothing
+    ("und" for "undemanding").
+  * Words are exchanged in the text as it stands, so that its spaces, capitals and punctuation survive.
+  * Special pieces are no candidates. Of a pair, only the text at hand is changed; there, while copies of the second
+    text are made, the first one is the last of its own copies.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from bertjax.errors import UserError
+from bertjax.text.draws import Draws
+from bertjax.text.tokenizer import Tokenizer
+
+GlueTask = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"]
+COPIES: dict[str, int] = {
+    "cola": 30,
+    "sst2": 20,
+    "mrpc": 30,
+    "stsb": 30,
+    "qqp": 10,
+    "mnli": 10,
+    "qnli": 20,
+    "rte": 30,
+}
+"""Copies that TinyBERT's code makes of each text, by task."""
+STOPS = """
+a about above after again against ain all am an and any are aren as at be because been before being below
+between both but by can couldn d did didn do does doesn doing don down during each few for from further had hadn
+has hasn have haven having he her here hers herself him himself his i if in into is isn it its itself just ll m
+ma me mightn more most mustn my myself needn no nor not now o of off on once only or other our ours ourselves
+out over own re s same shan she should shouldn so some such t than that the their theirs them themselves then
+there these they this those through to too under until up ve very was wasn we were weren while will with won
+wouldn y you your yours yourself yourselves
+"""
+STOP_WORDS = frozenset(STOPS.split())
+"""Words that stay: English ones that say little by themselves."""
+LETTERS = re.compile(r"[a-z]+", re.IGNORECASE)
+TWICE = 2
+BLOCK = 256
+"""Words whose neighbours are looked for together."""
+
+
+class Word(NamedTuple):
+    """A word that may be exchanged: how the tokenizer spells it, its characters in the text, the column of its first
+    piece ([CLS] has column 0), and its pieces."""
+
+    name: str
+    start: int
+    end: int
+    place: int
+    pieces: tuple[int, ...]
+
+
+class Read(NamedTuple):
+    """A text as pieces, [CLS] and [SEP] among them, and its words that may be exchanged."""
+
+    ids: list[int]
+    words: list[Word]
+
+
+def spelled(tokenizer: Tokenizer) -> list[str]:
+    """Every piece, by id."""
+    names = [""] * (max(tokenizer.vocabulary.values()) + 1)
+    for piece, number in tokenizer.vocabulary.items():
+        names[number] = piece
+    if any(name.startswith("\u2581") for name in names):
+        raise UserError(
+            "this model's tokenizer is no WordPiece, which marks what continues a word with ##; words are exchanged "
+            "for such tokenizers only. Take a BERT or DistilBERT."
+        )
+    return names
+
+
+def read_texts(texts: Sequence[str], tokenizer: Tokenizer, names: Sequence[str]) -> list[Read]:
+    """Texts with their words: those of letters from a to z alone that are no stop words."""
+    pieces = tokenizer.encode(texts)
+    assert pieces.offsets is not None
+    assert pieces.word_ids is not None
+    return [
+        Read(ids, words_of(ids, offsets, word_ids, names))
+        for ids, offsets, word_ids in zip(pieces.ids, pieces.offsets, pieces.word_ids, strict=True)
+    ]
+
+
+def words_of(
+    ids: list[int], offsets: list[tuple[int, int]], word_ids: list[int | None], names: Sequence[str]
+) -> list[Word]:
+    """The words of a text that may be exchanged."""
+    found = []
+    for number, columns in groupby(range(len(ids)), key=word_ids.__getitem__):
+        if number is None:
+            continue
+        columns = list(columns)
+        name = "".join(names[ids[column]].removeprefix("##") for column in columns)
+        if LETTERS.fullmatch(name) and name.lower() not in STOP_WORDS:
+            pieces = tuple(ids[column] for column in columns)
+            found.append(Word(name, offsets[columns[0]][0], offsets[columns[-1]][1], columns[0], pieces))
+    return found
+
+
+def with_gap(ids: list[int], place: int, mask_id: int, limit: int) -> tuple[list[int], list[int]]:
+    """Ids and types of what a masked language model reads: the text with a gap, and as a second one the text itself.
+    Beyond `limit` pieces the end is lost."""
+    row = [*ids[:place], mask_id, *ids[place + 1 :], *ids[1:]]
+    return row[:limit], ([0] * len(ids) + [1] * (len(ids) - 1))[:limit]
+
+
+def altered(
+    text: str,
+    words: Sequence[Word],
+    candidates: Sequence[Sequence[str]],
+    copies: int,
+    probability: float,
+    draws: Draws,
+) -> list[str]:
+    """At most `copies` texts that differ from the first and from each other. In each, every word becomes one of its
+    candidates with this probability; a candidate may be the word itself."""
+    numbers = draws(2 * copies * len(words)).reshape(copies, len(words), 2)
+    found = {text: None}
+    for chances in numbers.tolist():
+        parts, end = [], 0
+        for word, choices, (chance, which) in zip(words, candidates, chances, strict=True):
+            if chance < probability and choices:
+                new = choices[int(which * len(choices))]
+                if new != word.name:
+                    parts += [text[end : word.start], cased_like(text[word.start : word.end], new)]
+                    end = word.end
+        found.setdefault("".join([*parts, text[end:]]))
+    return list(found)[1:]
+
+
+def cased_like(old: str, new: str) -> str:
+    """With a capital where the word before had one."""
+    return new.title() if old.istitle() else new
+
+
+def neighbours(
+    asked: Mapping[str, tuple[int, ...]],
+    seen: Mapping[str, int],
+    table: Float[np.ndarray, "v d"],
+    names: Sequence[str],
+    count: int,
+) -> dict[str, list[str]]:
+    """For every word, given with its pieces, the `count` nearest by the cosine of their vectors, the nearest first.
+
+    `seen` says how often each word asked for occurs: of those of several pieces the rare ones are no candidates, for
+    they are mostly misspelt.
+    """
+    known = {name: (number,) for number, name in enumerate(names) if LETTERS.fullmatch(name) and len(name) > 1}
+    known |= {word: pieces for word, pieces in asked.items() if len(pieces) > 1 and seen[word] >= TWICE}
+    candidates, place = list(known), {name: i for i, name in enumerate(known)}
+    targets = vectors(list(known.values()), table)
+    found: dict[str, list[str]] = {}
+    words = list(asked)
+    for start in range(0, len(words), BLOCK):
+        block = words[start : start + BLOCK]
+        alike = vectors([asked[word] for word in block], table) @ targets.T
+        for row, word in zip(alike, block, strict=True):
+            own = (word, *(names[piece] for piece in asked[word]))
+            row[[place[name] for name in own if name in place]] = -np.inf
+            best = np.argpartition(-row, min(count, len(row) - 1))[:count]
+            order = best[np.lexsort((best, -row[best]))]
+            found[word] = [candidates[i] for i in order if row[i] > -np.inf]
+    return found
+
+
+def vectors(words: Sequence[tuple[int, ...]], table: Float[np.ndarray, "v d"]) -> Float[np.ndarray, "words d"]:
+    """The means of the words' pieces, of length 1."""
+    sizes = np.array([len(pieces) for pieces in words])
+    rows = table[np.concatenate(words).astype(np.int64)]
+    sums = np.add.reduceat(rows, np.concatenate([[0], np.cumsum(sizes)[:-1]]), axis=0)
+    return sums / np.maximum(np.linalg.norm(sums, axis=-1, keepdims=True), 1e-12)
