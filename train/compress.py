@@ -121,7 +121,7 @@ def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
     if isinstance(stages[0], Finetune) and has_trained_head(config.model, task):
         note(f"{config.model} already has a head for this task: it is the teacher as it is")
         models.append(Model(stages.pop(0).name, resolve_model(config.model)))
-    data, distilled = config.data, None
+    data, distilled = config.data, []
     for number, stage in enumerate(stages, start=1):
         folder = out / "stages" / f"{number}-{stage.name}"
         log.event("stage", number, name=stage.name)
@@ -131,12 +131,13 @@ def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
             continue
         model = str(folder / "bundle")
         models.append(Model(stage.name, folder / "bundle"))
-        distilled = (stage, data) if isinstance(stage, Distill) else distilled
+        if isinstance(stage, Distill):
+            distilled.append((stage, data))
     if distilled and has_labels(config.data, task):
         folder = out / "stages" / "without-teacher"
         log.event("stage", len(stages) + 1, name="without-teacher")
-        stage, data = distilled
-        without_teacher(stage).run(Context(config.model, data, str(folder)))
+        _, data = distilled[-1]
+        without_teacher([stage for stage, _ in distilled]).run(Context(config.model, data, str(folder)))
         models.insert(-1, Model(WITHOUT_TEACHER, folder / "bundle"))
     return models
 
@@ -178,10 +179,14 @@ def resolve_model(model: str) -> Path:
     return resolve(model)
 
 
-def without_teacher(stage: Distill) -> Finetune:
-    """The same small model with the same start and as many steps, trained on the labels alone."""
-    shared = {f.name: getattr(stage, f.name) for f in dataclasses.fields(Finetune) if f.name not in ("name", "student")}
-    return Finetune(**shared, name="without-teacher", student=stage.student)
+def without_teacher(stages: list[Distill]) -> Finetune:
+    """The same small model with the same start and as many steps, trained on the labels alone. What the last of several
+    students leaves open is as in the one before it."""
+    last, sizes = stages[-1], ("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size")
+    chosen = {name: [size for s in stages if (size := getattr(s.student, name)) is not None] for name in sizes}
+    student = dataclasses.replace(last.student, **{name: given[-1] for name, given in chosen.items() if given})
+    shared = {f.name: getattr(last, f.name) for f in dataclasses.fields(Finetune) if f.name not in ("name", "student")}
+    return Finetune(**shared, name="without-teacher", student=student)
 
 
 if __name__ == "__main__":

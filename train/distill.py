@@ -4,7 +4,8 @@
     python -m train.distill --model=runs/finetuned/bundle --data.train=unlabelled.txt --epochs=5 --out=runs/mine
 
 The student learns from what the teacher says of each text (--losses), so text without labels is enough. The teacher's
-outputs are computed once and stored in OUT/teacher; a loss that needs more than they hold gets a live teacher.
+outputs are computed once and stored in OUT/teacher; a loss that needs more than they hold gets a live teacher. Several
+teachers (--teachers) are averaged.
 """
 
 from collections.abc import Callable
@@ -32,8 +33,11 @@ class Distill(Training):
     """What the student learns from; in a config file, any dataclasses with a weight and a method build."""
     ponder: float = 0.01
     """Price of a step, for a student whose positions halt by themselves."""
+    teachers: tuple[str, ...] = ()
+    """More teachers, beside the model: folders or hf:NAME, with its vocabulary and labels. Each loss is averaged over
+    all of them, which for soft targets is to learn the mean of their probabilities at the temperature."""
     progressive: Progressive | None = None
-    """In a config file: first teach layer by layer, and learn from the losses in the steps that are left."""
+    """In a config file: first learn layer by layer from the model, and from the losses in the steps that are left."""
     store: bool = True
     """Compute the teacher's outputs once and store them, where the losses say what they need."""
 
@@ -56,16 +60,16 @@ class Config(Distill):
 
 def main(config: Config, score: bool = True) -> None:
     import dataclasses
+    from functools import reduce
 
     import jax
 
     import bertjax
-    from bertjax.errors import UserError
     from bertjax.losses import ponder_cost
     from bertjax.text.batches import batches, inputs_of
     from bertjax.text.buckets import length_buckets
 
-    from .data import open_model, read_split, score_of, training_task
+    from .data import read_split, score_of
     from .loop import fit
     from .run import begin, finish, share
     from .step import Term
@@ -73,9 +77,8 @@ def main(config: Config, score: bool = True) -> None:
     out = Path(config.out)
     if begin(out, config):
         return
-    teacher, task = open_model(config.model, training_task(config.data), config.seed, dtype=config.dtype)
-    if teacher.fresh:
-        raise UserError(f"{config.model} has no trained head to learn from; fine-tune it first (train.finetune).")
+    teachers, task = open_teachers(config)
+    teacher = teachers[0]
     labelled = any(type(loss).__name__ == "HardLabels" for loss in config.losses)
     train = read_split(config.data, config.data.train, task, teacher.tokenizer, "train", labelled)
     student = config.student.initialise(teacher, config.seed, train.encoded)
@@ -83,22 +86,33 @@ def main(config: Config, score: bool = True) -> None:
     buckets = length_buckets(train.encoded.lengths, config.data.max_length)
     data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **share())
 
-    terms = {f"{i}_{type(loss).__name__}": loss for i, loss in enumerate(config.losses)}
-    formulas = {name: loss.build(student.config, teacher.config) for name, loss in terms.items()}
+    # One term per loss and teacher: the mean of the losses, each with the student's projection to that teacher.
+    terms = {
+        f"{i}_{type(loss).__name__}" + f"_of_{k}" * (k > 0): (loss, k)
+        for k in range(len(teachers))
+        for i, loss in enumerate(config.losses)
+    }
+    formulas = {name: loss.build(student.config, teachers[k].config) for name, (loss, k) in terms.items()}
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), max(1, len(terms)))
     extra = {
-        name: loss.parameters(key, student.config, teacher.config) if hasattr(loss, "parameters") else {}  # type: ignore[attr-defined]
-        for key, (name, loss) in zip(keys, terms.items(), strict=False)
+        name: loss.parameters(key, student.config, teachers[k].config) if hasattr(loss, "parameters") else {}  # type: ignore[attr-defined]
+        for key, (name, (loss, k)) in zip(keys, terms.items(), strict=False)
     }
     phases, learn_layer = layer_by_layer(config, student, teacher, data.steps_per_epoch)
-    stored = store_teacher(config, out, teacher, train.encoded, student.config)
+    stored = [store_teacher(config, out, k, t, train.encoded, student.config) for k, t in enumerate(teachers)]
+    live = [t.params if s is None or (phases and t is teacher) else {} for t, s in zip(teachers, stored, strict=True)]
 
     def learn(params, extra, batch, key):
         inputs = inputs_of(batch)
-        said = stored.output(batch) if stored else teacher.model.apply({"params": batch["teacher"]}, *inputs)
+        said = [
+            t.model.apply({"params": own}, *inputs) if s is None else s.output(batch)
+            for t, s, own in zip(teachers, stored, batch["teachers"], strict=True)
+        ]
         guess = student.model.apply({"params": params}, *inputs, rngs={"dropout": key})
-        sums = {name: formula(extra[name], guess, said, batch) for name, formula in formulas.items()}
-        found = {name: Term(*sums[name], terms[name].weight) for name in sums}
+        found = {}
+        for name, (loss, k) in terms.items():
+            total, weight = formulas[name](extra[name], guess, said[k], batch)
+            found[name] = Term(total, weight, loss.weight / len(teachers))
         if guess.trace is not None:
             found["ponder"] = Term(*ponder_cost(guess.trace, batch), config.ponder)
         return found
@@ -107,7 +121,7 @@ def main(config: Config, score: bool = True) -> None:
         if phases is None:
             return learn(params, extra, batch, key), state
         layer = step // phases.steps
-        by_layer = lambda: learn_layer(params, batch["teacher"], batch, layer, key)  # noqa: E731
+        by_layer = lambda: learn_layer(params, batch["teachers"][0], batch, layer, key)  # noqa: E731
         return either(layer < phases.count, by_layer, lambda: learn(params, extra, batch, key)), state
 
     params = fit(
@@ -118,14 +132,34 @@ def main(config: Config, score: bool = True) -> None:
         extra=extra,
         objective=objective,
         batches=data,
-        prepare=stored.add_to if stored else lambda batch: batch,
-        constants={} if stored and not phases else {"teacher": teacher.params},
+        prepare=lambda batch: reduce(lambda b, s: b if s is None else s.add_to(b), stored, batch),
+        constants={"teachers": live},
         phases=phases,
     )
     student = dataclasses.replace(student, params=params, fresh=())
     bertjax.save(student, out / "bundle")
     result = {task.metric: score_of(student, held_out)} if score else {}
     finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+
+
+def open_teachers(config: Config) -> tuple[list[Any], Any]:
+    """The model and the other teachers, and the task with labels in the order of their heads."""
+    from bertjax.errors import UserError
+
+    from .data import open_model, training_task
+
+    names, task = (config.model, *config.teachers), training_task(config.data)
+    opened = [open_model(name, task, config.seed, dtype=config.dtype) for name in names]
+    first, task = opened[0]
+    for name, (teacher, _) in zip(names, opened, strict=True):
+        if teacher.fresh:
+            raise UserError(f"{name} has no trained head to learn from; fine-tune it first (train.finetune).")
+        if teacher.tokenizer.fingerprint != first.tokenizer.fingerprint:
+            raise UserError(f"{name} has another vocabulary than {config.model}; teachers read the same pieces.")
+        if teacher.config.labels != first.config.labels:
+            labels = ", ".join(teacher.config.labels), ", ".join(first.config.labels)
+            raise UserError(f"{name} has the labels {labels[0]}, {config.model} {labels[1]}: give them one order.")
+    return [teacher for teacher, _ in opened], task
 
 
 def layer_by_layer(config: Config, student: Any, teacher: Any, steps_per_epoch: int) -> tuple[Phases | None, Any]:
@@ -166,7 +200,7 @@ def either(first: Any, one: Callable[[], dict], other: Callable[[], dict]) -> di
     return jax.lax.cond(first, lambda: taken(one), lambda: taken(other))
 
 
-def store_teacher(config: Config, out: Path, teacher: Any, encoded: Any, student: Any) -> Any:
+def store_teacher(config: Config, out: Path, number: int, teacher: Any, encoded: Any, student: Any) -> Any:
     """The teacher's stored outputs, or None where it has to run in every step."""
     if not config.store or not all(hasattr(loss, "needs") for loss in config.losses):
         return None
@@ -188,7 +222,7 @@ def store_teacher(config: Config, out: Path, teacher: Any, encoded: Any, student
         bar.update(done, done - before, None)
         before = done
 
-    stored = stored_outputs(out / "teacher", teacher, encoded, needs, progress=progress)
+    stored = stored_outputs(out / "teacher", teacher, encoded, needs, progress=progress, name=f"teacher_{number}")
     if bar:
         bar.close()
     return stored

@@ -50,15 +50,15 @@ class TeacherOutput(NamedTuple):
 class StoredOutputs:
     """Stored outputs, read row by row: `add_to(batch)` puts those of a batch beside its texts."""
 
-    def __init__(self, folder: Path, encoded: Encoded, needs: tuple[Need, ...]):
-        self.folder, self.needs = folder, needs
+    def __init__(self, folder: Path, encoded: Encoded, needs: tuple[Need, ...], name: str = "teacher"):
+        self.folder, self.needs, self.name = folder, needs, name
         self._offsets = encoded.offsets
         self._logits = np.load(folder / "logits.npy", mmap_mode="r")
         self._arrays = {need: np.load(folder / f"{file_name(need)}.npy", mmap_mode="r") for need in needs}
         self._by_piece = bool(len(self._logits) == encoded.offsets[-1] != len(encoded))
 
     def add_to(self, batch: Batch) -> Batch:
-        """The batch with `teacher_logits` and `teacher_<what>_<where>`; zeros on padding and filler rows."""
+        """The batch with `<name>_logits` and `<name>_<what>_<where>`; zeros on padding and filler rows."""
         rows, mask = batch["example_ids"], batch["attention_mask"]
         where = np.where(mask > 0, self._offsets[rows][:, None] + np.arange(mask.shape[1]), 0)
 
@@ -68,19 +68,21 @@ class StoredOutputs:
             real = (mask > 0).reshape(*mask.shape, *[1] * (array.ndim - 1))
             return np.where(real, array[where], np.zeros((), array.dtype))
 
-        found = {f"teacher_{file_name(need)}": read(array, need[0] != "first") for need, array in self._arrays.items()}
-        return {**batch, "teacher_logits": read(self._logits, self._by_piece), **found}
+        found = {
+            f"{self.name}_{file_name(need)}": read(array, need[0] != "first") for need, array in self._arrays.items()
+        }
+        return {**batch, f"{self.name}_logits": read(self._logits, self._by_piece), **found}
 
     def output(self, batch: Mapping[str, Any]) -> TeacherOutput:
         """The teacher's output as losses read it, inside the step."""
         parts: dict[str, dict[int, Array]] = {name: {} for name in TeacherOutput._fields[1:]}
         for name, place in sorted(self.needs):  # "first" before "hidden_states", which has more
-            array = batch[f"teacher_{file_name((name, place))}"]
+            array = batch[f"{self.name}_{file_name((name, place))}"]
             if name == "first":
                 parts["hidden_states"][place] = array[:, None]
             else:
                 parts[name][place] = array
-        return TeacherOutput(batch["teacher_logits"], **parts)
+        return TeacherOutput(batch[f"{self.name}_logits"], **parts)
 
 
 def file_name(need: Need) -> str:
@@ -95,12 +97,14 @@ def stored_outputs(
     *,
     batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    name: str = "teacher",
 ) -> StoredOutputs:
     """The teacher's outputs for every row, from `folder` if they are there, else computed and written.
 
     Args:
       needs: What to store besides the logits.
       progress: Called with (rows done, rows in all).
+      name: What the arrays in a batch begin with, where there are several teachers.
 
     Raises:
       UserError: A number is too large for half precision; the disk refuses.
@@ -117,7 +121,7 @@ def stored_outputs(
             raise UserError(f"cannot store the teacher's outputs in {folder}: {error.strerror or error}.") from error
         finally:
             shutil.rmtree(partial_folder, ignore_errors=True)
-    return StoredOutputs(place, encoded, ordered)
+    return StoredOutputs(place, encoded, ordered, name)
 
 
 def stored_bytes(teacher: Bundle, encoded: Encoded, needs: frozenset[Need]) -> int:

@@ -1,0 +1,110 @@
+"""What it costs to learn from a teacher's insides, beside a teacher and a student that know nothing of each other.
+
+    python -m tests.benchmarks.overhead [--rounds=7] [--batch_size=32] [--length=64]
+
+MiniLM-L6 teaches a student with two of its layers, with every loss of TinyBERT: hidden states, attention scores, soft
+targets. Compared are the forward pass of the teacher, a fine-tuning step of the student, a distillation step with the
+teacher in it, and one with the teacher's outputs stored; reading them and bringing them to the device counts. All are
+of one runtime, so they take turns in one process: each once a round, ratios within a round, then the median.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import bertjax
+from bertjax.allocator import keep_freed_memory
+from bertjax.distill.student import Student
+from bertjax.distill.teacher import stored_outputs
+from bertjax.distill.terms import AttentionScores, HardLabels, HiddenStates, SoftTargets
+from bertjax.predict import forward
+from bertjax.text.batches import batches, inputs_of
+from bertjax.text.encode import encode_examples
+from bertjax.text.examples import Examples
+from bertjax.text.tasks import Task
+from train.optimiser import Optimiser
+from train.step import Term, init_state, make_step
+
+TINYBERT = (HiddenStates(), AttentionScores(), SoftTargets())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--length", type=int, default=64)
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        ways = contestants(Path(folder), arguments.batch_size, arguments.length)
+        for run in ways.values():
+            run()
+        rounds = [{name: seconds(run) for name, run in ways.items()} for _ in range(arguments.rounds)]
+    for name in ways:
+        print(f"{name:32} {1000 * np.median([r[name] for r in rounds]):7.1f} ms")
+    alone = ("teacher forward", "student step")
+    for name, base in (("with the teacher in the step", alone), ("with stored outputs", alone[1:])):
+        ratios = [r[name] / sum(r[part] for part in base) for r in rounds]
+        print(f"{name} / ({' + '.join(base)}): {np.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+
+
+def seconds(run: Any) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def contestants(folder: Path, size: int, length: int) -> dict[str, Any]:
+    """Functions that do one step each and return when it is done."""
+    teacher = bertjax.load("demo", architecture="BertForSequenceClassification", labels=("bad", "good"))
+    assert teacher.tokenizer is not None
+    words = "a film that is neither good nor bad but long".split()
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, 2 * length)) for _ in range(4 * size)]
+    labels = [("bad", "good")[i] for i in rng.integers(0, 2, len(texts))]
+    task = Task(kind="classification", labels=("bad", "good"))
+    encoded = encode_examples(Examples(texts, None, labels, source="noise"), task, teacher.tokenizer, length)
+    student = Student(num_hidden_layers=2).initialise(teacher, 0, encoded)
+    needs = frozenset().union(*(loss.needs(student.config, teacher.config) for loss in TINYBERT))
+    stored = stored_outputs(folder, teacher, encoded, needs)
+    data = batches(encoded, size, seed=0, buckets=(length,))
+    held = jax.device_put(teacher.params)
+
+    def step_with(losses: tuple, said_of: Any, prepare: Any, constants: Any) -> Any:
+        formulas = [(loss.weight, loss.build(student.config, teacher.config)) for loss in losses]
+
+        def objective(params, extra, state, batch, step, key):
+            guess = student.model.apply({"params": params}, *inputs_of(batch), rngs={"dropout": key})
+            said = said_of(batch)
+            terms = {str(i): Term(*f({}, guess, said, batch), weight) for i, (weight, f) in enumerate(formulas)}
+            return terms, state
+
+        optimiser = Optimiser().build(1000, {"params": student.params, "extra": {}})
+        state = init_state(jax.device_put(student.params), {}, {}, optimiser)
+        step = jax.jit(make_step(objective, optimiser, jax.random.key(0)), donate_argnums=0)
+
+        def run() -> None:
+            nonlocal state
+            state, metrics = step(state, prepare(next(data)), constants)
+            jax.block_until_ready((state, metrics))
+
+        return run
+
+    def ask(batch: Any) -> Any:
+        return teacher.model.apply({"params": batch["teacher"]}, *inputs_of(batch))
+
+    return {
+        "teacher forward": lambda: jax.block_until_ready(forward(teacher.model, held, *inputs_of(next(data)))),
+        "student step": step_with((HardLabels(),), lambda batch: None, dict, {}),
+        "with the teacher in the step": step_with(TINYBERT, ask, dict, {"teacher": held}),
+        "with stored outputs": step_with(TINYBERT, stored.output, stored.add_to, {}),
+    }
+
+
+if __name__ == "__main__":
+    main()
