@@ -65,6 +65,7 @@ def main(config: Config, score: bool = True) -> None:
     import jax
 
     import bertjax
+    from bertjax.distill.student import sample_batches
     from bertjax.losses import ponder_cost
     from bertjax.text.batches import batches, inputs_of
     from bertjax.text.buckets import length_buckets
@@ -98,6 +99,9 @@ def main(config: Config, score: bool = True) -> None:
         name: loss.parameters(key, student.config, teachers[k].config) if hasattr(loss, "parameters") else {}  # type: ignore[attr-defined]
         for key, (name, (loss, k)) in zip(keys, terms.items(), strict=False)
     }
+    for name, (loss, k) in terms.items():
+        if hasattr(loss, "fit"):
+            extra[name] = loss.fit(extra[name], student, teachers[k], sample_batches(train.encoded))  # type: ignore[attr-defined]
     phases, learn_layer = layer_by_layer(config, student, teacher, data.steps_per_epoch)
     stored = [store_teacher(config, out, k, t, train.encoded, student.config) for k, t in enumerate(teachers)]
     live = [t.params if s is None or (phases and t is teacher) else {} for t, s in zip(teachers, stored, strict=True)]

@@ -4,11 +4,12 @@ A fine-tuned teacher says more about a sentence than its label: how sure it is, 
 made of the words on the way. A student of a quarter of the size that imitates these reaches scores that the labels
 alone would not teach it, and needs no labels at all: any text will do.
 
-    losses.py    the formulas: soft targets, hidden states, feature maps, first rows, attention, relations
-    terms/       the same as small dataclasses for configs (a name and numbers), each of which builds its formula
-    pairing.py   which layer of the student learns from which layer of the teacher
+    losses.py       the formulas: soft targets, hidden states, feature maps, first rows, attention, relations
+    terms/          the same as small dataclasses for configs (a name and numbers), each of which builds its formula
+    pairing.py      which layer of the student learns from which layer of the teacher
+    alignment.py    a projection between two widths, found from text
     progressive.py  one layer after another, before everything at once
-    student.py   the student's shape, and its start from the teacher's own layers
+    student.py      the student's shape, and its start from the teacher's own layers
 
 A loss of your own is a frozen dataclass in your config file with a field `weight` and a method
 

@@ -7,6 +7,7 @@ factorised.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,15 +80,13 @@ class Student:
         """The student with its layers in groups."""
         from bertjax.share import LeastSquares, first, mean, tie
         from bertjax.share.tying import equal_groups
-        from bertjax.text.batches import gather
 
         config, params = student.config, student.params
         rule = {"mean": mean, "first": first}.get(self.merge)
         if rule is None:
             if sample is None:
                 raise UserError("merge=fit needs sample text; give initialise some, or use merge=mean.")
-            rows = np.linspace(0, len(sample) - 1, FIT_ROWS).astype(np.int64).reshape(-1, 32)
-            rule = LeastSquares.on_text(config, params, (gather(sample, r, int(sample.lengths.max())) for r in rows))
+            rule = LeastSquares.on_text(config, params, sample_batches(sample))
         groups = equal_groups(config.depth, self.groups or 1)
         config, params = tie(config, params, groups, parts=self.shared, norms=self.norms, merge=rule)
         return dataclasses.replace(student, config=config, params=params)
@@ -108,6 +107,14 @@ class Student:
         if self.start == "random" or config.hidden_size != teacher.config.hidden_size:
             return student
         return dataclasses.replace(student, params=inherit(student, teacher, self.pairing))
+
+
+def sample_batches(sample: Any) -> Iterator[Any]:
+    """Some of the encoded texts, from all over."""
+    from bertjax.text.batches import gather
+
+    rows = np.linspace(0, len(sample) - 1, FIT_ROWS).astype(np.int64).reshape(-1, 32)
+    return (gather(sample, r, int(sample.lengths.max())) for r in rows)
 
 
 def inherit(student: Any, teacher: Any, pairing: str | tuple[int, ...]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_teachers_of_any_shape_teach_together_each_with_stored_outputs_of_its_ow
         teachers=(str(work / "other"),),
         data=data(work),
         student=Student(num_hidden_layers=1),
-        losses=(SoftTargets(weight=0.5), HiddenStates(weight=2.0)),
+        losses=(SoftTargets(weight=0.5), HiddenStates(weight=2.0, start="procrustes")),
         steps=1,
         out=str(work / "student"),
         **ONE,
@@ -80,6 +80,7 @@ def test_teachers_of_any_shape_teach_together_each_with_stored_outputs_of_its_ow
     assert len(set(parts)) == 4
     assert found["loss"] == pytest.approx(sum(parts), rel=1e-5)
     assert len(list((work / "student" / "teacher").iterdir())) == 2
+    assert 0 < parts[3] < 1  # states of variance 1, from a fit and not from noise of that size
     # Each as it would be alone, at half of its weight.
     one, other = (bertjax.load(work / name) for name in ("one", "other"))
     task = training_task(config.data)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bertjax.distill.pairing import pair_layers
 from bertjax.distill.terms.term import LossFunction, Preset, over_layers, same
@@ -12,6 +13,7 @@ from bertjax.errors import UserError
 if TYPE_CHECKING:
     from jax import Array
 
+    from bertjax.bundle import Bundle
     from bertjax.distill.teacher import Need
     from bertjax.losses import Batch, Sum
     from bertjax.model import BertConfig
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 class HiddenStates:
     """Mean squared error between paired hidden states, the embeddings among them, over real pieces (TinyBERT, Jiao et
     al. 2020, eq. 8-9). A learned projection, shared by all layers, bridges different widths; equal widths need none.
+    It begins with random numbers, or with the rotation (and one scale) that brings the student's states nearest to the
+    teacher's on some of the text ("procrustes").
 
     "paper" sums over the layers. "official" does too, counts padding like other pieces, and always has a projection,
     with a bias; what a teacher says of padding is not stored, so it has to run in every step."""
@@ -30,6 +34,7 @@ class HiddenStates:
     pairing: str | tuple[int, ...] = "uniform"
     embeddings: bool = True
     preset: Preset = "mean"
+    start: Literal["random", "procrustes"] = "random"
 
     def pairs(self, student: BertConfig, teacher: BertConfig) -> tuple[tuple[int, int], ...]:
         """(student, teacher) positions in `hidden_states`."""
@@ -51,6 +56,15 @@ class HiddenStates:
 
         kernel = jax.random.normal(key, (student.hidden_size, teacher.hidden_size)) * student.hidden_size**-0.5
         return {"kernel": kernel} | ({"bias": jnp.zeros(teacher.hidden_size)} if official else {})
+
+    def fit(self, extra: Tree, student: Bundle, teacher: Bundle, batches: Iterable[Batch]) -> Tree:
+        """The projection as the sample text says, where `start` asks for it."""
+        if self.start == "random" or not extra:
+            return extra
+        from bertjax.distill.alignment import procrustes, second_moments
+
+        pairs = self.pairs(student.config, teacher.config)
+        return extra | {"kernel": procrustes(*second_moments(student, teacher, pairs, batches))}
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
