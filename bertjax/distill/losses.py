@@ -76,6 +76,8 @@ def span_soft_targets(
 ) -> Sum:
     """`soft_targets` over positions, mean of start and end; padding takes no part in either softmax."""
 
+    mask = kept(mask, weights)
+
     def log_probabilities(logits: Float[Array, "b l 2"]) -> Float[Array, "b l 2"]:
         masked = jnp.where(mask[..., None] > 0, logits.astype(jnp.float32) / temperature, -1e9)
         return jax.nn.log_softmax(masked, axis=1)
@@ -140,6 +142,7 @@ def score_error(
 ) -> Sum:
     """Mean squared error of the attention scores before the softmax, per query over its text's keys and the heads
     (TinyBERT, Jiao et al. 2020, eq. 7)."""
+    mask = kept(mask, weights)
     guess = scores(student_queries, student_keys, mask)
     target = scores(jax.lax.stop_gradient(teacher_queries), jax.lax.stop_gradient(teacher_keys), mask)
     squares = jnp.where(mask[:, None, None] > 0, jnp.square(guess - target), 0.0)
@@ -157,7 +160,7 @@ def score_error_with_padding(
 ) -> Sum:
     """`score_error` as TinyBERT's published code has it: queries of padding count like others, scores of -100 and less
     are taken for masked, and the mean is over all that there is. It depends on how far a batch is padded."""
-    everything = jnp.broadcast_to(weights[:, None] > 0, mask.shape).astype(mask.dtype)
+    everything = kept(jnp.ones_like(mask), weights)
     guess = scores(student_queries, student_keys, everything)
     target = scores(jax.lax.stop_gradient(teacher_queries), jax.lax.stop_gradient(teacher_keys), everything)
     guess, target = (jnp.where((mask[:, None, None] > 0) & (x > -100), x, 0.0) for x in (guess, target))
@@ -183,6 +186,7 @@ def relation(
     Four times as many heads have four times the maps. As many as the student has are in memory at once, and they are
     computed again on the way back.
     """
+    mask = kept(mask, weights)
     together = student_one.shape[2] if heads % student_one.shape[2] == 0 else 1
 
     def log_relation(one: Float[Array, "b l n k"], two: Float[Array, "b l n k"]) -> Float[Array, "b n l l"]:
@@ -212,7 +216,7 @@ def attention_cross_entropy_with_padding(
     """Attention maps as MobileBERT's published code compares them: -sum p log q over the keys with the teacher's p and
     the student's q, so the divergence of `relation` and the teacher's entropy; queries of padding count like others,
     and the mean is over all queries and heads. It depends on how far a batch is padded."""
-    everything = jnp.broadcast_to(weights[:, None] > 0, mask.shape).astype(mask.dtype)
+    everything = kept(jnp.ones_like(mask), weights)
 
     def log_map(queries: Float[Array, "b l h k"], keys: Float[Array, "b l h k"]) -> Float[Array, "b h l l"]:
         return jax.nn.log_softmax(jnp.where(mask[:, None, None] > 0, scores(queries, keys, everything), -1e9), axis=-1)
@@ -220,6 +224,11 @@ def attention_cross_entropy_with_padding(
     guess, target = log_map(student_queries, student_keys), log_map(teacher_queries, teacher_keys)
     crossed = -jnp.sum(jnp.exp(jax.lax.stop_gradient(target)) * guess, axis=-1)
     return weighted(jnp.mean(crossed, axis=(1, 2)), weights)
+
+
+def kept(mask: Int[Array, "b l"], weights: Float[Array, " b"]) -> Int[Array, "b l"]:
+    """The mask, with nothing real in rows of weight 0."""
+    return mask * (weights[:, None] > 0)
 
 
 def scores(
