@@ -8,6 +8,7 @@ their start at 0.
 """
 
 import dataclasses
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -115,7 +116,9 @@ class Optimiser:
             scale = optax.stateless(lambda updates, _: jax.tree.map(lambda u, m: u * m, updates, multipliers))
             chain.append(scale)
         if phases:
-            shares = {n: optax.scale_by_schedule(partial(phases.share, i)) for n, i in numbers.items()}
+            shares: dict[Hashable, Any] = {
+                n: optax.scale_by_schedule(partial(phases.share, i)) for n, i in numbers.items()
+            }
             chain.append(optax.partition(shares, labels))
         return optax.chain(*chain)
 
@@ -124,7 +127,10 @@ def begin_at(transform: Any, first: int) -> Any:
     """The transformation from a step on; before it, updates of 0 and a state that stays as it is."""
     import optax
 
-    return optax.conditionally_mask(transform, lambda step: step >= first)
+    def begun(step: Any, **_: Any) -> Any:
+        return step >= first
+
+    return optax.conditionally_mask(transform, begun)
 
 
 def clip_by_global_norm(limit: float) -> Any:
