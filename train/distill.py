@@ -62,8 +62,6 @@ def main(config: Config, score: bool = True) -> None:
     import dataclasses
     from functools import reduce
 
-    import jax
-
     import bertjax
     from bertjax.distill.student import sample_batches
     from bertjax.losses import ponder_cost
@@ -71,6 +69,7 @@ def main(config: Config, score: bool = True) -> None:
     from bertjax.text.buckets import length_buckets
 
     from .data import read_split, score_of
+    from .lessons import lessons
     from .loop import fit
     from .run import begin, finish, share
     from .step import Term
@@ -87,21 +86,13 @@ def main(config: Config, score: bool = True) -> None:
     buckets = length_buckets(train.encoded.lengths, config.data.max_length)
     data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **share())
 
-    # One term per loss and teacher: the mean of the losses, each with the student's projection to that teacher.
-    terms = {
-        f"{i}_{type(loss).__name__}" + f"_of_{k}" * (k > 0): (loss, k)
-        for k in range(len(teachers))
-        for i, loss in enumerate(config.losses)
-    }
-    formulas = {name: loss.build(student.config, teachers[k].config) for name, (loss, k) in terms.items()}
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), max(1, len(terms)))
+    taught = lessons(config.losses, student.config, [t.config for t in teachers], config.seed)
     extra = {
-        name: loss.parameters(key, student.config, teachers[k].config) if hasattr(loss, "parameters") else {}  # type: ignore[attr-defined]
-        for key, (name, (loss, k)) in zip(keys, terms.items(), strict=False)
+        name: lesson.loss.fit(own, student, teachers[lesson.teacher], sample_batches(train.encoded))  # type: ignore[attr-defined]
+        if hasattr(lesson.loss, "fit")
+        else own
+        for (name, lesson), own in zip(taught.each.items(), taught.extra.values(), strict=True)
     }
-    for name, (loss, k) in terms.items():
-        if hasattr(loss, "fit"):
-            extra[name] = loss.fit(extra[name], student, teachers[k], sample_batches(train.encoded))  # type: ignore[attr-defined]
     phases, learn_layer = layer_by_layer(config, student, teacher, data.steps_per_epoch)
     stored = [store_teacher(config, out, k, t, train.encoded, student.config) for k, t in enumerate(teachers)]
     live = [t.params if s is None or (phases and t is teacher) else {} for t, s in zip(teachers, stored, strict=True)]
@@ -113,10 +104,7 @@ def main(config: Config, score: bool = True) -> None:
             for t, s, own in zip(teachers, stored, batch["teachers"], strict=True)
         ]
         guess = student.model.apply({"params": params}, *inputs, rngs={"dropout": key})
-        found = {}
-        for name, (loss, k) in terms.items():
-            total, weight = formulas[name](extra[name], guess, said[k], batch)
-            found[name] = Term(total, weight, loss.weight / len(teachers))
+        found = taught.terms(extra, guess, said, batch)
         if guess.trace is not None:
             found["ponder"] = Term(*ponder_cost(guess.trace, batch), config.ponder)
         return found

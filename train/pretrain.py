@@ -2,6 +2,10 @@
 
     python -m train.pretrain --data.train=wiki.txt --data.eval=held-out.txt --vocab_size=8000 --out=runs/pretrained
     python -m train.pretrain --model=demo --sentences=none --data.train=reviews.txt --steps=2000 --out=runs/adapted
+    python -m train.pretrain --config=minilm --data.train=wiki --out=runs/minilm
+
+With a student in the config file, the model given is its teacher: raw text then is enough to make a small model that
+can be fine-tuned to anything, as DistilBERT, MiniLM and TinyBERT's first stage do.
 
 Documents are parted by blank lines (in tables and TFDS, each row is one). Vocabulary and pieces are stored once, in
 $BERTJAX_CACHE. The finished model is OUT/bundle, which `bertjax finetune --model=OUT/bundle` takes over. At the end
@@ -9,10 +13,13 @@ stands how well it guesses the hidden words of --data.eval, beside the entropy o
 what a model that ignores the context can reach. The same command again continues where it was cut.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bertjax.distill.student import Student
+from bertjax.distill.terms import Loss
 from bertjax.errors import UserError
 from bertjax.text.masking import Masking
 from bertjax.text.pairs import Sentences
@@ -99,9 +106,33 @@ class Config(Training):
     masking: Masking = field(default_factory=Masking)
     packed: bool = False
     """Several short rows in one, so that next to nothing is padding; good where attention is cheap."""
+    words: float = 1.0
+    """Weight of guessing the hidden words. With 0 the model has no head for them, and learns from its teacher alone."""
+    student: Student | None = None
+    """In a config file: the shape of a smaller model, which is trained in place of the one given."""
+    losses: tuple[Loss, ...] = ()
+    """In a config file: what the student learns from the model given, besides guessing words."""
     optimiser: Optimiser = field(default_factory=lambda: Optimiser(learning_rate=1e-3))
     out: str = "runs/pretrain"
     """Folder for the model, its metrics and its checkpoints."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wrong = {
+            f"--words={self.words}: expected 0 or more": self.words < 0,
+            "a student learns from a model: give --model, its teacher": self.student and self.model is None,
+            "losses are what a student learns: give student, its shape, in the config file": (
+                self.losses and self.student is None
+            ),
+            "--words=0 leaves nothing to learn: give a student, and losses": not (self.words or self.losses),
+            "--words=0 leaves no head: give --sentences=none, and no --data.eval": (
+                not self.words and (self.sentences != "none" or self.data.eval is not None)
+            ),
+            "--masking.rate=0 hides no words to guess: give --words=0 as well": self.words and not self.masking.rate,
+            "--packed: a teacher would take the texts of a row for one; leave it out": self.packed and self.losses,
+        }
+        if mistakes := [message for message, found in wrong.items() if found]:
+            raise UserError(mistakes[0])
 
 
 def main(config: Config) -> None:
@@ -119,7 +150,10 @@ def main(config: Config) -> None:
     out, text = Path(config.out), config.data
     if begin(out, config):
         return
-    bundle = open_bundle(config)
+    given = open_bundle(config)
+    bundle, teacher = given, None
+    if config.student:
+        bundle, teacher = config.student.initialise(given, config.seed), given
 
     def rows_of(source: str, split: str, seed: int) -> Rows:
         corpus = build_corpus(source, bundle.tokenizer, text.max_length - 3, text.text, split)
@@ -132,17 +166,16 @@ def main(config: Config) -> None:
     peak = device_peak(config.dtype)
     update_record(out, peak_flops=peak.flops, peak_source=peak.source)
 
-    def objective(params, extra, state, batch, step, key):
-        return terms_of(apply(bundle.model, params, batch, rngs={"dropout": key}), batch), state
-
+    objective, extra = learning(config, bundle.model, teacher.model if teacher else None)
     params = fit(
         config,
         out,
         "pre-training",
         params=bundle.params,
-        extra={},
+        extra=extra,
         objective=objective,
         batches=data,
+        constants={"teacher": teacher.params} if teacher and config.losses else {},
         peak=peak.flops,
     )
     trained = dataclasses.replace(bundle, params=params, fresh=())
@@ -161,7 +194,7 @@ def open_bundle(config: Config) -> Any:
     from bertjax.model.config import PREFIXES
     from bertjax.text.wordpiece import wordpiece
 
-    head = "ForMaskedLM" if config.sentences == "none" else "ForPreTraining"
+    head = ("ForMaskedLM" if config.words else "Model") if config.sentences == "none" else "ForPreTraining"
     longest = config.data.max_length
     if config.model is None:
         tokenizer = wordpiece(config.data.train, config.vocab_size or VOCABULARY, config.data.text)
@@ -184,12 +217,44 @@ def open_bundle(config: Config) -> Any:
         bundle = load(config.model, architecture=architecture, seed=config.seed, **settings)
         if bundle.tokenizer is None:
             raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so no text can be read with it.")
+        if bundle.fresh and any(type(loss).__name__ == "SoftWords" for loss in config.losses):
+            raise UserError(
+                f"{config.model} has no trained head that guesses words, for a student to learn from. Train it first:\n"
+                f"  bertjax pretrain --model={config.model} --sentences=none --data.train=TEXT --out=runs/words"
+            )
     if longest > bundle.config.max_position_embeddings:
         raise UserError(
             f"--data.max_length={longest}: the model has {bundle.config.max_position_embeddings} positions; "
             "give so many, or fewer."
         )
     return bundle
+
+
+def learning(config: Config, model: Any, teacher: Any) -> tuple[Callable, Any]:
+    """The objective, and the parameters that are trained with the model and do not ship. A teacher (the module) finds
+    its parameters beside the batch."""
+    import jax.numpy as jnp
+
+    from .lessons import lessons
+
+    everywhere = any(getattr(loss, "everywhere", False) for loss in config.losses)
+    taught = lessons(config.losses, model.config, [teacher.config], config.seed) if teacher else None
+
+    def objective(params, extra, state, batch, step, key):
+        asked = {name: array for name, array in batch.items() if not (everywhere and name == "masked_positions")}
+        output = apply(model, params, asked, rngs={"dropout": key})
+        guesses = output
+        if everywhere:
+            hidden = jnp.take_along_axis(output.logits, batch["masked_positions"][..., None], axis=1)
+            guesses = output._replace(logits=hidden)
+        terms = terms_of(guesses, batch, config.words)
+        if taught and taught.each:
+            said = apply(teacher, batch["teacher"], asked)
+            texts = {**batch, "weights": batch["weights"][:, 0]}
+            terms |= taught.terms(extra, output, [said], texts)
+        return terms, state
+
+    return objective, taught.extra if taught else {}
 
 
 def apply(model: Any, params: Any, batch: Any, **more: Any) -> Any:
@@ -204,13 +269,13 @@ def apply(model: Any, params: Any, batch: Any, **more: Any) -> Any:
 PLACES = ("position_ids", "segment_ids", "cls_positions", "masked_positions")
 
 
-def terms_of(output: Any, batch: Any) -> dict[str, Any]:
-    """Cross-entropy of the hidden pieces, and of the sentences where they are asked about, with equal weights."""
+def terms_of(output: Any, batch: Any, words: float = 1.0) -> dict[str, Any]:
+    """Cross-entropy of the hidden pieces, and of the sentences where they are asked about."""
     from bertjax.losses import classification
 
     from .step import Term
 
-    terms = {"words": Term(*classification(output.logits, answers(batch, "masked")))}
+    terms = {"words": Term(*classification(output.logits, answers(batch, "masked")), words)} if words else {}
     if output.sentence_logits is not None:
         terms["sentences"] = Term(*classification(output.sentence_logits, answers(batch, "sentence")))
     return terms

@@ -2,9 +2,10 @@
 
     python -m train.distill --config=quickstart --data.max_length=64 --losses.0.weight=0.5 --out=runs/mine
 
-Three layers, the later wins: the defaults of the script's `Config`, the `config` that a config file exports, the flags.
-A config file is plain Python. tyro prints the help; the flags are split here, because a typing mistake has to end in a
-few lines that name the nearest valid spelling, and because flags that belong together have to be applied together.
+A file with several recipes has them under names: --config=tinybert:prediction. Three layers, the later wins: the
+defaults of the script's `Config`, the `config` that a config file exports, the flags. A config file is plain Python.
+tyro prints the help; the flags are split here, because a typing mistake has to end in a few lines that name the nearest
+valid spelling, and because flags that belong together have to be applied together.
 """
 
 import dataclasses
@@ -70,16 +71,20 @@ def parse(cls: type[C], argv: Sequence[str], description: str = "", prog: str | 
 
 
 def load_config(name: str, cls: type[C]) -> C:
-    """The `config` that a config file exports: by its path, or by the bare name of a shipped one."""
+    """The `config` that a config file exports: by its path, or by the bare name of a shipped one. NAME:OTHER is what it
+    calls OTHER, for a file of several recipes."""
+    given, (name, which) = name, re.fullmatch(r"(.*?)(?::(\w+))?", name).groups(default="config")  # type: ignore[union-attr]
     path = CONFIGS / f"{name}.py" if re.fullmatch(r"\w+", name) else Path(name)
     if not path.is_file():
         shipped = _shipped()
-        raise UserError(f'no config file "{name}"{nearest(path.stem, shipped)}\nshipped configs: {", ".join(shipped)}')
+        raise UserError(f'no config file "{given}"{nearest(path.stem, shipped)}\nshipped configs: {", ".join(shipped)}')
     module = _execute(path)
-    config = getattr(module, "config", None)
+    config = getattr(module, which, None)
     if not isinstance(config, cls):
-        found = f"it is a {_name(type(config))}" if hasattr(module, "config") else "there is no such name in it"
-        raise UserError(f"{path}: `config` must be a {_name(cls)}; {found}")
+        found = f"it is a {_name(type(config))}" if hasattr(module, which) else "there is no such name in it"
+        others = [f"{path.stem}:{other}" for other, value in vars(module).items() if isinstance(value, cls)]
+        hint = f". It has: {', '.join(others)}" if others else ""
+        raise UserError(f"{path}: `{which}` must be a {_name(cls)}; {found}{hint}")
     for field, leaf in leaves(config).items():
         if not fits(leaf):
             raise UserError(f"{path}: {field} is {leaf.value!r}; expected {describe(leaf.type)}")

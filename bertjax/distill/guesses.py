@@ -76,6 +76,7 @@ def guesses(
             best = best_pieces(bundle.model, bundle.device_params, ids, mask, types, at, count)
             for member, pieces in zip(some, np.asarray(best)[: len(some)].tolist(), strict=True):
                 text, number = where[member]
-                words: list[str] = [names[int(piece)] for piece in pieces if piece not in special]
+                real = (piece for piece in pieces if piece not in special and piece < len(names))
+                words = [names[int(piece)] for piece in real]
                 found[text][number] = [word for word in words if not word.startswith("##")]
     return found

@@ -2,8 +2,9 @@
 
 A student of the teacher's width begins with the teacher's embeddings, some of its layers, the strongest of their
 neurons and its head: it is a teacher with parts missing, and far ahead of random numbers. A narrower student cannot
-take layers over; it begins with random layers. What it has may then be shared between its layers, and its word table
-factorised.
+take layers over; it begins with random layers. Or it takes them from another model than the one it learns from: the
+one that was not fine-tuned yet, or a student that was taught before. What it has may then be shared between its layers,
+and its word table factorised.
 """
 
 import dataclasses
@@ -32,7 +33,11 @@ class Student:
     pairing: str | tuple[int, ...] = "uniform"
     """Teacher layers that the student begins with: uniform, last, first, or the layers themselves."""
     start: str = "teacher"
-    """teacher: begin with the teacher's own layers. random: begin with random numbers."""
+    """teacher: begin with the teacher's own layers. random: begin with random numbers. A folder, hf:NAME or demo: begin
+    with that model's, which then stands for the teacher in all that is said here of shape and layers."""
+    family: Literal["distilbert"] | None = None
+    """distilbert: without token types, of which the first joins the positions; stock code then knows it as DistilBERT.
+    Not for heads that label whole texts, which differ."""
     groups: int | None = None
     """Successive layers share parameters, in so many groups (`bertjax.share`): less memory, the same arithmetic."""
     shared: Literal["all", "attention", "ffn"] = "all"
@@ -49,19 +54,29 @@ class Student:
     def __post_init__(self) -> None:
         if self.num_hidden_layers < 1:
             raise UserError(f"num_hidden_layers is {self.num_hidden_layers}; a student needs at least 1 layer.")
-        if self.start not in ("teacher", "random"):
-            raise UserError(f"start is {self.start!r}; expected teacher or random.")
+        if not self.start:
+            raise UserError("start is empty; expected teacher, random, or a model to begin with.")
 
     def config(self, teacher: Any) -> Any:
         """The student's `BertConfig`, from the teacher's."""
+        from bertjax.model.config import PREFIXES
+
         sizes = ("num_hidden_layers", "intermediate_size", "hidden_size", "num_attention_heads")
         changes = {name: getattr(self, name) for name in sizes if getattr(self, name) is not None}
         changes["num_hidden_groups"] = min(teacher.num_hidden_groups, self.num_hidden_layers)
+        if self.family and self.family != teacher.model_type:
+            head = teacher.architecture.removeprefix(PREFIXES[teacher.model_type])
+            if teacher.model_type != "bert" or head not in ("Model", "ForMaskedLM"):
+                raise UserError(
+                    f"family=distilbert: a {teacher.architecture} has no counterpart there that computes alike; it is "
+                    "for students of a BERT that guesses words, or has no head."
+                )
+            changes |= {"model_type": self.family, "architecture": PREFIXES[self.family] + head, "type_vocab_size": 0}
         return teacher.replace(**changes, layers=())
 
     def initialise(self, teacher: Any, seed: int, sample: Any = None) -> Any:
         """The student as a `Bundle` with the teacher's tokenizer. `sample` is encoded text, which a fit needs."""
-        student = self.cut(teacher, seed)
+        student = self.cut(self.source(teacher, seed), seed)
         if self.groups is not None:
             student = self.tied(student, sample)
         if self.recurrence is not None:
@@ -75,6 +90,23 @@ class Student:
             config, params = factorise_words(student.config, student.params, self.embedding_size)
             student = dataclasses.replace(student, config=config, params=params)
         return student
+
+    def source(self, teacher: Any, seed: int) -> Any:
+        """The model that the student begins with, with a head like the teacher's."""
+        if self.start in ("teacher", "random"):
+            return teacher
+        from bertjax.bundle import load
+
+        config = teacher.config
+        alike = {name: getattr(config, name) for name in ("dtype", "remat", "problem_type", "classifier_activation")}
+        source = load(self.start, architecture=config.architecture, labels=config.labels, seed=seed, **alike)
+        mine, theirs = (getattr(bundle.tokenizer, "fingerprint", None) for bundle in (source, teacher))
+        if mine != theirs:
+            raise UserError(
+                f"start={self.start}: its tokenizer is not the teacher's, so the two read different pieces; begin "
+                "with a model of the teacher's vocabulary, or with start=random."
+            )
+        return source
 
     def tied(self, student: Any, sample: Any) -> Any:
         """The student with its layers in groups."""
@@ -135,6 +167,12 @@ def inherit(student: Any, teacher: Any, pairing: str | tuple[int, ...]) -> dict[
         source["ffn"] = narrow_ffn(source["ffn"], student.config.intermediate_size)
         put_step(stack, step, source)
     params["encoder"] = stack
+    if student.config.model_type != teacher.config.model_type:
+        embeddings = dict(params["embeddings"])
+        first = embeddings.pop("token_type")["embedding"][:1]
+        embeddings["position"] = {"embedding": embeddings["position"]["embedding"] + first}
+        params["embeddings"] = embeddings
+        params.pop("pooler", None)
     return params
 
 

@@ -29,10 +29,10 @@ class Masking:
     unit: Literal["pieces", "words", "ngrams"] = "ngrams"
     """Single pieces, whole words, or runs of up to three whole words."""
     rate: float = 0.15
-    """Share of the real pieces that is to be guessed."""
+    """Share of the real pieces that is to be guessed. 0 leaves the text as it is, for a teacher to speak of."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
+        if not 0 <= self.rate < 1:
             raise UserError(f"--masking.rate={self.rate}: expected a share of the pieces, 0.15 for one")
 
     def most(self, pieces: int) -> int:

@@ -63,7 +63,7 @@ def contestants(folder: Path, size: int, length: int) -> dict[str, Any]:
     """Functions that do one step each and return when it is done."""
     teacher = bertjax.load("demo", architecture="BertForSequenceClassification", labels=("bad", "good"))
     assert teacher.tokenizer is not None
-    words = "a film that is neither good nor bad but long".split()
+    words = ["a", "film", "that", "is", "neither", "good", "nor", "bad", "but", "long"]
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(words, 2 * length)) for _ in range(4 * size)]
     labels = [("bad", "good")[i] for i in rng.integers(0, 2, len(texts))]

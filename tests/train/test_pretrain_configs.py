@@ -2,17 +2,15 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bertjax.model import abstract_params, build
 from bertjax.params import count
 from bertjax.text.masking import Masking
-from train.pretrain import Config, apply, terms_of
+from tests.train.abstract import pretraining_batch, traced_step
+from train.pretrain import Config, learning
 from train.settings import load_config
-from train.step import init_state, make_step
 
 SIZES = {"base": 11_683_584, "large": 17_683_968, "xlarge": 58_724_864, "xxlarge": 222_595_584}
 
@@ -33,23 +31,9 @@ def test_a_recipe_has_the_published_number_of_parameters(name: str):
 @pytest.mark.parametrize("name", ["base", "xxlarge"])  # the latter with remat; the others are deeper, and no different
 def test_the_whole_step_of_a_recipe_can_be_traced(name: str):
     config, shape = recipe(name)
-    model, params = build(shape), abstract_params(shape)
-
-    def objective(params, extra, state, batch, step, key):
-        return terms_of(apply(model, params, batch, rngs={"dropout": key}), batch), state
-
-    rows, length = config.batch_size, config.data.max_length
-    places = config.masking.most(length)
-    sizes = {"input_ids": length, "attention_mask": length, "token_type_ids": length}
-    sizes |= {"masked_positions": places, "masked_labels": places, "cls_positions": 1, "sentence_labels": 1}
-    batch = {name: jax.ShapeDtypeStruct((rows, size), jnp.int32) for name, size in sizes.items()}
-    weights = {"masked_weights": places, "sentence_weights": 1}
-    batch |= {name: jax.ShapeDtypeStruct((rows, size), jnp.float32) for name, size in weights.items()}
-    tx = config.optimiser.build(config.total_steps(1), {"params": params, "extra": {}})
-    state = jax.eval_shape(lambda p: init_state(p, {}, {}, tx), params)
-    after, found = jax.eval_shape(make_step(objective, tx, jax.random.key(0), config.micro_batches), state, batch, {})
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    assert {"loss", "loss/words", "loss/sentences"} <= found.keys()
+    objective, extra = learning(config, build(shape), None)
+    found = traced_step(config, shape, objective, extra, pretraining_batch(config), {})
+    assert {"loss", "loss/words", "loss/sentences"} <= found
 
 
 def test_the_recipe_is_that_of_the_paper():

@@ -17,7 +17,7 @@ from bertjax.distill import losses
 from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, SoftTargets
 from bertjax.errors import UserError
-from bertjax.predict import logits_of
+from bertjax.predict import run_rows
 from bertjax.text.tokenizer import Tokenizer
 from tests.train.tiny import metrics, write_model, write_table
 from train import distill
@@ -85,7 +85,7 @@ def test_teachers_of_any_shape_teach_together_each_with_stored_outputs_of_its_ow
     one, other = (bertjax.load(work / name) for name in ("one", "other"))
     task = training_task(config.data)
     texts = read_split(config.data, config.data.train, task, one.tokenizer, "train", labelled=False).encoded
-    said = [logits_of(b.model, b.params, texts) for b in (config.student.initialise(one, 0), one, other)]
+    said = [run_rows(b.model, b.params, texts)[0] for b in (config.student.initialise(one, 0), one, other)]
     for found, teacher in ((parts[0], said[1]), (parts[2], said[2])):
         total, weight = losses.soft_targets(jnp.array(said[0]), jnp.array(teacher), jnp.ones(32), 2.0)
         assert found == pytest.approx(float(0.5 * total / weight / 2), rel=1e-3)

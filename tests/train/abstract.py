@@ -1,0 +1,47 @@
+"""Recipes at their full size, built without making a single number."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bertjax.model import abstract_params
+from train.step import init_state, make_step
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
+
+
+def integers(rows: int, **sizes: int) -> Shapes:
+    return {name: jax.ShapeDtypeStruct((rows, size), jnp.int32) for name, size in sizes.items()}
+
+
+def numbers(rows: int, **sizes: int) -> Shapes:
+    return {name: jax.ShapeDtypeStruct((rows, size), jnp.float32) for name, size in sizes.items()}
+
+
+def pretraining_batch(config: Any) -> Shapes:
+    """What `bertjax.text.pretraining` gives for a recipe."""
+    rows, length = config.batch_size, config.data.max_length
+    places = config.masking.most(length)
+    ids = integers(rows, input_ids=length, attention_mask=length, token_type_ids=length)
+    asked = integers(rows, masked_positions=places, masked_labels=places, cls_positions=1, sentence_labels=1)
+    return ids | asked | numbers(rows, masked_weights=places, sentence_weights=1, weights=1)
+
+
+def task_batch(config: Any) -> Shapes:
+    """What `bertjax.text.batches` gives for a recipe that labels texts."""
+    rows, length = config.batch_size, config.data.max_length
+    ids = integers(rows, input_ids=length, attention_mask=length, token_type_ids=length)
+    labels = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    return {**ids, "labels": labels, "weights": jax.ShapeDtypeStruct((rows,), jnp.float32)}
+
+
+def traced_step(config: Any, model: Any, objective: Any, extra: Any, batch: Shapes, constants: Any) -> set[str]:
+    """The names of the metrics of a recipe's whole step, which must leave the state's shapes and types as they are."""
+    trained = {"params": abstract_params(model), "extra": extra}
+    tx = config.optimiser.build(config.total_steps(1000), trained)
+    state = jax.eval_shape(lambda p, e: init_state(p, e, {}, tx), trained["params"], extra)
+    step = make_step(objective, tx, jax.random.key(0), config.micro_batches)
+    after, found = jax.eval_shape(step, state, batch, constants)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    return set(found)

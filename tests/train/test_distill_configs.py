@@ -1,0 +1,166 @@
+"""One recipe per paper: at its published size built abstractly, and its small twin run for three steps."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bertjax
+from bertjax.distill.terms import AttentionScores, HardLabels, HiddenStates, Patience, Relations, SoftTargets
+from bertjax.distill.words import SoftWords
+from bertjax.model import BertConfig, abstract_params, build
+from bertjax.params import count
+from tests.train.abstract import pretraining_batch, task_batch, traced_step
+from tests.train.tiny import metrics, write_model, write_table
+from train import augment, distill, finetune, pretrain
+from train.common import Data
+from train.lessons import lessons
+from train.pretrain import learning
+from train.settings import load_config
+from train.sharding import Sharding
+from train.step import Term
+
+BASE = BertConfig(architecture="BertForSequenceClassification")
+ONE_DEVICE = Sharding(1, 1)
+GENERAL = {
+    "distilbert": ("DistilBertModel", 66_362_880),
+    "minilm": ("BertModel", 22_713_216),
+    "minilm:v2": ("BertModel", 22_713_216),
+    "tinybert:general": ("BertModel", 14_350_248),
+    "tinybert:six": ("BertModel", 66_955_008),
+}
+OF_A_TASK = {"pkd": 66_955_008, "tinybert:intermediate": 14_350_248, "tinybert:prediction": 14_350_248}
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_a_recipe_for_raw_text_has_the_published_size_and_can_be_traced(name: str):
+    config, (architecture, size) = load_config(name, pretrain.Config), GENERAL[name]
+    teacher = BertConfig(architecture="BertForMaskedLM" if config.words else "BertModel", dtype=config.dtype)
+    assert config.student is not None
+    student = config.student.config(teacher)
+    assert count(abstract_params(student.replace(architecture=architecture))) == size
+    objective, extra = learning(config, build(student), build(teacher))
+    found = traced_step(
+        config, student, objective, extra, pretraining_batch(config), {"teacher": abstract_params(teacher)}
+    )
+    terms = {f"loss/{i}_{type(loss).__name__}" for i, loss in enumerate(config.losses)}
+    assert terms <= found
+    assert ("loss/words" in found) == (name == "distilbert")
+
+
+@pytest.mark.parametrize("name", OF_A_TASK)
+def test_a_recipe_for_a_task_has_the_published_size_and_can_be_traced(name: str):
+    config = load_config(name, distill.Config)
+    general = load_config("tinybert:general", pretrain.Config).student
+    assert general is not None
+    student = config.student.config(general.config(BASE) if name.startswith("tiny") else BASE)
+    assert count(abstract_params(student.replace(architecture="BertModel"))) == OF_A_TASK[name]
+    models, (terms, formulas, extra) = (build(student), build(BASE)), lessons(config.losses, student, BASE, 0)
+
+    def objective(params, extra, state, batch, step, key):
+        inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+        guess: Any = models[0].apply({"params": params}, *inputs, rngs={"dropout": key})
+        said = models[1].apply({"params": batch["teacher"]}, *inputs)
+        sums = {name: formula(extra[name], guess, said, batch) for name, formula in formulas.items()}
+        return {name: Term(*sums[name], terms[name].weight) for name in sums}, state
+
+    batch, constants = task_batch(config), {"teacher": abstract_params(BASE)}
+    assert {f"loss/{name}" for name in terms} <= traced_step(config, student, objective, extra, batch, constants)
+
+
+def test_the_recipes_are_those_of_the_papers():
+    distilbert, minilm = (load_config(name, pretrain.Config) for name in ("distilbert", "minilm"))
+    rate = distilbert.optimiser.schedule(1000)
+    assert [float(rate(step)) for step in (49, 1000)] == pytest.approx([5e-4, 0])
+    assert (distilbert.optimiser.b2, distilbert.optimiser.clip, distilbert.optimiser.weight_decay) == (0.98, 5, 0)
+    assert distilbert.losses[0] == SoftWords(weight=5.0, temperature=2.0, everywhere=True)
+    assert (distilbert.words, distilbert.losses[1].weight) == (2, 1)
+    assert (minilm.steps, minilm.batch_size, minilm.optimiser.learning_rate) == (400_000, 512, 4e-4)
+    assert [type(loss) for loss in minilm.losses] == [Relations]
+    pkd = load_config("pkd", distill.Config)
+    assert [(type(loss), pytest.approx(loss.weight)) for loss in pkd.losses] == [
+        (HardLabels, 0.3),
+        (SoftTargets, 0.7),
+        (Patience, 100),
+    ]
+    patience = pkd.losses[2]
+    assert isinstance(patience, Patience)
+    assert patience.pairs(BASE.replace(num_hidden_layers=6), BASE) == ((1, 2), (2, 4), (3, 6), (4, 8), (5, 10))
+    layers, answers = (load_config(f"tinybert:{name}", distill.Config) for name in ("intermediate", "prediction"))
+    assert layers.losses == (AttentionScores(preset="paper"), HiddenStates(preset="paper"))
+    constant = layers.optimiser.schedule(1000)
+    assert float(constant(0)) == float(constant(999)) == pytest.approx(5e-5)
+    assert answers.losses == (SoftTargets(temperature=1.0, preset="tinybert"),)
+    assert load_config("tinybert:augment", augment.Config).tried == 20
+
+
+# --- their small twins -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A model as wide as the demo's that knows a few words, two tables of the task and a text."""
+    folder = tmp_path_factory.mktemp("recipes")
+    sizes = {"hidden_size": 96, "num_attention_heads": 12, "num_hidden_layers": 3, "intermediate_size": 32}
+    write_model(folder / "words", architecture="BertForMaskedLM", max_position_embeddings=64, **sizes)
+    table = write_table(folder / "train.tsv", 40)
+    sentences = [line.partition("\t")[0] for line in table.read_text().splitlines()[1:]]
+    (folder / "text.txt").write_text("\n".join(f"{line}." + "\n" * (i % 5 == 4) for i, line in enumerate(sentences)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTJAX_CACHE", str(folder / "cache"))
+        data = Data(train=str(table), eval=str(table), max_length=16)
+        model = str(folder / "words")
+        asked = {"data": data, "steps": 1, "batch_size": 8, "sharding": ONE_DEVICE}
+        finetune.main(finetune.Config(model=model, out=str(folder / "teacher"), **asked), score=False)
+        yield folder
+
+
+def three_steps(work: Path, name: str, script: Any, **changes: Any) -> bertjax.Bundle:
+    """A twin with less text and narrower models, run; its losses must be there and finite."""
+    config, out = load_config(name, script.Config), work / name.replace(":", "-")
+    sources = {"train": str(work / "text.txt"), "max_length": 16} if script is pretrain else {"max_length": 16}
+    if script is distill:
+        sources |= {"train": str(work / "train.tsv"), "eval": str(work / "train.tsv")}
+    elif config.data.eval:
+        sources |= {"eval": sources["train"]}
+    common = {"epochs": None, "steps": 3, "batch_size": 8, "save_every": 3, "sharding": ONE_DEVICE, "out": str(out)}
+    changes = {**common, **changes}
+    student = config.student
+    if student.hidden_size:
+        student = replace(student, hidden_size=48, intermediate_size=32)
+    if student.start not in ("teacher", "random"):
+        student = replace(student, start=changes.pop("start"))
+    script.main(replace(config, data=replace(config.data, **sources), student=student, **changes))
+    last = [line for line in metrics(out) if "loss" in line][-1]
+    assert all(last[f"loss/{i}_{type(loss).__name__}"] > 0 for i, loss in enumerate(config.losses))
+    return bertjax.load(out / "bundle")
+
+
+def test_distilberts_twin_makes_a_stock_distilbert(work: Path):
+    student = three_steps(work, "distilbert:small", pretrain, model=str(work / "words"))
+    assert (student.config.model_type, student.config.architecture) == ("distilbert", "DistilBertForMaskedLM")
+    assert student.config.num_hidden_layers == 3
+    assert not student.fresh
+
+
+@pytest.mark.parametrize("name", ["minilm:small", "minilm:small_v2"])
+def test_minilms_twins_leave_an_encoder(work: Path, name: str):
+    student = three_steps(work, name, pretrain, model=str(work / "words"))
+    assert (student.config.architecture, student.config.hidden_size) == ("BertModel", 48)
+
+
+def test_pkds_twin_begins_with_layers_of_the_model_that_was_not_fine_tuned(work: Path):
+    teacher, start = str(work / "teacher" / "bundle"), str(work / "words")
+    student = three_steps(work, "pkd:small", distill, model=teacher, start=start)
+    assert student.config.num_hidden_layers == 3
+
+
+def test_tinyberts_twin_goes_through_all_stages(work: Path):
+    general = three_steps(work, "tinybert:small_general", pretrain, model=str(work / "words"))
+    assert general.config.num_hidden_layers == 2
+    teacher, start = str(work / "teacher" / "bundle"), str(work / "tinybert-small_general" / "bundle")
+    three_steps(work, "tinybert:small_intermediate", distill, model=teacher, start=start)
+    start = str(work / "tinybert-small_intermediate" / "bundle")
+    student = three_steps(work, "tinybert:small_prediction", distill, model=teacher, start=start)
+    assert (student.config.hidden_size, student.config.labels) == (48, ("bad", "good"))
