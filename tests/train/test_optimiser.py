@@ -95,14 +95,18 @@ def test_lamb_is_optax_lamb_for_what_decays_and_adam_for_the_rest():
 
 @pytest.mark.parametrize("rule", ["adamw", "lamb"])
 def test_in_phases_what_is_below_moves_slowly_and_what_begins_is_corrected_from_its_own_start(rule):
-    """With one gradient all the time Adam's update is the learning rate, if its moments are corrected rightly; that of
-    kernels of ones is so under LAMB too."""
+    """With one gradient ever since it began Adam's update is the learning rate, if its moments are corrected rightly;
+    that of kernels of ones is so under LAMB too."""
     phases = Phases(2, 3, (("/a/", 0), ("/b/", 1)), below=0.1)
     optimiser = Optimiser(rule, 0.01, warmup=0, decay="constant", weight_decay=0, clip=1e9).build(12, TREE, phases)
-    gradient, state = jax.tree.map(jnp.ones_like, TREE), optimiser.init(TREE)
-    step = jax.jit(optimiser.update)
+    state, step = optimiser.init(TREE), jax.jit(optimiser.update)
     shares = {"a": (1, 0.1, 1, 1), "b": (0, 1, 1, 1), "projection": (0, 0, 1, 1)}  # in phases 0 and 1, then afterwards
     for number in range(12):
+        begun = {name: float(share[number // 3] > 0) for name, share in shares.items()}
+        gradient = {
+            branch: {name: jax.tree.map(lambda x, on=begun[name]: on * x, leaves) for name, leaves in tree.items()}
+            for branch, tree in jax.tree.map(jnp.ones_like, TREE).items()
+        }
         updates, state = step(gradient, state, TREE)
         for name, tree in {**updates["params"], **updates["extra"]}.items():
             for leaf in tree.values():
