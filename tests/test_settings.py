@@ -181,6 +181,18 @@ def test_a_config_file_brings_its_own_dataclasses_and_flags_win_over_it(config_f
     assert to_dict(config)["stages"][1]["losses"] == [{"_type": "Mine", "power": 5, "weight": 1.0}]
 
 
+def test_one_of_several_recipes_in_a_file_is_chosen_by_its_name(config_file):
+    flag = config_file("""
+        from tests.test_settings import Config
+        config, small, other = Config(batch_size=7), Config(batch_size=2), 3
+    """)
+    assert parse(f"{flag}:small").batch_size == 2
+    assert parse(f"{flag}:small", "--batch_size=5").batch_size == 5
+    said = mistake(f"{flag}:other")
+    assert "`other` must be a tests.test_settings.Config; it is a builtins.int. It has: mine:config, mine:small" in said
+    assert 'no config file "nowhere:small"' in mistake("--config=nowhere:small")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

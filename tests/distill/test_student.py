@@ -1,5 +1,6 @@
 """Pairing of layers, the student's start, and stored teacher outputs."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import bertjax
 from bertjax.bundle import Bundle, init_params
 from bertjax.distill.pairing import pair_layers
 from bertjax.distill.student import Student
@@ -17,7 +19,7 @@ from bertjax.distill.terms import HiddenStates, SoftTargets
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
 from bertjax.text.batches import eval_batches, inputs_of
-from tests.text.tiny import made_up, random_lengths
+from tests.text.tiny import made_up, random_lengths, tiny_tokenizer
 from tests.tolerances import SAME_MATHS
 
 CONFIG = BertConfig(
@@ -182,3 +184,39 @@ def test_a_student_may_share_its_layers_and_have_a_narrow_word_table(merge: Any)
 def test_a_fit_without_text_is_refused():
     with pytest.raises(UserError, match="merge=fit needs sample text"):
         Student(num_hidden_layers=6, groups=2, merge="fit").initialise(TEACHER, 0)
+
+
+def random_model(architecture: str, seed: int, **changes: Any) -> Bundle:
+    config = CONFIG.replace(architecture=architecture, **changes)
+    return Bundle(config, init_params(config, seed), tiny_tokenizer())
+
+
+def test_as_a_distilbert_a_student_computes_the_same_from_texts_of_one_type(tmp_path: Path):
+    """All layers are taken over, so nothing is lost but the types; and the folder is a stock DistilBERT."""
+    teacher = random_model("BertForMaskedLM", 0)
+    student = Student(num_hidden_layers=6, family="distilbert").initialise(teacher, 0)
+    assert (student.config.model_type, student.config.architecture) == ("distilbert", "DistilBertForMaskedLM")
+    ids = np.arange(1, 13, dtype=np.int32).reshape(2, 6)
+    for ours, theirs in zip(run(student, ids).hidden_states, run(teacher, ids).hidden_states, strict=True):
+        np.testing.assert_allclose(ours, theirs, **SAME_MATHS)
+    bertjax.save(student, tmp_path / "student")
+    assert json.loads((tmp_path / "student" / "config.json").read_text())["model_type"] == "distilbert"
+    bare = Student(num_hidden_layers=1, family="distilbert").initialise(random_model("BertModel", 0), 0)
+    assert bare.params.keys() == {"embeddings", "encoder"}
+    with pytest.raises(UserError, match="no counterpart there"):
+        Student(family="distilbert").config(CONFIG)
+
+
+def test_a_student_begins_with_another_model_than_its_teacher(tmp_path: Path):
+    bertjax.save(random_model("BertForMaskedLM", 7, num_hidden_layers=3, intermediate_size=24), tmp_path / "other")
+    teacher = random_model("BertForSequenceClassification", 0, labels=("no", "yes"))
+    student = Student(num_hidden_layers=2, start=str(tmp_path / "other"), pairing=(0, 2)).initialise(teacher, 0)
+    other = bertjax.load(tmp_path / "other")
+    assert student.config == teacher.config.replace(num_hidden_layers=2, intermediate_size=24)
+    for ours, theirs in ((0, 0), (1, 2)):
+        mine, source = (b.params["encoder"][f"layer_{i}"] for b, i in ((student, ours), (other, theirs)))
+        np.testing.assert_array_equal(mine["ffn"]["output"]["kernel"], source["ffn"]["output"]["kernel"])
+    with pytest.raises(UserError, match="no model folder at nowhere"):
+        Student(start="nowhere").initialise(teacher, 0)
+    with pytest.raises(UserError, match="tokenizer is not the teacher's"):
+        Student(start=str(tmp_path / "other")).initialise(TEACHER, 0)

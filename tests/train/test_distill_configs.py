@@ -13,8 +13,7 @@ from bertjax.model import BertConfig, abstract_params, build
 from bertjax.params import count
 from tests.train.abstract import pretraining_batch, task_batch, traced_step
 from tests.train.tiny import metrics, write_model, write_table
-from train import augment, distill, finetune, pretrain
-from train.common import Data
+from train import augment, distill, pretrain
 from train.lessons import lessons
 from train.pretrain import learning
 from train.settings import load_config
@@ -28,7 +27,6 @@ GENERAL = {
     "minilm": ("BertModel", 22_713_216),
     "minilm:v2": ("BertModel", 22_713_216),
     "tinybert:general": ("BertModel", 14_350_248),
-    "tinybert:six": ("BertModel", 66_955_008),
 }
 OF_A_TASK = {"pkd": 66_955_008, "tinybert:intermediate": 14_350_248, "tinybert:prediction": 14_350_248}
 
@@ -70,7 +68,9 @@ def test_a_recipe_for_a_task_has_the_published_size_and_can_be_traced(name: str)
 
 
 def test_the_recipes_are_those_of_the_papers():
-    distilbert, minilm = (load_config(name, pretrain.Config) for name in ("distilbert", "minilm"))
+    distilbert, minilm, six = (load_config(name, pretrain.Config) for name in ("distilbert", "minilm", "tinybert:six"))
+    assert six.student is not None
+    assert count(abstract_params(six.student.config(BertConfig()))) == 66_955_008
     rate = distilbert.optimiser.schedule(1000)
     assert [float(rate(step)) for step in (49, 1000)] == pytest.approx([5e-4, 0])
     assert (distilbert.optimiser.b2, distilbert.optimiser.clip, distilbert.optimiser.weight_decay) == (0.98, 5, 0)
@@ -95,24 +95,44 @@ def test_the_recipes_are_those_of_the_papers():
     assert load_config("tinybert:augment", augment.Config).tried == 20
 
 
+IMPOSSIBLE = {
+    "no teacher": ({"model": None}, "give --model, its teacher"),
+    "no student": ({"student": None}, "give student, its shape"),
+    "nothing to learn": ({"losses": ()}, "leaves nothing to learn"),
+    "no head to ask": ({"sentences": "order"}, "--words=0 leaves no head"),
+    "nothing hidden": ({"words": 1.0}, "hides no words to guess"),
+    "texts in one row": ({"packed": True}, "take the texts of a row for one"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_what_cannot_be_learnt_from_raw_text_is_answered(case: str):
+    changes, expected = IMPOSSIBLE[case]
+    with pytest.raises(bertjax.UserError, match=expected):
+        replace(load_config("minilm", pretrain.Config), **changes)
+
+
 # --- their small twins -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A model as wide as the demo's that knows a few words, two tables of the task and a text."""
+    """A model that guesses words and one that labels texts, of one vocabulary, with a table and a text of it."""
     folder = tmp_path_factory.mktemp("recipes")
-    sizes = {"hidden_size": 96, "num_attention_heads": 12, "num_hidden_layers": 3, "intermediate_size": 32}
-    write_model(folder / "words", architecture="BertForMaskedLM", max_position_embeddings=64, **sizes)
+    sizes: dict[str, Any] = {
+        "hidden_size": 96,
+        "num_attention_heads": 12,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+    }
+    write_model(folder / "words", architecture="BertForMaskedLM", **sizes)
+    sizes |= {"architecture": "BertForSequenceClassification", "initializer_range": 0.05}
+    write_model(folder / "teacher", labels=("bad", "good"), **sizes)
     table = write_table(folder / "train.tsv", 40)
     sentences = [line.partition("\t")[0] for line in table.read_text().splitlines()[1:]]
     (folder / "text.txt").write_text("\n".join(f"{line}." + "\n" * (i % 5 == 4) for i, line in enumerate(sentences)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BERTJAX_CACHE", str(folder / "cache"))
-        data = Data(train=str(table), eval=str(table), max_length=16)
-        model = str(folder / "words")
-        asked = {"data": data, "steps": 1, "batch_size": 8, "sharding": ONE_DEVICE}
-        finetune.main(finetune.Config(model=model, out=str(folder / "teacher"), **asked), score=False)
         yield folder
 
 
@@ -126,7 +146,7 @@ def three_steps(work: Path, name: str, script: Any, **changes: Any) -> bertjax.B
         sources |= {"eval": sources["train"]}
     common = {"epochs": None, "steps": 3, "batch_size": 8, "save_every": 3, "sharding": ONE_DEVICE, "out": str(out)}
     changes = {**common, **changes}
-    student = config.student
+    student = replace(config.student, num_hidden_layers=2)
     if student.hidden_size:
         student = replace(student, hidden_size=48, intermediate_size=32)
     if student.start not in ("teacher", "random"):
@@ -140,26 +160,31 @@ def three_steps(work: Path, name: str, script: Any, **changes: Any) -> bertjax.B
 def test_distilberts_twin_makes_a_stock_distilbert(work: Path):
     student = three_steps(work, "distilbert:small", pretrain, model=str(work / "words"))
     assert (student.config.model_type, student.config.architecture) == ("distilbert", "DistilBertForMaskedLM")
-    assert student.config.num_hidden_layers == 3
     assert not student.fresh
 
 
-@pytest.mark.parametrize("name", ["minilm:small", "minilm:small_v2"])
-def test_minilms_twins_leave_an_encoder(work: Path, name: str):
-    student = three_steps(work, name, pretrain, model=str(work / "words"))
+def test_a_teacher_whose_head_was_never_trained_is_refused(work: Path):
+    with pytest.raises(bertjax.UserError, match="no trained head that guesses words"):
+        three_steps(work, "distilbert:small", pretrain, model=str(work / "teacher"), out=str(work / "untrained"))
+
+
+def test_minilms_twin_leaves_an_encoder(work: Path):
+    student = three_steps(work, "minilm:small_v2", pretrain, model=str(work / "words"))
     assert (student.config.architecture, student.config.hidden_size) == ("BertModel", 48)
 
 
 def test_pkds_twin_begins_with_layers_of_the_model_that_was_not_fine_tuned(work: Path):
-    teacher, start = str(work / "teacher" / "bundle"), str(work / "words")
+    teacher, start = str(work / "teacher"), str(work / "words")
     student = three_steps(work, "pkd:small", distill, model=teacher, start=start)
-    assert student.config.num_hidden_layers == 3
+    words = [bertjax.load(folder).params["embeddings"]["word"]["embedding"] for folder in (start, teacher)]
+    moved = [abs(student.params["embeddings"]["word"]["embedding"] - table).max() for table in words]
+    assert moved[0] < 1e-3 < moved[1]
 
 
 def test_tinyberts_twin_goes_through_all_stages(work: Path):
     general = three_steps(work, "tinybert:small_general", pretrain, model=str(work / "words"))
-    assert general.config.num_hidden_layers == 2
-    teacher, start = str(work / "teacher" / "bundle"), str(work / "tinybert-small_general" / "bundle")
+    assert general.config.hidden_size == 48
+    teacher, start = str(work / "teacher"), str(work / "tinybert-small_general" / "bundle")
     three_steps(work, "tinybert:small_intermediate", distill, model=teacher, start=start)
     start = str(work / "tinybert-small_intermediate" / "bundle")
     student = three_steps(work, "tinybert:small_prediction", distill, model=teacher, start=start)
