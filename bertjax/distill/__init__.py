@@ -9,7 +9,8 @@ alone would not teach it, and needs no labels at all: any text will do.
     pairing.py      which layer of the student learns from which layer of the teacher
     alignment.py    a projection between two widths, found from text
     progressive.py  one layer after another, before everything at once
-    student.py      the student's shape, and its start from the teacher's own layers
+    student.py      the student's shape, and its start from the teacher's own layers or another model's
+    guesses.py      what else could stand in a place, for copies of a text (`bertjax.text.augment`)
 
 A loss of your own is a frozen dataclass in your config file with a field `weight` and a method
 
