@@ -23,8 +23,7 @@ Not run at full size: tests check the number of parameters and that the whole st
 from dataclasses import replace
 
 from bertjax.distill.student import Student
-from bertjax.distill.terms import LastHiddenState
-from bertjax.distill.words import SoftWords
+from bertjax.distill.terms import LastHiddenState, SoftWords
 from bertjax.text.masking import Masking
 from train.optimiser import Optimiser
 from train.pretrain import Config, Text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertjax.distill.words import SoftWords
+from bertjax.distill.terms import SoftWords
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, ModelOutput
 from tests.tolerances import OTHER_FRAMEWORK

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 import bertjax
-from bertjax.distill.terms import AttentionScores, HardLabels, HiddenStates, Patience, Relations, SoftTargets
-from bertjax.distill.words import SoftWords
+from bertjax.distill.terms import AttentionScores, HardLabels, HiddenStates, Patience, Relations, SoftTargets, SoftWords
 from bertjax.model import BertConfig, abstract_params, build
 from bertjax.params import count
 from tests.train.abstract import pretraining_batch, task_batch, traced_step

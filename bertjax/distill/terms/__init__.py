@@ -2,6 +2,7 @@
 
     answers.py     what a model says: labels and the teacher's probabilities
     states.py      what its layers make of a text: hidden states, feature maps, first rows
+    words.py       the teacher's probabilities of hidden words, for students of raw text
     attention.py   how the pieces of a text relate: scores, maps, relations
     term.py        what they have in common
 
@@ -18,6 +19,7 @@ from bertjax.distill.terms.answers import HardLabels, SoftTargets
 from bertjax.distill.terms.attention import AttentionMaps, AttentionScores, Relations
 from bertjax.distill.terms.states import FeatureMaps, HiddenStates, LastHiddenState, Patience
 from bertjax.distill.terms.term import Loss, LossFunction, Preset
+from bertjax.distill.terms.words import SoftWords
 
 __all__ = [
     "AttentionMaps",
@@ -32,4 +34,5 @@ __all__ = [
     "Preset",
     "Relations",
     "SoftTargets",
+    "SoftWords",
 ]

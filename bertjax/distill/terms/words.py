@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bertjax.errors import UserError
 
 if TYPE_CHECKING:
-    from bertjax.distill.terms import LossFunction
+    from bertjax.distill.terms.term import LossFunction
     from bertjax.losses import Batch, Sum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
