@@ -17,7 +17,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Most of a test's time is spent on compiling: XLA's passes are as usual, LLVM's are left out. Two such programs for the
+# same step may differ in the last bit, so the processes that are compared bit by bit are compiled as a user's are.
+FLAGS = os.environ.get("XLA_FLAGS")
+os.environ["XLA_FLAGS"] = f"{FLAGS or ''} --xla_backend_optimization_level=0"
+
 import jax  # noqa: E402  (reads the variables above when it is imported)
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.devices()  # reads the flags, which are for this process alone
+os.environ.pop("XLA_FLAGS") if FLAGS is None else os.environ.update(XLA_FLAGS=FLAGS)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -17,7 +17,6 @@ from train.lessons import lessons
 from train.pretrain import learning
 from train.settings import load_config
 from train.sharding import Sharding
-from train.step import Term
 
 BASE = BertConfig(architecture="BertForSequenceClassification")
 ONE_DEVICE = Sharding(1, 1)
@@ -53,17 +52,17 @@ def test_a_recipe_for_a_task_has_the_published_size_and_can_be_traced(name: str)
     assert general is not None
     student = config.student.config(general.config(BASE) if name.startswith("tiny") else BASE)
     assert count(abstract_params(student.replace(architecture="BertModel"))) == OF_A_TASK[name]
-    models, (terms, formulas, extra) = (build(student), build(BASE)), lessons(config.losses, student, BASE, 0)
+    models, taught = (build(student), build(BASE)), lessons(config.losses, student, [BASE], 0)
 
     def objective(params, extra, state, batch, step, key):
         inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
         guess: Any = models[0].apply({"params": params}, *inputs, rngs={"dropout": key})
         said = models[1].apply({"params": batch["teacher"]}, *inputs)
-        sums = {name: formula(extra[name], guess, said, batch) for name, formula in formulas.items()}
-        return {name: Term(*sums[name], terms[name].weight) for name in sums}, state
+        return taught.terms(extra, guess, [said], batch), state
 
     batch, constants = task_batch(config), {"teacher": abstract_params(BASE)}
-    assert {f"loss/{name}" for name in terms} <= traced_step(config, student, objective, extra, batch, constants)
+    found = traced_step(config, student, objective, taught.extra, batch, constants)
+    assert {f"loss/{name}" for name in taught.each} <= found
 
 
 def test_the_recipes_are_those_of_the_papers():
