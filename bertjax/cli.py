@@ -22,6 +22,7 @@ COMMANDS = {
     "pretrain": "train a model on raw text: guess hidden words, tell the order of sentences",
     "vocabulary": "leave out of a model the words that the texts at hand never use",
     "evaluate": "measure models: score, size, speed, memory",
+    "compare": "hold methods against each other: one teacher, one budget, several seeds, one table",
     "predict": "text in, labels and probabilities out",
     "lists": "an experiment: a model that halts by itself, on lists that differ in difficulty",
 }

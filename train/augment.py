@@ -79,6 +79,7 @@ class Config(Augment):
 
 
 def main(config: Config) -> Data:
+    from bertjax.text.examples import chosen_by_text
     from bertjax.text.sources import read_source
 
     from .log import note
@@ -86,6 +87,7 @@ def main(config: Config) -> Data:
 
     out, file = Path(config.out), Path(config.out) / "augmented.jsonl"
     task, examples = read_source(config.data.train, config.data.task, "train", labelled=False)
+    examples = chosen_by_text(examples, config.data.rows)
     if task.kind in ("tokens", "qa"):
         raise UserError(
             f"{config.data.train}: the answers of a task of kind {task.kind} stand in the text, and would not fit one "
@@ -94,6 +96,7 @@ def main(config: Config) -> Data:
     data = dataclasses.replace(
         config.data,
         train=str(file),
+        rows=None,
         labels=task.labels,
         kind=task.kind,
         metric=task.metric,  # type: ignore[arg-type]

@@ -33,12 +33,16 @@ class Data:
     """The score that counts. auto takes the usual one of the kind."""
     max_length: int = 128
     """Longest input in tokens. Longer text is cut, and counted in a warning."""
+    rows: int | None = None
+    """So many of the training examples, chosen by a hash of their text: always the same ones. None takes all."""
 
     def __post_init__(self) -> None:
         if self.max_length < 3:
             raise UserError(
                 f"--data.max_length={self.max_length}: expected at least 3 tokens, two of which are special"
             )
+        if self.rows is not None and self.rows < 1:
+            raise UserError(f"--data.rows={self.rows}: expected at least 1 training example")
         self.task  # noqa: B018  (its own checks, while the command line can still be named)
 
     @property

@@ -11,7 +11,7 @@ measured beside two honest ones, the same small model trained without a teacher 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from bertjax.errors import UserError
 
@@ -20,26 +20,7 @@ from .distill import Distill
 from .finetune import Finetune
 from .loop import Training
 from .proof import Model
-
-
-class Stage(Protocol):
-    """What `stages` in a config may hold: a frozen dataclass whose `run` leaves a model in `context.out/bundle`, or
-    returns other data for the stages that follow."""
-
-    @property
-    def name(self) -> str: ...
-
-    def run(self, context: "Context") -> Data | None: ...
-
-
-class Context(NamedTuple):
-    """What a stage is given."""
-
-    model: str
-    """The model to begin with: the bundle of the stage before, or the model that the user gave."""
-    data: Data
-    out: str
-    """The stage's own folder; its model is to be written to `out/bundle`."""
+from .stages import Context, Stage, run_in_order
 
 
 @dataclass(frozen=True)
@@ -116,23 +97,15 @@ def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
     from .data import has_labels, training_task
     from .log import note
 
-    model, models, stages = config.model, [], config.planned_stages()
+    models, stages = [], config.planned_stages()
     task = training_task(config.data)
     if isinstance(stages[0], Finetune) and has_trained_head(config.model, task):
         note(f"{config.model} already has a head for this task: it is the teacher as it is")
         models.append(Model(stages.pop(0).name, resolve_model(config.model)))
-    data, distilled = config.data, []
-    for number, stage in enumerate(stages, start=1):
-        folder = out / "stages" / f"{number}-{stage.name}"
-        log.event("stage", number, name=stage.name)
-        other = stage.run(Context(model, data, str(folder)))
-        if other is not None:
-            data = other
-            continue
-        model = str(folder / "bundle")
-        models.append(Model(stage.name, folder / "bundle"))
-        if isinstance(stage, Distill):
-            distilled.append((stage, data))
+    context = Context(config.model, config.data, str(out / "stages"))
+    done = run_in_order(stages, context, lambda number, name: log.event("stage", number, name=name))
+    models += [Model(stage.name, bundle) for stage, _, bundle in done]
+    distilled = [(stage, data) for stage, data, _ in done if isinstance(stage, Distill)]
     if distilled and has_labels(config.data, task):
         folder = out / "stages" / "without-teacher"
         log.event("stage", len(stages) + 1, name="without-teacher")

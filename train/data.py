@@ -20,11 +20,22 @@ def read_split(data: Data, source: str, task: Any, tokenizer: Any, split: str, l
     from bertjax.text.encode import encode_examples
     from bertjax.text.sources import load_examples
 
-    examples = load_examples(source, task, split, labelled=labelled)
+    if split == "train":
+        examples = training_examples(data, task, labelled)
+    else:
+        examples = load_examples(source, task, split, labelled=labelled)
     encoded = encode_examples(examples, task, tokenizer, data.max_length)
     if encoded.truncated:
         note(f"{source}: cut {encoded.truncated} of {len(examples)} texts to {data.max_length} tokens")
     return Split(examples, encoded)
+
+
+def training_examples(data: Data, task: Any, labelled: bool = False) -> Any:
+    """The examples to learn from: all of `data.train`, or `data.rows` of them."""
+    from bertjax.text.examples import chosen_by_text
+    from bertjax.text.sources import load_examples
+
+    return chosen_by_text(load_examples(data.train, task, "train", labelled=labelled), data.rows)
 
 
 def training_task(data: Data) -> Any:
@@ -36,9 +47,7 @@ def training_task(data: Data) -> Any:
 
 def has_labels(data: Data, task: Any) -> bool:
     """Whether the training data has labels, or is text alone."""
-    from bertjax.text.sources import load_examples
-
-    return load_examples(data.train, task, "train").labels is not None
+    return training_examples(data, task).labels is not None
 
 
 def open_model(name: str, task: Any, seed: int, **settings: Any) -> tuple[Any, Any]:

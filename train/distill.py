@@ -43,8 +43,11 @@ class Distill(Training):
 
     def run(self, context: Any) -> None:
         """The stage: distils the context's model into its folder."""
-        config = {**vars(self), "model": context.model, "data": context.data, "out": context.out}
-        main(Config(**config), score=False)  # the report scores every model
+        teacher, student = context.teacher or context.model, self.student
+        if teacher != context.model:
+            student = Student(student.num_hidden_layers, start=context.model)
+        given = {"model": teacher, "student": student, "data": context.data, "out": context.out}
+        main(Config(**{**vars(self), **given}, outputs=context.outputs), score=False)  # the report scores every model
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Config(Distill):
 
     model: str = "runs/finetune/bundle"
     """The teacher: a folder or hf:NAME, with a head for the task."""
+    outputs: str | None = None
+    """Folder of the teacher's stored outputs, which several runs may share. None is OUT/teacher."""
     data: Data = field(default_factory=Data)
     out: str = "runs/distill"
     """Folder for the student, its metrics and its checkpoints."""
@@ -71,7 +76,7 @@ def main(config: Config, score: bool = True) -> None:
     from .data import read_split, score_of
     from .lessons import lessons
     from .loop import fit
-    from .run import begin, finish, share
+    from .run import begin, finish, share, update_record
     from .step import Term
 
     out = Path(config.out)
@@ -94,7 +99,7 @@ def main(config: Config, score: bool = True) -> None:
         for (name, lesson), own in zip(taught.each.items(), taught.extra.values(), strict=True)
     }
     phases, learn_layer = layer_by_layer(config, student, teacher, data.steps_per_epoch)
-    stored = [store_teacher(config, out, k, t, train.encoded, student.config) for k, t in enumerate(teachers)]
+    stored = [store_teacher(config, k, t, train.encoded, student.config) for k, t in enumerate(teachers)]
     live = [t.params if s is None or (phases and t is teacher) else {} for t, s in zip(teachers, stored, strict=True)]
 
     def learn(params, extra, batch, key):
@@ -131,6 +136,7 @@ def main(config: Config, score: bool = True) -> None:
     student = dataclasses.replace(student, params=params, fresh=())
     bertjax.save(student, out / "bundle")
     result = {task.metric: score_of(student, held_out)} if score else {}
+    update_record(out, asked_seconds=sum(s.seconds or 0 for s in stored if s) if any(stored) else None)
     finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 
 
@@ -192,7 +198,7 @@ def either(first: Any, one: Callable[[], dict], other: Callable[[], dict]) -> di
     return jax.lax.cond(first, lambda: taken(one), lambda: taken(other))
 
 
-def store_teacher(config: Config, out: Path, number: int, teacher: Any, encoded: Any, student: Any) -> Any:
+def store_teacher(config: Config, number: int, teacher: Any, encoded: Any, student: Any) -> Any:
     """The teacher's stored outputs, or None where it has to run in every step."""
     if not config.store or not all(hasattr(loss, "needs") for loss in config.losses):
         return None
@@ -203,9 +209,9 @@ def store_teacher(config: Config, out: Path, number: int, teacher: Any, encoded:
     asked = [loss.needs(student, teacher.config) for loss in config.losses]  # type: ignore[attr-defined]
     if None in asked:
         return None
-    needs = frozenset().union(*asked)
+    needs, folder = frozenset().union(*asked), Path(config.outputs or Path(config.out) / "teacher")
     size = stored_bytes(teacher, encoded, needs) / 1e6
-    note(f"the teacher's outputs for {len(encoded)} rows take {size:.0f} MB in {out / 'teacher'}")
+    note(f"the teacher's outputs for {len(encoded)} rows take {size:.0f} MB in {folder}")
     bar, before = None, 0
 
     def progress(done: int, total: int) -> None:
@@ -214,7 +220,7 @@ def store_teacher(config: Config, out: Path, number: int, teacher: Any, encoded:
         bar.update(done, done - before, None)
         before = done
 
-    stored = stored_outputs(out / "teacher", teacher, encoded, needs, progress=progress, name=f"teacher_{number}")
+    stored = stored_outputs(folder, teacher, encoded, needs, progress=progress, name=f"teacher_{number}")
     if bar:
         bar.close()
     return stored

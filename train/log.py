@@ -106,6 +106,18 @@ class Progress:
             self.bar.stop()
 
 
+def worked_seconds(folder: Path) -> float:
+    """What the steps of a run took, over all its restarts: compiling, and the time between them, left out."""
+    seconds, began, last = 0.0, 0.0, 0.0
+    for line in map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
+        if line.get("event") in ("start", "restart"):
+            seconds, began = seconds + last - began, line["time"]
+        last = line["time"]
+        if line.get("event") == "compiled":
+            seconds -= line["seconds"]
+    return seconds + last - began
+
+
 def note(text: str) -> None:
     """One line for the person who watches."""
     print(text, file=sys.stderr, flush=True)

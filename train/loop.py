@@ -96,6 +96,7 @@ def fit(
     from bertjax.checkpoint import Checkpoints
 
     from .log import Log
+    from .run import update_record
     from .sharding import put_batch, state_shardings
     from .step import init_state, make_step
 
@@ -162,6 +163,7 @@ def fit(
                     raise SystemExit(128 + stopping)
         finally:
             log.close()
+    update_record(out, epochs=total / batches.steps_per_epoch)
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(state.params, tiled=True)
     return jax.tree.map(np.asarray, state.params)

@@ -33,7 +33,7 @@ def prove(
     import bertjax
     from bertjax.measure import BAG_OF_WORDS, Entry, measure_bundles, write_card
 
-    from .data import open_model, predict_split, read_split, training_task
+    from .data import open_model, predict_split, training_task
     from .log import note
     from .run import read_record, versions
 
@@ -44,11 +44,7 @@ def prove(
     gold: Any = None
     for model in models:
         bundle = bertjax.load(model.folder)
-        # A model whose vocabulary was pruned reads the same texts through a tokenizer of its own.
-        tokenizer = bundle.tokenizer.fingerprint if bundle.tokenizer else ""
-        if tokenizer not in splits:
-            splits[tokenizer] = read_split(data, data.eval, task, bundle.tokenizer, "test")
-        predictions, gold = predict_split(bundle, splits[tokenizer])
+        predictions, gold = predict_split(bundle, evaluation_split(splits, data, task, bundle.tokenizer))
         record = read_record(model.folder.parent) or {}
         entries.append(
             Entry(model.name, model.folder, predictions, training_step_bytes=record.get("training_step_bytes"))
@@ -79,6 +75,17 @@ def prove(
     return report
 
 
+def evaluation_split(splits: dict[str, Any], data: Data, task: Any, tokenizer: Any) -> Any:
+    """The evaluation examples as this tokenizer cuts them, read once: `splits` keeps them. A model whose vocabulary was
+    pruned reads the same texts through a tokenizer of its own."""
+    from .data import read_split
+
+    name = tokenizer.fingerprint if tokenizer else ""
+    if name not in splits:
+        splits[name] = read_split(data, data.eval, task, tokenizer, "test")
+    return splits[name]
+
+
 def bag_of_words(data: Data, task: Any, out: Path) -> Any:
     """The baseline without a neural network, fitted on the training text and stored; None where it cannot answer."""
     if task.kind not in ("classification", "multi_label", "regression"):
@@ -87,9 +94,10 @@ def bag_of_words(data: Data, task: Any, out: Path) -> Any:
 
     from bertjax.measure import fit_bag_of_words
     from bertjax.text.encode import sentence_labels
-    from bertjax.text.sources import load_examples
 
-    examples = load_examples(data.train, task, "train")
+    from .data import training_examples
+
+    examples = training_examples(data, task)
     if examples.labels is None:
         return None
     words = fit_bag_of_words(task.kind, examples.texts, np.asarray(sentence_labels(examples, task)), examples.pairs)

@@ -34,13 +34,13 @@ def begin(out: Path, config: Any) -> bool:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     asked = {name: value for name, value in to_dict(config).items() if name != "out"}
     record = read_record(out)
-    if record is None or (record["config"] != asked and not holds_work(out)):
+    differing = differences(record["config"], asked) if record else []
+    if record is None or (differing and not holds_work(out)):
         write_record(out, {"config": asked, "versions": versions(), "device": device()})
         return False
-    if record["config"] != asked:
-        differing = "; ".join(differences(record["config"], asked)[:3])
+    if differing:
         raise UserError(
-            f"{out} holds a run with other settings (there -> here): {differing}.\n"
+            f"{out} holds a run with other settings (there -> here): {'; '.join(differing[:3])}.\n"
             "Use the same settings to continue it, or another --out."
         )
     if "result" in record:
@@ -103,7 +103,8 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
 
 
 def differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """Every field that differs, as `path: there -> here`."""
+    """Every field that differs, as `path: there -> here`. A field that is missing on one side, where it was not yet
+    known, is as good as None."""
     if isinstance(there, dict) and isinstance(here, dict):
         names = list(dict.fromkeys([*there, *here]))
         return [line for name in names for line in differences(there.get(name), here.get(name), f"{path}{name}.")]

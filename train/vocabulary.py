@@ -39,9 +39,8 @@ class Config(Vocabulary):
 def main(config: Config, score: bool = True) -> None:
     import bertjax
     from bertjax.share import prune_vocabulary
-    from bertjax.text.sources import load_examples
 
-    from .data import open_model, read_split, score_of, training_task
+    from .data import open_model, read_split, score_of, training_examples, training_task
     from .log import note
     from .run import begin, finish
 
@@ -49,7 +48,7 @@ def main(config: Config, score: bool = True) -> None:
     if begin(out, config):
         return
     bundle, task = open_model(config.model, training_task(config.data), 0)
-    examples = load_examples(config.data.train, task, "train", labelled=False)
+    examples = training_examples(config.data, task)
     smaller = prune_vocabulary(bundle, [*examples.texts, *(examples.pairs or ())])
     note(f"{smaller.config.vocab_size} of {bundle.config.vocab_size} pieces stay")
     bertjax.save(smaller, out / "bundle")

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,8 @@ class StoredOutputs:
 
     def __init__(self, folder: Path, encoded: Encoded, needs: tuple[Need, ...], name: str = "teacher"):
         self.folder, self.needs, self.name = folder, needs, name
+        self.seconds = float((folder / "seconds").read_text()) if (folder / "seconds").is_file() else None
+        """What it took to compute them, whoever did it; None of outputs that an older version stored."""
         self._offsets = encoded.offsets
         self._logits = np.load(folder / "logits.npy", mmap_mode="r")
         self._arrays = {need: np.load(folder / f"{file_name(need)}.npy", mmap_mode="r") for need in needs}
@@ -115,7 +118,9 @@ def stored_outputs(
         partial_folder = place.with_name(f".{place.name}.{os.getpid()}.partial")
         try:
             partial_folder.mkdir(parents=True)
+            began = time.monotonic()
             compute(partial_folder, teacher, encoded, ordered, batch_size, progress)
+            (partial_folder / "seconds").write_text(f"{time.monotonic() - began:.3f}")
             os.replace(partial_folder, place)
         except OSError as error:
             raise UserError(f"cannot store the teacher's outputs in {folder}: {error.strerror or error}.") from error

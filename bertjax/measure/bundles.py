@@ -73,11 +73,11 @@ def measure_bundles(
     by_name = {entry.name: entry for entry in entries}
     notify("scores and their intervals")
     scored = {entry.name: _scored(task.metric, entry, by_name[baseline], labels) for entry in entries}
-    lengths = _lengths(by_name[baseline], texts, pairs, max_length)
-    costs = {}
+    tokens = lengths(by_name[baseline], texts, pairs, max_length)
+    cost = {}
     for entry in entries:
         notify(f"size and arithmetic of {entry.name}")
-        costs[entry.name] = _costs(entry, round(lengths.p50))
+        cost[entry.name] = costs(entry, round(tokens.p50))
     timings = measure_latency(
         {entry.name: Candidate(entry.runtime, entry.folder) for entry in entries},
         texts,
@@ -85,17 +85,17 @@ def measure_bundles(
         max_length=max_length,
         sample=sample,
         threads=threads,
-        isolated=not _one_process_only(),
+        isolated=not one_process_only(),
         notify=notify,
     )
     on = timings[baseline]
-    rows = [_row(entry, scored[entry.name] | costs[entry.name], timings[entry.name], on.device) for entry in entries]
+    rows = [_row(entry, scored[entry.name] | cost[entry.name], timings[entry.name], on.device) for entry in entries]
     return Report(
         task=f"{task.kind} of {source}",
         metric=task.metric,
         device=on.device,
         threads=on.threads,
-        lengths=lengths,
+        lengths=tokens,
         baseline=baseline,
         rows=tuple(rows),
         config=dict(config or {}),
@@ -113,7 +113,7 @@ def _scored(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str
     return {"score": score(metric, predictions, labels), "score_ci95": interval, "p_value_vs_baseline": against}
 
 
-def _lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Percentiles:
+def lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Percentiles:
     """Tokens per text, special ones included, as the baseline cuts them."""
     import bertjax
 
@@ -126,7 +126,7 @@ def _lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None,
     return Percentiles(float(p50), float(p95))
 
 
-def _costs(entry: Entry, length: int) -> dict[str, Any]:
+def costs(entry: Entry, length: int) -> dict[str, Any]:
     import bertjax
     from bertjax.measure.bag_of_words import bag_of_words_bytes, load_bag_of_words
     from bertjax.measure.cost import forward_cost, stored_bytes
@@ -189,7 +189,7 @@ def _flips(
     return tuple(flips)
 
 
-def _one_process_only() -> bool:
+def one_process_only() -> bool:
     """A TPU belongs to the process that opened it, which this one has."""
     import jax
 

@@ -52,16 +52,16 @@ def _columns(report: Report) -> dict[str, Callable[[Row], str]]:
         "model": lambda row: row.name,
         "runtime": lambda row: row.runtime,
         f"{metric_name(report.metric)} [95 %]": _score,
-        "p": lambda row: "-" if row.p_value_vs_baseline is None else _p_value(row.p_value_vs_baseline),
-        "parameters": lambda row: _short(row.parameters),
+        "p": lambda row: "-" if row.p_value_vs_baseline is None else p_text(row.p_value_vs_baseline),
+        "parameters": lambda row: short_number(row.parameters),
         "size": lambda row: bytes_text(row.size_bytes),
-        "FLOPs": lambda row: _short(row.flops_per_example),
+        "FLOPs": lambda row: short_number(row.flops_per_example),
         "memory": lambda row: bytes_text(row.peak_memory_bytes.inference),
         "memory, training": lambda row: bytes_text(row.peak_memory_bytes.training_step),
-        "ms": lambda row: _short(row.latency_ms and row.latency_ms.batch_1.p50),
-        "ms p95": lambda row: _short(row.latency_ms and row.latency_ms.batch_1.p95),
-        "ms with tokenisation": lambda row: _short(row.latency_ms and row.latency_ms.end_to_end.p50),
-        "texts/s": lambda row: _short(row.throughput_per_s.get("batch_32")),
+        "ms": lambda row: short_number(row.latency_ms and row.latency_ms.batch_1.p50),
+        "ms p95": lambda row: short_number(row.latency_ms and row.latency_ms.batch_1.p95),
+        "ms with tokenisation": lambda row: short_number(row.latency_ms and row.latency_ms.end_to_end.p50),
+        "texts/s": lambda row: short_number(row.throughput_per_s.get("batch_32")),
         "speed": lambda row: _speed(row, baseline),
     }
 
@@ -161,9 +161,7 @@ def _against_honest(c: Comparison) -> str:
 
 def _evidence(c: Comparison) -> str:
     low, high = (f"{100 * end:+.1f}" for end in c.ci95)
-    return (
-        f"difference {100 * c.difference:+.1f} points, 95 % interval {low} to {high}, p {_equals(_p_value(c.p_value))}"
-    )
+    return f"difference {100 * c.difference:+.1f} points, 95 % interval {low} to {high}, p {equals(p_text(c.p_value))}"
 
 
 def markdown(report: Report, picture: str) -> str:
@@ -183,12 +181,12 @@ def markdown_table(report: Report) -> str:
     """All columns, one line per model."""
     headings, rows = table_cells(report)
     ruler = ["---", *["---:"] * (len(headings) - 1)]
-    return "\n".join("| " + " | ".join(map(_cell, cells)) + " |" for cells in [headings, ruler, *rows])
+    return "\n".join("| " + " | ".join(map(cell_text, cells)) + " |" for cells in [headings, ruler, *rows])
 
 
 def _flips(report: Report) -> str:
     def lines(flips: Iterable[Flip]) -> list[str]:
-        return [f"- {_one_line(f.text)} ({f.baseline_label} → {f.row_label}; gold: {f.gold})" for f in flips]
+        return [f"- {one_line(f.text)} ({f.baseline_label} → {f.row_label}; gold: {f.gold})" for f in flips]
 
     parts = []
     for name in dict.fromkeys(flip.row for flip in report.flips):
@@ -227,15 +225,15 @@ def _ratio(ratio: float) -> str:
     return f"{ratio:.2f}x" if ratio < 1.095 else f"{ratio:.1f}x" if ratio < 99.95 else f"{ratio:.0f}x"
 
 
-def _p_value(p: float) -> str:
+def p_text(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def _equals(text: str) -> str:
+def equals(text: str) -> str:
     return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
 
 
-def _short(number: int | float | None, units: tuple[str, ...] = ("", "k", "M", "G", "T")) -> str:
+def short_number(number: int | float | None, units: tuple[str, ...] = ("", "k", "M", "G", "T")) -> str:
     """Three digits and a unit: 22713216 is 22.7M."""
     if number is None:
         return "-"
@@ -248,14 +246,14 @@ def _short(number: int | float | None, units: tuple[str, ...] = ("", "k", "M", "
 
 def bytes_text(number: int | float | None) -> str:
     """Bytes in powers of 1000: 90868376 is "90.9 MB"."""
-    return _short(number, (" B", " kB", " MB", " GB", " TB"))
+    return short_number(number, (" B", " kB", " MB", " GB", " TB"))
 
 
-def _cell(text: str) -> str:
+def cell_text(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _one_line(text: str, limit: int = 240) -> str:
+def one_line(text: str, limit: int = 240) -> str:
     """The text as one line that Markdown leaves as it is."""
     flat = " ".join(text.split())
     short = flat if len(flat) <= limit else flat[: limit - 1] + "…"

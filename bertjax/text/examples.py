@@ -46,6 +46,21 @@ class Examples:
         return hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
 
 
+def chosen_by_text(examples: Examples, count: int | None) -> Examples:
+    """`count` examples (all for None), in their order: those whose texts have the smallest sha256. Equal texts have
+    equal hashes, so that they stay together but for the last one; more examples are always those of fewer, and others.
+    """
+    if count is None or count >= len(examples):
+        return examples
+    joined = map("\t".join, zip(examples.texts, examples.pairs or [""] * len(examples), strict=True))
+    hashes = [hashlib.sha256(text.encode()).digest() for text in joined]
+    rows = sorted(sorted(range(len(examples)), key=hashes.__getitem__)[:count])
+    columns = {name: getattr(examples, name) for name in ("texts", "pairs", "labels", "words", "groups")}
+    return dataclasses.replace(
+        examples, **{name: column and [column[row] for row in rows] for name, column in columns.items()}
+    )
+
+
 def make_examples(table: Table, task: Task) -> tuple[Task, Examples]:
     """The task with nothing left open, and the table's rows as it wants them.
 

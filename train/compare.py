@@ -1,0 +1,416 @@
+"""Hold methods against each other: one teacher, one student shape, one budget, several seeds, one table.
+
+    python -m train.compare --config=compare --out=runs/compare
+    python -m train.compare --config=compare --row=minilm_v2/seed1 --out=runs/again
+
+A row is a name and stages, as `compress` runs them; the first begins with the teacher. Every row sees as many examples,
+in the same order for one seed: --epochs (or --steps) is the budget of a row, and where it has several stages, what each
+says of its own epochs is its share. Three rows are always there: no_teacher (the labels alone), more_epochs (the same,
+and on top as many passes as training the teacher and asking it once cost) and bag_of_words.
+
+Each row and seed has its folder, OUT/rows/ROW/seedN, and a finished one is not run again; a row that fails is reported
+with its reason, and the others go on. Rows and seeds may be added to a finished comparison. The report is
+OUT/report.md.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertjax.distill.student import Student
+from bertjax.distill.terms import SoftTargets
+from bertjax.errors import UserError
+
+from .common import Data
+from .distill import Distill
+from .fields import nearest
+from .finetune import Finetune
+from .loop import Training
+from .stages import Context, Stage, run_in_order
+
+NO_TEACHER, MORE_EPOCHS = "no_teacher", "more_epochs"
+BUILT_IN = ("teacher", NO_TEACHER, MORE_EPOCHS, "bag_of_words")
+
+
+def check_different(what: str, names: Sequence[str]) -> None:
+    doubled = sorted({name for name in names if list(names).count(name) > 1})
+    if doubled:
+        built_in = " (rows which every comparison has by itself)" * any(name in BUILT_IN for name in doubled)
+        raise UserError(f"{what} need names of their own; given twice: {', '.join(doubled)}{built_in}.")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a paper says of a method, to stand beside ours."""
+
+    value: float
+    """In points, as our scores are printed."""
+    source: str
+    """Paper, table, model and data."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method: a name and stages."""
+
+    name: str
+    """Letters, digits and _ - . only: it names a folder."""
+    stages: tuple[Stage, ...]
+    """What is done, in order; the first stage begins with the teacher."""
+    student: Student | None = None
+    """In a config file: another shape than the suite's."""
+    paper: Published | None = None
+    """In a config file: what the method's paper reports."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):
+            raise UserError(f"a row is called {self.name!r}; expected letters, digits and _ - . only.")
+        if not self.stages:
+            raise UserError(f"row {self.name} has no stages; expected at least one.")
+        check_different(f"stages of row {self.name}", [stage.name for stage in self.stages])
+
+
+@dataclass(frozen=True)
+class Config:
+    """A comparison of methods."""
+
+    model: str = "demo"
+    """The model to begin with: a folder, hf:NAME, or demo. Students without a teacher are cut from it."""
+    data: Data = field(default_factory=Data)
+    teacher: tuple[Stage, ...] = (Finetune(epochs=2),)
+    """How the teacher is made of the model, once for all rows."""
+    trained: str | None = None
+    """A finished teacher, instead of making one: its folder."""
+    student: Student = field(default_factory=Student)
+    """The shape of every row's student."""
+    rows: tuple[Row, ...] = (Row("soft_targets", (Distill(losses=(SoftTargets(),)),)),)
+    """The methods."""
+    alone: Finetune = field(default_factory=lambda: Finetune(name="alone"))
+    """How the rows without a teacher are trained."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each row is trained once with each."""
+    epochs: float | None = 3.0
+    """Budget of every row in passes over the training data."""
+    steps: int | None = None
+    """Budget of every row in steps, instead of epochs: for a short trial."""
+    batch_size: int | None = None
+    """Examples per step in every row, instead of what its stages say."""
+    row: str | None = None
+    """Run this row alone (NAME), or one seed of it (NAME/seed1), and report nothing."""
+    out: str = "runs/compare"
+    """Folder for everything: teacher, rows, report.md."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{name}={value}: expected a number above 0")
+        if self.epochs is None and self.steps is None:
+            raise UserError("--epochs=none: give the budget of a row as --epochs or as --steps")
+        for what in ("rows", "seeds"):
+            if not getattr(self, what):
+                raise UserError(f"{what} is empty; a comparison needs at least one.")
+        check_different("rows", [*BUILT_IN, *(row.name for row in self.rows)])
+        check_different("seeds", list(map(str, self.seeds)))
+        self.chosen()
+
+    def chosen(self) -> list[tuple[Row, int]]:
+        """Every row with every seed, or what --row asks for; first seeds of all rows come first."""
+        alone = [Row(name, (self.alone,)) for name in (NO_TEACHER, MORE_EPOCHS)]
+        every = [(row, seed) for seed in self.seeds for row in (*alone, *self.rows)]
+        if self.row is None:
+            return every
+        names = {f"{row.name}/seed{seed}": [(row, seed)] for row, seed in every}
+        names |= {row.name: [(row, seed) for seed in self.seeds] for row, _ in every}
+        if self.row not in names:
+            known = ", ".join(dict.fromkeys(row.name for row, _ in every))
+            raise UserError(
+                f"--row={self.row}: no such row{nearest(self.row, list(names))}\n"
+                f"rows: {known}; seeds: {', '.join(map(str, self.seeds))} (NAME/seed{self.seeds[0]})"
+            )
+        return names[self.row]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all rows share."""
+
+    config: Config
+    out: Path
+    task: Any
+    teacher: str
+    examples: int
+    """Rows of the training data."""
+    taught: float
+    """Passes over them that the teacher was trained for."""
+    splits: dict[str, Any] = field(default_factory=dict)
+    """The evaluation examples, by tokenizer."""
+
+
+def main(config: Config) -> None:
+    from .fields import to_dict
+    from .log import note
+    from .run import begin
+
+    out = Path(config.out)
+    asked = to_dict(config)
+    begin(out, {name: value for name, value in asked.items() if name not in ("rows", "seeds", "row")})
+    finished = out / "report.json"
+    if config.row is None and finished.is_file():
+        known = json.loads(finished.read_text(encoding="utf-8"))
+        if known["config"] == asked and not any(row["failures"] for row in known["rows"]):
+            note(f"{out}: finished already; the report: {out / 'report.md'}")
+            return
+    bench = set_up(config, out)
+    outcomes: dict[str, dict[int, Any]] = {}
+    for row, seed in config.chosen():
+        outcomes.setdefault(row.name, {})[seed] = attempt(bench, row, seed)
+    if config.row is None:
+        report = measure(bench, outcomes)
+        report.write(out)
+        show(report)
+        note(f"the report: {out / 'report.md'}")
+
+
+def set_up(config: Config, out: Path) -> Bench:
+    """The teacher, made or found, and what there is to learn from."""
+    from bertjax.bundle import resolve
+
+    from .compress import has_trained_head
+    from .data import training_examples, training_task
+    from .run import read_record
+
+    task = training_task(config.data)
+    examples = training_examples(config.data, task, labelled=True)
+    folders = []
+    if config.trained or has_trained_head(config.model, task):
+        teacher = resolve(config.trained or config.model)
+        folders = [teacher.parent]
+    else:
+        done = run_in_order(config.teacher, Context(config.model, config.data, str(out / "teacher")))
+        teacher, folders = done[-1].bundle, [stage.bundle.parent for stage in done]
+    taught = sum((read_record(folder) or {}).get("epochs", 0.0) for folder in folders)
+    return Bench(config, out, task, str(teacher), len(examples), taught)
+
+
+def attempt(bench: Bench, row: Row, seed: int) -> Any:
+    """One run of a row, or the reason why there is none: the others go on."""
+    import traceback
+
+    from .log import note
+
+    name = f"{row.name}/seed{seed}"
+    folder = bench.out / "rows" / name
+    note(f"row {name}")
+    try:
+        run = run_row(bench, row, seed, folder)
+    except Exception as error:
+        if not isinstance(error, UserError):  # a defect, perhaps in a loss of the user's own: the rest is not lost
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        note(f"row {name} failed: {reason}")
+        if bench.config.row:
+            raise
+        return reason
+    return run
+
+
+def run_row(bench: Bench, row: Row, seed: int, folder: Path) -> Any:
+    """Trains a row with one seed, or finds it trained, and reads the evaluation examples once."""
+    from bertjax.measure import score
+    from bertjax.measure.methods import Run
+
+    from .log import note
+
+    config, without = bench.config, row.name in (NO_TEACHER, MORE_EPOCHS)
+    stages = planned_stages(bench, row, seed)
+    model, teacher = (config.model, None) if without else (bench.teacher, bench.teacher)
+    context = Context(model, config.data, str(folder), teacher, str(bench.out / "teacher-outputs"))
+    bundles = [stage.bundle for stage in run_in_order(stages, context)]
+    stored = folder / "outcome.json"
+    if stored.is_file():
+        return Run(**json.loads(stored.read_text(encoding="utf-8")))
+    predictions, gold = predict(bench, bundles[-1])
+    costs = [cost_of(bundle.parent, bench.examples) for bundle in bundles]
+    run = Run(seed, predictions, *(sum(parts) for parts in zip(*costs, strict=True)))
+    partial = folder / ".outcome.json"
+    plain = predictions.tolist() if hasattr(predictions, "tolist") else predictions
+    partial.write_text(json.dumps({**vars(run), "predictions": plain}) + "\n", encoding="utf-8")
+    os.replace(partial, stored)
+    note(f"row {row.name}/seed{seed}: {bench.task.metric} {score(bench.task.metric, predictions, gold):.4f}")
+    return run
+
+
+def planned_stages(bench: Bench, row: Row, seed: int) -> list[Stage]:
+    """The stages with the suite's shape and seed, and the budget dealt out by what each says of its own length."""
+    config = bench.config
+    student = row.student or config.student
+    training = [stage for stage in row.stages if isinstance(stage, Training)]
+    shares = iter(lengths_of(bench, row.name, [stage.steps or stage.epochs or 1.0 for stage in training]))
+    common: dict[str, Any] = {"seed": seed} | ({"batch_size": config.batch_size} if config.batch_size else {})
+
+    def planned(stage: Stage) -> Stage:
+        if not isinstance(stage, Training):
+            return stage
+        shaped = {"student": student} if isinstance(stage, Distill) or stage is config.alone else {}
+        return dataclasses.replace(stage, **common, **next(shares), **shaped)  # type: ignore[return-value]
+
+    return [planned(stage) for stage in row.stages]
+
+
+def lengths_of(bench: Bench, name: str, shares: Sequence[float]) -> list[dict[str, Any]]:
+    """steps and epochs of each stage of a row. In steps they add up to the budget, whatever is rounded."""
+    config = bench.config
+    more = bench.taught + 1 if name == MORE_EPOCHS else 0.0
+    if config.steps is None:
+        assert config.epochs is not None
+        return [{"steps": None, "epochs": (config.epochs + more) * share / sum(shares)} for share in shares]
+    batch_size = config.batch_size or config.alone.batch_size
+    budget = config.steps + round(more * -(-bench.examples // batch_size))
+    ends = [round(budget * sum(shares[: i + 1]) / sum(shares)) for i in range(len(shares))]
+    return [{"steps": max(1, end - start), "epochs": None} for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def cost_of(folder: Path, examples: int) -> tuple[float, float, float]:
+    """Examples that a stage was trained on, those that the teacher read for it, and seconds."""
+    from .log import worked_seconds
+    from .run import read_record
+
+    record = read_record(folder) or {}
+    if "epochs" not in record:
+        return 0.0, 0.0, 0.0
+    passes, seconds = record["epochs"] * examples, worked_seconds(folder)
+    if "asked_seconds" not in record:
+        return passes, 0.0, seconds
+    if record["asked_seconds"] is None:  # the teacher ran in every step
+        return passes, passes, seconds
+    return passes, float(examples), seconds + record["asked_seconds"]
+
+
+def predict(bench: Bench, folder: Path | str) -> tuple[Any, Any]:
+    """Predictions of a model for the evaluation examples, and the labels."""
+    import bertjax
+
+    from .data import predict_split
+    from .proof import evaluation_split
+
+    bundle = bertjax.load(folder)
+    return predict_split(bundle, evaluation_split(bench.splits, bench.config.data, bench.task, bundle.tokenizer))
+
+
+def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
+    """Scores, costs and times of all rows, the teacher first and the bag of words last of those to be beaten."""
+    import shlex
+    import sys
+    import time
+
+    import bertjax
+    from bertjax.measure.bundles import Entry, costs, lengths, one_process_only
+    from bertjax.measure.latency import Candidate, measure_latency
+    from bertjax.measure.methods import Comparison, Method, Run, method_rows
+
+    from .fields import to_dict
+    from .log import note
+    from .proof import bag_of_words
+    from .run import versions
+
+    config, out, task = bench.config, bench.out, bench.task
+    predictions, gold = predict(bench, bench.teacher)
+    split = next(iter(bench.splits.values()))
+    methods = {"teacher": Method("teacher", (Run(None, predictions),))}
+    began = time.monotonic()
+    words = bag_of_words(config.data, task, out)
+    took = time.monotonic() - began
+    published = {row.name: row.paper for row in config.rows}
+    for name, runs in outcomes.items():
+        done = tuple(run for run in runs.values() if not isinstance(run, str))
+        failures = tuple((seed, why) for seed, why in runs.items() if isinstance(why, str))
+        paper = published.get(name)
+        methods[name] = Method(name, done, failures, paper and paper.value, paper and paper.source)
+    if words is not None:
+        predictions = words.predict(split.examples.texts, split.examples.pairs)
+        run = Run(None, predictions, float(bench.examples), seconds=took)
+        methods["bag_of_words"] = Method("bag_of_words", (run,))
+    folders = {name: folder_of(bench, name, method) for name, method in methods.items() if method.runs}
+    note("measuring: scores and their intervals")
+    ordered = [methods[name] for name in dict.fromkeys([*BUILT_IN, *methods]) if name in methods]
+    rows, best = method_rows(task.metric, gold, ordered)
+
+    # Rows of one shape are one program: they are timed once.
+    shapes = {name: repr(bertjax.load(folder).config) if name in outcomes else name for name, folder in folders.items()}
+    first = {shape: name for name, shape in reversed(shapes.items())}
+    runtimes = {name: "sklearn" if name == "bag_of_words" else "jax" for name in first.values()}
+    texts, pairs = split.examples.texts, split.examples.pairs
+    tokens = lengths(Entry("teacher", bench.teacher, ()), texts, pairs, config.data.max_length)
+    timings = measure_latency(
+        {name: Candidate(runtime, folders[name]) for name, runtime in runtimes.items()},
+        texts,
+        pairs,
+        max_length=config.data.max_length,
+        isolated=not one_process_only(),
+        notify=lambda doing: note(f"measuring: {doing}"),
+    )
+    cost = {
+        name: costs(Entry(name, folders[name], (), runtime), round(tokens.p50)) for name, runtime in runtimes.items()
+    }
+
+    def measured(row: Any) -> Any:
+        if row.name not in shapes:
+            return row
+        timing, known = timings[first[shapes[row.name]]], cost[first[shapes[row.name]]]
+        wanted = ("parameters", "size_bytes", "flops_per_example")
+        found = {name: known[name] for name in wanted if name in known}
+        times = {"latency_ms": timing.latency, "throughput_per_s": timing.throughput_per_s}
+        return dataclasses.replace(row, **times, **found)
+
+    again = [word for word in sys.argv[1:] if not word.startswith("--out")]
+    on = timings["teacher"]
+    return Comparison(
+        task=f"{task.kind} of {Path(config.data.eval).name if Path(config.data.eval).exists() else config.data.eval}",
+        metric=task.metric,
+        device=on.device,
+        threads=on.threads,
+        lengths=tokens,
+        rows=tuple(measured(row) for row in rows),
+        best=best,
+        command=shlex.join(["bertjax", "compare", *again, f"--out={config.out}-again"]),
+        teacher_cost=f"training the teacher ({bench.taught * bench.examples:,.0f} passes)",
+        config=to_dict(config),
+        versions={**versions(), **on.versions},
+    )
+
+
+def folder_of(bench: Bench, name: str, method: Any) -> Path:
+    """A model of the row: what its first finished seed left."""
+    if name == "teacher":
+        return Path(bench.teacher)
+    if name == "bag_of_words":
+        return bench.out / "bag-of-words"
+    row, seed = next(
+        (row, seed) for row, seed in bench.config.chosen() if (row.name, seed) == (name, method.runs[0].seed)
+    )
+    return bench.out / "rows" / name / f"seed{seed}" / f"{len(row.stages)}-{row.stages[-1].name}" / "bundle"
+
+
+def show(report: Any) -> None:
+    """The table and what it means, on the terminal."""
+    from rich.console import Console
+
+    from bertjax.measure.methods_text import rich_table, verdicts
+
+    console = Console()
+    console.print(rich_table(report))
+    for sentence in verdicts(report):
+        console.print(f"- {sentence.replace('**', '')}", markup=False)
+
+
+if __name__ == "__main__":
+    from .settings import run
+
+    run("compare")
