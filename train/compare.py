@@ -305,79 +305,30 @@ def predict(bench: Bench, folder: Path | str) -> tuple[Any, Any]:
 
 
 def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
-    """Scores, costs and times of all rows, the teacher first and the bag of words last of those to be beaten."""
+    """Scores, costs and times of all rows, the teacher first and those that are to be beaten next."""
     import shlex
     import sys
-    import time
 
-    import bertjax
-    from bertjax.measure.bundles import Entry, costs, lengths, one_process_only
-    from bertjax.measure.latency import Candidate, measure_latency
-    from bertjax.measure.methods import Comparison, Method, Run, method_rows
+    from bertjax.measure.methods import Comparison, method_rows
 
     from .fields import to_dict
     from .log import note
-    from .proof import bag_of_words
     from .run import versions
 
-    config, out, task = bench.config, bench.out, bench.task
-    predictions, gold = predict(bench, bench.teacher)
-    split = next(iter(bench.splits.values()))
-    methods = {"teacher": Method("teacher", (Run(None, predictions),))}
-    began = time.monotonic()
-    words = bag_of_words(config.data, task, out)
-    took = time.monotonic() - began
-    published = {row.name: row.paper for row in config.rows}
-    for name, runs in outcomes.items():
-        done = tuple(run for run in runs.values() if not isinstance(run, str))
-        failures = tuple((seed, why) for seed, why in runs.items() if isinstance(why, str))
-        paper = published.get(name)
-        methods[name] = Method(name, done, failures, paper and paper.value, paper and paper.source)
-    if words is not None:
-        predictions = words.predict(split.examples.texts, split.examples.pairs)
-        run = Run(None, predictions, float(bench.examples), seconds=took)
-        methods["bag_of_words"] = Method("bag_of_words", (run,))
-    folders = {name: folder_of(bench, name, method) for name, method in methods.items() if method.runs}
+    config, task = bench.config, bench.task
+    methods, gold = gather(bench, outcomes)
     note("measuring: scores and their intervals")
-    ordered = [methods[name] for name in dict.fromkeys([*BUILT_IN, *methods]) if name in methods]
-    rows, best = method_rows(task.metric, gold, ordered)
-
-    # Rows of one shape are one program: they are timed once.
-    shapes = {name: repr(bertjax.load(folder).config) if name in outcomes else name for name, folder in folders.items()}
-    first = {shape: name for name, shape in reversed(shapes.items())}
-    runtimes = {name: "sklearn" if name == "bag_of_words" else "jax" for name in first.values()}
-    texts, pairs = split.examples.texts, split.examples.pairs
-    tokens = lengths(Entry("teacher", bench.teacher, ()), texts, pairs, config.data.max_length)
-    timings = measure_latency(
-        {name: Candidate(runtime, folders[name]) for name, runtime in runtimes.items()},
-        texts,
-        pairs,
-        max_length=config.data.max_length,
-        isolated=not one_process_only(),
-        notify=lambda doing: note(f"measuring: {doing}"),
-    )
-    cost = {
-        name: costs(Entry(name, folders[name], (), runtime), round(tokens.p50)) for name, runtime in runtimes.items()
-    }
-
-    def measured(row: Any) -> Any:
-        if row.name not in shapes:
-            return row
-        timing, known = timings[first[shapes[row.name]]], cost[first[shapes[row.name]]]
-        wanted = ("parameters", "size_bytes", "flops_per_example")
-        found = {name: known[name] for name in wanted if name in known}
-        times = {"latency_ms": timing.latency, "throughput_per_s": timing.throughput_per_s}
-        return dataclasses.replace(row, **times, **found)
-
+    rows, best = method_rows(task.metric, gold, methods)
+    tokens, on, found = machine_costs(bench, {m.name: folder_of(bench, m) for m in methods if m.runs})
+    source = Path(config.data.eval).name if Path(config.data.eval).exists() else config.data.eval
     again = [word for word in sys.argv[1:] if not word.startswith("--out")]
-    on = timings["teacher"]
     return Comparison(
-        task=f"{task.kind} of {Path(config.data.eval).name if Path(config.data.eval).exists() else config.data.eval}",
+        task=f"{task.kind} of {source}",
         metric=task.metric,
         device=on.device,
         threads=on.threads,
         lengths=tokens,
-        rows=tuple(measured(row) for row in rows),
+        rows=tuple(dataclasses.replace(row, **found.get(row.name, {})) for row in rows),
         best=best,
         command=shlex.join(["bertjax", "compare", *again, f"--out={config.out}-again"]),
         teacher_cost=f"training the teacher ({bench.taught * bench.examples:,.0f} passes)",
@@ -386,16 +337,78 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     )
 
 
-def folder_of(bench: Bench, name: str, method: Any) -> Path:
-    """A model of the row: what its first finished seed left."""
-    if name == "teacher":
-        return Path(bench.teacher)
-    if name == "bag_of_words":
-        return bench.out / "bag-of-words"
-    row, seed = next(
-        (row, seed) for row, seed in bench.config.chosen() if (row.name, seed) == (name, method.runs[0].seed)
+def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any], Any]:
+    """All rows in the order of the table, with their predictions; and the labels."""
+    import time
+
+    from bertjax.measure.methods import Method, Run
+
+    from .proof import bag_of_words
+
+    predictions, gold = predict(bench, bench.teacher)
+    methods = {"teacher": Method("teacher", (Run(None, predictions),))}
+    published = {row.name: row.paper for row in bench.config.rows}
+    for name, runs in outcomes.items():
+        done = tuple(run for run in runs.values() if not isinstance(run, str))
+        failures = tuple((seed, why) for seed, why in runs.items() if isinstance(why, str))
+        paper = published.get(name)
+        methods[name] = Method(name, done, failures, paper and paper.value, paper and paper.source)
+    began = time.monotonic()
+    words = bag_of_words(bench.config.data, bench.task, bench.out)
+    if words is not None:
+        took, examples = time.monotonic() - began, next(iter(bench.splits.values())).examples
+        predictions = words.predict(examples.texts, examples.pairs)
+        methods["bag_of_words"] = Method("bag_of_words", (Run(None, predictions, float(bench.examples), seconds=took),))
+    return [methods[name] for name in dict.fromkeys([*BUILT_IN, *methods]) if name in methods], gold
+
+
+def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dict[str, dict[str, Any]]]:
+    """Tokens per text, what the teacher was timed on, and each row's size, arithmetic and time. Rows of one shape are
+    one program, which is measured once for all of them."""
+    import bertjax
+    from bertjax.measure.bundles import Entry, costs, lengths, one_process_only
+    from bertjax.measure.latency import Candidate, measure_latency
+
+    from .log import note
+
+    texts, pairs = (examples := next(iter(bench.splits.values())).examples).texts, examples.pairs
+    shapes = {
+        name: name if name in ("teacher", "bag_of_words") else repr(bertjax.load(folder).config)
+        for name, folder in folders.items()
+    }
+    first = {shape: name for name, shape in reversed(shapes.items())}
+    runtimes = {name: "sklearn" if name == "bag_of_words" else "jax" for name in first.values()}
+    max_length = bench.config.data.max_length
+    tokens = lengths(Entry("teacher", bench.teacher, ()), texts, pairs, max_length)
+    timings = measure_latency(
+        {name: Candidate(runtime, folders[name]) for name, runtime in runtimes.items()},
+        texts,
+        pairs,
+        max_length=max_length,
+        isolated=not one_process_only(),
+        notify=lambda doing: note(f"measuring: {doing}"),
     )
-    return bench.out / "rows" / name / f"seed{seed}" / f"{len(row.stages)}-{row.stages[-1].name}" / "bundle"
+
+    def cost(name: str) -> dict[str, Any]:
+        known = costs(Entry(name, folders[name], (), runtimes[name]), round(tokens.p50))
+        wanted = ("parameters", "size_bytes", "flops_per_example")
+        times = {"latency_ms": timings[name].latency, "throughput_per_s": timings[name].throughput_per_s}
+        return {field: known[field] for field in wanted if field in known} | times
+
+    found = {name: cost(name) for name in runtimes}
+    return tokens, timings["teacher"], {name: found[first[shape]] for name, shape in shapes.items()}
+
+
+def folder_of(bench: Bench, method: Any) -> Path:
+    """A model of the row: what its first finished seed left."""
+    if method.name == "teacher":
+        return Path(bench.teacher)
+    if method.name == "bag_of_words":
+        return bench.out / "bag-of-words"
+    seed = method.runs[0].seed
+    every = dataclasses.replace(bench.config, row=f"{method.name}/seed{seed}").chosen()
+    stages = every[0][0].stages
+    return bench.out / "rows" / method.name / f"seed{seed}" / f"{len(stages)}-{stages[-1].name}" / "bundle"
 
 
 def show(report: Any) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LEVEL = 0.05
-_IN_TERMINAL = ("row", "- no teacher", "p", "passes", "seconds", "ms")  # and the score: what 80 columns hold
+_IN_TERMINAL = ("row", "- no teacher", "p", "passes", "ms")  # and the score: what 80 columns hold
 
 
 def columns(report: Comparison) -> dict[str, Callable[[MethodRow], str]]:
@@ -81,7 +81,7 @@ def rich_table(report: Comparison) -> "Table":
     shown = [i for i, heading in enumerate(headings) if heading in _IN_TERMINAL or heading.endswith("[95 %]")]
     table = Table(title=report.task, box=SIMPLE_HEAD, pad_edge=False)
     for i in shown:
-        table.add_column(headings[i], justify="left" if i == 0 else "right", no_wrap=i > 0)
+        table.add_column(headings[i], justify="left" if i == 0 else "right", no_wrap=True)
     for row, cells in zip(report.rows, rows, strict=True):
         table.add_row(*(escape(cells[i]) for i in shown), style=None if row.name in BUILT_IN else "bold")
     return table
@@ -93,7 +93,7 @@ def verdicts(report: Comparison) -> list[str]:
     said = [_against_no_teacher(row, len(rows)) for row in rows if row.score is not None]
     said += [_against_more_epochs(report), _best(report), _seeds(report), _time(report)]
     said += [
-        f"**{title(row.name)}**, seed {seed}, failed: {one_line(why)}"
+        f"**{title(row.name)}**, seed {seed}, failed: {one_line((why.splitlines() or [why])[0])}"
         for row in report.rows
         for seed, why in row.failures
     ]
@@ -185,15 +185,16 @@ def how_measured(report: Comparison) -> str:
     """One paragraph that says what the columns mean."""
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return (
-        f"Scores are times 100, means over the seeds; the 95 % interval is a bootstrap over the evaluation examples, each "
-        "with the answers of all seeds. *- no teacher* is the difference of the means on the same seeds, p "
+        f"Scores are times 100, means over the seeds; the 95 % interval is a bootstrap over the evaluation examples, "
+        "each with the answers of all seeds. *- no teacher* is the difference of the means on the same seeds, p "
         "a paired test of it (McNemar's exact test for the accuracy of one seed, else a permutation test that swaps an "
         "example's answers in all seeds), corrected for the number of rows (Holm). *Passes* are training examples seen "
         "by the small model, *of the teacher* those that the teacher read for the row; *seconds* are for both, without "
-        f"compiling. What all rows share stands in none: {report.teacher_cost}. *ms* is the median time of one text, "
-        "measured once for all rows of one shape, each shape in a process of its own, the processes taking turns. "
-        f"FLOPs are those of one text of the median length. Device: {report.device}, {report.threads} threads; texts have "
-        f"{report.lengths.p50:g} tokens in the median, {report.lengths.p95:g} at the 95th percentile. Versions: "
+        f"compiling the training step. What all rows share stands in none: {report.teacher_cost}. *ms* is the median "
+        "time of one text, measured once for all rows of one shape, each shape in a process of its own, the processes "
+        "taking turns. "
+        f"FLOPs are those of one text of the median length. Device: {report.device}, {report.threads} threads; texts "
+        f"have {report.lengths.p50:g} tokens in the median, {report.lengths.p95:g} at the 95th percentile. Versions: "
         f"{versions}."
     )
 

@@ -1,20 +1,30 @@
-"""A comparison of methods: every row trained once, reported once, and the same if run alone or started again."""
+"""A comparison of methods: every row trained and reported once, and the same when run alone or started again."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+import bertjax
 from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, SoftTargets
-from tests.train.tiny import write_model, write_table
+from bertjax.errors import UserError
+from bertjax.measure.cost import forward_cost
+from bertjax.model import BertConfig, abstract_params, build
+from bertjax.text.examples import Examples, chosen_by_text
+from tests.train.tiny import metrics, weights, write_model, write_table
 from train import compare
 from train.common import Data
 from train.compare import Config, Published, Row
 from train.distill import Distill
 from train.finetune import Finetune
 from train.optimiser import Optimiser
+from train.settings import load_config
+from train.stages import Context
 
 FAST = Optimiser(learning_rate=0.01)
 
@@ -28,20 +38,20 @@ def suite(tmp_path_factory) -> Config:
     folder = tmp_path_factory.mktemp("compare")
     write_table(folder / "train.tsv", 64)
     write_table(folder / "eval.tsv", 60, seed=1)
+    wild = replace(learn("student", SoftTargets()), optimiser=Optimiser(learning_rate=1e30))
     return Config(
         model=str(write_model(folder / "model")),
         data=Data(train=str(folder / "train.tsv"), eval=str(folder / "eval.tsv"), max_length=16, rows=48),
-        teacher=(Finetune(steps=9, optimiser=FAST),),
+        teacher=(Finetune(steps=30, batch_size=16, optimiser=FAST),),
         student=Student(num_hidden_layers=1, intermediate_size=16),
         alone=Finetune(name="alone", optimiser=FAST),
         rows=(
-            Row("soft", (learn("student", SoftTargets()),), paper=Published(91.5, "a paper")),
-            Row("two_steps", (learn("layers", HiddenStates(), share=2), learn("answers", SoftTargets()))),
-            Row("wild", (replace(learn("student", SoftTargets()), optimiser=Optimiser(learning_rate=1e30)),)),
+            Row("steps", (learn("layers", HiddenStates(), share=2), learn("answers", SoftTargets()))),
+            Row("wild", (wild,), paper=Published(91.5, "a paper")),
         ),
         seeds=(0, 1),
         epochs=None,
-        steps=6,
+        steps=10,
         batch_size=16,
         out=str(folder / "whole"),
     )
@@ -49,13 +59,135 @@ def suite(tmp_path_factory) -> Config:
 
 @pytest.fixture(scope="module")
 def whole(suite: Config) -> Path:
+    """A comparison that was interrupted in the middle of a row, and started again."""
+    normal = Distill.run
+
+    def interrupted(stage: Distill, context: Context) -> None:
+        if stage.name == "answers" and "seed1" in context.out:
+            raise KeyboardInterrupt
+        normal(stage, context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Distill, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compare.main(suite)
     compare.main(suite)
     return Path(suite.out)
 
 
-def report(out: Path) -> dict:
-    return json.loads((out / "report.json").read_text())
+def folder(out: Path, seed: int, stage: str = "2-answers") -> Path:
+    return out / "rows" / "steps" / f"seed{seed}" / stage
 
 
-def test_x(whole):
-    print((whole / "report.md").read_text())
+def rows(out: Path) -> dict[str, dict]:
+    return {row["name"]: row for row in json.loads((out / "report.json").read_text())["rows"]}
+
+
+def test_the_table_holds_what_the_bundles_answer(whole: Path, suite: Config):
+    lines = [line.split("\t") for line in Path(suite.data.eval).read_text().splitlines()[1:]]
+    texts, gold = [text for text, _ in lines], np.array([label for _, label in lines])
+    bundles = {
+        "steps": [folder(whole, seed) / "bundle" for seed in (0, 1)],
+        "no_teacher": [whole / "rows" / "no_teacher" / f"seed{seed}" / "1-alone" / "bundle" for seed in (0, 1)],
+    }
+    right = {
+        name: np.mean([np.array(bertjax.load(path).predict(texts).labels) == gold for path in paths], axis=0)
+        for name, paths in bundles.items()
+    }
+    found = rows(whole)
+    assert all(found[name]["score"] == pytest.approx(right[name].mean()) for name in right)
+    difference = found["steps"]["differences"]["no_teacher"]["value"]
+    assert difference == pytest.approx((right["steps"] - right["no_teacher"]).mean())
+    assert {row["parameters"] for name, row in found.items() if name in right} == {
+        sum(leaf.size for leaf in jax.tree.leaves(bertjax.load(bundles["steps"][0]).params))
+    }
+    assert found["steps"]["latency_ms"] == found["no_teacher"]["latency_ms"]  # one shape, one measurement
+
+
+def test_costs_are_counted(whole: Path):
+    found = rows(whole)
+    assert found["no_teacher"]["passes"] == found["steps"]["passes"] == 10 * 16  # 48 rows are 3 full batches of 16
+    assert found["steps"]["asked"] == 2 * 48  # each stage asks for something else
+    assert found["more_epochs"]["passes"] == (10 + 30 + 3) * 16  # the teacher's training, and asking it once
+
+
+def test_a_failed_row_is_reported_and_the_rest_is_there(whole: Path):
+    wild = rows(whole)["wild"]
+    assert wild["score"] is None
+    assert [seed for seed, _ in wild["failures"]] == [0, 1]
+    assert "not finite at step" in wild["failures"][0][1]
+    text = (whole / "report.md").read_text()
+    assert "**wild**, seed 1, failed: the loss or its gradient was not finite" in text
+
+
+def test_a_row_run_alone_has_the_same_bits(whole: Path, suite: Config, tmp_path: Path):
+    compare.main(replace(suite, row="steps/seed1", out=str(tmp_path)))
+    assert weights(folder(tmp_path, 1)) == weights(folder(whole, 1))
+    assert weights(folder(whole, 0)) != weights(folder(whole, 1))
+    assert not (tmp_path / "report.md").exists()
+    assert [path.name for path in (tmp_path / "rows").iterdir()] == ["steps"]
+
+
+def test_nothing_that_was_finished_was_done_again(whole: Path):
+    for place in (folder(whole, 0), folder(whole, 1, "1-layers"), whole / "teacher" / "1-teacher"):
+        assert [line["event"] for line in metrics(place) if line.get("event") in ("start", "restart")] == ["start"]
+
+
+def test_budgets_are_dealt_out_to_the_last_step(suite: Config):
+    bench = compare.Bench(replace(suite, steps=100), Path(), None, "", 48, 10.0)
+    dealt = compare.lengths_of(bench, "steps", [1, 1, 1])
+    assert [stage["steps"] for stage in dealt] == [33, 34, 33]
+    bench = replace(bench, config=replace(suite, steps=None, epochs=3.0))
+    assert [stage["epochs"] for stage in compare.lengths_of(bench, "steps", [2, 1])] == [2, 1]
+    assert [stage["epochs"] for stage in compare.lengths_of(bench, "more_epochs", [1])] == [14]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"row": "stpes/seed1"}, "--row=stpes/seed1: no such row; did you mean steps/seed1"),
+        ({"row": "steps/seed7"}, "seeds: 0, 1"),
+        ({"rows": (Row("a", (learn("x"),)), Row("a", (learn("x"),)))}, "rows need names of their own; given twice: a"),
+        ({"rows": (Row("no_teacher", (learn("x"),)),)}, "every comparison has by itself"),
+        ({"rows": ()}, "rows is empty"),
+        ({"seeds": (1, 1)}, "seeds need names of their own; given twice: 1"),
+        ({"steps": None}, "give the budget"),
+    ],
+)
+def test_a_mistake_ends_in_one_clear_error(suite: Config, changes: dict, said: str):
+    with pytest.raises(UserError, match=re.escape(said)):
+        replace(suite, **changes)
+
+
+def test_a_row_that_cannot_be_a_folder_is_refused():
+    with pytest.raises(UserError, match="letters, digits"):
+        Row("a/b", (learn("x"),))
+    with pytest.raises(UserError, match="no stages"):
+        Row("a", ())
+
+
+def test_equal_texts_stay_together_and_more_rows_hold_the_fewer():
+    texts = [f"text {i % 10}" for i in range(30)]
+    few, more = (chosen_by_text(Examples(texts, labels=list(range(30))), count) for count in (6, 15))
+    assert all(texts[label] == text for text, label in zip(more.texts, more.labels or [], strict=True))
+    assert {few.texts.count(text) for text in few.texts} == {3}
+    assert set(few.labels or []) < set(more.labels or [])
+    assert more.labels == sorted(more.labels or [])
+
+
+def test_the_suites_student_computes_at_most_a_fifth_of_its_teachers_encoder():
+    config = load_config("compare", Config)
+    teacher = BertConfig(vocab_size=30_522, hidden_size=384, num_attention_heads=12, num_hidden_layers=6).replace(
+        intermediate_size=1536
+    )
+    student = config.student.config(teacher)
+
+    def encoder(shape: BertConfig) -> float:
+        """Arithmetic of all layers, from what the model with all of them needs more than the one with a single one."""
+        counted = [
+            forward_cost(build(c), abstract_params(c), 32).flops or 0.0
+            for c in (shape, shape.replace(num_hidden_layers=1))
+        ]
+        return (counted[0] - counted[1]) * shape.num_hidden_layers / (shape.num_hidden_layers - 1)
+
+    assert encoder(student) <= encoder(teacher) / 5
