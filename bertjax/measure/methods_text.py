@@ -130,11 +130,12 @@ def _against_more_epochs(report: Comparison) -> str:
 
 
 def _best(report: Comparison) -> str:
-    compared = {row.name: row.differences[report.best] for row in report.rows if report.best in row.differences}
-    if report.best is None or not compared:
+    best = report.best or ""
+    compared = {row.name: row.differences[best] for row in report.rows if best in row.differences}
+    if not compared:
         return ""
     near = [title(name) for name, found in compared.items() if found.p_value >= LEVEL]
-    said = f"The best row is **{title(report.best)}**"
+    said = f"The best row is **{title(best)}**"
     return (
         f"{said}; that it is better than {', '.join(near)} may be noise." if near else f"{said}, and no other is near."
     )

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -177,9 +178,9 @@ def test_equal_texts_stay_together_and_more_rows_hold_the_fewer():
 
 def test_the_suites_student_computes_at_most_a_fifth_of_its_teachers_encoder():
     config = load_config("compare", Config)
-    teacher = BertConfig(vocab_size=30_522, hidden_size=384, num_attention_heads=12, num_hidden_layers=6).replace(
-        intermediate_size=1536
-    )
+    sizes = {"hidden_size": 384, "num_attention_heads": 12, "num_hidden_layers": 6, "intermediate_size": 1536}
+    head: Any = {"architecture": "BertForSequenceClassification", "labels": ("a", "b")}
+    teacher = BertConfig(vocab_size=30_522, **sizes, **head)
     student = config.student.config(teacher)
 
     def encoder(shape: BertConfig) -> float:
