@@ -44,6 +44,7 @@ HEADS = (
     "seq_relationship",
     "transform",
     "decoder_bias",
+    "decoder_rest",
     "exits",
 )
 SETTINGS = (

@@ -76,13 +76,14 @@ def map_with_path(function: Callable[[str, Any], Any], tree: Tree, prefix: str =
 
 def step_params(params: Tree, step: Any) -> Tree:
     """What one depth step (a `LayerConfig` with every group named) uses, wherever it lies: attention and ffn, each with
-    its LayerNorm."""
+    its LayerNorm, and what else there is in the group of the attention."""
     stack = params["encoder"]
     norms = {"attention": step.attention_norm, "ffn": step.ffn_norm}
-    return {
+    parts = {
         part: {**stack[f"layer_{group}"][part], "layer_norm": stack[f"layer_{norms[part]}"][part]["layer_norm"]}
         for part, group in (("attention", step.attention), ("ffn", step.ffn))
     }
+    return parts | {name: part for name, part in stack[f"layer_{step.attention}"].items() if name not in norms}
 
 
 def put_step(stack: Tree, step: Any, source: Tree) -> None:
@@ -94,6 +95,8 @@ def put_step(stack: Tree, step: Any, source: Tree) -> None:
         for owner, given in ((group, products), (norms[part], {"layer_norm": source[part]["layer_norm"]})):
             into = stack.setdefault(f"layer_{owner}", {}).setdefault(part, {})
             into |= {name: leaf for name, leaf in given.items() if name not in into}
+    group = stack[f"layer_{step.attention}"]
+    group |= {name: part for name, part in source.items() if name not in (*norms, *group)}
 
 
 def count(tree: Tree) -> int:

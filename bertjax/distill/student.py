@@ -164,7 +164,9 @@ def inherit(student: Any, teacher: Any, pairing: str | tuple[int, ...]) -> dict[
     stack: dict[str, dict[str, Any]] = {}
     for step, paired in zip(ours, pair_layers(pairing, len(ours), len(theirs)), strict=True):
         source = step_params(teacher.params, theirs[paired])
-        source["ffn"] = narrow_ffn(source["ffn"], student.config.intermediate_size)
+        for part in source:
+            if part.startswith("ffn"):
+                source[part] = narrow_ffn(source[part], student.config.intermediate_size)
         put_step(stack, step, source)
     params["encoder"] = stack
     if student.config.model_type != teacher.config.model_type:

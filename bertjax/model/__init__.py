@@ -6,10 +6,11 @@
     layers.py       one encoder layer
     embeddings.py   from ids to the encoder's input
     encoder.py      the stack of depth steps, over the parameters that they share or own
+    bottleneck.py   layers that compute in a width of their own: MobileBERT, IB-BERT
     recurrence.py   one block applied again and again, until all has halted: Universal Transformer
     exits.py        heads after inner layers
     bert.py         the model, whole and in pieces, and what it returns
-    heads.py        classification, tokens, answers, masked words, next sentence; DistilBERT, ALBERT
+    heads.py        classification, tokens, answers, masked words, next sentence; every family
     huggingface.py  Hugging Face folders, in and out, without torch
 
 A module is a description; its parameters are a plain nested dict beside it:
@@ -22,7 +23,7 @@ A module is a description; its parameters are a plain nested dict beside it:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bertjax.model.config import BertConfig, LayerConfig, universal_config
+from bertjax.model.config import BertConfig, LayerConfig, mobile_config, universal_config
 from bertjax.model.depth import Exits, Halting, Leaving, Recurrence
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ if TYPE_CHECKING:
         DistilBertForTokenClassification,
         DistilBertModel,
         EarlyExitBert,
+        MobileBertForMaskedLM,
+        MobileBertForNextSentencePrediction,
+        MobileBertForPreTraining,
+        MobileBertForQuestionAnswering,
+        MobileBertForSequenceClassification,
+        MobileBertForTokenClassification,
+        MobileBertModel,
         UniversalTransformer,
         abstract_params,
         build,
@@ -81,6 +89,13 @@ __all__ = [
     "LayerConfig",
     "LayerGates",
     "Leaving",
+    "MobileBertForMaskedLM",
+    "MobileBertForNextSentencePrediction",
+    "MobileBertForPreTraining",
+    "MobileBertForQuestionAnswering",
+    "MobileBertForSequenceClassification",
+    "MobileBertForTokenClassification",
+    "MobileBertModel",
     "ModelOutput",
     "Recurrence",
     "UniversalTransformer",
@@ -88,6 +103,7 @@ __all__ = [
     "build",
     "init_params",
     "key_mask",
+    "mobile_config",
     "universal_config",
 ]
 

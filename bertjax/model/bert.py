@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.errors import UserError
+from bertjax.model.bottleneck import BottleneckEncoder, TrigramEmbeddings
 from bertjax.model.config import BertConfig
 from bertjax.model.embeddings import Embeddings
 from bertjax.model.encoder import Encoder
@@ -61,10 +62,12 @@ class BertModel(nn.Module):
     """The head reads the first row of the last layer and no other."""
 
     def setup(self):
-        self.embeddings = Embeddings(self.config, self.product)
-        encoder = RecurrentEncoder if self.config.recurrence else Encoder
+        mobile = self.config.model_type == "mobilebert"
+        embeddings = TrigramEmbeddings if mobile else Embeddings
+        encoder = BottleneckEncoder if mobile else RecurrentEncoder if self.config.recurrence else Encoder
+        self.embeddings = embeddings(self.config, self.product)
         self.encoder = encoder(self.config, self.product)
-        if self.has_pooler:
+        if self.has_pooler and self.config.dense_pooler:
             self.pooler = self.dense(self.config.hidden_size)
         if self.config.exits and self.config.exits.head != "shared":
             self.exits = ExitHeads(self.config, self.product)
@@ -159,7 +162,9 @@ class BertModel(nn.Module):
         return self.exits(number, row)
 
     def pool(self, first: Float[Array, "*rows d"]) -> Float[Array, "*rows d"] | None:
-        return jnp.tanh(self.pooler(first, "pooler")) if self.has_pooler else None
+        if not self.has_pooler:
+            return None
+        return jnp.tanh(self.pooler(first, "pooler")) if self.config.dense_pooler else first
 
     def __call__(
         self,
@@ -180,6 +185,8 @@ class BertModel(nn.Module):
         is. With `stop_early` a recurrence ends when all has halted, and only its last output is there; that has no
         gradient."""
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
+        if segment_ids is not None and self.config.trigram_input:
+            raise UserError("trigrams reach into the next text of a packed row: do not pack for this model.")
         hidden = self.embed(input_ids, token_type_ids, position_ids)
         mask, trace = key_mask(real, segment_ids), None
         if isinstance(self.encoder, RecurrentEncoder):

@@ -16,7 +16,9 @@ from bertjax.errors import UserError
 from bertjax.model.depth import Exits, Halting, Recurrence
 
 Activation = Literal["gelu", "gelu_new", "relu"]
-Family = Literal["bert", "distilbert", "albert"]
+Family = Literal["bert", "distilbert", "albert", "mobilebert"]
+Norm = Literal["layer_norm", "no_norm"]
+AttentionInput = Literal["shared", "input", "block"]
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "cudnn"]
 SIZES = (
@@ -26,8 +28,9 @@ SIZES = (
     "intermediate_size",
     "max_position_embeddings",
     "inner_group_num",
+    "num_feedforward_networks",
 )
-PREFIXES = {"bert": "Bert", "distilbert": "DistilBert", "albert": "Albert"}
+PREFIXES = {"bert": "Bert", "distilbert": "DistilBert", "albert": "Albert", "mobilebert": "MobileBert"}
 """How the module classes of each family begin."""
 
 
@@ -68,11 +71,13 @@ class LayerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """A BERT (Devlin et al. 2018), DistilBERT (Sanh et al. 2019) or ALBERT (Lan et al. 2020) encoder with one head.
-    Defaults: BERT-base.
+    """A BERT (Devlin et al. 2018), DistilBERT (Sanh et al. 2019), ALBERT (Lan et al. 2020) or MobileBERT (Sun et al.
+    2020) encoder with one head. Defaults: BERT-base.
 
     DistilBERT is the same encoder with `type_vocab_size=0`, no pooler, and a classifier with a hidden layer of its own.
     ALBERT is the same with embeddings of another width and layers that share parameters; a BERT may have both as well.
+    MobileBERT has layers and embeddings of its own; the fields that describe them are open to no other family, and
+    `mobile_config` has the published sizes.
     """
 
     model_type: Family = "bert"
@@ -119,6 +124,23 @@ class BertConfig:
     """Heads after some depth steps, at which an example may leave."""
     norm: Literal["post", "pre"] = "post"
     """LayerNorm after each residual sum, or before attention and feed-forward layer with one more at the end."""
+    intra_bottleneck_size: int = 0
+    """Width in which a MobileBERT layer computes, between two dense layers; 0 means that it has none of the two and
+    computes in `hidden_size`. May be wider than that: IB-BERT."""
+    bottleneck_attention: AttentionInput = "shared"
+    """What attention reads. shared: queries and keys a bottleneck of their own, values the layer's input; input: all
+    three what the input bottleneck gives; block: all three the layer's input."""
+    num_feedforward_networks: int = 1
+    """Feed-forward layers of a MobileBERT layer, one behind the other."""
+    normalization_type: Norm = "layer_norm"
+    """no_norm: in embeddings and layers a factor and an offset for each column, instead of LayerNorm."""
+    main_norm_eps: float = 0.0
+    """Of the LayerNorms of a MobileBERT that follow its embeddings and the last feed-forward layer of each layer; 0
+    means `layer_norm_eps`. `transformers` has 1e-5 there, whatever its config says."""
+    trigram_input: bool = False
+    """The embedding of a piece is made of its own row in the word table and of those of its two neighbours."""
+    dense_pooler: bool = True
+    """Whether the pooled vector of a MobileBERT is the first row through a dense layer and tanh, or as it is."""
 
     dtype: Dtype = "float32"
     """Compute dtype of the products. Parameters, LayerNorm, softmax and losses stay in float32."""
@@ -130,6 +152,7 @@ class BertConfig:
     def __post_init__(self):
         kinds = {"model_type": Family, "hidden_act": Activation, "dtype": Dtype, "attention": Kernel}
         kinds |= {"factorised": Literal["sum", "words"], "norm": Literal["post", "pre"]}
+        kinds |= {"bottleneck_attention": AttentionInput, "normalization_type": Norm}
         for name, kind in kinds.items():
             self._require(name, getattr(self, name) in get_args(kind), f"expected one of {', '.join(get_args(kind))}")
         for name in SIZES:
@@ -149,10 +172,11 @@ class BertConfig:
         answers = self.architecture.endswith("QuestionAnswering")
         self._require("labels", not answers or len(self.labels) == 2, "answers have two, start and end")
         if not self.head_size:
-            whole = self.hidden_size % self.num_attention_heads == 0
-            advice = f"hidden_size {self.hidden_size} is not divisible by it; choose a divisor, or give head_size"
+            name = "intra_bottleneck_size" if self.intra_bottleneck_size else "hidden_size"
+            whole = self.inner_size % self.num_attention_heads == 0
+            advice = f"{name} {self.inner_size} is not divisible by it; choose a divisor, or give head_size"
             self._require("num_attention_heads", whole, advice)
-            object.__setattr__(self, "head_size", self.hidden_size // self.num_attention_heads)
+            object.__setattr__(self, "head_size", self.inner_size // self.num_attention_heads)
         if not self.embedding_size:
             object.__setattr__(self, "embedding_size", self.hidden_size)
         most = f"expected 0 to {self.num_hidden_layers}, the number of layers"
@@ -162,6 +186,7 @@ class BertConfig:
         self._require("num_hidden_layers", len(self.layers) in (0, whole), described)
         self._check_groups()
         self._check_exits()
+        self._check_bottlenecks()
         drops = self.attention == "cudnn" and self.attention_probs_dropout_prob
         self._require("attention_probs_dropout_prob", not drops, "attention='cudnn' cannot drop: give 0, or use 'xla'")
         halves = self.attention != "cudnn" or self.dtype == "bfloat16"
@@ -190,6 +215,23 @@ class BertConfig:
         labels = self.architecture.endswith("ForSequenceClassification")
         self._require("exits", labels, f"a {self.architecture} gives a text no label that could be had early")
 
+    def _check_bottlenecks(self) -> None:
+        """What a MobileBERT alone has, and what it cannot have."""
+        if self.model_type != "mobilebert":
+            for name, plain in PLAIN.items():
+                self._require(name, getattr(self, name) == plain, f"only a MobileBERT has that: leave it at {plain!r}")
+            return
+        self._require("intra_bottleneck_size", self.intra_bottleneck_size >= 0, "expected a width, or 0 for none")
+        self._require("factorised", self.factorised == "sum", "a MobileBERT maps its words as it does: leave it out")
+        self._require("norm", self.norm == "post", "a MobileBERT has norm='post'")
+        most = f"a MobileBERT's word table has at most the {self.hidden_size} columns of the encoder"
+        self._require("embedding_size", self.embedding_size <= self.hidden_size, most)
+        self._require("recurrence", not self.recurrence, "the layers of a MobileBERT do not recur: leave it out")
+        steps = self.depth_steps()
+        owned = {step.attention for step in steps if len(step.groups) == 1}
+        if len(owned) != len(steps):
+            raise UserError("layers of a MobileBERT share no parameters: give each depth step a group of its own.")
+
     def _require(self, name: str, holds: Any, advice: str) -> None:
         if not holds:
             raise UserError(f"{name} is {getattr(self, name)!r}; {advice}.")
@@ -215,8 +257,18 @@ class BertConfig:
     @property
     def maps_embeddings(self) -> bool:
         """Whether a dense layer leads from the embeddings to the encoder. ALBERT's folders have one at any width."""
-        narrow = self.embedding_size != self.hidden_size
+        narrow = self.embedding_size != self.hidden_size or self.trigram_input
         return narrow or self.model_type == "albert" or self.factorised == "words"
+
+    @property
+    def inner_size(self) -> int:
+        """The width in which a layer computes; between layers it is `hidden_size`."""
+        return self.intra_bottleneck_size or self.hidden_size
+
+    @property
+    def inner_dropout(self) -> float:
+        """Dropout after the products of a layer. Between bottlenecks there is none (Sun et al. 2020, official code)."""
+        return 0.0 if self.intra_bottleneck_size else self.hidden_dropout_prob
 
     @property
     def head_dropout(self) -> float:
@@ -225,12 +277,23 @@ class BertConfig:
     def replace(self, **changes) -> "BertConfig":
         """A copy with other values. Changing the width or the number of heads derives `head_size` anew, and an
         `embedding_size` that was the width follows it."""
-        if {"hidden_size", "num_attention_heads"} & changes.keys():
+        if {"hidden_size", "num_attention_heads", "intra_bottleneck_size"} & changes.keys():
             changes.setdefault("head_size", 0)
         if "hidden_size" in changes and self.embedding_size == self.hidden_size:
             changes.setdefault("embedding_size", 0)
         return dataclasses.replace(self, **changes)
 
+
+PLAIN = {
+    "intra_bottleneck_size": 0,
+    "bottleneck_attention": "shared",
+    "num_feedforward_networks": 1,
+    "normalization_type": "layer_norm",
+    "main_norm_eps": 0.0,
+    "trigram_input": False,
+    "dense_pooler": True,
+}
+"""Fields of a MobileBERT, as they are in every other family."""
 
 COMPUTE_FIELDS = ("dtype", "attention", "remat")
 """Fields that say how to compute, not what the model is: chosen per run, never written to disk."""
@@ -264,3 +327,42 @@ def universal_config(preset: Literal["paper", "official"], **fields: Any) -> Ber
     }
     base = {"architecture": "BertModel", "num_hidden_layers": 1, "hidden_act": "relu"}
     return BertConfig(**{**base, **presets[preset], **fields})
+
+
+def mobile_config(preset: Literal["base", "tiny", "teacher"], **fields: Any) -> BertConfig:
+    """A MobileBERT in its published sizes (Sun et al. 2020, table 1), the smaller MobileBERT-TINY, or their teacher
+    IB-BERT-LARGE; `fields` are those of `BertConfig`.
+
+    All three have 24 layers that hand on 512 columns, 4 heads, and embeddings from trigrams of 128 columns. The
+    students have no pooler: their heads read the first row.
+    """
+    shared: dict[str, Any] = {
+        "model_type": "mobilebert",
+        "architecture": "MobileBertForPreTraining",
+        "embedding_size": 128,
+        "trigram_input": True,
+        "hidden_size": 512,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 4,
+    }
+    student: dict[str, Any] = {
+        "intra_bottleneck_size": 128,
+        "intermediate_size": 512,
+        "hidden_act": "relu",
+        "normalization_type": "no_norm",
+        "hidden_dropout_prob": 0.0,
+        "dense_pooler": False,
+    }
+    presets: dict[str, dict[str, Any]] = {
+        "base": student | {"num_feedforward_networks": 4},
+        "tiny": student | {"num_feedforward_networks": 2, "bottleneck_attention": "input"},
+        "teacher": {
+            "intra_bottleneck_size": 1024,
+            "intermediate_size": 4096,
+            "hidden_act": "gelu_new",
+            "bottleneck_attention": "block",
+        },
+    }
+    if preset not in presets:
+        raise UserError(f"preset is {preset!r}; expected one of {', '.join(presets)}.")
+    return BertConfig(**{**shared, **presets[preset], **fields})

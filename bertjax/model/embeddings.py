@@ -59,20 +59,20 @@ class Embeddings(nn.Module):
         config = self.config
         words = config.factorised == "words"
 
-        def table(name: str, rows: int, width: int) -> Table:
-            return Table(rows, width, f"embeddings/{name}", config.initializer_range, self.product)
-
         others = config.hidden_size if words else config.embedding_size
-        self.word = table("word", config.vocab_size, config.embedding_size)
-        self.position = table("position", config.max_position_embeddings, others)
+        self.word = self.table("word", config.vocab_size, config.embedding_size)
+        self.position = self.table("position", config.max_position_embeddings, others)
         if config.type_vocab_size:
-            self.token_type = table("token_type", config.type_vocab_size, others)
+            self.token_type = self.table("token_type", config.type_vocab_size, others)
         self.layer_norm = LayerNorm(config.layer_norm_eps)
         if words:
             sizes = config.embedding_size, config.hidden_size
             self.word_mapping = Mapping(*sizes, config.initializer_range, self.product)
         elif config.maps_embeddings:
             self.mapping = Dense(config.hidden_size, config.initializer_range, self.product)
+
+    def table(self, name: str, rows: int, width: int) -> Table:
+        return Table(rows, width, f"embeddings/{name}", self.config.initializer_range, self.product)
 
     def __call__(
         self, input_ids: Int[Array, "b l"], token_type_ids: Int[Array, "b l"], position_ids: Int[Array, "#b l"]

@@ -16,6 +16,8 @@ class Encoder(nn.Module):
     config: BertConfig
     product: Product = plain_product
 
+    group_type = Group
+
     def setup(self):
         steps = self.config.depth_steps()
         heads = {step.attention: step.num_attention_heads for step in steps}
@@ -23,7 +25,8 @@ class Encoder(nn.Module):
         named = sorted(set().union(*(step.groups for step in steps)))
         # A group that lends nothing but a LayerNorm makes no products, so their sizes do not matter.
         self.groups = {
-            g: Group(self.config, heads.get(g, 1), neurons.get(g, 1), self.product, name=f"layer_{g}") for g in named
+            g: self.group_type(self.config, heads.get(g, 1), neurons.get(g, 1), self.product, name=f"layer_{g}")
+            for g in named
         }
         if self.config.norm == "pre":
             self.last_norm = LayerNorm(self.config.layer_norm_eps)
@@ -40,7 +43,8 @@ class Encoder(nn.Module):
         """The outputs of depth steps `start` to `stop` (exclusive); `first_apart` is about the last of the model, see
         `Layer.first_apart`."""
         outputs, reached = [], range(self.config.depth)[start:stop]
-        run = nn.remat(Encoder.step, static_argnums=(1, 5)) if self.config.remat else Encoder.step
+        step = type(self).step
+        run = nn.remat(step, static_argnums=(1, 5)) if self.config.remat else step
         for number in reached:
             apart = first_apart and number == self.config.depth - 1
             outputs.append(run(self, number, hidden, mask, gates[number] if gates else LayerGates(), apart))

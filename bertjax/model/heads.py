@@ -82,14 +82,23 @@ class BertForMaskedLM(BertModel):
 
     def setup_head(self) -> None:
         config = self.config
-        self.transform = self.dense(config.hidden_size if config.factorised == "words" else config.embedding_size)
+        mobile = config.model_type == "mobilebert"
+        wide = mobile or config.factorised == "words"
+        self.transform = self.dense(config.hidden_size if wide else config.embedding_size)
         self.transform_norm = LayerNorm(self.config.layer_norm_eps)
         self.decoder_bias = parameter(self, "decoder_bias", nn.initializers.zeros, (self.config.vocab_size,))
+        if mobile:
+            rest = config.hidden_size - config.embedding_size, config.vocab_size
+            self.decoder_rest = parameter(self, "decoder_rest", nn.initializers.normal(config.initializer_range), rest)
 
     def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"] | None) -> Float[Array, "b l v"]:
         del pooled
         transformed = self.transform_norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden, "transform")))
         logits = self.embeddings.words_from(transformed)
+        if self.config.model_type == "mobilebert":
+            beyond = transformed[..., self.config.embedding_size :]
+            rest = self.decoder_rest.astype(beyond.dtype)
+            logits = logits + self.product("decoder_rest", "bld,dv->blv", beyond, rest)
         return logits + as_row(self.decoder_bias, logits.ndim).astype(logits.dtype)
 
 
@@ -171,6 +180,35 @@ class AlbertForPreTraining(BertForPreTraining):
         return super().sentence_head(dropout(pooled, self.config.head_dropout, dropout_key(self)))
 
 
+class MobileBertModel(BertModel):
+    """MobileBERT (Sun et al. 2020), and its teacher IB-BERT: which of the two is in the config."""
+
+
+class MobileBertForSequenceClassification(BertForSequenceClassification):
+    """Logits [b, labels] from the pooled vector; with one label, regression."""
+
+
+class MobileBertForTokenClassification(BertForTokenClassification):
+    """Logits [b, l, labels] for every piece."""
+
+
+class MobileBertForQuestionAnswering(BertForQuestionAnswering):
+    """Logits [b, l, 2]: start and end of the answer."""
+
+
+class MobileBertForNextSentencePrediction(BertForNextSentencePrediction):
+    """Logits [b, 2]: the second text follows the first (0) or is a random one (1)."""
+
+
+class MobileBertForMaskedLM(BertForMaskedLM):
+    """Logits [b, l, vocabulary]. The word table (tied) is narrower than the encoder: the columns that it does not have
+    are an array of their own, `decoder_rest`, without which the logits would have the rank of the table."""
+
+
+class MobileBertForPreTraining(BertForPreTraining):
+    """Both heads of pre-training: masked words, and the next sentence."""
+
+
 class UniversalTransformer(BertModel):
     """A Universal Transformer encoder (Dehghani et al. 2018): the layers of the config, applied again and again.
 
@@ -214,6 +252,13 @@ ARCHITECTURES: dict[str, type[BertModel]] = {
         AlbertForQuestionAnswering,
         AlbertForMaskedLM,
         AlbertForPreTraining,
+        MobileBertModel,
+        MobileBertForSequenceClassification,
+        MobileBertForTokenClassification,
+        MobileBertForQuestionAnswering,
+        MobileBertForNextSentencePrediction,
+        MobileBertForMaskedLM,
+        MobileBertForPreTraining,
     )
 }
 """Every module class by the name that stands in `architectures` of a `config.json`."""

@@ -77,7 +77,20 @@ ALBERT_NAMES = (
     (r"^transform_norm/", "predictions.LayerNorm."),
     (r"^decoder_bias$", "predictions.bias"),
 )
-NAMES = {"bert": BERT_NAMES, "distilbert": DISTILBERT_NAMES, "albert": ALBERT_NAMES}
+BOTTLENECKS = {"input": "bottleneck.input", "shared": "bottleneck.attention", "output": "output.bottleneck"}
+MOBILE_NAMES = (
+    (r"^embeddings/mapping/", "mobilebert.embeddings.embedding_transformation."),
+    (r"^encoder/layer_(\d+)/ffn_(\d+)/(intermediate|output)/", r"mobilebert.encoder.layer.\1.ffn.\2.\3.dense."),
+    (r"^encoder/layer_(\d+)/ffn_(\d+)/layer_norm/", r"mobilebert.encoder.layer.\1.ffn.\2.output.LayerNorm."),
+    *(
+        (rf"^encoder/layer_(\d+)/{ours}_bottleneck/{part}/", rf"mobilebert.encoder.layer.\1.{theirs}.{name}.")
+        for ours, theirs in BOTTLENECKS.items()
+        for part, name in (("dense", "dense"), ("layer_norm", "LayerNorm"))
+    ),
+    (r"^decoder_rest$", "cls.predictions.dense.weight"),  # (in, out) there, too
+    *((ours, re.sub(r"^bert\.", "mobilebert.", theirs)) for ours, theirs in BERT_NAMES),
+)
+NAMES = {"bert": BERT_NAMES, "distilbert": DISTILBERT_NAMES, "albert": ALBERT_NAMES, "mobilebert": MOBILE_NAMES}
 # Tensors that hold nothing of their own: buffers, and copies of tied weights.
 REDUNDANT = re.compile(r"position_ids$|^(cls\.)?predictions\.decoder\.|^vocab_projector\.weight$")
 DISTILBERT_FIELDS = {
@@ -98,7 +111,22 @@ ALBERT_FIELDS = (
     | {name: name for name in ("embedding_size", "num_hidden_groups", "inner_group_num")}
     | {"classifier_dropout": "classifier_dropout_prob"}
 )
-FIELDS = {"bert": BERT_FIELDS, "distilbert": DISTILBERT_FIELDS, "albert": ALBERT_FIELDS}
+MOBILE_FIELDS = {
+    name: name
+    for name in (
+        *BERT_FIELDS,
+        "embedding_size",
+        "trigram_input",
+        "num_feedforward_networks",
+        "normalization_type",
+    )
+} | {"dense_pooler": "classifier_activation"}
+FIELDS = {
+    "bert": BERT_FIELDS,
+    "distilbert": DISTILBERT_FIELDS,
+    "albert": ALBERT_FIELDS,
+    "mobilebert": MOBILE_FIELDS,
+}
 # What `transformers` takes where a folder is silent and our own default is another.
 ALBERT_DEFAULTS = {
     "vocab_size": 30000,
@@ -112,6 +140,19 @@ ALBERT_DEFAULTS = {
     "attention_probs_dropout_prob": 0.0,
     "classifier_dropout": 0.1,
 }
+MOBILE_DEFAULTS = {
+    "embedding_size": 128,
+    "trigram_input": True,
+    "hidden_size": 512,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "hidden_act": "relu",
+    "num_feedforward_networks": 4,
+    "normalization_type": "no_norm",
+    "hidden_dropout_prob": 0.0,
+}
+MAIN_NORM_EPS = 1e-5  # torch's own, which its MobileBERT leaves in two places
 DISTILBERT_HEAD_DROPOUT = {
     "DistilBertForSequenceClassification": ("seq_classif_dropout", 0.2),
     "DistilBertForQuestionAnswering": ("qa_dropout", 0.1),
@@ -169,6 +210,8 @@ def config_from_json(content: dict[str, Any], where: str, architecture: str | No
     values = {ours: content[theirs] for ours, theirs in names.items() if content.get(theirs) is not None}
     if model_type == "albert":
         values = ALBERT_DEFAULTS | values
+    if model_type == "mobilebert":
+        values = MOBILE_DEFAULTS | values | bottleneck_from_json(content)
     if model_type == "distilbert":
         values["type_vocab_size"] = 0
         if chosen in DISTILBERT_HEAD_DROPOUT:
@@ -199,6 +242,31 @@ def own_config(content: dict[str, Any], where: str, architecture: str) -> BertCo
         raise UserError(
             f"{where} is of type bertjax, but not as this version writes it ({error}): open it with the one that did."
         ) from None
+
+
+def bottleneck_from_json(content: dict[str, Any]) -> dict[str, Any]:
+    """The fields that `transformers` spreads over several, and the epsilon that it does not write."""
+    fields: dict[str, Any] = {"main_norm_eps": MAIN_NORM_EPS}
+    if not content.get("use_bottleneck", True):
+        return fields
+    shared = "shared" if content.get("key_query_shared_bottleneck", True) else "block"
+    reads = "input" if content.get("use_bottleneck_attention", False) else shared
+    return fields | {
+        "intra_bottleneck_size": content.get("intra_bottleneck_size", 128),
+        "bottleneck_attention": reads,
+    }
+
+
+def bottleneck_to_json(config: BertConfig) -> dict[str, Any]:
+    """The inverse."""
+    if not config.intra_bottleneck_size:
+        return {"use_bottleneck": False}
+    return {
+        "use_bottleneck": True,
+        "intra_bottleneck_size": config.intra_bottleneck_size,
+        "use_bottleneck_attention": config.bottleneck_attention == "input",
+        "key_query_shared_bottleneck": config.bottleneck_attention == "shared",
+    }
 
 
 def named_architecture(content: dict[str, Any]) -> str:
@@ -241,6 +309,8 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
     if config.model_type == "albert":  # What we may leave open has to be a number there.
         content["classifier_dropout_prob"] = config.head_dropout
         content["num_hidden_groups"] = config.num_hidden_groups or config.num_hidden_layers
+    if config.model_type == "mobilebert":
+        content |= bottleneck_to_json(config)
     if config.architecture in DISTILBERT_HEAD_DROPOUT:
         content[DISTILBERT_HEAD_DROPOUT[config.architecture][0]] = config.head_dropout
     content["id2label"] = {str(index): label for index, label in enumerate(config.labels)}
@@ -250,14 +320,19 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
 
 def is_stock(config: BertConfig) -> bool:
     """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, the sharing
-    and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT the one epsilon that its
-    code knows."""
+    and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT and MobileBERT the epsilon
+    that their code knows."""
     if config.recurrence or config.exits or config.norm == "pre" or config.classifier_activation:
         return False
     as_said = config.replace(layers=()).depth_steps() == config.depth_steps()
-    filled = config.head_size * config.num_attention_heads == config.hidden_size
+    filled = config.head_size * config.num_attention_heads == config.inner_size
     if config.model_type == "albert":
         return as_said and filled and config.factorised == "sum"
+    if config.model_type == "mobilebert":
+        # Queries that read the layer's input are given the inner width there; and a mapping that is not used is stored.
+        fits = config.bottleneck_attention != "block" or config.inner_size == config.hidden_size
+        epsilon = config.normalization_type == "no_norm" or config.main_norm_eps == MAIN_NORM_EPS
+        return as_said and filled and fits and epsilon and config.maps_embeddings and config.inner_group_num == 1
     unshared = config.num_hidden_groups in (0, config.num_hidden_layers) and config.inner_group_num == 1
     plain = as_said and filled and unshared and not config.maps_embeddings
     return plain and (config.model_type == "bert" or config.layer_norm_eps == 1e-12)

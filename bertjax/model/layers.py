@@ -99,8 +99,24 @@ class LayerNorm(nn.Module):
         return (centred * inverse * as_row(scale, x.ndim) + as_row(bias, x.ndim)).astype(x.dtype)
 
 
+class NoNorm(nn.Module):
+    """A factor and an offset for each column: what is left of LayerNorm without its statistics (Sun et al. 2020,
+    section 3.3). In float32, returned in the dtype of its input."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        scale = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],))
+        bias = parameter(self, "bias", nn.initializers.zeros, (x.shape[-1],))
+        return (x.astype(jnp.float32) * as_row(scale, x.ndim) + as_row(bias, x.ndim)).astype(x.dtype)
+
+
+def norm_of(config: BertConfig, epsilon: float = 0.0) -> LayerNorm | NoNorm:
+    """The norm of embeddings and layers; 0 means the epsilon of the config."""
+    return NoNorm() if config.normalization_type == "no_norm" else LayerNorm(epsilon or config.layer_norm_eps)
+
+
 class SelfAttention(nn.Module):
-    """The products of multi-head self-attention, its output projection included, and a LayerNorm."""
+    """The products of multi-head self-attention, its output projection included, and a norm."""
 
     config: BertConfig
     heads: int
@@ -112,8 +128,8 @@ class SelfAttention(nn.Module):
         self.query = Dense(width, config.initializer_range, self.product)
         self.key = Dense(width, config.initializer_range, self.product)
         self.value = Dense(width, config.initializer_range, self.product)
-        self.output = Dense(config.hidden_size, config.initializer_range, self.product)
-        self.layer_norm = LayerNorm(config.layer_norm_eps)
+        self.output = Dense(config.inner_size, config.initializer_range, self.product)
+        self.layer_norm = norm_of(config)
 
     def queries(self, rows: Float[Array, "b r d"], site: str) -> Float[Array, "b r h k"]:
         return self.heads_of(self.query(rows, f"{site}/query"))
@@ -144,7 +160,7 @@ class SelfAttention(nn.Module):
             context = context * jnp.reshape(gates.heads, (-1, 1, self.heads, 1)).astype(context.dtype)
         width = self.heads * self.config.head_size
         update = self.output(context.reshape(*queries.shape[:2], width), f"{site}/output")
-        return dropout(update, self.config.hidden_dropout_prob, dropout_key(self))
+        return dropout(update, self.config.inner_dropout, dropout_key(self))
 
     def attend(
         self,
@@ -163,23 +179,25 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two dense layers around an activation, and a LayerNorm."""
+    """Two dense layers around an activation, and a norm."""
 
     config: BertConfig
     neurons: int
     product: Product = plain_product
+    epsilon: float = 0.0
+    """Of the norm; 0 means the config's."""
 
     def setup(self):
         config = self.config
         self.intermediate = Dense(self.neurons, config.initializer_range, self.product)
-        self.output = Dense(config.hidden_size, config.initializer_range, self.product)
-        self.layer_norm = LayerNorm(config.layer_norm_eps)
+        self.output = Dense(config.inner_size, config.initializer_range, self.product)
+        self.layer_norm = norm_of(config, self.epsilon)
 
     def __call__(self, hidden: Float[Array, "b l d"], gates: LayerGates, site: str) -> Float[Array, "b l d"]:
         activated = ACTIVATIONS[self.config.hidden_act](self.intermediate(hidden, f"{site}/intermediate"))
         if gates.neurons is not None:
             activated = activated * jnp.reshape(gates.neurons, (-1, 1, self.neurons)).astype(activated.dtype)
-        return dropout(self.output(activated, f"{site}/output"), self.config.hidden_dropout_prob, dropout_key(self))
+        return dropout(self.output(activated, f"{site}/output"), self.config.inner_dropout, dropout_key(self))
 
 
 class Group(nn.Module):
@@ -192,7 +210,7 @@ class Group(nn.Module):
 
     def setup(self):
         self.attention = SelfAttention(self.config, self.heads, self.product)
-        self.ffn = FeedForward(self.config, self.neurons, self.product)
+        self.ffn = FeedForward(self.config, self.neurons, self.product, self.config.main_norm_eps)
 
 
 @dataclass(frozen=True)
@@ -203,8 +221,8 @@ class Layer:
     step: int
     attention: SelfAttention
     ffn: FeedForward
-    attention_norm: LayerNorm
-    ffn_norm: LayerNorm
+    attention_norm: LayerNorm | NoNorm
+    ffn_norm: LayerNorm | NoNorm
     first_apart: bool = False
     """Compute the first row apart from the others, so that XLA drops the others where a head reads none of them: of the
     last layer, a classifier then costs two products in twelve. Only where nobody watches the products."""

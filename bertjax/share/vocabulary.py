@@ -34,6 +34,8 @@ def prune_vocabulary(bundle: Bundle, texts: Iterable[str]) -> Bundle:
     params["embeddings"] = {**params["embeddings"], "word": {"embedding": word["embedding"][kept]}}
     if "decoder_bias" in params:
         params["decoder_bias"] = params["decoder_bias"][kept]
+    if "decoder_rest" in params:
+        params["decoder_rest"] = params["decoder_rest"][:, kept]
     tokenizer = renumbered(bundle.tokenizer, kept)
     config = bundle.config.replace(vocab_size=len(kept), pad_token_id=tokenizer.pad_id)
     return dataclasses.replace(bundle, config=config, params=params, tokenizer=tokenizer)

@@ -43,7 +43,7 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     config = read_json(folder / "tokenizer_config.json")
     is_bert = config.get("tokenizer_class") in BERT_CLASSES
     if config.get("tokenizer_class") is None:
-        is_bert = read_json(folder / "config.json").get("model_type", "none") in ("bert", "distilbert")
+        is_bert = read_json(folder / "config.json").get("model_type", "none") in ("bert", "distilbert", "mobilebert")
     if (folder / "tokenizer.json").is_file():
         backend = read_tokenizer_json(folder / "tokenizer.json")
         if is_bert and isinstance(backend.normalizer, normalizers.BertNormalizer):

@@ -40,6 +40,11 @@ def torch_config(architecture: str, seed: int, **fields: Any) -> transformers.Pr
         drawn |= {"inner_group_num": int(rng.integers(1, 3)), "embedding_size": int(rng.integers(4, 20))} | fields
         drawn.setdefault("num_hidden_groups", int(rng.integers(1, drawn["num_hidden_layers"] + 1)))
         return transformers.AlbertConfig(**drawn)
+    if architecture.startswith("MobileBert"):
+        width = drawn["num_attention_heads"] * int(rng.integers(2, 6))
+        mobile = {"embedding_size": int(rng.integers(2, drawn["hidden_size"])), "intra_bottleneck_size": width}
+        mobile |= {"num_feedforward_networks": int(rng.integers(1, 4))}
+        return transformers.MobileBertConfig(**(drawn | mobile | fields))
     if not architecture.startswith("DistilBert"):
         return transformers.BertConfig(**drawn)
     theirs = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}

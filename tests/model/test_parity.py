@@ -25,7 +25,8 @@ SENTENCES = (
     "Unwatchable!",
     "two hours of my life (and 14 dollars) that i will not get back",
 )
-CASES = [(name, seed) for seed, name in enumerate(ARCHITECTURES)] + [
+MOBILE_FREE = (name for name in ARCHITECTURES if not name.startswith("MobileBert"))  # see test_bottleneck.py
+CASES = [(name, seed) for seed, name in enumerate(MOBILE_FREE)] + [
     ("BertModel", 11),
     ("BertForSequenceClassification", 12),
     ("BertForTokenClassification", 13),

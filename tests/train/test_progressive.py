@@ -18,7 +18,7 @@ from bertjax.distill.progressive import Progressive
 from bertjax.distill.student import Student
 from bertjax.distill.terms import FeatureMaps
 from bertjax.errors import UserError
-from bertjax.model import BertConfig, build
+from bertjax.model import BertConfig, build, mobile_config
 from bertjax.params import flatten
 from tests.tolerances import SAME_MATHS
 from tests.train.tiny import GOOD, metrics, weights, write_model
@@ -125,15 +125,39 @@ SMALL = BertConfig(
 )
 
 
-def test_a_layer_learns_what_the_whole_models_say_there_and_nothing_above_is_computed():
+THIN, WIDE = (
+    mobile_config(
+        preset,
+        architecture="MobileBertForSequenceClassification",
+        vocab_size=32,
+        embedding_size=4,
+        hidden_size=8,
+        intra_bottleneck_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=8,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.3,
+    )
+    for preset, width, layers in (("base", 4, 2), ("teacher", 16, 3))
+)
+
+
+@pytest.mark.parametrize(
+    ("shallow", "deep"), [(SMALL.replace(num_hidden_layers=2), SMALL), (THIN, WIDE)], ids=["BERT", "MobileBERT"]
+)
+def test_a_layer_learns_what_the_whole_models_say_there_and_nothing_above_is_computed(
+    shallow: BertConfig, deep: BertConfig
+):
     """Against the full models; and with parameters above that are no numbers, which a product would pass on."""
-    shallow = SMALL.replace(num_hidden_layers=2)
-    student, teacher = init_params(shallow, 0), init_params(SMALL, 1)
+    student, teacher = init_params(shallow, 0), init_params(deep, 1)
     mask = jnp.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     ids = jnp.arange(10).reshape(2, 5) * mask
     batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids, "weights": jnp.ones(2)}
     progressive = Progressive(pairing=(0, 2))
-    sums = progressive.build(build(shallow), build(SMALL))
+    sums = progressive.build(build(shallow), build(deep))
 
     @jax.jit
     def value_and_gradient(params: Any, teacher_params: Any, layer: Any) -> Any:
@@ -145,7 +169,7 @@ def test_a_layer_learns_what_the_whole_models_say_there_and_nothing_above_is_com
 
     ours, theirs = (
         jax.jit(lambda p, c=c: build(c).apply({"params": p}, ids, mask))(p)
-        for c, p in ((shallow, student), (SMALL, teacher))
+        for c, p in ((shallow, student), (deep, teacher))
     )
     for layer, paired in enumerate((0, 2)):
         (_, found), gradient = value_and_gradient(student, teacher, layer)
