@@ -320,8 +320,8 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
 
 def is_stock(config: BertConfig) -> bool:
     """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, the sharing
-    and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT and MobileBERT the epsilon
-    that their code knows."""
+    and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT and MobileBERT the
+    epsilon that their code knows."""
     if config.recurrence or config.exits or config.norm == "pre" or config.classifier_activation:
         return False
     as_said = config.replace(layers=()).depth_steps() == config.depth_steps()

@@ -93,7 +93,7 @@ def test_all_that_is_computed_equals_torch_and_the_folder_is_bit_exact(architect
 
 
 def test_queries_that_read_the_input_bottleneck_do_so_whatever_else_the_folder_says(tmp_path):
-    """The published TINY config asks for both kinds of bottleneck. `transformers` then stores one that it never uses."""
+    """The published TINY config asks for both bottlenecks. `transformers` then stores one that it never uses."""
     model = torch_model("MobileBertModel", 5, num_hidden_layers=1, use_bottleneck_attention=True)
     batch = random_batch(model.config, 5, "none", 8)
     bundle = bertjax.load(written(model, tmp_path))
