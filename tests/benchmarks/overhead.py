@@ -70,7 +70,8 @@ def contestants(folder: Path, size: int, length: int) -> dict[str, Any]:
     task = Task(kind="classification", labels=("bad", "good"))
     encoded = encode_examples(Examples(texts, None, labels, source="noise"), task, teacher.tokenizer, length)
     student = Student(num_hidden_layers=2).initialise(teacher, 0, encoded)
-    needs = frozenset().union(*(loss.needs(student.config, teacher.config) for loss in TINYBERT))
+    asked = [loss.needs(student.config, teacher.config) for loss in TINYBERT]
+    needs = frozenset().union(*(need for need in asked if need))
     stored = stored_outputs(folder, teacher, encoded, needs)
     data = batches(encoded, size, seed=0, buckets=(length,))
     held = jax.device_put(teacher.params)
@@ -81,7 +82,8 @@ def contestants(folder: Path, size: int, length: int) -> dict[str, Any]:
         def objective(params, extra, state, batch, step, key):
             guess = student.model.apply({"params": params}, *inputs_of(batch), rngs={"dropout": key})
             said = said_of(batch)
-            terms = {str(i): Term(*f({}, guess, said, batch), weight) for i, (weight, f) in enumerate(formulas)}
+            sums = [(*f({}, guess, said, batch), weight) for weight, f in formulas]
+            terms = {str(i): Term(total, count, weight) for i, (total, count, weight) in enumerate(sums)}
             return terms, state
 
         optimiser = Optimiser().build(1000, {"params": student.params, "extra": {}})

@@ -164,7 +164,7 @@ def ib_bert(params: Tree, ids: np.ndarray, mask: np.ndarray, types: np.ndarray, 
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
     tables, (rows, columns) = params["embeddings"], ids.shape
-    word = np.float64(tables["word"]["embedding"])
+    word = np.asarray(tables["word"]["embedding"], np.float64)
     state = np.zeros((rows, columns, len(tables["mapping"]["bias"])))
     for r in range(rows):
         for c in range(columns):
@@ -274,7 +274,7 @@ def test_rematerialisation_and_pieces_change_nothing():
             hidden = module.layers(hidden, mask, start=start, stop=start + 1)[-1].hidden
         return module.finish(hidden)[0]
 
-    logits = model.apply({"params": params}, method=in_pieces)
+    logits: Any = model.apply({"params": params}, method=in_pieces)
     np.testing.assert_allclose(logits, apply(model, params, batch).logits, rtol=1e-5, atol=1e-5)
 
 

@@ -125,24 +125,20 @@ SMALL = BertConfig(
 )
 
 
-THIN, WIDE = (
-    mobile_config(
-        preset,
-        architecture="MobileBertForSequenceClassification",
-        vocab_size=32,
-        embedding_size=4,
-        hidden_size=8,
-        intra_bottleneck_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=8,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=0.3,
-    )
-    for preset, width, layers in (("base", 4, 2), ("teacher", 16, 3))
-)
+TINY: dict[str, Any] = {
+    "architecture": "MobileBertForSequenceClassification",
+    "vocab_size": 32,
+    "embedding_size": 4,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 8,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "initializer_range": 0.3,
+}
+THIN = mobile_config("base", num_hidden_layers=2, intra_bottleneck_size=4, **TINY)
+WIDE = mobile_config("teacher", num_hidden_layers=3, intra_bottleneck_size=16, **TINY)
 
 
 @pytest.mark.parametrize(
