@@ -30,7 +30,7 @@ from bertjax.distill.terms import (
     SoftTargets,
 )
 from train.common import Data
-from train.compare import Config, Row
+from train.compare import Config, Published, Row
 from train.distill import Distill
 from train.finetune import Finetune
 from train.optimiser import Optimiser
@@ -53,11 +53,31 @@ config = Config(
     student=Student(num_hidden_layers=2, intermediate_size=512),
     alone=Finetune(name="alone", batch_size=64, optimiser=RATE),
     rows=(
-        Row("soft_targets", (learn("student", SOFT),)),
-        Row("distilbert", (learn("student", SOFT, LastHiddenState(), HardLabels()),)),
-        Row("pkd", (learn("student", SOFT, HardLabels(), Patience()),)),
-        Row("tinybert", (learn("layers", HiddenStates(), AttentionScores(), share=2), learn("answers", SOFT))),
-        Row("minilm_v1", (learn("relations", V1, share=2), learn("answers", SOFT))),
+        Row(
+            "soft_targets",
+            (learn("student", SOFT),),
+            paper=Published(90.8, "SST-2 dev, 6 layers of BERT-base; results in PKD's code (Sun et al. 2019)"),
+        ),
+        Row(
+            "distilbert",
+            (learn("student", SOFT, LastHiddenState(), HardLabels()),),
+            paper=Published(91.3, "SST-2 dev, distilled on raw text, then fine-tuned; results in DistilBERT's code"),
+        ),
+        Row(
+            "pkd",
+            (learn("student", SOFT, HardLabels(), Patience()),),
+            paper=Published(91.1, "SST-2 dev, 6 layers of BERT-base, PKD-Skip; results in the authors' code"),
+        ),
+        Row(
+            "tinybert",
+            (learn("layers", HiddenStates(), AttentionScores(), share=2), learn("answers", SOFT)),
+            paper=Published(92.6, "SST-2 test, TinyBERT-4 with augmentation (Jiao et al. 2020, table 1)"),
+        ),
+        Row(
+            "minilm_v1",
+            (learn("relations", V1, share=2), learn("answers", SOFT)),
+            paper=Published(91.5, "SST-2 dev, 6 x 384, distilled on raw text, then fine-tuned; the authors' results"),
+        ),
         Row("minilm_v2", (learn("relations", Relations(), share=2), learn("answers", SOFT))),
     ),
     seeds=(0, 1, 2),

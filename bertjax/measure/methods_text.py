@@ -91,7 +91,7 @@ def verdicts(report: Comparison) -> list[str]:
     """What the numbers say: each row against no teacher, the rows against more epochs, the best, the seeds."""
     rows = [row for row in report.rows if row.name not in (TEACHER, NO_TEACHER)]
     said = [_against_no_teacher(row, len(rows)) for row in rows if row.score is not None]
-    said += [_against_more_epochs(report), _best(report), _seeds(report), _time(report)]
+    said += [_against_more_epochs(report), _best(report), _teacher(report), _seeds(report), _time(report)]
     said += [
         f"**{title(row.name)}**, seed {seed}, failed: {one_line((why.splitlines() or [why])[0])}"
         for row in report.rows
@@ -135,10 +135,20 @@ def _best(report: Comparison) -> str:
     if not compared:
         return ""
     near = [title(name) for name, found in compared.items() if found.p_value >= LEVEL]
+    if len(near) == len(compared):
+        return f"No row stands out: that **{title(best)}** is above the others may be noise."
     said = f"The best row is **{title(best)}**"
     return (
         f"{said}; that it is better than {', '.join(near)} may be noise." if near else f"{said}, and no other is near."
     )
+
+
+def _teacher(report: Comparison) -> str:
+    words = [row.score for row in report.rows if row.name == BAG_OF_WORDS and row.score is not None]
+    teacher = report.row(TEACHER).score
+    if not words or teacher is None or teacher > words[0]:
+        return ""
+    return "The teacher is no better than a bag of words: there is nothing to be learnt from it that matters."
 
 
 def _seeds(report: Comparison) -> str:
