@@ -4,7 +4,15 @@
     bertjax distill --config=universal --out=runs/universal
     bertjax distill --config=shared --student.groups=1 --student.norms=shared --out=runs/six-rounds  # no halting
 
-Halting by position saves time only when a whole batch has halted, so the gain is at batch 1. Not run to its end so far.
+Halting by position saves time only when a whole batch has halted, so the gain is at batch 1. On SST-2,
+
+    bertjax distill --config=universal --model=runs/sst2-teacher/bundle --data.train=SST-2/train.tsv \
+        --data.eval=SST-2/dev.tsv --data.max_length=64 --epochs=2 --batch_size=64 --out=runs/universal-sst2
+
+gave 80.8 % of the 872 dev sentences from a teacher with 90.3 (seed 0 of the three epochs in configs/sst2.py), less than
+a bag of words (82.7), and took 5.98 of the 6 rounds in the mean (`bertjax predict` says for each text how many): at the
+price of 0.01 a round next to nothing halts early, and nothing is saved. Other prices and the same block at a fixed
+depth have not been run to the end.
 """
 
 from bertjax.distill.student import Student
