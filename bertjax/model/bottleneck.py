@@ -1,9 +1,9 @@
 """Thin layers between wide states: MobileBERT, and its teacher IB-BERT (Sun et al. 2020).
 
 A layer narrows its input, computes in the narrow width, and widens the result again onto the residual sum, so that 24
-layers cost what a quarter of their width costs while the states between them stay as wide as a teacher's. That is what
-makes layer-by-layer transfer possible: IB-BERT has the same states of 512 columns around layers of 1,024, an inverted
-bottleneck, and each of its layers can teach the layer beside it without a projection.
+layers are cheap while the states between them stay as wide as a teacher's. That is what makes layer-by-layer transfer
+possible: IB-BERT has the same states of 512 columns around layers of 1,024, an inverted bottleneck, and each of its
+layers can teach the layer beside it without a projection.
 
 The trade-off: thin matrices use a large device badly, the dense layers in and out are a quarter of the parameters, and
 a narrow layer has so little attention in proportion that several feed-forward layers follow it to restore the balance.
