@@ -6,6 +6,10 @@ MiniLM-L6 teaches a student with two of its layers, with every loss of TinyBERT:
 targets. Compared are the forward pass of the teacher, a fine-tuning step of the student, a distillation step with the
 teacher in it, and one with the teacher's outputs stored; reading them and bringing them to the device counts. All are
 of one runtime, so they take turns in one process: each once a round, ratios within a round, then the median.
+
+On two CPU cores: 1.38 [1.30, 1.60] times teacher and student alone with the teacher in the step, 1.85 [1.59, 2.14]
+times the student's step with stored outputs. A fine-tuning step computes one row of the last layer, which these losses
+need whole; of two layers that is much.
 """
 
 import argparse
