@@ -120,8 +120,9 @@ def load(
 
     The head follows the folder's `architectures`. With another `architecture`, or with `labels` of a number that the
     folder's head does not have, the parameters of the head are drawn from `seed` and listed in `fresh`. `settings` are
-    fields of `BertConfig` that change no parameter: `dtype`, `attention`, `remat`, dropout rates, `problem_type`,
-    `classifier_activation`. A classifier of TinyBERT's authors is known by its projection, and gets its ReLU.
+    fields of `BertConfig` that change no parameter: `dtype`, `attention`, `remat`, `arithmetic`, dropout rates,
+    `problem_type`, `classifier_activation`. A classifier of TinyBERT's authors is known by its projection, and gets
+    its ReLU.
 
     Raises:
       UserError: No such folder, no supported model in it, damaged or missing weights, an unknown architecture.

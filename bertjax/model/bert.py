@@ -21,7 +21,7 @@ from bertjax.model.embeddings import Embeddings
 from bertjax.model.encoder import Encoder
 from bertjax.model.exits import ExitHeads
 from bertjax.model.layers import Dense, LayerGates, LayerOutput
-from bertjax.model.products import Product, plain_product
+from bertjax.model.products import Product, by_rows, plain_product
 from bertjax.model.recurrence import RecurrentEncoder, Trace
 
 
@@ -116,7 +116,7 @@ class BertModel(nn.Module):
     ) -> list[LayerOutput]:
         """Depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
         # A product that is watched sees every site once, and cuDNN wants many queries.
-        apart = self.reads_first and self.product is plain_product and self.config.attention == "xla"
+        apart = self.reads_first and by_rows(self.product) and self.config.attention == "xla"
         # An exit behind the last layer: this is a piece of a model, and who goes on needs every row.
         goes_on = self.config.exits is not None and self.config.exits.after[-1] == self.config.depth - 1
         return self.encoder(hidden, mask, gates, start, stop, apart and not goes_on)

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from bertjax.errors import UserError
 from bertjax.model.depth import Exits, Halting, Recurrence
+from bertjax.quantize.formats import Quantization
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 Family = Literal["bert", "distilbert", "albert", "mobilebert"]
@@ -21,6 +22,7 @@ Norm = Literal["layer_norm", "no_norm"]
 AttentionInput = Literal["shared", "input", "block"]
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "cudnn"]
+Arithmetic = Literal["integer", "float"]
 SIZES = (
     "vocab_size",
     "hidden_size",
@@ -142,17 +144,22 @@ class BertConfig:
     dense_pooler: bool = True
     """Whether the pooled vector of a MobileBERT is the first row through a dense layer and tanh, or as it is."""
 
+    quantization: Quantization | None = None
+    """Which parameters are integers, and which inputs of products are rounded to some."""
+
     dtype: Dtype = "float32"
     """Compute dtype of the products. Parameters, LayerNorm, softmax and losses stay in float32."""
     attention: Kernel = "xla"
     """Attention kernel; `cudnn` needs an NVIDIA GPU, bfloat16 and `attention_probs_dropout_prob=0`."""
     remat: bool = False
     """Recompute each layer in the backward pass instead of storing its activations."""
+    arithmetic: Arithmetic = "integer"
+    """Of products whose operands are both rounded: integers, or floating point numbers that were rounded alike."""
 
     def __post_init__(self):
         kinds = {"model_type": Family, "hidden_act": Activation, "dtype": Dtype, "attention": Kernel}
         kinds |= {"factorised": Literal["sum", "words"], "norm": Literal["post", "pre"]}
-        kinds |= {"bottleneck_attention": AttentionInput, "normalization_type": Norm}
+        kinds |= {"bottleneck_attention": AttentionInput, "normalization_type": Norm, "arithmetic": Arithmetic}
         for name, kind in kinds.items():
             self._require(name, getattr(self, name) in get_args(kind), f"expected one of {', '.join(get_args(kind))}")
         for name in SIZES:
@@ -295,7 +302,7 @@ PLAIN = {
 }
 """Fields of a MobileBERT, as they are in every other family."""
 
-COMPUTE_FIELDS = ("dtype", "attention", "remat")
+COMPUTE_FIELDS = ("dtype", "attention", "remat", "arithmetic")
 """Fields that say how to compute, not what the model is: chosen per run, never written to disk."""
 
 

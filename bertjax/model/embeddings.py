@@ -39,10 +39,10 @@ class Mapping(nn.Module):
         )
 
     def __call__(self, x: Float[Array, "b l e"], site: str) -> Float[Array, "b l d"]:
-        return self.product(site, "ble,ed->bld", x, self.kernel.astype(x.dtype))
+        return self.product(site, "ble,ed->bld", x, self.kernel)
 
     def back(self, x: Float[Array, "b l d"], site: str) -> Float[Array, "b l e"]:
-        return self.product(site, "bld,ed->ble", x, self.kernel.astype(x.dtype))
+        return self.product(site, "bld,ed->ble", x, self.kernel)
 
 
 class Embeddings(nn.Module):
@@ -92,4 +92,4 @@ class Embeddings(nn.Module):
         """Logits over the vocabulary, by the word table (tied)."""
         if self.config.factorised == "words":
             x = self.word_mapping.back(x, "decoder/word_mapping")
-        return self.product("decoder", "bld,vd->blv", x, self.word.embedding.astype(x.dtype))
+        return self.product("decoder", "bld,vd->blv", x, self.word.embedding)

@@ -17,7 +17,7 @@ from bertjax.errors import UserError
 from bertjax.model.bert import BertModel
 from bertjax.model.config import BertConfig
 from bertjax.model.layers import ACTIVATIONS, LayerNorm, dropout_key, parameter
-from bertjax.model.products import as_row, dropout
+from bertjax.model.products import Product, as_row, dropout, plain_product
 from bertjax.params import Tree, flatten, unflatten
 
 
@@ -97,8 +97,7 @@ class BertForMaskedLM(BertModel):
         logits = self.embeddings.words_from(transformed)
         if self.config.model_type == "mobilebert":
             beyond = transformed[..., self.config.embedding_size :]
-            rest = self.decoder_rest.astype(beyond.dtype)
-            logits = logits + self.product("decoder_rest", "bld,dv->blv", beyond, rest)
+            logits = logits + self.product("decoder_rest", "bld,dv->blv", beyond, self.decoder_rest)
         return logits + as_row(self.decoder_bias, logits.ndim).astype(logits.dtype)
 
 
@@ -268,12 +267,26 @@ def build(config: BertConfig) -> BertModel:
     """The module that a config describes."""
     if config.architecture not in ARCHITECTURES:
         raise UserError(f"architecture {config.architecture!r} is not one of: {', '.join(ARCHITECTURES)}.")
-    return ARCHITECTURES[config.architecture](config)
+    return ARCHITECTURES[config.architecture](config, product_of(config))
+
+
+def product_of(config: BertConfig) -> Product:
+    """How a model computes its products: with rounded inputs where its config says so."""
+    if config.quantization is None or not config.quantization.activations:
+        return plain_product
+    from bertjax.quantize.products import Rounded
+
+    return Rounded(config.quantization.activations, config.arithmetic == "integer")
 
 
 def abstract_params(config: BertConfig) -> Tree:
     """Shape and dtype of every parameter, without making one."""
-    return jax.eval_shape(lambda: initial(config, jax.random.key(0)))
+    params = jax.eval_shape(lambda: initial(config, jax.random.key(0)))
+    if config.quantization is None:
+        return params
+    from bertjax.quantize.weights import abstract_weights
+
+    return abstract_weights(config, params)
 
 
 def init_params(config: BertConfig, seed: int, only: Collection[str] = ()) -> Tree:
@@ -291,6 +304,6 @@ def init_params(config: BertConfig, seed: int, only: Collection[str] = ()) -> Tr
 
 def initial(config: BertConfig, key: Array) -> Tree:
     """The parameter tree. It depends on no compute setting, and cuDNN would have to be there to be traced."""
-    model = build(config.replace(dtype="float32", attention="xla"))
+    model = build(config.replace(dtype="float32", attention="xla", quantization=None))
     variables: Any = model.init(key, jnp.zeros((1, 1), jnp.int32))
     return variables["params"]

@@ -28,6 +28,9 @@ from bertjax.model.config import (
 )
 from bertjax.model.depth import Exits, Halting, Leaving, Recurrence
 from bertjax.params import Tree, flatten, unflatten
+from bertjax.quantize.formats import quantization_from_json
+from bertjax.quantize.packing import pack, packed_size, unpack
+from bertjax.quantize.tensor import Quantized
 
 # Ours -> theirs. Beyond the prefixes, the last component decides: kernel is weight transposed, embedding is weight,
 # scale is weight, bias is bias.
@@ -228,6 +231,8 @@ def own_config(content: dict[str, Any], where: str, architecture: str) -> BertCo
         if recurrence := fields.get("recurrence"):
             halting = recurrence["halting"] and Halting(**recurrence["halting"])
             fields["recurrence"] = Recurrence(**{**recurrence, "halting": halting})
+        if quantization := fields.get("quantization"):
+            fields["quantization"] = quantization_from_json(quantization)
         labels_texts = architecture.endswith("ForSequenceClassification")
         if not labels_texts:
             fields["classifier_activation"] = None
@@ -322,7 +327,8 @@ def is_stock(config: BertConfig) -> bool:
     """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, the sharing
     and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT and MobileBERT the
     epsilon that their code knows."""
-    if config.recurrence or config.exits or config.norm == "pre" or config.classifier_activation:
+    beyond = config.recurrence or config.exits or config.quantization or config.classifier_activation
+    if beyond or config.norm == "pre":
         return False
     as_said = config.replace(layers=()).depth_steps() == config.depth_steps()
     filled = config.head_size * config.num_attention_heads == config.inner_size
@@ -412,6 +418,14 @@ def parameters_from_tensors(
     found, missing, used = {}, [], set()
     for path, leaf in flatten(template).items():
         name = torch_name(path, config)
+        if isinstance(leaf, Quantized):
+            parts = {part: tensors.get(f"{name}.{part}") for part in ("integers", "scale", "offset")}
+            if any(parts[part] is None for part in stored_parts(leaf)):
+                missing.append(path)
+                continue
+            found[path] = from_parts(leaf, parts, name)
+            used.update(f"{name}.{part}" for part in parts)
+            continue
         stored = renamed.get(name) or renamed.get(name.removeprefix(f"{config.model_type}."))
         if stored is None:
             missing.append(path)
@@ -430,6 +444,32 @@ def parameters_from_tensors(
     return unflatten(found), missing, extra
 
 
+def stored_parts(leaf: Quantized) -> tuple[str, ...]:
+    """What a file holds of a matrix of integers."""
+    return ("integers", "scale") if leaf.offset is None else ("integers", "scale", "offset")
+
+
+def from_parts(leaf: Quantized, parts: dict[str, np.ndarray | None], name: str) -> Quantized:
+    """A matrix of integers from the arrays of a file, of the shape and format of the template's leaf."""
+    wanted = {"integers": (packed_size(int(np.prod(leaf.shape)), leaf.format),), "scale": leaf.scale.shape}
+    wanted |= {} if leaf.offset is None else {"offset": leaf.offset.shape}
+    kinds = {"integers": np.uint8, "scale": np.float32, "offset": np.float32}
+    for part, shape in wanted.items():
+        given: Any = parts[part]
+        if given.shape != tuple(shape) or given.dtype != kinds[part]:
+            kind = np.dtype(kinds[part]).name
+            raise UserError(f"{name}.{part} is {given.dtype} {given.shape}; its format has {kind} {tuple(shape)}.")
+    values = unpack(parts["integers"], leaf.shape, leaf.format)  # type: ignore[arg-type]
+    offset = None if leaf.offset is None else parts["offset"]
+    return dataclasses.replace(leaf, values=values, scale=parts["scale"], offset=offset)
+
+
+def to_parts(leaf: Quantized) -> dict[str, np.ndarray]:
+    """The inverse: integers packed in row-major order [inputs, outputs], and what blocks share."""
+    arrays = {"integers": pack(np.asarray(leaf.values), leaf.format), "scale": np.asarray(leaf.scale)}
+    return arrays if leaf.offset is None else arrays | {"offset": np.asarray(leaf.offset)}
+
+
 def fits_tinybert(tensors: Collection[str]) -> bool:
     """Whether these are the names of a classifier that TinyBERT's published code trained (Jiao et al. 2020). Its folder
     says nothing of the ReLU before the classifier; what gives it away is the projection of its distillation losses,
@@ -443,7 +483,10 @@ def write_model(folder: Path, config: BertConfig, params: Tree) -> None:
     tensors = {}
     for path, leaf in flatten(params).items():
         name = torch_name(path, config)
-        name = name.removeprefix(f"{config.model_type}.") if bare else name
-        tensors[name] = convert(path, np.asarray(leaf))
+        name = name.removeprefix(f"{config.model_type}.") if bare and not isinstance(leaf, Quantized) else name
+        if isinstance(leaf, Quantized):
+            tensors |= {f"{name}.{part}": array for part, array in to_parts(leaf).items()}
+        else:
+            tensors[name] = convert(path, np.asarray(leaf))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config_to_json(config), indent=2, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ layers (1 keeps, 0 removes); they are arguments and not parameters, so that `vma
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from bertjax.model.config import BertConfig
 from bertjax.model.products import Product, as_row, dense, dropout, plain_product
+from bertjax.quantize.tensor import Quantized
 
 
 @jax.checkpoint
@@ -58,8 +59,11 @@ class LayerOutput(NamedTuple):
     values: Float[Array, "b l h k"]
 
 
-def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...]) -> Array:
-    """A float32 parameter. The tree may hold NumPy arrays, as a bundle's does; products see arrays of jax."""
+def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...]) -> Any:
+    """A float32 parameter, or what stands for one in integers. The tree may hold NumPy arrays, as a bundle's does;
+    products see arrays of jax."""
+    if module.has_variable("params", name) and isinstance(stored := module.get_variable("params", name), Quantized):
+        return stored
     return jnp.asarray(module.param(name, init, shape, jnp.float32))
 
 

@@ -10,21 +10,27 @@ nineteen calls of it are 3 % of a training step of six layers and a third of its
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-Product = Callable[[str, str, Array, Array], Array]
-"""`(site, subscripts, left, right) -> result`, as `jnp.einsum(subscripts, left, right)`. A look-up in a table has the
-subscripts "lookup", the ids on the left and the table on the right."""
+from bertjax.quantize.tensor import Quantized
+
+Product = Callable[[str, str, Array, Any], Array]
+"""`(site, subscripts, left, right) -> result`, as `jnp.einsum(subscripts, left, right)`, in the dtype of the left. A
+look-up in a table has the subscripts "lookup", the ids on the left and the table on the right, and its rows are
+float32. What is on the right may be `Quantized`."""
 
 
-def plain_product(site: str, subscripts: str, left: Array, right: Array) -> Array:
-    """The product as it is written. Accumulates in float32 where the hardware does."""
+def plain_product(site: str, subscripts: str, left: Array, right: Any) -> Array:
+    """The product as it is written; integers are the numbers they stand for. Accumulates in float32 where the
+    hardware does."""
     del site
     if subscripts == "lookup":
-        return jnp.take(right, left, axis=0, mode="clip")
+        return right.rows(left) if isinstance(right, Quantized) else jnp.take(right, left, axis=0, mode="clip")
+    right = (right.dequantised() if isinstance(right, Quantized) else right).astype(left.dtype)
     if right.ndim == 2:
         # A matrix meets rows. As one axis, because XLA's CPU backend copies and transposes for the gradient of a matrix
         # that meets two, which then takes twice as long.
@@ -36,9 +42,14 @@ def plain_product(site: str, subscripts: str, left: Array, right: Array) -> Arra
     return jnp.einsum(subscripts, left, right)
 
 
+def by_rows(product: Product) -> bool:
+    """Whether nobody minds in which parts a product is computed: a product that watches wants every row at once."""
+    return product is plain_product or getattr(product, "by_rows", False)
+
+
 def dense(
     x: Float[Array, "*batch inputs"],
-    kernel: Float[Array, "inputs outputs"],
+    kernel: Float[Array, "inputs outputs"] | Quantized,
     bias: Float[Array, " outputs"],
     *,
     site: str,
@@ -46,7 +57,9 @@ def dense(
 ) -> Float[Array, "*batch outputs"]:
     """`x @ kernel + bias` in the dtype of `x`."""
     letters = "abcdefgh"[: x.ndim - 1]
-    return product(site, f"{letters}i,io->{letters}o", x, kernel.astype(x.dtype)) + as_row(bias, x.ndim).astype(x.dtype)
+    with jax.named_scope(f"[{site}]"):  # by which a program can be asked what became of the product
+        result = product(site, f"{letters}i,io->{letters}o", x, kernel)
+    return result + as_row(bias, x.ndim).astype(x.dtype)
 
 
 def as_row(vector: Float[Array, " d"], rank: int) -> Float[Array, "..."]:
@@ -55,7 +68,7 @@ def as_row(vector: Float[Array, " d"], rank: int) -> Float[Array, "..."]:
 
 
 def lookup(
-    ids: Int[Array, "*batch"], table: Float[Array, "rows width"], *, site: str, product: Product
+    ids: Int[Array, "*batch"], table: Float[Array, "rows width"] | Quantized, *, site: str, product: Product
 ) -> Float[Array, "*batch width"]:
     """Rows of a table. Ids outside the table are clipped, so that garbage in padding cannot make a NaN."""
     return product(site, "lookup", ids, table)

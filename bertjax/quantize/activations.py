@@ -1,0 +1,133 @@
+"""Ranges of what flows between products, from text.
+
+Every product that reads a matrix of integers is watched while the model reads sample text, its inputs still in floating
+point, and the range over all real pieces is kept; padding never enters one. Found once and then fixed: a text's answer
+then depends on that text alone. The alternative, a range for each token as it comes, needs no text and follows every
+outlier, but costs a reduction per product and exists in few runtimes.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bertjax.errors import UserError
+from bertjax.model import BertModel
+from bertjax.model.products import plain_product
+from bertjax.params import Tree
+from bertjax.quantize.formats import Activation
+from bertjax.quantize.products import fixed_scale
+from bertjax.quantize.tensor import Quantized
+
+Calibrate = Literal["min_max", "moving_average", "percentile", "least_squares"]
+"""Extremes over all the text; their average over batches, later ones counting more; an average of each batch's ends
+without a ten-thousandth of its numbers; the part of the extremes with the smallest squared error."""
+DECAY = 0.9
+SHARE = 0.9999
+FRACTIONS = tuple(1 - i / 40 for i in range(36))
+Ends = tuple[float, float]
+
+
+def find_ranges(
+    model: BertModel,
+    params: Tree,
+    batches: Iterable[tuple[Any, Any, Any]],
+    how: Calibrate = "percentile",
+    bits: int = 8,
+) -> dict[str, Activation]:
+    """The activation of every site whose product reads a matrix of integers, from batches of (ids, mask, types)."""
+    if model.config.recurrence:
+        raise UserError("a model that recurs reads each site several times, in other ranges: give each token its own.")
+    batches = list(batches)
+    share = SHARE if how == "percentile" else 1.0
+    found: dict[str, Ends] = {}
+    for seen, batch in enumerate(batches):
+        ends = jax.device_get(_watched(model, params, *batch, statistic="ends", argument=share))
+        for site, new in ends.items():
+            found[site] = combined(how, found.get(site), (float(new[0]), float(new[1])), seen)
+    if how == "least_squares":
+        found = best_fractions(model, params, batches, found, bits)
+    return {site: Activation(bits, min(low, 0.0), max(high, 0.0)) for site, (low, high) in found.items()}
+
+
+def combined(how: Calibrate, old: Ends | None, new: Ends, seen: int) -> Ends:
+    """The range after one more batch."""
+    if old is None:
+        return new
+    if how in ("min_max", "least_squares"):
+        return min(old[0], new[0]), max(old[1], new[1])
+    decay = DECAY if how == "moving_average" else seen / (seen + 1)
+    return decay * old[0] + (1 - decay) * new[0], decay * old[1] + (1 - decay) * new[1]
+
+
+def best_fractions(
+    model: BertModel, params: Tree, batches: list[tuple[Any, Any, Any]], widest: dict[str, Ends], bits: int
+) -> dict[str, Ends]:
+    """The part of each range, both ends alike, that rounds all batches with the smallest squared error."""
+    tried = tuple(
+        (site, tuple(fixed_scale(Activation(bits, min(low, 0) * f, max(high, 0) * f)) for f in FRACTIONS))
+        for site, (low, high) in widest.items()
+    )
+    errors: dict[str, Any] = {}
+    for batch in batches:
+        more = jax.device_get(_watched(model, params, *batch, statistic="errors", argument=(bits, tried)))
+        errors = {site: more[site] + errors.get(site, 0.0) for site in more}
+    best = {site: FRACTIONS[int(total.argmin())] for site, total in errors.items()}
+    return {site: (low * best[site], high * best[site]) for site, (low, high) in widest.items()}
+
+
+def watched(
+    model: BertModel,
+    params: Tree,
+    ids: Int[Array, "b l"],
+    mask: Int[Array, "b l"],
+    types: Int[Array, "b l"],
+    statistic: str,
+    argument: Any,
+) -> dict[str, Any]:
+    """What a statistic says of the input of each product that reads a matrix of integers."""
+    seen: dict[str, Any] = {}
+    real = jnp.asarray(mask) > 0
+
+    def product(site: str, subscripts: str, left: Array, right: Any) -> Array:
+        if subscripts != "lookup" and isinstance(right, Quantized):
+            rows = real if left.ndim == 3 else real.any(axis=1)
+            seen[site] = STATISTICS[statistic](left.astype(jnp.float32), rows[..., None], site, argument)
+        return plain_product(site, subscripts, left, right)
+
+    # Of layers that are computed again on the way back, nothing can be told outside.
+    model = type(model)(model.config.replace(remat=False), product)
+    model.apply({"params": params}, ids, mask, types)
+    return seen
+
+
+_watched = jax.jit(watched, static_argnames=("model", "statistic", "argument"))
+
+
+def ends(x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, share: float) -> tuple[Array, Array]:
+    """Smallest and largest of the real numbers, without (1 - share) / 2 of them on either side."""
+    del site
+    if share == 1.0:
+        return jnp.min(x, where=real, initial=jnp.inf), jnp.max(x, where=real, initial=-jnp.inf)
+    x = jnp.where(real, x, jnp.nan)
+    return jnp.nanquantile(x, (1 - share) / 2), jnp.nanquantile(x, (1 + share) / 2)
+
+
+def errors(
+    x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, argument: tuple[int, Any]
+) -> Float[Array, "fractions"]:
+    """The squared error of each tried scale and zero point of the site."""
+    bits, tried = argument
+    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+    def error(pair: Array) -> Array:
+        scale, zero = pair
+        rounded = (jnp.clip(jnp.round(x / scale) + zero, lowest, highest) - zero) * scale
+        return jnp.sum(jnp.square(x - rounded), where=real)
+
+    return jax.lax.map(error, jnp.asarray(dict(tried)[site], jnp.float32))
+
+
+STATISTICS: dict[str, Callable[..., Any]] = {"ends": ends, "errors": errors}

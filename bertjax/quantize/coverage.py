@@ -1,0 +1,63 @@
+"""Which products a program really makes with integers: read off the program, not off what was meant.
+
+The traced program names every product of a dense layer with its site; the compiled one says what the device executes,
+where a compiler may have widened bytes to floating point. Both are counted, so a product that was forgotten is seen.
+"""
+
+import re
+from collections import Counter
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Traced(NamedTuple):
+    """One product of a traced program."""
+
+    site: str
+    """Of a dense layer; of other products where they stand in the program."""
+    left: str
+    right: str
+    result: str
+    operations: int
+    """Multiplications and additions."""
+
+
+def traced_products(function: Any, *inputs: Any) -> list[Traced]:
+    """Every `dot_general` of a function, in order, inner functions included. Inputs may be shapes."""
+    found: list[Traced] = []
+    _walk(jax.make_jaxpr(function)(*inputs).jaxpr, found)
+    return found
+
+
+def _walk(jaxpr: Any, found: list[Traced]) -> None:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            left, right = (v.aval for v in equation.invars)
+            result = equation.outvars[0].aval
+            contracted = equation.params["dimension_numbers"][0][0]
+            operations = 2 * result.size
+            for axis in contracted:
+                operations *= left.shape[axis]
+            scope = str(equation.source_info.name_stack)
+            named = re.search(r"\[(.*)\]$", scope)
+            found.append(
+                Traced(named[1] if named else scope, *(str(aval.dtype) for aval in (left, right, result)), operations)
+            )
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(inner, "jaxpr"):
+                    _walk(getattr(inner.jaxpr, "jaxpr", inner.jaxpr), found)
+                elif hasattr(inner, "eqns"):
+                    _walk(inner, found)
+
+
+def executed_products(compiled: Any) -> Counter[str]:
+    """How many products of each kind a compiled program holds, as "s8 x s8 -> s32"."""
+    kinds: Counter[str] = Counter()
+    for text in re.split(r"\n\n", compiled.as_text()):
+        types = dict(re.findall(r"(%[\w.\-]+) = \(?(\w+)\[", text))
+        types |= {f"%{name}": kind for name, kind in re.findall(r"[(\s](\w[\w.\-]*): (\w+)\[", text)}
+        for kind, left, right in re.findall(r"= (\w+)\[[^=]*? dot\((%[\w.\-]+), (%[\w.\-]+)\)", text):
+            kinds[f"{types.get(left, '?')} x {types.get(right, '?')} -> {kind}"] += 1
+    return kinds

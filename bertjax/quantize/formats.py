@@ -1,0 +1,88 @@
+"""How finely what is rounded, in numbers: a model that was quantised is described by these, in its `config.json`.
+
+A weight has a `Format`, by its parameter path; an input of a product has an `Activation`, by the name of its site. Two
+sizes say who shares a scale: so many inputs and so many outputs of a matrix [inputs, outputs]. All of both is one scale
+for the matrix, one output is the usual scale per channel, six are Q-BERT's groups (Shen et al. 2020), one input of a
+word table is a row of it, 32 inputs by one output are what formats of 4 bits have elsewhere.
+"""
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+from bertjax.errors import UserError
+
+Scheme = Literal["symmetric", "asymmetric", "ternary"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """Of a weight matrix or table."""
+
+    bits: int = 8
+    scheme: Scheme = "symmetric"
+    """symmetric: as many steps below 0 as above, 0 exact. asymmetric: from the smallest number to the largest.
+    ternary: -a, 0 and a, at 1.6 bits, whatever `bits` says."""
+    inputs: int | None = None
+    """Neighbouring rows of [inputs, outputs] that share a scale; None means all. No group reaches from one attention
+    head into the next."""
+    outputs: int | None = 1
+    """Neighbouring columns that do."""
+
+    def __post_init__(self) -> None:
+        if self.scheme not in get_args(Scheme):
+            raise UserError(f"scheme is {self.scheme!r}; expected one of {', '.join(get_args(Scheme))}.")
+        if self.scheme == "ternary":
+            object.__setattr__(self, "bits", 2)
+        _check_bits(self.bits)
+        for name in ("inputs", "outputs"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise UserError(f"{name} is {size}; expected at least 1, or None for all of them.")
+
+    @property
+    def lowest(self) -> int:
+        """The smallest integer."""
+        return -(2 ** (self.bits - 1)) if self.scheme == "asymmetric" else -self.highest
+
+    @property
+    def highest(self) -> int:
+        """The largest integer."""
+        return 2 ** (self.bits - 1) - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """Of what a product reads: one range for every text, found on text and then fixed, or one for each token."""
+
+    bits: int = 8
+    low: float | None = None
+    """The range, which holds 0; None for both ends: each token has its own, symmetric."""
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_bits(self.bits)
+        if (self.low is None) != (self.high is None):
+            raise UserError(f"low is {self.low} and high {self.high}; give both ends of a range, or neither.")
+        if self.low is not None and self.high is not None and not self.low <= 0 <= self.high:
+            raise UserError(f"the range is {self.low} to {self.high}; it has to hold 0, which padding and zeros are.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """What of a model is rounded: weights by parameter path, inputs of products by site."""
+
+    weights: tuple[tuple[str, Format], ...] = ()
+    activations: tuple[tuple[str, Activation], ...] = ()
+
+
+def quantization_from_json(content: dict[str, Any]) -> Quantization:
+    """The inverse of `dataclasses.asdict`, after JSON has made lists of its tuples."""
+    return Quantization(
+        tuple((path, Format(**given)) for path, given in content["weights"]),
+        tuple((site, Activation(**given)) for site, given in content["activations"]),
+    )
+
+
+def _check_bits(bits: int) -> None:
+    if bits not in (2, 3, 4, 8):
+        raise UserError(f"bits is {bits}; expected 2, 3, 4 or 8.")

@@ -1,0 +1,88 @@
+"""What a quantised model computes with: each product whose input is rounded, in integers or in floating point.
+
+Both round the input alike. Integers are multiplied as bytes and added up in 32 bits, and the scales of both sides come
+in once per result; in floating point the same numbers are multiplied as the integers stand for them. They differ by the
+order of summation alone, so the second is the first on a device without integer products.
+
+A matrix whose inputs are in several groups has no one scale per result: there the product is the one in floating point.
+What reads rounded ids (tables) or rounds nothing (attention scores, heads) is left as it is.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int8
+
+from bertjax.model.products import plain_product
+from bertjax.quantize.formats import Activation
+from bertjax.quantize.grid import expand
+from bertjax.quantize.rounding import SMALLEST
+from bertjax.quantize.tensor import Quantized
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A `Product` that rounds the inputs of the sites it is told of."""
+
+    activations: tuple[tuple[str, Activation], ...]
+    integer: bool
+    by_rows = True
+    """Each row is computed by itself, so any of them may be computed apart."""
+
+    def __call__(self, site: str, subscripts: str, left: Array, right: Array | Quantized) -> Array:
+        activation = dict(self.activations).get(site)
+        if activation is None or subscripts == "lookup":
+            return plain_product(site, subscripts, left, right)
+        integers, scale, zero = quantise_input(left, activation)
+        if self.integer and isinstance(right, Quantized) and len(right.grid.rows) == 1 and subscripts.endswith("o"):
+            return integer_product(integers, scale, zero, right).astype(left.dtype)
+        rounded = (integers.astype(jnp.float32) - zero) * scale
+        return plain_product(site, subscripts, rounded.astype(left.dtype), right)
+
+
+def quantise_input(
+    x: Float[Array, "*rows i"], activation: Activation
+) -> tuple[Int8[Array, "*rows i"], Float[Array, "..."], float]:
+    """Integers, scale and the integer that means 0: of all tokens, or a scale of its own for each."""
+    highest = 2 ** (activation.bits - 1) - 1
+    x = x.astype(jnp.float32)
+    if activation.low is None:
+        scale = jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True) / highest, SMALLEST)
+        return jnp.round(x / scale).astype(jnp.int8), scale, 0.0
+    scale, zero = fixed_scale(activation)
+    return jnp.clip(jnp.round(x / scale) + zero, -highest - 1, highest).astype(jnp.int8), jnp.float32(scale), zero
+
+
+def fixed_scale(activation: Activation) -> tuple[float, float]:
+    """Scale and zero point of a fixed range. 0 is exactly an integer, so that what is 0 stays 0."""
+    low, high = activation.low, activation.high
+    assert low is not None
+    assert high is not None
+    lowest, levels = -(2 ** (activation.bits - 1)), 2**activation.bits - 1
+    scale = max((high - low) / levels, SMALLEST)
+    return scale, float(lowest - round(low / scale))
+
+
+def integer_product(
+    integers: Int8[Array, "*rows i"], scale: Float[Array, "..."], zero: float, right: Quantized
+) -> Float[Array, "*rows o"]:
+    """`(scale * (integers - zero)) @ right`: bytes times bytes, summed in 32 bits."""
+    rows, values = integers.reshape(math.prod(integers.shape[:-1]), integers.shape[-1]), jnp.asarray(right.values)
+    product = partial(jax.lax.dot_general, dimension_numbers=(((1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
+    if zero:
+        # What 0 gives is taken away again. It rides along as one row more, because XLA's CPU backend takes longer to
+        # sum up a matrix of bytes than to multiply by it.
+        nothing = jnp.full((1, rows.shape[1]), zero, jnp.int8)
+        sums = product(jnp.concatenate([rows, nothing]), values)
+        sums = sums[:-1] - sums[-1:]
+    else:
+        sums = product(rows, values)
+    scale = scale.reshape(-1, 1) if scale.ndim else scale.reshape(1, 1)
+    result = sums.astype(jnp.float32) * (scale * expand(jnp.asarray(right.scale), right.grid))
+    if right.offset is not None:
+        totals = jnp.sum(rows.astype(jnp.int32), axis=1, keepdims=True).astype(jnp.float32) - zero * rows.shape[1]
+        result = result + totals * scale * expand(jnp.asarray(right.offset), right.grid)
+    return result.reshape(*integers.shape[:-1], values.shape[1])

@@ -1,0 +1,105 @@
+"""Which parameters are rounded and how, by rules over their paths; and rounding all of them at once.
+
+LayerNorms and biases stay as they are, whatever a rule says: they are a thousandth of the numbers, and rounding them
+costs more than a thousandth of the score. The result is a model of its own, whose config says what became of what.
+"""
+
+import re
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.model.config import BertConfig
+from bertjax.params import Rules, Tree, assign, flatten, unflatten
+from bertjax.quantize.formats import Format, Quantization
+from bertjax.quantize.grid import Grid, expand, grid_of
+from bertjax.quantize.ranges import Range, least_squares, min_max, percentile, ternary
+from bertjax.quantize.rounding import quantise, scales
+from bertjax.quantize.tensor import Quantized
+
+Find = Literal["min_max", "percentile", "least_squares"]
+"""How the range of a block is found: its extremes, without a thousandth of its numbers, or with the smallest error."""
+TABLE = Format(inputs=1, outputs=None)
+INT8: Rules[Format | None] = (
+    (r"^embeddings/.*/embedding$", TABLE),
+    (r"^(encoder|embeddings|pooler)/.*kernel$", Format()),
+)
+"""Tables by row and kernels by output channel, 8 bits; heads stay in floating point, as they are a few hundred numbers
+that decide everything."""
+
+
+def quantise_weights(
+    config: BertConfig, params: Tree, rules: Rules[Format | None] = INT8, find: Find = "least_squares"
+) -> tuple[BertConfig, Tree]:
+    """The model with integers where a rule gives a format; None leaves a parameter alone.
+
+    Raises:
+      UserError: A rule matches nothing, numbers are not finite, or the model is quantised already.
+    """
+    formats, flat = formats_of(params, rules), flatten(params)
+    if any(isinstance(leaf, Quantized) for leaf in flat.values()):
+        raise UserError("the model is quantised already; begin with the one in floating point.")
+    done = {
+        path: quantise_matrix(
+            path, np.asarray(flat[path]), format, unit_grid(path, flat[path].shape, format, config), find
+        )
+        for path, format in formats.items()
+    }
+    activations = config.quantization.activations if config.quantization else ()
+    described = config.replace(quantization=Quantization(tuple(formats.items()), activations))
+    return described, unflatten({path: done.get(path, leaf) for path, leaf in flat.items()})
+
+
+def abstract_weights(config: BertConfig, params: Tree) -> Tree:
+    """The tree of shapes of a model's parameters, from that of the same model in floating point."""
+    assert config.quantization is not None
+    flat = flatten(params)
+    for path, format in config.quantization.weights:
+        if path not in flat:
+            raise UserError(f"the config says that {path} is quantised, but the model has no such parameter.")
+        grid = unit_grid(path, flat[path].shape, format, config)
+        scale = jax.ShapeDtypeStruct(grid.shape, jnp.float32)
+        values = jax.ShapeDtypeStruct(flat[path].shape, jnp.int8)
+        flat[path] = Quantized(values, scale, scale if format.scheme == "asymmetric" else None, format, grid)
+    return unflatten(flat)
+
+
+def formats_of(params: Tree, rules: Rules[Format | None]) -> dict[str, Format]:
+    """The format of each matrix that has one; vectors have none."""
+    flat = flatten(params)
+    assigned = assign(rules, params, None)
+    return {path: format for path, format in assigned.items() if format is not None and len(flat[path].shape) == 2}
+
+
+def unit_grid(path: str, shape: tuple[int, ...], format: Format, config: BertConfig) -> Grid:
+    """The blocks of a parameter. Queries, keys and values are made head by head, and read so by the next product."""
+    columns = config.head_size if re.search(r"attention/(query|key|value)/kernel$", path) else 0
+    rows = config.head_size if re.search(r"attention/output/kernel$", path) else 0
+    return grid_of((shape[0], shape[1]), format, rows, columns)
+
+
+def quantise_matrix(path: str, x: np.ndarray, format: Format, grid: Grid, find: Find) -> Quantized:
+    """One parameter as integers, in NumPy arrays."""
+    if not np.isfinite(x).all():
+        raise UserError(
+            f"{path} holds numbers that are not finite; a range cannot hold them. Was the training stopped?"
+        )
+    if format.scheme == "ternary":
+        threshold, scale = ternary(jnp.asarray(x), grid)
+        integers, offset = np.sign(x) * (np.abs(x) > np.asarray(expand(threshold, grid))), None
+    else:
+        scale, offset = scales(*find_range(jnp.asarray(x), format, grid, find), format)
+        ends = format.lowest, format.highest
+        integers = quantise(jnp.asarray(x), expand(scale, grid), expand(offset, grid), *ends)
+    kept = np.asarray(offset) if format.scheme == "asymmetric" else None
+    return Quantized(np.asarray(integers, np.int8), np.asarray(scale), kept, format, grid)
+
+
+def find_range(x: Any, format: Format, grid: Grid, find: Find) -> Range:
+    """The range of each block, in the way that is named."""
+    if find == "percentile":
+        return percentile(x, grid, 0.999)
+    return min_max(x, grid) if find == "min_max" else least_squares(x, grid, format)
