@@ -132,7 +132,7 @@ def main(config: Config, score: bool = True) -> None:
         prepare=lambda batch: reduce(lambda b, s: b if s is None else s.add_to(b), stored, batch),
         constants={"teachers": live},
         phases=phases,
-    )
+    ).params
     student = dataclasses.replace(student, params=params, fresh=())
     bertjax.save(student, out / "bundle")
     result = {task.metric: score_of(student, held_out)} if score else {}

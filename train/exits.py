@@ -114,7 +114,7 @@ def main(config: Config, score: bool = True) -> None:
         objective=objective_of(config, bundle.model, task.kind),
         batches=data,
         constants={"frozen": frozen},
-    )
+    ).params
     bundle = dataclasses.replace(bundle, params={**frozen, **trained})
     bertjax.save(bundle, out / "bundle")
     result = scores_at_exits(bundle, held_out) if score else {}

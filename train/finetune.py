@@ -79,7 +79,7 @@ def main(config: Config, score: bool = True) -> None:
             terms["ponder"] = Term(*ponder_cost(output.trace, batch), config.ponder)
         return terms, state
 
-    params = fit(config, out, "fine-tuning", params=bundle.params, extra={}, objective=objective, batches=data)
+    params = fit(config, out, "fine-tuning", params=bundle.params, extra={}, objective=objective, batches=data).params
     tuned = dataclasses.replace(bundle, params=params, fresh=())
     bertjax.save(tuned, out / "bundle")
     result = {task.metric: score_of(tuned, held_out)} if score else {}

@@ -118,7 +118,7 @@ def trained(config: Config, shape: BertConfig, out: Path, label: str) -> Any:
 
     batches = list_batches(config.lists, config.batch_size, seed=config.seed, **share())
     first = init_params(shape, config.seed)
-    params = fit(config, out, label, params=first, extra={}, objective=objective, batches=batches)
+    params = fit(config, out, label, params=first, extra={}, objective=objective, batches=batches).params
     bertjax.save(bertjax.Bundle(shape, params), out / "bundle")
     return bertjax.load(out / "bundle")
 

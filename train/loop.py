@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from bertjax.errors import UserError
 
@@ -62,6 +62,13 @@ class Training:
         return max(1, round((3.0 if self.epochs is None else self.epochs) * steps_per_epoch))
 
 
+class Trained(NamedTuple):
+    """What came out, as NumPy arrays."""
+
+    params: Any
+    extra: Any
+
+
 def fit(
     training: Training,
     out: Path,
@@ -75,8 +82,8 @@ def fit(
     constants: Any = None,
     phases: Phases | None = None,
     peak: float | None = None,
-) -> Any:
-    """Trains and returns the parameters as NumPy arrays. Continues what `out/checkpoints` holds.
+) -> Trained:
+    """Trains. Continues what `out/checkpoints` holds.
 
     Args:
       params: What is trained and ships; `extra`: what is trained and does not.
@@ -100,6 +107,8 @@ def fit(
     from .sharding import put_batch, state_shardings
     from .step import init_state, make_step
 
+    if not all(np.issubdtype(leaf.dtype, np.floating) for leaf in jax.tree.leaves(params)):
+        raise UserError("the model holds integers, which cannot be trained; begin with the one in floating point.")
     total = training.total_steps(batches.steps_per_epoch)
     optimiser = training.optimiser.build(total, {"params": params, "extra": extra}, phases)
     schedule = training.optimiser.schedule(total, phases)
@@ -164,9 +173,10 @@ def fit(
         finally:
             log.close()
     update_record(out, epochs=total / batches.steps_per_epoch)
+    trained = Trained(state.params, state.extra)
     if jax.process_count() > 1:
-        return multihost_utils.process_allgather(state.params, tiled=True)
-    return jax.tree.map(np.asarray, state.params)
+        return multihost_utils.process_allgather(trained, tiled=True)
+    return jax.tree.map(np.asarray, trained)
 
 
 class CompiledSteps:

@@ -177,7 +177,7 @@ def main(config: Config) -> None:
         batches=data,
         constants={"teacher": teacher.params} if teacher and config.losses else {},
         peak=peak.flops,
-    )
+    ).params
     trained = dataclasses.replace(bundle, params=params, fresh=())
     bertjax.save(trained, out / "bundle")
     fingerprints = {"train": train.corpus.fingerprint, "tokenizer": trained.tokenizer.fingerprint}

@@ -41,9 +41,8 @@ def _walk(jaxpr: Any, found: list[Traced]) -> None:
                 operations *= left.shape[axis]
             scope = str(equation.source_info.name_stack)
             named = re.search(r"\[(.*)\]$", scope)
-            found.append(
-                Traced(named[1] if named else scope, *(str(aval.dtype) for aval in (left, right, result)), operations)
-            )
+            kinds = [str(aval.dtype) for aval in (left, right, result)]
+            found.append(Traced(named[1] if named else scope, kinds[0], kinds[1], kinds[2], operations))
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(inner, "jaxpr"):

@@ -14,6 +14,11 @@ from bertjax.errors import UserError
 Scheme = Literal["symmetric", "asymmetric", "ternary"]
 
 
+def check_bits(bits: int) -> None:
+    if bits not in (2, 3, 4, 8):
+        raise UserError(f"bits is {bits}; expected 2, 3, 4 or 8.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Format:
     """Of a weight matrix or table."""
@@ -33,7 +38,7 @@ class Format:
             raise UserError(f"scheme is {self.scheme!r}; expected one of {', '.join(get_args(Scheme))}.")
         if self.scheme == "ternary":
             object.__setattr__(self, "bits", 2)
-        _check_bits(self.bits)
+        check_bits(self.bits)
         for name in ("inputs", "outputs"):
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -60,7 +65,7 @@ class Activation:
     high: float | None = None
 
     def __post_init__(self) -> None:
-        _check_bits(self.bits)
+        check_bits(self.bits)
         if (self.low is None) != (self.high is None):
             raise UserError(f"low is {self.low} and high {self.high}; give both ends of a range, or neither.")
         if self.low is not None and self.high is not None and not self.low <= 0 <= self.high:
@@ -75,14 +80,18 @@ class Quantization:
     activations: tuple[tuple[str, Activation], ...] = ()
 
 
+TABLE = Format(inputs=1, outputs=None)
+INT8: tuple[tuple[str, Format | None], ...] = (
+    (r"^embeddings/.*/embedding$", TABLE),
+    (r"^(encoder|embeddings|pooler)/.*kernel$", Format()),
+)
+"""Tables by row and kernels by output channel, 8 bits; heads stay in floating point, as they are a few hundred numbers
+that decide everything."""
+
+
 def quantization_from_json(content: dict[str, Any]) -> Quantization:
     """The inverse of `dataclasses.asdict`, after JSON has made lists of its tuples."""
     return Quantization(
         tuple((path, Format(**given)) for path, given in content["weights"]),
         tuple((site, Activation(**given)) for site, given in content["activations"]),
     )
-
-
-def _check_bits(bits: int) -> None:
-    if bits not in (2, 3, 4, 8):
-        raise UserError(f"bits is {bits}; expected 2, 3, 4 or 8.")

@@ -50,10 +50,15 @@ def quantise_input(
     highest = 2 ** (activation.bits - 1) - 1
     x = x.astype(jnp.float32)
     if activation.low is None:
-        scale = jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True) / highest, SMALLEST)
+        scale = token_scale(x, highest)
         return jnp.round(x / scale).astype(jnp.int8), scale, 0.0
     scale, zero = fixed_scale(activation)
     return jnp.clip(jnp.round(x / scale) + zero, -highest - 1, highest).astype(jnp.int8), jnp.float32(scale), zero
+
+
+def token_scale(x: Float[Array, "*rows i"], highest: int) -> Float[Array, "*rows 1"]:
+    """The scale of each row by itself."""
+    return jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True) / highest, SMALLEST)
 
 
 def fixed_scale(activation: Activation) -> tuple[float, float]:

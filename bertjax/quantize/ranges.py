@@ -5,6 +5,7 @@ all others better. At 8 bits the difference is small, below 4 it decides. Each f
 gives low and high ends per block; which is meant by symmetric is for rounding.py.
 """
 
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ def percentile(x: Float[Array, "i o"], grid: Grid, share: float) -> Range:
     return Range(jnp.asarray(found[..., 0]), jnp.asarray(found[..., 1]))
 
 
+@partial(jax.jit, static_argnames=("grid", "format", "tried"))
 def least_squares(x: Float[Array, "i o"], grid: Grid, format: Format, tried: int = 64) -> Range:
     """The one of `tried` fractions of the widest range, the same for both ends, whose rounding has the smallest squared
     error; of two equal ones the wider."""

@@ -14,21 +14,14 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.model.config import BertConfig
 from bertjax.params import Rules, Tree, assign, flatten, unflatten
-from bertjax.quantize.formats import Format, Quantization
+from bertjax.quantize.formats import INT8, Format, Quantization
 from bertjax.quantize.grid import Grid, expand, grid_of
-from bertjax.quantize.ranges import Range, least_squares, min_max, percentile, ternary
+from bertjax.quantize.ranges import least_squares, min_max, percentile, ternary
 from bertjax.quantize.rounding import quantise, scales
 from bertjax.quantize.tensor import Quantized
 
 Find = Literal["min_max", "percentile", "least_squares"]
 """How the range of a block is found: its extremes, without a thousandth of its numbers, or with the smallest error."""
-TABLE = Format(inputs=1, outputs=None)
-INT8: Rules[Format | None] = (
-    (r"^embeddings/.*/embedding$", TABLE),
-    (r"^(encoder|embeddings|pooler)/.*kernel$", Format()),
-)
-"""Tables by row and kernels by output channel, 8 bits; heads stay in floating point, as they are a few hundred numbers
-that decide everything."""
 
 
 def quantise_weights(
@@ -43,9 +36,7 @@ def quantise_weights(
     if any(isinstance(leaf, Quantized) for leaf in flat.values()):
         raise UserError("the model is quantised already; begin with the one in floating point.")
     done = {
-        path: quantise_matrix(
-            path, np.asarray(flat[path]), format, unit_grid(path, flat[path].shape, format, config), find
-        )
+        path: integers_of(path, np.asarray(flat[path]), format, unit_grid(path, flat[path].shape, format, config), find)
         for path, format in formats.items()
     }
     activations = config.quantization.activations if config.quantization else ()
@@ -81,8 +72,11 @@ def unit_grid(path: str, shape: tuple[int, ...], format: Format, config: BertCon
     return grid_of((shape[0], shape[1]), format, rows, columns)
 
 
-def quantise_matrix(path: str, x: np.ndarray, format: Format, grid: Grid, find: Find) -> Quantized:
-    """One parameter as integers, in NumPy arrays."""
+def integers_of(
+    path: str, x: np.ndarray, format: Format, grid: Grid, find: Find, found: tuple[Any, Any] | None = None
+) -> Quantized:
+    """One parameter as integers, in NumPy arrays; with scales and offsets that were `found` already, or of the range of
+    each block."""
     if not np.isfinite(x).all():
         raise UserError(
             f"{path} holds numbers that are not finite; a range cannot hold them. Was the training stopped?"
@@ -91,15 +85,17 @@ def quantise_matrix(path: str, x: np.ndarray, format: Format, grid: Grid, find: 
         threshold, scale = ternary(jnp.asarray(x), grid)
         integers, offset = np.sign(x) * (np.abs(x) > np.asarray(expand(threshold, grid))), None
     else:
-        scale, offset = scales(*find_range(jnp.asarray(x), format, grid, find), format)
+        scale, offset = (jnp.asarray(a) for a in found or find_scales(jnp.asarray(x), format, grid, find))
         ends = format.lowest, format.highest
         integers = quantise(jnp.asarray(x), expand(scale, grid), expand(offset, grid), *ends)
     kept = np.asarray(offset) if format.scheme == "asymmetric" else None
     return Quantized(np.asarray(integers, np.int8), np.asarray(scale), kept, format, grid)
 
 
-def find_range(x: Any, format: Format, grid: Grid, find: Find) -> Range:
-    """The range of each block, in the way that is named."""
+def find_scales(x: Any, format: Format, grid: Grid, find: Find) -> tuple[Any, Any]:
+    """Scale and offset of each block, from its range in the way that is named."""
     if find == "percentile":
-        return percentile(x, grid, 0.999)
-    return min_max(x, grid) if find == "min_max" else least_squares(x, grid, format)
+        low, high = percentile(x, grid, 0.999)
+    else:
+        low, high = min_max(x, grid) if find == "min_max" else least_squares(x, grid, format)
+    return scales(low, high, format)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,10 @@ def logits(config, params, inputs):
     return np.asarray(forward(build(config), jax.device_put(params), *inputs))
 
 
+def applied(config, params, inputs) -> Any:
+    return build(config).apply({"params": params}, *inputs)
+
+
 def rounded(config, activations, **changes):
     return config.replace(quantization=dataclasses.replace(config.quantization, activations=activations), **changes)
 
@@ -87,13 +92,13 @@ def test_integer_products_are_those_of_rounded_numbers(mixed, ranges, fixed):
 def test_products_are_integers_times_integers_where_the_config_says_so(mixed, ranges):
     config, params = mixed
     model = build(rounded(config, tuple(ranges.items())))
-    found = traced_products(lambda p: model.apply({"params": p}, *batch()).logits, params)
+    found = traced_products(lambda p: applied(model.config, p, batch()).logits, params)
     kinds = {product.site: (product.left, product.right, product.result) for product in found}
     for site, given in kinds.items():
         integer = site in ranges and site != "step_0/ffn/intermediate"  # its inputs are in five groups
         assert given == (("int8", "int8", "int32") if integer else ("float32",) * 3), site
     assert set(ranges) < set(kinds)
-    compiled = jax.jit(lambda p: model.apply({"params": p}, *batch()).logits).lower(params).compile()
+    compiled = jax.jit(lambda p: applied(model.config, p, batch()).logits).lower(params).compile()
     executed = executed_products(compiled)
     assert sum(executed.values()) >= len(kinds), executed
 
@@ -115,8 +120,8 @@ def test_no_answer_depends_on_padding_or_on_the_other_texts(mixed, ranges, fixed
 def test_padding_never_enters_a_range(how, mixed):
     ids, mask, types = batch()
     cut = [(ids, mask, types), batch(seed=1)]
-    garbage = [(np.where(mask == 1, ids, 9), mask, np.where(mask == 1, types, 1)), cut[1]]
-    longer = [tuple(np.pad(x, ((0, 1), (0, 2))) for x in one) for one in garbage]
+    garbage: list[Any] = [(np.where(mask == 1, ids, 9), mask, np.where(mask == 1, types, 1)), cut[1]]
+    longer: Any = [tuple(np.pad(x, ((0, 1), (0, 2))) for x in one) for one in garbage]
     plain, padded = (find_ranges(build(mixed[0]), mixed[1], given, how) for given in (cut, longer))
     for site, activation in plain.items():
         assert padded[site].low == pytest.approx(activation.low, abs=1e-5), site
@@ -125,7 +130,7 @@ def test_padding_never_enters_a_range(how, mixed):
 
 def test_ranges_are_those_of_the_hidden_states(mixed, ranges):
     config, params = mixed
-    found = [build(config).apply({"params": params}, *batch(seed=s)).hidden_states for s in range(3)]
+    found = [applied(config, params, batch(seed=s)).hidden_states for s in range(3)]
     real = [np.asarray(states[1])[batch(seed=s)[1] == 1] for s, states in enumerate(found)]
     assert ranges["step_1/attention/query"].low == pytest.approx(min(x.min() for x in real), rel=1e-5)
     assert ranges["step_1/attention/query"].high == pytest.approx(max(x.max() for x in real), rel=1e-5)
@@ -212,8 +217,8 @@ def test_a_shared_table_gives_the_words_back():
     config = CONFIG.replace(architecture="BertForMaskedLM", labels=("a", "b"))
     params = init_params(config, 0)
     quantised, leaves = quantise_weights(config, params, MIXED[:2] + MIXED[-1:])
-    plain = build(config).apply({"params": dequantised(leaves)}, *batch()).logits
-    found = build(quantised).apply({"params": leaves}, *batch()).logits
+    plain = applied(config, dequantised(leaves), batch()).logits
+    found = applied(quantised, leaves, batch()).logits
     np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)
     assert Quantization() != quantised.quantization
     assert jnp.isfinite(found).all()

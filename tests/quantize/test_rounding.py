@@ -14,7 +14,7 @@ from bertjax.quantize.grid import Grid, expand, grid_of, groups, reduce
 from bertjax.quantize.products import quantise_input
 from bertjax.quantize.ranges import least_squares, min_max, percentile, ternary
 from bertjax.quantize.rounding import dequantise, quantise, round_through, scale_gradient, scales
-from bertjax.quantize.weights import quantise_matrix
+from bertjax.quantize.weights import integers_of
 
 FORMATS = [Format(bits, scheme, *shared) for bits in (8, 4, 3, 2) for scheme in ("symmetric", "asymmetric")
            for shared in ((None, 1), (None, None), (1, None), (3, 1), (None, 3), (2, None))]  # fmt: skip
@@ -27,7 +27,7 @@ NORMAL = np.random.default_rng(0).normal(size=(12, 10)).astype(np.float32)
 @given(MATRICES, st.sampled_from(FORMATS))
 def test_every_number_comes_back_within_half_a_step(x, format):
     grid = grid_of(x.shape, format)
-    done = quantise_matrix("x", x, format, grid, "min_max")
+    done = integers_of("x", x, format, grid, "min_max")
     step = np.asarray(expand(jnp.asarray(done.scale), grid), np.float64)
     # What float32 loses by itself: the sum of a number and an offset as large as the range.
     slack = np.asarray(expand(reduce(jnp.abs(x), grid, "max"), grid), np.float64) * 1e-6
@@ -40,7 +40,7 @@ def test_every_number_comes_back_within_half_a_step(x, format):
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 1e-40, 1e30])
 def test_a_matrix_of_one_number_stays_one(value, format):
     x = np.full((4, 6), value, np.float32)
-    back = np.asarray(quantise_matrix("x", x, format, grid_of(x.shape, format), "min_max").dequantised())
+    back = np.asarray(integers_of("x", x, format, grid_of(x.shape, format), "min_max").dequantised())
     np.testing.assert_allclose(back, x, rtol=1e-4, atol=1e-37)
 
 
@@ -49,13 +49,13 @@ def test_numbers_that_are_not_finite_are_refused_by_name(bad):
     x = NORMAL.copy()
     x[3, 4] = bad
     with pytest.raises(UserError, match="encoder/kernel holds numbers that are not finite"):
-        quantise_matrix("encoder/kernel", x, Format(), grid_of(x.shape, Format()), "min_max")
+        integers_of("encoder/kernel", x, Format(), grid_of(x.shape, Format()), "min_max")
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_integers_are_those_of_a_loop_over_blocks(format):
     grid = grid_of(NORMAL.shape, format)
-    done = quantise_matrix("x", NORMAL, format, grid, "min_max")
+    done = integers_of("x", NORMAL, format, grid, "min_max")
     top = 0
     for height in grid.rows:
         left = 0
@@ -104,7 +104,7 @@ def test_percentile_is_numpys_and_least_squares_beats_the_extremes():
     np.testing.assert_allclose(high[0], np.quantile(NORMAL, 0.95, axis=0), rtol=1e-6)
 
     def error(ends):
-        scale, offset = scales(*ends, format)
+        scale, offset = scales(ends[0], ends[1], format)
         back = dequantise(quantise(jnp.asarray(NORMAL), scale, offset, -3, 3), scale, offset)
         return np.sum((np.asarray(back) - NORMAL) ** 2, axis=0)
 
@@ -117,7 +117,7 @@ def test_percentile_is_numpys_and_least_squares_beats_the_extremes():
 
 def test_ternary_weights_are_those_of_the_paper():
     format, grid = Format(scheme="ternary", inputs=None, outputs=None), Grid((12,), (10,))
-    done = quantise_matrix("x", NORMAL, format, grid, "min_max")
+    done = integers_of("x", NORMAL, format, grid, "min_max")
     threshold = 0.7 * np.abs(NORMAL).mean()
     expected = np.where(np.abs(NORMAL) > threshold, np.sign(NORMAL), 0)
     np.testing.assert_array_equal(done.values, expected)
@@ -142,7 +142,7 @@ ERRORS = {  # relative error of a normal matrix [512, 512], per output: it grows
 def test_error_of_each_width_is_as_it_was(bits, scheme, find):
     x = np.random.default_rng(1).normal(size=(512, 512)).astype(np.float32)
     format = Format(bits, scheme)
-    back = np.asarray(quantise_matrix("x", x, format, grid_of(x.shape, format), find).dequantised())
+    back = np.asarray(integers_of("x", x, format, grid_of(x.shape, format), find).dequantised())
     error = np.sqrt(np.sum((back - x) ** 2) / np.sum(x**2))
     np.testing.assert_allclose(error, ERRORS[bits, scheme, find], rtol=0.01)
 

@@ -29,7 +29,7 @@ def main(port: str, index: int, folder: str, data: int, parameters: int) -> None
         extra={},
         objective=objective,
         batches=batches(training.batch_size, **position),
-    )
+    ).params
     print(json.dumps({"sum": float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(trained)))}))
 
 

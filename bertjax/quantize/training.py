@@ -1,0 +1,133 @@
+"""Rounding in the training step: the model learns with the numbers it will have to live with.
+
+Weights stay in floating point and are rounded on their way into the model, by a transform of the parameter tree; inputs
+of products are rounded by the product itself. Gradients pass through the rounding (rounding.py). Ranges of weights
+follow the weights (Zafrir et al. 2019), or are learned with them (Esser et al. 2020): then the scales are parameters of
+their own, which do not ship, but end up in the integers.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bertjax.model.config import BertConfig
+from bertjax.model.products import Product, plain_product
+from bertjax.params import Rules, Tree, flatten, map_with_path, unflatten
+from bertjax.quantize.formats import Activation, Format, Quantization
+from bertjax.quantize.grid import Grid, expand
+from bertjax.quantize.products import fixed_scale, token_scale
+from bertjax.quantize.ranges import min_max, ternary
+from bertjax.quantize.rounding import round_through, scale_gradient, scales
+from bertjax.quantize.weights import Find, find_scales, formats_of, integers_of, unit_grid
+
+
+class Rounding(NamedTuple):
+    """How the matrix at a path is rounded."""
+
+    format: Format
+    grid: Grid
+
+
+def roundings_of(config: BertConfig, params: Tree, rules: Rules[Format | None]) -> dict[str, Rounding]:
+    """The rounding of every matrix that has one by these rules."""
+    flat = flatten(params)
+    return {
+        path: Rounding(format, unit_grid(path, flat[path].shape, format, config))
+        for path, format in formats_of(params, rules).items()
+    }
+
+
+def first_scales(params: Tree, roundings: Mapping[str, Rounding], find: Find) -> Tree:
+    """What learned scales begin with. Ternary weights have none: their scale follows from them."""
+    found, flat = {}, flatten(params)
+    for path, (format, grid) in roundings.items():
+        if format.scheme != "ternary":
+            scale, offset = find_scales(jnp.asarray(flat[path]), format, grid, find)
+            found[f"{path}/scale"] = np.asarray(scale)
+            if format.scheme == "asymmetric":
+                found[f"{path}/offset"] = np.asarray(offset)
+    return unflatten(found)
+
+
+def round_weights(params: Tree, roundings: Mapping[str, Rounding], learned: Tree | None = None) -> Tree:
+    """The tree as the rounded model has it: a transform for the training step."""
+    scales_of = flatten(learned or {})
+
+    def rounded(path: str, x: Any) -> Any:
+        if path not in roundings:
+            return x
+        x, (format, grid) = jnp.asarray(x), roundings[path]
+        if format.scheme == "ternary":
+            threshold, scale = ternary(jax.lax.stop_gradient(x), grid)
+            far = jnp.abs(x) > expand(threshold, grid)
+            return x + jax.lax.stop_gradient(jnp.sign(x) * far * expand(scale, grid) - x)
+        if learned is None:
+            scale, offset = scales(*min_max(jax.lax.stop_gradient(x), grid), format)
+        else:
+            # Esser et al. 2020, section 2.2: else a scale, which many weights pull at, would learn too fast for them.
+            factor = 1 / math.sqrt(x.size / math.prod(grid.shape) * format.highest)
+            given = scales_of[f"{path}/scale"], scales_of.get(f"{path}/offset", np.zeros((1, 1), np.float32))
+            scale, offset = (scale_gradient(jnp.asarray(x), factor) for x in given)
+        return round_through(x, expand(scale, grid), expand(offset, grid), format.lowest, format.highest)
+
+    return map_with_path(rounded, params)
+
+
+def rounding_product(
+    activations: Mapping[str, Activation], on: Any, learned: Mapping[str, Any] | None = None
+) -> Product:
+    """A product whose inputs are rounded, gradients passing through, once `on` is true: weights first, then inputs.
+
+    `learned` has a scale for each site of a fixed range, whose integer for 0 stays where it was."""
+
+    def product(site: str, subscripts: str, left: Array, right: Any) -> Array:
+        if site in activations and subscripts != "lookup":
+            rounded = round_input(left, activations[site], None if learned is None else learned.get(site))
+            left = jnp.where(on, rounded, left)
+        return plain_product(site, subscripts, left, right)
+
+    return product
+
+
+def round_input(
+    x: Float[Array, "*rows i"], activation: Activation, learned: Float[Array, ""] | None = None
+) -> Float[Array, "*rows i"]:
+    """`quantise_input` and back, as a function that can be trained."""
+    highest = 2 ** (activation.bits - 1) - 1
+    if activation.low is None:
+        scale = token_scale(jax.lax.stop_gradient(x.astype(jnp.float32)), highest)
+        return round_through(x, scale, jnp.zeros_like(scale), -highest, highest)
+    scale, zero = fixed_scale(activation)
+    step = jnp.float32(scale) if learned is None else scale_gradient(learned, 1 / math.sqrt(x.shape[-1] * highest))
+    return round_through(x, step, -zero * step, -highest - 1, highest)
+
+
+def quantise_trained(
+    config: BertConfig, params: Tree, roundings: Mapping[str, Rounding], learned: Tree | None = None
+) -> tuple[BertConfig, Tree]:
+    """The trained model in integers: those that it was trained with."""
+    scales_of, flat = flatten(learned or {}), flatten(params)
+    for path, (format, grid) in roundings.items():
+        found = None
+        if learned is not None and format.scheme != "ternary":
+            found = scales_of[f"{path}/scale"], scales_of.get(f"{path}/offset", np.zeros((1, 1), np.float32))
+        flat[path] = integers_of(path, np.asarray(flat[path]), format, grid, "min_max", found)
+    formats = tuple((path, rounding.format) for path, rounding in roundings.items())
+    activations = config.quantization.activations if config.quantization else ()
+    return config.replace(quantization=Quantization(formats, activations)), unflatten(flat)
+
+
+def learned_ranges(activations: Mapping[str, Activation], learned: Mapping[str, Any]) -> dict[str, Activation]:
+    """The activations with the scales that were learned."""
+    found = dict(activations)
+    for site, scale in learned.items():
+        bits = activations[site].bits
+        zero = fixed_scale(activations[site])[1]
+        low, high = (float(scale) * (end - zero) for end in (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
+        found[site] = Activation(bits, min(low, 0.0), max(high, 0.0))
+    return found

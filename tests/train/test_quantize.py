@@ -1,0 +1,107 @@
+"""`quantize` as a user runs it: a folder in, a smaller folder out, cut and continued."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bertjax
+from bertjax.params import flatten
+from bertjax.quantize import Format, Quantized
+from tests.train.tiny import metrics, run, weights, write_model, write_table
+from train import finetune, quantize
+from train.common import Data
+from train.optimiser import Optimiser
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("quantize")
+    write_model(folder / "model")
+    write_table(folder / "train.tsv", 96)
+    write_table(folder / "eval.tsv", 60, seed=1)
+    data = Data(train=str(folder / "train.tsv"), eval=str(folder / "eval.tsv"), max_length=16)
+    recipe = {"steps": 60, "batch_size": 8, "optimiser": Optimiser(learning_rate=0.01)}
+    finetune.main(finetune.Config(model=str(folder / "model"), data=data, out=str(folder / "float"), **recipe))
+    return folder
+
+
+def flags(work: Path, out: str, *more: str) -> list[str]:
+    data = [f"--data.train={work / 'train.tsv'}", f"--data.eval={work / 'eval.tsv'}", "--data.max_length=16"]
+    return [f"--model={work / 'float' / 'bundle'}", *data, f"--out={work / out}", *more]
+
+
+def test_a_model_is_quantised_without_training(work: Path):
+    done = run("quantize", *flags(work, "int8"))
+    assert "accuracy" in done.stderr + done.stdout
+    before, after = bertjax.load(work / "float" / "bundle"), bertjax.load(work / "int8" / "bundle")
+    size = [(work / name / "bundle" / "model.safetensors").stat().st_size for name in ("float", "int8")]
+    assert size[1] < 0.6 * size[0]
+    texts = ["the film a fine story", "its music and cast very dull often"]
+    assert after.predict(texts).labels == before.predict(texts).labels
+    assert after.config.quantization is not None
+    sites = [site for site, activation in after.config.quantization.activations if activation.low is not None]
+    assert len(sites) == 2 * 6 + 1  # six products of a layer, and the pooler
+    record = json.loads((work / "int8" / "run.json").read_text())
+    assert record["result"]["accuracy"] == json.loads((work / "float" / "run.json").read_text())["result"]["accuracy"]
+
+
+def quantised(work: Path, out: str, **recipe) -> None:
+    """Runs the script in this process."""
+    data = Data(train=str(work / "train.tsv"), eval=str(work / "eval.tsv"), max_length=16)
+    config = quantize.Config(
+        model=str(work / "float" / "bundle"), data=data, batch_size=8, out=str(work / out), **recipe
+    )
+    quantize.main(config)
+
+
+def test_a_run_that_was_cut_ends_with_the_same_bits(work: Path):
+    """Learned scales are trained and do not ship, so they have to be in the checkpoint."""
+    recipe = {"learn": "scales", "save_every": 3, "steps": 6, "optimiser": Optimiser(learning_rate=0.001)}
+    quantised(work, "straight", **recipe)
+    shutil.copytree(work / "straight", work / "cut")
+    for gone in ("checkpoints/6", "bundle"):
+        shutil.rmtree(work / "cut" / gone)
+    record = json.loads((work / "cut" / "run.json").read_text())
+    (work / "cut" / "run.json").write_text(json.dumps({k: v for k, v in record.items() if k != "result"}))
+    quantised(work, "cut", **recipe)
+    assert weights(work / "cut") == weights(work / "straight")
+    assert [line["step"] for line in metrics(work / "cut") if line.get("event") in ("start", "restart")] == [0, 3]
+
+
+def test_mixed_bits_are_learned_in_place(work: Path):
+    rules = (
+        (r"embeddings/word/embedding", Format(4, inputs=1, outputs=None)),
+        (r"layer_0/.*kernel", Format(2, "asymmetric", outputs=4)),
+        (r"layer_1/.*kernel", Format(scheme="ternary")),
+    )
+    rate = Optimiser(learning_rate=0.005)
+    quantised(work, "mixed", weights=rules, activations="token", learn="weights", delay=0.5, steps=40, optimiser=rate)
+    losses = [line["loss"] for line in metrics(work / "mixed") if "loss" in line]
+    assert losses[-1] < losses[0]
+    leaves = flatten(bertjax.load(work / "mixed" / "bundle").params)
+    levels = {p: len(np.unique(x.values)) for p, x in leaves.items() if isinstance(x, Quantized) and "layer_1" in p}
+    assert len(levels) == 6
+    assert set(levels.values()) <= {2, 3}
+    score = json.loads((work / "mixed" / "run.json").read_text())["result"]["accuracy"]
+    assert score == json.loads((work / "float" / "run.json").read_text())["result"]["accuracy"]
+
+
+def test_a_quantised_model_is_not_quantised_again(work: Path):
+    if not (work / "int8").exists():
+        run("quantize", *flags(work, "int8"))
+    given = [flag for flag in flags(work, "twice") if not flag.startswith("--model")]
+    done = run("quantize", f"--model={work / 'int8' / 'bundle'}", *given, check=False)
+    assert done.returncode == 2
+    assert "is quantised already; begin with the model in floating point" in done.stderr
+
+
+def test_a_quantised_model_is_not_trained_by_scripts_that_know_no_integers(work: Path):
+    if not (work / "int8").exists():
+        run("quantize", *flags(work, "int8"))
+    given = [flag for flag in flags(work, "tuned", "--steps=2") if not flag.startswith("--model")]
+    done = run("finetune", f"--model={work / 'int8' / 'bundle'}", *given, check=False)
+    assert done.returncode == 2
+    assert "holds integers, which cannot be trained" in done.stderr

@@ -1,0 +1,204 @@
+"""Quantise a model: a fine-tuned model and text in, a model of integers out.
+
+    python -m train.quantize --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/int8
+    python -m train.quantize --config=qbert --model=runs/finetuned/bundle --data.train=train.tsv --out=runs/mixed
+
+Without training the text only says in which ranges the inputs of products lie (`activations="fixed"`); labels are not
+needed. With `learn`, the model is trained with its rounding in place, to answer what it answered before (--losses).
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bertjax.distill.terms import Loss, SoftTargets
+from bertjax.errors import UserError
+from bertjax.quantize.formats import INT8, Format
+
+from .common import Data
+from .loop import Training
+
+
+@dataclass(frozen=True)
+class Quantize(Training):
+    """Quantisation as a stage of `compress`: the recipe, without model, data and folder."""
+
+    name: str = "int8"
+    """What the result is called in the report."""
+    weights: tuple[tuple[str, Format | None], ...] = INT8
+    """In a config file: rules (regex, format) over parameter paths, the first match wins."""
+    find: Literal["min_max", "percentile", "least_squares"] = "least_squares"
+    """How the range of a block of weights is found, where it does not follow from training."""
+    activations: Literal["fixed", "token", "none"] = "fixed"
+    """What products read. fixed: rounded in one range for every text; token: each token in its own; none: as it is."""
+    bits: int = 8
+    """Of what products read."""
+    calibrate: Literal["min_max", "moving_average", "percentile", "least_squares"] = "percentile"
+    """How a fixed range is found."""
+    texts: int = 512
+    """Training texts from which it is found."""
+    learn: Literal["nothing", "weights", "scales"] = "nothing"
+    """nothing: no training. weights: ranges of weights follow the weights. scales: ranges are learned, too."""
+    losses: tuple[Loss, ...] = (SoftTargets(temperature=1.0),)
+    """What is learned from the model as it was."""
+    delay: float = 0.0
+    """Share of the steps before the inputs of products are rounded, too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.texts < 1:
+            raise UserError(f"--texts={self.texts}: expected at least 1 text to find ranges from")
+        if not 0 <= self.delay < 1:
+            raise UserError(f"--delay={self.delay}: expected a share of the steps, from 0 to below 1")
+
+    def run(self, context: Any) -> None:
+        """The stage: quantises the context's model into its folder."""
+        given = {"model": context.model, "data": context.data, "out": context.out, "teacher": context.teacher}
+        main(Config(**{**vars(self), **given}), score=False)  # the report scores every model
+
+
+@dataclass(frozen=True)
+class Config(Quantize):
+    """Quantisation."""
+
+    model: str = "runs/finetune/bundle"
+    """The model: a folder or hf:NAME, in floating point, with a head for the task."""
+    teacher: str | None = None
+    """Who is learned from: a folder or hf:NAME. None is the model as it was."""
+    data: Data = field(default_factory=Data)
+    out: str = "runs/quantize"
+    """Folder for the model, its metrics and its checkpoints."""
+
+
+def main(config: Config, score: bool = True) -> None:
+    import dataclasses
+
+    import bertjax
+
+    from .data import open_model, read_split, score_of, training_task
+    from .run import begin, finish
+
+    out = Path(config.out)
+    if begin(out, config):
+        return
+    model, task = open_model(config.model, training_task(config.data), config.seed, dtype=config.dtype)
+    if model.fresh:
+        raise UserError(f"{config.model} has no trained head; fine-tune it first (train.finetune).")
+    if model.config.quantization is not None:
+        raise UserError(f"{config.model} is quantised already; begin with the model in floating point.")
+    labelled = any(type(loss).__name__ == "HardLabels" for loss in config.losses) and config.learn != "nothing"
+    train = read_split(config.data, config.data.train, task, model.tokenizer, "train", labelled)
+    held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")
+    activations = inputs_to_round(config, model, train.encoded)
+    described, params = train_rounded(config, out, model, train.encoded, activations)
+    quantised = dataclasses.replace(model, config=described, params=params)
+    bertjax.save(quantised, out / "bundle")
+    again = bertjax.load(out / "bundle")
+    result = {task.metric: score_of(again, held_out)} if score else {}
+    finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+
+
+def inputs_to_round(config: Config, model: Any, encoded: Any) -> dict[str, Any]:
+    """The activation of each site whose product reads integers, by the rules for weights."""
+    from bertjax.model import build
+    from bertjax.quantize import Activation, quantise_weights
+    from bertjax.quantize.activations import find_ranges
+
+    if config.activations == "none":
+        return {}
+    described, params = quantise_weights(model.config, model.params, config.weights, "min_max")
+    batches = sample(encoded, config.texts)
+    if config.activations == "token":
+        sites = find_ranges(build(described), params, batches[:1], "min_max", config.bits)
+        return {site: Activation(config.bits) for site in sites}
+    return find_ranges(build(described), params, batches, config.calibrate, config.bits)
+
+
+def sample(encoded: Any, texts: int) -> list[Any]:
+    """Inputs of about so many texts from all over, in batches of 32 of one length each."""
+    import numpy as np
+
+    from bertjax.text.batches import gather, inputs_of
+    from bertjax.text.buckets import length_buckets
+
+    rows = np.unique(np.linspace(0, len(encoded) - 1, min(len(encoded), texts)).round().astype(np.int64))
+    rows = rows[np.argsort(encoded.lengths[rows], kind="stable")]
+    buckets = np.array(length_buckets(encoded.lengths, int(encoded.lengths.max())))
+    parts = [rows[start : start + 32] for start in range(0, len(rows), 32)]
+    return [inputs_of(gather(encoded, p, int(buckets[buckets >= encoded.lengths[p].max()][0]))) for p in parts]
+
+
+def train_rounded(config: Config, out: Path, model: Any, encoded: Any, activations: dict[str, Any]) -> tuple[Any, Any]:
+    """Config and parameters of the model in integers, after training if that was asked for."""
+    import jax.numpy as jnp
+
+    from bertjax.quantize import Quantization, quantise_weights
+    from bertjax.quantize.products import fixed_scale
+    from bertjax.quantize.training import (
+        first_scales,
+        learned_ranges,
+        quantise_trained,
+        round_weights,
+        rounding_product,
+        roundings_of,
+    )
+    from bertjax.text.batches import batches, inputs_of
+    from bertjax.text.buckets import length_buckets
+
+    from .data import open_model, training_task
+    from .lessons import lessons
+    from .loop import fit
+    from .run import share
+
+    float_config = model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
+    if config.learn == "nothing":
+        return quantise_weights(float_config, model.params, config.weights, config.find)
+    teacher = model
+    if config.teacher not in (None, config.model):
+        teacher, _ = open_model(config.teacher, training_task(config.data), config.seed, dtype=config.dtype)
+    roundings = roundings_of(model.config, model.params, config.weights)
+    taught = lessons(config.losses, model.config, [teacher.config], config.seed)
+    extra: dict[str, Any] = {"losses": taught.extra}
+    if config.learn == "scales":
+        extra["weights"] = first_scales(model.params, roundings, config.find)
+        fixed = {site: fixed_scale(a)[0] for site, a in activations.items() if a.low is not None}
+        extra["inputs"] = {site: jnp.float32(scale) for site, scale in fixed.items()}
+    data = batches(
+        encoded,
+        config.batch_size,
+        seed=config.seed,
+        buckets=length_buckets(encoded.lengths, config.data.max_length),
+        **share(),
+    )
+    begins = round(config.delay * config.total_steps(data.steps_per_epoch))
+    plain = model.config.replace(remat=config.remat)
+
+    def objective(params, extra, state, batch, step, key):
+        inputs = inputs_of(batch)
+        said = teacher.model.apply({"params": batch["teacher"]}, *inputs)
+        rounded = round_weights(params, roundings, extra.get("weights"))
+        product = rounding_product(activations, step >= begins, extra.get("inputs"))
+        student = type(model.model)(plain, product)
+        guess = student.apply({"params": rounded}, *inputs, rngs={"dropout": key})
+        return taught.terms(extra["losses"], guess, [said], batch), state
+
+    params, learned = fit(
+        config,
+        out,
+        "quantising",
+        params=model.params,
+        extra=extra,
+        objective=objective,
+        batches=data,
+        constants={"teacher": teacher.params},
+    )
+    if config.learn == "scales":
+        activations = learned_ranges(activations, learned["inputs"])
+        float_config = model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
+    return quantise_trained(float_config, params, roundings, learned.get("weights"))
+
+
+if __name__ == "__main__":
+    from .settings import run
+
+    run("quantize")
