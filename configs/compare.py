@@ -14,6 +14,25 @@ learn from:
     minilm_v1      attention and relations of values of the last layer, then the probabilities (Wang et al. 2020)
     minilm_v2      relations of queries, keys and values, then the probabilities (Wang et al. 2021)
 
+On the demo (10,177 sentences of films to learn from, 1,717 of other films to score; two CPU cores, 90 minutes beside
+other work, of which a row takes 2 to 5; differences are to the row without a teacher, p by a paired test that Holm
+corrected for 8 rows):
+
+    row             accuracy [95 %]      by seed            difference              p    FLOPs     ms
+    teacher         81.1 [79.3, 83.0]                                                     506M   11.1
+    no_teacher      76.8 [74.9, 78.6]    76.9 76.4 77.2                                  72.6M    1.74
+    more_epochs     75.0 [73.0, 76.9]    74.1 75.1 75.6    -1.9 [-3.0, -0.8]    0.007
+    bag of words    75.9 [74.0, 77.8]                      -1.0 [-2.9, +1.0]    0.37         -    0.81
+    soft_targets    78.4 [76.5, 80.2]    78.3 78.2 78.7    +1.6 [+0.4, +2.9]    0.052
+    distilbert      78.6 [76.8, 80.4]    78.6 78.2 79.0    +1.8 [+0.8, +2.8]    0.007
+    pkd             78.2 [76.3, 80.0]    78.4 78.3 77.9    +1.3 [+0.4, +2.4]    0.052
+    tinybert        78.9 [77.0, 80.6]    78.9 79.0 78.7    +2.0 [+0.5, +3.6]    0.052
+    minilm_v1       78.4 [76.6, 80.2]    78.7 78.9 77.7    +1.6 [+0.1, +3.1]    0.13
+    minilm_v2       78.3 [76.5, 80.1]    78.3 78.6 78.0    +1.4 [-0.0, +3.0]    0.13
+
+A teacher is worth one and a half to two points to a student of a seventh of its arithmetic, and all of them beat the same
+student trained on labels for twice as long; which of the six ways it is makes no difference that can be told here.
+
 Their papers distil while pre-training, or from larger teachers, for longer and on other data; here all have three
 passes over the task's own text, so their figures say in which order to expect the rows at best. Weights are those of
 the papers where they name some, else equal; the learning rate is the same for all and was not tuned for any.
