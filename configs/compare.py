@@ -30,8 +30,9 @@ corrected for 8 rows):
     minilm_v1       78.4 [76.6, 80.2]    78.7 78.9 77.7    +1.6 [+0.1, +3.1]    0.13
     minilm_v2       78.3 [76.5, 80.1]    78.3 78.6 78.0    +1.4 [-0.0, +3.0]    0.13
 
-A teacher is worth one and a half to two points to a student of a seventh of its arithmetic, and all of them beat the same
-student trained on labels for twice as long; which of the six ways it is makes no difference that can be told here.
+A teacher is worth one and a half to two points to a student of a seventh of its arithmetic, and each way to learn from
+it beats the same student trained on labels for twice as long; which of the six it is makes no difference that these
+examples can tell.
 
 Their papers distil while pre-training, or from larger teachers, for longer and on other data; here all have three
 passes over the task's own text, so their figures say in which order to expect the rows at best. Weights are those of
