@@ -1,0 +1,172 @@
+"""Both models on the same texts: scored, timed and weighed from the folders that ship.
+
+No number that a folder brings along is used, but to be held against what was measured.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from bertjax.errors import UserError
+from bertjax.measure.latency import Timing, measure_latency
+from bertjax.measure.onnx import longest_input, read_graph
+from bertjax.measure.outputs import measure_outputs
+from bertjax.measure.processes import Candidate
+from bertjax.measure.scores import answers, example_sums, score, score_of_sums
+from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval, paired_p_value
+from bertjax.text.encode import sentence_labels
+from bertjax.text.examples import Examples
+from bertjax.text.sources import infer_task, load_examples
+from bertjax.text.tasks import Task, align_labels
+from bertjax.text.tokenizer import Tokenizer
+from bertjax.verify import folder as folders
+from bertjax.verify.measured import Measured, Parity, Side
+
+Logits = Float[np.ndarray, "n c"]
+
+
+def compare(
+    new: Path,
+    old: Path,
+    source: str,
+    task: Task,
+    *,
+    parity: Path | None = None,
+    max_length: int = 512,
+    threads: int = 1,
+    rounds: int = 3,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Measured:
+    """Everything that a verdict needs. `parity` is the bundle that NEW is exported from, where NEW does not say it.
+
+    Raises:
+      UserError: A folder without a model or without names for its classes; two models that answer with other classes;
+        data without labels, or whose labels are none of the classes; a task with more than one answer per text.
+    """
+    task, examples, gold = labelled(source, task, folders.classes_of(old), old)
+    parity = parity or folders.origin_of(new)
+    paths = {"OLD": old, "NEW": new} | ({"the bundle": parity} if parity else {})
+    candidates = {name: Candidate(folders.runtime_of(path), path) for name, path in paths.items()}
+    orders = {name: columns(task, folders.classes_of(path), path) for name, path in paths.items()}
+    notify("reading the files")
+    weights = {name: folders.weights_of(paths[name]) for name in ("OLD", "NEW")}
+    graphs = {name: read_graph(paths[name]) for name in weights if candidates[name].runtime == "onnx"}
+    texts, pairs = examples.texts, examples.pairs
+    common: Any = {"max_length": max_length, "threads": threads, "notify": notify}
+    raw = measure_outputs(candidates, texts, pairs, **common)
+    logits = {name: raw[name][:, orders[name]] for name in raw}
+    timed = {name: candidates[name] for name in weights}
+    timings = measure_latency(timed, texts, pairs, rounds=rounds, **common)
+    pieces = {name: cut(paths[name], texts, pairs, max_length) for name in weights}
+
+    def side(name: str, timing: Timing) -> Side:
+        said, path = spoken(task.kind, logits[name]), paths[name]
+        return Side(
+            folder=str(path),
+            score=score_of(task.metric, said, gold),
+            interval=bootstrap_interval(task.metric, said, gold),
+            timing=timing,
+            bytes=folders.shipped_bytes(path),
+            weights=weights[name],
+            graph=graphs.get(name),
+            truncated=pieces[name][1],
+            finite=bool(np.isfinite(raw[name]).all()),
+            answers=distinct(task.kind, said),
+            claims=folders.claims_of(path, old, task.metric) if name == "NEW" else (),
+        )
+
+    said = {name: spoken(task.kind, logits[name]) for name in logits}
+    return Measured(
+        metric=task.metric,
+        texts=len(examples),
+        labels=distinct(task.kind, gold),
+        old=side("OLD", timings["OLD"]),
+        new=side("NEW", timings["NEW"]),
+        difference=paired_difference_interval(task.metric, said["NEW"], said["OLD"], gold),
+        p_value=paired_p_value(task.metric, said["NEW"], said["OLD"], gold),
+        agreement=agreement(task.kind, logits["NEW"], logits["OLD"]),
+        same_pieces=float(np.mean([a == b for a, b in zip(pieces["NEW"][0], pieces["OLD"][0], strict=True)])),
+        renamed=renamed(said["NEW"], said["OLD"], len(task.labels)) if task.kind == "classification" else None,
+        parity=parity and held_against(str(parity), task.kind, logits["NEW"], logits["the bundle"]),
+        features=processor_features(),
+    )
+
+
+def labelled(source: str, task: Task, classes: dict[int, str], old: Path) -> tuple[Task, Examples, np.ndarray]:
+    """The data with its labels as the classes of OLD, in OLD's order."""
+    found = infer_task(source, task)
+    if found.kind in ("tokens", "qa"):
+        raise UserError(f"{source} is a task of kind {found.kind}: this compares models with one answer for each text.")
+    aligned = align_labels(found, classes, str(old))
+    examples = load_examples(source, aligned, "test", labelled=True)
+    gold = sentence_labels(examples, aligned)
+    assert gold is not None
+    return aligned, examples, gold if aligned.kind == "regression" else gold.astype(np.int64)
+
+
+def columns(task: Task, classes: dict[int, str], path: Path) -> list[int]:
+    """Where a model's logits have the classes of the task: by name, or by place where its names are placeholders."""
+    own = align_labels(task, classes, str(path)).labels
+    if sorted(own) != sorted(task.labels):
+        raise UserError(
+            f"{path} answers with other classes than OLD\n  OLD:  {', '.join(task.labels)}\n  here: {', '.join(own)}"
+        )
+    return [own.index(name) for name in task.labels] if task.labels else [0]
+
+
+def spoken(kind: str, logits: Logits) -> np.ndarray:
+    """Answers; what is no number counts as 0, so that a broken model has a score, and a bad one."""
+    return answers(kind, np.nan_to_num(logits))
+
+
+def score_of(metric: str, said: np.ndarray, gold: np.ndarray) -> float:
+    """As `score`, which imports scikit-learn for the mean of right and wrong."""
+    if metric != "accuracy":
+        return score(metric, said, gold)
+    (sums,) = example_sums(metric, gold, said)
+    return float(score_of_sums(metric, sums.sum(0, keepdims=True))[0])
+
+
+def distinct(kind: str, said: np.ndarray) -> int | None:
+    """How many different answers there are, where they are no numbers."""
+    return None if kind == "regression" else len(np.unique(said, axis=0))
+
+
+def agreement(kind: str, a: Logits, b: Logits) -> float | None:
+    """Share of texts with the same answer, where it is no number."""
+    if kind == "regression":
+        return None
+    same = spoken(kind, a) == spoken(kind, b)
+    return float(same.reshape(len(same), -1).all(axis=-1).mean())
+
+
+def renamed(new: np.ndarray, old: np.ndarray, classes: int) -> float | None:
+    """Agreement after calling each class of NEW what OLD mostly says where NEW says it; None where that is no other
+    order of the classes."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (new, old), 1)
+    called = counts.argmax(axis=1).tolist()
+    return float(counts.max(axis=1).sum() / len(new)) if sorted(called) == list(range(classes)) != called else None
+
+
+def held_against(bundle: str, kind: str, new: Logits, ours: Logits) -> Parity:
+    return Parity(bundle, float(np.abs(new - ours).max()), agreement(kind, new, ours))
+
+
+def cut(path: Path, texts: list[str], pairs: list[str] | None, max_length: int) -> tuple[list[list[int]], int]:
+    """The ids of every text as a folder's tokenizer cuts them, and how many lose their end."""
+    encodings = Tokenizer.from_folder(path).encode(texts, pairs, min(max_length, longest_input(path)), spans=False)
+    return encodings.ids, encodings.n_truncated
+
+
+def processor_features() -> frozenset[str] | None:
+    """The flags of /proc/cpuinfo (x86 calls them flags, Arm features), or None where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    named = next((line for line in lines if line.lower().startswith(("flags", "features"))), None)
+    return None if named is None else frozenset(named.partition(":")[2].split())
