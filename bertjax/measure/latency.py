@@ -64,7 +64,7 @@ def measure_latency(
         raise UserError(
             f"Timing got {len(texts)} texts and {rounds} rounds: expected one or more, and at least 3 rounds."
         )
-    chosen = np.random.default_rng(seed).permutation(len(texts))[:sample].tolist()
+    chosen: list[int] = np.random.default_rng(seed).permutation(len(texts))[:sample].tolist()
     second = None if pairs is None else [pairs[i] for i in chosen]
     loads = load_requests(candidates, [texts[i] for i in chosen], second, max_length)
     with ExitStack() as stack:

@@ -87,9 +87,7 @@ def _operators(graph: Any) -> list[str]:
 
 def read_arrays(folder: str | os.PathLike) -> dict[str, Any]:
     """The arrays that `model.onnx` stores, by name."""
-    onnx = _package("onnx")
-    import onnx.numpy_helper as helper
-
+    onnx, helper = _package("onnx"), _package("onnx.numpy_helper")
     model = onnx.load(os.path.join(folder, "model.onnx"))
     tensors = [(one.name, one) for one in model.graph.initializer]
     for node in model.graph.node:
@@ -102,4 +100,6 @@ def _package(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise UserError(f'{name} is not installed; it comes with pip install "bertjax[export]".') from None
+        raise UserError(
+            f'{name.partition(".")[0]} is not installed; it comes with pip install "bertjax[export]".'
+        ) from None

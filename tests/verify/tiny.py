@@ -1,6 +1,7 @@
 """Small classifiers written node by node as ONNX files: one that counts good and bad words, and ways to spoil it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def arrays(layers: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
 
 def write_onnx(folder: Path, arrays: dict[str, np.ndarray], labels: tuple[str, ...] = LABELS, **config: Any) -> Path:
     """A folder as an export leaves it."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    import onnx  # pyright: ignore[reportMissingImports]  (an extra)
+    from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
 
     folder.mkdir(parents=True)
     given = {**arrays, "last": np.array([2], np.int64), "pieces": np.array([1], np.int64)}
@@ -66,3 +67,22 @@ def write_data(path: Path, rows: int = 120) -> Path:
         lines.append(f"{' '.join([*filler, WORDS[word]])}\t{label}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def stored_as_integers(source: Path, target: Path) -> Path:
+    """The folder with the square matrices as eight bits, turned back into floats before each product."""
+    import onnx  # pyright: ignore[reportMissingImports]  (an extra)
+    from onnx import helper, numpy_helper  # pyright: ignore[reportMissingImports]
+
+    shutil.copytree(source, target)
+    model = onnx.load(target / "model.onnx")
+    stored = {one.name: one for one in model.graph.initializer if one.name.startswith("turn")}
+    for name, tensor in stored.items():
+        array = numpy_helper.to_array(tensor)
+        step = np.abs(array).max() / 127
+        parts = {f"{name}_q": np.round(array / step).astype(np.int8), f"{name}_s": np.float32(step)}
+        model.graph.initializer.remove(tensor)
+        model.graph.initializer.extend(numpy_helper.from_array(np.asarray(part), key) for key, part in parts.items())
+        model.graph.node.insert(0, helper.make_node("DequantizeLinear", list(parts), [name]))
+    onnx.save(model, target / "model.onnx")
+    return target

@@ -25,6 +25,7 @@ from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import folder as folders
 from bertjax.verify.measured import Measured, Parity, Side
 
+SIDES = ("OLD", "NEW")
 Logits = Float[np.ndarray, "n c"]
 
 
@@ -47,20 +48,25 @@ def compare(
         data without labels, or whose labels are none of the classes; a task with more than one answer per text.
     """
     task, examples, gold = labelled(source, task, folders.classes_of(old), old)
-    parity = parity or folders.origin_of(new)
-    paths = {"OLD": old, "NEW": new} | ({"the bundle": parity} if parity else {})
+    paths = {"OLD": old, "NEW": new}
+    bundle = None
+    if parity := parity or folders.origin_of(new):
+        bundle = next((name for name, path in paths.items() if path.resolve() == parity.resolve()), "the bundle")
+        paths[bundle] = parity
     candidates = {name: Candidate(folders.runtime_of(path), path) for name, path in paths.items()}
     orders = {name: columns(task, folders.classes_of(path), path) for name, path in paths.items()}
     notify("reading the files")
-    weights = {name: folders.weights_of(paths[name]) for name in ("OLD", "NEW")}
-    graphs = {name: read_graph(paths[name]) for name in weights if candidates[name].runtime == "onnx"}
+    weights = {name: folders.weights_of(paths[name]) for name in SIDES}
+    graphs = {name: read_graph(paths[name]) for name in SIDES if candidates[name].runtime == "onnx"}
     texts, pairs = examples.texts, examples.pairs
     common: Any = {"max_length": max_length, "threads": threads, "notify": notify}
+    timings = measure_latency({name: candidates[name] for name in SIDES}, texts, pairs, rounds=rounds, **common)
     raw = measure_outputs(candidates, texts, pairs, **common)
+    for name, path in paths.items():
+        if raw[name].shape[1] != len(orders[name]):
+            raise UserError(f"{path} gives {raw[name].shape[1]} numbers for each text and names {len(orders[name])}.")
     logits = {name: raw[name][:, orders[name]] for name in raw}
-    timed = {name: candidates[name] for name in weights}
-    timings = measure_latency(timed, texts, pairs, rounds=rounds, **common)
-    pieces = {name: cut(paths[name], texts, pairs, max_length) for name in weights}
+    pieces = {name: cut(paths[name], texts, pairs, max_length) for name in SIDES}
 
     def side(name: str, timing: Timing) -> Side:
         said, path = spoken(task.kind, logits[name]), paths[name]
@@ -90,7 +96,7 @@ def compare(
         agreement=agreement(task.kind, logits["NEW"], logits["OLD"]),
         same_pieces=float(np.mean([a == b for a, b in zip(pieces["NEW"][0], pieces["OLD"][0], strict=True)])),
         renamed=renamed(said["NEW"], said["OLD"], len(task.labels)) if task.kind == "classification" else None,
-        parity=parity and held_against(str(parity), task.kind, logits["NEW"], logits["the bundle"]),
+        parity=held_against(str(parity), task.kind, logits["NEW"], logits[bundle]) if bundle else None,
         features=processor_features(),
     )
 

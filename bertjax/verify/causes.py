@@ -16,6 +16,8 @@ FAITHFUL = 0.999
 MANY_ZEROS = 0.2
 SPEED_UP_SLACK = 1.25
 """Machines differ: a speed-up counts as claimed too high when it is this many times the best round's."""
+PRODUCTS = (INTEGER_PRODUCTS, ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "MultiHeadAttention"))
+"""Operators that multiply matrices: of integers, of floats."""
 ATTENTION = ("Attention", "MultiHeadAttention", "QAttention", "PackedAttention", "GroupQueryAttention")
 LAYER_NORM = ("LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization", "QEmbedLayerNormalization")
 
@@ -75,8 +77,12 @@ def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
     if holds_integers(new) and lacks_integer_products(measured):
         names = ", ".join(NUMBERS_OF_A_PROCESSOR.values())
         yield f"it holds integer products, and this processor has none of: {names}"
-    if holds_integers(new) and not integer_kernels(new):
-        yield "it stores integers, but ONNX Runtime multiplies floats: none of the nodes that run is an integer product"
+    if new.graph is not None and holds_integers(new):
+        integers, floats = (sum(new.graph.executed.get(kind, 0) for kind in kinds) for kinds in PRODUCTS)
+        if not integers:
+            yield "it stores integers, but ONNX Runtime multiplies floats: no node that runs is a product of integers"
+        elif floats:
+            yield f"of the {integers + floats} products that ONNX Runtime runs, {floats} are still of floats"
     yield from unfused(measured)
     if (
         new.weights.bytes >= old.weights.bytes
@@ -119,11 +125,6 @@ def holds_integers(side: Side) -> bool:
     """Whether the file has products of integers, or weights stored as such."""
     kinds = (*INTEGER_PRODUCTS, "DequantizeLinear")
     return side.graph is not None and any(side.graph.stored.get(kind) for kind in kinds)
-
-
-def integer_kernels(side: Side) -> bool:
-    """Whether integers are multiplied when it runs."""
-    return side.graph is not None and any(side.graph.executed.get(kind) for kind in INTEGER_PRODUCTS)
 
 
 def lacks_integer_products(measured: Measured) -> bool:
