@@ -3,6 +3,7 @@
 No number that a folder brings along is used, but to be held against what was measured.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,56 +49,75 @@ def compare(
         data without labels, or whose labels are none of the classes; a task with more than one answer per text.
     """
     task, examples, gold = labelled(source, task, folders.classes_of(old), old)
-    paths = {"OLD": old, "NEW": new}
-    bundle = None
-    if parity := parity or folders.origin_of(new):
-        bundle = next((name for name, path in paths.items() if path.resolve() == parity.resolve()), "the bundle")
-        paths[bundle] = parity
-    candidates = {name: Candidate(folders.runtime_of(path), path) for name, path in paths.items()}
-    orders = {name: columns(task, folders.classes_of(path), path) for name, path in paths.items()}
+    paths, bundle = with_bundle(new, old, parity or folders.origin_of(new))
+    timings, logits = run(paths, task, examples, max_length, threads, rounds, notify)
     notify("reading the files")
-    weights = {name: folders.weights_of(paths[name]) for name in SIDES}
-    graphs = {name: read_graph(paths[name]) for name in SIDES if candidates[name].runtime == "onnx"}
-    texts, pairs = examples.texts, examples.pairs
-    common: Any = {"max_length": max_length, "threads": threads, "notify": notify}
-    timings = measure_latency({name: candidates[name] for name in SIDES}, texts, pairs, rounds=rounds, **common)
-    raw = measure_outputs(candidates, texts, pairs, **common)
-    for name, path in paths.items():
-        if raw[name].shape[1] != len(orders[name]):
-            raise UserError(f"{path} gives {raw[name].shape[1]} numbers for each text and names {len(orders[name])}.")
-    logits = {name: raw[name][:, orders[name]] for name in raw}
-    pieces = {name: cut(paths[name], texts, pairs, max_length) for name in SIDES}
-
-    def side(name: str, timing: Timing) -> Side:
-        said, path = spoken(task.kind, logits[name]), paths[name]
-        return Side(
-            folder=str(path),
-            score=score_of(task.metric, said, gold),
-            interval=bootstrap_interval(task.metric, said, gold),
-            timing=timing,
-            bytes=folders.shipped_bytes(path),
-            weights=weights[name],
-            graph=graphs.get(name),
-            truncated=pieces[name][1],
-            finite=bool(np.isfinite(raw[name]).all()),
-            answers=distinct(task.kind, said),
-            claims=folders.claims_of(path, old, task.metric) if name == "NEW" else (),
-        )
-
-    said = {name: spoken(task.kind, logits[name]) for name in logits}
+    pieces = {name: cut(paths[name], examples.texts, examples.pairs, max_length) for name in SIDES}
+    sides = {name: side(paths[name], task, gold, logits[name], timings[name], pieces[name][1]) for name in SIDES}
+    said = {name: spoken(task.kind, logits[name]) for name in SIDES}
     return Measured(
         metric=task.metric,
         texts=len(examples),
         labels=distinct(task.kind, gold),
-        old=side("OLD", timings["OLD"]),
-        new=side("NEW", timings["NEW"]),
+        old=sides["OLD"],
+        new=dataclasses.replace(sides["NEW"], claims=folders.claims_of(new, old, task.metric)),
         difference=paired_difference_interval(task.metric, said["NEW"], said["OLD"], gold),
         p_value=paired_p_value(task.metric, said["NEW"], said["OLD"], gold),
         agreement=agreement(task.kind, logits["NEW"], logits["OLD"]),
         same_pieces=float(np.mean([a == b for a, b in zip(pieces["NEW"][0], pieces["OLD"][0], strict=True)])),
         renamed=renamed(said["NEW"], said["OLD"], len(task.labels)) if task.kind == "classification" else None,
-        parity=held_against(str(parity), task.kind, logits["NEW"], logits[bundle]) if bundle else None,
+        parity=held_against(str(paths[bundle]), task.kind, logits["NEW"], logits[bundle]) if bundle else None,
         features=processor_features(),
+    )
+
+
+def with_bundle(new: Path, old: Path, bundle: Path | None) -> tuple[dict[str, Path], str | None]:
+    """All the models to run, by name, and the name of the bundle, which may be one of the two as well."""
+    paths = {"OLD": old, "NEW": new}
+    if bundle is None:
+        return paths, None
+    name = next((name for name in SIDES if paths[name].resolve() == bundle.resolve()), "the bundle")
+    return {**paths, name: bundle}, name
+
+
+def run(
+    paths: dict[str, Path],
+    task: Task,
+    examples: Examples,
+    max_length: int,
+    threads: int,
+    rounds: int,
+    notify: Callable[[str], None],
+) -> tuple[dict[str, Timing], dict[str, Logits]]:
+    """The times of OLD and NEW, and the logits of every model, its columns in the order of the task's classes."""
+    candidates = {name: Candidate(folders.runtime_of(path), path) for name, path in paths.items()}
+    orders = {name: columns(task, folders.classes_of(path), path) for name, path in paths.items()}
+    words = examples.texts, examples.pairs
+    common: Any = {"max_length": max_length, "threads": threads, "notify": notify}
+    timings = measure_latency({name: candidates[name] for name in SIDES}, *words, rounds=rounds, **common)
+    logits = measure_outputs(candidates, *words, **common)
+    for name, order in orders.items():
+        if logits[name].shape[1] != len(order):
+            raise UserError(
+                f"{paths[name]} names {len(order)} classes and gives {logits[name].shape[1]} numbers a text."
+            )
+    return timings, {name: logits[name][:, orders[name]] for name in paths}
+
+
+def side(path: Path, task: Task, gold: np.ndarray, logits: Logits, timing: Timing, truncated: int) -> Side:
+    """One of the two models, without its claims."""
+    said = spoken(task.kind, logits)
+    return Side(
+        folder=str(path),
+        score=score_of(task.metric, said, gold),
+        interval=bootstrap_interval(task.metric, said, gold),
+        timing=timing,
+        bytes=folders.shipped_bytes(path),
+        weights=folders.weights_of(path),
+        graph=read_graph(path) if folders.runtime_of(path) == "onnx" else None,
+        truncated=truncated,
+        finite=bool(np.isfinite(logits).all()),
+        answers=distinct(task.kind, said),
     )
 
 
