@@ -48,9 +48,11 @@ def compare(
       UserError: A folder without a model or without names for its classes; two models that answer with other classes;
         data without labels, or whose labels are none of the classes; a task with more than one answer per text.
     """
-    task, examples, gold = labelled(source, task, folders.classes_of(old), old)
     paths, bundle = with_bundle(new, old, parity or folders.origin_of(new))
-    timings, logits = run(paths, task, examples, max_length, threads, rounds, notify)
+    runtimes = {name: folders.runtime_of(path) for name, path in paths.items()}
+    task, examples, gold = labelled(source, task, folders.classes_of(old), old)
+    candidates = {name: Candidate(runtimes[name], path) for name, path in paths.items()}
+    timings, logits = run(candidates, task, examples, max_length, threads, rounds, notify)
     notify("reading the files")
     pieces = {name: cut(paths[name], examples.texts, examples.pairs, max_length) for name in SIDES}
     sides = {name: side(paths[name], task, gold, logits[name], timings[name], pieces[name][1]) for name in SIDES}
@@ -81,7 +83,7 @@ def with_bundle(new: Path, old: Path, bundle: Path | None) -> tuple[dict[str, Pa
 
 
 def run(
-    paths: dict[str, Path],
+    candidates: dict[str, Candidate],
     task: Task,
     examples: Examples,
     max_length: int,
@@ -90,7 +92,7 @@ def run(
     notify: Callable[[str], None],
 ) -> tuple[dict[str, Timing], dict[str, Logits]]:
     """The times of OLD and NEW, and the logits of every model, its columns in the order of the task's classes."""
-    candidates = {name: Candidate(folders.runtime_of(path), path) for name, path in paths.items()}
+    paths = {name: Path(one.path) for name, one in candidates.items()}
     orders = {name: columns(task, folders.classes_of(path), path) for name, path in paths.items()}
     words = examples.texts, examples.pairs
     common: Any = {"max_length": max_length, "threads": threads, "notify": notify}

@@ -59,6 +59,10 @@ def rows(measured: Measured) -> Iterator[tuple[str, str, str, str]]:
 
 def notes(measured: Measured) -> Iterator[str]:
     """What has no two sides."""
+    if measured.old.answers == 1 and measured.labels != 1:
+        yield "OLD gives every text the same answer: that no score is lost beside it says nothing"
+    if claims := measured.new.claims:
+        yield f"NEW's own claims: {', '.join(f'{claim.what} ({claim.file})' for claim in claims)}"
     if measured.agreement is not None:
         yield f"OLD and NEW answer {measured.agreement:.2%} of the texts alike"
     if (parity := measured.parity) is not None:

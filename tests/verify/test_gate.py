@@ -151,6 +151,7 @@ def test_other_tokenizers_and_shorter_models_are_seen(folder: Path, quick: Path,
     ("argv", "said"),
     [
         (["nowhere", "--against=quick", "--data=dev.tsv"], "nowhere: expected a folder with model.onnx or a bundle"),
+        (["quick", "--against=nowhere", "--data=dev.tsv"], "nowhere: expected a folder with model.onnx or a bundle"),
         (["quick", "--against=quick", "--data=none.tsv"], "none.tsv"),
         (
             ["quick", "--against=quick", "--data=dev.tsv", "--rounds=2"],

@@ -189,4 +189,10 @@ def test_the_words_hold_the_numbers_and_every_failure_with_its_causes():
     assert "NEW and b in JAX: logits differ by at most 0.25; 100.00% of the answers" in text
     assert text.count("refused: ") == 2
     assert "  likely cause: it gives every text the same answer" in text
-    assert "holds: " in "\n".join(lines(GOOD, []))
+    claim = Claim("report.json", "score", 0.9)
+    assert "NEW's own claims: score (report.json)" in list(lines(changed(new={"claims": (claim,)}), []))
+    good, untaught = (list(lines(one, [])) for one in (GOOD, changed(old={"answers": 1})))
+    assert good[-1].startswith("holds: ")
+    assert set(untaught) - set(good) == {
+        "OLD gives every text the same answer: that no score is lost beside it says nothing"
+    }
