@@ -59,7 +59,7 @@ def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
         else:
             yield (
                 f"{parity.bundle} in JAX answers {1 - parity.agreement:.1%} of the texts otherwise (logits differ by "
-                f"up to {parity.largest:.3g}): the score was lost in the export"
+                f"up to {parity.largest:.3g}): the score was lost between the two, by the export or its rounding"
             )
     if holds_integers(new) and lacks_integer_products(measured):
         yield (
@@ -68,7 +68,7 @@ def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
         )
     if 100 * measured.difference[1] > -allowed:
         most = f"{100 * measured.difference[1]:+.2f} points"
-        yield f"{measured.texts} texts are too few to be sure of it: on others the change may be {most}"
+        yield f"{measured.texts} texts are too few to be sure of it: the 95 % interval of the change reaches to {most}"
 
 
 def why_slow(measured: Measured, wanted: float) -> Iterator[str]:

@@ -72,7 +72,9 @@ def _makeup(arrays: Mapping[str, np.ndarray], total: int) -> str:
     types: Counter[str] = Counter()
     for array in arrays.values():
         types[str(array.dtype)] += array.nbytes
-    shares = ", ".join(f"{size / max(total, 1):.0%} {name}" for name, size in types.most_common(3))
+    shares = ", ".join(
+        f"{size / max(total, 1):.0%} {name}" for name, size in types.most_common() if size > 0.01 * total
+    )
     name, largest = max(arrays.items(), key=lambda item: item[1].nbytes)
     return f"{shares}; the largest array is {name} ({list(largest.shape)}, {largest.nbytes / max(total, 1):.0%})"
 

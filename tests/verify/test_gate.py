@@ -17,7 +17,7 @@ from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import Measured, compare
 from bertjax.verify.__main__ import main
-from bertjax.verify.comparison import held_against, renamed
+from bertjax.verify.comparison import columns, held_against, renamed
 from bertjax.verify.measured import Parity
 from tests.model.tiny import tiny
 from tests.verify.tiny import LABELS, VOCABULARY, arrays, write_data, write_onnx
@@ -122,6 +122,17 @@ def test_classes_are_matched_by_name(folder: Path, quick: Path, data: Path, time
     wrong = compared(write_onnx(folder / "wrong", turned), quick, data)
     assert (wrong.agreement, wrong.renamed) == (0.0, 1.0)
     np.testing.assert_allclose(wrong.change, -80)
+    low, high = wrong.difference
+    assert low < -0.8 < high < 0
+    assert wrong.p_value < 1e-6
+
+
+def test_columns_are_put_into_the_order_of_the_task():
+    task = Task(kind="classification", labels=("a", "b", "c"))
+    order = columns(task, {0: "c", 1: "a", 2: "b"}, Path("x"))
+    assert [("c", "a", "b")[column] for column in order] == ["a", "b", "c"]
+    assert columns(task, {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, Path("x")) == [0, 1, 2]
+    assert columns(Task(kind="regression"), {0: "score"}, Path("x")) == [0]
 
 
 def test_a_number_for_each_text_is_compared_by_correlation(folder: Path, tmp_path, timeless: None):

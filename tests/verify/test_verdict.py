@@ -148,7 +148,7 @@ SURE: dict[str, Any] = {"difference": (-0.12, -0.08)}
         (changed(new=WORSE | INTEGERS, features=VNNI, **SURE), []),
         (
             changed(new=WORSE, difference=(-0.3, 0.1)),
-            ["1000 texts are too few to be sure of it: on others the change may be +10"],
+            ["1000 texts are too few to be sure of it: the 95 % interval of the change reaches to +10"],
         ),
         (changed(new=WORSE, **SURE), []),
     ],
