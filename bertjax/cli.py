@@ -1,4 +1,4 @@
-"""The `bertjax` command: a thin door to the scripts in `train/`.
+"""The `bertjax` command: a thin door to the scripts in `train/`, and to the commands of the library itself.
 
 `bertjax distill ...` is `python -m train.distill ...`, from any folder. The scripts are always the package `train`, so
 that a config file can say `from train.distill import Config` everywhere, but it is loaded by location: from inside the
@@ -6,6 +6,7 @@ installed package, or from beside it in a checkout, never whatever else is calle
 """
 
 import difflib
+import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,10 @@ COMMANDS = {
     "predict": "text in, labels and probabilities out",
     "lists": "an experiment: a model that halts by itself, on lists that differ in difficulty",
 }
+LIBRARY = {
+    "verify": "the last gate: refuse an export that is worse, slower or larger than promised",
+}
+"""Commands that need no script, `python -m bertjax.NAME`."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -34,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if command in ("-h", "--help"):
         print("usage: bertjax COMMAND [--config=FILE] [--field=value ...]\n")
-        print(*(f"  {name:<10} {meaning}" for name, meaning in COMMANDS.items()), sep="\n")
+        print(*(f"  {name:<10} {meaning}" for name, meaning in (COMMANDS | LIBRARY).items()), sep="\n")
         print("\n`bertjax COMMAND --help` lists every field.")
         sys.exit(0)
     if command == "--version":
@@ -42,9 +47,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
         print(f"bertjax {__version__}")
         sys.exit(0)
+    if command in LIBRARY:
+        importlib.import_module(f"bertjax.{command}.__main__").main(rest, f"bertjax {command}")
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of: {', '.join(COMMANDS)}"
+        known = [*COMMANDS, *LIBRARY]
+        near = difflib.get_close_matches(command, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of: {', '.join(known)}"
         print(f"unknown command {command}; {hint}", file=sys.stderr)
         sys.exit(2)
     load_scripts()

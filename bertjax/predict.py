@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from scipy.special import expit, softmax
 
 from bertjax.errors import UserError
+from bertjax.measure.scores import answers
 from bertjax.model import BertConfig, BertModel
 from bertjax.params import Tree
 from bertjax.text.batches import Inputs, eval_batches, inputs_of
@@ -139,13 +140,10 @@ def score_inputs(encoded: Encoded, examples: Examples, logits: list[np.ndarray])
     """Predictions and labels in the form that `bertjax.measure.scores.score` compares (its table says which)."""
     kind, gold = encoded.task.kind, encoded.labels
     if kind in ("tokens", "qa"):
-        answers, _ = labels_from_logits(kind, encoded.task.labels, logits, encoded, examples)
+        found, _ = labels_from_logits(kind, encoded.task.labels, logits, encoded, examples)
         expected = examples.labels or []
-        return answers, expected if kind == "tokens" else [answer["text"] for answer in expected]
-    stacked = np.stack(logits)
-    if kind == "classification":
-        return stacked.argmax(axis=-1), gold
-    return (stacked[:, 0], gold) if kind == "regression" else ((stacked > 0).astype(np.int64), gold)
+        return found, expected if kind == "tokens" else [answer["text"] for answer in expected]
+    return answers(kind, np.stack(logits)), gold
 
 
 def labels_from_logits(
@@ -160,9 +158,9 @@ def labels_from_logits(
         return [[name for name, p in zip(labels, row, strict=True) if p > 0.5] for row in probabilities], probabilities
     if kind == "regression":
         return [float(row[0]) for row in logits], None
-    from bertjax.text import answers
+    from bertjax.text.answers import best_answers, predicted_tags
 
     if kind == "tokens":
-        return answers.predicted_tags(logits, encoded, examples), None
+        return predicted_tags(logits, encoded, examples), None
     starts, ends = ([row[:, side] for row in logits] for side in (0, 1))
-    return answers.best_answers(starts, ends, encoded, examples), None
+    return best_answers(starts, ends, encoded, examples), None

@@ -27,7 +27,10 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("statement", ["import bertjax", "import bertjax.cli", "import train.settings, train.common"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import bertjax", "import bertjax.cli", "import bertjax.verify.__main__", "import train.settings, train.common"],
+)
 def test_the_front_doors_import_nothing_heavy(statement):
     assert loaded_after(statement) == set()
 

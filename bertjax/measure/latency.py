@@ -7,33 +7,20 @@ While one process works the others wait for input; one that burns processor time
 because it slowed its neighbours.
 """
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.measure.processes import Candidate, Here, Process, ask, load_requests, processors
 from bertjax.measure.report import Latency, Percentiles
 
 SETTLE_S = 0.2  # threads that spin for more work after a call have gone to sleep by then
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What to time: a runtime ("jax", "sklearn" or `package.module:Class`, see worker.py) and the folder it loads."""
-
-    runtime: str
-    path: str | os.PathLike
 
 
 @dataclass(frozen=True)
@@ -46,6 +33,8 @@ class Timing:
     versions: Mapping[str, str]
     latency: Latency
     throughput_per_s: float
+    rounds: tuple[float, ...] = ()
+    """The median milliseconds at batch 1 of every round: their spread is how steady the machine was."""
 
 
 def measure_latency(
@@ -75,23 +64,16 @@ def measure_latency(
         raise UserError(
             f"Timing got {len(texts)} texts and {rounds} rounds: expected one or more, and at least 3 rounds."
         )
-    chosen = np.random.default_rng(seed).permutation(len(texts))[:sample]
-    given = {
-        "texts": [texts[i] for i in chosen],
-        "pairs": pairs and [pairs[i] for i in chosen],
-        "max_length": max_length,
-    }
-    loads = {
-        name: {"command": "load", "runtime": one.runtime, "path": os.path.abspath(one.path), **given}
-        for name, one in candidates.items()
-    }
+    chosen: list[int] = np.random.default_rng(seed).permutation(len(texts))[:sample].tolist()
+    second = None if pairs is None else [pairs[i] for i in chosen]
+    loads = load_requests(candidates, [texts[i] for i in chosen], second, max_length)
     with ExitStack() as stack:
-        with _processors(threads):
-            started = {name: _Process(name, timeout_s) if isolated else _Here() for name in candidates}
+        with processors(threads):
+            started = {name: Process(name, timeout_s) if isolated else Here() for name in candidates}
             workers = {name: stack.enter_context(worker) for name, worker in started.items()}
         notify("loading and compiling")
-        about = _ask(workers, loads)
-        _ask(workers, {name: {"command": "warm_up"} for name in workers})
+        about = ask(workers, loads)
+        ask(workers, {name: {"command": "warm_up"} for name in workers})
         results = _take_turns(workers, rounds, notify)
     if isolated:
         _warn_of_restless(results)
@@ -108,16 +90,9 @@ def _take_turns(
         for name in order:
             notify(f"timing {name}, round {turn + 1} of {rounds}")
             time.sleep(SETTLE_S)
-            results[name].append(_ask(workers, {name: {"command": "measure"}})[name])
+            results[name].append(ask(workers, {name: {"command": "measure"}})[name])
         order = [*order[1:], order[0]]
     return results
-
-
-def _ask(workers: Mapping[str, Any], requests: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The answers to several requests, worked on at the same time."""
-    for name, request in requests.items():
-        workers[name].send(request)
-    return {name: workers[name].receive() for name in requests}
 
 
 def _warn_of_restless(results: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -136,107 +111,5 @@ def _timing(about: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> Ti
 
     throughput = float(np.median([answer["batch_32_per_s"] for answer in rounds]))
     latency = Latency(percentiles("batch_1"), percentiles("end_to_end"))
-    return Timing(about["runtime"], about["device"], about["threads"], about["versions"], latency, throughput)
-
-
-@contextmanager
-def _processors(count: int | None) -> Iterator[None]:
-    """Processes started inside may run on the first `count` of this thread's processors: affinity is inherited."""
-    if count is None:
-        yield
-        return
-    if not hasattr(os, "sched_setaffinity"):
-        raise UserError("threads can be limited on Linux only: leave it out.")
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(allowed)[:count])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, importable modules and compiled programs, without its claim to the whole GPU."""
-    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
-    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    if "jax" in sys.modules and (compiled := sys.modules["jax"].config.jax_compilation_cache_dir):
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
-    return environment
-
-
-class _Here:
-    """A session in this process."""
-
-    def __init__(self):
-        from bertjax.measure.worker import Session  # here, or `python -m` would find its module imported already
-
-        self._session = Session()
-
-    def send(self, request: dict[str, Any]) -> None:
-        self._answer = self._session.answer(request)
-
-    def receive(self) -> dict[str, Any]:
-        return self._answer
-
-    def __enter__(self) -> "_Here":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        del self._session
-
-
-class _Process:
-    """A session in a process of its own."""
-
-    def __init__(self, name: str, timeout_s: float):
-        self._name, self._timeout_s, self._late = name, timeout_s, ""
-
-    def __enter__(self) -> "_Process":
-        self._stderr = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bertjax.measure.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env=_environment(),
-            encoding="utf-8",
-        )
-        return self
-
-    def send(self, request: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._died() from None
-
-    def receive(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        alarm = threading.Timer(self._timeout_s, self._kill_late)
-        alarm.start()
-        line = self._process.stdout.readline()
-        alarm.cancel()
-        if not line:
-            raise self._died()
-        answer = json.loads(line)
-        if "user_error" in answer:
-            raise UserError(f"{self._name} cannot be timed: {answer['user_error']}")
-        return answer
-
-    def _kill_late(self) -> None:
-        self._late = f" (no answer in {self._timeout_s:g} s)"
-        self._process.kill()
-
-    def _died(self) -> RuntimeError:
-        code = self._process.wait()
-        self._stderr.seek(0)
-        tail = self._stderr.read().decode(errors="replace").strip()[-2000:]
-        return RuntimeError(
-            f"The process that timed {self._name} ended with code {code}{self._late}. Its last words:\n{tail}"
-        )
-
-    def __exit__(self, *error: object) -> None:
-        self._process.kill()  # it holds nothing that would have to be saved
-        self._process.communicate()
-        self._stderr.close()
+    medians = tuple(float(np.median(answer["batch_1"])) for answer in rounds)
+    return Timing(about["runtime"], about["device"], about["threads"], about["versions"], latency, throughput, medians)

@@ -66,6 +66,13 @@ def score(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np
             return float(score_of_sums(metric, sums.sum(0, keepdims=True))[0])
 
 
+def answers(kind: str, logits: Float[np.ndarray, "n c"]) -> np.ndarray:
+    """What logits with one row per text say, as `score` compares it: a class id, a number, or 0 and 1 per label."""
+    if kind == "classification":
+        return logits.argmax(axis=-1)
+    return logits[:, 0] if kind == "regression" else (logits > 0).astype(np.int64)
+
+
 def checked(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> tuple[Any, Any]:
     """Both sides as the arrays (or lists, for tags and answers) that the metric wants, or a `UserError`."""
     if metric not in METRICS:

@@ -3,13 +3,14 @@
     {"command": "load", "runtime": "jax", "path": "runs/x/bundle", "texts": [...], "pairs": null, "max_length": 128}
     {"command": "warm_up"}
     {"command": "measure"}
+    {"command": "outputs"}
     {"command": "quit"}
 
 Inside one process the thread pools of XLA, torch and ONNX Runtime starve each other, so each gets a process and they
 take turns. A runtime is a class: built from (path, texts, pairs, max_length), it has `name`, `device`, `versions`, and
-two methods, `encode` (words to the arrays of one batch) and `forward`, which returns when the result is there. "jax"
-and "sklearn" are below; any other is named by its place, `package.module:Class`. The texts are told beforehand so that
-a runtime with static shapes can choose its lengths.
+two methods, `encode` (words to the arrays of one batch) and `forward`, which returns when the result is there. "jax",
+"onnx" and "sklearn" are below; any other is named by its place, `package.module:Class`. The texts are told beforehand
+so that a runtime with static shapes can choose its lengths. A process imports what its own runtime needs and no other.
 """
 
 import gc
@@ -77,15 +78,40 @@ class JaxRuntime:
 
         encodings = self._tokenize(texts, pairs)
         longest = max(map(len, encodings.ids))
-        shape = (len(texts), next(edge for edge in self.buckets if edge >= longest))
-        ids = np.full(shape, self.bundle.tokenizer.pad_id, np.int32)  # type: ignore[union-attr]
-        mask, types = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        for row, (pieces, kinds) in enumerate(zip(encodings.ids, encodings.type_ids, strict=True)):
-            ids[row, : len(pieces)], types[row, : len(pieces)], mask[row, : len(pieces)] = pieces, kinds, 1
-        return ids, mask, types
+        length = next(edge for edge in self.buckets if edge >= longest)
+        return padded(encodings, length, self.bundle.tokenizer.pad_id, np.int32)  # type: ignore[union-attr]
 
     def forward(self, inputs: Any) -> Any:
         return next(self.run([inputs])).logits
+
+
+class OnnxRuntime:
+    """A folder with `model.onnx`, its tokenizer and `config.json`, in ONNX Runtime on the processor."""
+
+    name = "onnxruntime"
+
+    def __init__(self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int):
+        from bertjax.measure.onnx import longest_input, open_session
+        from bertjax.text.tokenizer import Tokenizer
+
+        del texts, pairs  # its shapes are open
+        self.session = open_session(path, threads=thread_count())
+        self.tokenizer = Tokenizer.from_folder(path)
+        self.max_length = min(max_length, longest_input(path))
+        self.device = f"cpu: {processor()}"
+        self.versions = {"onnxruntime": importlib.import_module("onnxruntime").__version__}
+        self._inputs = {one.name for one in self.session.get_inputs()}
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
+        import numpy as np
+
+        encodings = self.tokenizer.encode(texts, pairs, self.max_length, spans=False)
+        arrays = padded(encodings, max(map(len, encodings.ids)), self.tokenizer.pad_id, np.int64)
+        named = dict(zip(("input_ids", "attention_mask", "token_type_ids"), arrays, strict=True))
+        return {name: array for name, array in named.items() if name in self._inputs}
+
+    def forward(self, inputs: Any) -> Any:
+        return self.session.run(["logits"], inputs)[0]
 
 
 class SklearnRuntime:
@@ -110,11 +136,22 @@ class SklearnRuntime:
         return self.model.predict(*inputs)
 
 
-RUNTIMES = {"jax": JaxRuntime, "sklearn": SklearnRuntime}
+RUNTIMES = {"jax": JaxRuntime, "onnx": OnnxRuntime, "sklearn": SklearnRuntime}
+
+
+def padded(encodings: Any, length: int, pad_id: int, dtype: Any) -> tuple[Any, Any, Any]:
+    """Ids, mask and types of one batch, filled up to `length` on the right."""
+    import numpy as np
+
+    shape = (len(encodings.ids), length)
+    ids, mask, types = np.full(shape, pad_id, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype)
+    for row, (pieces, kinds) in enumerate(zip(encodings.ids, encodings.type_ids, strict=True)):
+        ids[row, : len(pieces)], types[row, : len(pieces)], mask[row, : len(pieces)] = pieces, kinds, 1
+    return ids, mask, types
 
 
 class Session:
-    """Answers the commands; `measure` needs `load` first."""
+    """Answers the commands; `measure` and `outputs` need `load` first."""
 
     def __init__(self):
         self._left = time.process_time(), time.perf_counter()
@@ -161,6 +198,17 @@ class Session:
             "batch_32_per_s": 1000 * BATCH * len(many) / sum(batch_32),
         }
 
+    def outputs(self) -> dict[str, Any]:
+        """What the model says to every text, in their order, as lists."""
+        rows: list[Any] = [None] * len(self.texts)
+        order = sorted(range(len(self.texts)), key=lambda i: len(self.texts[i]))
+        for start in range(0, len(order), BATCH):
+            numbers = order[start : start + BATCH]
+            answers = self.runtime.forward(self.runtime.encode(*self._batch(numbers)))
+            for number, answer in zip(numbers, answers.tolist(), strict=True):
+                rows[number] = answer
+        return {"outputs": rows}
+
     def _many(self) -> list[tuple[list[str], list[str] | None]]:
         """Full batches of texts of like length, as `bundle.predict` makes them; few texts are repeated to fill one."""
         order = sorted(range(len(self.texts)), key=lambda i: len(self.texts[i]))
@@ -180,7 +228,7 @@ def milliseconds(call: Callable[[Any], Any], argument: Any) -> float:
 
 
 def find_runtime(name: str) -> Any:
-    """The class behind "jax", "sklearn" or `package.module:Class`."""
+    """The class behind "jax", "onnx", "sklearn" or `package.module:Class`."""
     if name in RUNTIMES:
         return RUNTIMES[name]
     module, colon, attribute = name.partition(":")

@@ -77,7 +77,7 @@ def test_sample_and_threads_are_what_was_asked_for():
 
 
 def test_a_process_that_dies_is_quoted():
-    with pytest.raises(RuntimeError, match=r"timed broken ended with code 11.*\n(.*\n)*terrible things happened in C"):
+    with pytest.raises(RuntimeError, match=r"ran broken ended with code 11.*\n(.*\n)*terrible things happened in C"):
         measure_latency({"good": runtime("Sleeper"), "broken": runtime("Crashing")}, TEXTS)
 
 
@@ -94,13 +94,13 @@ def test_a_process_that_spins_while_it_waits_is_named():
 @pytest.mark.parametrize(
     ("candidate", "says"),
     [
-        (Candidate("jax", "/nowhere"), "x cannot be timed: no model folder"),
+        (Candidate("jax", "/nowhere"), "x cannot be measured: no model folder"),
         (Candidate("tpu", "/"), "Unknown runtime 'tpu'"),
     ],
 )
 @pytest.mark.parametrize("isolated", [True, False])
 def test_mistakes_of_the_user_come_back_as_such(candidate, says, isolated):
-    with pytest.raises(UserError, match=says if isolated else says.removeprefix("x cannot be timed: ")):
+    with pytest.raises(UserError, match=says if isolated else says.removeprefix("x cannot be measured: ")):
         measure_latency({"x": candidate}, TEXTS, isolated=isolated)
 
 

@@ -1,0 +1,105 @@
+"""An exported folder seen from outside: its session in ONNX Runtime, and what its graph becomes there.
+
+The graph in the file is not the graph that runs: ONNX Runtime rewrites it for the processor it finds. Whether a product
+of integers is done with integers, or attention in one piece, is read from the rewritten graph. No jax here, and no
+torch: whoever ships an ONNX file has neither.
+"""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertjax.errors import UserError
+from bertjax.text.tokenizer_files import read_json
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+INTEGER_PRODUCTS = (
+    *("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "QAttention"),
+    *("MatMulNBits", "DynamicQuantizeLSTM", "ConvInteger", "QLinearConv"),
+)
+"""Operators of ONNX and of ONNX Runtime that multiply numbers of eight bits or fewer."""
+
+
+class Graph(NamedTuple):
+    """How often each operator stands in the file, and in what ONNX Runtime makes of it on this machine."""
+
+    stored: Mapping[str, int]
+    executed: Mapping[str, int]
+
+
+def open_session(folder: str | os.PathLike, threads: int, optimised: str | None = None) -> Any:
+    """A session on the processor, checked for the inputs and the output that our exports have.
+
+    Idle threads sleep: spinning ones would slow whatever is measured beside it. The rewritten graph is written to
+    `optimised`.
+    """
+    runtime = _package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = (
+        3  # it warns of the optimised file being for this machine alone, which is why it is wanted
+    )
+    if optimised is not None:
+        options.optimized_model_filepath = optimised
+    path = Path(folder) / "model.onnx"
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a class of its own for each kind of bad file, with no common parent but this
+        raise UserError(f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}") from None
+    unknown = [one.name for one in session.get_inputs() if one.name not in INPUTS]
+    if unknown or "logits" not in [one.name for one in session.get_outputs()]:
+        outputs = ", ".join(one.name for one in session.get_outputs())
+        inputs = ", ".join(one.name for one in session.get_inputs())
+        raise UserError(
+            f"{path} takes {inputs} and gives {outputs}.\nExpected some of {', '.join(INPUTS)}, and an output `logits`."
+        )
+    return session
+
+
+def longest_input(folder: str | os.PathLike) -> int:
+    """Positions of the model, from `config.json`."""
+    config = read_json(Path(folder) / "config.json")
+    return int(config.get("max_position_embeddings") or config.get("bertjax", {}).get("max_position_embeddings", 512))
+
+
+def read_graph(folder: str | os.PathLike) -> Graph:
+    """The operators of `model.onnx` before and after ONNX Runtime's own optimisation."""
+    onnx = _package("onnx")
+    with tempfile.TemporaryDirectory() as temporary:
+        target = os.path.join(temporary, "optimised.onnx")
+        open_session(folder, threads=1, optimised=target)
+        stored, executed = (
+            onnx.load(path, load_external_data=False) for path in (os.path.join(folder, "model.onnx"), target)
+        )
+    return Graph(Counter(_operators(stored.graph)), Counter(_operators(executed.graph)))
+
+
+def _operators(graph: Any) -> list[str]:
+    """The type of every node, those inside of branches and loops too."""
+    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return [node.op_type for node in graph.node] + [name for one in inner for name in _operators(one)]
+
+
+def read_arrays(folder: str | os.PathLike) -> dict[str, Any]:
+    """The arrays that `model.onnx` stores, by name."""
+    onnx, helper = _package("onnx"), _package("onnx.numpy_helper")
+    model = onnx.load(os.path.join(folder, "model.onnx"))
+    tensors = [(one.name, one) for one in model.graph.initializer]
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            tensors += [(node.output[0], part.t) for part in node.attribute if part.HasField("t")]
+    return {name: helper.to_array(tensor) for name, tensor in tensors}
+
+
+def _package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise UserError(
+            f'{name.partition(".")[0]} is not installed; it comes with pip install "bertjax[export]".'
+        ) from None

@@ -1,0 +1,144 @@
+"""Runtimes in processes of their own (worker.py), spoken to over pipes: who is asked, where it runs, how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bertjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What to run: a runtime ("jax", "onnx", "sklearn" or `package.module:Class`, see worker.py) and its folder."""
+
+    runtime: str
+    path: str | os.PathLike
+
+
+def load_requests(
+    candidates: Mapping[str, Candidate], texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+) -> dict[str, dict[str, Any]]:
+    """What makes each candidate's process load it and take these texts."""
+    given = {"command": "load", "texts": texts, "pairs": pairs, "max_length": max_length}
+    return {
+        name: {**given, "runtime": one.runtime, "path": os.path.abspath(one.path)} for name, one in candidates.items()
+    }
+
+
+def ask(workers: Mapping[str, Any], requests: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The answers to several requests, worked on at the same time."""
+    for name, request in requests.items():
+        workers[name].send(request)
+    return {name: workers[name].receive() for name in requests}
+
+
+@contextmanager
+def processors(count: int | None) -> Iterator[None]:
+    """Processes started inside may run on the first `count` of this thread's processors: affinity is inherited."""
+    if count is None:
+        yield
+        return
+    if count < 1:
+        raise UserError(f"threads is {count}: expected 1 or more.")
+    if not hasattr(os, "sched_setaffinity"):
+        raise UserError("threads can be limited on Linux only: leave it out.")
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, importable modules and compiled programs, without its claim to the whole GPU."""
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    if "jax" in sys.modules and (compiled := sys.modules["jax"].config.jax_compilation_cache_dir):
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
+    return environment
+
+
+class Here:
+    """A session in this process."""
+
+    def __init__(self):
+        from bertjax.measure.worker import Session  # here, or `python -m` would find its module imported already
+
+        self._session = Session()
+
+    def send(self, request: dict[str, Any]) -> None:
+        self._answer = self._session.answer(request)
+
+    def receive(self) -> dict[str, Any]:
+        return self._answer
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del self._session
+
+
+class Process:
+    """A session in a process of its own."""
+
+    def __init__(self, name: str, timeout_s: float):
+        self._name, self._timeout_s, self._late = name, timeout_s, ""
+
+    def __enter__(self) -> "Process":
+        self._stderr = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bertjax.measure.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment(),
+            encoding="utf-8",
+        )
+        return self
+
+    def send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        alarm = threading.Timer(self._timeout_s, self._kill_late)
+        alarm.start()
+        line = self._process.stdout.readline()
+        alarm.cancel()
+        if not line:
+            raise self._died()
+        answer = json.loads(line)
+        if "user_error" in answer:
+            raise UserError(f"{self._name} cannot be measured: {answer['user_error']}")
+        return answer
+
+    def _kill_late(self) -> None:
+        self._late = f" (no answer in {self._timeout_s:g} s)"
+        self._process.kill()
+
+    def _died(self) -> RuntimeError:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        tail = self._stderr.read().decode(errors="replace").strip()[-2000:]
+        return RuntimeError(
+            f"The process that ran {self._name} ended with code {code}{self._late}. Its last words:\n{tail}"
+        )
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()  # it holds nothing that would have to be saved
+        self._process.communicate()
+        self._stderr.close()

@@ -1,0 +1,73 @@
+"""Measures NEW beside OLD, both as they ship, and refuses NEW where a bound does not hold or its report is not true.
+
+Leaves with 0 where all holds, 3 where something does not (and says what and why, as far as the measurement shows it),
+and 2 for input that cannot be measured.
+"""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+MISSED = 3
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.verify") -> NoReturn:
+    """Run the gate and leave with its exit code."""
+    given = _parser(prog).parse_args(argv)
+    from bertjax.errors import UserError
+
+    try:
+        sys.exit(run(given))
+    except UserError as mistake:
+        print(*str(mistake).strip().splitlines()[:5], sep="\n", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(given: argparse.Namespace) -> int:
+    from bertjax.text.tasks import Task
+    from bertjax.verify import Bounds, compare, verdict
+    from bertjax.verify.words import lines
+
+    measured = compare(
+        given.new,
+        given.against,
+        given.data,
+        Task(kind=given.kind, text=given.text, text_pair=given.text_pair, label=given.label, metric=given.metric),
+        parity=given.parity,
+        max_length=given.max_length,
+        threads=given.threads,
+        rounds=given.rounds,
+        notify=lambda message: print(message, file=sys.stderr, flush=True),
+    )
+    failures = verdict(measured, Bounds(given.min_speedup, given.max_drop, given.max_mb))
+    print(*lines(measured, failures), sep="\n", flush=True)
+    return MISSED if failures else 0
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog, description=inspect.cleandoc(__doc__ or ""), formatter_class=layout)
+    add = parser.add_argument
+    add("new", metavar="NEW", type=Path, help="folder with model.onnx, or a bundle")
+    add("--against", metavar="OLD", type=Path, required=True, help="what NEW is compared with: a folder of either kind")
+    add("--data", metavar="FILE", required=True, help="labelled texts: a file, tfds:NAME/SPLIT, or demo")
+    add("--min-speedup", metavar="X", type=float, help="OLD's median time for one text over NEW's, at least")
+    add("--max-drop", metavar="POINTS", type=float, help="points of the score that NEW may lie below OLD")
+    add("--max-mb", metavar="N", type=float, help="megabytes (10^6 bytes) of all files that ship")
+    add("--parity", metavar="BUNDLE", type=Path, help="the bundle NEW was exported from, to be run in JAX beside it")
+    add("--text", metavar="COLUMN", help="column of the text; found by its usual names")
+    add("--text-pair", metavar="COLUMN", help="column of the second text, for tasks on pairs")
+    add("--label", metavar="COLUMN", help="column of the answer; found by its usual names")
+    add("--kind", default="auto", help="kind of task; read off the data")
+    add("--metric", default="auto", help="the score that counts; the usual one of the kind")
+    add("--max-length", metavar="N", type=int, default=512, help="longest input in tokens, if the model holds as many")
+    add("--threads", metavar="N", type=int, default=1, help="processors that each model may use (default 1)")
+    add("--rounds", metavar="N", type=int, default=3, help="rounds of timing, three or more (default 3)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""From measured numbers to a verdict: which bounds do not hold, which claims are not true, and why, as far as seen.
+
+A cause is named only where something that was measured or read speaks for it; where nothing does, none is named.
+"""
+
+from collections.abc import Iterator
+
+from bertjax.measure.onnx import INTEGER_PRODUCTS
+from bertjax.measure.words import bytes_text
+from bertjax.verify.measured import NUMBERS_OF_A_PROCESSOR, Bounds, Claim, Failure, Measured, Side
+
+SMALL_MS = 1.0
+"""Calls that take less may be mostly a runtime's own work."""
+FAITHFUL = 0.999
+"""Share of equal labels from which an export computes what its bundle does."""
+MANY_ZEROS = 0.2
+SPEED_UP_SLACK = 1.25
+"""Machines differ: a speed-up counts as claimed too high when it is this many times the best round's."""
+PRODUCTS = (INTEGER_PRODUCTS, ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "MultiHeadAttention"))
+"""Operators that multiply matrices: of integers, of floats."""
+ATTENTION = ("Attention", "MultiHeadAttention", "QAttention", "PackedAttention", "GroupQueryAttention")
+LAYER_NORM = ("LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization", "QEmbedLayerNormalization")
+
+
+def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
+    """Everything that is wrong with NEW; empty if all bounds hold and no claim is contradicted."""
+    failures = []
+    if bounds.max_drop is not None and not -measured.change <= bounds.max_drop:
+        what = f"the score fell {-measured.change:.2f} points; at most {bounds.max_drop:g} may be lost"
+        failures.append(Failure(what, tuple(why_worse(measured, bounds.max_drop))))
+    if bounds.min_speedup is not None and not measured.speed_up >= bounds.min_speedup:
+        what = f"it is {measured.speed_up:.2f} times as fast; {bounds.min_speedup:g} times was asked for"
+        failures.append(Failure(what, tuple(why_slow(measured, bounds.min_speedup))))
+    if bounds.max_mb is not None and measured.new.bytes > bounds.max_mb * 1e6:
+        what = f"it takes {measured.new.bytes / 1e6:.2f} MB; at most {bounds.max_mb:g} were asked for"
+        failures.append(Failure(what, (f"where the bytes are: {measured.new.weights.makeup}",)))
+    return failures + [Failure(said) for claim in measured.new.claims if (said := contradiction(claim, measured))]
+
+
+def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
+    """What speaks for a reason why the score fell."""
+    new, parity = measured.new, measured.parity
+    if not new.finite:
+        yield "some of its logits are no numbers: something overflows"
+    if measured.renamed is not None:
+        yield (
+            f"{measured.renamed:.1%} of its answers are OLD's if its classes are called otherwise, "
+            f"{measured.agreement:.1%} as they are called now: outputs or `id2label` are in another order"
+        )
+    if new.answers == 1 and measured.labels != 1:
+        yield "it gives every text the same answer: what it learnt is gone"
+    if measured.same_pieces < 1:
+        yield f"its tokenizer cuts {1 - measured.same_pieces:.1%} of the texts into other ids than OLD's"
+    if new.truncated > measured.old.truncated:
+        yield f"{new.truncated} texts are too long for it and lose their end, {measured.old.truncated} for OLD"
+    if new.finite and parity is not None and parity.agreement is not None:
+        if parity.agreement >= FAITHFUL:
+            yield f"{parity.bundle} in JAX answers the same: the score was lost before the export"
+        else:
+            yield (
+                f"{parity.bundle} in JAX answers {1 - parity.agreement:.1%} of the texts otherwise (logits differ by "
+                f"up to {parity.largest:.3g}): the score was lost between the two, by the export or its rounding"
+            )
+    if holds_integers(new) and lacks_integer_products(measured):
+        yield (
+            "this processor has no instruction for sums of 8-bit products, so pairs of them may saturate at 16 bits: "
+            "weights of 7 bits (reduced range) do not"
+        )
+    if 100 * measured.difference[1] > -allowed:
+        most = f"{100 * measured.difference[1]:+.2f} points"
+        yield f"{measured.texts} texts are too few to be sure of it: the 95 % interval of the change reaches to {most}"
+
+
+def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
+    """What speaks for a reason why no more time was saved."""
+    old, new = measured.old, measured.new
+    if holds_integers(new) and lacks_integer_products(measured):
+        names = ", ".join(NUMBERS_OF_A_PROCESSOR.values())
+        yield f"it holds integer products, and this processor has none of: {names}"
+    if new.graph is not None and holds_integers(new):
+        integers, floats = (sum(new.graph.executed.get(kind, 0) for kind in kinds) for kinds in PRODUCTS)
+        if not integers:
+            yield "it stores integers, but ONNX Runtime multiplies floats: no node that runs is a product of integers"
+        elif floats:
+            yield f"of the {integers + floats} products that ONNX Runtime runs, {floats} are still of floats"
+    yield from unfused(measured)
+    if (
+        new.weights.bytes >= old.weights.bytes
+        and new.weights.shapes == old.weights.shapes
+        and new.weights.zeros > old.weights.zeros + MANY_ZEROS
+    ):
+        yield (
+            f"{new.weights.zeros:.0%} of its weights are zero ({old.weights.zeros:.0%} of OLD's), in arrays of the "
+            "same shapes: zeros that stay in place save no time; remove heads, neurons or layers instead"
+        )
+    elif new.weights.shapes == old.weights.shapes and not holds_integers(new):
+        yield "its arrays have OLD's shapes and are multiplied as floats: there is nothing that could save time"
+    alone, in_batch = old.timing.latency.batch_1.p50, 1000 / old.timing.throughput_per_s
+    if alone < SMALL_MS and in_batch < alone / 2:
+        yield (
+            f"OLD takes {alone:.2f} ms for a text alone and {in_batch:.2f} ms in a batch: most of a call is no "
+            "arithmetic, and no smaller model saves that"
+        )
+    if measured.throughput_ratio >= wanted > measured.speed_up:
+        yield f"a batch of one: in batches of 32 it answers {measured.throughput_ratio:.2f} times as many texts"
+    if old.timing.runtime != new.timing.runtime:
+        yield f"OLD runs in {old.timing.runtime} and NEW in {new.timing.runtime}: part of the ratio is the runtimes'"
+
+
+def unfused(measured: Measured) -> Iterator[str]:
+    """Which parts of NEW's encoder run in pieces."""
+    graph, before = measured.new.graph, measured.old.graph
+    if graph is None:
+        return
+    for name, whole, piece in (("attention", ATTENTION, "Softmax"), ("LayerNorm", LAYER_NORM, "ReduceMean")):
+        if graph.executed.get(piece) and not any(graph.executed.get(kind) for kind in whole):
+            beside = ""
+            if before is not None:
+                fused = any(before.executed.get(kind) for kind in whole)
+                beside = "; in OLD it is fused" if fused else "; nor is it in OLD"
+            yield f"{name} is not fused: ONNX Runtime runs {graph.executed[piece]} {piece} nodes by themselves{beside}"
+
+
+def holds_integers(side: Side) -> bool:
+    """Whether the file has products of integers, or weights stored as such."""
+    kinds = (*INTEGER_PRODUCTS, "DequantizeLinear")
+    return side.graph is not None and any(side.graph.stored.get(kind) for kind in kinds)
+
+
+def lacks_integer_products(measured: Measured) -> bool:
+    """Whether the processor says what it can do, and this is not there."""
+    return measured.features is not None and not measured.features & NUMBERS_OF_A_PROCESSOR.keys()
+
+
+def contradiction(claim: Claim, measured: Measured) -> str | None:
+    """What is not true of a claim, or None. A score and its interval must meet the measured interval, bytes be those of
+    the weights or of the folder to 1 %, and a speed-up not be far above the best round's."""
+    new, (low, high) = measured.new, measured.new.interval
+    if claim.what == "score":
+        least, most = claim.interval or (claim.value, claim.value)
+        if min(least, claim.value) > high or max(most, claim.value) < low:
+            return (
+                f"{claim.file} claims a score of {100 * claim.value:.1f}; measured here: {100 * new.score:.1f} "
+                f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
+            )
+    elif claim.what == "bytes":
+        sizes = (new.weights.bytes, new.bytes)
+        if all(abs(claim.value - size) > 0.01 * size for size in sizes):
+            return f"{claim.file} claims {bytes_text(claim.value)}; on disk are {bytes_text(new.bytes)}"
+    elif claim.value > SPEED_UP_SLACK * measured.speed_up_range[1]:
+        return f"{claim.file} claims a speed-up of {claim.value:.2f}; measured here: {measured.speed_up:.2f}"
+    return None

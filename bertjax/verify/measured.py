@@ -1,0 +1,134 @@
+"""What was measured of two models, and what must hold of it: numbers and texts, nothing that computes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bertjax.measure.latency import Timing
+from bertjax.measure.onnx import Graph
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What NEW must keep to, beside OLD. None: no bound."""
+
+    min_speedup: float | None = None
+    """OLD's median milliseconds for one text over NEW's."""
+    max_drop: float | None = None
+    """Points of the score (times 100) that NEW may lie below OLD."""
+    max_mb: float | None = None
+    """Megabytes (10^6) of all that ships."""
+
+
+class Weights(NamedTuple):
+    """The arrays of a model as they are stored."""
+
+    bytes: int
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the arrays with two dimensions or more; the sides of each, and the arrays, in order of size."""
+    zeros: float
+    """Share of exact zeros in them."""
+    makeup: str
+    """Which types the bytes are of, and which array takes most of them, for a sentence."""
+
+
+class Claim(NamedTuple):
+    """A number that a model's own papers give."""
+
+    file: str
+    what: str
+    """"score", "speed-up" or "bytes"."""
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+class Parity(NamedTuple):
+    """NEW held against the bundle that it was exported from, run in JAX."""
+
+    bundle: str
+    largest: float
+    """Largest difference of two logits."""
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models. Scores are fractions."""
+
+    folder: str
+    score: float
+    interval: tuple[float, float]
+    timing: Timing
+    bytes: int
+    """Of all files but reports."""
+    weights: Weights
+    graph: Graph | None = None
+    """None for what JAX runs."""
+    truncated: int = 0
+    """Texts that lost their end."""
+    finite: bool = True
+    answers: int | None = None
+    """How many different answers it gives; None for numbers."""
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Both models on the same texts."""
+
+    metric: str
+    texts: int
+    labels: int | None
+    """Different labels that the texts carry; None for numbers."""
+    old: Side
+    new: Side
+    difference: tuple[float, float]
+    """95 % interval of NEW's score less OLD's."""
+    p_value: float
+    agreement: float | None
+    """Share of texts that both answer alike; None for numbers."""
+    same_pieces: float
+    """Share of texts that both tokenizers cut into the same ids."""
+    renamed: float | None = None
+    """Agreement if each class of NEW is called what OLD mostly says there; None where that renames nothing."""
+    parity: Parity | None = None
+    features: frozenset[str] | None = None
+    """What the processor says it can do; None where it does not say."""
+
+    @property
+    def speed_up(self) -> float:
+        """How many times less time NEW takes for one text."""
+        return self.old.timing.latency.batch_1.p50 / self.new.timing.latency.batch_1.p50
+
+    @property
+    def speed_up_range(self) -> tuple[float, float]:
+        """Of the rounds."""
+        rounds = [old / new for old, new in zip(self.old.timing.rounds, self.new.timing.rounds, strict=True)]
+        return min(rounds, default=self.speed_up), max(rounds, default=self.speed_up)
+
+    @property
+    def change(self) -> float:
+        """Points that NEW lies above OLD."""
+        return 100 * (self.new.score - self.old.score)
+
+    @property
+    def throughput_ratio(self) -> float:
+        """How many times more texts NEW answers in batches of 32."""
+        return self.new.timing.throughput_per_s / self.old.timing.throughput_per_s
+
+
+class Failure(NamedTuple):
+    """A bound that does not hold or a claim that is not true, and what the measurement says of why."""
+
+    what: str
+    causes: tuple[str, ...] = ()
+
+
+NUMBERS_OF_A_PROCESSOR: Mapping[str, str] = {
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "amx_int8": "AMX",
+    "asimddp": "the dot product of Neon",
+    "i8mm": "the 8-bit matrix product of Neon",
+}
+"""What multiplies integers of eight bits faster than floats, as Linux calls it."""

@@ -1,0 +1,210 @@
+"""The gate on real files: what does not depend on the mood of the clock."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bertjax
+from bertjax.measure.latency import Timing
+from bertjax.measure.report import Latency, Percentiles
+from bertjax.text.tasks import Task
+from bertjax.text.tokenizer import Tokenizer
+from bertjax.verify import Measured, compare
+from bertjax.verify.__main__ import main
+from bertjax.verify.comparison import columns, held_against, renamed
+from bertjax.verify.measured import Parity
+from tests.model.tiny import tiny
+from tests.verify.tiny import LABELS, VOCABULARY, arrays, write_data, write_onnx
+
+pytest.importorskip("onnxruntime", reason="an extra")
+ROOT = Path(bertjax.__file__).parent.parent
+BANNED = ("jax", "flax", "torch", "transformers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("gate")
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> Path:
+    return write_data(folder / "dev.tsv")
+
+
+@pytest.fixture(scope="module")
+def quick(folder: Path) -> Path:
+    return write_onnx(folder / "quick", arrays())
+
+
+def gate(code: str, argv: list[str], path: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])}
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+def test_a_copy_passes_and_nobody_imports_a_framework(folder: Path, quick: Path, data: Path, tmp_path):
+    """Not this process, which prints what it has, nor one it starts, where a false framework leaves its name."""
+    for name in BANNED:
+        leaves_its_name = f"import pathlib\npathlib.Path({str(tmp_path)!r}, 'found_{name}').touch()\nraise ImportError"
+        (tmp_path / f"{name}.py").write_text(leaves_its_name)
+    code = f"""
+import sys
+from bertjax.verify.__main__ import main
+try:
+    main()
+finally:
+    print("loaded:", [name for name in {BANNED} if name in sys.modules])
+"""
+    copy = write_onnx(folder / "copy", arrays())
+    done = gate(code, [str(copy), "--against", str(quick), f"--data={data}", "--max-drop=1", "--max-mb=1"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "holds: every bound" in done.stdout
+    assert "100.00% of the texts alike" in done.stdout
+    assert "90.00 (8" in done.stdout
+    assert done.stdout.endswith("loaded: []\n")
+    assert list(tmp_path.glob("found_*")) == []
+
+
+def test_a_slow_large_wrong_and_boasting_model_is_refused_for_each(folder: Path, quick: Path, data: Path, tmp_path):
+    spoilt = arrays(30)
+    spoilt["head"] = spoilt["head"][:, :1] * np.ones(2, np.float32)
+    slow = write_onnx(folder / "slow", spoilt)
+    (slow / "report.json").write_text(json.dumps({"score": 0.99, "speed_up": 5, "size_bytes": 100_000}))
+    code = "from bertjax.cli import main; main()"
+    argv = [
+        "verify",
+        str(slow),
+        f"--against={quick}",
+        f"--data={data}",
+        "--min-speedup=2",
+        "--max-drop=1",
+        "--max-mb=1",
+    ]
+    done = gate(code, argv, tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.count("refused: ") == 6
+    for said in ("the score fell", "times as fast; 2 times", "MB; at most 1 were", "gives every text the same answer"):
+        assert said in done.stdout
+    for claim in ("score of 99.0", "speed-up of 5.00", "100 kB"):
+        assert f"report.json claims {'a ' * (claim[0] == 's')}{claim}" in done.stdout
+
+
+@pytest.fixture
+def timeless(monkeypatch) -> None:
+    """Every model takes a millisecond."""
+    both = Percentiles(1.0, 1.0)
+
+    def measured(candidates: Any, *texts: Any, **options: Any) -> dict[str, Timing]:
+        assert set(candidates) == {"OLD", "NEW"}
+        return {name: Timing("x", "cpu", 1, {}, Latency(both, both), 1000.0) for name in candidates}
+
+    monkeypatch.setattr("bertjax.verify.comparison.measure_latency", measured)
+
+
+def compared(new: Path, old: Path, data: Path, **more: Any) -> Measured:
+    return compare(new, old, str(data), Task(), **more)
+
+
+def test_classes_are_matched_by_name(folder: Path, quick: Path, data: Path, timeless: None):
+    """The same model with its outputs the other way round, once with names that follow and once without."""
+    turned = arrays()
+    turned |= {"head": turned["head"][:, ::-1].copy(), "bias": turned["bias"][::-1].copy()}
+    named = compared(write_onnx(folder / "named", turned, LABELS[::-1]), quick, data)
+    assert (named.agreement, named.renamed, named.change) == (1.0, None, 0.0)
+    assert named.new.score == named.old.score == 0.9
+    wrong = compared(write_onnx(folder / "wrong", turned), quick, data)
+    assert (wrong.agreement, wrong.renamed) == (0.0, 1.0)
+    np.testing.assert_allclose(wrong.change, -80)
+    low, high = wrong.difference
+    assert low < -0.8 < high < 0
+    assert wrong.p_value < 1e-6
+
+
+def test_columns_are_put_into_the_order_of_the_task():
+    task = Task(kind="classification", labels=("a", "b", "c"))
+    order = columns(task, {0: "c", 1: "a", 2: "b"}, Path("x"))
+    assert [("c", "a", "b")[column] for column in order] == ["a", "b", "c"]
+    assert columns(task, {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, Path("x")) == [0, 1, 2]
+    assert columns(Task(kind="regression"), {0: "score"}, Path("x")) == [0]
+
+
+def test_a_number_for_each_text_is_compared_by_correlation(folder: Path, tmp_path, timeless: None):
+    one = arrays()
+    one |= {"head": one["head"][:, 1:], "bias": one["bias"][1:]}
+    words, scores = ("good", "bad", "film fine", "the plot", "poor film", "a film"), (0.9, -1.1, 1.2, 0.1, -0.8, 0.05)
+    rows = "".join(f"{word}\t{score}\n" for word, score in zip(words, scores, strict=True))
+    (tmp_path / "d.tsv").write_text(f"text\tlabel\n{rows}")
+    model = write_onnx(folder / "number", one, ("score",))
+    found = compared(model, model, tmp_path / "d.tsv")
+    assert (found.metric, found.agreement, found.labels, found.new.answers) == ("pearson", None, None, None)
+    assert found.new.score > 0.9
+
+
+def test_other_tokenizers_and_shorter_models_are_seen(folder: Path, quick: Path, data: Path, timeless: None):
+    other = write_onnx(folder / "other", arrays(), max_position_embeddings=10)
+    pieces = (other / "vocab.txt").read_text().split()
+    pieces[5], pieces[6] = pieces[6], pieces[5]
+    (other / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    found = compared(other, quick, data)
+    assert 0 < found.new.truncated < 120
+    assert found.old.truncated == 0
+    assert 0 < found.same_pieces < 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["nowhere", "--against=quick", "--data=dev.tsv"], "nowhere: expected a folder with model.onnx or a bundle"),
+        (["quick", "--against=nowhere", "--data=dev.tsv"], "nowhere: expected a folder with model.onnx or a bundle"),
+        (["quick", "--against=quick", "--data=none.tsv"], "none.tsv"),
+        (
+            ["quick", "--against=quick", "--data=dev.tsv", "--rounds=2"],
+            "2 rounds: expected one or more, and at least 3",
+        ),
+        (["quick", "--against=quick", "--data=dev.tsv", "--threads=0"], "threads is 0: expected 1 or more"),
+        (["quick", "--against=quick", "--data=dev.tsv", "--label=txet"], 'did you mean "text"?'),
+        (["classes", "--against=quick", "--data=dev.tsv"], "answers with other classes than OLD"),
+        (["quick", "--against=quick", "--data=tags.conll", "--kind=tokens"], "with one answer for each text"),
+        (["quick", "--data=dev.tsv"], "required: --against"),
+    ],
+)
+def test_what_cannot_be_measured_ends_with_code_two(folder, quick, data, argv, said, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    if argv[0] == "classes" and not Path("classes").exists():
+        write_onnx(Path("classes"), arrays(), ("bad", "good", "so-so"))
+    Path("tags.conll").write_text("good B-X\nfilm O\n\nbad B-X\n")
+    with pytest.raises(SystemExit) as left:
+        main(argv)
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_export_is_held_against_the_bundle_that_it_names_in_jax(folder: Path, data: Path, timeless: None):
+    """A bundle that is OLD as well runs once."""
+    model, params = tiny(vocab_size=len(VOCABULARY), max_position_embeddings=40, labels=LABELS)
+    export = write_onnx(folder / "export", arrays(), bertjax={"bundle": "../bundle"})
+    bertjax.save(bertjax.Bundle(model.config, params, Tokenizer.from_folder(export)), folder / "bundle")
+    found = compared(export, folder / "bundle", data)
+    assert (found.old.timing.runtime, found.old.graph, found.same_pieces) == ("x", None, 1.0)
+    assert found.parity is not None
+    assert Path(found.parity.bundle) == folder / "bundle"
+    assert found.parity.agreement == found.agreement
+    assert found.parity.largest > 0.1
+
+
+def test_parity_is_the_largest_difference_and_the_share_of_equal_answers():
+    new, ours = np.array([[0.0, 1.0], [2.0, 0.0]]), np.array([[0.5, 1.0], [-1.0, 0.0]])
+    assert held_against("b", "classification", new, ours) == Parity("b", 3.0, 0.5)
+    assert held_against("b", "multi_label", new, ours) == Parity("b", 3.0, 0.0)
+    assert held_against("b", "regression", new[:, :1], ours[:, :1]) == Parity("b", 3.0, None)
+    assert renamed(np.array([0, 0, 1, 1, 2]), np.array([1, 1, 0, 0, 2]), 3) == 1.0
+    assert renamed(np.array([0, 0, 0, 1, 1]), np.array([1, 1, 0, 0, 0]), 2) == 0.8
+    assert renamed(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]), 2) is None  # no other order
+    assert renamed(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 0]), 2) is None  # no order at all
