@@ -23,7 +23,7 @@ class Forward:
     ids. The model is static, and whatever else is named."""
 
     def __init__(self, function: Callable[..., Any], static: tuple[str, ...] = ()):
-        self._function, self._static = function, ("model", *static)
+        self.function, self._static = function, ("model", *static)
         self._jitted: dict[bool, Any] = {}
 
     def __call__(self, model: Any, params: Any, ids: Any, *others: Any) -> Any:
@@ -37,7 +37,7 @@ class Forward:
         many = ids.size >= MANY_ROWS
         if many not in self._jitted:
             options = BY_EIGEN if many and knows_option() else {}
-            self._jitted[many] = jax.jit(self._function, static_argnames=self._static, compiler_options=options)
+            self._jitted[many] = jax.jit(self.function, static_argnames=self._static, compiler_options=options)
         return self._jitted[many]
 
 

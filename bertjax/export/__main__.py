@@ -1,0 +1,43 @@
+"""Writes a model for another runtime, and holds what it wrote against JAX before it says so.
+
+A quantised bundle (`bertjax quantize`) becomes a file of integers; there is nothing to choose here that the bundle does
+not say. Leaves with 0 when the export was checked, and with 2 where the model or the folder does not do.
+"""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.export") -> NoReturn:
+    """Run the export and leave with its exit code."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog, description=inspect.cleandoc(__doc__ or ""), formatter_class=layout)
+    parser.add_argument("model", metavar="BUNDLE", help="the model: a folder, or hf:NAME")
+    parser.add_argument("--to", default="onnx", metavar="FORMAT", help="onnx (default) or stablehlo")
+    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder to write")
+    given = parser.parse_args(argv)
+    from bertjax.errors import UserError
+
+    try:
+        from bertjax.export.folder import FILES, export
+
+        distance = export(given.model, given.to, given.out)
+    except UserError as mistake:
+        print(*str(mistake).strip().splitlines()[:5], sep="\n", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as missing:
+        print(f"an export to {given.to} needs {missing.name}: pip install 'bertjax[export]'", file=sys.stderr)
+        sys.exit(2)
+    size = sum(file.stat().st_size for file in given.out.iterdir()) / 1e6
+    print(
+        f"{given.out / FILES[given.to]}: the folder has {size:.1f} MB; differs from JAX by {distance:.1g} of its output"
+    )
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

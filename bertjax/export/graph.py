@@ -1,0 +1,69 @@
+"""An ONNX graph, node by node.
+
+Values are names. A constant is stored once however often it is asked for under its name, so what layers share is in the
+file as often as it is in the bundle.
+"""
+
+from typing import Any
+
+import numpy as np
+
+OPSET = 17  # the first with LayerNormalization; later ones bring nothing that is used here
+
+
+class Graph:
+    """Nodes and constants in the order in which they were asked for."""
+
+    def __init__(self):
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self._count = 0
+
+    def constant(self, name: str, array: Any) -> str:
+        """The array under this name; the first one that was given stays."""
+        if name not in self.constants:
+            self.constants[name] = np.array(array, order="C")
+        return name
+
+    def number(self, value: float) -> str:
+        """A float32 scalar."""
+        return self.constant(f"number/{value!r}", np.float32(value))
+
+    def numbers(self, *values: int) -> str:
+        """A vector of int64: axes, shapes."""
+        return self.constant(f"numbers/{'_'.join(map(str, values))}", np.array(values, np.int64))
+
+    def node(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """The first output of a new node."""
+        from onnx import helper
+
+        self._count += 1
+        output = name or f"{kind}_{self._count}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def model(self, inputs: list[str], outputs: dict[str, tuple[str, ...]], title: str) -> Any:
+        """The finished model: int64 inputs [batch, length], float32 outputs with these axes. Checked in full."""
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        from bertjax import __version__
+
+        of = helper.make_tensor_value_info
+        axes = {"batch": "batch", "length": "length"}
+        graph = helper.make_graph(
+            self.nodes,
+            title,
+            [of(name, TensorProto.INT64, ["batch", "length"]) for name in inputs],
+            [
+                of(n, TensorProto.FLOAT, [axes.get(a, a if not a.isdigit() else int(a)) for a in s])
+                for n, s in outputs.items()
+            ],
+            [numpy_helper.from_array(array, name) for name, array in self.constants.items()],
+        )
+        opset = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(
+            graph, opset_imports=opset, ir_version=8, producer_name="bertjax", producer_version=__version__
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model

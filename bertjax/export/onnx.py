@@ -1,0 +1,268 @@
+"""A bundle as an ONNX model.
+
+Products in floating point are MatMul and Add. A product of integers has its input rounded in the range that the bundle
+says, QuantizeLinear and DequantizeLinear before an ordinary MatMul, whose weights come out of a DequantizeLinear too:
+ONNX Runtime makes one integer kernel of the four. Where each token has a range of its own, no such pattern exists, and
+the arithmetic is written out around MatMulInteger. Rounded inputs are unsigned, because that is what the instructions
+of x86 multiply signed weights by.
+
+What has no integer product here (groups of inputs, weights with an offset) is stored in floating point.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.export.graph import Graph
+from bertjax.model.config import BertConfig
+from bertjax.params import Tree, flatten
+from bertjax.quantize.formats import Activation
+from bertjax.quantize.grid import group_of
+from bertjax.quantize.products import fixed_scale
+from bertjax.quantize.tensor import Quantized
+
+HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+
+
+def refuse(config: BertConfig) -> None:
+    """Says what this room cannot express.
+
+    Raises:
+      UserError: With the reason and what to do.
+    """
+    reasons = {
+        "a recurrence ends when its input says so; ONNX gets no loop here": config.recurrence is not None,
+        "leaving early is a decision for each text; export the model without exits": config.exits is not None,
+        "MobileBERT's bottlenecks are not written down here": config.model_type == "mobilebert",
+        "LayerNorm stands before the products (norm='pre')": config.norm == "pre",
+        f"a {config.architecture} has a head of pre-training": not config.architecture.endswith(HEADS),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(f"this model cannot become ONNX: {reason}. --to stablehlo takes it as it is.")
+
+
+def onnx_model(config: BertConfig, params: Tree) -> Any:
+    """The `onnx.ModelProto` of a model; inputs [batch, length] of any size.
+
+    Outputs: `logits` of classifiers, `start_logits` and `end_logits` of answers, else `last_hidden_state` and, where
+    there is a pooler, `pooler_output`.
+    """
+    refuse(config)
+    return Writer(config, params).model()
+
+
+class Writer:
+    """The parts of a BERT, each of which adds its nodes and returns the name of its result."""
+
+    def __init__(self, config: BertConfig, params: Tree):
+        self.config, self.params, self.graph = config, flatten(params), Graph()
+        self.activations = dict(config.quantization.activations) if config.quantization else {}
+        self.inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if config.type_vocab_size else [])]
+
+    def model(self) -> Any:
+        hidden = self.embeddings()
+        mask = self.mask()
+        for number, step in enumerate(self.config.depth_steps()):
+            hidden = self.layer(number, step, hidden, mask)
+        return self.graph.model(self.inputs, self.head(hidden), self.config.architecture)
+
+    def parameter(self, path: str) -> str:
+        """A vector, or a matrix in floating point."""
+        leaf = self.params[path]
+        array = leaf.dequantised() if isinstance(leaf, Quantized) else leaf
+        return self.graph.constant(path, np.asarray(array, np.float32))
+
+    # --- products ----------------------------------------------------------------------------------------------------
+
+    def dense(self, site: str, path: str, x: str) -> str:
+        """`x @ kernel + bias` with the parameters below a path, rounded as the config says of the site."""
+        leaf, activation = self.params[f"{path}/kernel"], self.activations.get(site)
+        if activation is None or not isinstance(leaf, Quantized) or not is_integer(leaf):
+            product = self.graph.node("MatMul", self.rounded(x, activation), self.parameter(f"{path}/kernel"))
+        elif activation.low is None:
+            product = self.token_product(x, activation, f"{path}/kernel", leaf)
+        else:
+            product = self.graph.node("MatMul", self.rounded(x, activation), self.integers(f"{path}/kernel", leaf))
+        return self.graph.node("Add", product, self.parameter(f"{path}/bias"))
+
+    def integers(self, path: str, leaf: Quantized) -> str:
+        """A matrix stored as bytes, with a scale for each output, through the node that makes it float32."""
+        values, scales = f"{path}/integers", f"{path}/scale"
+        if values not in self.graph.constants:
+            self.graph.constant(values, np.asarray(leaf.values))
+            self.graph.constant(scales, output_scales(leaf))
+            zeros = self.graph.constant(f"{path}/zero", np.zeros(leaf.shape[1], np.int8))
+            self.graph.node("DequantizeLinear", values, scales, zeros, name=f"{path}/float", axis=1)
+        return f"{path}/float"
+
+    def rounded(self, x: str, activation: Activation | None) -> str:
+        """x in a fixed range, as float32 again; the same nodes for all who read it in the same range."""
+        if activation is None:
+            return x
+        graph = self.graph
+        if activation.low is None:
+            scale, integers = self.token_integers(x, activation)
+            return graph.node("Mul", graph.node("Sub", graph.node("Cast", integers, to=1), graph.number(128.0)), scale)
+        scale, zero = fixed_scale(activation)
+        done = f"{x}/rounded/{activation.low}/{activation.high}"
+        if not any(node.output[0] == done for node in graph.nodes):
+            if activation.bits != 8:
+                raise UserError(f"inputs of {activation.bits} bits have no ONNX type here; quantise them to 8.")
+            ends = graph.number(scale), graph.constant(f"zero/{int(zero)}", np.uint8(zero + 128))
+            graph.node("DequantizeLinear", graph.node("QuantizeLinear", x, *ends), *ends, name=done)
+        return done
+
+    def token_integers(self, x: str, activation: Activation) -> tuple[str, str]:
+        """Scale [.., 1] of each token and its integers, in uint8: 128 is 0."""
+        graph, highest = self.graph, 2 ** (activation.bits - 1) - 1
+        scale = f"{x}/token_scale/{activation.bits}"
+        if not any(node.output[0] == scale for node in graph.nodes):
+            most = graph.node("ReduceMax", graph.node("Abs", x), axes=[-1], keepdims=1)
+            tiny = graph.number(float(np.finfo(np.float32).tiny))
+            graph.node("Max", graph.node("Div", most, graph.number(float(highest))), tiny, name=scale)
+            rounded = graph.node("Add", graph.node("Round", graph.node("Div", x, scale)), graph.number(128.0))
+            graph.node("Cast", rounded, to=2, name=f"{x}/token_integers/{activation.bits}")
+        return scale, f"{x}/token_integers/{activation.bits}"
+
+    def token_product(self, x: str, activation: Activation, path: str, leaf: Quantized) -> str:
+        """A product of integers whose left side has a scale for each token."""
+        graph = self.graph
+        scale, integers = self.token_integers(x, activation)
+        values = graph.constant(f"{path}/integers", np.asarray(leaf.values))
+        sums = graph.node("Cast", graph.node("MatMulInteger", integers, values, self.middle()), to=1)
+        return graph.node("Mul", graph.node("Mul", sums, scale), graph.constant(f"{path}/scale", output_scales(leaf)))
+
+    def middle(self) -> str:
+        """The integer that means 0 where a range lies evenly about it."""
+        return self.graph.constant("zero/middle", np.uint8(128))
+
+    def lookup(self, path: str, ids: str) -> str:
+        """Rows of a table; of integers, the rows are taken out before they are widened."""
+        leaf, graph = self.params[path], self.graph
+        if not isinstance(leaf, Quantized) or len(leaf.grid.columns) > 1 or leaf.offset is not None:
+            return graph.node("Gather", self.parameter(path), ids)
+        values = graph.node("Gather", graph.constant(f"{path}/integers", np.asarray(leaf.values)), ids)
+        scales = np.asarray(leaf.scale)[group_of(leaf.grid.rows)]
+        return graph.node(
+            "Mul", graph.node("Cast", values, to=1), graph.node("Gather", graph.constant(f"{path}/scale", scales), ids)
+        )
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def norm(self, path: str, x: str, name: str = "") -> str:
+        scale, bias = self.parameter(f"{path}/scale"), self.parameter(f"{path}/bias")
+        return self.graph.node(
+            "LayerNormalization", x, scale, bias, name=name, axis=-1, epsilon=self.config.layer_norm_eps
+        )
+
+    def embeddings(self) -> str:
+        graph, config = self.graph, self.config
+        words = self.lookup("embeddings/word/embedding", "input_ids")
+        if config.factorised == "words":
+            words = graph.node("MatMul", words, self.parameter("embeddings/word_mapping/kernel"))
+        length = graph.node("Slice", graph.node("Shape", "input_ids"), graph.numbers(1), graph.numbers(2))
+        every = graph.constant("positions", np.arange(config.max_position_embeddings, dtype=np.int64)[None])
+        columns = graph.node("Slice", every, graph.numbers(0), length, graph.numbers(1))
+        total = words
+        if config.type_vocab_size:
+            total = graph.node("Add", total, self.lookup("embeddings/token_type/embedding", "token_type_ids"))
+        total = graph.node("Add", total, self.lookup("embeddings/position/embedding", columns))
+        normed = self.norm("embeddings/layer_norm", total)
+        maps = config.maps_embeddings and config.factorised != "words"
+        return self.dense("embeddings/mapping", "embeddings/mapping", normed) if maps else normed
+
+    def mask(self) -> str:
+        """What is added to scores [batch, 1, 1, length]: 0 at real pieces, the lowest number elsewhere."""
+        graph = self.graph
+        wide = graph.node("Unsqueeze", graph.node("Unsqueeze", "attention_mask", graph.numbers(1)), graph.numbers(2))
+        missing = graph.node("Sub", graph.number(1.0), graph.node("Cast", wide, to=1))
+        return graph.node("Mul", missing, graph.number(float(np.finfo(np.float32).min)))
+
+    def layer(self, number: int, step: Any, hidden: str, mask: str) -> str:
+        graph, stack = self.graph, "encoder/layer_"
+        attention, ffn = f"{stack}{step.attention}/attention", f"{stack}{step.ffn}/ffn"
+        looked = self.attention(f"step_{number}/attention", attention, step.num_attention_heads, hidden, mask)
+        norm = f"{stack}{step.attention_norm}/attention/layer_norm"
+        hidden = self.norm(norm, graph.node("Add", looked, hidden))
+        inner = self.dense(f"step_{number}/ffn/intermediate", f"{ffn}/intermediate", hidden)
+        after = self.dense(f"step_{number}/ffn/output", f"{ffn}/output", self.activation(inner))
+        return self.norm(f"{stack}{step.ffn_norm}/ffn/layer_norm", graph.node("Add", after, hidden))
+
+    def attention(self, site: str, path: str, heads: int, hidden: str, mask: str) -> str:
+        graph, width = self.graph, self.config.head_size
+
+        def split(part: str, order: tuple[int, ...]) -> str:
+            flat = self.dense(f"{site}/{part}", f"{path}/{part}", hidden)
+            apart = graph.node("Reshape", flat, graph.numbers(0, 0, heads, width))
+            return graph.node("Transpose", apart, perm=order)
+
+        queries, keys, values = split("query", (0, 2, 1, 3)), split("key", (0, 2, 3, 1)), split("value", (0, 2, 1, 3))
+        scores = graph.node("Div", graph.node("MatMul", queries, keys), graph.number(float(np.sqrt(width))))
+        probabilities = graph.node("Softmax", graph.node("Add", scores, mask), axis=-1)
+        context = graph.node("Transpose", graph.node("MatMul", probabilities, values), perm=(0, 2, 1, 3))
+        joined = graph.node("Reshape", context, graph.numbers(0, 0, heads * width))
+        return self.dense(f"{site}/output", f"{path}/output", joined)
+
+    def activation(self, x: str) -> str:
+        graph = self.graph
+        if self.config.hidden_act == "relu":
+            return graph.node("Relu", x)
+        if self.config.hidden_act == "gelu_new":
+            cubed = graph.node("Mul", graph.number(0.044715), graph.node("Pow", x, graph.number(3.0)))
+            inner = graph.node("Mul", graph.number(float(np.sqrt(2 / np.pi))), graph.node("Add", x, cubed))
+            half = graph.node("Mul", graph.number(0.5), x)
+            return graph.node("Mul", half, graph.node("Add", graph.number(1.0), graph.node("Tanh", inner)))
+        error = graph.node("Erf", graph.node("Div", x, graph.number(float(np.sqrt(2)))))
+        return graph.node("Mul", graph.node("Mul", x, graph.node("Add", error, graph.number(1.0))), graph.number(0.5))
+
+    def head(self, hidden: str) -> dict[str, tuple[str, ...]]:
+        """Adds the head; the names of the outputs with their axes."""
+        graph, config = self.graph, self.config
+        kind = config.architecture
+        if kind.endswith("ForTokenClassification"):
+            self.named("logits", self.dense("classifier", "classifier", hidden))
+            return {"logits": ("batch", "length", str(len(config.labels)))}
+        if kind.endswith("ForQuestionAnswering"):
+            both = self.dense("qa_outputs", "qa_outputs", hidden)
+            for index, name in enumerate(("start_logits", "end_logits")):
+                graph.node("Gather", both, graph.constant(f"index/{index}", np.int64(index)), name=name, axis=2)
+            return dict.fromkeys(("start_logits", "end_logits"), ("batch", "length"))
+        first = graph.node("Gather", hidden, graph.constant("index/0", np.int64(0)), axis=1)
+        distilled, width = config.model_type == "distilbert", str(config.hidden_size)
+        if kind.endswith("Model"):
+            self.named("last_hidden_state", hidden)
+            outputs = {"last_hidden_state": ("batch", "length", width)}
+            if not distilled:
+                graph.node("Tanh", self.dense("pooler", "pooler", first), name="pooler_output")
+                outputs["pooler_output"] = ("batch", width)
+            return outputs
+        if distilled:
+            pooled = graph.node("Relu", self.dense("pre_classifier", "pre_classifier", first))
+        else:
+            pooled = graph.node("Tanh", self.dense("pooler", "pooler", first))
+        if config.classifier_activation:
+            pooled = graph.node("Relu", pooled)
+        self.named("logits", self.dense("classifier", "classifier", pooled))
+        return {"logits": ("batch", str(len(config.labels)))}
+
+    def named(self, name: str, x: str) -> None:
+        self.graph.node("Identity", x, name=name)
+
+
+def is_integer(leaf: Quantized) -> bool:
+    """Whether a matrix of integers has a product of integers: one scale for each output, and no offset."""
+    return len(leaf.grid.rows) == 1 and leaf.offset is None
+
+
+def output_scales(leaf: Quantized) -> np.ndarray:
+    """The scale of each output [outputs]."""
+    return np.asarray(leaf.scale)[0][group_of(leaf.grid.columns)]
+
+
+def sites_in_float(model: Any) -> list[str]:
+    """Weights of the file whose products are not integers, by path."""
+    stored = {array.name for array in model.graph.initializer}
+    return sorted(name for name in stored if name.endswith("/kernel") and not re.search(r"classifier|qa_outputs", name))
