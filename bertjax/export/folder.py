@@ -139,7 +139,7 @@ def open_export(to: Target, folder: Path) -> Any:
 
     def run(*inputs: np.ndarray) -> np.ndarray:
         by_name = dict(zip(("input_ids", "attention_mask", "token_type_ids"), inputs, strict=True))
-        outputs = session.run(None, {name: by_name[name].astype(np.int64) for name in names})
+        outputs: Any = session.run(None, {name: by_name[name].astype(np.int64) for name in names})
         first = session.get_outputs()[0].name
         return np.stack(outputs, axis=-1) if first == "start_logits" else outputs[0]
 

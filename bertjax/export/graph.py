@@ -50,15 +50,11 @@ class Graph:
         from bertjax import __version__
 
         of = helper.make_tensor_value_info
-        axes = {"batch": "batch", "length": "length"}
         graph = helper.make_graph(
             self.nodes,
             title,
             [of(name, TensorProto.INT64, ["batch", "length"]) for name in inputs],
-            [
-                of(n, TensorProto.FLOAT, [axes.get(a, a if not a.isdigit() else int(a)) for a in s])
-                for n, s in outputs.items()
-            ],
+            [of(n, TensorProto.FLOAT, [int(a) if a.isdigit() else a for a in s]) for n, s in outputs.items()],
             [numpy_helper.from_array(array, name) for name, array in self.constants.items()],
         )
         opset = [helper.make_opsetid("", OPSET)]

@@ -9,7 +9,6 @@ of x86 multiply signed weights by.
 What has no integer product here (groups of inputs, weights with an offset) is stored in floating point.
 """
 
-import re
 from typing import Any
 
 import numpy as np
@@ -234,7 +233,7 @@ class Writer:
         distilled, width = config.model_type == "distilbert", str(config.hidden_size)
         if kind.endswith("Model"):
             self.named("last_hidden_state", hidden)
-            outputs = {"last_hidden_state": ("batch", "length", width)}
+            outputs: dict[str, tuple[str, ...]] = {"last_hidden_state": ("batch", "length", width)}
             if not distilled:
                 graph.node("Tanh", self.dense("pooler", "pooler", first), name="pooler_output")
                 outputs["pooler_output"] = ("batch", width)
@@ -260,9 +259,3 @@ def is_integer(leaf: Quantized) -> bool:
 def output_scales(leaf: Quantized) -> np.ndarray:
     """The scale of each output [outputs]."""
     return np.asarray(leaf.scale)[0][group_of(leaf.grid.columns)]
-
-
-def sites_in_float(model: Any) -> list[str]:
-    """Weights of the file whose products are not integers, by path."""
-    stored = {array.name for array in model.graph.initializer}
-    return sorted(name for name in stored if name.endswith("/kernel") and not re.search(r"classifier|qa_outputs", name))

@@ -59,7 +59,7 @@ def run(model: Any, inputs: Any) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     given = dict(zip(("input_ids", "attention_mask", "token_type_ids"), inputs, strict=True))
-    outputs = session.run(None, {name: given[name].astype(np.int64) for name in names})
+    outputs: Any = session.run(None, {name: given[name].astype(np.int64) for name in names})
     return np.stack(outputs, axis=-1) if len(outputs) == 2 and outputs[0].ndim == 2 else outputs[0]
 
 
