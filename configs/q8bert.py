@@ -4,8 +4,8 @@
     bertjax quantize --config=q8bert:small --model=runs/quickstart/bundle
 
 One scale for a matrix, symmetric, which follows the largest weight in every step; one range for what a product reads,
-an average over text in which later batches count more. As published: three epochs, batches of 32, 2e-5, from a model that
-was fine-tuned before; SST-2 92.24 where floating point has 92.36 (mean of five).
+an average over text in which later batches count more. As published: three epochs, batches of 32, 2e-5, from a model
+that was fine-tuned before; SST-2 92.24 where floating point has 92.36 (mean of five).
 
 Two departures. The paper's average goes on while training, with a decay of 0.9999; here it is found before and then
 fixed, so that what is trained is what ships. And the outputs of dense layers are not rounded a second time: the next
