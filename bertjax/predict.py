@@ -90,11 +90,18 @@ def run_rows(
 ) -> tuple[list[np.ndarray], list[int] | None]:
     """Logits of every row, in the order of the rows (of tokens and answers, one line per piece), and the depth steps
     that each took, if they may differ."""
-    buckets = length_buckets(encoded.lengths, model.config.max_position_embeddings)
+    return answered_rows(runner(model, params), encoded, model.config.max_position_embeddings, batch_size)
+
+
+def answered_rows(
+    run: Callable[[Iterable[Inputs]], Iterator[Answered]], encoded: Encoded, longest: int, batch_size: int = 32
+) -> tuple[list[np.ndarray], list[int] | None]:
+    """As `run_rows`, of whatever answers batches."""
+    buckets = length_buckets(encoded.lengths, longest)
     batches, again = tee(eval_batches(encoded, batch_size, buckets))
     rows: list[np.ndarray] = [np.empty(0)] * len(encoded)
     depths, differ = [0] * len(encoded), False
-    for batch, answered in zip(batches, runner(model, params)(map(inputs_of, again)), strict=True):
+    for batch, answered in zip(batches, run(map(inputs_of, again)), strict=True):
         for position in np.flatnonzero(batch["weights"]):
             number, row = batch["example_ids"][position], answered.logits[position]
             rows[number] = row[: batch["attention_mask"][position].sum()] if row.ndim > 1 else row

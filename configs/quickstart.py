@@ -16,8 +16,10 @@ from bertjax.distill.terms import HiddenStates, SoftTargets
 from train.common import Data
 from train.compress import Config
 from train.distill import Distill
+from train.export import Export
 from train.finetune import Finetune
 from train.optimiser import Optimiser
+from train.quantize import Quantize
 
 config = Config(
     model="demo",
@@ -31,6 +33,8 @@ config = Config(
             losses=(SoftTargets(weight=1.0, temperature=2.0), HiddenStates(weight=1.0)),
             optimiser=Optimiser(learning_rate=2e-4),
         ),
+        Quantize(name="int8"),
+        Export(name="int8-onnx"),
     ),
     out="runs/quickstart",
 )

@@ -5,7 +5,13 @@
 
 Each stage takes a model folder and leaves one, in OUT/stages; a finished stage is not run again, and an unfinished one
 continues. A model that already has a trained head for the task is the teacher as it is. At the end every model is
-measured beside two honest ones, the same small model trained without a teacher and a bag of words: OUT/report.md.
+measured beside two honest ones, the same small model trained without a teacher and a bag of words: OUT/report.md. After
+a last stage that exports, the first model is exported too, and the two files are compared with each other.
+
+    python -m train.compress --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --max_drop=1 --min_speedup=4
+
+With a bound (--max_drop, --min_speedup, --max_mb) a short list of smaller models is made instead, and the fastest one
+within the bounds is kept (budget.py). Where none is, the best try is kept, and the exit code is 3.
 """
 
 import dataclasses
@@ -17,9 +23,11 @@ from bertjax.errors import UserError
 
 from .common import Data
 from .distill import Distill
+from .export import Export
 from .finetune import Finetune
 from .loop import Training
 from .proof import Model
+from .quantize import Quantize
 from .stages import Context, Stage, run_in_order
 
 
@@ -31,7 +39,13 @@ class Config:
     """The model to begin with: a folder, hf:NAME, or demo."""
     data: Data = field(default_factory=Data)
     stages: tuple[Stage, ...] = (Finetune(epochs=2), Distill(epochs=4))
-    """What is done, in order."""
+    """What is done, in order. With a bound: the recipes of what is tried."""
+    max_drop: float | None = None
+    """Points of the score that may be lost: choose among several smaller models."""
+    min_speedup: float | None = None
+    """How many times as fast the result must be, for one text, exported: choose among several smaller models."""
+    max_mb: float | None = None
+    """Megabytes (10^6 bytes) that the exported folder may take: choose among several smaller models."""
     steps: int | None = None
     """Steps of every training stage, instead of what each says: for a short trial."""
     epochs: float | None = None
@@ -49,6 +63,16 @@ class Config:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise UserError(f"every stage needs a name of its own; given: {', '.join(names)}.")
+        if any(isinstance(stage, Export) for stage in self.stages[:-1]):
+            raise UserError("an export is a file for another runtime, from which no stage goes on: make it the last.")
+        for name in ("max_drop", "min_speedup", "max_mb"):
+            if (bound := getattr(self, name)) is not None and not bound >= 0:
+                raise UserError(f"--{name}={bound}: expected 0 or more.")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there is a bound to keep to."""
+        return (self.max_drop, self.min_speedup, self.max_mb) != (None, None, None)
 
     def planned_stages(self) -> list[Stage]:
         """The stages with what this config says for all of them."""
@@ -60,34 +84,80 @@ class Config:
 
 def main(config: Config) -> None:
     import shlex
-    import shutil
     import sys
 
-    from bertjax.bundle import replace_folder
-
+    from .budget import MISSED, choose
     from .fields import to_dict
     from .log import Log, note
     from .proof import prove
-    from .run import begin, finish
+    from .run import begin, finish, read_record, update_record
 
-    out = Path(config.out)
+    out, stages = Path(config.out), config.planned_stages()
+    prepare(stages, config.chooses)
     if begin(out, config):
+        leave_if((read_record(out) or {}).get("missed"), MISSED)
         return
-    log = Log(out, "compressing", len(config.stages), start=None)
-    models = run_stages(config, out, log)
+    log = Log(out, "compressing", len(stages), start=None)
+    models = (try_candidates if config.chooses else run_stages)(config, out, log)
     command = shlex.join(["bertjax", "compress", *sys.argv[1:]])
-    report = prove(
-        models, config.data, out, asked=to_dict(config), next_steps=next_steps(config, models), command=command
-    )
-    partial = out / ".bundle.partial"
-    shutil.copytree(models[-1].folder, partial, dirs_exist_ok=True)
-    report.write_json(partial / "report.json")
-    replace_folder(partial, out / "bundle")
+    steps = next_steps(config, models)
+    report = prove(models, config.data, out, asked=to_dict(config), next_steps=steps, command=command)
+    kept, missed = models[-1], None
+    if config.chooses:
+        kept, report, missed = choose(report, models, config)
+        report.write(out)
+    ship(kept, report, out)
     show(report)
-    log.event("finished", len(config.stages))
+    log.event("finished", len(stages))
     log.close()
     finish(out, {row.name: row.score for row in report.rows})
     note(f"the report: {out / 'report.md'}")
+    update_record(out, missed=missed)
+    leave_if(missed, MISSED)
+
+
+def prepare(stages: list[Stage], chooses: bool) -> None:
+    """What has to be known before hours of work: missing packages, and what this processor cannot do."""
+    from bertjax.measure.processor import integer_products, processor_features
+
+    from .export import require_packages
+    from .log import note
+
+    if chooses or any(isinstance(stage, Export) for stage in stages):
+        require_packages()
+    if chooses or any(isinstance(stage, Quantize) for stage in stages):
+        note(integer_products(processor_features()))
+
+
+def leave_if(missed: str | None, code: int) -> None:
+    """Leaves with the code and the sentence, where there is one."""
+    import sys
+
+    if missed:
+        print(missed, file=sys.stderr)
+        sys.exit(code)
+
+
+def ship(kept: Model, report: Any, out: Path) -> None:
+    """The result at OUT/bundle and, exported, at OUT/exported, each with the report."""
+    import shutil
+
+    from bertjax.bundle import replace_folder
+    from bertjax.export.folder import write_origin
+    from bertjax.measure.onnx import origin_of
+
+    sources = {"bundle": kept.folder}
+    if kept.exported:
+        origin = origin_of(kept.folder)
+        assert origin is not None, kept.folder  # it was exported a moment ago
+        sources = {"bundle": origin, "exported": kept.folder}
+    for name, folder in sources.items():
+        partial = out / f".{name}.partial"
+        shutil.copytree(folder, partial, dirs_exist_ok=True)
+        report.write_json(partial / "report.json")
+        if name == "exported":
+            write_origin(partial, out / "bundle")
+        replace_folder(partial, out / name)
 
 
 def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
@@ -95,13 +165,8 @@ def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
     from bertjax.measure import WITHOUT_TEACHER
 
     from .data import has_labels, training_task
-    from .log import note
 
-    models, stages = [], config.planned_stages()
-    task = training_task(config.data)
-    if isinstance(stages[0], Finetune) and has_trained_head(config.model, task):
-        note(f"{config.model} already has a head for this task: it is the teacher as it is")
-        models.append(Model(stages.pop(0).name, resolve_model(config.model)))
+    models, stages, task = *teacher_as_it_is(config), training_task(config.data)
     context = Context(config.model, config.data, str(out / "stages"))
     done = run_in_order(stages, context, lambda number, name: log.event("stage", number, name=name))
     models += [Model(stage.name, bundle) for stage, _, bundle in done]
@@ -111,8 +176,51 @@ def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
         log.event("stage", len(stages) + 1, name="without-teacher")
         _, data = distilled[-1]
         without_teacher([stage for stage, _ in distilled]).run(Context(config.model, data, str(folder)))
-        models.insert(-1, Model(WITHOUT_TEACHER, folder / "bundle"))
+        models.insert(1, Model(WITHOUT_TEACHER, folder / "bundle"))
+    if models[-1].exported:
+        models.insert(1, exported(models[0], out))
     return models
+
+
+def teacher_as_it_is(config: Config) -> tuple[list[Model], list[Stage]]:
+    """The model that needs no fine-tuning any more, if it does not, and the stages that are left."""
+    from .data import training_task
+    from .log import note
+
+    stages = config.planned_stages()
+    if not (isinstance(stages[0], Finetune) and has_trained_head(config.model, training_task(config.data))):
+        return [], stages
+    note(f"{config.model} already has a head for this task: it is the teacher as it is")
+    return [Model(stages[0].name, resolve_model(config.model))], stages[1:]
+
+
+def exported(model: Model, out: Path) -> Model:
+    """A model of this run as an ONNX file."""
+    from .export import export_once
+
+    name = f"{model.name}-onnx"
+    export_once(model.folder, out / "stages" / name / "bundle")
+    return Model(name, out / "stages" / name / "bundle")
+
+
+def try_candidates(config: Config, out: Path, log: Any) -> list[Model]:
+    """The teacher and, exported, itself and everything that was made of it; for the report."""
+    from .budget import depth_of, plans
+
+    models, stages = teacher_as_it_is(config)
+    if not models:
+        first = stages[0]
+        if not isinstance(first, Finetune):
+            raise UserError(f"{config.model} has no trained head, and the first stage is no Finetune to give it one.")
+        first.run(Context(config.model, config.data, str(out / "stages" / first.name)))
+        models = [Model(first.name, out / "stages" / first.name / "bundle")]
+    folders = {"": models[0].folder}
+    for number, plan in enumerate(plans(config.planned_stages(), depth_of(models[0].folder)), start=1):
+        log.event("candidate", number, name=plan.name)
+        plan.stage.run(Context(str(folders[plan.begins]), config.data, str(out / "stages" / plan.name)))
+        folders[plan.name] = out / "stages" / plan.name / "bundle"
+    made = [Model(name or models[0].name, folder) for name, folder in folders.items()]
+    return [models[0], *(exported(model, out) for model in made)]
 
 
 def next_steps(config: Config, models: list[Model]) -> list[tuple[str, str]]:
@@ -120,7 +228,10 @@ def next_steps(config: Config, models: list[Model]) -> list[tuple[str, str]]:
     data = f"--data.train={config.data.train} --data.eval={config.data.eval} --data.max_length={config.data.max_length}"
     distil = f"bertjax distill --model={models[0].folder} {data}"
     label = f'echo "a quiet masterpiece" | bertjax predict --model={config.out}/bundle'
+    gate = f"bertjax verify {config.out}/exported --against {config.out}/stages/{models[1].name}/bundle"
+    bounds = f"--data {config.data.eval} --max-length {config.data.max_length} --min-speedup 2 --max-drop 1"
     return [
+        *([("Measure the two exported files anew", f"{gate} {bounds}")] if models[-1].exported else []),
         ("Label text of your own", label),
         ("Keep one more layer", f"{distil} --student.num_hidden_layers=3 --epochs=4 --out={config.out}-deeper"),
         ("Learn twice as long", f"{distil} --student.num_hidden_layers=2 --epochs=8 --out={config.out}-longer"),

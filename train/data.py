@@ -81,6 +81,21 @@ def predict_split(bundle: Any, split: Split) -> tuple[Any, Any]:
     return score_inputs(split.encoded, split.examples, logits)
 
 
+def predict_exported(folder: Any, split: Split) -> tuple[Any, Any]:
+    """As `predict_split`, of a folder with model.onnx in ONNX Runtime."""
+    from bertjax.measure.onnx import answer, longest_input, open_session
+    from bertjax.measure.processor import thread_count
+    from bertjax.predict import Answered, answered_rows, score_inputs
+
+    session = open_session(folder, thread_count())
+
+    def run(batches: Any) -> Any:
+        return (Answered(answer(session, *batch), None) for batch in batches)
+
+    logits, _ = answered_rows(run, split.encoded, longest_input(folder))
+    return score_inputs(split.encoded, split.examples, logits)
+
+
 def score_of(bundle: Any, split: Split) -> float:
     """The task's score of a model on a split."""
     from bertjax.measure import score

@@ -8,10 +8,14 @@ from .common import Data
 
 
 class Model(NamedTuple):
-    """A model that appears in the report."""
+    """A model that appears in the report: a bundle, or an exported folder. The first is a bundle."""
 
     name: str
     folder: Path
+
+    @property
+    def exported(self) -> bool:
+        return (self.folder / "model.onnx").is_file()
 
 
 def prove(
@@ -32,8 +36,9 @@ def prove(
 
     import bertjax
     from bertjax.measure import BAG_OF_WORDS, Entry, measure_bundles, write_card
+    from bertjax.text.tokenizer import Tokenizer
 
-    from .data import open_model, predict_split, training_task
+    from .data import open_model, predict_exported, predict_split, training_task
     from .log import note
     from .run import read_record, versions
 
@@ -43,12 +48,14 @@ def prove(
     splits: dict[str, Any] = {}
     gold: Any = None
     for model in models:
-        bundle = bertjax.load(model.folder)
-        predictions, gold = predict_split(bundle, evaluation_split(splits, data, task, bundle.tokenizer))
-        record = read_record(model.folder.parent) or {}
-        entries.append(
-            Entry(model.name, model.folder, predictions, training_step_bytes=record.get("training_step_bytes"))
-        )
+        split = evaluation_split(splits, data, task, Tokenizer.from_folder(model.folder))
+        record: Any = read_record(model.folder.parent) or {}
+        if model.exported:
+            predictions, gold = predict_exported(model.folder, split)
+        else:
+            predictions, gold = predict_split(bertjax.load(model.folder), split)
+        runtime, peak = "onnx" if model.exported else "jax", record.get("training_step_bytes")
+        entries.append(Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak))
     split = next(iter(splits.values()))
     words = bag_of_words(data, task, out)
     if words is not None:

@@ -16,6 +16,8 @@ from bertjax.bundle import Bundle, is_empty_folder, load, replace_folder, resolv
 from bertjax.errors import UserError
 from bertjax.export.onnx import onnx_model
 from bertjax.export.stablehlo import program_and_weights
+from bertjax.measure.onnx import answer, open_session
+from bertjax.measure.processor import thread_count
 from bertjax.model.huggingface import config_to_json
 from bertjax.predict import forward
 
@@ -50,10 +52,8 @@ def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
     try:
         partial.mkdir(parents=True)
         write(bundle, to, partial)
-        content = config_to_json(bundle.config)
-        origin = {"bundle": os.path.relpath(resolve(model).resolve(), target)}
-        content["bertjax"] = content.get("bertjax", {}) | origin  # where the gate looks for it
-        (partial / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        (partial / "config.json").write_text(json.dumps(config_to_json(bundle.config)))
+        write_origin(partial, resolve(model))
         if bundle.tokenizer is not None:
             bundle.tokenizer.save(partial)
         distance = farthest(bundle, to, partial)
@@ -65,6 +65,16 @@ def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return distance
+
+
+def write_origin(folder: Path, bundle: Path) -> None:
+    """Says in `config.json` from which bundle an exported folder comes, by its path from the folder (or one beside it):
+    where the gate and reports look for it."""
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    origin = {"bundle": os.path.relpath(bundle.resolve(), folder.resolve())}
+    content["bertjax"] = content.get("bertjax", {}) | origin
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
 
 
 def write(bundle: Bundle, to: Target, folder: Path) -> None:
@@ -132,15 +142,5 @@ def open_export(to: Target, folder: Path) -> Any:
         stored = load_file(folder / "model.safetensors")
         weights = [stored[name] for name in sorted(stored)]
         return lambda *inputs: np.asarray(jax.jit(program.call)(weights, *inputs))
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(folder / FILES[to]), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
-
-    def run(*inputs: np.ndarray) -> np.ndarray:
-        by_name = dict(zip(("input_ids", "attention_mask", "token_type_ids"), inputs, strict=True))
-        outputs: Any = session.run(None, {name: by_name[name].astype(np.int64) for name in names})
-        first = session.get_outputs()[0].name
-        return np.stack(outputs, axis=-1) if first == "start_logits" else outputs[0]
-
-    return run
+    session = open_session(folder, threads=thread_count())
+    return lambda *inputs: answer(session, *inputs)

@@ -12,6 +12,7 @@
     uncertainty.py   bootstrap intervals and paired tests
     cost.py          parameters, stored bytes, FLOPs, memory traffic, peak memory: no clock
     latency.py       the clock: each runtime in its own process (worker.py), taking turns
+    edge.py          one thread, cold start, memory of the process: what a small device has to have
     bag_of_words.py  the baseline without a neural network
     report.py        the numbers as data; words.py, picture.py, card.py: for people
     bundles.py       all of it in one call

@@ -13,16 +13,20 @@ be shipped. Scores, intervals and tests share one set of resampled examples; tim
 running in this process.
 """
 
+import dataclasses
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.measure.edge import measure_edge
 from bertjax.measure.latency import Candidate, Timing, measure_latency
+from bertjax.measure.onnx import origin_of
 from bertjax.measure.report import HONEST, Comparison, Flip, PeakMemory, Percentiles, Report, Row
 from bertjax.measure.scores import score
 from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval, paired_p_value
@@ -35,7 +39,8 @@ FLIPS = 3  # texts shown of each kind: enough to see what sort of text it is
 class Entry:
     """A model to measure: its name, the folder as shipped, its predictions on the evaluation examples.
 
-    `runtime` is "jax" for a bundle and "sklearn" for a stored bag of words. `training_step_bytes` is the peak memory of
+    `runtime` is "jax" for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of words.
+    `training_step_bytes` is the peak memory of
     the step that trained it (`cost.peak_memory`); of models that were not trained here it is not known.
     """
 
@@ -78,8 +83,9 @@ def measure_bundles(
     for entry in entries:
         notify(f"size and arithmetic of {entry.name}")
         cost[entry.name] = costs(entry, round(tokens.p50))
+    candidates = {entry.name: Candidate(entry.runtime, entry.folder) for entry in entries}
     timings = measure_latency(
-        {entry.name: Candidate(entry.runtime, entry.folder) for entry in entries},
+        candidates,
         texts,
         pairs,
         max_length=max_length,
@@ -88,9 +94,14 @@ def measure_bundles(
         isolated=not one_process_only(),
         notify=notify,
     )
+    exported = {entry.name: candidates[entry.name] for entry in entries if entry.runtime == "onnx"}
+    edges = measure_edge(exported, texts, pairs, max_length=max_length, notify=notify)
     on = timings[baseline]
-    rows = [_row(entry, scored[entry.name] | cost[entry.name], timings[entry.name], on.device) for entry in entries]
-    return Report(
+    rows = [
+        _row(entry, scored[entry.name] | cost[entry.name] | {"edge": edges.get(entry.name)}, timings[entry.name], on)
+        for entry in entries
+    ]
+    report = Report(
         task=f"{task.kind} of {source}",
         metric=task.metric,
         device=on.device,
@@ -100,10 +111,10 @@ def measure_bundles(
         rows=tuple(rows),
         config=dict(config or {}),
         versions={name: version for timing in timings.values() for name, version in timing.versions.items()},
-        comparisons=_comparisons(task.metric, by_name, baseline, labels),
         flips=_flips(task, by_name, baseline, labels, texts, pairs),
         next_steps=tuple(next_steps),
     )
+    return dataclasses.replace(report, comparisons=_comparisons(report, by_name, labels))
 
 
 def _scored(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str, Any]:
@@ -127,6 +138,7 @@ def lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None, 
 
 
 def costs(entry: Entry, length: int) -> dict[str, Any]:
+    """What a model holds and computes; of an exported one, what its bundle does."""
     import bertjax
     from bertjax.measure.bag_of_words import bag_of_words_bytes, load_bag_of_words
     from bertjax.measure.cost import forward_cost, stored_bytes
@@ -135,30 +147,43 @@ def costs(entry: Entry, length: int) -> dict[str, Any]:
     if entry.runtime == "sklearn":
         model = load_bag_of_words(entry.folder)
         return {"parameters": model.parameters, "size_bytes": bag_of_words_bytes(entry.folder)}
-    bundle = bertjax.load(entry.folder)
+    exported = entry.runtime == "onnx"
+    bundle = bertjax.load(origin(entry) if exported else entry.folder)
     cost = forward_cost(bundle.model, bundle.params, length)
     return {
         "parameters": count(bundle.params),
         "size_bytes": stored_bytes(entry.folder),
         "flops_per_example": cost.flops,
-        "bytes_accessed_per_example": cost.bytes_accessed,
-        "peak_memory_bytes": PeakMemory(cost.peak_memory, entry.training_step_bytes),
+        "bytes_accessed_per_example": None if exported else cost.bytes_accessed,
+        "peak_memory_bytes": PeakMemory(None if exported else cost.peak_memory, entry.training_step_bytes),
     }
 
 
-def _row(entry: Entry, numbers: dict[str, Any], timing: Timing, device: str) -> Row:
-    bundle = os.path.abspath(entry.folder) if entry.runtime == "jax" else None
-    runtime = timing.runtime if timing.device == device else f"{timing.runtime} on {timing.device}"
-    throughput = {"batch_32": timing.throughput_per_s}
-    return Row(entry.name, bundle, runtime, latency_ms=timing.latency, throughput_per_s=throughput, **numbers)
+def origin(entry: Entry) -> Path:
+    """The bundle that an exported folder comes from."""
+    found = origin_of(entry.folder)
+    if found is None:
+        raise UserError(
+            f"{entry.folder} does not say from which bundle it was exported, or that is no longer there, so what it "
+            "computes cannot be counted. Export it again (bertjax export)."
+        )
+    return found
 
 
-def _comparisons(metric: str, by_name: Mapping[str, Entry], baseline: str, labels: Any) -> tuple[Comparison, ...]:
-    """Every compressed model with the baseline and with each honest row."""
-    others = [name for name in (baseline, *HONEST) if name in by_name]
-    comparisons = []
+def _row(entry: Entry, numbers: dict[str, Any], timing: Timing, on: Timing) -> Row:
+    bundle = None if entry.runtime == "sklearn" else os.path.abspath(entry.folder)
+    runtime = timing.runtime if timing.device == on.device else f"{timing.runtime} on {timing.device}"
+    exported_from = os.path.abspath(origin(entry)) if entry.runtime == "onnx" else None
+    measured: Any = {"latency_ms": timing.latency, "throughput_per_s": {"batch_32": timing.throughput_per_s}}
+    return Row(entry.name, bundle, runtime, exported_from=exported_from, **measured, **numbers)
+
+
+def _comparisons(report: Report, by_name: Mapping[str, Entry], labels: Any) -> tuple[Comparison, ...]:
+    """Every compressed model with the baseline, the one in its own runtime too, and with each honest row."""
+    others = [name for name in (report.baseline, *HONEST) if name in by_name]
+    comparisons, metric = [], report.metric
     for name in [name for name in by_name if name not in others]:
-        for other in others:
+        for other in dict.fromkeys([*others, report.against(report.row(name)).name]):
             a, b = by_name[name].predictions, by_name[other].predictions
             difference = score(metric, a, labels) - score(metric, b, labels)
             interval = paired_difference_interval(metric, a, b, labels)
@@ -174,12 +199,13 @@ def _flips(
     texts: Sequence[str],
     pairs: Sequence[str] | None,
 ) -> tuple[Flip, ...]:
-    """For every compressed model a few texts, drawn at random, that only the baseline or only the model gets right."""
+    """For every compressed bundle a few texts, drawn at random, that only the baseline or only the model gets right."""
     if task.kind != "classification":
         return ()
     gold, before = np.asarray(labels), np.asarray(by_name[baseline].predictions)
     flips = []
-    for name in [name for name in by_name if name != baseline and name not in HONEST]:
+    others = [name for name, entry in by_name.items() if entry.runtime == "jax" and name != baseline]
+    for name in [name for name in others if name not in HONEST]:
         after = np.asarray(by_name[name].predictions)
         for right in (before, after):
             rows = np.flatnonzero((before != after) & (right == gold)).tolist()

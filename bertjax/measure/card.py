@@ -104,6 +104,8 @@ def _about(row: Row, report: Report, task: Task, source: str) -> str:
 
 
 def _usage(folder: Path, task: Task) -> str:
+    if (folder / "model.onnx").is_file():
+        return _exported_usage(task)
     pairs = ', ["the second text"]' if task.text_pair else ""
     lines = [
         "```python",
@@ -116,3 +118,22 @@ def _usage(folder: Path, task: Task) -> str:
     if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "bertjax":
         lines += ["", "The folder opens with `transformers` too, and gives the same logits."]
     return "\n".join(lines)
+
+
+def _exported_usage(task: Task) -> str:
+    """The file needs no framework: its runtime and a tokenizer."""
+    pair = ', "the second text"' if task.text_pair else ""
+    lines = [
+        "```python",
+        "import numpy as np",
+        "import onnxruntime",
+        "from tokenizers import Tokenizer",
+        "",
+        'text = Tokenizer.from_file("path/to/this/folder/tokenizer.json").encode("a text to judge"PAIR)',
+        'session = onnxruntime.InferenceSession("path/to/this/folder/model.onnx")',
+        'given = {"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}',
+        "inputs = {one.name: np.array([given[one.name]]) for one in session.get_inputs()}",
+        "session.run(None, inputs)",
+        "```",
+    ]
+    return "\n".join(lines).replace("PAIR", pair)

@@ -25,10 +25,10 @@ class ForwardCost:
 
 
 def stored_bytes(folder: str | os.PathLike) -> int:
-    """Size of the weight files of a bundle folder (`*.safetensors`): what has to be shipped and loaded."""
-    files = list(Path(folder).glob("*.safetensors"))
+    """Size of the weight files of a folder (`*.safetensors`, `*.onnx`): what has to be shipped and loaded."""
+    files = [file for kind in ("*.safetensors", "*.onnx") for file in Path(folder).glob(kind)]
     if not files:
-        raise UserError(f"{folder} holds no .safetensors file: expected the folder of a bundle.")
+        raise UserError(f"{folder} holds no .safetensors or .onnx file: expected the folder of a model.")
     return sum(file.stat().st_size for file in files)
 
 

@@ -13,10 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bertjax.errors import UserError
 from bertjax.text.tokenizer_files import read_json
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
 INTEGER_PRODUCTS = (
     *("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "QAttention"),
     *("MatMulNBits", "DynamicQuantizeLSTM", "ConvInteger", "QLinearConv"),
@@ -52,19 +55,38 @@ def open_session(folder: str | os.PathLike, threads: int, optimised: str | None 
     except Exception as error:  # a class of its own for each kind of bad file, with no common parent but this
         raise UserError(f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}") from None
     unknown = [one.name for one in session.get_inputs() if one.name not in INPUTS]
-    if unknown or "logits" not in [one.name for one in session.get_outputs()]:
+    given = {one.name for one in session.get_outputs()}
+    if unknown or not any(given.issuperset(names) for names in OUTPUTS):
         outputs = ", ".join(one.name for one in session.get_outputs())
         inputs = ", ".join(one.name for one in session.get_inputs())
         raise UserError(
-            f"{path} takes {inputs} and gives {outputs}.\nExpected some of {', '.join(INPUTS)}, and an output `logits`."
+            f"{path} takes {inputs} and gives {outputs}.\nExpected some of {', '.join(INPUTS)}, and `logits`, or "
+            "`start_logits` and `end_logits`, or `last_hidden_state`."
         )
     return session
+
+
+def answer(session: Any, ids: Any, mask: Any, types: Any) -> np.ndarray:
+    """What a model says to a batch: logits, or hidden states; of answers, start and end side by side in the last
+    axis."""
+    inputs = dict(zip(INPUTS, (ids, mask, types), strict=True))
+    given = {one.name for one in session.get_outputs()}
+    names = next(names for names in OUTPUTS if given.issuperset(names))
+    needed = {one.name: np.asarray(inputs[one.name], np.int64) for one in session.get_inputs()}
+    outputs = session.run(list(names), needed)
+    return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)
 
 
 def longest_input(folder: str | os.PathLike) -> int:
     """Positions of the model, from `config.json`."""
     config = read_json(Path(folder) / "config.json")
     return int(config.get("max_position_embeddings") or config.get("bertjax", {}).get("max_position_embeddings", 512))
+
+
+def origin_of(folder: str | os.PathLike) -> Path | None:
+    """The bundle that an export was made from, if `config.json` says so and it is still there."""
+    named = read_json(Path(folder) / "config.json").get("bertjax", {}).get("bundle")
+    return path if named and (path := (Path(folder) / named).resolve()).is_dir() else None
 
 
 def read_graph(folder: str | os.PathLike) -> Graph:

@@ -50,6 +50,15 @@ class PeakMemory:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """One text at a time on one thread; from starting the process to the first answer; bytes that the process held."""
+
+    latency_ms: Percentiles
+    cold_start_ms: float
+    peak_resident_bytes: int
+
+
+@dataclass(frozen=True)
 class Row:
     """One model. FLOPs and bytes accessed are those of one text of the median length."""
 
@@ -66,6 +75,9 @@ class Row:
     peak_memory_bytes: PeakMemory = PeakMemory()
     latency_ms: Latency | None = None
     throughput_per_s: Mapping[str, float] = field(default_factory=dict)
+    exported_from: str | None = None
+    """The bundle that this model is in another runtime; parameters and FLOPs are those of the bundle."""
+    edge: Edge | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,8 @@ class Report:
     flips: tuple[Flip, ...] = ()
     next_steps: tuple[tuple[str, str], ...] = ()
     """(what to try, the command that does it)."""
+    conclusion: str = ""
+    """What was decided from these numbers."""
 
     def __post_init__(self):
         names = [row.name for row in self.rows]
@@ -116,9 +130,18 @@ class Report:
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
 
+    def against(self, row: Row) -> Row:
+        """What a row is compared with: the baseline; for an exported model the baseline exported alike, if there is
+        such a row, so that a faster runtime is not taken for a faster model."""
+        baseline = self.row(self.baseline)
+        if row.exported_from in (None, baseline.bundle):
+            return baseline
+        alike = [one for one in self.rows if one.exported_from == baseline.bundle and one.runtime == row.runtime]
+        return alike[0] if alike else baseline
+
     def to_json(self) -> dict[str, Any]:
         """The content of `report.json`."""
-        left_out = ("comparisons", "flips", "next_steps")
+        left_out = ("comparisons", "flips", "next_steps", "conclusion")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
     def write(self, folder: str | os.PathLike) -> Path:
@@ -137,7 +160,8 @@ class Report:
         """Write `report.json` alone, its bundle paths relative to where it lies."""
         content = self.to_json()
         for row in content["rows"]:
-            row["bundle"] = row["bundle"] and Path(os.path.relpath(row["bundle"], Path(path).parent)).as_posix()
+            for name in ("bundle", "exported_from"):
+                row[name] = row[name] and Path(os.path.relpath(row[name], Path(path).parent)).as_posix()
         Path(path).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -150,13 +174,15 @@ def read_report(path: str | os.PathLike) -> Report:
 
 
 def _row(content: dict[str, Any], folder: Path) -> Row:
-    latency = content["latency_ms"]
+    latency, edge, exported_from = content["latency_ms"], content.get("edge"), content.get("exported_from")
     return Row(
         **content
         | {
             "bundle": content["bundle"] and os.path.normpath(folder / content["bundle"]),
+            "exported_from": exported_from and os.path.normpath(folder / exported_from),
             "score_ci95": tuple(content["score_ci95"]),
             "peak_memory_bytes": PeakMemory(**content["peak_memory_bytes"]),
+            "edge": edge and Edge(**edge | {"latency_ms": Percentiles(**edge["latency_ms"])}),
             "latency_ms": latency and Latency(**{name: Percentiles(**both) for name, both in latency.items()}),
         }
     )

@@ -47,7 +47,6 @@ def table_cells(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def _columns(report: Report) -> dict[str, Callable[[Row], str]]:
-    baseline = report.row(report.baseline)
     return {
         "model": lambda row: row.name,
         "runtime": lambda row: row.runtime,
@@ -62,7 +61,7 @@ def _columns(report: Report) -> dict[str, Callable[[Row], str]]:
         "ms p95": lambda row: short_number(row.latency_ms and row.latency_ms.batch_1.p95),
         "ms with tokenisation": lambda row: short_number(row.latency_ms and row.latency_ms.end_to_end.p50),
         "texts/s": lambda row: short_number(row.throughput_per_s.get("batch_32")),
-        "speed": lambda row: _speed(row, baseline),
+        "speed": lambda row: _speed(row, report.against(row)),
     }
 
 
@@ -106,12 +105,14 @@ def verdicts(report: Report) -> list[str]:
         if row.name == report.baseline or row.name in HONEST:
             continue
         sentences.append(_against_baseline(report, row))
+        if row.exported_from and row.exported_from in [one.bundle for one in report.rows]:
+            continue  # it answers as its bundle does
         sentences += [_against_honest(c) for c in report.comparisons if c.row == row.name and c.other in HONEST]
     return sentences
 
 
 def _against_baseline(report: Report, row: Row) -> str:
-    baseline = report.row(report.baseline)
+    baseline = report.against(row)
     found = [c for c in report.comparisons if c.row == row.name and c.other == baseline.name]
     score = f"{metric_name(report.metric)} {100 * row.score:.1f} against {100 * baseline.score:.1f}"
     costs = [_times(baseline.size_bytes, row.size_bytes, "smaller on disk", "larger on disk")]
@@ -167,8 +168,12 @@ def _evidence(c: Comparison) -> str:
 def markdown(report: Report, picture: str) -> str:
     """`report.md`; `picture` is the path of the picture relative to it."""
     parts = [f"# {report.task}", markdown_table(report), f"![{metric_name(report.metric)} against time]({picture})"]
+    if report.conclusion:
+        parts += [f"**{report.conclusion}**"]
     if said := verdicts(report):
         parts += ["## What this says", "\n".join(f"- {sentence}" for sentence in said)]
+    if any(row.edge for row in report.rows):
+        parts += ["## On one thread, from a cold start", _edge_table(report)]
     if report.flips:
         parts += ["## Texts whose label changed", _flips(report)]
     if report.next_steps:
@@ -179,9 +184,27 @@ def markdown(report: Report, picture: str) -> str:
 
 def markdown_table(report: Report) -> str:
     """All columns, one line per model."""
-    headings, rows = table_cells(report)
+    return _table(*table_cells(report))
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
     ruler = ["---", *["---:"] * (len(headings) - 1)]
     return "\n".join("| " + " | ".join(map(cell_text, cells)) + " |" for cells in [headings, ruler, *rows])
+
+
+def _edge_table(report: Report) -> str:
+    """The exported models as a small device would run them."""
+    headings = ["model", "ms", "ms p95", "cold start, ms", "memory of the process"]
+    rows = [
+        [
+            row.name,
+            *map(short_number, (row.edge.latency_ms.p50, row.edge.latency_ms.p95, row.edge.cold_start_ms)),
+            bytes_text(row.edge.peak_resident_bytes),
+        ]
+        for row in report.rows
+        if row.edge
+    ]
+    return _table(headings, rows)
 
 
 def _flips(report: Report) -> str:
@@ -208,9 +231,17 @@ def how_measured(report: Report) -> str:
         "permutation test). Size counts stored weights. FLOPs are those of one text of the median length, memory is "
         "what one compiled call holds at once: parameters, inputs, outputs and temporaries. Times are milliseconds for "
         "one text at its real length, the texts per second those of batches of 32: each model runs in a process of its "
-        f"own, the processes take turns, and the median of the rounds counts. A time ratio under {SPEED_UP} is no "
-        f"speed-up. Versions: {versions}."
+        f"own, the processes take turns, and the median of the rounds counts. {_beside(report)}A time ratio under "
+        f"{SPEED_UP} is no speed-up. Versions: {versions}."
     )
+
+
+def _beside(report: Report) -> str:
+    """What the exported rows are compared with."""
+    exported = [row.name for row in report.rows if row.exported_from == report.row(report.baseline).bundle]
+    if not exported:
+        return ""
+    return f"The speed of exported models is counted from *{exported[0]}*, that of all others from the baseline. "
 
 
 def _times(before: int | float, after: int | float, less: str, more: str) -> str:

@@ -4,6 +4,8 @@
     {"command": "warm_up"}
     {"command": "measure"}
     {"command": "outputs"}
+    {"command": "first"}
+    {"command": "singly"}
     {"command": "quit"}
 
 Inside one process the thread pools of XLA, torch and ONNX Runtime starve each other, so each gets a process and they
@@ -25,6 +27,8 @@ from typing import Any, Protocol
 
 from bertjax.allocator import keep_freed_memory
 from bertjax.errors import UserError
+from bertjax.measure.onnx import answer, longest_input, open_session
+from bertjax.measure.processor import processor_name, thread_count
 
 BATCH = 32
 
@@ -65,7 +69,7 @@ class JaxRuntime:
         lengths = np.array([len(ids) for ids in self._tokenize(texts, pairs).ids])
         self.buckets = length_buckets(lengths, self.max_length)
         first = jax.devices()[0]
-        self.device = f"cpu: {processor()}" if first.platform == "cpu" else f"{first.platform}: {first.device_kind}"
+        self.device = f"{first.platform}: {processor_name() if first.platform == 'cpu' else first.device_kind}"
         self.versions = {"jax": jax.__version__, "flax": flax.__version__, "bertjax": bertjax.__version__}
 
     def _tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None):
@@ -91,27 +95,23 @@ class OnnxRuntime:
     name = "onnxruntime"
 
     def __init__(self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int):
-        from bertjax.measure.onnx import longest_input, open_session
         from bertjax.text.tokenizer import Tokenizer
 
         del texts, pairs  # its shapes are open
         self.session = open_session(path, threads=thread_count())
         self.tokenizer = Tokenizer.from_folder(path)
         self.max_length = min(max_length, longest_input(path))
-        self.device = f"cpu: {processor()}"
+        self.device = f"cpu: {processor_name()}"
         self.versions = {"onnxruntime": importlib.import_module("onnxruntime").__version__}
-        self._inputs = {one.name for one in self.session.get_inputs()}
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
         import numpy as np
 
         encodings = self.tokenizer.encode(texts, pairs, self.max_length, spans=False)
-        arrays = padded(encodings, max(map(len, encodings.ids)), self.tokenizer.pad_id, np.int64)
-        named = dict(zip(("input_ids", "attention_mask", "token_type_ids"), arrays, strict=True))
-        return {name: array for name, array in named.items() if name in self._inputs}
+        return padded(encodings, max(map(len, encodings.ids)), self.tokenizer.pad_id, np.int64)
 
     def forward(self, inputs: Any) -> Any:
-        return self.session.run(["logits"], inputs)[0]
+        return answer(self.session, *inputs)
 
 
 class SklearnRuntime:
@@ -126,7 +126,7 @@ class SklearnRuntime:
 
         del texts, pairs, max_length  # it reads all of any text
         self.model = load_bag_of_words(path)
-        self.device = f"cpu: {processor()}"
+        self.device = f"cpu: {processor_name()}"
         self.versions = {"scikit-learn": sklearn.__version__}
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
@@ -198,6 +198,20 @@ class Session:
             "batch_32_per_s": 1000 * BATCH * len(many) / sum(batch_32),
         }
 
+    def first(self) -> dict[str, Any]:
+        """Answers one text: the end of a cold start."""
+        self.runtime.forward(self.runtime.encode(*self._batch([0])))
+        return {}
+
+    def singly(self) -> dict[str, Any]:
+        """Milliseconds per text, by text, from arrays, each twice and the second time taken; the most bytes of main
+        memory that this process has held."""
+        encoded = [self.runtime.encode(*self._batch([i])) for i in range(len(self.texts))]
+        for inputs in encoded:
+            self.runtime.forward(inputs)
+        batch_1 = [milliseconds(self.runtime.forward, inputs) for inputs in encoded]
+        return {"batch_1": batch_1, "peak_bytes": peak_resident_bytes()}
+
     def outputs(self) -> dict[str, Any]:
         """What the model says to every text, in their order, as lists."""
         rows: list[Any] = [None] * len(self.texts)
@@ -205,8 +219,8 @@ class Session:
         for start in range(0, len(order), BATCH):
             numbers = order[start : start + BATCH]
             answers = self.runtime.forward(self.runtime.encode(*self._batch(numbers)))
-            for number, answer in zip(numbers, answers.tolist(), strict=True):
-                rows[number] = answer
+            for number, row in zip(numbers, answers.tolist(), strict=True):
+                rows[number] = row
         return {"outputs": rows}
 
     def _many(self) -> list[tuple[list[str], list[str] | None]]:
@@ -237,18 +251,12 @@ def find_runtime(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def thread_count() -> int:
-    """Processors that this process may use; every runtime here starts a thread for each."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def peak_resident_bytes() -> int:
+    """The most main memory that this process has held."""
+    import resource
 
-
-def processor() -> str:
-    """The name of this machine's processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def main() -> None:

@@ -5,9 +5,10 @@ A cause is named only where something that was measured or read speaks for it; w
 
 from collections.abc import Iterator
 
+from bertjax.measure import processor
 from bertjax.measure.onnx import INTEGER_PRODUCTS
 from bertjax.measure.words import bytes_text
-from bertjax.verify.measured import NUMBERS_OF_A_PROCESSOR, Bounds, Claim, Failure, Measured, Side
+from bertjax.verify.measured import Bounds, Claim, Failure, Measured, Side
 
 SMALL_MS = 1.0
 """Calls that take less may be mostly a runtime's own work."""
@@ -75,7 +76,7 @@ def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
     """What speaks for a reason why no more time was saved."""
     old, new = measured.old, measured.new
     if holds_integers(new) and lacks_integer_products(measured):
-        names = ", ".join(NUMBERS_OF_A_PROCESSOR.values())
+        names = ", ".join(processor.INTEGER_PRODUCTS.values())
         yield f"it holds integer products, and this processor has none of: {names}"
     if new.graph is not None and holds_integers(new):
         integers, floats = (sum(new.graph.executed.get(kind, 0) for kind in kinds) for kinds in PRODUCTS)
@@ -129,7 +130,7 @@ def holds_integers(side: Side) -> bool:
 
 def lacks_integer_products(measured: Measured) -> bool:
     """Whether the processor says what it can do, and this is not there."""
-    return measured.features is not None and not measured.features & NUMBERS_OF_A_PROCESSOR.keys()
+    return measured.features is not None and not measured.features & processor.INTEGER_PRODUCTS.keys()
 
 
 def contradiction(claim: Claim, measured: Measured) -> str | None:

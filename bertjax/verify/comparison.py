@@ -13,9 +13,10 @@ from jaxtyping import Float
 
 from bertjax.errors import UserError
 from bertjax.measure.latency import Timing, measure_latency
-from bertjax.measure.onnx import longest_input, read_graph
+from bertjax.measure.onnx import longest_input, origin_of, read_graph
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
+from bertjax.measure.processor import processor_features
 from bertjax.measure.scores import answers, example_sums, score, score_of_sums
 from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval, paired_p_value
 from bertjax.text.encode import sentence_labels
@@ -48,7 +49,7 @@ def compare(
       UserError: A folder without a model or without names for its classes; two models that answer with other classes;
         data without labels, or whose labels are none of the classes; a task with more than one answer per text.
     """
-    paths, bundle = with_bundle(new, old, parity or folders.origin_of(new))
+    paths, bundle = with_bundle(new, old, parity or origin_of(new))
     runtimes = {name: folders.runtime_of(path) for name, path in paths.items()}
     task, examples, gold = labelled(source, task, folders.classes_of(old), old)
     candidates = {name: Candidate(runtimes[name], path) for name, path in paths.items()}
@@ -188,13 +189,3 @@ def cut(path: Path, texts: list[str], pairs: list[str] | None, max_length: int) 
     """The ids of every text as a folder's tokenizer cuts them, and how many lose their end."""
     encodings = Tokenizer.from_folder(path).encode(texts, pairs, min(max_length, longest_input(path)), spans=False)
     return encodings.ids, encodings.n_truncated
-
-
-def processor_features() -> frozenset[str] | None:
-    """The flags of /proc/cpuinfo (x86 calls them flags, Arm features), or None where there is no such file."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    named = next((line for line in lines if line.lower().startswith(("flags", "features"))), None)
-    return None if named is None else frozenset(named.partition(":")[2].split())

@@ -1,14 +1,14 @@
 """What a model folder holds, read without running it: its runtime, its classes, its bytes, its weights, its claims."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.measure.onnx import read_arrays
+from bertjax.measure.onnx import origin_of, read_arrays
 from bertjax.measure.report import HONEST
 from bertjax.text.tokenizer_files import read_json
 from bertjax.verify.measured import Claim, Weights
@@ -39,12 +39,6 @@ def classes_of(folder: Path) -> dict[int, str]:
     if not names:
         raise UserError(f"{folder}/config.json names no classes (id2label), so its answers cannot be read.")
     return {int(number): str(name) for number, name in names.items()}
-
-
-def origin_of(folder: Path) -> Path | None:
-    """The bundle that an export was made from, if it says so and it is still there."""
-    named = config_of(folder).get("bundle")
-    return path if named and (path := (folder / named).resolve()).is_dir() else None
 
 
 def shipped_bytes(folder: Path) -> int:
@@ -105,7 +99,7 @@ def _of_report(folder: Path, old: Path, metric: str) -> Iterator[Claim]:
     if (speed_up := _first(row, "speed_up", "speedup")) is not None:
         yield Claim(name, "speed-up", speed_up)
     elif baseline and _is_same(path.parent, baseline.get("bundle"), old):
-        before, after = (one.get("latency_ms") for one in (baseline, row))
+        before, after = (one.get("latency_ms") for one in (_beside(content["rows"], row, baseline), row))
         if before and after:
             yield Claim(name, "speed-up", before["batch_1"]["p50"] / after["batch_1"]["p50"])
 
@@ -114,9 +108,17 @@ def _rows(content: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], dic
     """The row of this folder in a report of several models (empty if it is not sure which), and the baseline's."""
     rows, baseline = content["rows"], content.get("baseline")
     mine = [row for row in rows if _is_same(folder, row.get("bundle"), folder)]
+    exactly = [row for row in mine if (folder / row["bundle"]).resolve() == folder.resolve()]
     others = [row for row in rows if row["name"] not in (baseline, *HONEST)]
-    chosen = mine or (others if len(others) == 1 else [{}])
+    chosen = exactly or mine or (others if len(others) == 1 else [{}])
     return chosen[0], next((row for row in rows if row["name"] == baseline), None)
+
+
+def _beside(rows: Sequence[dict[str, Any]], row: Mapping[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    """The baseline in the runtime of a row, as `Report.against` has it."""
+    if row.get("exported_from") is None:
+        return baseline
+    return next((one for one in rows if one.get("exported_from") == baseline["bundle"]), baseline)
 
 
 def _is_same(folder: Path, named: str | None, model: Path) -> bool:

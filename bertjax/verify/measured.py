@@ -1,6 +1,5 @@
 """What was measured of two models, and what must hold of it: numbers and texts, nothing that computes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -122,13 +121,3 @@ class Failure(NamedTuple):
 
     what: str
     causes: tuple[str, ...] = ()
-
-
-NUMBERS_OF_A_PROCESSOR: Mapping[str, str] = {
-    "avx512_vnni": "AVX-512 VNNI",
-    "avx_vnni": "AVX-VNNI",
-    "amx_int8": "AMX",
-    "asimddp": "the dot product of Neon",
-    "i8mm": "the 8-bit matrix product of Neon",
-}
-"""What multiplies integers of eight bits faster than floats, as Linux calls it."""

@@ -14,6 +14,7 @@ from bertjax.measure.report import (
     BAG_OF_WORDS,
     WITHOUT_TEACHER,
     Comparison,
+    Edge,
     Flip,
     Latency,
     PeakMemory,
@@ -83,6 +84,8 @@ ROW = {
     "peak_memory_bytes": {"inference": (int, type(None)), "training_step": (int, type(None))},
     "latency_ms": {"batch_1": {"p50": float, "p95": float}, "end_to_end": {"p50": float, "p95": float}},
     "throughput_per_s": {"batch_32": float},
+    "exported_from": (str, type(None)),
+    "edge": (dict, type(None)),
 }
 
 
@@ -120,6 +123,28 @@ def test_verdicts_say_in_words_what_was_beaten_and_what_was_not():
     assert "1.6x smaller on disk, not less arithmetic, 3.1x faster" in said[0]
     assert "does **not** beat *same small model, trained without a teacher*" in said[1]
     assert "beats *bag of words* (difference +8.0 points, 95 % interval +5.0 to +11.0, p < 0.001)" in said[2]
+
+
+def exported(name: str, of: str, ms: float) -> Row:
+    edge = Edge(Percentiles(1.5 * ms, 2.0 * ms), 812.0, 123_400_000)
+    return row(name, 0.85, ms, 14_000_000, bundle=f"/x/{name}", exported_from=of, runtime="onnxruntime", edge=edge)
+
+
+def test_an_exported_model_is_timed_against_the_exported_baseline(tmp_path):
+    teacher, student = (dataclasses.replace(one, bundle=f"/x/{one.name}") for one in (TEACHER, STUDENT))
+    rows = (teacher, exported("teacher-onnx", "/x/teacher", 4.0), student, exported("int8", "/x/rounded", 1.0))
+    report = dataclasses.replace(REPORT, rows=rows, comparisons=(), flips=(), conclusion="Kept: int8.")
+    assert [report.against(one).name for one in rows] == ["teacher", "teacher", "teacher", "teacher-onnx"]
+    assert [cells[-1] for cells in table_cells(report)[1]] == ["-", "1.3x", "3.1x", "4.0x"]  # 4.0 / 1.0, not 5.2 / 1.0
+    text = markdown(report, "report.png")
+    assert "**int8** next to *teacher-onnx*" in text
+    assert "counted from *teacher-onnx*" in text
+    assert "**Kept: int8.**" in text
+    assert "| int8 | 1.50 | 2 | 812 | 123 MB |" in text
+    report.write(tmp_path)
+    assert read_report(tmp_path / "report.json").rows == rows
+    alone = dataclasses.replace(report, rows=(teacher, rows[3]))
+    assert alone.against(rows[3]) == teacher  # nothing else to compare with
 
 
 @pytest.mark.parametrize(

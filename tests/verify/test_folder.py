@@ -9,9 +9,10 @@ from safetensors.numpy import save_file
 
 from bertjax import UserError
 from bertjax.measure.card import write_card
+from bertjax.measure.onnx import origin_of
 from bertjax.measure.report import BAG_OF_WORDS, Latency, Percentiles, Report, Row
 from bertjax.text.tasks import Task
-from bertjax.verify.folder import claims_of, classes_of, origin_of, runtime_of, shipped_bytes, weights_of
+from bertjax.verify.folder import claims_of, classes_of, runtime_of, shipped_bytes, weights_of
 from bertjax.verify.measured import Claim
 
 

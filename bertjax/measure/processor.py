@@ -1,0 +1,55 @@
+"""What this machine's processor is, and whether integers of eight bits are worth its while."""
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+INTEGER_PRODUCTS: Mapping[str, str] = {
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "amx_int8": "AMX",
+    "asimddp": "the dot product of Neon",
+    "i8mm": "the 8-bit matrix product of Neon",
+}
+"""What multiplies integers of eight bits faster than floats, as Linux calls it."""
+
+
+def processor_name() -> str:
+    """The name of this machine's processor."""
+    named = _line("model name")
+    return named or platform.processor() or platform.machine()
+
+
+def processor_features() -> frozenset[str] | None:
+    """What the processor says it can do (x86 calls it flags, Arm features), or None where nothing says it."""
+    named = _line("flags", "features")
+    return None if named is None else frozenset(named.split())
+
+
+def integer_products(features: frozenset[str] | None) -> str:
+    """What to expect of products of 8-bit integers on such a processor, as a sentence."""
+    if features is None:
+        return "this system does not say whether its processor multiplies 8-bit integers faster than floats"
+    able = [name for flag, name in INTEGER_PRODUCTS.items() if flag in features]
+    if able:
+        return f"this processor multiplies 8-bit integers faster than floats ({', '.join(able)})"
+    return (
+        "this processor has no instruction for sums of 8-bit products (VNNI or the like): int8 will be smaller, and "
+        "hardly faster"
+    )
+
+
+def thread_count() -> int:
+    """Processors that this process may use; every runtime here starts a thread for each."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _line(*names: str) -> str | None:
+    """What follows the first of these names in /proc/cpuinfo, or None where there is neither."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    named = next((line for line in lines if line.lower().startswith(names)), None)
+    return None if named is None else named.partition(":")[2].strip()

@@ -1,0 +1,121 @@
+"""Bounds in, a model out: what is tried, what is kept, and what happens where nothing fits."""
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import bertjax
+from bertjax.distill.student import Student
+from bertjax.errors import UserError
+from bertjax.measure.onnx import origin_of
+from bertjax.measure.report import Latency, Percentiles, Report, Row, read_report
+from tests.train.tiny import run, write_model, write_table
+from train import finetune
+from train.budget import choose, plans
+from train.common import Data
+from train.compress import Config
+from train.distill import Distill
+from train.export import Export
+from train.finetune import Finetune
+from train.optimiser import Optimiser
+from train.proof import Model
+from train.quantize import Quantize
+
+
+def test_what_is_tried_follows_the_recipes_and_the_depth():
+    recipes = Finetune(), Distill(epochs=7, student=Student(intermediate_size=64)), Quantize(bits=4)
+    found = {plan.name: plan for plan in plans(recipes, 12)}
+    assert list(found) == ["int8", "half", "half-int8", "quarter", "quarter-int8"]
+    half, rounded = found["half"].stage, found["quarter-int8"]
+    assert isinstance(half, Distill)
+    assert (half.name, half.epochs, half.student) == ("half", 7, Student(num_hidden_layers=6, intermediate_size=64))
+    assert isinstance(rounded.stage, Quantize)
+    assert (rounded.stage.name, rounded.stage.bits, rounded.begins) == ("quarter-int8", 4, "quarter")
+    assert [plan.name for plan in plans((), 2)] == ["int8", "half", "half-int8"]  # a quarter would be the half again
+    assert [plan.name for plan in plans((), 1)] == ["int8"]
+
+
+def made(tmp_path: Path, **numbers: tuple[float, float, int]) -> tuple[Report, list[Model]]:
+    """A report of exported models: score, milliseconds, bytes of the folder."""
+    rows, models = [], []
+    numbers = {"teacher": (0.9, 8.0, 1), "teacher-onnx": (0.9, 6.0, 900_000), **numbers}
+    for name, (score, ms, size) in numbers.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(bytes(size))
+        times = Percentiles(ms, ms)
+        origin = None if name == "teacher" else str(tmp_path / name.removesuffix("-onnx"))
+        described = Row(name, str(folder), "onnxruntime", score, (0.0, 1.0), None, 1, size, exported_from=origin)
+        rows.append(dataclasses.replace(described, latency_ms=Latency(times, times)))
+        models.append(Model(name, folder))
+    return Report("t", "accuracy", "cpu", 1, Percentiles(9.0, 9.0), "teacher", tuple(rows)), models
+
+
+def bounds(**given):
+    return SimpleNamespace(**{"max_drop": None, "min_speedup": None, "max_mb": None, **given})
+
+
+CANDIDATES = {"int8": (0.898, 3.0, 300_000), "half": (0.885, 2.0, 500_000), "quarter": (0.86, 1.0, 200_000)}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "missed"),
+    [
+        (bounds(max_drop=1.0), "int8", None),
+        (bounds(max_drop=1.6), "half", None),
+        (bounds(max_drop=5.0), "quarter", None),
+        (bounds(max_drop=5.0, max_mb=0.1), "int8", "--max_mb=0.1"),  # all three miss one: the least lost
+        (bounds(max_drop=1.0, min_speedup=4.0), "int8", "--min_speedup=4.0"),  # 2x and not the 2.7x of another runtime
+        (bounds(max_drop=1.0, min_speedup=2.0), "int8", None),
+        (bounds(min_speedup=7.0, max_drop=0.1, max_mb=0.25), "quarter", "--max_drop=0.1 and --min_speedup=7.0"),
+    ],
+)
+def test_the_fastest_within_the_bounds_is_kept_or_the_best_try(tmp_path, given, kept, missed):
+    report, models = made(tmp_path, **CANDIDATES)
+    best, concluded, said = choose(report, models, given)
+    assert best.name == kept
+    assert (said is None) == (missed is None)
+    assert kept in concluded.conclusion
+    if missed:
+        assert missed in said
+        assert concluded.conclusion == said
+
+
+def test_a_bound_below_zero_and_an_export_in_the_middle_are_refused():
+    with pytest.raises(UserError, match="--max_drop=-1"):
+        Config(max_drop=-1)
+    with pytest.raises(UserError, match="make it the last"):
+        Config(stages=(Finetune(), Export(), Distill()))
+
+
+@pytest.mark.timeout(600)
+def test_a_budget_that_nothing_keeps_ends_with_3_and_the_best_try(tmp_path):
+    write_model(tmp_path / "model")
+    tables = write_table(tmp_path / "train.tsv", 96), write_table(tmp_path / "eval.tsv", 60, seed=1)
+    data = Data(train=str(tables[0]), eval=str(tables[1]), max_length=16)
+    recipe = {"steps": 60, "batch_size": 8, "optimiser": Optimiser(learning_rate=0.01)}
+    teacher = tmp_path / "teacher"
+    finetune.main(finetune.Config(model=str(tmp_path / "model"), data=data, out=str(teacher), **recipe))
+    flags = [f"--data.train={tables[0]}", f"--data.eval={tables[1]}", "--data.max_length=16", f"--out={tmp_path / 'o'}"]
+    flags += [f"--model={teacher / 'bundle'}", "--steps=4", "--max_drop=100", "--max_mb=0.0001"]
+    done = run("compress", *flags, check=False)
+    assert done.returncode == 3, done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    assert "None of 3 candidates" in said
+    assert "8-bit integers" in done.stderr  # what the processor can do is said
+    report = read_report(tmp_path / "o" / "report.json")
+    names = ["teacher", "teacher-onnx", "int8-onnx", "half-onnx", "half-int8-onnx"]
+    assert [row.name for row in report.rows[:5]] == names
+    assert said in (tmp_path / "o" / "report.md").read_text()
+    assert all(row.edge and row.edge.peak_resident_bytes > 1e7 for row in report.rows[1:5])
+    exported, bundle = tmp_path / "o" / "exported", tmp_path / "o" / "bundle"
+    assert origin_of(exported) == bundle.resolve()
+    assert bertjax.load(bundle).config.labels == ("bad", "good")
+    assert json.loads((exported / "report.json").read_text())["baseline"] == "teacher"
+    again = run("compress", *flags, check=False)
+    assert again.returncode == 3
+    assert "finished already" in again.stderr
+    assert said in again.stderr

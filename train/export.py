@@ -1,0 +1,48 @@
+"""The stage that leaves what ships: the model before it as an ONNX file with its tokenizer, held against JAX.
+
+It is the last stage of `bertjax compress`; alone it is `bertjax export`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export as a stage of `compress`."""
+
+    name: str = "onnx"
+    """What the result is called in the report."""
+
+    def run(self, context: Any) -> None:
+        """The stage: exports the context's model into its folder."""
+        export_once(context.model, Path(context.out) / "bundle")
+
+
+def export_once(model: str | Path, folder: Path) -> None:
+    """Exports a bundle unless the folder holds it already: an export stands in its place only when it is finished."""
+    from bertjax.export.folder import export
+    from bertjax.measure.onnx import origin_of
+
+    from .log import note
+
+    if (folder / "model.onnx").is_file() and origin_of(folder) == Path(model).resolve():
+        return
+    distance = export(model, "onnx", folder)
+    note(f"{folder}: differs from JAX by {distance:.1g} of its output")
+
+
+def require_packages() -> None:
+    """Says before any work is done that an export needs packages of its own.
+
+    Raises:
+      UserError: One of them is missing.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"an export needs {' and '.join(missing)}: pip install 'bertjax[export]'.")
