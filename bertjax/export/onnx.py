@@ -64,8 +64,10 @@ class Writer:
     def model(self) -> Any:
         hidden = self.embeddings()
         mask = self.mask()
-        for number, step in enumerate(self.config.depth_steps()):
-            hidden = self.layer(number, step, hidden, mask)
+        steps = self.config.depth_steps()
+        alone = self.config.architecture.endswith("ForSequenceClassification")
+        for number, step in enumerate(steps):
+            hidden = self.layer(number, step, hidden, mask, first=alone and number == len(steps) - 1)
         return self.graph.model(self.inputs, self.head(hidden), self.config.architecture)
 
     def parameter(self, path: str) -> str:
@@ -180,25 +182,31 @@ class Writer:
         missing = graph.node("Sub", graph.number(1.0), graph.node("Cast", wide, to=1))
         return graph.node("Mul", missing, graph.number(float(np.finfo(np.float32).min)))
 
-    def layer(self, number: int, step: Any, hidden: str, mask: str) -> str:
+    def layer(self, number: int, step: Any, hidden: str, mask: str, first: bool) -> str:
+        """One depth step; of the `first` row alone where nothing reads the others."""
         graph, stack = self.graph, "encoder/layer_"
         attention, ffn = f"{stack}{step.attention}/attention", f"{stack}{step.ffn}/ffn"
-        looked = self.attention(f"step_{number}/attention", attention, step.num_attention_heads, hidden, mask)
+        asking = graph.node("Slice", hidden, *map(graph.numbers, (0, 1, 1))) if first else hidden
+        heads = step.num_attention_heads
+        looked = self.attention(f"step_{number}/attention", attention, heads, asking, hidden, mask)
+        hidden = asking
         norm = f"{stack}{step.attention_norm}/attention/layer_norm"
         hidden = self.norm(norm, graph.node("Add", looked, hidden))
         inner = self.dense(f"step_{number}/ffn/intermediate", f"{ffn}/intermediate", hidden)
         after = self.dense(f"step_{number}/ffn/output", f"{ffn}/output", self.activation(inner))
         return self.norm(f"{stack}{step.ffn_norm}/ffn/layer_norm", graph.node("Add", after, hidden))
 
-    def attention(self, site: str, path: str, heads: int, hidden: str, mask: str) -> str:
+    def attention(self, site: str, path: str, heads: int, asking: str, hidden: str, mask: str) -> str:
+        """What the rows that are asking find in all rows."""
         graph, width = self.graph, self.config.head_size
 
-        def split(part: str, order: tuple[int, ...]) -> str:
-            flat = self.dense(f"{site}/{part}", f"{path}/{part}", hidden)
+        def split(part: str, x: str, order: tuple[int, ...]) -> str:
+            flat = self.dense(f"{site}/{part}", f"{path}/{part}", x)
             apart = graph.node("Reshape", flat, graph.numbers(0, 0, heads, width))
             return graph.node("Transpose", apart, perm=order)
 
-        queries, keys, values = split("query", (0, 2, 1, 3)), split("key", (0, 2, 3, 1)), split("value", (0, 2, 1, 3))
+        queries, keys = split("query", asking, (0, 2, 1, 3)), split("key", hidden, (0, 2, 3, 1))
+        values = split("value", hidden, (0, 2, 1, 3))
         scores = graph.node("Div", graph.node("MatMul", queries, keys), graph.number(float(np.sqrt(width))))
         probabilities = graph.node("Softmax", graph.node("Add", scores, mask), axis=-1)
         context = graph.node("Transpose", graph.node("MatMul", probabilities, values), perm=(0, 2, 1, 3))
@@ -229,13 +237,15 @@ class Writer:
             for index, name in enumerate(("start_logits", "end_logits")):
                 graph.node("Gather", both, graph.constant(f"index/{index}", np.int64(index)), name=name, axis=2)
             return dict.fromkeys(("start_logits", "end_logits"), ("batch", "length"))
-        first = graph.node("Gather", hidden, graph.constant("index/0", np.int64(0)), axis=1)
+        # With three axes to the end: of a product with two ONNX Runtime makes a Gemm, which has no integer kernel.
+        first = graph.node("Slice", hidden, *map(graph.numbers, (0, 1, 1)))
         distilled, width = config.model_type == "distilbert", str(config.hidden_size)
         if kind.endswith("Model"):
             self.named("last_hidden_state", hidden)
             outputs: dict[str, tuple[str, ...]] = {"last_hidden_state": ("batch", "length", width)}
             if not distilled:
-                graph.node("Tanh", self.dense("pooler", "pooler", first), name="pooler_output")
+                pooled = graph.node("Tanh", self.dense("pooler", "pooler", first))
+                graph.node("Squeeze", pooled, graph.numbers(1), name="pooler_output")
                 outputs["pooler_output"] = ("batch", width)
             return outputs
         if distilled:
@@ -244,7 +254,7 @@ class Writer:
             pooled = graph.node("Tanh", self.dense("pooler", "pooler", first))
         if config.classifier_activation:
             pooled = graph.node("Relu", pooled)
-        self.named("logits", self.dense("classifier", "classifier", pooled))
+        graph.node("Squeeze", self.dense("classifier", "classifier", pooled), graph.numbers(1), name="logits")
         return {"logits": ("batch", str(len(config.labels)))}
 
     def named(self, name: str, x: str) -> None:

@@ -91,13 +91,37 @@ def test_what_layers_share_is_stored_once():
     assert sizes["bert"] - sizes["shared"] == layer
 
 
-def test_onnx_runtime_knows_attention_and_the_sums_around_it(tmp_path):
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (CLASSIFIER.replace(architecture="BertForTokenClassification"), (2, 4, 2)),
+        (CLASSIFIER, (1, 4, 2)),  # of the last layer one row is computed, which is no pattern of theirs
+    ],
+    ids=["tokens", "classifier"],
+)
+def test_onnx_runtime_knows_attention_and_the_sums_around_it(config: BertConfig, expected: tuple, tmp_path):
     from onnxruntime.transformers import optimizer
 
-    onnx.save(onnx_model(CLASSIFIER, init_params(CLASSIFIER, 0)), tmp_path / "model.onnx")
+    onnx.save(onnx_model(config, init_params(config, 0)), tmp_path / "model.onnx")
     found = optimizer.optimize_model(str(tmp_path / "model.onnx"), "bert", num_heads=3, hidden_size=24)
     fused = found.get_fused_operator_statistics()
-    assert (fused["Attention"], fused["SkipLayerNormalization"], fused["BiasGelu"]) == (2, 4, 2)
+    assert (fused["Attention"], fused["SkipLayerNormalization"], fused["BiasGelu"]) == expected
+
+
+def test_a_classifier_computes_one_row_of_its_last_layer():
+    """Queries, what follows them, and the head: of the first row alone, products of 1 row in a batch of 1."""
+    import onnxruntime
+
+    model = onnx_model(CLASSIFIER, init_params(CLASSIFIER, 0))
+    products = [node.output[0] for node in model.graph.node if node.op_type == "MatMul"]
+    for name in products:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ids = np.ones((1, 9), np.int64)
+    given = {one.name: ids for one in session.get_inputs()}
+    rows = [array.shape[-2] for array in session.run(products, given)]
+    everywhere = [9, 9, 9, 9, 9, 9, 9, 9]  # queries, keys, values, scores, context, output, and two of the ffn
+    assert rows == [*everywhere, 1, 9, 9, 1, 1, 1, 1, 1, 1, 1]  # the last two are the head
 
 
 def quantised(activation: Activation, weights: Format = INT8) -> Bundle:
