@@ -4,7 +4,8 @@
     python -m train.quantize --config=qbert --model=runs/finetuned/bundle --data.train=train.tsv --out=runs/mixed
 
 Without training the text only says in which ranges the inputs of products lie (`activations="fixed"`); labels are not
-needed. With `learn`, the model is trained with its rounding in place, to answer what it answered before (--losses).
+needed. With `mean_bits`, each layer of the encoder gets as many bits as it needs (bits.py). With `learn`, the model is
+trained with its rounding in place, to answer what it answered before (--losses).
 """
 
 from dataclasses import dataclass, field
@@ -27,6 +28,13 @@ class Quantize(Training):
     """What the result is called in the report."""
     weights: tuple[tuple[str, Format | None], ...] = INT8
     """In a config file: rules (regex, format) over parameter paths, the first match wins."""
+    mean_bits: float | None = None
+    """Bits that a weight of the encoder's layers may take in the mean, scales included: which layer gets which of
+    `choices` is then found before anything else."""
+    choices: tuple[Format, ...] = tuple(Format(bits, "asymmetric", outputs=6) for bits in (2, 3, 4))
+    """In a config file: what a layer may have, each with bits of its own."""
+    sensitivity: Literal["loss", "curvature"] = "loss"
+    """How it is found out what a layer bears: by rounding it, or by the curvature of the loss as in Q-BERT."""
     find: Literal["min_max", "percentile", "least_squares"] = "least_squares"
     """How the range of a block of weights is found, where it does not follow from training."""
     activations: Literal["fixed", "token", "none"] = "fixed"
@@ -48,6 +56,8 @@ class Quantize(Training):
         super().__post_init__()
         if self.texts < 1:
             raise UserError(f"--texts={self.texts}: expected at least 1 text to find ranges from")
+        if len({format.bits for format in self.choices}) != len(self.choices):
+            raise UserError("choices has two formats of as many bits; each needs bits of its own.")
         if not 0 <= self.delay < 1:
             raise UserError(f"--delay={self.delay}: expected a share of the steps, from 0 to below 1")
 
@@ -75,6 +85,7 @@ def main(config: Config, score: bool = True) -> None:
 
     import bertjax
 
+    from .bits import assigned_rules
     from .data import open_model, read_split, score_of, training_task
     from .run import begin, finish
 
@@ -86,9 +97,13 @@ def main(config: Config, score: bool = True) -> None:
         raise UserError(f"{config.model} has no trained head; fine-tune it first (train.finetune).")
     if model.config.quantization is not None:
         raise UserError(f"{config.model} is quantised already; begin with the model in floating point.")
-    labelled = any(type(loss).__name__ == "HardLabels" for loss in config.losses) and config.learn != "nothing"
+    asked = config.learn != "nothing" or config.mean_bits is not None
+    labelled = asked and any(type(loss).__name__ == "HardLabels" for loss in config.losses)
     train = read_split(config.data, config.data.train, task, model.tokenizer, "train", labelled)
     held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")
+    if config.mean_bits is not None:
+        batches = sample(train.encoded, config.texts, one_length=True)
+        config = dataclasses.replace(config, weights=assigned_rules(config, model, batches, out))
     activations = inputs_to_round(config, model, train.encoded)
     described, params = train_rounded(config, out, model, train.encoded, activations)
     quantised = dataclasses.replace(model, config=described, params=params)
@@ -103,29 +118,31 @@ def inputs_to_round(config: Config, model: Any, encoded: Any) -> dict[str, Any]:
     from bertjax.model import build
     from bertjax.quantize import Activation, quantise_weights
     from bertjax.quantize.activations import find_ranges
+    from bertjax.text.batches import inputs_of
 
     if config.activations == "none":
         return {}
     described, params = quantise_weights(model.config, model.params, config.weights, "min_max")
-    batches = sample(encoded, config.texts)
+    batches = [inputs_of(batch) for batch in sample(encoded, config.texts)]
     if config.activations == "token":
         sites = find_ranges(build(described), params, batches[:1], "min_max", config.bits)
         return {site: Activation(config.bits) for site in sites}
     return find_ranges(build(described), params, batches, config.calibrate, config.bits)
 
 
-def sample(encoded: Any, texts: int) -> list[Any]:
-    """Inputs of about so many texts from all over, in batches of 32 of one length each."""
+def sample(encoded: Any, texts: int, one_length: bool = False) -> list[Any]:
+    """About so many texts from all over, in batches of 32, each of the length of its own texts or all of one length."""
     import numpy as np
 
-    from bertjax.text.batches import gather, inputs_of
+    from bertjax.text.batches import gather
     from bertjax.text.buckets import length_buckets
 
     rows = np.unique(np.linspace(0, len(encoded) - 1, min(len(encoded), texts)).round().astype(np.int64))
     rows = rows[np.argsort(encoded.lengths[rows], kind="stable")]
-    buckets = np.array(length_buckets(encoded.lengths, int(encoded.lengths.max())))
+    longest = int(encoded.lengths[rows].max())
+    buckets = np.array([longest] if one_length else length_buckets(encoded.lengths, int(encoded.lengths.max())))
     parts = [rows[start : start + 32] for start in range(0, len(rows), 32)]
-    return [inputs_of(gather(encoded, p, int(buckets[buckets >= encoded.lengths[p].max()][0]))) for p in parts]
+    return [gather(encoded, p, int(buckets[buckets >= encoded.lengths[p].max()][0])) for p in parts]
 
 
 def train_rounded(config: Config, out: Path, model: Any, encoded: Any, activations: dict[str, Any]) -> tuple[Any, Any]:

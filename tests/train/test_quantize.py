@@ -1,17 +1,23 @@
 """`quantize` as a user runs it: a folder in, a smaller folder out, cut and continued."""
 
+import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import bertjax
+from bertjax import UserError
+from bertjax.distill.terms import HardLabels
 from bertjax.params import flatten
 from bertjax.quantize import Format, Quantized
 from tests.train.tiny import metrics, run, weights, write_model, write_table
 from train import finetune, quantize
+from train.bits import stored_size
 from train.common import Data
 from train.optimiser import Optimiser
 
@@ -105,3 +111,51 @@ def test_a_quantised_model_is_not_trained_by_scripts_that_know_no_integers(work:
     done = run("finetune", f"--model={work / 'int8' / 'bundle'}", *given, check=False)
     assert done.returncode == 2
     assert "holds integers, which cannot be trained" in done.stderr
+
+
+CHOICES = tuple(Format(bits, "asymmetric", outputs=6) for bits in (2, 4, 8))
+
+
+@pytest.mark.parametrize("sensitivity", ["loss", "curvature"])
+def test_bits_are_given_where_they_are_needed_and_only_so_many(work: Path, sensitivity: Any):
+    write_table(work / "many.tsv", 330, seed=2)
+    data = Data(train=str(work / "many.tsv"), eval=str(work / "eval.tsv"), max_length=16)
+    out = work / f"bits-{sensitivity}"
+    config = quantize.Config(
+        model=str(work / "float" / "bundle"),
+        data=data,
+        mean_bits=6.0,
+        choices=CHOICES,
+        sensitivity=sensitivity,
+        losses=(HardLabels(),),
+        activations="none",
+        find="min_max",
+        out=str(out),
+    )
+    quantize.main(config)
+    found = json.loads((out / "run.json").read_text())["assignment"]
+    bundle = bertjax.load(out / "bundle")
+    stored = {path: leaf for path, leaf in flatten(bundle.params).items() if isinstance(leaf, Quantized)}
+    for layer, bits in found["bits"].items():
+        formats = {leaf.format for path, leaf in stored.items() if path.startswith(layer)}
+        assert formats == {format for format in CHOICES if format.bits == bits}
+    kernels = [leaf for path, leaf in stored.items() if path.startswith("encoder")]
+    assert len(kernels) == 2 * 6
+    assert sum(map(stored_size, kernels)) <= found["budget_bytes"] == 6 * sum(leaf.values.size for leaf in kernels) // 8
+    both = found["layers"].values()
+    tried = [
+        (sum(one["cost"][b] for one, b in zip(both, bits, strict=True)), bits)
+        for bits in itertools.product("248", repeat=2)
+        if sum(one["bytes"][b] for one, b in zip(both, bits, strict=True)) <= found["budget_bytes"]
+    ]
+    assert 1 < len(tried) < 9
+    assert "".join(map(str, found["bits"].values())) == "".join(min(tried)[1])
+    if sensitivity == "curvature":
+        assert all(len(one["eigenvalues"]) == 10 and one["cost"]["2"] > one["cost"]["8"] for one in both)
+    with pytest.raises(UserError, match="smallest choice"):
+        quantize.main(dataclasses.replace(config, mean_bits=0.5, out=str(work / "too-small")))
+
+
+def test_the_curvature_needs_ten_batches(work: Path):
+    with pytest.raises(UserError, match="gives 3 batches; the curvature needs 10"):
+        quantised(work, "curved", mean_bits=3.0, sensitivity="curvature")
