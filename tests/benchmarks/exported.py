@@ -1,0 +1,110 @@
+"""How fast and how good is an exported int8 model beside what ONNX Runtime makes of the same float file?
+
+    python -m tests.benchmarks.exported FLOAT INT8 --data=dev.tsv [--max_length=64] [--rounds=5]
+
+FLOAT and INT8 are folders of `bertjax export`. Beside them stand the float file after `onnxruntime.transformers`'
+optimiser and after `quantize_dynamic` (per channel, signed weights). Each file runs in a process of its own, they take
+turns, and ratios are taken within each round: its median, lowest and highest. At the real lengths of the texts and at
+32 and 128 tokens exactly, with one thread and with two. Texts per second are those of batches of 32. Scores are on all
+texts, with a paired test.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertjax.measure.latency import Timing, measure_latency
+from bertjax.measure.outputs import measure_outputs
+from bertjax.measure.processes import Candidate
+from bertjax.measure.scores import score
+from bertjax.measure.uncertainty import paired_difference_interval, paired_p_value
+from bertjax.text.encode import sentence_labels
+from bertjax.text.sources import infer_task, load_examples
+from bertjax.text.tasks import Task, align_labels
+from bertjax.text.tokenizer import Tokenizer
+from bertjax.verify.folder import classes_of, config_of
+
+OURS = "int8"
+
+
+def folders(float_folder: Path, int8_folder: Path, temporary: Path) -> dict[str, Path]:
+    """The four contestants, each a folder with model.onnx and a tokenizer."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.transformers import optimizer
+
+    made = {name: temporary / name.replace(" ", "-") for name in ("float, optimised", "quantize_dynamic")}
+    for folder in made.values():
+        shutil.copytree(float_folder, folder)
+        (folder / "model.onnx").unlink()
+    source, config = str(float_folder / "model.onnx"), config_of(float_folder)
+    sizes = {"num_heads": config["num_attention_heads"], "hidden_size": config["hidden_size"]}
+    optimised = optimizer.optimize_model(source, model_type="bert", **sizes)
+    optimised.save_model_to_file(str(made["float, optimised"] / "model.onnx"))
+    target = str(made["quantize_dynamic"] / "model.onnx")
+    quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
+    return {"float": float_folder, "float, optimised": made["float, optimised"], OURS: int8_folder, **made}
+
+
+def exactly(tokenizer: Tokenizer, length: int) -> str:
+    """A text of so many tokens, special ones included."""
+    words = ["film"]
+    while len(tokenizer.encode([" ".join(words)], None, 512, spans=False).ids[0]) < length:
+        words.append("film")
+    return " ".join(words)
+
+
+def show(title: str, timings: dict[str, Timing]) -> None:
+    print(f"\n{title}")
+    ours = np.array(timings[OURS].rounds)
+    for name, timing in timings.items():
+        ratios = np.array(timing.rounds) / ours
+        print(
+            f"  {name:<18} {timing.latency.batch_1.p50:7.2f} ms   {timing.throughput_per_s:7.0f} texts/s   "
+            f"{np.median(ratios):.2f} times ours [{ratios.min():.2f}, {ratios.max():.2f}]"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("float", type=Path)
+    parser.add_argument("int8", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--max_length", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    task = align_labels(infer_task(given.data, Task()), classes_of(given.int8), str(given.int8))
+    examples = load_examples(given.data, task, "test", labelled=True)
+    tokenizer = Tokenizer.from_folder(given.int8)
+    with tempfile.TemporaryDirectory() as temporary:
+        candidates = {
+            name: Candidate("onnx", folder)
+            for name, folder in folders(given.float, given.int8, Path(temporary)).items()
+        }
+        common: Any = {"max_length": given.max_length}
+        logits = measure_outputs(candidates, examples.texts, **common)
+        said = {name: rows.argmax(axis=-1) for name, rows in logits.items()}
+        gold = np.asarray(sentence_labels(examples, task)).astype(int)
+        print(f"{len(gold)} texts of {given.data}")
+        for name, answers in said.items():
+            difference = [100 * end for end in paired_difference_interval(task.metric, answers, said["float"], gold)]
+            print(
+                f"  {name:<18} {task.metric} {100 * score(task.metric, answers, gold):.2f}, against float "
+                f"[{difference[0]:+.2f}, {difference[1]:+.2f}], p = "
+                f"{paired_p_value(task.metric, answers, said['float'], gold):.2g}, against ours p = "
+                f"{paired_p_value(task.metric, answers, said[OURS], gold):.2g}"
+            )
+        for threads in (1, 2):
+            common = {"rounds": given.rounds, "threads": threads}
+            real = measure_latency(candidates, examples.texts, max_length=given.max_length, **common)
+            show(f"real lengths, {threads} thread(s)", real)
+            for length in (32, 128):
+                texts = [exactly(tokenizer, length)] * 32
+                show(f"{length} tokens, {threads} thread(s)", measure_latency(candidates, texts, **common))
+
+
+if __name__ == "__main__":
+    main()
