@@ -180,11 +180,12 @@ def inherit(student: Any, teacher: Any, pairing: str | tuple[int, ...]) -> dict[
 
 def narrow_ffn(ffn: dict[str, Any], neurons: int) -> dict[str, Any]:
     """A feed-forward layer with its strongest neurons: those of the largest product of input and output norms."""
+    from bertjax.prune.scores import strength
+
     inner, outer = ffn["intermediate"]["kernel"], ffn["output"]["kernel"]
     if neurons > inner.shape[1]:
         raise UserError(f"the student has {neurons} neurons a layer, the teacher only {inner.shape[1]}.")
-    strength = np.linalg.norm(inner, axis=0) * np.linalg.norm(outer, axis=1)
-    kept = np.sort(np.argsort(-strength, kind="stable")[:neurons])
+    kept = np.sort(np.argsort(-strength(inner, outer), kind="stable")[:neurons])
     return {
         **ffn,
         "intermediate": {"kernel": inner[:, kept], "bias": ffn["intermediate"]["bias"][kept]},

@@ -46,6 +46,7 @@ class LayerGates(NamedTuple):
     """Factors for one depth step, per model or per example (a leading batch axis). None means 1."""
 
     heads: Float[Array, "*batch heads"] | None = None
+    """With two leading axes, of examples and positions, a factor for each position."""
     neurons: Float[Array, "*batch neurons"] | None = None
     layer: Float[Array, "*batch"] | None = None
 
@@ -161,7 +162,8 @@ class SelfAttention(nn.Module):
         else:
             context = self.attend(queries, keys, values, mask, site)
         if gates.heads is not None:
-            context = context * jnp.reshape(gates.heads, (-1, 1, self.heads, 1)).astype(context.dtype)
+            rows = gates.heads.shape[1] if gates.heads.ndim == 3 else 1
+            context = context * jnp.reshape(gates.heads, (-1, rows, self.heads, 1)).astype(context.dtype)
         width = self.heads * self.config.head_size
         update = self.output(context.reshape(*queries.shape[:2], width), f"{site}/output")
         return dropout(update, self.config.inner_dropout, dropout_key(self))

@@ -5,6 +5,8 @@
     config, params = keep_heads(bundle.config, bundle.params, {0: [0, 3, 5], 1: [2]})
 
     surgery.py   layers, heads, neurons and columns removed; what is left computes what it did
+    scores.py    what a head, a neuron, a layer is worth
+    choice.py    from scores to what stays
 
 A zero that stays in its matrix is multiplied like any other number: it saves bytes in a compressed file and no time.
 What is removed makes matrices smaller, which every runtime on every device rewards.
