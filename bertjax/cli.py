@@ -18,6 +18,7 @@ COMMANDS = {
     "finetune": "train a model on labelled text",
     "distill": "teach a smaller model what a larger one answers",
     "augment": "more text for a student: copies of each example with other words",
+    "prune": "take out heads, neurons, layers, and win back what that costs",
     "quantize": "fewer bits: integers for weights and products, with or without training",
     "exits": "heads after inner layers, so that easy texts can leave early",
     "calibrate": "find the threshold of leaving early on held-out text, and measure what it gains",

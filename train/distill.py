@@ -38,6 +38,8 @@ class Distill(Training):
     all of them, which for soft targets is to learn the mean of their probabilities at the temperature."""
     progressive: Progressive | None = None
     """In a config file: first learn layer by layer from the model, and from the losses in the steps that are left."""
+    keep_zeros: str | None = None
+    """A regex over parameter paths: what of these matrices of the student is 0 at the start stays so."""
     store: bool = True
     """Compute the teacher's outputs once and store them, where the losses say what they need."""
 
@@ -70,6 +72,7 @@ def main(config: Config, score: bool = True) -> None:
     import bertjax
     from bertjax.distill.student import sample_batches
     from bertjax.losses import ponder_cost
+    from bertjax.prune.masks import apply_masks, nonzero_masks
     from bertjax.text.batches import batches, inputs_of
     from bertjax.text.buckets import length_buckets
 
@@ -102,8 +105,10 @@ def main(config: Config, score: bool = True) -> None:
     stored = [store_teacher(config, k, t, train.encoded, student.config) for k, t in enumerate(teachers)]
     live = [t.params if s is None or (phases and t is teacher) else {} for t, s in zip(teachers, stored, strict=True)]
 
+    masks = nonzero_masks(student.params, config.keep_zeros) if config.keep_zeros else {}
+
     def learn(params, extra, batch, key):
-        inputs = inputs_of(batch)
+        params, inputs = apply_masks(params, batch["masks"]), inputs_of(batch)
         said = [
             t.model.apply({"params": own}, *inputs) if s is None else s.output(batch)
             for t, s, own in zip(teachers, stored, batch["teachers"], strict=True)
@@ -130,10 +135,10 @@ def main(config: Config, score: bool = True) -> None:
         objective=objective,
         batches=data,
         prepare=lambda batch: reduce(lambda b, s: b if s is None else s.add_to(b), stored, batch),
-        constants={"teachers": live},
+        constants={"teachers": live, "masks": masks},
         phases=phases,
     ).params
-    student = dataclasses.replace(student, params=params, fresh=())
+    student = dataclasses.replace(student, params=apply_masks(params, masks), fresh=())
     bertjax.save(student, out / "bundle")
     result = {task.metric: score_of(student, held_out)} if score else {}
     update_record(out, asked_seconds=sum(s.seconds or 0 for s in stored if s) if any(stored) else None)

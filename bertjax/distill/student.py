@@ -35,6 +35,8 @@ class Student:
     start: str = "teacher"
     """teacher: begin with the teacher's own layers. random: begin with random numbers. A folder, hf:NAME or demo: begin
     with that model's, which then stands for the teacher in all that is said here of shape and layers."""
+    whole: bool = False
+    """With a model to begin with: take it as it is, shape and all. For one whose parts were taken out."""
     family: Literal["distilbert"] | None = None
     """distilbert: without token types, of which the first joins the positions; stock code then knows it as DistilBERT.
     Not for heads that label whole texts, which differ."""
@@ -76,6 +78,8 @@ class Student:
 
     def initialise(self, teacher: Any, seed: int, sample: Any = None) -> Any:
         """The student as a `Bundle` with the teacher's tokenizer. `sample` is encoded text, which a fit needs."""
+        if self.whole:
+            return self.source(teacher, seed)
         student = self.cut(self.source(teacher, seed), seed)
         if self.groups is not None:
             student = self.tied(student, sample)
