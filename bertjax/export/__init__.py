@@ -3,6 +3,7 @@
     graph.py      an ONNX graph, node by node, every weight stored once
     onnx.py       a bundle as ONNX: floating point, or the integers that it was quantised to
     stablehlo.py  a bundle as one program for CPU, GPU and TPU, loadable with jax alone
+    twin.py       a bundle in a shape that plain transformers knows, with zeros where parts are missing
     folder.py     the folder around it: config, tokenizer; and the check against JAX before anybody is told it is done
 
     python -m bertjax.export runs/int8/bundle --to onnx --out exports/int8

@@ -17,15 +17,17 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog, description=inspect.cleandoc(__doc__ or ""), formatter_class=layout)
     parser.add_argument("model", metavar="BUNDLE", help="the model: a folder, or hf:NAME")
-    parser.add_argument("--to", default="onnx", metavar="FORMAT", help="onnx (default) or stablehlo")
+    parser.add_argument("--to", default="onnx", metavar="FORMAT", help="onnx (default), stablehlo or huggingface")
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder to write")
+    about = "huggingface: floating point for integers, which plain transformers does not know"
+    parser.add_argument("--dequantise", action="store_true", help=about)
     given = parser.parse_args(argv)
     from bertjax.errors import UserError
 
     try:
         from bertjax.export.folder import FILES, export
 
-        distance = export(given.model, given.to, given.out)
+        distance = export(given.model, given.to, given.out, given.dequantise)
     except UserError as mistake:
         print(*str(mistake).strip().splitlines()[:5], sep="\n", file=sys.stderr)
         sys.exit(2)

@@ -16,22 +16,23 @@ from bertjax.bundle import Bundle, is_empty_folder, load, replace_folder, resolv
 from bertjax.errors import UserError
 from bertjax.export.onnx import onnx_model
 from bertjax.export.stablehlo import program_and_weights
+from bertjax.export.twin import stock_twin
 from bertjax.measure.onnx import answer, open_session
 from bertjax.measure.processor import thread_count
-from bertjax.model.huggingface import config_to_json
+from bertjax.model.huggingface import config_to_json, write_model
 from bertjax.predict import forward
 
-Target = Literal["onnx", "stablehlo"]
-FILES = {"onnx": "model.onnx", "stablehlo": "model.stablehlo"}
+Target = Literal["onnx", "stablehlo", "huggingface"]
+FILES = {"onnx": "model.onnx", "stablehlo": "model.stablehlo", "huggingface": "model.safetensors"}
 SHAPES = ((1, 7), (8, 33), (8, 64))
 CLOSE, ROUNDED = 1e-4, 0.05
 """How far an export may be from JAX, as a share of the size of the outputs: sums in another order; and, where inputs of
 products are rounded, numbers that lie between two integers and fall to another side."""
 
 
-def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str]) -> float:
+def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str], dequantise: bool = False) -> float:
     """Writes a bundle as a folder for another runtime; returns how far its outputs are from those in JAX, see
-    `farthest`.
+    `farthest`. `dequantise` is about integers in a folder for plain transformers, see `stock_twin`.
 
     Raises:
       UserError: The model cannot be expressed, the folder cannot be written, or what was written computes something
@@ -45,15 +46,18 @@ def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
     if (
         target.exists()
         and not is_empty_folder(target)
-        and not any((target / name).is_file() for name in FILES.values())
+        and not any((target / name).is_file() for name in (FILES[to], FILES["onnx"], FILES["stablehlo"]))
     ):
         raise UserError(f"{target} exists and is no exported folder, so it is not replaced; choose another name.")
+    if target == resolve(model).resolve():
+        raise UserError(f"--out {out} is the model itself; choose another folder.")
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
-        write(bundle, to, partial)
-        (partial / "config.json").write_text(json.dumps(config_to_json(bundle.config)))
-        write_origin(partial, resolve(model))
+        write(bundle, to, partial, dequantise)
+        if to != "huggingface":  # whose config is the twin's
+            (partial / "config.json").write_text(json.dumps(config_to_json(bundle.config)))
+            write_origin(partial, resolve(model))
         if bundle.tokenizer is not None:
             bundle.tokenizer.save(partial)
         distance = farthest(bundle, to, partial)
@@ -77,8 +81,11 @@ def write_origin(folder: Path, bundle: Path) -> None:
     (folder / "config.json").write_text(text, encoding="utf-8")
 
 
-def write(bundle: Bundle, to: Target, folder: Path) -> None:
+def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool) -> None:
     """The model file, and the weights where they are not in it."""
+    if to == "huggingface":
+        write_model(folder, *stock_twin(bundle.config, bundle.params, dequantise))
+        return
     if to == "onnx":
         model = onnx_model(bundle.config, bundle.params)
         (folder / FILES[to]).write_bytes(model.SerializeToString())
@@ -133,6 +140,9 @@ def expected_output(bundle: Bundle, inputs: tuple[Any, ...]) -> np.ndarray:
 
 def open_export(to: Target, folder: Path) -> Any:
     """`(ids, mask, types) -> the same output` of the written folder, in its own runtime."""
+    if to == "huggingface":
+        twin = load(folder)
+        return lambda *inputs: expected_output(twin, inputs)
     if to == "stablehlo":
         import jax
         from jax import export as jax_export

@@ -107,8 +107,8 @@ def described(config: BertConfig, layers: tuple[LayerConfig, ...]) -> BertConfig
 
 
 def with_steps(config: BertConfig, params: Tree, sources: Sequence[Tree]) -> Tree:
-    """The tree with the encoder that these depth steps make."""
-    stack: Tree = {}
+    """The tree with the encoder that these depth steps make; what belongs to no step stays as it is."""
+    stack: Tree = {name: part for name, part in params["encoder"].items() if not name.startswith("layer_")}
     for step, source in zip(config.depth_steps(), sources, strict=True):
         put_step(stack, step, source)
     return {**params, "encoder": stack}

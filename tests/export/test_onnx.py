@@ -119,7 +119,7 @@ def test_a_classifier_computes_one_row_of_its_last_layer():
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     ids = np.ones((1, 9), np.int64)
     given = {one.name: ids for one in session.get_inputs()}
-    rows = [array.shape[-2] for array in session.run(products, given)]
+    rows = [np.asarray(array).shape[-2] for array in session.run(products, given)]
     everywhere = [9, 9, 9, 9, 9, 9, 9, 9]  # queries, keys, values, scores, context, output, and two of the ffn
     assert rows == [*everywhere, 1, 9, 9, 1, 1, 1, 1, 1, 1, 1]  # the last two are the head
 

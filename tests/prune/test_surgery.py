@@ -26,6 +26,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "architecture": "DistilBertForSequenceClassification",
         "type_vocab_size": 0,
     },
+    "pre_norm": {"num_hidden_layers": 3, "norm": "pre"},
     "shared": {
         "num_hidden_layers": 3,
         "layers": (

@@ -1,0 +1,82 @@
+"""What does a model lose with its heads, by each measure of what a head is worth?
+
+    python -m tests.benchmarks.heads MODEL [MODEL ...] --train=train.tsv --eval=dev.tsv [--max_length=64] [--texts=512]
+
+Each model (fine-tuned bundles, for instance of several seeds) loses 10 to 70 % of its heads at once, the least worth
+first, without any training afterwards. Heads are gated by 0, which equals their removal (tests/prune/test_surgery.py)
+and needs no new program for each pattern. The score is the mean over the models, with the lowest and the highest.
+"""
+
+import argparse
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bertjax.measure import score
+from bertjax.model import LayerGates
+from bertjax.prune.choice import strongest
+from bertjax.text.batches import eval_batches, inputs_of
+from bertjax.text.buckets import length_buckets
+from train.common import Data
+from train.data import open_model, read_split, training_task
+from train.prune import Config, worth
+from train.quantize import sample
+
+MEASURES = ("importance", "official", "transformers", "magnitude", "activity", "random")
+FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+@partial(jax.jit, static_argnames="model")
+def logits(model: Any, params: Any, inputs: Any, heads: Any) -> Any:
+    return model.apply({"params": params}, *inputs, gates=[LayerGates(heads=one) for one in heads]).logits
+
+
+def accuracy(bundle: Any, encoded: Any, kept: dict[int, list[int]]) -> float:
+    """With these heads alone, of each layer."""
+    counts = [step.num_attention_heads for step in bundle.config.depth_steps()]
+    heads = [jnp.asarray(np.isin(np.arange(count), kept[layer]), jnp.float32) for layer, count in enumerate(counts)]
+    said, gold = np.zeros(len(encoded), int), np.zeros(len(encoded), int)
+    buckets = length_buckets(encoded.lengths, bundle.config.max_position_embeddings)
+    for batch in eval_batches(encoded, 32, buckets):
+        rows = np.flatnonzero(batch["weights"])
+        answers = np.asarray(logits(bundle.model, bundle.device_params, inputs_of(batch), heads)).argmax(axis=-1)
+        said[batch["example_ids"][rows]] = answers[rows]
+        gold[batch["example_ids"][rows]] = batch["labels"][rows]
+    return 100 * score("accuracy", said, gold)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--eval", required=True)
+    parser.add_argument("--max_length", type=int, default=64)
+    parser.add_argument("--texts", type=int, default=512)
+    given = parser.parse_args()
+    data = Data(train=given.train, eval=given.eval, max_length=given.max_length)
+    found: dict[str, list[list[float]]] = {measure: [] for measure in MEASURES}
+    for number, name in enumerate(given.models):
+        bundle, task = open_model(name, training_task(data), 0)
+        train, held_out = (
+            read_split(data, source, task, bundle.tokenizer, split, labelled=True)
+            for source, split in ((data.train, "train"), (data.eval, "test"))
+        )
+        batches = sample(train.encoded, given.texts, one_length=True)
+        for measure in MEASURES:
+            scores = worth(Config(score=measure, seed=number), bundle, batches, "heads")
+            total = sum(map(len, scores.values()))
+            curve = [accuracy(bundle, held_out.encoded, strongest(scores, round(f * total))) for f in FRACTIONS]
+            found[measure].append(curve)
+            print(f"{name} {measure}: {' '.join(f'{one:.1f}' for one in curve)}", flush=True)
+    print(f"\n{'heads gone':<13} {' '.join(f'{f:>16.0%}' for f in FRACTIONS)}")
+    for measure, curves in found.items():
+        array = np.array(curves)
+        cells = zip(array.mean(0), array.min(0), array.max(0), strict=True)
+        print(f"{measure:<13} {' '.join(f'{m:5.1f} [{low:.1f}, {high:.1f}]'[:16].rjust(16) for m, low, high in cells)}")
+
+
+if __name__ == "__main__":
+    main()
