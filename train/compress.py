@@ -139,7 +139,8 @@ def leave_if(missed: str | None, code: int) -> None:
 
 
 def ship(kept: Model, report: Any, out: Path) -> None:
-    """The result at OUT/bundle and, exported, at OUT/exported, each with the report."""
+    """The result at OUT/bundle and, exported, at OUT/exported, each with the report, there naming these folders."""
+    import os
     import shutil
 
     from bertjax.bundle import replace_folder
@@ -151,6 +152,16 @@ def ship(kept: Model, report: Any, out: Path) -> None:
         origin = origin_of(kept.folder)
         assert origin is not None, kept.folder  # it was exported a moment ago
         sources = {"bundle": origin, "exported": kept.folder}
+    moved = {os.path.abspath(folder): os.path.abspath(out / name) for name, folder in sources.items()}
+    rows = [
+        dataclasses.replace(
+            row,
+            bundle=moved.get(row.bundle, row.bundle),
+            exported_from=moved.get(row.exported_from, row.exported_from),
+        )
+        for row in report.rows
+    ]
+    report = dataclasses.replace(report, rows=tuple(rows))
     for name, folder in sources.items():
         partial = out / f".{name}.partial"
         shutil.copytree(folder, partial, dirs_exist_ok=True)

@@ -1,7 +1,6 @@
 """Bounds in, a model out: what is tried, what is kept, and what happens where nothing fits."""
 
 import dataclasses
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +11,8 @@ from bertjax.distill.student import Student
 from bertjax.errors import UserError
 from bertjax.measure.onnx import origin_of
 from bertjax.measure.report import Latency, Percentiles, Report, Row, read_report
+from bertjax.measure.words import speed_up
+from bertjax.verify.folder import claims_of
 from tests.train.tiny import run, write_model, write_table
 from train import finetune
 from train.budget import choose, plans
@@ -114,7 +115,15 @@ def test_a_budget_that_nothing_keeps_ends_with_3_and_the_best_try(tmp_path):
     exported, bundle = tmp_path / "o" / "exported", tmp_path / "o" / "bundle"
     assert origin_of(exported) == bundle.resolve()
     assert bertjax.load(bundle).config.labels == ("bad", "good")
-    assert json.loads((exported / "report.json").read_text())["baseline"] == "teacher"
+    (kept,) = [row for row in read_report(exported / "report.json").rows if row.bundle == str(exported)]
+    assert kept.exported_from == str(bundle)
+    assert kept.name in said
+    (claimed,) = [
+        claim
+        for claim in claims_of(exported, tmp_path / "o/stages/teacher-onnx/bundle", "accuracy")
+        if claim.what == "speed-up"
+    ]
+    assert claimed.value == pytest.approx(speed_up(kept, report.row("teacher-onnx")))
     again = run("compress", *flags, check=False)
     assert again.returncode == 3
     assert "finished already" in again.stderr
