@@ -1,7 +1,7 @@
 """Q8BERT: eight bits for every dense layer and every table, learned in one short fine-tuning (Zafrir et al. 2019).
 
     bertjax quantize --config=q8bert --model=runs/tuned/bundle --data.train=train.tsv --data.eval=dev.tsv
-    bertjax quantize --config=q8bert:small --model=runs/quickstart/bundle
+    bertjax quantize --config=q8bert:small --model=runs/quickstart/stages/2-student/bundle
 
 One scale for a matrix, symmetric, which follows the largest weight in every step; one range for what a product reads,
 an average over text in which later batches count more. As published: three epochs, batches of 32, 2e-5, from a model
@@ -36,7 +36,7 @@ config = Config(
 )
 small = dataclasses.replace(
     config,
-    model="runs/quickstart/bundle",
+    model="runs/quickstart/stages/2-student/bundle",
     data=Data(train="demo", eval="demo", max_length=32),
     epochs=1,
     out="runs/q8bert-small",

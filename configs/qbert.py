@@ -2,7 +2,7 @@
 
     bertjax quantize --config=qbert --model=runs/tuned/bundle --data.train=train.tsv --data.eval=dev.tsv
     bertjax quantize --config=qbert:mixed --model=...      # three bits for six of twelve layers, two for the rest
-    bertjax quantize --config=qbert:small --model=runs/quickstart/bundle
+    bertjax quantize --config=qbert:small --model=runs/quickstart/stages/2-student/bundle
 
 Six outputs are the 128 groups of a matrix with 768; ours stay within an attention head, which makes a few more of them.
 As published for BERT-base on SST-2: 93.0 in floating point, 92.7 with 4 bits, 92.5 with 3, 92.1 with 2 and 3 mixed; the
@@ -50,7 +50,7 @@ mixed = dataclasses.replace(
 )
 small = dataclasses.replace(
     config,
-    model="runs/quickstart/bundle",
+    model="runs/quickstart/stages/2-student/bundle",
     data=Data(train="demo", eval="demo", max_length=32),
     epochs=1,
     out="runs/qbert-small",

@@ -18,7 +18,7 @@ from .common import Data
 class Config:
     """Evaluation."""
 
-    model: str = "runs/quickstart/bundle"
+    model: str = "runs/quickstart/stages/1-teacher/bundle"
     """The baseline: a folder or hf:NAME, with a trained head."""
     against: tuple[str, ...] = ()
     """More models to compare with it."""

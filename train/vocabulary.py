@@ -1,6 +1,6 @@
 """Leave out of a model's vocabulary what the texts at hand never use: a smaller folder, and the same answers.
 
-    python -m train.vocabulary --model=runs/quickstart/bundle --data.train=demo --data.eval=demo --out=runs/fewer-words
+    python -m train.vocabulary --model=runs/tuned/bundle --data.train=demo --data.eval=demo --out=runs/fewer-words
 
 Nothing is trained. Texts whose pieces all stay are answered exactly as before; other words are spelled with the pieces
 that are left, which costs a shallow model more than a deep one: look at the score. The result is OUT/bundle.
@@ -29,7 +29,7 @@ class Vocabulary:
 class Config(Vocabulary):
     """Pruning of the vocabulary."""
 
-    model: str = "runs/quickstart/bundle"
+    model: str = "runs/quickstart/stages/2-student/bundle"
     """The model: a folder or hf:NAME."""
     data: Data = field(default_factory=Data)
     out: str = "runs/vocabulary"
