@@ -17,9 +17,11 @@ from bertjax.errors import UserError
 from bertjax.export import export
 from bertjax.export.folder import CLOSE, expected_output, open_export, sample
 from bertjax.export.onnx import onnx_model
-from bertjax.model import BertConfig, Exits, LayerConfig, init_params, universal_config
+from bertjax.model import BertConfig, Exits, LayerConfig, build, init_params, universal_config
+from bertjax.prune import keep_heads, keep_neurons
 from bertjax.quantize import Activation, Format, Quantization, quantise_weights
 from bertjax.share import factorise_words
+from tests.model.tiny import apply, tiny, tiny_batch
 from tests.train.tiny import ROOT, write_model
 
 SIZES: dict[str, Any] = {
@@ -110,8 +112,6 @@ def test_onnx_runtime_knows_attention_and_the_sums_around_it(config: BertConfig,
 
 def test_a_classifier_computes_one_row_of_its_last_layer():
     """Queries, what follows them, and the head: of the first row alone, products of 1 row in a batch of 1."""
-    import onnxruntime
-
     model = onnx_model(CLASSIFIER, init_params(CLASSIFIER, 0))
     products = [node.output[0] for node in model.graph.node if node.op_type == "MatMul"]
     for name in products:
@@ -269,3 +269,28 @@ def test_the_command_says_what_it_wrote_and_what_is_wrong(folder, tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(UserError, match="is no exported folder, so it is not replaced"):
         export(folder, "onnx", tmp_path / "mine")
+
+
+def test_layers_of_different_shapes_are_fused_each_with_its_own_heads(tmp_path):
+    from onnxruntime.transformers import optimizer
+
+    model, params = tiny(num_hidden_layers=3, architecture="BertForTokenClassification")
+    config, params = keep_neurons(*keep_heads(model.config, params, {0: [1], 1: [0, 2]}), {1: [0, 4, 7], 2: [5]})
+    onnx.save(onnx_model(config, params), tmp_path / "model.onnx")
+    found = optimizer.optimize_model(str(tmp_path / "model.onnx"), "bert", num_heads=0, hidden_size=0)
+    heads = [
+        attribute.i
+        for node in found.model.graph.node
+        if node.op_type == "Attention"
+        for attribute in node.attribute
+        if attribute.name == "num_heads"
+    ]
+    assert heads == [1, 2, 3]
+    found.save_model_to_file(str(tmp_path / "fused.onnx"))
+    given = {name: array.astype(np.int64) for name, array in tiny_batch().items()}
+    expected = apply(build(config), params, tiny_batch()).logits
+    real = tiny_batch()["attention_mask"] > 0
+    for name in ("model", "fused"):
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        logits: Any = session.run(["logits"], given)[0]
+        np.testing.assert_allclose(logits[real], np.asarray(expected)[real], rtol=0, atol=1e-4)
