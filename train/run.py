@@ -24,6 +24,10 @@ def begin(out: Path, config: Any) -> bool:
     Raises:
       UserError: The folder holds a run with other settings, or cannot be written.
     """
+    if str(out).startswith("gs:"):
+        raise UserError(
+            f"--out={out}: runs are written to folders of this machine; mount the bucket, or copy them there."
+        )
     import jax
 
     from bertjax.cache import cache_dir

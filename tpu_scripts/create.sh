@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Asks for a TPU (a host or a slice of several) and waits until it is there. Safe to run again: what is there is kept,
+# a request that is waiting is waited for, one that ended is made anew.
+#
+#   create.sh --name=mine --type=v5litepod-16 --spot=true
+
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+read_settings "$@"
+trap bill EXIT
+
+now=$(state)
+while [[ $now == SUSPENDING || $now == DELETING ]]; do
+  sleep "$poll"
+  now=$(state)
+done
+case $now in
+ACTIVE) echo "$name is there already" && exit 0 ;;
+UNKNOWN) die 1 "gcloud cannot be asked (its reason is above): nothing was created" ;;
+SUSPENDED | FAILED) release ;; # such a request never becomes a machine again
+esac
+if [[ $now == NONE || $now == SUSPENDED || $now == FAILED ]]; then
+  request=(gcloud compute tpus queued-resources create "$name" --node-id="$name" "${place[@]}")
+  request+=(--accelerator-type="$type" --runtime-version="$runtime")
+  if [[ $spot == true ]]; then request+=(--spot); fi
+  run "${request[@]}" ||
+    die 1 "$name was not created: gcloud's reason is above. Out of quota: ask for more, or try another --zone or --type."
+fi
+$dry_run && exit 0
+
+waited=0
+while now=$(state) && [[ $now != ACTIVE ]]; do
+  if [[ $now == FAILED || $now == SUSPENDED || $now == NONE ]]; then
+    [[ $now == NONE ]] || release
+    die 1 "$name ended as $now before it was there. Try another --zone or --type, or ask again later."
+  fi
+  if ((waited >= patience)); then
+    release
+    die 1 "$name did not come within $patience seconds (state: $now); the request was given back. Wait longer with --patience."
+  fi
+  echo "$name: $now after $waited s"
+  sleep "$poll"
+  waited=$((waited + poll))
+done
+echo "$name is there"
