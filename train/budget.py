@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 
 def plans(stages: Sequence[Stage], depth: int) -> list[Plan]:
     """What is tried of a model with so many layers, with the recipes of the first Distill and Quantize of `stages`."""
-    learn = next((stage for stage in stages if isinstance(stage, Distill)), Distill())
+    learn = next((stage for stage in stages if type(stage) is Distill), Distill())
     fewer_bits = next((stage for stage in stages if isinstance(stage, Quantize)), Quantize())
 
     def rounded(name: str, begins: str = "") -> Plan:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bertjax.distill.student import Student
 from bertjax.errors import UserError
 
 from .common import Data
@@ -27,8 +28,9 @@ from .export import Export
 from .finetune import Finetune
 from .loop import Training
 from .proof import Model
+from .prune import Prune
 from .quantize import Quantize
-from .stages import Context, Stage, run_in_order
+from .stages import Context, Done, Stage, run_in_order
 
 
 @dataclass(frozen=True)
@@ -181,12 +183,11 @@ def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
     context = Context(config.model, config.data, str(out / "stages"))
     done = run_in_order(stages, context, lambda number, name: log.event("stage", number, name=name))
     models += [Model(stage.name, bundle) for stage, _, bundle in done]
-    distilled = [(stage, data) for stage, data, _ in done if isinstance(stage, Distill)]
-    if distilled and has_labels(config.data, task):
+    taught = [one for one in done if isinstance(one.stage, Distill)]
+    if taught and has_labels(config.data, task):
         folder = out / "stages" / "without-teacher"
         log.event("stage", len(stages) + 1, name="without-teacher")
-        _, data = distilled[-1]
-        without_teacher([stage for stage, _ in distilled]).run(Context(config.model, data, str(folder)))
+        without_teacher(taught).run(Context(config.model, taught[-1].data, str(folder)))
         models.insert(1, Model(WITHOUT_TEACHER, folder / "bundle"))
     if models[-1].exported:
         models.insert(1, exported(models[0], out))
@@ -274,12 +275,16 @@ def resolve_model(model: str) -> Path:
     return resolve(model)
 
 
-def without_teacher(stages: list[Distill]) -> Finetune:
+def without_teacher(taught: list[Done]) -> Finetune:
     """The same small model with the same start and as many steps, trained on the labels alone. What the last of several
-    students leaves open is as in the one before it."""
+    students leaves open is as in the one before it; a model whose parts were taken out begins as it was then."""
+    stages: list[Any] = [one.stage for one in taught]
     last, sizes = stages[-1], ("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size")
-    chosen = {name: [size for s in stages if (size := getattr(s.student, name)) is not None] for name in sizes}
-    student = dataclasses.replace(last.student, **{name: given[-1] for name, given in chosen.items() if given})
+    if isinstance(last, Prune):
+        student = Student(start=str(taught[-1].bundle.parent / "cut"), whole=True)
+    else:
+        chosen = {name: [size for s in stages if (size := getattr(s.student, name)) is not None] for name in sizes}
+        student = dataclasses.replace(last.student, **{name: given[-1] for name, given in chosen.items() if given})
     shared = {f.name: getattr(last, f.name) for f in dataclasses.fields(Finetune) if f.name not in ("name", "student")}
     return Finetune(**shared, name="without-teacher", student=student)
 

@@ -23,11 +23,17 @@ from train.export import Export
 from train.finetune import Finetune
 from train.optimiser import Optimiser
 from train.proof import Model
+from train.prune import Prune
 from train.quantize import Quantize
 
 
 def test_what_is_tried_follows_the_recipes_and_the_depth():
-    recipes = Finetune(), Distill(epochs=7, student=Student(intermediate_size=64)), Quantize(bits=4)
+    recipes = (
+        Finetune(),
+        Prune(heads=0.5, epochs=3),
+        Distill(epochs=7, student=Student(intermediate_size=64)),
+        Quantize(bits=4),
+    )
     found = {plan.name: plan for plan in plans(recipes, 12)}
     assert list(found) == ["int8", "half", "half-int8", "quarter", "quarter-int8"]
     half, rounded = found["half"].stage, found["quarter-int8"]

@@ -9,14 +9,17 @@ import pytest
 
 import bertjax
 from bertjax import UserError
+from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
 from bertjax.params import flatten
 from bertjax.prune.masks import nonzero_masks, sparsity_of
 from tests.train.tiny import weights, write_model, write_table
 from train import finetune, prune, quantize
 from train.common import Data
+from train.compress import without_teacher
 from train.optimiser import Optimiser
 from train.prune import KERNELS
+from train.stages import Done
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +104,10 @@ def test_what_makes_no_sense_is_refused(work: Path):
     ):
         with pytest.raises(UserError, match=said):
             pruned(work, "nothing", **given)
+
+
+def test_the_honest_row_beside_a_pruned_model_is_the_same_model_without_a_teacher():
+    stage = prune.Prune(heads=0.5, steps=7, batch_size=8)
+    alone = without_teacher([Done(stage, Data(), Path("stages/2-pruned/bundle"))])
+    assert alone.student == Student(start="stages/2-pruned/cut", whole=True)
+    assert (alone.steps, alone.batch_size) == (7, 8)
