@@ -66,6 +66,12 @@ read_settings() { # the arguments of the script
     shift
   done
   [[ $spot == true || $spot == false ]] || die 2 "--spot=$spot: expected true or false"
+  for key in poll patience attempts slices; do
+    [[ ${!key} =~ ^[0-9]+$ ]] || die 2 "--$key=${!key}: expected a whole number"
+  done
+  for key in name zone type runtime; do
+    [[ -n ${!key} ]] || die 2 "--$key is empty: give one, or leave it out (--help)"
+  done
   place=(--zone="$zone")
   [[ -z $project ]] || place+=(--project="$project")
 }
@@ -78,16 +84,18 @@ run() { # a command that changes something: printed always, and run unless this 
 }
 
 state() { # of the request: ACTIVE, WAITING_FOR_RESOURCES, ..., NONE, or UNKNOWN where gcloud could not say
-  local said
+  local said errors
   $dry_run && echo NONE && return
-  if said=$(gcloud compute tpus queued-resources describe "$name" "${place[@]}" --format='value(state.state)' 2>&1); then
-    echo "${said##*$'\n'}"
-  elif [[ $said == *NOT_FOUND* ]]; then
+  errors=$(mktemp)
+  if said=$(gcloud compute tpus queued-resources describe "$name" "${place[@]}" --format='value(state.state)' 2>"$errors"); then
+    echo "${said:-UNKNOWN}"
+  elif grep -q NOT_FOUND "$errors"; then
     echo NONE
   else
-    printf '%s\n' "$said" >&2
+    cat "$errors" >&2
     echo UNKNOWN
   fi
+  rm -f "$errors"
 }
 
 on_workers() { # WHICH COMMAND: in a shell of every worker ("all"), or of one
@@ -104,11 +112,13 @@ bill() { # the last line of every script
   now=$(state)
   case $now in
   NONE | SUSPENDED | FAILED) echo "nothing of $name is billed (state: $now)" ;;
-  UNKNOWN) echo "POSSIBLY BILLED: gcloud could not say what became of $name in $zone; look again, or run delete.sh" ;;
+  WAITING_FOR_RESOURCES | ACCEPTED)
+    echo "$name is not billed yet, but will be as soon as it is there (state: $now); delete.sh takes it back"
+    ;;
   ACTIVE | PROVISIONING | CREATING | SUSPENDING | DELETING)
     echo "STILL BILLED: $name ($type in $zone, state: $now) until you run tpu_scripts/delete.sh --name=$name --zone=$zone"
     ;;
-  *) echo "$name is not billed yet, but will be as soon as it is there (state: $now); delete.sh takes it back" ;;
+  *) echo "POSSIBLY BILLED: what became of $name in $zone is not known (state: $now); look again, or run delete.sh" ;;
   esac
   exit "$code"
 }

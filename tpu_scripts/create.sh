@@ -17,9 +17,9 @@ done
 case $now in
 ACTIVE) echo "$name is there already" && exit 0 ;;
 UNKNOWN) die 1 "gcloud cannot be asked (its reason is above): nothing was created" ;;
-SUSPENDED | FAILED) release ;; # such a request never becomes a machine again
+SUSPENDED | FAILED | PREEMPTED) release ;; # such a request never becomes a machine again
 esac
-if [[ $now == NONE || $now == SUSPENDED || $now == FAILED ]]; then
+if [[ $now == NONE || $now == SUSPENDED || $now == FAILED || $now == PREEMPTED ]]; then
   request=(gcloud compute tpus queued-resources create "$name" --node-id="$name" "${place[@]}")
   request+=(--accelerator-type="$type" --runtime-version="$runtime")
   if [[ $spot == true ]]; then request+=(--spot); fi
@@ -29,12 +29,14 @@ fi
 $dry_run && exit 0
 
 waited=0
-while now=$(state) && [[ $now != ACTIVE ]]; do
+while now=$(state) && [[ $now != ACTIVE ]]; do # where gcloud cannot say (UNKNOWN), it is asked again
   if [[ $now == FAILED || $now == SUSPENDED || $now == NONE ]]; then
     [[ $now == NONE ]] || release
     die 1 "$name ended as $now before it was there. Try another --zone or --type, or ask again later."
   fi
-  if ((waited >= patience)); then
+  if ((waited >= patience)) && [[ $now == UNKNOWN ]]; then
+    die 1 "gcloud cannot be asked (its reason is above), so it is not known whether $name came"
+  elif ((waited >= patience)); then
     release
     die 1 "$name did not come within $patience seconds (state: $now); the request was given back. Wait longer with --patience."
   fi

@@ -15,15 +15,25 @@ create | run | list | delete-run | delete) verb=$1 && shift ;;
 esac
 read_settings "$@"
 
+there() { # NAME xpk...: yes, no, or unknown: whether the first column of what xpk lists has the name
+  local listed
+  if ! listed=$("${@:2}"); then
+    echo unknown
+  elif awk -v name="$1" '$1 == name { found = 1 } END { exit !found }' <<<"$listed"; then
+    echo yes
+  else
+    echo no
+  fi
+}
+
 still() { # the last line: xpk's clusters are billed while they exist
   local code=$?
-  if $dry_run; then
-    echo "dry run: nothing was changed, and nothing was looked at"
-  elif xpk cluster list "${place[@]}" 2>/dev/null | grep -qw "$cluster"; then
-    echo "STILL BILLED: cluster $cluster in $zone until you run tpu_scripts/gke.sh delete --cluster=$cluster --zone=$zone"
-  else
-    echo "there is no cluster $cluster in $zone, so nothing of it is billed"
-  fi
+  $dry_run && echo "dry run: nothing was changed, and nothing was looked at" && exit "$code"
+  case $(there "$cluster" xpk cluster list "${place[@]}") in
+  yes) echo "STILL BILLED: cluster $cluster in $zone until you run tpu_scripts/gke.sh delete --cluster=$cluster --zone=$zone" ;;
+  no) echo "there is no cluster $cluster in $zone, so nothing of it is billed" ;;
+  *) echo "POSSIBLY BILLED: xpk could not say whether there is a cluster $cluster in $zone" ;;
+  esac
   exit "$code"
 }
 trap still EXIT
@@ -40,14 +50,24 @@ run)
   ((${#command[@]})) || die 2 "no command: what the machines are to run follows --"
   [[ $out == gs://* ]] || die 2 "--out=$out: pods keep nothing, give gs://BUCKET/NAME"
   [[ -n $image ]] || die 2 "no --image: a docker image with bertjax and its tpu extra"
+  if ! $dry_run && [[ $(there "$name" xpk workload list "${on[@]}") == yes ]]; then
+    echo "$name is there already; delete-run takes it away"
+    exit 0
+  fi
   printf -v line ' %q' "${command[@]}" --out="$out"
   run xpk workload create --workload="$name" "${on[@]}" "${hardware[@]}" --docker-image="$image" \
     --max-restarts="$attempts" --command="bertjax$line"
   ;;
 list) run xpk workload list "${on[@]}" ;;
-delete-run) run xpk workload delete --workload="$name" "${on[@]}" ;;
+delete-run)
+  if ! $dry_run && [[ $(there "$name" xpk workload list "${on[@]}") == no ]]; then
+    echo "there is no $name on $cluster"
+    exit 0
+  fi
+  run xpk workload delete --workload="$name" "${on[@]}"
+  ;;
 delete)
-  if ! $dry_run && ! xpk cluster list "${place[@]}" | grep -qw "$cluster"; then
+  if ! $dry_run && [[ $(there "$cluster" xpk cluster list "${place[@]}") == no ]]; then
     echo "there is no cluster $cluster"
     exit 0
   fi

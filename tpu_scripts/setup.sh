@@ -18,7 +18,9 @@ if [[ -f $install ]]; then # a wheel of your own
   copy "$install" ./
   wanted="./$(basename "$install")[tpu]"
 fi
-on_workers all 'test -x bertjax/bin/pip || python3 -m venv bertjax'
+# The machine's own Python may be older than bertjax needs; uv brings one along.
+uv='python3 -m pip install -q --user uv && python3 -m uv venv -q --seed --python 3.12 bertjax'
+on_workers all "test -x bertjax/bin/pip || { $uv; }"
 if [[ ! -s $logs/versions.txt ]]; then
   on_workers 0 "$pip '$wanted'"
   if ! $dry_run; then

@@ -25,6 +25,15 @@ for ((attempt = 1; attempt <= attempts; attempt++)); do
   { step setup && step run -- "${command[@]}"; } || code=$?
   ((code)) || exit 0
   now=$(state)
+  for ((look = 0; look < 5; look++)); do # a loss shows in the state some time after the connection broke
+    [[ $code == 255 || $code == 143 ]] && [[ $now == ACTIVE || $now == UNKNOWN ]] || break
+    sleep "$poll"
+    now=$(state)
+  done
+  if [[ $code == 255 && $now == ACTIVE ]]; then
+    echo "attempt $attempt: the connection to $name broke; running again, from the newest checkpoint"
+    continue
+  fi
   if [[ $now == ACTIVE || $now == UNKNOWN ]]; then
     die "$code" "the run ended with code $code and the machine was not taken away (state: $now): see its last lines above and in $logs"
   fi

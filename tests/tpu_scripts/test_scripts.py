@@ -19,6 +19,7 @@ next() { head -n 1 "$1"; if (($(wc -l <"$1") > 1)); then sed -i 1d "$1"; fi; }
 case "$*" in
 *queued-resources\ describe*)
   if [[ -e broken ]]; then echo "ERROR: could not reach the server" >&2; exit 1; fi
+  echo "WARNING: a new version of gcloud is there" >&2
   if [[ ! -s states ]]; then echo "ERROR: (gcloud) NOT_FOUND: no such resource" >&2; exit 1; fi
   next states ;;
 *queued-resources\ create*)
@@ -31,7 +32,8 @@ case "$*" in
   if [[ -s runs ]]; then
     case $(next runs) in
     fail) exit 7 ;;
-    lost) echo SUSPENDED >states; exit 255 ;;
+    lost) printf 'ACTIVE\nACTIVE\nPREEMPTED\nSUSPENDED\n' >states; exit 255 ;;
+    broken) exit 255 ;;
     esac
   fi ;;
 esac
@@ -39,10 +41,15 @@ esac
 FAKE_XPK = r"""#!/usr/bin/env bash
 cd "$FAKE"
 printf 'xpk %s\n' "$*" >>calls
+if [[ -e broken ]]; then echo "xpk: no credentials" >&2; exit 1; fi
+echo "[XPK] Working on bertjax-prod and us-west4-a"
 case "$1 $2" in
 "cluster create") echo "$*" | sed -n 's/.*--cluster=\([^ ]*\).*/\1/p' >>clusters ;;
 "cluster list") cat clusters 2>/dev/null || true ;;
 "cluster delete") rm -f clusters ;;
+"workload create") echo "$*" | sed -n 's/.*--workload=\([^ ]*\).*/\1   READY/p' >>workloads ;;
+"workload list") cat workloads 2>/dev/null || true ;;
+"workload delete") rm -f workloads ;;
 esac
 """
 
@@ -133,6 +140,8 @@ def test_a_request_that_leads_nowhere_is_given_back(cloud: Cloud, coming, flags,
 
 def test_where_nobody_can_be_asked_nothing_is_claimed(cloud: Cloud):
     cloud.write("states", "ACTIVE")
+    assert cloud.run("create", "--patience=0").returncode == 0  # a warning of gcloud is no state
+    assert not cloud.asked("queued-resources delete")
     cloud.write("broken", "yes")
     for script in ("create", "delete"):
         done = cloud.run(script)
@@ -178,6 +187,14 @@ def test_a_run_survives_its_machine(cloud: Cloud):
     assert last(done).startswith("STILL BILLED")
 
 
+def test_a_broken_connection_is_made_again_on_the_same_machine(cloud: Cloud):
+    cloud.write("runs", "broken", "ok")
+    done = cloud.run("watch", "--out=gs://b/a", "--", "pretrain")
+    assert done.returncode == 0, done.stderr
+    assert len(cloud.asked("queued-resources create")) == 1
+    assert len(cloud.asked("bertjax pretrain")) == 2
+
+
 def test_an_error_of_the_run_is_not_repeated(cloud: Cloud):
     cloud.write("runs", "fail")
     done = cloud.run("watch", "--out=gs://b/a", "--", "pretrain")
@@ -218,11 +235,20 @@ def test_clusters_and_workloads_through_xpk(cloud: Cloud):
     flags = ("--name=run1", "--image=i", "--out=gs://b/a")
     assert cloud.run("gke", "run", *on, *flags, "--", "pretrain", "--steps=5").returncode == 0
     assert "--command=bertjax pretrain --steps=5 --out=gs://b/a" in cloud.asked("xpk workload create")[0]
-    for verb in ("list", "delete-run"):
-        assert cloud.run("gke", verb, *on).returncode == 0
+    assert "is there already" in cloud.run("gke", "run", *on, *flags, "--", "pretrain", "--steps=5").stdout
+    assert len(cloud.asked("xpk workload create")) == 1
+    for verb in ("list", "delete-run", "delete-run"):
+        assert cloud.run("gke", verb, *on, "--name=run1").returncode == 0
+    assert len(cloud.asked("xpk workload delete")) == 1
+    assert last(cloud.run("gke", "list", "--cluster=bi", "--zone=z")).endswith("nothing of it is billed")
+    cloud.write("broken", "yes")
+    unsure = cloud.run("gke", "delete", *on)
+    assert last(unsure).startswith("POSSIBLY BILLED")
+    assert unsure.returncode == 1
+    (cloud.folder / "broken").unlink()
     assert last(cloud.run("gke", "delete", *on)).endswith("nothing of it is billed")
     assert cloud.run("gke", "delete", *on).returncode == 0
-    assert len(cloud.asked("xpk cluster delete")) == 1
+    assert len(cloud.asked("xpk cluster delete")) == 2  # and the one that failed
 
 
 ALL = {
@@ -265,6 +291,8 @@ def test_what_is_missing_is_asked_for(cloud: Cloud):
         ("collect", [], "no --out"),
         ("gke", ["rnu"], "expected one of create"),
         ("create", ["--spot=yes"], "expected true or false"),
+        ("create", ["--poll=abc"], "--poll=abc: expected a whole number"),
+        ("create", ["--name="], "--name is empty"),
     ):
         done = cloud.run(script, *flags)
         assert done.returncode == 2
