@@ -33,10 +33,11 @@ def test_the_limit_is_the_models_or_what_was_asked_for(tmp_path):
     nested = write_onnx(tmp_path / "y", arrays(), max_position_embeddings=None, bertjax={"max_position_embeddings": 9})
     assert (longest_input(folder), longest_input(nested)) == (8, 9)
     for asked, expected in ((512, 8), (5, 5)):
-        encoded = OnnxRuntime(str(folder), TEXTS, None, asked).encode([" ".join(WORDS * 2), "bad"], None)
-        assert encoded["input_ids"].shape == (2, expected)
-        assert encoded["attention_mask"].sum(axis=1).tolist() == [expected, 3]
-        assert set(encoded) == {"input_ids", "attention_mask"}  # what the graph takes
+        runtime = OnnxRuntime(str(folder), TEXTS, None, asked)
+        ids, mask, types = runtime.encode([" ".join(WORDS * 2), "bad"], None)
+        assert ids.shape == types.shape == (2, expected)
+        assert mask.sum(axis=1).tolist() == [expected, 3]
+        assert runtime.forward((ids, mask, types)).shape[0] == 2  # though the graph takes no types
 
 
 def test_the_graph_that_runs_tells_integer_products_from_integers_that_are_only_stored(tmp_path):
