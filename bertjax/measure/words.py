@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SPEED_UP = 1.05
-_IN_TERMINAL = ("model", "size", "FLOPs", "memory", "ms", "speed")  # and the score: what 80 columns hold
+_IN_TERMINAL = ("model", "size", "FLOPs", "ms", "speed")  # and the score: what 80 columns hold
 _NAMES = {
     "f1": "F1",
     "f1_macro": "macro F1",
