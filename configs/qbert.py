@@ -8,6 +8,11 @@ Six outputs are the 128 groups of a matrix with 768; ours stay within an attenti
 As published for BERT-base on SST-2: 93.0 in floating point, 92.7 with 4 bits, 92.5 with 3, 92.1 with 2 and 3 mixed; the
 encoder's weights become 13x smaller. From a fine-tuned model, 2e-5, batches of 32.
 
+MiniLM on SST-2 (90.3 on 872 sentences, one seed): mean_bits=2.8 from asymmetric formats of 2, 3 and 4 bits for three
+outputs each, learn="scales", SoftTargets(temperature=1.0) and HiddenStates(), 1,200 steps of 32 texts, 5e-5: 89.3, the
+encoder 11.8x smaller, the whole file 5.5x. The layers got 4, 3, 3, 2, 2 and 2 bits, from the first one on, by the loss
+with each rounded alone.
+
 Which layers get three bits was chosen by hand in the paper, from the curvature of the loss;
 `bertjax.quantize.sensitivity` measures that, and `bertjax.quantize.assignment` chooses within a size. `mixed` here
 gives them to the lower half, where the curvature of our own SST-2 model is larger. Ranges of weights follow the
