@@ -117,7 +117,7 @@ def test_a_budget_that_nothing_keeps_ends_with_3_and_the_best_try(tmp_path):
     names = ["teacher", "teacher-onnx", "int8-onnx", "half-onnx", "half-int8-onnx"]
     assert [row.name for row in report.rows[:5]] == names
     assert said in (tmp_path / "o" / "report.md").read_text()
-    assert all(row.edge and row.edge.peak_resident_bytes > 1e7 for row in report.rows[1:5])
+    assert all(row.edge and 1e7 < row.edge.peak_resident_bytes < 4e8 for row in report.rows[1:5])
     exported, bundle = tmp_path / "o" / "exported", tmp_path / "o" / "bundle"
     assert origin_of(exported) == bundle.resolve()
     assert bertjax.load(bundle).config.labels == ("bad", "good")
