@@ -112,9 +112,9 @@ def main(config: Config) -> None:
     show(report)
     log.event("finished", len(stages))
     log.close()
+    update_record(out, missed=missed)  # before it counts as finished
     finish(out, {row.name: row.score for row in report.rows})
     note(f"the report: {out / 'report.md'}")
-    update_record(out, missed=missed)
     leave_if(missed, MISSED)
 
 

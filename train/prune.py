@@ -45,7 +45,8 @@ class Prune(Distill):
     multiple: int = 1
     """Each layer keeps a number of parts that is one of this, for the sake of the hardware; then fewer go."""
     pattern: Literal["global", "matrix", "row", "2:4"] = "global"
-    """Of weights: compared over all matrices, within each, within what makes one output; or two of every four."""
+    """Of weights: compared over all matrices, within each, within what makes one output; or two of every four, whatever
+    `weights` says."""
     texts: int = 512
     """Training texts by which the worth is measured."""
     recover: bool = True
@@ -59,6 +60,8 @@ class Prune(Distill):
         for name in ("rounds", "multiple", "texts"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)}: expected 1 or more")
+        if self.student != Student() or self.keep_zeros is not None:
+            raise UserError("the student of a pruning is the model without its parts, with its zeros: leave both out")
         if self.score in ("official", "transformers") and self.neurons:
             raise UserError(f"--score={self.score} is about heads; neurons have importance or another.")
         if self.layers and self.score not in ("importance", "random"):

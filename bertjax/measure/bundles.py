@@ -40,8 +40,8 @@ class Entry:
     """A model to measure: its name, the folder as shipped, its predictions on the evaluation examples.
 
     `runtime` is "jax" for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of words.
-    `training_step_bytes` is the peak memory of
-    the step that trained it (`cost.peak_memory`); of models that were not trained here it is not known.
+    `training_step_bytes` is the peak memory of the step that trained it (`cost.peak_memory`); of models that were not
+    trained here it is not known.
     """
 
     name: str

@@ -256,11 +256,9 @@ def peak_resident_bytes() -> int:
 
     Linux's `ru_maxrss` begins with what the parent held before it became this program, so it is asked elsewhere.
     """
-    try:
+    if sys.platform == "linux":
         with open("/proc/self/status", encoding="ascii") as lines:
             return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
-    except (OSError, StopIteration):
-        pass
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

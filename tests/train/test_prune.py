@@ -101,6 +101,7 @@ def test_what_makes_no_sense_is_refused(work: Path):
         ({"layers": 0.5, "score": "magnitude"}, "whole layers go by importance"),
         ({"heads": 0.5, "rounds": 0}, "--rounds=0"),
         ({}, "nothing is to be taken out"),
+        ({"heads": 0.5, "student": Student(num_hidden_layers=3)}, "the student of a pruning is the model"),
     ):
         with pytest.raises(UserError, match=said):
             pruned(work, "nothing", **given)
