@@ -31,7 +31,11 @@ for ((attempt = 1; attempt <= attempts; attempt++)); do
     now=$(state)
   done
   if [[ $code == 255 && $now == ACTIVE ]]; then
-    echo "attempt $attempt: the connection to $name broke; running again, from the newest checkpoint"
+    echo "attempt $attempt: the connection to $name broke; looking again"
+    continue
+  fi
+  if [[ $code == 75 && $now == ACTIVE ]]; then # bertjax: a process was lost or hung, and the others left
+    echo "attempt $attempt: a worker of $name was lost; running again, from the newest checkpoint"
     continue
   fi
   if [[ $now == ACTIVE || $now == UNKNOWN ]]; then

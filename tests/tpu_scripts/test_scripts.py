@@ -15,6 +15,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "tpu_scripts"
 FAKE_GCLOUD = r"""#!/usr/bin/env bash
 cd "$FAKE"
 printf '%s\n' "$*" >>calls
+if [[ -e slow ]]; then sleep "$(cat slow)"; fi
 next() { head -n 1 "$1"; if (($(wc -l <"$1") > 1)); then sed -i 1d "$1"; fi; }
 case "$*" in
 *queued-resources\ describe*)
@@ -28,10 +29,15 @@ case "$*" in
 *queued-resources\ delete*) rm -f states ;;
 *pip\ freeze*) echo "jax==1.2.3" ;;
 *bertjax/bin/bertjax\ [a-z]*)
+  if [[ -d worker ]]; then
+    cd worker
+    for word; do [[ $word != --command=* ]] || exec bash -c "${word#--command=}"; done
+  fi
   echo "a line of the run"
   if [[ -s runs ]]; then
     case $(next runs) in
     fail) exit 7 ;;
+    again) exit 75 ;;
     lost) printf 'ACTIVE\nACTIVE\nPREEMPTED\nSUSPENDED\n' >states; exit 255 ;;
     broken) exit 255 ;;
     esac
@@ -65,11 +71,11 @@ class Cloud:
             path.write_text(text)
             path.chmod(0o755)
 
-    def run(self, script: str, *flags: str) -> subprocess.CompletedProcess:
-        environment = {**os.environ, "FAKE": str(self.folder), "BERTJAX_POLL": "0", "BERTJAX_NAME": "mine"}
+    def run(self, script: str, *flags: str, timeout: float = 60, **more: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, **more, "FAKE": str(self.folder), "BERTJAX_POLL": "0", "BERTJAX_NAME": "mine"}
         environment["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
         command = [str(SCRIPTS / f"{script}.sh"), *flags]
-        options = {"capture_output": True, "text": True, "timeout": 60}
+        options = {"capture_output": True, "text": True, "timeout": timeout}
         return subprocess.run(command, cwd=self.folder, env=environment, **options)
 
     def write(self, name: str, *lines: str) -> None:
@@ -193,6 +199,47 @@ def test_a_broken_connection_is_made_again_on_the_same_machine(cloud: Cloud):
     assert done.returncode == 0, done.stderr
     assert len(cloud.asked("queued-resources create")) == 1
     assert len(cloud.asked("bertjax pretrain")) == 2
+
+
+def test_a_run_does_not_hang_on_the_connection(cloud: Cloud):
+    """The commands for a worker, run for real: a broken connection leaves the run alone, and the next one finds it."""
+    cloud.write("states", "ACTIVE")
+    bertjax = cloud.folder / "worker" / "bertjax" / "bin" / "bertjax"
+    bertjax.parent.mkdir(parents=True)
+    bertjax.write_text('#!/bin/bash\necho "began: $*" | tee -a begun\nsleep 4\necho "it\'s done"\nexit ${CODE:-0}\n')
+    bertjax.chmod(0o755)
+    flags = ("--out=runs/a", "--", "finetune", "--data.text=the words")
+    with pytest.raises(subprocess.TimeoutExpired):
+        cloud.run("run", *flags, timeout=2.5)
+    done = cloud.run("run", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "began: finetune --data.text=the words --out=runs/a" in done.stdout
+    assert "it's done" in done.stdout
+    assert len((cloud.folder / "worker" / "begun").read_text().splitlines()) == 1
+    assert cloud.run("run", *flags, CODE="7").returncode == 7  # it had ended, so this is a run of its own
+    assert len((cloud.folder / "worker" / "begun").read_text().splitlines()) == 2
+
+
+def test_a_run_whose_worker_was_lost_is_made_again_on_the_same_machine(cloud: Cloud):
+    cloud.write("runs", "again", "ok")
+    done = cloud.run("watch", "--out=gs://b/a", "--", "pretrain")
+    assert done.returncode == 0, done.stderr
+    assert len(cloud.asked("queued-resources create")) == 1
+    assert "a worker of mine was lost" in done.stdout
+
+
+def test_slow_answers_are_waited_for(cloud: Cloud):
+    cloud.write("slow", "0.5")
+    cloud.write("coming", *["WAITING_FOR_RESOURCES"] * 3, "ACTIVE")
+    done = cloud.run("create", "--patience=100")
+    assert done.returncode == 0, done.stderr
+    assert last(done).startswith("STILL BILLED")
+    cloud.write("coming", "WAITING_FOR_RESOURCES")
+    (cloud.folder / "states").unlink()
+    late = cloud.run("create", "--patience=1", "--poll=1")
+    assert late.returncode == 1
+    assert "did not come within 1 seconds" in late.stderr
+    assert last(late) == "nothing of mine is billed (state: NONE)"
 
 
 def test_an_error_of_the_run_is_not_repeated(cloud: Cloud):
