@@ -83,7 +83,8 @@ def main(config: Config) -> Data:
     from bertjax.text.sources import read_source
 
     from .log import note
-    from .run import begin, share, update_record
+    from .processes import alone, share, wait
+    from .run import begin, update_record
 
     out, file = Path(config.out), Path(config.out) / "augmented.jsonl"
     task, examples = read_source(config.data.train, config.data.task, "train", labelled=False)
@@ -105,7 +106,8 @@ def main(config: Config) -> Data:
         return data
     parts = out / "parts" / examples.fingerprint[:16]
     count = make_parts(open_source(config, task, examples), parts, **share())
-    collect(parts, count, file)
+    wait()
+    alone(lambda: collect(parts, count, file))
     update_record(out, data={"train": examples.fingerprint}, result={})
     shutil.rmtree(parts.parent, ignore_errors=True)
     with file.open(encoding="utf-8") as lines:
@@ -145,21 +147,13 @@ def write(path: Path, text: str) -> None:
 
 
 def collect(parts: Path, count: int, file: Path) -> None:
-    """All parts in order, as one file, written by the first process when the others are done."""
-    import jax
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("parts")
-    if jax.process_index() == 0:
-        whole = file.with_name(f".{file.name}.{os.getpid()}")
-        with whole.open("wb") as target:
-            for number in range(count):
-                with (parts / part_name(number)).open("rb") as part:
-                    shutil.copyfileobj(part, target)
-        os.replace(whole, file)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("augmented")
+    """All parts in order, as one file."""
+    whole = file.with_name(f".{file.name}.{os.getpid()}")
+    with whole.open("wb") as target:
+        for number in range(count):
+            with (parts / part_name(number)).open("rb") as part:
+                shutil.copyfileobj(part, target)
+    os.replace(whole, file)
 
 
 @dataclass(frozen=True)

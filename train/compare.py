@@ -155,6 +155,7 @@ class Bench:
 def main(config: Config) -> None:
     from .fields import to_dict
     from .log import note
+    from .processes import alone
     from .run import begin
 
     out = Path(config.out)
@@ -171,10 +172,14 @@ def main(config: Config) -> None:
     for row, seed in config.chosen():
         outcomes.setdefault(row.name, {})[seed] = attempt(bench, row, seed)
     if config.row is None:
-        report = measure(bench, outcomes)
-        report.write(out)
-        show(report)
-        note(f"the report: {out / 'report.md'}")
+
+        def conclude() -> None:
+            report = measure(bench, outcomes)
+            report.write(out)
+            show(report)
+            note(f"the report: {out / 'report.md'}")
+
+        alone(conclude)
 
 
 def set_up(config: Config, out: Path) -> Bench:

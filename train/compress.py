@@ -85,22 +85,32 @@ class Config:
 
 
 def main(config: Config) -> None:
-    import shlex
-    import sys
-
-    from .budget import MISSED, choose
-    from .fields import to_dict
-    from .log import Log, note
-    from .proof import prove
-    from .run import begin, finish, read_record, update_record
+    from .budget import MISSED
+    from .log import Log
+    from .processes import alone, is_first
+    from .run import begin, read_record
 
     out, stages = Path(config.out), config.planned_stages()
     prepare(stages, config.chooses)
     if begin(out, config):
         leave_if((read_record(out) or {}).get("missed"), MISSED)
         return
-    log = Log(out, "compressing", len(stages), start=None)
+    log = Log(out, "compressing", len(stages), start=None, quiet=not is_first())
     models = (try_candidates if config.chooses else run_stages)(config, out, log)
+    alone(lambda: conclude(config, models, out, log))
+
+
+def conclude(config: Config, models: list[Model], out: Path, log: Any) -> None:
+    """Measures what came out, and says it."""
+    import shlex
+    import sys
+
+    from .budget import MISSED, choose
+    from .fields import to_dict
+    from .log import note
+    from .proof import prove
+    from .run import finish, update_record
+
     command = shlex.join(["bertjax", "compress", *sys.argv[1:]])
     steps = next_steps(config, models)
     report = prove(models, config.data, out, asked=to_dict(config), next_steps=steps, command=command)
@@ -110,7 +120,7 @@ def main(config: Config) -> None:
         report.write(out)
     ship(kept, report, out)
     show(report)
-    log.event("finished", len(stages))
+    log.event("finished", len(config.stages))
     log.close()
     update_record(out, missed=missed)  # before it counts as finished
     finish(out, {row.name: row.score for row in report.rows})
@@ -209,9 +219,10 @@ def teacher_as_it_is(config: Config) -> tuple[list[Model], list[Stage]]:
 def exported(model: Model, out: Path) -> Model:
     """A model of this run as an ONNX file."""
     from .export import export_once
+    from .processes import alone
 
     name = f"{model.name}-onnx"
-    export_once(model.folder, out / "stages" / name / "bundle")
+    alone(lambda: export_once(model.folder, out / "stages" / name / "bundle"))
     return Model(name, out / "stages" / name / "bundle")
 
 

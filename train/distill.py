@@ -69,7 +69,6 @@ def main(config: Config, score: bool = True) -> None:
     import dataclasses
     from functools import reduce
 
-    import bertjax
     from bertjax.distill.student import sample_batches
     from bertjax.losses import ponder_cost
     from bertjax.prune.masks import apply_masks, nonzero_masks
@@ -79,7 +78,8 @@ def main(config: Config, score: bool = True) -> None:
     from .data import read_split, score_of
     from .lessons import lessons
     from .loop import fit
-    from .run import begin, finish, share, update_record
+    from .processes import share
+    from .run import begin, finish, keep, update_record
     from .step import Term
 
     out = Path(config.out)
@@ -139,7 +139,7 @@ def main(config: Config, score: bool = True) -> None:
         phases=phases,
     ).params
     student = dataclasses.replace(student, params=apply_masks(params, masks), fresh=())
-    bertjax.save(student, out / "bundle")
+    keep(student, out / "bundle")
     result = {task.metric: score_of(student, held_out)} if score else {}
     update_record(out, asked_seconds=sum(s.seconds or 0 for s in stored if s) if any(stored) else None)
     finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
@@ -210,11 +210,14 @@ def store_teacher(config: Config, number: int, teacher: Any, encoded: Any, stude
     from bertjax.distill.teacher import stored_bytes, stored_outputs
 
     from .log import Progress, note
+    from .processes import share
 
     asked = [loss.needs(student, teacher.config) for loss in config.losses]  # type: ignore[attr-defined]
     if None in asked:
         return None
     needs, folder = frozenset().union(*asked), Path(config.outputs or Path(config.out) / "teacher")
+    if share()["process_count"] > 1:  # each asks for itself, at the same time: no text goes over the network
+        folder = folder / f"process_{share()['process_index']}"
     size = stored_bytes(teacher, encoded, needs) / 1e6
     note(f"the teacher's outputs for {len(encoded)} rows take {size:.0f} MB in {folder}")
     bar, before = None, 0

@@ -13,6 +13,8 @@ from bertjax.errors import UserError
 
 from .common import Data
 
+TRAINS = False
+
 
 @dataclass(frozen=True)
 class Config:

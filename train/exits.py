@@ -72,7 +72,6 @@ class Config(EarlyExit):
 def main(config: Config, score: bool = True) -> None:
     import dataclasses
 
-    import bertjax
     from bertjax.adaptive import add_exits
     from bertjax.adaptive.policies import policy_of
     from bertjax.model.depth import Exits, Leaving
@@ -81,7 +80,8 @@ def main(config: Config, score: bool = True) -> None:
 
     from .data import open_model, read_split, training_task
     from .loop import fit
-    from .run import begin, finish, share
+    from .processes import share
+    from .run import begin, finish, keep
 
     out = Path(config.out)
     if begin(out, config):
@@ -116,7 +116,7 @@ def main(config: Config, score: bool = True) -> None:
         constants={"frozen": frozen},
     ).params
     bundle = dataclasses.replace(bundle, params={**frozen, **trained})
-    bertjax.save(bundle, out / "bundle")
+    keep(bundle, out / "bundle")
     result = scores_at_exits(bundle, held_out) if score else {}
     finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 

@@ -19,7 +19,9 @@ class Export:
 
     def run(self, context: Any) -> None:
         """The stage: exports the context's model into its folder."""
-        export_once(context.model, Path(context.out) / "bundle")
+        from .processes import alone
+
+        alone(lambda: export_once(context.model, Path(context.out) / "bundle"))
 
 
 def export_once(model: str | Path, folder: Path) -> None:

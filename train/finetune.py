@@ -48,14 +48,14 @@ class Config(Finetune):
 def main(config: Config, score: bool = True) -> None:
     import dataclasses
 
-    import bertjax
     from bertjax.losses import TASK_LOSSES, ponder_cost
     from bertjax.text.batches import batches, inputs_of
     from bertjax.text.buckets import length_buckets
 
     from .data import open_model, read_split, score_of, training_task
     from .loop import fit
-    from .run import begin, finish, share
+    from .processes import share
+    from .run import begin, finish, keep
     from .step import Term
 
     out = Path(config.out)
@@ -81,7 +81,7 @@ def main(config: Config, score: bool = True) -> None:
 
     params = fit(config, out, "fine-tuning", params=bundle.params, extra={}, objective=objective, batches=data).params
     tuned = dataclasses.replace(bundle, params=params, fresh=())
-    bertjax.save(tuned, out / "bundle")
+    keep(tuned, out / "bundle")
     result = {task.metric: score_of(tuned, held_out)} if score else {}
     finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 

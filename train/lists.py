@@ -80,6 +80,7 @@ class Config(Training):
 def main(config: Config) -> None:
     from .halting import measured, write
     from .log import note
+    from .processes import alone
     from .run import begin, finish
 
     out = Path(config.out)
@@ -87,11 +88,15 @@ def main(config: Config) -> None:
         return
     halting = trained(config, config.model(config.rounds, config.halting()), out, "learning to halt")
     fixed = {d: trained(config, config.model(d, None), out / f"depth-{d}", f"depth {d}") for d in config.depths}
-    note("testing and timing")
-    report = measured(config, halting, fixed)
-    write(report, out)
-    print((out / "report.md").read_text(encoding="utf-8"))
-    finish(out, {"accuracy": report["lists"], "steps": report["steps"], "correlation": report["correlation"]})
+
+    def prove() -> None:
+        note("testing and timing")
+        report = measured(config, halting, fixed)
+        write(report, out)
+        print((out / "report.md").read_text(encoding="utf-8"))
+        finish(out, {"accuracy": report["lists"], "steps": report["steps"], "correlation": report["correlation"]})
+
+    alone(prove)
 
 
 def trained(config: Config, shape: BertConfig, out: Path, label: str) -> Any:
@@ -102,10 +107,11 @@ def trained(config: Config, shape: BertConfig, out: Path, label: str) -> Any:
     from bertjax.text.lists import list_batches
 
     from .loop import fit
-    from .run import share
+    from .processes import agree, share
+    from .run import keep
     from .step import Term
 
-    if (out / "bundle").is_dir():
+    if agree((out / "bundle").is_dir):
         return bertjax.load(out / "bundle")
     model, halts = build(shape), shape.recurrence is not None and shape.recurrence.halting is not None
 
@@ -119,7 +125,7 @@ def trained(config: Config, shape: BertConfig, out: Path, label: str) -> Any:
     batches = list_batches(config.lists, config.batch_size, seed=config.seed, **share())
     first = init_params(shape, config.seed)
     params = fit(config, out, label, params=first, extra={}, objective=objective, batches=batches).params
-    bertjax.save(bertjax.Bundle(shape, params), out / "bundle")
+    keep(bertjax.Bundle(shape, params), out / "bundle")
     return bertjax.load(out / "bundle")
 
 

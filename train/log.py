@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .processes import is_first
+
 
 class Log:
     """Metrics to files, progress to the terminal. `label` names the run in what people see.
@@ -119,5 +121,6 @@ def worked_seconds(folder: Path) -> float:
 
 
 def note(text: str) -> None:
-    """One line for the person who watches."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for the person who watches, of the first process."""
+    if is_first():
+        print(text, file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ started again ends with the same bits as one that was not. SIGTERM saves and lea
 run with the last good state stored.
 """
 
+import re
 import signal
 import time
 from collections import deque
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from bertjax.errors import UserError
 
 from .optimiser import Optimiser, Phases
+from .processes import is_first, wait
 from .sharding import Sharding
 
 LOG_EVERY = 10
@@ -45,6 +47,9 @@ class Training:
     """Recompute layers in the backward pass, to save memory."""
     save_every: int = 200
     """Steps between checkpoints."""
+    profile: str | None = None
+    """Steps to record, as in 20:25, for TensorBoard and Perfetto: OUT/profile. Counted from where this process begins, so
+    that a resumed run is recorded as well."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
@@ -53,6 +58,8 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name}={value}: expected a number above 0")
+        if self.profile is not None and not re.fullmatch(r"\d+:\d+", self.profile):
+            raise UserError(f"--profile={self.profile}: expected START:STOP, as in 20:25")
         if self.batch_size % self.micro_batches:
             raise UserError(f"--micro_batches={self.micro_batches} does not divide --batch_size={self.batch_size}")
 
@@ -103,6 +110,7 @@ def fit(
     from bertjax.checkpoint import Checkpoints
 
     from .log import Log
+    from .processes import does
     from .run import update_record
     from .sharding import put_batch, state_shardings
     from .step import init_state, make_step
@@ -136,20 +144,23 @@ def fit(
         else:
             step, state = restored.step, restored.state
             batches.set_state(restored.extra["data"])
-        log = Log(out, label, total, step, quiet=jax.process_index() > 0)
+        log = Log(out, label, total, step, quiet=not is_first())
         log.event("start" if restored is None else "restart", step, skipped=restored.skipped if restored else [])
         steps = CompiledSteps(step_function, out, log, training.micro_batches)
-        pace = Pace(peak)
-        loss = None
+        pace, profile = Pace(peak), Profile(training.profile, out / "profile")
+        first, loss, metrics = step, None, None
         recent: deque[tuple[int, list[int]]] = deque(maxlen=2 * LOG_EVERY)
         try:
             while step < total:
+                profile.before(step - first, metrics)
+                does(f"reads the batch of step {step}")
                 batch = next(batches)
+                does(f"waits for its devices in step {step}")
                 recent.append((step, batch["example_ids"].ravel().tolist()))
                 state, metrics = steps(state, put_batch(prepare(batch), mesh), constants)
                 step += 1
                 pace.add(int(batch["attention_mask"].sum()) * jax.process_count(), steps.flops, steps.compiling)
-                stopping = stop.requested  # looked at once: a signal that comes while metrics are read is for later
+                stopping = stop.at(step)  # looked at once: a signal that comes while metrics are read is for later
                 leaving = stopping > 0 or step == total
                 saving = leaving or step % training.save_every == 0
                 if saving or step % LOG_EVERY == 0:
@@ -171,6 +182,8 @@ def fit(
                     log.event("stopped", step, signal=stopping)
                     raise SystemExit(128 + stopping)
         finally:
+            does()
+            profile.end(metrics)
             log.close()
     update_record(out, epochs=total / batches.steps_per_epoch)
     trained = Trained(state.params, state.extra)
@@ -213,6 +226,7 @@ class CompiledSteps:
         self.compiling = seconds
         self.log.event("compiled", step, shape=shape, seconds=seconds, memory_bytes=used)
         self.log.apart(seconds)
+        wait()  # whoever is first in a collective may not wait long: 30 s between CPUs
         if used > self.memory:
             self.memory = used
             update_record(self.out, training_step_bytes=used)
@@ -255,18 +269,62 @@ def not_finite(folder: Any, bad: int, recent: deque, rate: float) -> UserError:
     )
 
 
+class Profile:
+    """Records what host and devices do in a range of steps, in the first process."""
+
+    def __init__(self, steps: str | None, folder: Path):
+        self.start, self.stop = map(int, steps.split(":")) if steps and is_first() else (-1, -1)
+        self.folder, self.recording = folder, False
+
+    def before(self, number: int, last: Any) -> None:
+        """To be called before each step, with what the step before it gave."""
+        import jax
+
+        if number == self.start:
+            jax.block_until_ready(last)  # the steps before are not to be seen in it
+            jax.profiler.start_trace(str(self.folder))
+            self.recording = True
+        if number == self.stop:
+            self.end(last)
+
+    def end(self, last: Any) -> None:
+        import jax
+
+        if self.recording:
+            jax.block_until_ready(last)
+            jax.profiler.stop_trace()
+            self.recording = False
+
+
 class StopSignal:
-    """Remembers SIGTERM, so that the loop can save before it leaves. `requested` is the signal's number, or 0."""
+    """Remembers SIGTERM, so that the loop can save before it leaves.
+
+    Of several processes one may get it (a TPU host that is to be maintained), and all have to leave at the same step.
+    There jax listens to the signal, from the moment the processes meet, and finds a step that none has begun.
+    """
 
     def __init__(self):
+        import jax
+
+        self.together = jax.process_count() > 1
         self.requested = 0
 
     def __enter__(self) -> "StopSignal":
-        self._before = signal.signal(signal.SIGTERM, self._remember)
+        if not self.together:
+            self._before = signal.signal(signal.SIGTERM, self._remember)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        if not self.together:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def at(self, step: int) -> int:
+        """The signal's number if the run is to end after so many steps; else 0."""
+        if self.together:
+            from jax.experimental import multihost_utils
+
+            return int(signal.SIGTERM) * multihost_utils.reached_preemption_sync_point(step)
+        return self.requested
 
     def _remember(self, number: int, _: object) -> None:
         self.requested = number

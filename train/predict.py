@@ -9,6 +9,8 @@ and the `depth` at which the text left, where the model lets texts leave early.
 
 from dataclasses import dataclass
 
+TRAINS = False
+
 
 @dataclass(frozen=True)
 class Config:

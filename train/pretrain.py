@@ -138,14 +138,14 @@ class Config(Training):
 def main(config: Config) -> None:
     import dataclasses
 
-    import bertjax
     from bertjax.measure.peak import device_peak
     from bertjax.text.corpus import build_corpus
     from bertjax.text.pretraining import Rows, pretraining_batches
 
     from .log import note
     from .loop import fit
-    from .run import begin, finish, share, update_record
+    from .processes import share
+    from .run import begin, finish, keep, update_record
 
     out, text = Path(config.out), config.data
     if begin(out, config):
@@ -179,7 +179,7 @@ def main(config: Config) -> None:
         peak=peak.flops,
     ).params
     trained = dataclasses.replace(bundle, params=params, fresh=())
-    bertjax.save(trained, out / "bundle")
+    keep(trained, out / "bundle")
     fingerprints = {"train": train.corpus.fingerprint, "tokenizer": trained.tokenizer.fingerprint}
     if held_out is not None:
         fingerprints["eval"] = held_out.corpus.fingerprint

@@ -97,7 +97,8 @@ def main(config: Config, score: bool = True) -> None:
     from .data import read_split, score_of, training_task
     from .distill import main as distil
     from .log import note
-    from .run import begin, finish, read_record, update_record
+    from .processes import agree, alone
+    from .run import begin, finish, keep, read_record, update_record
 
     out = Path(config.out)
     if begin(out, config):
@@ -107,10 +108,10 @@ def main(config: Config, score: bool = True) -> None:
         raise UserError(f"{config.model} has no trained head; fine-tune it first (train.finetune).")
     if not any(getattr(config, name) for name in PARTS):
         raise UserError("nothing is to be taken out: give --layers, --heads, --neurons or --weights, as --heads=0.5")
-    if not (out / "cut" / "config.json").is_file():
+    if not agree((out / "cut" / "config.json").is_file):
         smaller = cut(config, model, task)
         note(f"what is left of {config.model}: {shapes(smaller.config)}")
-        bertjax.save(smaller, out / "cut")
+        keep(smaller, out / "cut")
     source = out / "cut"
     if config.recover:
         names = {one.name for one in dataclasses.fields(Distillation)}
@@ -120,9 +121,13 @@ def main(config: Config, score: bool = True) -> None:
         changed = {"student": student, "keep_zeros": pattern, "out": str(out / "recovery")}
         distil(Distillation(**{**recipe, **changed}), score=False)
         source = out / "recovery" / "bundle"
-    partial = out / ".bundle.partial"
-    shutil.copytree(source, partial, dirs_exist_ok=True)
-    replace_folder(partial, out / "bundle")
+
+    def ship() -> None:
+        partial = out / ".bundle.partial"
+        shutil.copytree(source, partial, dirs_exist_ok=True)
+        replace_folder(partial, out / "bundle")
+
+    alone(ship)
     held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")
     result = {task.metric: score_of(bertjax.load(out / "bundle"), held_out)} if score else {}
     peak = (read_record(out / "recovery") or {}).get("training_step_bytes")

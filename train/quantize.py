@@ -87,7 +87,7 @@ def main(config: Config, score: bool = True) -> None:
 
     from .bits import assigned_rules
     from .data import open_model, read_split, score_of, training_task
-    from .run import begin, finish
+    from .run import begin, finish, keep
 
     out = Path(config.out)
     if begin(out, config):
@@ -107,7 +107,7 @@ def main(config: Config, score: bool = True) -> None:
     activations = inputs_to_round(config, model, train.encoded)
     described, params = train_rounded(config, out, model, train.encoded, activations)
     quantised = dataclasses.replace(model, config=described, params=params)
-    bertjax.save(quantised, out / "bundle")
+    keep(quantised, out / "bundle")
     again = bertjax.load(out / "bundle")
     result = {task.metric: score_of(again, held_out)} if score else {}
     finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
@@ -165,7 +165,7 @@ def train_rounded(config: Config, out: Path, model: Any, encoded: Any, activatio
     from .data import open_model, training_task
     from .lessons import lessons
     from .loop import fit
-    from .run import share
+    from .processes import share
 
     float_config = model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
     if config.learn == "nothing":

@@ -14,6 +14,7 @@ from bertjax.errors import UserError
 
 from .fields import to_dict
 from .log import note
+from .processes import agree, is_first, wait
 
 PACKAGES = ("bertjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "transformers")
 
@@ -22,8 +23,13 @@ def begin(out: Path, config: Any) -> bool:
     """Claims the folder for this config. True if the run is finished already.
 
     Raises:
-      UserError: The folder holds a run with other settings, or cannot be written.
+      UserError: The folder holds a run with other settings, or cannot be written, or is another one for each process.
     """
+    return agree(lambda: claim(out, config))
+
+
+def claim(out: Path, config: Any) -> bool:
+    """`begin`, in one process."""
     if str(out).startswith("gs:"):
         raise UserError(
             f"--out={out}: runs are written to folders of this machine; mount the bucket, or copy them there."
@@ -38,8 +44,13 @@ def begin(out: Path, config: Any) -> bool:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     asked = {name: value for name, value in to_dict(config).items() if name != "out"}
     record = read_record(out)
-    differing = differences(record["config"], asked) if record else []
+    differing = differences(what(record["config"]), what(asked)) if record else []
     if record is None or (differing and not holds_work(out)):
+        if not is_first():
+            raise UserError(
+                f"{out} is not the folder that the first process sees: give --out=gs://BUCKET/NAME, or a folder that "
+                "all of them share."
+            )
         write_record(out, {"config": asked, "versions": versions(), "device": device()})
         return False
     if differing:
@@ -51,6 +62,26 @@ def begin(out: Path, config: Any) -> bool:
         note(f"{out}: finished already{', ' * bool(record['result'])}{show(record['result'])}")
         return True
     return False
+
+
+WHERE = ("sharding", "profile")
+"""Fields that say where and how a run is computed. It may be continued with others, on more or fewer devices."""
+
+
+def what(config: Any) -> Any:
+    """A config, as JSON, without `WHERE`."""
+    if isinstance(config, dict):
+        return {name: what(value) for name, value in config.items() if name not in WHERE}
+    return [what(value) for value in config] if isinstance(config, list) else config
+
+
+def keep(bundle: Any, folder: Path) -> None:
+    """Saves a model, from the first process; the others go on when it is there."""
+    import bertjax
+
+    if is_first():
+        bertjax.save(bundle, folder)
+    wait()
 
 
 def holds_work(out: Path) -> bool:
@@ -90,10 +121,9 @@ def update_record(out: Path, **fields: Any) -> None:
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
-    """Writes beside the file and renames, so that a killed run leaves the old record or the new one."""
-    import jax
-
-    if jax.process_index() > 0:
+    """Writes beside the file and renames, so that a killed run leaves the old record or the new one. The first process
+    does."""
+    if not is_first():
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -138,10 +168,3 @@ def device() -> str:
 
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind}"
-
-
-def share() -> dict[str, int]:
-    """Which part of every batch this process reads."""
-    import jax
-
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -23,7 +23,9 @@ from typing import Any, NoReturn, TypeVar
 from bertjax.allocator import keep_freed_memory
 from bertjax.errors import UserError
 
+from . import processes
 from .fields import Leaf, convert, describe, fits, is_branch, leaves, nearest, replace
+from .processes import Processes
 
 C = TypeVar("C")
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -33,25 +35,42 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 def run(script: str, argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
     """Run `train.SCRIPT` on a command line and leave: 0, or 2 with a few lines on stderr after a mistake of the user.
 
+    Of several processes (processes.py), the first alone runs a script that trains nothing.
+
     The script is imported under its own name even when it is `__main__`, so that the `Config` which config files import
     from it is the same class.
     """
     keep_freed_memory()
     module = importlib.import_module(f".{script}", __package__)
     argv = sys.argv[1:] if argv is None else argv
+    code: Any = 0
+    reason = ""
     try:
-        module.main(parse(module.Config, argv, module.__doc__ or "", prog or f"python -m {module.__name__}"))
+        together, argv = take_group("processes", Processes(), argv)
+        config = parse(module.Config, argv, module.__doc__ or "", prog or f"python -m {module.__name__}")
+        processes.join(together)
+        if getattr(module, "TRAINS", True):
+            module.main(config)
+        else:
+            processes.alone(lambda: module.main(config))
         sys.stdout.flush()
     except UserError as mistake:
-        print(*str(mistake).strip().splitlines()[:5], sep="\n", file=sys.stderr)
-        sys.exit(2)
+        code, reason = 2, str(mistake)
+        print(*reason.strip().splitlines()[:5], sep="\n", file=sys.stderr)
+    except SystemExit as leaving:
+        code = leaving.code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)  # as shells count: 128 + SIGINT
+        code, reason = 130, "interrupted"  # as shells count: 128 + SIGINT
+        print(reason, file=sys.stderr)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        code, reason = 141, "its output was closed"  # 128 + SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
-        sys.exit(141)  # 128 + SIGPIPE
-    sys.exit(0)
+    except Exception as error:
+        if processes.share()["process_count"] == 1:
+            raise
+        traceback.print_exc()
+        code, reason = 1, f"{type(error).__name__}: {error}"
+    processes.leave(code, reason)
 
 
 def parse(cls: type[C], argv: Sequence[str], description: str = "", prog: str | None = None) -> C:
@@ -68,6 +87,22 @@ def parse(cls: type[C], argv: Sequence[str], description: str = "", prog: str | 
         return replace(config, {path: convert(path, known[path], words) for path, words in flags.items()})
     except ValueError as mistake:  # what a dataclass's own check raises
         raise UserError(str(mistake)) from mistake
+
+
+def take_group(name: str, group: C, argv: Sequence[str]) -> tuple[C, list[str]]:
+    """A group of fields that belongs to every script and to no config, and what is left of the command line."""
+    own, rest, inside = [], [], False
+    for word in argv:
+        if word.startswith("--"):
+            inside = word.startswith(f"--{name}.")
+        (own if inside else rest).append(word)
+    known = {f"{name}.{path}": leaf for path, leaf in leaves(group).items()}
+    values = {}
+    for path, words in _split(own).items():
+        if path not in known:
+            raise UserError(_unknown(path, known))
+        values[path.removeprefix(f"{name}.")] = convert(path, known[path], words)
+    return replace(group, values), rest
 
 
 def load_config(name: str, cls: type[C]) -> C:

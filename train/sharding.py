@@ -5,6 +5,7 @@ that can be divided) and gathers it layer by layer, as FSDP does. `jit` with `Na
 Two numbers in a config say how many devices go to each.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,6 @@ class Sharding:
           UserError: The two numbers ask for devices that are not there, or leave out those of another process.
         """
         import jax
-        from jax.sharding import AxisType
 
         count = jax.device_count()
         data = self.data or max(1, count // self.parameters)
@@ -44,9 +44,32 @@ class Sharding:
                 f"--sharding.data={self.data} --sharding.parameters={self.parameters}: their product must be the "
                 f"number of devices, {count}."
             )
-        # Auto and not Explicit, jax's default: Linen's look-ups do not say how their result is to be laid out.
-        axis_types, devices = (AxisType.Auto,) * 2, jax.devices()[:used]
-        return jax.make_mesh((data, self.parameters), ("data", "parameters"), axis_types=axis_types, devices=devices)
+        return mesh_over(jax.devices()[:used], data, self.parameters)
+
+
+def mesh_over(devices: Sequence[Any], data: int, parameters: int) -> Any:
+    """The mesh. Between slices, which slow links join, it only divides the batch: parameters are gathered in each
+    layer, gradients are summed once a step.
+
+    Raises:
+      UserError: A slice would hold a part of the parameters.
+    """
+    import jax
+    from jax.experimental import mesh_utils
+    from jax.sharding import AxisType, Mesh
+
+    # Auto and not Explicit, jax's default: Linen's look-ups do not say how their result is to be laid out.
+    names, axis_types = ("data", "parameters"), (AxisType.Auto,) * 2
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh((data, parameters), names, axis_types=axis_types, devices=devices)
+    if data % slices:
+        raise UserError(
+            f"--sharding.data={data} --sharding.parameters={parameters}: parameters are divided inside a slice, so "
+            f"data must be a multiple of the number of slices, {slices}."
+        )
+    grid = mesh_utils.create_hybrid_device_mesh((data // slices, parameters), (slices, 1), devices)
+    return Mesh(grid, names, axis_types=axis_types)
 
 
 def state_shardings(shapes: Any, mesh: Any) -> Any:

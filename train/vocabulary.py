@@ -12,6 +12,8 @@ from typing import Any
 
 from .common import Data
 
+TRAINS = False
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -22,7 +24,10 @@ class Vocabulary:
 
     def run(self, context: Any) -> None:
         """The stage: prunes the context's model to the pieces of the training texts."""
-        main(Config(self.name, model=context.model, data=context.data, out=context.out), score=False)
+        from .processes import alone
+
+        config = Config(self.name, model=context.model, data=context.data, out=context.out)
+        alone(lambda: main(config, score=False))
 
 
 @dataclass(frozen=True)

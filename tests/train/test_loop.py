@@ -1,7 +1,9 @@
 """The loop: what was cut anywhere ends like what was not, and several processes do what one does."""
 
+import gzip
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -91,6 +93,16 @@ def test_a_checkpoint_of_eight_devices_continues_on_one(tmp_path: Path):
     resumed = train(tmp_path / "many")
     assert [line["step"] for line in metrics(tmp_path / "many") if line.get("event") == "restart"] == [10]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), resumed, whole)
+
+
+def test_a_profile_holds_the_steps_that_were_asked_for(tmp_path: Path):
+    train(tmp_path, profile="5:8")
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")  # which Perfetto opens
+    names = [event.get("name", "") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]]
+    assert sum(bool(re.search(r"batches\.py:\d+ __next__", name)) for name in names) == 3
+    assert any(trace.parent.glob("*.xplane.pb"))  # which TensorBoard does
+    with pytest.raises(UserError, match="expected START:STOP"):
+        Training(profile="5")
 
 
 def test_a_loss_that_is_no_number_stops_with_the_last_good_state(tmp_path: Path):

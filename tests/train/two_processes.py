@@ -9,18 +9,18 @@ def main(port: str, index: int, folder: str, data: int, parameters: int) -> None
     import jax
 
     jax.config.update("jax_num_cpu_devices", 2)
-    jax.distributed.initialize(f"localhost:{port}", 2, index)
     import numpy as np
 
     from tests.train.problem import batches, objective, params
     from train.loop import Training, fit
     from train.optimiser import Optimiser
+    from train.processes import Processes, join, leave, share
     from train.sharding import Sharding
 
+    join(Processes(f"localhost:{port}", 2, index))
     training = Training(
         steps=20, batch_size=16, save_every=10, sharding=Sharding(data, parameters), optimiser=Optimiser(clip=1.0)
     )
-    position = {"process_index": index, "process_count": 2}
     trained = fit(
         training,
         Path(folder),
@@ -28,9 +28,10 @@ def main(port: str, index: int, folder: str, data: int, parameters: int) -> None
         params=params(),
         extra={},
         objective=objective,
-        batches=batches(training.batch_size, **position),
+        batches=batches(training.batch_size, **share()),
     ).params
     print(json.dumps({"sum": float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(trained)))}))
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,171 @@
+"""Several processes as one run: real scripts that meet, train, lose one, are stopped, and go on in other numbers."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bertjax.checkpoint import steps as stored_steps
+from bertjax.errors import UserError
+from tests.train.tiny import ROOT, metrics, script, weights, write_model, write_table
+from train.processes import AGAIN, Processes
+from train.settings import take_group
+from train.sharding import mesh_over
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    write_model(folder / "model", hidden_size=32)
+    write_table(folder / "train.tsv", 96)
+    write_table(folder / "eval.tsv", 60, seed=1)
+    return folder
+
+
+def flags(work: Path, out: str, *more: str) -> list[str]:
+    data = [f"--data.train={work / 'train.tsv'}", f"--data.eval={work / 'eval.tsv'}", "--data.max_length=16"]
+    recipe = [
+        "--batch_size=16",
+        "--steps=60",
+        "--save_every=4",
+        "--optimiser.learning_rate=0.01",
+        "--sharding.parameters=2",
+    ]
+    return [f"--model={work / 'model'}", *data, *recipe, f"--out={work / out}", *more]
+
+
+class Group:
+    """Processes with so many simulated devices each, which run one script together, each with flags of its own."""
+
+    def __init__(self, devices: int, *given: list[str]):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices)}
+        self.members = []
+        for index, flags in enumerate(given):
+            who = [f"coordinator=localhost:{port}", f"count={len(given)}", f"index={index}"] if len(given) > 1 else []
+            command = script("finetune", *flags, *(f"--processes.{one}" for one in who))
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            self.members.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+
+    def until_saved(self, out: Path, step: int) -> None:
+        while not (found := stored_steps(out / "checkpoints")) or found[-1] < step:
+            assert all(member.poll() is None for member in self.members), self.end(5)
+            time.sleep(0.02)
+
+    def end(self, seconds: float = 300) -> list[tuple[int, str]]:
+        """Code and last words of each."""
+        said = []
+        for member in self.members:
+            try:
+                _, err = member.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                member.kill()
+                _, err = member.communicate()
+            said.append((member.returncode, err))
+        return said
+
+
+@pytest.fixture(scope="module")
+def straight(work: Path) -> Path:
+    """Four processes of two devices each, undisturbed."""
+    ended = Group(2, *[flags(work, "straight")] * 4).end()
+    assert [code for code, _ in ended] == [0] * 4, ended
+    assert ["accuracy" in said for _, said in ended] == [True, False, False, False]  # one voice
+    return work / "straight"
+
+
+def restarts(out: Path) -> list[int]:
+    return [line["step"] for line in metrics(out) if line.get("event") == "restart"]
+
+
+def test_one_of_four_is_killed_and_all_begin_again_to_the_same_bits(work: Path, straight: Path):
+    group = Group(2, *[flags(work, "killed", "--processes.patience=20")] * 4)
+    group.until_saved(work / "killed", 8)
+    group.members[2].kill()
+    ended = group.end()
+    assert [code for code, _ in ended] == [AGAIN, AGAIN, -signal.SIGKILL, AGAIN], ended
+    for index in (0, 1, 3):
+        assert "process 2 of 4 gave no sign of life" in ended[index][1]
+        assert "Traceback" not in ended[index][1]
+    newest = stored_steps(work / "killed" / "checkpoints")[-1]
+    assert [code for code, _ in Group(2, *[flags(work, "killed")] * 4).end()] == [0] * 4
+    assert restarts(work / "killed") == [newest]
+    assert weights(work / "killed") == weights(straight)
+
+
+@pytest.fixture(scope="module")
+def stopped(work: Path) -> Path:
+    """Four processes, of which one is told to go: all save at one step, and leave."""
+    group = Group(2, *[flags(work, "stopped")] * 4)
+    group.until_saved(work / "stopped", 8)
+    group.members[3].send_signal(signal.SIGTERM)
+    ended = group.end()
+    assert [code for code, _ in ended] == [128 + signal.SIGTERM] * 4, ended
+    return work / "stopped"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_checkpoint_of_four_goes_on_in_fewer(count: int, work: Path, straight: Path, stopped: Path):
+    out = shutil.copytree(stopped, work / f"fewer-{count}")
+    left = [line["step"] for line in metrics(out) if line.get("event") == "stopped"]
+    assert left == [stored_steps(out / "checkpoints")[-1]]
+    ended = Group(2, *[flags(work, out.name)] * count).end()
+    assert [code for code, _ in ended] == [0] * count, ended
+    assert restarts(out) == left
+    ours, theirs = (load_file(folder / "bundle" / "model.safetensors") for folder in (out, straight))
+    for name, array in theirs.items():
+        np.testing.assert_allclose(ours[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_process_that_hangs_is_named_by_the_others(work: Path):
+    group = Group(1, *[flags(work, "hung", "--steps=4000", "--processes.patience=12")] * 2)
+    group.until_saved(work / "hung", 8)
+    group.members[1].send_signal(signal.SIGSTOP)
+    code, said = group.members[0].wait(120), group.members[0].communicate()[1]
+    group.members[1].kill()
+    assert code == AGAIN, said
+    assert "process 1 of 2 gave no sign of life" in said
+
+
+def test_folders_that_are_not_one_are_refused_by_all(work: Path):
+    (work / "elsewhere").mkdir()
+    for code, said in Group(1, flags(work, "here"), flags(work, "elsewhere/there")).end():
+        assert code == 2, said
+        assert "is not the folder that the first process sees" in said
+
+
+def test_flags_of_processes_belong_to_every_script():
+    given = ["--processes.count", "4", "--steps=3", "--processes.index=1", "--processes.coordinator=a:1"]
+    assert take_group("processes", Processes(), given) == (Processes("a:1", 4, 1), ["--steps=3"])
+    mistakes = {
+        "belong together": ["--processes.count=4"],
+        "expected 0 to 1": ["--processes.coordinator=a:1", "--processes.count=2", "--processes.index=2"],
+        "expected HOST:PORT": ["--processes.coordinator=a", "--processes.count=2", "--processes.index=1"],
+        "did you mean --processes.count": ["--processes.counts=4"],
+    }
+    for words, wrong in mistakes.items():
+        with pytest.raises(UserError, match=words):
+            take_group("processes", Processes(), wrong)
+
+
+def test_parameters_are_divided_inside_slices():
+    """Sixteen chips in two slices: neighbours along `parameters` share a slice, and `data` crosses."""
+    chips = [
+        SimpleNamespace(id=i, slice_index=i // 8, process_index=i // 4, platform="cpu", device_kind="x")
+        for i in range(16)
+    ]
+    grid = np.vectorize(lambda chip: chip.slice_index)(mesh_over(chips, 4, 4).devices)
+    assert (grid == grid[:, :1]).all()
+    assert sorted(grid[:, 0].tolist()) == [0, 0, 1, 1]
+    with pytest.raises(UserError, match="multiple of the number of slices, 2"):
+        mesh_over(chips, 1, 16)
