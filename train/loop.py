@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from bertjax.errors import UserError
 
 from .optimiser import Optimiser, Phases
-from .processes import is_first, wait
+from .processes import has_company, is_first, told_to_stop, wait
 from .sharding import Sharding
 
 LOG_EVERY = 10
@@ -48,8 +48,8 @@ class Training:
     save_every: int = 200
     """Steps between checkpoints."""
     profile: str | None = None
-    """Steps to record, as in 20:25, for TensorBoard and Perfetto: OUT/profile. Counted from where this process begins, so
-    that a resumed run is recorded as well."""
+    """Steps to record, as in 20:25, for TensorBoard and Perfetto: OUT/profile. They are counted from where this process
+    begins, so that a resumed run is recorded as well."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
@@ -160,7 +160,7 @@ def fit(
                 state, metrics = steps(state, put_batch(prepare(batch), mesh), constants)
                 step += 1
                 pace.add(int(batch["attention_mask"].sum()) * jax.process_count(), steps.flops, steps.compiling)
-                stopping = stop.at(step)  # looked at once: a signal that comes while metrics are read is for later
+                stopping = stop.after_step()  # looked at once: a signal that comes while metrics are read is for later
                 leaving = stopping > 0 or step == total
                 saving = leaving or step % training.save_every == 0
                 if saving or step % LOG_EVERY == 0:
@@ -299,32 +299,24 @@ class Profile:
 class StopSignal:
     """Remembers SIGTERM, so that the loop can save before it leaves.
 
-    Of several processes one may get it (a TPU host that is to be maintained), and all have to leave at the same step.
-    There jax listens to the signal, from the moment the processes meet, and finds a step that none has begun.
+    Where there are several processes, all have to leave at the same step: see `processes.told_to_stop`.
     """
 
     def __init__(self):
-        import jax
-
-        self.together = jax.process_count() > 1
         self.requested = 0
 
     def __enter__(self) -> "StopSignal":
-        if not self.together:
+        if not has_company():
             self._before = signal.signal(signal.SIGTERM, self._remember)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.together:
+        if not has_company():
             signal.signal(signal.SIGTERM, self._before)
 
-    def at(self, step: int) -> int:
-        """The signal's number if the run is to end after so many steps; else 0."""
-        if self.together:
-            from jax.experimental import multihost_utils
-
-            return int(signal.SIGTERM) * multihost_utils.reached_preemption_sync_point(step)
-        return self.requested
+    def after_step(self) -> int:
+        """The signal's number if the run is to end now; else 0. To be asked once a step."""
+        return signal.SIGTERM * told_to_stop() if has_company() else self.requested
 
     def _remember(self, number: int, _: object) -> None:
         self.requested = number

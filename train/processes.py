@@ -75,7 +75,7 @@ class Company:
 
     def __init__(self, client: Any, index: int, count: int, patience: float):
         self.client, self.index, self.count, self.patience = client, index, count, patience
-        self.doing, self.since, self.met = "", time.monotonic(), 0
+        self.doing, self.since, self.met, self.steps = "", time.monotonic(), 0, 0
         self.seen: dict[int, tuple[str, float]] = {}
         self.signs = 0
         self.over = threading.Event()
@@ -182,6 +182,11 @@ def tpu_cluster() -> str | None:
     return "gketpu" if {"TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"} & os.environ.keys() else "gcetpu"
 
 
+def has_company() -> bool:
+    """Whether there are other processes."""
+    return _company is not None
+
+
 def is_first() -> bool:
     """Whether this is the process that writes and speaks."""
     return _company is None or _company.index == 0
@@ -199,6 +204,20 @@ def does(doing: str = "") -> None:
     said, that something else takes as long as it takes."""
     if _company is not None:
         _company.does(doing)
+
+
+def told_to_stop() -> bool:
+    """Whether this is the step after which all leave, because one of them got SIGTERM: a TPU host is to be maintained.
+
+    jax listens to the signal from the moment the processes meet, and finds a step that none has finished. Steps are
+    counted over all runs of a process, because each run begins at 0 and one process may be done with the one before
+    while the signal comes.
+    """
+    from jax.experimental import multihost_utils
+
+    assert _company is not None
+    _company.steps += 1
+    return multihost_utils.reached_preemption_sync_point(_company.steps)
 
 
 def wait() -> None:

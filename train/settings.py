@@ -66,7 +66,7 @@ def run(script: str, argv: Sequence[str] | None = None, prog: str | None = None)
         code, reason = 141, "its output was closed"  # 128 + SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
     except Exception as error:
-        if processes.share()["process_count"] == 1:
+        if not processes.has_company():
             raise
         traceback.print_exc()
         code, reason = 1, f"{type(error).__name__}: {error}"
