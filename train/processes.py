@@ -12,7 +12,6 @@ If the first one dies, jax ends the others at once with words of its own, becaus
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import sys
@@ -162,8 +161,9 @@ def join(given: Processes) -> None:
         if given.count:
             raise
         return
-    except RuntimeError as error:
-        raise UserError(f"could not meet the other processes: {str(error).splitlines()[0][:200]}") from error
+    except (RuntimeError, OSError) as error:
+        hint = "" if given.count else "\nA TPU machine without neighbours is told so by TPU_SKIP_MDS_QUERY=1."
+        raise UserError(f"could not meet the other processes: {str(error).splitlines()[0][:200]}{hint}") from error
     jax.devices()  # all have to be there for this, and it is asked for next in whatever one of them does alone
     if distributed.global_state.num_processes > 1:
         state = distributed.global_state
@@ -172,8 +172,6 @@ def join(given: Processes) -> None:
 
 def tpu_cluster() -> str | None:
     """The way in which jax finds the other hosts of a TPU slice; None where this is no TPU machine."""
-    if importlib.util.find_spec("libtpu") is None:
-        return None
     import jax  # noqa: F401  (looks for the chips when it is imported)
     from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
 

@@ -6,8 +6,8 @@ import signal
 import socket
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,6 +144,22 @@ def test_folders_that_are_not_one_are_refused_by_all(work: Path):
         assert "is not the folder that the first process sees" in said
 
 
+def test_hosts_of_a_slice_find_each_other(work: Path):
+    """By what Google's clusters tell them, read by jax as on a TPU."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    cluster = {"JAX_FORCE_TPU_INIT": "1", "TPU_WORKER_HOSTNAMES": "localhost,localhost", "JAX_COORDINATOR_PORT": port}
+    slices = {"MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "1", "MEGASCALE_SLICE_ID": "0"}
+    own = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1", **cluster, **slices}
+    command = script("finetune", *flags(work, "found", "--steps=2"))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    hosts = [subprocess.Popen(command, cwd=ROOT, env={**own, "TPU_WORKER_ID": str(i)}, **pipes) for i in (0, 1)]
+    said = [host.communicate(timeout=200)[1] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], said
+    assert "2 x cpu" in (work / "found" / "run.json").read_text()
+
+
 def test_flags_of_processes_belong_to_every_script():
     given = ["--processes.count", "4", "--steps=3", "--processes.index=1", "--processes.coordinator=a:1"]
     assert take_group("processes", Processes(), given) == (Processes("a:1", 4, 1), ["--steps=3"])
@@ -158,13 +174,19 @@ def test_flags_of_processes_belong_to_every_script():
             take_group("processes", Processes(), wrong)
 
 
+@dataclass(frozen=True)
+class Chip:
+    id: int
+    slice_index: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "a chip"
+
+
 def test_parameters_are_divided_inside_slices():
     """Sixteen chips in two slices: neighbours along `parameters` share a slice, and `data` crosses."""
-    chips = [
-        SimpleNamespace(id=i, slice_index=i // 8, process_index=i // 4, platform="cpu", device_kind="x")
-        for i in range(16)
-    ]
-    grid = np.vectorize(lambda chip: chip.slice_index)(mesh_over(chips, 4, 4).devices)
+    chips = [Chip(number, number // 8, number // 4) for number in range(16)]
+    grid = np.vectorize(lambda chip: chip.slice_index, otypes=[int])(mesh_over(chips, 4, 4).devices)
     assert (grid == grid[:, :1]).all()
     assert sorted(grid[:, 0].tolist()) == [0, 0, 1, 1]
     with pytest.raises(UserError, match="multiple of the number of slices, 2"):
