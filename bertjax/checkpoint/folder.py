@@ -1,7 +1,8 @@
 """The folder that holds the steps: what is in it, what is put aside, and what the operating system says against it.
 
-A whole step is called `<step>`, a damaged one that was found and put aside `bad-<step>`; Orbax gives a step that it is
-still writing, or was killed over, a name of its own. Paths may be remote (`gs://`), as far as etils can reach them.
+A whole step is called `<step>`, a damaged one that was found and put aside `bad-<step>`. A step that Orbax is still
+writing, or was killed over, has a name of its own; in a bucket (`gs://`), where nothing can be renamed, it has its name
+at once and lacks the file that Orbax writes last.
 """
 
 import contextlib
@@ -15,27 +16,39 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from bertjax.errors import UserError
+from bertjax.paths import at, is_remote
 
 Folder = str | os.PathLike[str]
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
+_WRITTEN_LAST = "commit_success.txt"
 
 
 def absolute(folder: Folder) -> epath.Path:
     """The folder as Orbax wants it."""
-    return epath.Path(folder).expanduser().resolve()
+    return at(folder) if is_remote(folder) else epath.Path(folder).expanduser().resolve()
 
 
 def steps(folder: Folder) -> list[int]:
     """The steps stored in `folder`, ascending, damaged ones too; half-written ones do not count."""
     path = absolute(folder)
     entries = path.iterdir() if path.is_dir() else []
-    return sorted(int(entry.name) for entry in entries if re.fullmatch("0|[1-9][0-9]*", entry.name) and entry.is_dir())
+    return sorted(int(entry.name) for entry in entries if _is_step(entry) and not _is_half_written(entry))
 
 
 def half_written(folder: epath.Path) -> list[epath.Path]:
     """What is being written, or was when a process died."""
-    return sorted(path for path in folder.iterdir() if _HALF_WRITTEN in path.name) if folder.is_dir() else []
+    return sorted(path for path in folder.iterdir() if _is_half_written(path)) if folder.is_dir() else []
+
+
+def _is_step(path: epath.Path) -> bool:
+    return bool(re.fullmatch("0|[1-9][0-9]*", path.name)) and path.is_dir()
+
+
+def _is_half_written(path: epath.Path) -> bool:
+    if is_remote(path):
+        return _is_step(path) and not (path / _WRITTEN_LAST).exists()
+    return _HALF_WRITTEN in path.name
 
 
 def delete_half_written(folder: epath.Path) -> None:
@@ -44,6 +57,16 @@ def delete_half_written(folder: epath.Path) -> None:
         for path in half_written(folder):
             with contextlib.suppress(OSError):
                 path.rmtree()
+
+
+def clear(path: epath.Path) -> None:
+    """Deletes what a killed process left under a step's own name, which happens in a bucket only."""
+    if not is_remote(path):
+        return
+    if jax.process_index() == 0:
+        path.rmtree(missing_ok=True)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("bertjax.checkpoint: half a step is deleted")
 
 
 def set_aside(folder: epath.Path, damaged: Sequence[int]) -> None:
@@ -58,7 +81,8 @@ def set_aside(folder: epath.Path, damaged: Sequence[int]) -> None:
 
 def try_writing(folder: epath.Path) -> None:
     """Makes the folder and fails where nothing can be written: before the training, not at its first save."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".writable-{jax.process_index()}"
     probe.write_text("")
     probe.unlink()

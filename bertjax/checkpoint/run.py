@@ -180,10 +180,11 @@ class Checkpoints:
             raise
 
     def _make_way(self, step: int) -> None:
-        """Sets a damaged step of this number aside; a whole one is never overwritten."""
-        if step not in steps(self.folder):
-            return
+        """Sets a damaged step of this number aside, and deletes half of one; a whole one is never overwritten."""
         path = self.folder / str(step)
+        if step not in steps(self.folder):
+            folders.clear(path)
+            return
         if one_step.damage(path) is None:
             raise UserError(f"step {step} is already in {self.folder}.\nSave another step, or delete {path} first.")
         folders.set_aside(self.folder, [step])
