@@ -4,14 +4,14 @@
     bundle.predict(["a quiet masterpiece"]).labels
     bertjax.save(bundle, "my-model")
 
-A folder is written beside its destination and then takes its place, so a reader never sees half of one. Parameters are
-held as NumPy arrays: they belong to nobody's device, and no training step can donate them away.
+A folder is written beside its destination and then takes its place, so a reader never sees half of one; bertjax.paths
+says what that is in a bucket. Parameters are held as NumPy arrays: they belong to nobody's device, and no training step
+can donate them away.
 """
 
 import dataclasses
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from bertjax.model.huggingface import (
     write_model,
 )
 from bertjax.params import Tree, compare, flatten, unflatten
+from bertjax.paths import at, is_remote, local, replaced
 from bertjax.predict import Predictions, predict
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
 
@@ -116,7 +117,7 @@ def load(
     seed: int = 0,
     **settings: Any,
 ) -> Bundle:
-    """Opens a model folder, a hub name (`hf:NAME`) or the `demo` model.
+    """Opens a model folder (also `gs://...`), a hub name (`hf:NAME`) or the `demo` model.
 
     The head follows the folder's `architectures`. With another `architecture`, or with `labels` of a number that the
     folder's head does not have, the parameters of the head are drawn from `seed` and listed in `fresh`. `settings` are
@@ -191,43 +192,26 @@ def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
     differences = compare(bundle.params, abstract_params(bundle.config))
     if differences:
         raise UserError("the parameters do not fit the config:\n" + "\n".join(differences[:4]))
-    target = Path(path).resolve()
+    target = at(path) if is_remote(path) else Path(path).resolve()
     if target.exists() and not (target / "config.json").is_file() and not is_empty_folder(target):
         raise UserError(f"{target} exists and is no model folder, so it is not replaced; choose another name.")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        write_model(partial, bundle.config, bundle.params)
-        if bundle.tokenizer is not None:
-            bundle.tokenizer.save(partial)
-        replace_folder(partial, target)
+        with replaced(target) as folder:
+            write_model(folder, bundle.config, bundle.params)
+            if bundle.tokenizer is not None:
+                bundle.tokenizer.save(folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {target}: {reason}. Free space or choose another folder.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def is_empty_folder(path: Path) -> bool:
+def is_empty_folder(path: Any) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def replace_folder(new: Path, target: Path) -> None:
-    """Puts a finished folder in the place of another one, or leaves that one where it is."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(new, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def resolve(path_or_name: str | os.PathLike[str]) -> Path:
-    """The local folder of a model: the path itself, the demo's, or a hub snapshot (downloaded once, no pickles)."""
+    """The local folder of a model: the path itself, the demo's, a hub snapshot (downloaded once, no pickles), or a copy
+    of what is in a bucket."""
     name = os.fspath(path_or_name)
     if name == "demo":
         from bertjax.text.demo import demo_model_folder
@@ -235,10 +219,11 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
         return demo_model_folder()
     if name.startswith("hf:"):
         return hub_folder(name.removeprefix("hf:"))
-    folder = Path(name)
-    if not folder.is_dir():
+    if not at(name).is_dir():
         raise UserError(f"no model folder at {name}; give a folder, hf:NAME for a model of the hub, or demo.")
-    return folder
+    if is_remote(name) and not (at(name) / "config.json").is_file():
+        raise UserError(f"{name} has no config.json: it is no model, or one that is not wholly written yet.")
+    return local(name)
 
 
 def hub_folder(name: str) -> Path:
@@ -258,4 +243,4 @@ def architecture_for(kind: str, model_type: str) -> str:
     return PREFIXES[model_type] + HEAD_OF_KIND[kind]
 
 
-__all__ = ["ARCHITECTURES", "Bundle", "architecture_for", "load", "replace_folder", "resolve", "save", "stored_config"]
+__all__ = ["ARCHITECTURES", "Bundle", "architecture_for", "load", "resolve", "save", "stored_config"]

@@ -1,9 +1,9 @@
 """Where files are: on this machine, or in a bucket of Google Cloud Storage, `gs://bucket/...`.
 
 A bucket knows whole objects only. There is no renaming of folders, no appending, and no file for what opens files by
-itself (safetensors, ONNX Runtime, TensorBoard). So small files are read and written in place (`at`), and everything else
-goes through a folder of this machine: `local` has a copy of what is to be read, kept under bertjax.cache for as long as
-the bucket holds the same; `replaced` and `added` give a folder to fill, which is sent when it is full. Of a path of this
+itself (safetensors, ONNX Runtime, TensorBoard). So small files are read and written in place (`at`), and all else goes
+through a folder of this machine: `local` has a copy of what is to be read, kept under bertjax.cache and made anew where
+the bucket holds another; `replaced` and `added` give a folder to fill, which is sent when it is full. Of a path of this
 machine all of them give that path itself, so nothing is copied where there is no bucket.
 
 A folder in a bucket is replaced object by object, its `config.json` deleted first and written last: without one, it is
@@ -66,7 +66,8 @@ def relative(path: Given, folder: Given) -> str:
 
 def joined(folder: Given, name: str) -> str:
     """The inverse of `relative`."""
-    return absolute(name if is_remote(name) else os.path.join(folder, name))
+    whole = name if is_remote(name) else os.path.join(folder, name)
+    return absolute(whole) if is_remote(whole) else os.path.normpath(whole)
 
 
 def names(folder: Given) -> Iterator[str]:
@@ -152,6 +153,14 @@ def write_text(path: Given, text: str) -> None:
     os.replace(partial, path)
 
 
+def remove(folder: Given) -> None:
+    """Deletes a folder with all that is in it, if there is one."""
+    if is_remote(folder):
+        at(folder).rmtree(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="bertjax-"))
 
@@ -217,9 +226,10 @@ def _client(bucket: str) -> Any:
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"gs://{bucket} is reached through gcsfs, which is missing: pip install 'bertjax[tpu]'.")
     import fsspec
+    import fsspec.config
 
-    # Others write there too (TensorStore in this process), so no listing is kept. The options of the client are those of
-    # etils', so that it is the same one and this holds there too.
+    # Others write there too (TensorStore in this process), so no listing is kept. The client's options are those of
+    # etils', so that it is the same client and this holds there too.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     client = fsspec.filesystem("gcs", finalize_on_close=True)
     try:

@@ -7,7 +7,10 @@ environment. It lies in the temporary folder of this machine because the program
 import getpass
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 COMPILED = Path(tempfile.gettempdir()) / f"bertjax-tests-{getpass.getuser()}"
 
@@ -28,3 +31,14 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.devices()  # reads the flags, which are for this process alone
 os.environ.pop("XLA_FLAGS") if FLAGS is None else os.environ.update(XLA_FLAGS=FLAGS)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from tests.gcs import Storage, storage  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Storage]:
+    """A Cloud Storage that this process and those that it starts find at `gs://bucket`."""
+    with storage() as service, pytest.MonkeyPatch.context() as patch:
+        for name, value in service.environment.items():
+            patch.setenv(name, value)
+        yield service

@@ -1,8 +1,7 @@
-"""Google Cloud Storage on 127.0.0.1: as much of its JSON interface as gcsfs, TensorStore and Google's own client ask for.
+"""Google Cloud Storage on 127.0.0.1: as much of its JSON interface as gcsfs and TensorStore ask for.
 
-Objects live in memory, so what a process left when it was killed is still there for the next one. Faults of the real
-service (no rename of folders, no appending, a new generation for every write) are those of this one. Preconditions on
-generations are checked, since TensorStore's writes depend on them.
+Objects live in the memory of the tests, so what a process left when it was killed is there for the next one. As in the
+real service nothing is renamed or appended to, every write is a new generation, and preconditions on generations hold.
 """
 
 import base64
@@ -11,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -37,6 +36,8 @@ class Storage(ThreadingHTTPServer):
         self.uploads: dict[str, tuple[str, bytearray]] = {}
         self.lock = threading.Lock()
         self.generation = 1000
+        self.heard: Callable[[str], object] = lambda line: None
+        """Is told the first line of every request."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -92,6 +93,7 @@ class Requests(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         asked = dict(parse_qsl(address.query, keep_blank_values=True))
         path = re.sub("^/(download/)?(upload/)?storage/v1/", r"\2", address.path)
+        self.server.heard(self.requestline)
         with self.server.lock:
             self.answer(*self.route(path, asked, body))
 

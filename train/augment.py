@@ -17,10 +17,10 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from bertjax.errors import UserError
+from bertjax.paths import added, at, remove, write_text
 from bertjax.text.augment import COPIES, GlueTask
 
 from .common import Data
@@ -86,7 +86,7 @@ def main(config: Config) -> Data:
     from .processes import alone, share, wait
     from .run import begin, update_record
 
-    out, file = Path(config.out), Path(config.out) / "augmented.jsonl"
+    out, file = at(config.out), at(config.out) / "augmented.jsonl"
     task, examples = read_source(config.data.train, config.data.task, "train", labelled=False)
     examples = chosen_by_text(examples, config.data.rows)
     if task.kind in ("tokens", "qa"):
@@ -109,17 +109,16 @@ def main(config: Config) -> Data:
     wait()
     alone(lambda: collect(parts, count, file))
     update_record(out, data={"train": examples.fingerprint}, result={})
-    shutil.rmtree(parts.parent, ignore_errors=True)
+    remove(parts.parent)
     with file.open(encoding="utf-8") as lines:
         note(f"{file}: {len(examples)} examples became {sum(1 for _ in lines)}")
     return data
 
 
-def make_parts(source: "Source", parts: Path, process_index: int, process_count: int) -> int:
+def make_parts(source: "Source", parts: Any, process_index: int, process_count: int) -> int:
     """Writes this process's share of the parts, but for those that are there; returns how many there are of all."""
     from .log import Progress
 
-    parts.mkdir(parents=True, exist_ok=True)
     examples = len(source.examples)
     mine = range(process_index, -(-examples // PART), process_count)
     left = [number for number in mine if not (parts / part_name(number)).is_file()]
@@ -136,24 +135,23 @@ def part_name(number: int) -> str:
     return f"{number:06d}.jsonl"
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Any, text: str) -> None:
     """A file that is there as a whole or not at all."""
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial_path.write_text(text, encoding="utf-8")
-        os.replace(partial_path, path)
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}. Free space, or give another --out.") from None
 
 
-def collect(parts: Path, count: int, file: Path) -> None:
+def collect(parts: Any, count: int, file: Any) -> None:
     """All parts in order, as one file."""
-    whole = file.with_name(f".{file.name}.{os.getpid()}")
-    with whole.open("wb") as target:
-        for number in range(count):
-            with (parts / part_name(number)).open("rb") as part:
-                shutil.copyfileobj(part, target)
-    os.replace(whole, file)
+    with added(file.parent) as folder:
+        whole = folder / f".{file.name}.{os.getpid()}"
+        with whole.open("wb") as target:
+            for number in range(count):
+                with (parts / part_name(number)).open("rb") as part:
+                    shutil.copyfileobj(part, target)
+        os.replace(whole, folder / file.name)
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,11 @@ def choose(report: Any, models: Sequence[Model], bounds: Any) -> tuple[Model, An
 def measured(report: Any, model: Model) -> Found:
     """A candidate's numbers: score and time from the report, bytes from its folder."""
     from bertjax.measure.words import speed_up
+    from bertjax.paths import local
     from bertjax.verify.folder import shipped_bytes
 
     row = report.row(model.name)
     beside = report.against(row)
     faster = speed_up(row, beside)
     assert faster is not None, model.name  # every row of a report from here was timed
-    return Found(model, faster, 100 * (beside.score - row.score), shipped_bytes(model.folder) / 1e6)
+    return Found(model, faster, 100 * (beside.score - row.score), shipped_bytes(local(model.folder)) / 1e6)

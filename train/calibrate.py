@@ -8,10 +8,10 @@ included. That text must have trained nothing, and is not what is reported: the 
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from bertjax.errors import UserError
+from bertjax.paths import at
 
 from .common import Data
 
@@ -55,7 +55,7 @@ def main(config: Config) -> None:
     from .log import note
     from .run import begin, finish
 
-    out = Path(config.out)
+    out = at(config.out)
     if begin(out, config):
         return
     bundle, task = open_model(config.model, training_task(dataclasses.replace(config.data, train=config.held_out)), 0)

@@ -15,7 +15,6 @@ OUT/report.md.
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import Any
 from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
 from bertjax.errors import UserError
+from bertjax.paths import at, local, write_text
 
 from .common import Data
 from .distill import Distill
@@ -158,7 +158,7 @@ def main(config: Config) -> None:
     from .processes import alone
     from .run import begin
 
-    out = Path(config.out)
+    out = at(config.out)
     asked = to_dict(config)
     begin(out, {name: value for name, value in asked.items() if name not in ("rows", "seeds", "row")})
     finished = out / "report.json"
@@ -184,9 +184,7 @@ def main(config: Config) -> None:
 
 def set_up(config: Config, out: Path) -> Bench:
     """The teacher, made or found, and what there is to learn from."""
-    from bertjax.bundle import resolve
-
-    from .compress import has_trained_head
+    from .compress import has_trained_head, resolve_model
     from .data import training_examples, training_task
     from .run import read_record
 
@@ -194,7 +192,7 @@ def set_up(config: Config, out: Path) -> Bench:
     examples = training_examples(config.data, task, labelled=True)
     folders = []
     if config.trained or has_trained_head(config.model, task):
-        teacher = resolve(config.trained or config.model)
+        teacher = resolve_model(config.trained or config.model)
         folders = [teacher.parent]
     else:
         done = run_in_order(config.teacher, Context(config.model, config.data, str(out / "teacher")))
@@ -216,8 +214,7 @@ def attempt(bench: Bench, row: Row, seed: int) -> Any:
         run = run_row(bench, row, seed, folder)
     except Exception as error:
         if not isinstance(error, UserError):  # a defect, perhaps in a loss of the user's own: the rest is not lost
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            write_text(folder / "error.txt", traceback.format_exc())
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         note(f"row {name} failed: {reason}")
         if bench.config.row:
@@ -244,10 +241,8 @@ def run_row(bench: Bench, row: Row, seed: int, folder: Path) -> Any:
     predictions, gold = predict(bench, bundles[-1])
     costs = [cost_of(bundle.parent, bench.examples) for bundle in bundles]
     run = Run(seed, predictions, *(sum(parts) for parts in zip(*costs, strict=True)))
-    partial = folder / ".outcome.json"
     plain = predictions.tolist() if hasattr(predictions, "tolist") else predictions
-    partial.write_text(json.dumps({**vars(run), "predictions": plain}) + "\n", encoding="utf-8")
-    os.replace(partial, stored)
+    write_text(stored, json.dumps({**vars(run), "predictions": plain}) + "\n")
     note(f"row {row.name}/seed{seed}: {bench.task.metric} {score(bench.task.metric, predictions, gold):.4f}")
     return run
 
@@ -387,7 +382,7 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
     max_length = bench.config.data.max_length
     tokens = lengths(Entry("teacher", bench.teacher, ()), texts, pairs, max_length)
     timings = measure_latency(
-        {name: Candidate(runtime, folders[name]) for name, runtime in runtimes.items()},
+        {name: Candidate(runtime, local(folders[name])) for name, runtime in runtimes.items()},
         texts,
         pairs,
         max_length=max_length,
@@ -405,10 +400,10 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
     return tokens, timings["teacher"], {name: found[first[shape]] for name, shape in shapes.items()}
 
 
-def folder_of(bench: Bench, method: Any) -> Path:
+def folder_of(bench: Bench, method: Any) -> Any:
     """A model of the row: what its first finished seed left."""
     if method.name == "teacher":
-        return Path(bench.teacher)
+        return at(bench.teacher)
     if method.name == "bag_of_words":
         return bench.out / "bag-of-words"
     seed = method.runs[0].seed

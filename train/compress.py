@@ -21,6 +21,7 @@ from typing import Any
 
 from bertjax.distill.student import Student
 from bertjax.errors import UserError
+from bertjax.paths import at, is_remote
 
 from .common import Data
 from .distill import Distill
@@ -90,7 +91,7 @@ def main(config: Config) -> None:
     from .processes import alone, is_first
     from .run import begin, read_record
 
-    out, stages = Path(config.out), config.planned_stages()
+    out, stages = at(config.out), config.planned_stages()
     prepare(stages, config.chooses)
     if begin(out, config):
         leave_if((read_record(out) or {}).get("missed"), MISSED)
@@ -152,19 +153,18 @@ def leave_if(missed: str | None, code: int) -> None:
 
 def ship(kept: Model, report: Any, out: Path) -> None:
     """The result at OUT/bundle and, exported, at OUT/exported, each with the report, there naming these folders."""
-    import os
     import shutil
 
-    from bertjax.bundle import replace_folder
     from bertjax.export.folder import write_origin
     from bertjax.measure.onnx import origin_of
+    from bertjax.paths import absolute, local, relative, replaced
 
     sources = {"bundle": kept.folder}
     if kept.exported:
         origin = origin_of(kept.folder)
         assert origin is not None, kept.folder  # it was exported a moment ago
         sources = {"bundle": origin, "exported": kept.folder}
-    moved = {os.path.abspath(folder): os.path.abspath(out / name) for name, folder in sources.items()}
+    moved = {absolute(folder): absolute(out / name) for name, folder in sources.items()}
     rows = [
         dataclasses.replace(
             row,
@@ -175,12 +175,11 @@ def ship(kept: Model, report: Any, out: Path) -> None:
     ]
     report = dataclasses.replace(report, rows=tuple(rows))
     for name, folder in sources.items():
-        partial = out / f".{name}.partial"
-        shutil.copytree(folder, partial, dirs_exist_ok=True)
-        report.write_json(partial / "report.json")
-        if name == "exported":
-            write_origin(partial, out / "bundle")
-        replace_folder(partial, out / name)
+        with replaced(out / name) as filled:
+            shutil.copytree(local(folder), filled, dirs_exist_ok=True)
+            (filled / "report.json").write_text(report.json_text(out / name), encoding="utf-8")
+            if name == "exported":
+                write_origin(filled, relative(out / "bundle", out / name))
 
 
 def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
@@ -280,10 +279,10 @@ def has_trained_head(model: str, task: Any) -> bool:
     return not open_model(model, task, 0)[0].fresh
 
 
-def resolve_model(model: str) -> Path:
+def resolve_model(model: str) -> Any:
     from bertjax.bundle import resolve
 
-    return resolve(model)
+    return at(model) if is_remote(model) else resolve(model)
 
 
 def without_teacher(taught: list[Done]) -> Finetune:

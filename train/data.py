@@ -85,8 +85,10 @@ def predict_exported(folder: Any, split: Split) -> tuple[Any, Any]:
     """As `predict_split`, of a folder with model.onnx in ONNX Runtime."""
     from bertjax.measure.onnx import answer, longest_input, open_session
     from bertjax.measure.processor import thread_count
+    from bertjax.paths import local
     from bertjax.predict import Answered, answered_rows, score_inputs
 
+    folder = local(folder)
     session = open_session(folder, thread_count())
 
     def run(batches: Any) -> Any:

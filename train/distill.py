@@ -4,18 +4,18 @@
     python -m train.distill --model=runs/finetuned/bundle --data.train=unlabelled.txt --epochs=5 --out=runs/mine
 
 The student learns from what the teacher says of each text (--losses), so text without labels is enough. The teacher's
-outputs are computed once and stored in OUT/teacher; a loss that needs more than they hold gets a live teacher. Several
-teachers (--teachers) are averaged.
+outputs are computed once and stored in OUT/teacher (under bertjax.cache where OUT is in a bucket); a loss that needs
+more than they hold gets a live teacher. Several teachers (--teachers) are averaged.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bertjax.distill.progressive import Progressive
 from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, Loss, SoftTargets
+from bertjax.paths import at
 
 from .common import Data
 from .loop import Training
@@ -82,7 +82,7 @@ def main(config: Config, score: bool = True) -> None:
     from .run import begin, finish, keep, update_record
     from .step import Term
 
-    out = Path(config.out)
+    out = at(config.out)
     if begin(out, config):
         return
     teachers, task = open_teachers(config)
@@ -207,7 +207,9 @@ def store_teacher(config: Config, number: int, teacher: Any, encoded: Any, stude
     """The teacher's stored outputs, or None where it has to run in every step."""
     if not config.store or not all(hasattr(loss, "needs") for loss in config.losses):
         return None
+    from bertjax.cache import cache_dir
     from bertjax.distill.teacher import stored_bytes, stored_outputs
+    from bertjax.paths import is_remote
 
     from .log import Progress, note
     from .processes import share
@@ -215,7 +217,9 @@ def store_teacher(config: Config, number: int, teacher: Any, encoded: Any, stude
     asked = [loss.needs(student, teacher.config) for loss in config.losses]  # type: ignore[attr-defined]
     if None in asked:
         return None
-    needs, folder = frozenset().union(*asked), Path(config.outputs or Path(config.out) / "teacher")
+    needs, folder = frozenset().union(*asked), at(config.outputs or at(config.out) / "teacher")
+    if is_remote(folder):  # the arrays are read row by row, from a disk
+        folder = cache_dir() / "teacher"
     if share()["process_count"] > 1:  # each asks for itself, at the same time: no text goes over the network
         folder = folder / f"process_{share()['process_index']}"
     size = stored_bytes(teacher, encoded, needs) / 1e6

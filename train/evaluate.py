@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bertjax.errors import UserError
+from bertjax.paths import at
 
 from .common import Data
 
@@ -33,9 +34,7 @@ def main(config: Config) -> None:
     import shlex
     import sys
 
-    from bertjax.bundle import resolve
-
-    from .compress import show
+    from .compress import resolve_model, show
     from .data import open_model, training_task
     from .fields import to_dict
     from .log import note
@@ -46,11 +45,11 @@ def main(config: Config) -> None:
     for name in (config.model, *config.against):
         if open_model(name, task, 0)[0].fresh:
             raise UserError(f"{name} has no trained head for this task; fine-tune it first (bertjax finetune).")
-        models.append(Model(short_name(name, [model.name for model in models]), resolve(name)))
+        models.append(Model(short_name(name, [model.name for model in models]), resolve_model(name)))
     command = shlex.join(["bertjax", "evaluate", *sys.argv[1:]])
-    report = prove(models, config.data, Path(config.out), asked=to_dict(config), command=command)
+    report = prove(models, config.data, at(config.out), asked=to_dict(config), command=command)
     show(report)
-    note(f"the report: {Path(config.out) / 'report.md'}")
+    note(f"the report: {at(config.out) / 'report.md'}")
 
 
 def short_name(folder: str, taken: list[str]) -> str:

@@ -10,10 +10,10 @@ result leaves nobody early: `bertjax calibrate` finds the threshold on text that
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from bertjax.errors import UserError
+from bertjax.paths import at
 
 from .common import Data
 from .loop import Training
@@ -83,7 +83,7 @@ def main(config: Config, score: bool = True) -> None:
     from .processes import share
     from .run import begin, finish, keep
 
-    out = Path(config.out)
+    out = at(config.out)
     if begin(out, config):
         return
     start, task = open_model(

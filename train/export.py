@@ -3,11 +3,13 @@
 It is the last stage of `bertjax compress`; alone it is `bertjax export`.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.paths import at, is_remote
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,18 @@ class Export:
         """The stage: exports the context's model into its folder."""
         from .processes import alone
 
-        alone(lambda: export_once(context.model, Path(context.out) / "bundle"))
+        alone(lambda: export_once(context.model, at(context.out) / "bundle"))
 
 
-def export_once(model: str | Path, folder: Path) -> None:
+def export_once(model: str | os.PathLike[str], folder: Any) -> None:
     """Exports a bundle unless the folder holds it already: an export stands in its place only when it is finished."""
     from bertjax.export.folder import export
     from bertjax.measure.onnx import origin_of
 
     from .log import note
 
-    if (folder / "model.onnx").is_file() and origin_of(folder) == Path(model).resolve():
+    origin = at(model) if is_remote(model) else Path(model).resolve()
+    if (folder / "model.onnx").is_file() and origin_of(folder) == origin:
         return
     distance = export(model, "onnx", folder)
     note(f"{folder}: differs from JAX by {distance:.1g} of its output")

@@ -8,10 +8,10 @@ The same command again continues where it was cut.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bertjax.distill.student import Student
+from bertjax.paths import at
 
 from .common import Data
 from .loop import Training
@@ -58,7 +58,7 @@ def main(config: Config, score: bool = True) -> None:
     from .run import begin, finish, keep
     from .step import Term
 
-    out = Path(config.out)
+    out = at(config.out)
     if begin(out, config):
         return
     task = training_task(config.data)

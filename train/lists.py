@@ -13,6 +13,7 @@ from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.model.config import BertConfig, Halting, Recurrence
+from bertjax.paths import at
 from bertjax.text.lists import DIGITS, Lists
 
 from .loop import Training
@@ -83,7 +84,7 @@ def main(config: Config) -> None:
     from .processes import alone
     from .run import begin, finish
 
-    out = Path(config.out)
+    out = at(config.out)
     if begin(out, config):
         return
     halting = trained(config, config.model(config.rounds, config.halting()), out, "learning to halt")
@@ -111,7 +112,7 @@ def trained(config: Config, shape: BertConfig, out: Path, label: str) -> Any:
     from .run import keep
     from .step import Term
 
-    if agree((out / "bundle").is_dir):
+    if agree((out / "bundle" / "config.json").is_file):
         return bertjax.load(out / "bundle")
     model, halts = build(shape), shape.recurrence is not None and shape.recurrence.halting is not None
 

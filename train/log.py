@@ -1,16 +1,23 @@
 """What a run says while it works: `metrics.jsonl` always, TensorBoard beside it, and a progress line for people.
 
 A line of `metrics.jsonl` is one JSON object with `step`, `time` (seconds since the epoch) and numbers, or an `event`.
-Lines are only ever appended, so a restarted run shows where it was cut. On a terminal the progress is a bar with the
-time left; elsewhere it is a plain line every few seconds, so that a log file stays readable.
+Lines are only ever appended, so a restarted run shows where it was cut. A bucket cannot append: there the files are
+written on this machine, from where those of the bucket end, and sent with every event, so before every checkpoint. On a
+terminal the progress is a bar with the time left; elsewhere it is a plain line every few seconds, so that a log file
+stays readable.
 """
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.paths import is_remote, send
 
 from .processes import is_first
 
@@ -24,7 +31,13 @@ class Log:
     def __init__(self, folder: Path, label: str, total: int, start: int | None = None, quiet: bool = False):
         from tensorboardX import SummaryWriter
 
+        self._bucket = folder if is_remote(folder) and not quiet else None
+        if is_remote(folder):
+            folder = Path(tempfile.mkdtemp(prefix="bertjax-"))
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        if self._bucket is not None and (self._bucket / "metrics.jsonl").is_file():
+            (folder / "metrics.jsonl").write_bytes((self._bucket / "metrics.jsonl").read_bytes())
         self._file = Path(os.devnull if quiet else folder / "metrics.jsonl").open("a", encoding="utf-8")  # noqa: SIM115
         self._board = SummaryWriter(str(folder / "tensorboard"), write_to_disk=not quiet, flush_secs=30)
         self._progress = None if start is None or quiet else Progress(label, total, start)
@@ -38,6 +51,7 @@ class Log:
     def event(self, event: str, step: int, **details: Any) -> None:
         """Something that happened: start, restart, checkpoint, stop."""
         self._write({"step": step, "event": event, **details})
+        self.keep()
 
     def progress(self, step: int, examples: int, loss: float | None) -> None:
         """`examples` more were seen, up to and including `step`."""
@@ -54,6 +68,19 @@ class Log:
             self._progress.close()
         self._file.close()
         self._board.close()
+        if self._bucket is not None:
+            self.keep()
+            shutil.rmtree(self._folder)
+
+    def keep(self) -> None:
+        """Whatever happens to this machine now, what was said so far is not lost with it."""
+        if self._bucket is None:
+            return
+        self._board.flush()
+        try:
+            send(self._folder, self._bucket)
+        except OSError as error:
+            raise UserError(f"cannot write to {self._bucket}: {error.strerror or error}.") from None
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps({**line, "time": round(time.time(), 3)}) + "\n")

@@ -6,6 +6,7 @@ started again ends with the same bits as one that was not. SIGTERM saves and lea
 run with the last good state stored.
 """
 
+import contextlib
 import re
 import signal
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bertjax.errors import UserError
+from bertjax.paths import added
 
 from .optimiser import Optimiser, Phases
 from .processes import has_company, is_first, told_to_stop, wait
@@ -175,6 +177,8 @@ def fit(
                     loss = values["loss"]
                     log.metrics(step, {**values, "learning_rate": float(schedule(step - 1)), **pace.rates()})
                 log.progress(step, int((batch["weights"] > 0).sum()), loss)
+                if saving:
+                    log.keep()  # all that was told up to a checkpoint is there when it is
                 if saving and checkpoints.save(step, state, {"data": batches.get_state()}, force=leaving):
                     log.event("checkpoint", step)
                 if stopping and step < total:
@@ -274,7 +278,7 @@ class Profile:
 
     def __init__(self, steps: str | None, folder: Path):
         self.start, self.stop = map(int, steps.split(":")) if steps and is_first() else (-1, -1)
-        self.folder, self.recording = folder, False
+        self.folder, self.recording = folder, contextlib.ExitStack()
 
     def before(self, number: int, last: Any) -> None:
         """To be called before each step, with what the step before it gave."""
@@ -282,18 +286,16 @@ class Profile:
 
         if number == self.start:
             jax.block_until_ready(last)  # the steps before are not to be seen in it
-            jax.profiler.start_trace(str(self.folder))
-            self.recording = True
+            jax.profiler.start_trace(str(self.recording.enter_context(added(self.folder))))
+            self.recording.callback(jax.profiler.stop_trace)
         if number == self.stop:
             self.end(last)
 
     def end(self, last: Any) -> None:
         import jax
 
-        if self.recording:
-            jax.block_until_ready(last)
-            jax.profiler.stop_trace()
-            self.recording = False
+        jax.block_until_ready(last)
+        self.recording.close()
 
 
 class StopSignal:

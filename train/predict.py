@@ -69,11 +69,12 @@ def read_lines(source: str) -> list[str]:
     import sys
 
     from bertjax.errors import UserError
+    from bertjax.paths import local
 
     try:
         if source == "-":
             return sys.stdin.buffer.read().decode("utf-8-sig").splitlines()
-        with open(source, encoding="utf-8-sig") as file:
+        with local(source).open(encoding="utf-8-sig") as file:
             return file.read().splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: byte {error.start} is not UTF-8; expected UTF-8 text.") from None
@@ -83,13 +84,14 @@ def read_lines(source: str) -> list[str]:
 
 def write_lines(target: str, lines: list[str]) -> None:
     from bertjax.errors import UserError
+    from bertjax.paths import at
 
     text = "\n".join(lines) + "\n"
     if target == "-":
         print(text, end="")
         return
     try:
-        with open(target, "w", encoding="utf-8") as file:
+        with at(target).open("w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}.") from None

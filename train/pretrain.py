@@ -15,12 +15,12 @@ what a model that ignores the context can reach. The same command again continue
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from bertjax.distill.student import Student
 from bertjax.distill.terms import Loss
 from bertjax.errors import UserError
+from bertjax.paths import at
 from bertjax.text.masking import Masking
 from bertjax.text.pairs import Sentences
 
@@ -147,7 +147,7 @@ def main(config: Config) -> None:
     from .processes import share
     from .run import begin, finish, keep, update_record
 
-    out, text = Path(config.out), config.data
+    out, text = at(config.out), config.data
     if begin(out, config):
         return
     given = open_bundle(config)

@@ -11,7 +11,8 @@ class Model(NamedTuple):
     """A model that appears in the report: a bundle, or an exported folder. The first is a bundle."""
 
     name: str
-    folder: Path
+    folder: Any
+    """A path of this machine or of a bucket."""
 
     @property
     def exported(self) -> bool:
@@ -21,7 +22,7 @@ class Model(NamedTuple):
 def prove(
     models: Sequence[Model],
     data: Data,
-    out: Path,
+    out: Any,
     *,
     asked: dict[str, Any],
     next_steps: Sequence[tuple[str, str]] = (),
@@ -36,6 +37,7 @@ def prove(
 
     import bertjax
     from bertjax.measure import BAG_OF_WORDS, Entry, measure_bundles, write_card
+    from bertjax.paths import absolute, at, local
     from bertjax.text.tokenizer import Tokenizer
 
     from .data import open_model, predict_exported, predict_split, training_task
@@ -48,7 +50,7 @@ def prove(
     splits: dict[str, Any] = {}
     gold: Any = None
     for model in models:
-        split = evaluation_split(splits, data, task, Tokenizer.from_folder(model.folder))
+        split = evaluation_split(splits, data, task, Tokenizer.from_folder(local(model.folder)))
         record: Any = read_record(model.folder.parent) or {}
         if model.exported:
             predictions, gold = predict_exported(model.folder, split)
@@ -77,7 +79,7 @@ def prove(
     report = dataclasses.replace(report, versions={**versions(), **report.versions})
     report.write(out)
     for model in models:
-        if out.resolve() in model.folder.resolve().parents:
+        if at(absolute(out)) in at(absolute(model.folder)).parents:
             write_card(model.folder, report, model.name, task=task, source=source, command=command)
     return report
 
@@ -93,7 +95,7 @@ def evaluation_split(splits: dict[str, Any], data: Data, task: Any, tokenizer: A
     return splits[name]
 
 
-def bag_of_words(data: Data, task: Any, out: Path) -> Any:
+def bag_of_words(data: Data, task: Any, out: Any) -> Any:
     """The baseline without a neural network, fitted on the training text and stored; None where it cannot answer."""
     if task.kind not in ("classification", "multi_label", "regression"):
         return None

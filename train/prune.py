@@ -8,11 +8,11 @@ as in train.distill. Layers of different shapes are described by the config, and
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from bertjax.distill.student import Student
 from bertjax.errors import UserError
+from bertjax.paths import at
 
 from .common import Data
 from .distill import Config as Distillation
@@ -91,7 +91,7 @@ def main(config: Config, score: bool = True) -> None:
     import shutil
 
     import bertjax
-    from bertjax.bundle import replace_folder
+    from bertjax.paths import local, replaced
 
     from .data import open_model as opened
     from .data import read_split, score_of, training_task
@@ -100,7 +100,7 @@ def main(config: Config, score: bool = True) -> None:
     from .processes import agree, alone
     from .run import begin, finish, keep, read_record, update_record
 
-    out = Path(config.out)
+    out = at(config.out)
     if begin(out, config):
         return
     model, task = opened(config.model, training_task(config.data), config.seed, dtype=config.dtype)
@@ -123,9 +123,8 @@ def main(config: Config, score: bool = True) -> None:
         source = out / "recovery" / "bundle"
 
     def ship() -> None:
-        partial = out / ".bundle.partial"
-        shutil.copytree(source, partial, dirs_exist_ok=True)
-        replace_folder(partial, out / "bundle")
+        with replaced(out / "bundle") as folder:
+            shutil.copytree(local(source), folder, dirs_exist_ok=True)
 
     alone(ship)
     held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")

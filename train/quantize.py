@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from bertjax.distill.terms import Loss, SoftTargets
 from bertjax.errors import UserError
+from bertjax.paths import at
 from bertjax.quantize.formats import INT8, Format
 
 from .common import Data
@@ -89,7 +90,7 @@ def main(config: Config, score: bool = True) -> None:
     from .data import open_model, read_split, score_of, training_task
     from .run import begin, finish, keep
 
-    out = Path(config.out)
+    out = at(config.out)
     if begin(out, config):
         return
     model, task = open_model(config.model, training_task(config.data), config.seed, dtype=config.dtype)

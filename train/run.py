@@ -6,7 +6,7 @@ it is; another command on it is refused, because the folder would then hold some
 """
 
 import json
-import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,6 @@ def begin(out: Path, config: Any) -> bool:
 
 def claim(out: Path, config: Any) -> bool:
     """`begin`, in one process."""
-    if str(out).startswith("gs:"):
-        raise UserError(
-            f"--out={out}: runs are written to folders of this machine; mount the bucket, or copy them there."
-        )
     import jax
 
     from bertjax.cache import cache_dir
@@ -87,8 +83,10 @@ def keep(bundle: Any, folder: Path) -> None:
 def holds_work(out: Path) -> bool:
     """Whether there is anything that would be lost or mistaken for something else. A run that ended in a user's mistake
     before its first checkpoint left nothing, and must not stand in the way of the corrected command."""
-    kinds = "checkpoints/[0-9]*", "bundle/model.safetensors", "parts/*/*.jsonl", "augmented.jsonl"
-    return any(any(out.rglob(kind)) for kind in kinds)
+    from bertjax.paths import names
+
+    work = re.compile(r"(^|/)(checkpoints/\d|bundle/model\.safetensors$|parts/[^/]+/[^/]+\.jsonl$|augmented\.jsonl$)")
+    return any(work.search(name) for name in names(out))
 
 
 def finish(out: Path, result: dict[str, float], **fingerprints: str) -> None:
@@ -121,15 +119,13 @@ def update_record(out: Path, **fields: Any) -> None:
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
-    """Writes beside the file and renames, so that a killed run leaves the old record or the new one. The first process
-    does."""
+    """A killed run leaves the old record or the new one. The first process writes it."""
+    from bertjax.paths import write_text
+
     if not is_first():
         return
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        partial = out / f".run.json.{os.getpid()}"
-        partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, out / "run.json")
+        write_text(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(
             f"cannot write to {out}: {error.strerror or error}. Free space, or give another --out."

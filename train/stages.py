@@ -5,8 +5,9 @@ own folder.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from bertjax.paths import at
 
 from .common import Data
 
@@ -41,7 +42,7 @@ class Done(NamedTuple):
     stage: Stage
     data: Data
     """What it was given."""
-    bundle: Path
+    bundle: Any
 
 
 def run_in_order(
@@ -52,7 +53,7 @@ def run_in_order(
     done: list[Done] = []
     for number, stage in enumerate(stages, start=1):
         announce(number, stage.name)
-        folder = Path(context.out) / f"{number}-{stage.name}"
+        folder = at(context.out) / f"{number}-{stage.name}"
         model = str(done[-1].bundle) if done else context.model
         other = stage.run(context._replace(model=model, out=str(folder)))
         if other is None:

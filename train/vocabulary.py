@@ -7,8 +7,9 @@ that are left, which costs a shallow model more than a deep one: look at the sco
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from bertjax.paths import at
 
 from .common import Data
 
@@ -49,7 +50,7 @@ def main(config: Config, score: bool = True) -> None:
     from .log import note
     from .run import begin, finish
 
-    out = Path(config.out)
+    out = at(config.out)
     if begin(out, config):
         return
     bundle, task = open_model(config.model, training_task(config.data), 0)

@@ -6,13 +6,12 @@ an export that computes something else is an error and not a file.
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from bertjax.bundle import Bundle, is_empty_folder, load, replace_folder, resolve
+from bertjax.bundle import Bundle, is_empty_folder, load, resolve
 from bertjax.errors import UserError
 from bertjax.export.onnx import onnx_model
 from bertjax.export.stablehlo import program_and_weights
@@ -20,6 +19,7 @@ from bertjax.export.twin import stock_twin
 from bertjax.measure.onnx import answer, open_session
 from bertjax.measure.processor import thread_count
 from bertjax.model.huggingface import config_to_json, write_model
+from bertjax.paths import at, is_remote, relative, replaced
 from bertjax.predict import forward
 
 Target = Literal["onnx", "stablehlo", "huggingface"]
@@ -40,7 +40,7 @@ def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
     """
     if to not in FILES:
         raise UserError(f"--to {to}: expected one of {', '.join(FILES)}.")
-    bundle, target = load(model), Path(out).resolve()
+    bundle, target = load(model), at(out) if is_remote(out) else Path(out).resolve()
     if bundle.fresh:
         raise UserError(f"{model} has no trained head ({', '.join(bundle.fresh[:3])}); fine-tune it first.")
     if (
@@ -49,34 +49,30 @@ def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
         and not any((target / name).is_file() for name in (FILES[to], FILES["onnx"], FILES["stablehlo"]))
     ):
         raise UserError(f"{target} exists and is no exported folder, so it is not replaced; choose another name.")
-    if target == resolve(model).resolve():
+    origin = at(model) if is_remote(model) else resolve(model).resolve()
+    if target == origin:
         raise UserError(f"--out {out} is the model itself; choose another folder.")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        write(bundle, to, partial, dequantise)
-        if to != "huggingface":  # whose config is the twin's
-            (partial / "config.json").write_text(json.dumps(config_to_json(bundle.config)))
-            write_origin(partial, resolve(model))
-        if bundle.tokenizer is not None:
-            bundle.tokenizer.save(partial)
-        distance = farthest(bundle, to, partial)
-        replace_folder(partial, target)
+        with replaced(target) as folder:
+            write(bundle, to, folder, dequantise)
+            if to != "huggingface":  # whose config is the twin's
+                (folder / "config.json").write_text(json.dumps(config_to_json(bundle.config)))
+                write_origin(folder, relative(origin, target))
+            if bundle.tokenizer is not None:
+                bundle.tokenizer.save(folder)
+            distance = farthest(bundle, to, folder)
     except OSError as error:
         raise UserError(
             f"cannot write {target}: {error.strerror or error}. Free space or choose another folder."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return distance
 
 
-def write_origin(folder: Path, bundle: Path) -> None:
-    """Says in `config.json` from which bundle an exported folder comes, by its path from the folder (or one beside it):
-    where the gate and reports look for it."""
+def write_origin(folder: Path, bundle: str) -> None:
+    """Says in `config.json` from which bundle an exported folder comes, by its path from where the folder will stand:
+    there the gate and reports look for it."""
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    origin = {"bundle": os.path.relpath(bundle.resolve(), folder.resolve())}
-    content["bertjax"] = content.get("bertjax", {}) | origin
+    content["bertjax"] = content.get("bertjax", {}) | {"bundle": bundle}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bertjax.errors import UserError
+from bertjax.paths import added
 
 Kind = Literal["classification", "multi_label", "regression"]
 STRENGTHS = (0.5, 2.0, 8.0, 32.0)
@@ -59,12 +60,11 @@ class BagOfWords:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write `bag_of_words.npz` and `vocabulary.json`; their size is the model's size."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         arrays = {"coef": self.coef, "intercept": self.intercept, "idf": self.vectorizer.idf_}
-        np.savez(folder / "bag_of_words.npz", **{name: array.astype(np.float32) for name, array in arrays.items()})
         words = {"kind": self.kind, "classes": self.classes, "words": self.vectorizer.get_feature_names_out().tolist()}
-        (folder / "vocabulary.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+        with added(folder) as here:
+            np.savez(here / "bag_of_words.npz", **{name: array.astype(np.float32) for name, array in arrays.items()})
+            (here / "vocabulary.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
 
 
 def load_bag_of_words(folder: str | os.PathLike) -> BagOfWords:

@@ -18,7 +18,6 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from bertjax.measure.onnx import origin_of
 from bertjax.measure.report import HONEST, Comparison, Flip, PeakMemory, Percentiles, Report, Row
 from bertjax.measure.scores import score
 from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval, paired_p_value
+from bertjax.paths import absolute, local
 from bertjax.text.tasks import Task
 
 FLIPS = 3  # texts shown of each kind: enough to see what sort of text it is
@@ -83,7 +83,7 @@ def measure_bundles(
     for entry in entries:
         notify(f"size and arithmetic of {entry.name}")
         cost[entry.name] = costs(entry, round(tokens.p50))
-    candidates = {entry.name: Candidate(entry.runtime, entry.folder) for entry in entries}
+    candidates = {entry.name: Candidate(entry.runtime, local(entry.folder)) for entry in entries}
     timings = measure_latency(
         candidates,
         texts,
@@ -144,23 +144,23 @@ def costs(entry: Entry, length: int) -> dict[str, Any]:
     from bertjax.measure.cost import forward_cost, stored_bytes
     from bertjax.params import count
 
+    folder = local(entry.folder)
     if entry.runtime == "sklearn":
-        model = load_bag_of_words(entry.folder)
-        return {"parameters": model.parameters, "size_bytes": bag_of_words_bytes(entry.folder)}
+        return {"parameters": load_bag_of_words(folder).parameters, "size_bytes": bag_of_words_bytes(folder)}
     exported = entry.runtime == "onnx"
     bundle = bertjax.load(origin(entry) if exported else entry.folder)
     cost = forward_cost(bundle.model, bundle.params, length)
     return {
         "parameters": count(bundle.params),
-        "size_bytes": stored_bytes(entry.folder),
+        "size_bytes": stored_bytes(folder),
         "flops_per_example": cost.flops,
         "bytes_accessed_per_example": None if exported else cost.bytes_accessed,
         "peak_memory_bytes": PeakMemory(None if exported else cost.peak_memory, entry.training_step_bytes),
     }
 
 
-def origin(entry: Entry) -> Path:
-    """The bundle that an exported folder comes from."""
+def origin(entry: Entry) -> Any:
+    """The path of the bundle that an exported folder comes from."""
     found = origin_of(entry.folder)
     if found is None:
         raise UserError(
@@ -171,9 +171,9 @@ def origin(entry: Entry) -> Path:
 
 
 def _row(entry: Entry, numbers: dict[str, Any], timing: Timing, on: Timing) -> Row:
-    bundle = None if entry.runtime == "sklearn" else os.path.abspath(entry.folder)
+    bundle = None if entry.runtime == "sklearn" else absolute(entry.folder)
     runtime = timing.runtime if timing.device == on.device else f"{timing.runtime} on {timing.device}"
-    exported_from = os.path.abspath(origin(entry)) if entry.runtime == "onnx" else None
+    exported_from = absolute(origin(entry)) if entry.runtime == "onnx" else None
     measured: Any = {"latency_ms": timing.latency, "throughput_per_s": {"batch_32": timing.throughput_per_s}}
     return Row(entry.name, bundle, runtime, exported_from=exported_from, **measured, **numbers)
 

@@ -6,10 +6,11 @@ can be searched. It is written by the hub's own client, so it is what that expec
 
 import json
 import os
-from pathlib import Path
+from typing import Any
 
 from bertjax.measure.report import Report, Row
 from bertjax.measure.words import how_measured, markdown_table, metric_name, verdicts
+from bertjax.paths import at
 from bertjax.text.tasks import Task
 
 PIPELINES = {
@@ -43,26 +44,25 @@ def write_card(
     command: str,
     base_model: str | None = None,
     language: str = "en",
-) -> Path:
+) -> Any:
     """Write the card of the bundle in `folder`, which is the row named `row` of the report, and return its path.
 
     `source` names the data, `command` made the bundle, `base_model` is the hub's name of what it was made from.
     """
-    folder = Path(folder)
-    measured = report.row(row)
-    front = _front_matter(folder, measured, report.metric, task, source, base_model, language)
-    parts = [f"---\n{front}\n---", f"# {_title(folder, row)}", _about(measured, report, task, source)]
-    parts += ["## Use", _usage(folder, task), "## What was measured", markdown_table(report)]
+    place, measured = at(folder), report.row(row)
+    front = _front_matter(place, measured, report.metric, task, source, base_model, language)
+    parts = [f"---\n{front}\n---", f"# {_title(place, row)}", _about(measured, report, task, source)]
+    parts += ["## Use", _usage(place, task), "## What was measured", markdown_table(report)]
     said = [sentence for sentence in verdicts(report) if sentence.startswith(f"**{row}**")]
     parts += ["\n".join(f"- {sentence}" for sentence in said)] if said else []
     parts += [how_measured(report), "## Made by", f"```sh\n{command}\n```"]
-    path = folder / "README.md"
+    path = place / "README.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 
 
 def _front_matter(
-    folder: Path, row: Row, metric: str, task: Task, source: str, base_model: str | None, language: str
+    folder: Any, row: Row, metric: str, task: Task, source: str, base_model: str | None, language: str
 ) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -89,7 +89,7 @@ def _front_matter(
     return data.to_yaml()
 
 
-def _title(folder: Path, row: str) -> str:
+def _title(folder: Any, row: str) -> str:
     """The folder's name where it says something, else the row's."""
     return row if folder.name in ("", "bundle") else folder.name
 
@@ -103,7 +103,7 @@ def _about(row: Row, report: Report, task: Task, source: str) -> str:
     )
 
 
-def _usage(folder: Path, task: Task) -> str:
+def _usage(folder: Any, task: Task) -> str:
     if (folder / "model.onnx").is_file():
         return _exported_usage(task)
     pairs = ', ["the second text"]' if task.text_pair else ""

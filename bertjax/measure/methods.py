@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from bertjax.measure.report import Latency, Percentiles
 from bertjax.measure.scores import score
 from bertjax.measure.uncertainty import holm, mean_difference_interval, mean_interval, mean_p_value
+from bertjax.paths import added, at, write_text
 
 TEACHER, NO_TEACHER, MORE_EPOCHS, BAG_OF_WORDS = "teacher", "no_teacher", "more_epochs", "bag_of_words"
 BUILT_IN = (TEACHER, NO_TEACHER, MORE_EPOCHS, BAG_OF_WORDS)
@@ -102,17 +102,15 @@ class Comparison:
     def row(self, name: str) -> MethodRow:
         return next(row for row in self.rows if row.name == name)
 
-    def write(self, folder: str | os.PathLike) -> Path:
+    def write(self, folder: str | os.PathLike) -> Any:
         """Write `report.png`, `report.md` and, last of all, `report.json`; returns the path of `report.md`."""
         from bertjax.measure.methods_text import draw, markdown
 
-        folder = Path(folder)
-        draw(self, folder / "report.png")
-        (folder / "report.md").write_text(markdown(self, picture="report.png"), encoding="utf-8")
-        partial = folder / ".report.json"
-        partial.write_text(json.dumps(asdict(self), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, folder / "report.json")
-        return folder / "report.md"
+        with added(folder) as here:
+            draw(self, here / "report.png")
+            (here / "report.md").write_text(markdown(self, picture="report.png"), encoding="utf-8")
+        write_text(at(folder) / "report.json", json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+        return at(folder) / "report.md"
 
 
 def method_rows(metric: str, labels: Sequence | np.ndarray, methods: Sequence[Method]) -> tuple[list[MethodRow], Any]:

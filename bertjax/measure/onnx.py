@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.paths import at, is_remote, joined, local
 from bertjax.text.tokenizer_files import read_json
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -83,10 +84,14 @@ def longest_input(folder: str | os.PathLike) -> int:
     return int(config.get("max_position_embeddings") or config.get("bertjax", {}).get("max_position_embeddings", 512))
 
 
-def origin_of(folder: str | os.PathLike) -> Path | None:
-    """The bundle that an export was made from, if `config.json` says so and it is still there."""
-    named = read_json(Path(folder) / "config.json").get("bertjax", {}).get("bundle")
-    return path if named and (path := (Path(folder) / named).resolve()).is_dir() else None
+def origin_of(folder: str | os.PathLike) -> Any:
+    """The path of the bundle that an export was made from, if `config.json` says so and it is still there."""
+    named = read_json(local(folder) / "config.json").get("bertjax", {}).get("bundle")
+    if not named:
+        return None
+    remote = is_remote(folder) or is_remote(named)
+    path = at(joined(folder, named)) if remote else (Path(folder) / named).resolve()
+    return path if path.is_dir() else None
 
 
 def read_graph(folder: str | os.PathLike) -> Graph:

@@ -14,10 +14,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.paths import added, at, joined, relative
 
 WITHOUT_TEACHER = "same small model, trained without a teacher"
 BAG_OF_WORDS = "bag of words"
@@ -144,42 +144,41 @@ class Report:
         left_out = ("comparisons", "flips", "next_steps", "conclusion")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
-    def write(self, folder: str | os.PathLike) -> Path:
+    def write(self, folder: str | os.PathLike) -> Any:
         """Write `report.json`, `report.md` and `report.png` into `folder`; returns the path of `report.md`."""
         from bertjax.measure.picture import draw
         from bertjax.measure.words import markdown
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.write_json(folder / "report.json")
-        draw(self, folder / "report.png")
-        (folder / "report.md").write_text(markdown(self, picture="report.png"), encoding="utf-8")
-        return folder / "report.md"
+        with added(folder) as here:
+            (here / "report.json").write_text(self.json_text(folder), encoding="utf-8")
+            draw(self, here / "report.png")
+            (here / "report.md").write_text(markdown(self, picture="report.png"), encoding="utf-8")
+        return at(folder) / "report.md"
 
-    def write_json(self, path: str | os.PathLike) -> None:
-        """Write `report.json` alone, its bundle paths relative to where it lies."""
+    def json_text(self, folder: str | os.PathLike) -> str:
+        """The text of `report.json`, its bundle paths relative to the folder where it will lie."""
         content = self.to_json()
         for row in content["rows"]:
             for name in ("bundle", "exported_from"):
-                row[name] = row[name] and Path(os.path.relpath(row[name], Path(path).parent)).as_posix()
-        Path(path).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+                row[name] = row[name] and relative(row[name], folder)
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def read_report(path: str | os.PathLike) -> Report:
     """The report in a `report.json`; bundle paths are those of this machine again."""
-    path = Path(path)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    rows = tuple(_row(row, path.parent) for row in content.pop("rows"))
+    file = at(path)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    rows = tuple(_row(row, file.parent) for row in content.pop("rows"))
     return Report(**content | {"rows": rows, "lengths": Percentiles(**content["lengths"])})
 
 
-def _row(content: dict[str, Any], folder: Path) -> Row:
+def _row(content: dict[str, Any], folder: os.PathLike) -> Row:
     latency, edge, exported_from = content["latency_ms"], content.get("edge"), content.get("exported_from")
     return Row(
         **content
         | {
-            "bundle": content["bundle"] and os.path.normpath(folder / content["bundle"]),
-            "exported_from": exported_from and os.path.normpath(folder / exported_from),
+            "bundle": content["bundle"] and joined(folder, content["bundle"]),
+            "exported_from": exported_from and joined(folder, exported_from),
             "score_ci95": tuple(content["score_ci95"]),
             "peak_memory_bytes": PeakMemory(**content["peak_memory_bytes"]),
             "edge": edge and Edge(**edge | {"latency_ms": Percentiles(**edge["latency_ms"])}),

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from bertjax.errors import UserError
+from bertjax.paths import local
 from bertjax.text.files import check_exists, ending, read_text
 from bertjax.text.sources import load_examples
 from bertjax.text.tasks import Task
@@ -48,7 +49,7 @@ def sentences_of(text: str) -> list[str]:
 
 def text_files(source: str) -> list[Path]:
     """The text files that a source names; none if it is of another kind."""
-    path = Path(source).expanduser()
+    path = local(source).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if ending(file) == TEXT)
         if not files:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.paths import local
 from bertjax.text.demo import demo_table
 from bertjax.text.examples import Examples, make_examples
 from bertjax.text.files import check_exists, ending
@@ -61,7 +62,7 @@ def read_table(source: Any, task: Task, split: str) -> Table:
         return demo_table(split)
     if str(source).startswith("tfds:"):
         return tfds_table(str(source))
-    return file_table(Path(source).expanduser(), task)
+    return file_table(local(source).expanduser(), task)
 
 
 def file_table(path: Path, task: Task) -> Table:
