@@ -25,7 +25,7 @@ class Stored:
 
 
 class Storage(ThreadingHTTPServer):
-    """One bucket, called `bucket`. `objects` may be looked at and changed between requests."""
+    """One bucket, called `bucket`, in which `forbidden/` cannot be written. `objects` may be looked at and changed."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -51,7 +51,7 @@ class Storage(ThreadingHTTPServer):
         with self.lock:
             return sorted(name for name in self.objects if name.startswith(prefix))
 
-    def put(self, name: str, content: bytes) -> Stored:
+    def put(self, name: str, content: bytes | bytearray) -> Stored:
         self.generation += 1
         now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{self.generation % 1000:03d}Z"
         self.objects[name] = Stored(bytes(content), self.generation, now)
@@ -163,10 +163,12 @@ class Requests(BaseHTTPRequestHandler):
             _, about, content, _ = re.split(rb"(?:^|\r?\n)--" + re.escape(boundary), body)
             name = json.loads(re.split(rb"\r?\n\r?\n", about, maxsplit=1)[1])["name"]
             body = re.split(rb"\r?\n\r?\n", content, maxsplit=1)[1]
-        if refused := self.refused(name or json.loads(body)["name"], asked):
+        name = name or json.loads(body)["name"]
+        if refused := self.refused(name, asked):
             return refused
+        if name.startswith("forbidden/"):
+            return 403, {"error": {"code": 403, "message": "no permission to create objects"}}, {}
         if kind == "resumable":
-            name = name or json.loads(body)["name"]
             upload_id = f"upload-{len(self.server.uploads)}"
             self.server.uploads[upload_id] = (name, bytearray())
             host = f"http://{self.headers['Host']}/upload/storage/v1/b/bucket/o"

@@ -251,9 +251,10 @@ def next_steps(config: Config, models: list[Model]) -> list[tuple[str, str]]:
     distil = f"bertjax distill --model={models[0].folder} {data}"
     label = f'echo "a quiet masterpiece" | bertjax predict --model={config.out}/bundle'
     gate = f"bertjax verify {config.out}/exported --against {config.out}/stages/{models[1].name}/bundle"
+    here = models[-1].exported and not is_remote(config.out)
     bounds = f"--data {config.data.eval} --max-length {config.data.max_length} --min-speedup 2 --max-drop 1"
     return [
-        *([("Measure the two exported files anew", f"{gate} {bounds}")] if models[-1].exported else []),
+        *([("Measure the two exported files anew", f"{gate} {bounds}")] if here else []),
         ("Label text of your own", label),
         ("Keep one more layer", f"{distil} --student.num_hidden_layers=3 --epochs=4 --out={config.out}-deeper"),
         ("Learn twice as long", f"{distil} --student.num_hidden_layers=2 --epochs=8 --out={config.out}-longer"),

@@ -31,13 +31,13 @@ class Log:
     def __init__(self, folder: Path, label: str, total: int, start: int | None = None, quiet: bool = False):
         from tensorboardX import SummaryWriter
 
-        self._bucket = folder if is_remote(folder) and not quiet else None
-        if is_remote(folder):
+        self._bucket, self._quiet = (folder if is_remote(folder) else None), quiet
+        if self._bucket is not None:
             folder = Path(tempfile.mkdtemp(prefix="bertjax-"))
+            if not quiet and (self._bucket / "metrics.jsonl").is_file():
+                (folder / "metrics.jsonl").write_bytes((self._bucket / "metrics.jsonl").read_bytes())
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        if self._bucket is not None and (self._bucket / "metrics.jsonl").is_file():
-            (folder / "metrics.jsonl").write_bytes((self._bucket / "metrics.jsonl").read_bytes())
         self._file = Path(os.devnull if quiet else folder / "metrics.jsonl").open("a", encoding="utf-8")  # noqa: SIM115
         self._board = SummaryWriter(str(folder / "tensorboard"), write_to_disk=not quiet, flush_secs=30)
         self._progress = None if start is None or quiet else Progress(label, total, start)
@@ -70,11 +70,11 @@ class Log:
         self._board.close()
         if self._bucket is not None:
             self.keep()
-            shutil.rmtree(self._folder)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def keep(self) -> None:
         """Whatever happens to this machine now, what was said so far is not lost with it."""
-        if self._bucket is None:
+        if self._bucket is None or self._quiet:
             return
         self._board.flush()
         try:

@@ -96,16 +96,18 @@ def readable_errors(folder: epath.Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if (reason := _reason(error)) is None:
+        if (reason := _reason(error, is_remote(folder))) is None:
             raise
         hint = "The checkpoints already there are untouched: make room or choose another folder, and run again."
         raise UserError(f"cannot write checkpoints to {folder}: {reason}.\n{hint}") from error
 
 
-def _reason(error: BaseException | None) -> str | None:
+def _reason(error: BaseException | None, remote: bool) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return os.strerror(error.errno)
+        if isinstance(error, OSError) and remote:  # a bucket answers in words
+            return str(error)[:200]
         if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's ValueError
             return os.strerror(int(code[1]))
         error = error.__cause__ or error.__context__

@@ -8,7 +8,6 @@ import argparse
 import inspect
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 
@@ -18,11 +17,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
     parser = argparse.ArgumentParser(prog, description=inspect.cleandoc(__doc__ or ""), formatter_class=layout)
     parser.add_argument("model", metavar="BUNDLE", help="the model: a folder, or hf:NAME")
     parser.add_argument("--to", default="onnx", metavar="FORMAT", help="onnx (default), stablehlo or huggingface")
-    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder to write")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     about = "huggingface: floating point for integers, which plain transformers does not know"
     parser.add_argument("--dequantise", action="store_true", help=about)
     given = parser.parse_args(argv)
     from bertjax.errors import UserError
+    from bertjax.paths import local
 
     try:
         from bertjax.export.folder import FILES, export
@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
     except ModuleNotFoundError as missing:
         print(f"an export to {given.to} needs {missing.name}: pip install 'bertjax[export]'", file=sys.stderr)
         sys.exit(2)
-    size = sum(file.stat().st_size for file in given.out.iterdir()) / 1e6
+    size = sum(file.stat().st_size for file in local(given.out).iterdir()) / 1e6
     print(
-        f"{given.out / FILES[given.to]}: the folder has {size:.1f} MB; differs from JAX by {distance:.1g} of its output"
+        f"{given.out}/{FILES[given.to]}: the folder has {size:.1f} MB; differs from JAX by {distance:.1g} of its output"
     )
     sys.exit(0)
 

@@ -27,16 +27,24 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.verif
 
 
 def run(given: argparse.Namespace) -> int:
+    from bertjax.errors import UserError
+    from bertjax.paths import is_remote
     from bertjax.text.tasks import Task
     from bertjax.verify import Bounds, compare, verdict
     from bertjax.verify.words import lines
 
+    for folder in (given.new, given.against, given.parity):
+        if folder and is_remote(folder):
+            raise UserError(
+                f"{folder}: what ships is measured as files of this machine. Copy the whole run here first:\n"
+                "  gcloud storage cp --recursive gs://BUCKET/RUN ."
+            )
     measured = compare(
-        given.new,
-        given.against,
+        Path(given.new),
+        Path(given.against),
         given.data,
         Task(kind=given.kind, text=given.text, text_pair=given.text_pair, label=given.label, metric=given.metric),
-        parity=given.parity,
+        parity=Path(given.parity) if given.parity else None,
         max_length=given.max_length,
         threads=given.threads,
         rounds=given.rounds,
@@ -51,13 +59,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog, description=inspect.cleandoc(__doc__ or ""), formatter_class=layout)
     add = parser.add_argument
-    add("new", metavar="NEW", type=Path, help="folder with model.onnx, or a bundle")
-    add("--against", metavar="OLD", type=Path, required=True, help="what NEW is compared with: a folder of either kind")
+    add("new", metavar="NEW", help="folder with model.onnx, or a bundle")
+    add("--against", metavar="OLD", required=True, help="what NEW is compared with: a folder of either kind")
     add("--data", metavar="FILE", required=True, help="labelled texts: a file, tfds:NAME/SPLIT, or demo")
     add("--min-speedup", metavar="X", type=float, help="OLD's median time for one text over NEW's, at least")
     add("--max-drop", metavar="POINTS", type=float, help="points of the score that NEW may lie below OLD")
     add("--max-mb", metavar="N", type=float, help="megabytes (10^6 bytes) of all files that ship")
-    add("--parity", metavar="BUNDLE", type=Path, help="the bundle NEW was exported from, to be run in JAX beside it")
+    add("--parity", metavar="BUNDLE", help="the bundle NEW was exported from, to be run in JAX beside it")
     add("--text", metavar="COLUMN", help="column of the text; found by its usual names")
     add("--text-pair", metavar="COLUMN", help="column of the second text, for tasks on pairs")
     add("--label", metavar="COLUMN", help="column of the answer; found by its usual names")

@@ -238,7 +238,6 @@ MISTAKES = {
     "steps and epochs": (["--epochs=1"], "give one of the two"),
     "devices": (["--sharding.data=3"], "number of devices"),
     "no room": (["--out=/proc/nowhere"], "cannot write"),
-    "a bucket": (["--out=gs://bucket/run"], "mount the bucket"),
 }
 
 

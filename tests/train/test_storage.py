@@ -88,3 +88,73 @@ def test_another_command_on_the_same_place_is_refused(resumed: Storage):
     done = run("finetune", *flags("gs://bucket", "run", "--seed=1"), check=False)
     assert done.returncode == 2
     assert "seed: 0 -> 1" in done.stderr
+
+
+def test_a_compression_in_a_bucket_leaves_stages_a_report_and_what_ships(work: Path, bucket: Storage):
+    config = work / "trial.py"
+    config.write_text(TRIAL)
+    flags_of = [flag for flag in flags("gs://bucket", "small") if "steps" not in flag and "every" not in flag]
+    done = run("compress", f"--config={config}", *[flag for flag in flags_of if "learning_rate" not in flag])
+    assert "the report: gs://bucket/small/report.md" in done.stderr
+    report = json.loads(bucket.objects["small/report.json"].content)
+    folders = {row["name"]: row["bundle"] for row in report["rows"]}
+    assert folders["teacher"] == "stages/1-teacher/bundle"
+    assert folders["onnx"] == "stages/4-onnx/bundle"
+    assert bucket.objects["small/report.png"].content.startswith(b"\x89PNG")
+    assert b"bertjax.load" in bucket.objects["small/stages/3-pruned/bundle/README.md"].content
+    assert len(bucket.objects["small/stages/2-augmented/augmented.jsonl"].content.splitlines()) > 96
+    assert not bucket.names("small/stages/2-augmented/parts/")
+    for name in ("bundle/model.safetensors", "exported/model.onnx"):
+        assert f"small/{name}" in bucket.names()
+    shipped = json.loads(bucket.objects["small/exported/report.json"].content)
+    assert "." in {row["bundle"] for row in shipped["rows"]}
+    assert json.loads(bucket.objects["small/exported/config.json"].content)["bertjax"]["bundle"] == "../bundle"
+
+
+TRIAL = """
+from bertjax.distill.student import Student
+from train.augment import Augment
+from train.compress import Config
+from train.distill import Distill
+from train.export import Export
+from train.finetune import Finetune
+from train.optimiser import Optimiser
+from train.prune import Prune
+
+fast = Optimiser(learning_rate=0.01)
+config = Config(stages=(
+    Finetune(steps=8, save_every=4, optimiser=fast),
+    Augment(substitutes="neighbours", copies=2),
+    Prune(steps=8, save_every=4, optimiser=fast, heads=0.5),
+    Export(),
+))
+"""
+
+
+def test_a_model_in_a_bucket_is_measured_and_asked(resumed: Storage, work: Path):
+    place = "gs://bucket/run/bundle"
+    data = ["--data.train=gs://bucket/train.tsv", "--data.eval=gs://bucket/eval.tsv", "--data.max_length=16"]
+    run("evaluate", f"--model={place}", "--against", "gs://bucket/run/bundle", *data, "--out=gs://bucket/compared")
+    assert "compared/report.md" in resumed.names()
+    resumed.put("texts.txt", b"the lovely film\na dull story\n")
+    run("predict", f"--model={place}", "--input=gs://bucket/texts.txt", "--out=gs://bucket/answers.jsonl")
+    answers = [json.loads(line) for line in resumed.objects["answers.jsonl"].content.splitlines()]
+    assert [answer["text"] for answer in answers] == ["the lovely film", "a dull story"]
+
+
+MISTAKES = {
+    "no such bucket": (["--out=gs://nowhere/run"], "gs://nowhere cannot be read"),
+    "no permission": (["--out=gs://bucket/forbidden/run"], "cannot write to gs://bucket/forbidden/run: Forbidden"),
+    "no such model": (["--model=gs://bucket/nowhere"], "no model folder at gs://bucket/nowhere"),
+    "no such file": (["--data.train=gs://bucket/nowhere.tsv"], "gs://bucket/nowhere.tsv: no such file"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_about_a_bucket_ends_in_a_few_clear_lines(case: str, work: Path):
+    more, expected = MISTAKES[case]
+    done = run("finetune", *flags("gs://bucket", "mistake"), *more, check=False)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 5
