@@ -7,7 +7,8 @@ the bucket holds another; `replaced` and `added` give a folder to fill, which is
 machine all of them give that path itself, so nothing is copied where there is no bucket.
 
 A folder in a bucket is replaced object by object, its `config.json` deleted first and written last: without one, it is
-no model.
+no model. So a process that is killed meanwhile leaves neither the old one nor the new one, and the same command again
+writes it anew from the last checkpoint.
 """
 
 import contextlib
@@ -81,7 +82,8 @@ def names(folder: Given) -> Iterator[str]:
 
 
 def local(path: Given) -> Path:
-    """A file, or a folder with the files that lie in it (not those in folders of its own), on this machine.
+    """A file, or a folder with the files that lie in it (not those in folders of its own), on this machine. Copies of
+    what the bucket held before stay in the cache until somebody deletes them.
 
     Raises:
       UserError: There is nothing at that place of the bucket, or it changes while it is copied.
@@ -228,8 +230,9 @@ def _client(bucket: str) -> Any:
     import fsspec
     import fsspec.config
 
-    # Others write there too (TensorStore in this process), so no listing is kept. The client's options are those of
-    # etils', so that it is the same client and this holds there too.
+    # Others write there too (TensorStore in this process), so no listing is kept. With these options the client is the
+    # one that etils uses where TensorFlow is out of the way, so that this holds there too.
+    os.environ.setdefault("EPATH_USE_TF", "false")
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     client = fsspec.filesystem("gcs", finalize_on_close=True)
     try:

@@ -320,7 +320,7 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     note("measuring: scores and their intervals")
     rows, best = method_rows(task.metric, gold, methods)
     tokens, on, found = machine_costs(bench, {m.name: folder_of(bench, m) for m in methods if m.runs})
-    source = Path(config.data.eval).name if Path(config.data.eval).exists() else config.data.eval
+    source = Path(config.data.eval).name if at(config.data.eval).exists() else config.data.eval
     words = sys.argv[1:]
     again = [w for before, w in zip(["", *words], words, strict=False) if "--out" not in (before, w.split("=")[0])]
     return Comparison(

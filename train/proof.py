@@ -45,7 +45,7 @@ def prove(
     from .run import read_record, versions
 
     _, task = open_model(str(models[0].folder), training_task(data), 0)
-    source = Path(data.eval).name if Path(data.eval).exists() else data.eval
+    source = Path(data.eval).name if at(data.eval).exists() else data.eval
     entries: list[Any] = []
     splits: dict[str, Any] = {}
     gold: Any = None

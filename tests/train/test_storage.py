@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import bertjax
+from bertjax import checkpoint
 from tests.gcs import Storage
 from tests.train.tiny import ROOT, metrics, run, script, weights, write_model, write_table
 
@@ -44,7 +45,7 @@ def uncut(work: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def resumed(work: Path, bucket: Storage) -> Storage:
-    """The same run in the bucket, killed after a checkpoint and started again."""
+    """The same run in the bucket, killed and started again; meanwhile its newest step is damaged, one half there."""
     with subprocess.Popen(script("finetune", *flags("gs://bucket", "run")), cwd=ROOT, stderr=subprocess.PIPE) as first:
         while first.poll() is None and "run/checkpoints/8/commit_success.txt" not in bucket.names():
             time.sleep(0.01)
@@ -52,6 +53,10 @@ def resumed(work: Path, bucket: Storage) -> Storage:
     assert first.returncode == -signal.SIGKILL, first.stderr
     assert "run/run.json" in bucket.names()
     assert not bucket.names("run/bundle")
+    newest = max(checkpoint.steps("gs://bucket/run/checkpoints"))
+    for name in bucket.names(f"run/checkpoints/{newest}/state/d/"):
+        bucket.put(name, bucket.objects[name].content[:-1] + b"?")
+    bucket.put("run/checkpoints/36/_CHECKPOINT_METADATA", b"{}")
     run("finetune", *flags("gs://bucket", "run"))
     return bucket
 
@@ -68,9 +73,13 @@ def lines_of(bucket: Storage, out: str) -> list[dict]:
 
 def test_its_metrics_show_the_restart_and_lack_nothing_that_a_checkpoint_promised(resumed: Storage, uncut: Path):
     lines = lines_of(resumed, "run")
-    events = [(line["event"], line["step"]) for line in lines if line.get("event") in ("start", "restart")]
-    assert [event for event, _ in events] == ["start", "restart"]
-    assert events[1][1] >= 8
+    start, restart = [line for line in lines if line.get("event") in ("start", "restart")]
+    assert (start["event"], restart["event"]) == ("start", "restart")
+    assert restart["step"] >= 4
+    damaged, half = restart["skipped"][0], restart["skipped"][-1]
+    assert damaged.startswith(f"step {restart['step'] + 4}: ")
+    assert half == "step 36: half-written"
+    assert resumed.names(f"run/checkpoints/bad-{restart['step'] + 4}/")
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     assert losses == {line["step"]: line["loss"] for line in metrics(uncut) if "loss" in line}
     boards = [name for name in resumed.names("run/tensorboard/") if "tfevents" in name]
