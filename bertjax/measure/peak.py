@@ -8,6 +8,8 @@ work to do that is what is left, and a share of it says how well the step uses t
 import time
 from typing import Any, NamedTuple
 
+from bertjax.chips import CHIPS
+
 
 class Peak(NamedTuple):
     """Products and sums per second on one device, and where the number is from."""
@@ -18,10 +20,7 @@ class Peak(NamedTuple):
 
 BFLOAT16 = {
     "TPU v3": 61.5e12,  # jax's device is one of a chip's two cores here
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
+    **{chip.device_kind: chip.flops for chip in CHIPS.values()},
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from bertjax.chips import CHIPS, topology
 from bertjax.errors import UserError
 from bertjax.measure.cost import forward_cost, peak_memory, stored_bytes
+from bertjax.measure.peak import BFLOAT16
 from bertjax.model import BertConfig, abstract_params, build
 from bertjax.params import count
 
@@ -80,3 +82,17 @@ def test_stored_bytes_are_those_of_the_weight_files(tmp_path):
     assert stored_bytes(tmp_path) == 730
     with pytest.raises(UserError, match=r"no \.safetensors"):
         stored_bytes(tmp_path / "nowhere")
+
+
+def test_a_topology_has_chips_along_axes_and_links_between_them():
+    assert topology("v5e:2x4").links == 3
+    assert topology("v5p:2x2x1").links == 2
+    assert topology("v6e:1x1").links == 0
+    assert CHIPS["v5p"].device_kind == "TPU v5"
+    assert BFLOAT16["TPU v6 lite"] == topology("v6e:16x16").chip.flops
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e:2", "v5e:2x2x1", "v5p:2x2", "v7:2x2", "v5e:0x4", "2x4"])
+def test_what_is_no_topology_is_answered_with_some(name: str):
+    with pytest.raises(UserError, match=r"no TPU topology: expected v5e:2x4"):
+        topology(name)
