@@ -114,7 +114,7 @@ def fit(
     from .log import Log
     from .processes import does
     from .run import update_record
-    from .sharding import put_batch, state_shardings
+    from .sharding import gathered, put_batch, state_shardings
     from .step import init_state, make_step
 
     if not all(np.issubdtype(leaf.dtype, np.floating) for leaf in jax.tree.leaves(params)):
@@ -133,7 +133,7 @@ def fit(
     shardings = state_shardings(shapes, mesh)
     dropout_key = jax.random.fold_in(jax.random.key(training.seed), 1)
     step_function = jax.jit(
-        make_step(objective, optimiser, dropout_key, training.micro_batches),
+        make_step(gathered(objective, mesh), optimiser, dropout_key, training.micro_batches),
         donate_argnums=0,
         out_shardings=(shardings, None),
     )

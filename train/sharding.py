@@ -1,11 +1,11 @@
 """One mesh with two named axes, and where every array lies on it.
 
 `data` copies the model and divides the batch; `parameters` divides the model as well (each leaf along its longest axis
-that can be divided) and gathers it layer by layer, as FSDP does. `jit` with `NamedSharding` does all communication.
+that can be divided) and gathers it for each pass, as FSDP does. `jit` with `NamedSharding` does all communication.
 Two numbers in a config say how many devices go to each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +28,16 @@ class Sharding:
                 "parameters from 1"
             )
 
-    def mesh(self) -> Any:
-        """The mesh over the devices of all processes; a single process may use fewer than it has.
+    def mesh(self, devices: Any = None) -> Any:
+        """The mesh over the devices of all processes, or over those given; a single process may use fewer than it has.
 
         Raises:
           UserError: The two numbers ask for devices that are not there, or leave out those of another process.
         """
         import jax
 
-        count = jax.device_count()
+        devices = devices or jax.devices()
+        count = len(devices)
         data = self.data or max(1, count // self.parameters)
         used = data * self.parameters
         if used > count or (used < count and (jax.process_count() > 1 or not self.data)):
@@ -44,7 +45,7 @@ class Sharding:
                 f"--sharding.data={self.data} --sharding.parameters={self.parameters}: their product must be the "
                 f"number of devices, {count}."
             )
-        return mesh_over(jax.devices()[:used], data, self.parameters)
+        return mesh_over(devices[:used], data, self.parameters)
 
 
 def mesh_over(devices: Sequence[Any], data: int, parameters: int) -> Any:
@@ -92,10 +93,31 @@ def state_shardings(shapes: Any, mesh: Any) -> Any:
     return jax.tree.map(place, shapes)
 
 
-def put_batch(batch: dict[str, Any], mesh: Any) -> dict[str, Any]:
-    """A process's rows as global arrays, divided over all devices along the first axis."""
+def gathered(objective: Callable, mesh: Any) -> Callable:
+    """The objective, of parameters that are gathered for it where they are divided.
+
+    Left to itself, XLA (of jax 0.10) leaves them where they are and brings the activations of the whole batch to them:
+    more traffic, and more products, as each device computes for the rows of others.
+    """
+    if mesh.shape["parameters"] == 1:
+        return objective
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    rows = NamedSharding(mesh, PartitionSpec(("data", "parameters")))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return lambda params, extra, *others: objective(*jax.lax.with_sharding_constraint((params, extra), whole), *others)
+
+
+def rows_on(mesh: Any) -> Any:
+    """Where the rows of a batch lie: divided over all devices along the first axis."""
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    return NamedSharding(mesh, PartitionSpec(("data", "parameters")))
+
+
+def put_batch(batch: dict[str, Any], mesh: Any) -> dict[str, Any]:
+    """A process's rows as global arrays."""
+    import jax
+
+    rows = rows_on(mesh)
     return {name: jax.make_array_from_process_local_data(rows, array) for name, array in batch.items()}

@@ -11,7 +11,7 @@ import pytest
 from bertjax.losses import classification
 from bertjax.model import BertConfig, build
 from tests.tolerances import SAME_MATHS
-from train.sharding import Sharding, put_batch, state_shardings
+from train.sharding import Sharding, gathered, put_batch, state_shardings
 from train.step import Term, init_state, make_step
 
 KEY = jax.random.key(0)
@@ -118,7 +118,7 @@ def losses_on(sharding: Sharding, steps: int) -> list[float]:
     start = lambda p: init_state(p, {}, {}, tx)  # noqa: E731
     shardings = state_shardings(jax.eval_shape(start, params()), mesh)
     state = jax.jit(start, out_shardings=shardings)(params())
-    step = jax.jit(make_step(objective, tx, KEY), donate_argnums=0, out_shardings=(shardings, None))
+    step = jax.jit(make_step(gathered(objective, mesh), tx, KEY), donate_argnums=0, out_shardings=(shardings, None))
     losses = []
     for i in range(steps):
         state, metrics = step(state, put_batch(batch(16, seed=i), mesh), {})

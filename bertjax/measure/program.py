@@ -1,0 +1,263 @@
+"""What is in a compiled program, read off its optimised HLO: products, traffic between devices, traffic to memory.
+
+XLA's own count (`cost_analysis`) takes the body of a loop once, says nothing about the interconnect and does not tell a
+float32 product from one in bfloat16. The text says all of that, once it is known how often each computation runs. The
+price is a reader of a format that nobody promises to keep; tests hold it against small programs and closed forms.
+
+All numbers are of one device: the program is the same on all, and its shapes are those of a device's part.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
+ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?")
+CALLS = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.-]+)")
+BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+# Neither these nor what they name are moved: they say how arrays that are there hang together.
+NO_TRAFFIC = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
+
+
+class Array(NamedTuple):
+    dtype: str
+    shape: tuple[int, ...]
+    in_memory: bool
+    """Whether it lies in the device's main memory (HBM), and not in a faster one beside the processor."""
+
+    @property
+    def bytes(self) -> int:
+        digits = re.search(r"\d+", self.dtype)  # none in pred and token
+        return math.prod(self.shape) * max(1, int(digits[0]) // 8 if digits else 1)
+
+
+class Instruction(NamedTuple):
+    name: str
+    kind: str
+    results: tuple[Array, ...]
+    operands: tuple[str, ...]
+    attributes: str
+    computation: str
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.bytes for array in self.results)
+
+
+class Product(NamedTuple):
+    """A matrix product, convolutions included, as TPUs compute all of them."""
+
+    site: str
+    """The scope it is in: the site that the model names, or the end of the path that jax gives it."""
+    dtypes: tuple[str, ...]
+    """Of what is multiplied."""
+    flops: int
+    """Two for each multiply and add; of one run."""
+    times: int
+    """How often it runs in a step."""
+
+
+class Moved(NamedTuple):
+    """What one kind of collective takes."""
+
+    count: int
+    payload: float
+    """Bytes of what is reduced or gathered, whole."""
+    sent: float
+    """Bytes that a device sends, in rings: (n - 1) / n of the payload among n devices, twice that to reduce all."""
+
+
+class Program:
+    """The instructions of an optimised HLO module, and how often each runs."""
+
+    def __init__(self, text: str):
+        self.instructions: dict[str, Instruction] = {}
+        computation, order = "", []
+        for line in text.splitlines():
+            if found := COMPUTATION.match(line):
+                computation = found[1]
+                order.append(computation)
+            elif found := INSTRUCTION.match(line):
+                name, results, kind, rest = found.groups()
+                operands, _, attributes = rest.partition(")") if kind == "constant" else split_operands(rest)
+                arrays = tuple(array_of(*array) for array in ARRAY.findall(results))
+                names = tuple(re.findall(r"%([\w.-]+)", operands))
+                self.instructions[name] = Instruction(
+                    name, kind, arrays, names, operands if kind == "constant" else attributes, computation
+                )
+        self.times = self._times(order)
+
+    def _times(self, order: list[str]) -> dict[str, int]:
+        """How often each computation runs; a caller stands below what it calls, and the entry last. Of a conditional
+        every branch counts."""
+        inside: dict[str, list[Instruction]] = {name: [] for name in order}
+        for instruction in self.instructions.values():
+            inside[instruction.computation].append(instruction)
+        self.inside = inside
+        times = dict.fromkeys(order, 0)
+        times[order[-1]] = 1
+        for name in reversed(order):
+            for instruction in inside[name]:
+                rounds = self.rounds(instruction) if instruction.kind == "while" else 1
+                for called in called_by(instruction):
+                    times[called] = times.get(called, 0) + times[name] * rounds
+        return times
+
+    def rounds(self, loop: Instruction) -> int:
+        """How often the body of a loop runs: said by XLA, or the number that a counter from 0 is compared with. Of a
+        loop that ends by what it computes, 1."""
+        if said := re.search(r'"?known_trip_count"?:\{"n":"(\d+)"', loop.attributes):
+            return int(said[1])
+        condition = re.search(r"condition=%?([\w.-]+)", loop.attributes)
+        parts = self.inside.get(condition[1], []) if condition else []
+        limits = [int(part.attributes) for part in parts if part.kind == "constant" and part.attributes.isdigit()]
+        compared = [part for part in parts if part.kind == "compare" and "direction=LT" in part.attributes]
+        return limits[0] if len(limits) == len(compared) == 1 else 1
+
+    @cached_property
+    def products(self) -> list[Product]:
+        """Every matrix product that runs."""
+        found = []
+        for one in self.instructions.values():
+            if one.kind in ("dot", "convolution") and (times := self.times[one.computation]):
+                left, right = (self.instructions[name].results[0] for name in one.operands[:2])
+                flops = (dot_flops if one.kind == "dot" else convolution_flops)(one, left, right)
+                found.append(Product(site_of(one.attributes), (left.dtype, right.dtype), flops, times))
+        return found
+
+    @property
+    def flops(self) -> int:
+        """Of all matrix products; what is done element by element is left out, as a matrix unit does none of it."""
+        return sum(product.flops * product.times for product in self.products)
+
+    def collectives(self, devices: int) -> dict[str, Moved]:
+        """By kind, in the order of `COLLECTIVES`, those that there are.
+
+        One that is spread over several fusions, so that it can run beside them, stands in each of them under one
+        channel; it is counted once.
+        """
+        found: dict[str, list[float]] = {}
+        seen = set()
+        for one in self.instructions.values():
+            kind = one.kind.removesuffix("-start")
+            channel = re.search(r"channel_id=(\d+)", one.attributes)
+            if kind not in COLLECTIVES or (channel and channel[1] in seen) or not self.times[one.computation]:
+                continue
+            if channel:
+                seen.add(channel[1])
+            operands = sum(self.instructions[name].bytes for name in one.operands if name in self.instructions)
+            n = group_size(one.attributes, devices)
+            # What comes out of `-start` holds what went in as well, so sizes are taken from what goes in.
+            payload = operands * n if kind == "all-gather" else operands
+            ring = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1}.get(kind, (n - 1) / n)
+            times, before = self.times[one.computation], found.setdefault(kind, [0, 0.0, 0.0])
+            for place, value in enumerate((1, payload, payload * ring)):
+                before[place] += times * value
+        return {kind: Moved(int(found[kind][0]), *found[kind][1:]) for kind in COLLECTIVES if kind in found}
+
+    @property
+    def memory_traffic(self) -> int:
+        """Bytes that go to and from main memory: what every instruction outside of fusions reads and writes there.
+
+        Whole arrays: where only rows of one are read (a look-up in a table) that is too much.
+        """
+        fused = {name for one in self.instructions.values() for name in called_by(one) if one.kind not in CONTROL}
+        total = 0
+        for one in self.instructions.values():
+            times = self.times[one.computation]
+            if one.computation in fused or one.kind in NO_TRAFFIC or one.kind.endswith("-done") or not times:
+                continue
+            read = [array for name in one.operands for array in self.instructions[name].results]
+            written = () if one.kind.endswith("-start") and one.kind != "copy-start" else one.results
+            if one.kind == "copy-start":  # (where to, where from, a signal)
+                read, written = [], one.results[:2]
+            total += times * sum(array.bytes for array in (*read, *written) if array.in_memory)
+        return total
+
+
+CONTROL = ("while", "conditional", "call")
+
+
+def called_by(one: Instruction) -> Iterator[str]:
+    """The computations that an instruction runs; a loop's body, but not its condition."""
+    yield from CALLS.findall(one.attributes)
+    for names in BRANCHES.findall(one.attributes):
+        yield from re.findall(r"%?([\w.-]+)", names)
+
+
+def split_operands(rest: str) -> tuple[str, str, str]:
+    """What is in an instruction's brackets, and what follows them."""
+    depth = 1
+    for place, letter in enumerate(rest):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return rest[:place], ")", rest[place + 1 :]
+    return rest, "", ""
+
+
+def array_of(dtype: str, sizes: str, layout: str) -> Array:
+    """An array of a result's type; TPUs write the memory space other than HBM as S(n) into its layout."""
+    return Array(dtype, tuple(map(int, filter(None, sizes.split(",")))), "S(" not in layout)
+
+
+def group_size(attributes: str, devices: int) -> int:
+    """Devices that one collective runs among, in any of the forms in which HLO writes them."""
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", mesh[2]))
+    if tiled := re.search(r"replica_groups=\[([\d,]+)\]<=", attributes):
+        return int(tiled[1].split(",")[-1])
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
+    return listed[1].count(",") + 1 if listed else devices
+
+
+def dot_flops(one: Instruction, left: Array, right: Array) -> int:
+    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
+    axes = [int(axis) for axis in contracted[1].split(",") if axis] if contracted else []
+    return 2 * math.prod(one.results[0].shape) * math.prod(left.shape[axis] for axis in axes)
+
+
+def convolution_flops(one: Instruction, left: Array, right: Array) -> int:
+    """Two for every multiply and add whose inputs exist: TPUs write batched products as convolutions over inputs that
+    are spread out with holes, where most of the window meets nothing."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
+    assert labels is not None, one
+    inputs, kernel, results = labels.groups()
+    given = re.search(r"window=\{([^}]*)\}", one.attributes)
+    window = dict(part.split("=") for part in given[1].split()) if given else {}
+    taken = 1
+    for place, axis in enumerate(axis for axis in sorted(results) if axis.isdigit()):
+        steps = {name: int(value.split("x")[place]) for name, value in window.items() if "dilat" in name}
+        stride = int(window["stride"].split("x")[place]) if "stride" in window else 1
+        low = int(window["pad"].split("x")[place].split("_")[0]) if "pad" in window else 0
+        size, spread = left.shape[inputs.index(axis)], steps.get("lhs_dilate", 1)
+        taps, apart = right.shape[kernel.index(axis)], steps.get("rhs_dilate", 1)
+        positions = range(one.results[0].shape[results.index(axis)])
+        reached = (place * stride + tap * apart - low for place in positions for tap in range(taps))
+        taken *= sum(at % spread == 0 and 0 <= at < (size - 1) * spread + 1 for at in reached)
+    rows, columns = (one.results[0].shape[results.index(axis)] for axis in "bf")
+    return 2 * rows * columns * right.shape[kernel.index("i")] * taken
+
+
+def site_of(attributes: str) -> str:
+    """Where an instruction is from: the site in brackets that products carry, with * for the number of the step, or the
+    last two scopes of the path. A gradient is named as one."""
+    found = re.search(r'op_name="([^"]*)"', attributes)
+    path = found[1] if found else ""
+    sites = re.findall(r"\[([^\]]+)\]", path)
+    scopes = [re.sub(r"^(?:transpose\(|jvp\()*|\)*$", "", scope) for scope in path.split("/")[1:-1]]
+    name = re.sub(r"step_\d+", "step_*", sites[-1]) if sites else "/".join(filter(None, scopes[-2:]))
+    return ("gradient of " if "transpose(" in path else "") + (name or "no scope")
+
+
+def by_site(products: list[Product]) -> Counter:
+    """How many products of each site run."""
+    counted: Counter = Counter()
+    for product in products:
+        counted[product.site] += product.times
+    return counted
