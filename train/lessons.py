@@ -22,11 +22,14 @@ class Lessons(NamedTuple):
 
     def terms(self, extra: Any, guess: Any, said: Sequence[Any], batch: Any) -> dict[str, Any]:
         """The terms of an objective, from the student's output and those of the teachers: the mean over teachers."""
+        import jax
+
         from .step import Term
 
         found = {}
         for name, (loss, teacher, formula) in self.each.items():
-            total, weight = formula(extra[name], guess, said[teacher], batch)
+            with jax.named_scope(f"[{name}]"):  # as products of the model name theirs
+                total, weight = formula(extra[name], guess, said[teacher], batch)
             found[name] = Term(total, weight, loss.weight / self.teachers)
         return found
 

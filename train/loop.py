@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from bertjax.chips import topology
 from bertjax.errors import UserError
 from bertjax.paths import added
 
@@ -52,6 +53,9 @@ class Training:
     profile: str | None = None
     """Steps to record, as in 20:25, for TensorBoard and Perfetto: OUT/profile. They are counted from where this process
     begins, so that a resumed run is recorded as well."""
+    compile_only: str | None = None
+    """Train nothing and write nothing: compile the step for so many TPUs, v5e:2x4 for one, on any machine, and say what
+    it takes and whether it fits."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
@@ -64,6 +68,8 @@ class Training:
             raise UserError(f"--profile={self.profile}: expected START:STOP, as in 20:25")
         if self.batch_size % self.micro_batches:
             raise UserError(f"--micro_batches={self.micro_batches} does not divide --batch_size={self.batch_size}")
+        if self.compile_only is not None:
+            topology(self.compile_only)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         if self.steps is not None:
@@ -111,6 +117,7 @@ def fit(
 
     from bertjax.checkpoint import Checkpoints
 
+    from .compile_only import compile_and_leave, tpu_devices
     from .log import Log
     from .processes import does
     from .run import update_record
@@ -122,7 +129,7 @@ def fit(
     total = training.total_steps(batches.steps_per_epoch)
     optimiser = training.optimiser.build(total, {"params": params, "extra": extra}, phases)
     schedule = training.optimiser.schedule(total, phases)
-    mesh = training.sharding.mesh()
+    mesh = training.sharding.mesh(tpu_devices(training.compile_only) if training.compile_only else None)
     if training.batch_size // training.micro_batches % mesh.size:
         raise UserError(
             f"--batch_size={training.batch_size} in {training.micro_batches} micro-batches does not divide over "
@@ -137,6 +144,8 @@ def fit(
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
+    if training.compile_only:
+        compile_and_leave(training, step_function, shapes, shardings, prepare(batches.longest()), constants or {}, mesh)
     constants = jax.device_put(constants or {}, NamedSharding(mesh, PartitionSpec()))
     with Checkpoints(out / "checkpoints", keep=2, every=training.save_every) as checkpoints, StopSignal() as stop:
         template = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, shardings)

@@ -48,6 +48,11 @@ def run(script: str, argv: Sequence[str] | None = None, prog: str | None = None)
     try:
         together, argv = take_group("processes", Processes(), argv)
         config = parse(module.Config, argv, module.__doc__ or "", prog or f"python -m {module.__name__}")
+        if getattr(config, "compile_only", None):
+            from .compile_only import aside
+
+            aside(module.main, config)
+            sys.exit(0)
         processes.join(together)
         if getattr(module, "TRAINS", True):
             module.main(config)

@@ -44,7 +44,8 @@ def steps_per_epoch(encoded: Encoded, batch_size: int) -> int:
 class BatchIterator(Iterator[Batch]):
     """Batches by number, made ahead of time in threads; its position is a small dict of plain values.
 
-    `make(k)` is batch k and must depend on k alone. `identity` is what that order depends on (data, seed, sizes): it
+    `make(k)` is batch k and must depend on k alone. `longest()` is the number of one that no other is longer than; left
+    out, all are of one length. `identity` is what that order depends on (data, seed, sizes): it
     is part of the state, and a state of another identity is refused.
     """
 
@@ -57,11 +58,12 @@ class BatchIterator(Iterator[Batch]):
         epochs: int | float | None,
         start: int,
         threads: int,
+        longest: Callable[[], int] = lambda: 0,
     ):
         import grain  # takes two seconds, because it imports jax
 
         self.steps_per_epoch = steps_per_epoch
-        self._identity = identity
+        self._make, self._longest, self._identity = make, longest, identity
         total = _ENDLESS if epochs is None else max(1, round(epochs * steps_per_epoch))
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
         self._batches = iter(grain.MapDataset.range(total).map(make).to_iter_dataset(options))
@@ -69,6 +71,10 @@ class BatchIterator(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         return next(self._batches)
+
+    def longest(self) -> Batch:
+        """A batch of the greatest length, wherever it stands; the iterator stays where it is."""
+        return self._make(self._longest())
 
     def get_state(self) -> dict[str, Any]:
         """Where the iterator stands, as JSON can hold it: `next_batch` and the identity of the order."""
@@ -120,7 +126,16 @@ def batches(
         "batch_size": batch_size,
         "buckets": list(buckets),
     }
-    return BatchIterator(make, identity, steps_per_epoch=steps, epochs=epochs, start=start, threads=threads)
+    of_greatest_length = lambda: int(plan(0).lengths.argmax())  # noqa: E731
+    return BatchIterator(
+        make,
+        identity,
+        steps_per_epoch=steps,
+        epochs=epochs,
+        start=start,
+        threads=threads,
+        longest=of_greatest_length,
+    )
 
 
 def eval_batches(

@@ -114,7 +114,10 @@ def pretraining_batches(
         return lay_out(rows, chosen[step, share], epoch, int(lengths[step]), places)
 
     identity = {**rows.identity, "batch_size": batch_size, "packed": packed}
-    return BatchIterator(make, identity, steps_per_epoch=steps, epochs=None, start=start, threads=threads)
+    of_greatest_length = lambda: int(plan(0)[1].argmax())  # noqa: E731
+    return BatchIterator(
+        make, identity, steps_per_epoch=steps, epochs=None, start=start, threads=threads, longest=of_greatest_length
+    )
 
 
 def held_out_batches(rows: Rows, batch_size: int) -> Iterator[Batch]:
