@@ -54,9 +54,16 @@ def multi_label(logits: Float[Array, "*rows c"], batch: Batch) -> Sum:
 
 def tokens(logits: Float[Array, "b l c"], batch: Batch) -> Sum:
     """Cross-entropy per labelled piece; -100 marks a piece without a label."""
-    weights = (batch["labels"] >= 0) * batch["weights"][:, None]
+    weights = (batch["labels"] >= 0) * weights_of_pieces(batch)
     labels = jnp.maximum(batch["labels"], 0)
     return weighted(optax.softmax_cross_entropy_with_integer_labels(keep(logits, weights), labels), weights)
+
+
+def weights_of_pieces(batch: Batch) -> Float[Array, "b #l"]:
+    """The weight of the text that each piece belongs to; of a packed row, one of several."""
+    if "segment_ids" not in batch:
+        return batch["weights"][:, None]
+    return jnp.take_along_axis(batch["weights"], jnp.maximum(batch["segment_ids"] - 1, 0), axis=1)
 
 
 def answers(logits: Float[Array, "b l 2"], batch: Batch) -> Sum:

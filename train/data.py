@@ -73,6 +73,30 @@ def open_model(name: str, task: Any, seed: int, **settings: Any) -> tuple[Any, A
     return bundle, task
 
 
+def training_batches(config: Any, encoded: Any, model: Any) -> Any:
+    """What a run learns from, for a model of this `BertConfig`: rows of an example each, those of like length together,
+    or with `config.packed` of several."""
+    from bertjax.text.batches import batches
+    from bertjax.text.buckets import length_buckets
+    from bertjax.text.packing import packed_batches
+
+    from .processes import share
+
+    longest, common = config.data.max_length, {"seed": config.seed, **share()}
+    if not config.packed:
+        buckets = length_buckets(encoded.lengths, longest)
+        return batches(encoded, config.batch_size, buckets=buckets, **common)
+    if model.unpackable:
+        raise UserError(f"--packed: {model.unpackable}; leave it out.")
+    most, limit = encoded.lengths.max(), model.max_position_embeddings
+    if most > limit:
+        raise UserError(
+            f"--data.max_length={longest}: the longest text has {most} pieces, the model {limit} positions; "
+            "give so many, or fewer."
+        )
+    return packed_batches(encoded, config.batch_size, row_length=longest, **common)
+
+
 def predict_split(bundle: Any, split: Split) -> tuple[Any, Any]:
     """Predictions and labels of a split, as the score compares them."""
     from bertjax.predict import run_rows, score_inputs

@@ -31,6 +31,9 @@ class Distill(Training):
     student: Student = field(default_factory=Student)
     losses: tuple[Loss, ...] = (SoftTargets(), HiddenStates())
     """What the student learns from; in a config file, any dataclasses with a weight and a method build."""
+    packed: bool = False
+    """Several short texts in one row, as in finetune; for losses that read nothing of the teacher but its answers, as
+    SoftTargets and HardLabels do. batch_size counts rows."""
     ponder: float = 0.01
     """Price of a step, for a student whose positions halt by themselves."""
     teachers: tuple[str, ...] = ()
@@ -72,13 +75,11 @@ def main(config: Config, score: bool = True) -> None:
     from bertjax.distill.student import sample_batches
     from bertjax.losses import ponder_cost
     from bertjax.prune.masks import apply_masks, nonzero_masks
-    from bertjax.text.batches import batches, inputs_of
-    from bertjax.text.buckets import length_buckets
+    from bertjax.text.batches import inputs_of, places_of
 
-    from .data import read_split, score_of
+    from .data import read_split, score_of, training_batches
     from .lessons import lessons
     from .loop import fit
-    from .processes import share
     from .run import begin, finish, keep, update_record
     from .step import Term
 
@@ -91,8 +92,9 @@ def main(config: Config, score: bool = True) -> None:
     train = read_split(config.data, config.data.train, task, teacher.tokenizer, "train", labelled)
     student = config.student.initialise(teacher, config.seed, train.encoded)
     held_out = read_split(config.data, config.data.eval, task, teacher.tokenizer, "test")
-    buckets = length_buckets(train.encoded.lengths, config.data.max_length)
-    data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **share())
+    if config.packed:
+        check_packing(config, student.config, [t.config for t in teachers])
+    data = training_batches(config, train.encoded, student.config)
 
     taught = lessons(config.losses, student.config, [t.config for t in teachers], config.seed)
     extra = {
@@ -108,12 +110,12 @@ def main(config: Config, score: bool = True) -> None:
     masks = nonzero_masks(student.params, config.keep_zeros) if config.keep_zeros else {}
 
     def learn(params, extra, batch, key):
-        params, inputs = apply_masks(params, batch["masks"]), inputs_of(batch)
+        params, inputs, places = apply_masks(params, batch["masks"]), inputs_of(batch), places_of(batch)
         said = [
-            t.model.apply({"params": own}, *inputs) if s is None else s.output(batch)
+            t.model.apply({"params": own}, *inputs, **places) if s is None else s.output(batch)
             for t, s, own in zip(teachers, stored, batch["teachers"], strict=True)
         ]
-        guess = student.model.apply({"params": params}, *inputs, rngs={"dropout": key})
+        guess = student.model.apply({"params": params}, *inputs, **places, rngs={"dropout": key})
         found = taught.terms(extra, guess, said, batch)
         if guess.trace is not None:
             found["ponder"] = Term(*ponder_cost(guess.trace, batch), config.ponder)
@@ -163,6 +165,26 @@ def open_teachers(config: Config) -> tuple[list[Any], Any]:
             labels = ", ".join(teacher.config.labels), ", ".join(first.config.labels)
             raise UserError(f"{name} has the labels {labels[0]}, {config.model} {labels[1]}: give them one order.")
     return [teacher for teacher, _ in opened], task
+
+
+def check_packing(config: Config, student: Any, teachers: list[Any]) -> None:
+    """What looks inside a teacher takes a row for one text."""
+    from bertjax.errors import UserError
+
+    def looks_inside(loss: Any) -> bool:
+        return not hasattr(loss, "needs") or any(loss.needs(student, teacher) != frozenset() for teacher in teachers)
+
+    inside = [type(loss).__name__ for loss in config.losses if looks_inside(loss)]
+    if config.progressive:
+        inside.append("progressive")
+    if inside:
+        raise UserError(
+            f"--packed: {inside[0]} would take the texts of a row for one; leave it out, or learn from SoftTargets and "
+            "HardLabels alone."
+        )
+    for teacher in teachers:
+        if teacher.unpackable:
+            raise UserError(f"--packed: {teacher.unpackable}, for a teacher too; leave it out.")
 
 
 def layer_by_layer(config: Config, student: Any, teacher: Any, steps_per_epoch: int) -> tuple[Phases | None, Any]:

@@ -25,6 +25,9 @@ class Finetune(Training):
     """What the result is called in the report."""
     student: Student | None = None
     """In a config file: cut the model down to this shape before it is trained."""
+    packed: bool = False
+    """Several short examples in one row of data.max_length pieces, so that next to nothing is padding. batch_size
+    counts rows: divide it by the examples that share one, or a step learns from so many times more."""
     ponder: float = 0.01
     """Price of a step, for a model whose positions halt by themselves."""
 
@@ -49,12 +52,10 @@ def main(config: Config, score: bool = True) -> None:
     import dataclasses
 
     from bertjax.losses import TASK_LOSSES, ponder_cost
-    from bertjax.text.batches import batches, inputs_of
-    from bertjax.text.buckets import length_buckets
+    from bertjax.text.batches import inputs_of, places_of
 
-    from .data import open_model, read_split, score_of, training_task
+    from .data import open_model, read_split, score_of, training_batches, training_task
     from .loop import fit
-    from .processes import share
     from .run import begin, finish, keep
     from .step import Term
 
@@ -67,13 +68,12 @@ def main(config: Config, score: bool = True) -> None:
     if config.student:
         bundle = config.student.initialise(bundle, config.seed, train.encoded)
     held_out = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")
-    buckets = length_buckets(train.encoded.lengths, config.data.max_length)
-    data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **share())
+    data = training_batches(config, train.encoded, bundle.config)
     task_loss = TASK_LOSSES[task.kind]
 
     def objective(params, extra, state, batch, step, key):
-        inputs = inputs_of(batch)
-        output = bundle.model.apply({"params": params}, *inputs, rngs={"dropout": key})
+        inputs, places = inputs_of(batch), places_of(batch)
+        output = bundle.model.apply({"params": params}, *inputs, **places, rngs={"dropout": key})
         terms = {"task": Term(*task_loss(output.logits, batch))}
         if output.trace is not None:
             terms["ponder"] = Term(*ponder_cost(output.trace, batch), config.ponder)

@@ -37,7 +37,7 @@ class Training:
     epochs: float | None = None
     """Passes over the training data, if steps is not given. 3 if neither is."""
     batch_size: int = 32
-    """Examples per step, over all devices."""
+    """Rows per step, over all devices: examples, or several of them each where a script packs."""
     micro_batches: int = 1
     """Parts of a batch that are computed one after the other, to save memory; the update is the same."""
     seed: int = 0

@@ -259,14 +259,9 @@ def learning(config: Config, model: Any, teacher: Any) -> tuple[Callable, Any]:
 
 def apply(model: Any, params: Any, batch: Any, **more: Any) -> Any:
     """The model's output for a batch of `bertjax.text.pretraining`, packed or not."""
-    from bertjax.text.batches import inputs_of
+    from bertjax.text.batches import inputs_of, places_of
 
-    inputs = inputs_of(batch)
-    places = {name: batch[name] for name in PLACES if name in batch}
-    return model.apply({"params": params}, *inputs, **places, **more)
-
-
-PLACES = ("position_ids", "segment_ids", "cls_positions", "masked_positions")
+    return model.apply({"params": params}, *inputs_of(batch), **places_of(batch), **more)
 
 
 def terms_of(output: Any, batch: Any, words: float = 1.0) -> dict[str, Any]:

@@ -63,7 +63,12 @@ class StoredOutputs:
     def add_to(self, batch: Batch) -> Batch:
         """The batch with `<name>_logits` and `<name>_<what>_<where>`; zeros on padding and filler rows."""
         rows, mask = batch["example_ids"], batch["attention_mask"]
-        where = np.where(mask > 0, self._offsets[rows][:, None] + np.arange(mask.shape[1]), 0)
+        if "segment_ids" in batch:
+            of_pieces = np.take_along_axis(rows, np.maximum(batch["segment_ids"] - 1, 0), axis=1)
+            column = batch["position_ids"]
+        else:
+            of_pieces, column = rows[:, None], np.arange(mask.shape[1])
+        where = np.where(mask > 0, self._offsets[of_pieces] + column, 0)
 
         def read(array: np.ndarray, by_piece: bool) -> np.ndarray:
             if not by_piece:

@@ -149,10 +149,6 @@ class BertModel(nn.Module):
         exits = self.config.exits
         assert exits is not None
         if exits.reads == "mean":
-            if cls_positions is not None:
-                raise UserError(
-                    "exits that read the mean know one text a row: do not pack, or let them read the first."
-                )
             return self.exits(number, mean_rows(hidden, jnp.asarray(real) > 0))
         first = first_rows(hidden, cls_positions, first)
         if exits.head == "shared":
@@ -185,8 +181,8 @@ class BertModel(nn.Module):
         is. With `stop_early` a recurrence ends when all has halted, and only its last output is there; that has no
         gradient."""
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
-        if segment_ids is not None and self.config.trigram_input:
-            raise UserError("trigrams reach into the next text of a packed row: do not pack for this model.")
+        if segment_ids is not None and (reason := self.config.unpackable):
+            raise UserError(f"{reason}: do not pack for this model.")
         hidden = self.embed(input_ids, token_type_ids, position_ids)
         mask, trace = key_mask(real, segment_ids), None
         if isinstance(self.encoder, RecurrentEncoder):

@@ -262,6 +262,17 @@ class BertConfig:
         return self.recurrence.steps if self.recurrence else self.num_hidden_layers * self.inner_group_num
 
     @property
+    def unpackable(self) -> str | None:
+        """Why texts that share a row would not be read as each alone; None where they are."""
+        halting = self.recurrence.halting if self.recurrence else None
+        reasons = {
+            "trigrams reach into the next text of a row": self.trigram_input,
+            "exits that read the mean know one text a row": self.exits and self.exits.reads == "mean",
+            "texts that halt as a whole know one text a row": halting and halting.scope == "example",
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    @property
     def maps_embeddings(self) -> bool:
         """Whether a dense layer leads from the embeddings to the encoder. ALBERT's folders have one at any width."""
         narrow = self.embedding_size != self.hidden_size or self.trigram_input

@@ -21,6 +21,7 @@ from bertjax.text.encode import NO_LABEL, Encoded
 Batch = dict[str, np.ndarray]
 Inputs = tuple[Int[np.ndarray, "_ _"], Int[np.ndarray, "_ _"], Int[np.ndarray, "_ _"]]
 """Ids, mask and types of one batch, as a model takes them; each of shape (rows, length)."""
+PLACES = ("position_ids", "segment_ids", "cls_positions", "masked_positions")
 _ENDLESS = 2**62
 
 
@@ -34,6 +35,11 @@ class Plan(NamedTuple):
 def inputs_of(batch: Mapping[str, Any]) -> Any:
     """What a model reads of a batch: `Inputs`, or inside a step the same of its arrays."""
     return batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+
+
+def places_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What else a model has to know of a batch with several texts a row, or with pieces to guess; else nothing."""
+    return {name: batch[name] for name in PLACES if name in batch}
 
 
 def steps_per_epoch(encoded: Encoded, batch_size: int) -> int:

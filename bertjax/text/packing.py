@@ -39,7 +39,7 @@ def packed_batches(
     of a plain batch: segment_ids [rows, row_length] (1.. = which slot, 0 = padding) and position_ids.
     """
     if encoded.task.kind == "qa":
-        raise UserError("Question answering cannot be packed: its windows fill their rows already. Use plain batches.")
+        raise UserError("Question answering cannot be packed: its windows fill their rows already; leave packing out.")
     share = process_share(batch_size, process_index, process_count)
     slots = pack(encoded.lengths, row_length)
     steps = -(-len(slots) // batch_size)

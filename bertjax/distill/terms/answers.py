@@ -52,6 +52,7 @@ class SoftTargets:
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
+        from bertjax.losses import weights_of_pieces
         from bertjax.predict import kind_of
 
         kind, temperature, preset = kind_of(student), self.temperature, self.preset
@@ -65,7 +66,8 @@ class SoftTargets:
             if kind == "qa":
                 return losses.span_soft_targets(logits, target, batch["attention_mask"], weights, temperature)
             if kind == "tokens":
-                return losses.soft_targets(logits, target, batch["attention_mask"] * weights[:, None], temperature)
+                real = batch["attention_mask"] * weights_of_pieces(batch)
+                return losses.soft_targets(logits, target, real, temperature)
             if kind == "multi_label":
                 return losses.binary_soft_targets(logits, target, weights, temperature)
             formula = losses.soft_cross_entropy if preset == "tinybert" else losses.soft_targets
