@@ -80,14 +80,15 @@ def fine_tuning_step(bundle: Any) -> Callable[[dict[str, np.ndarray]], float]:
     import jax
 
     from bertjax.losses import TASK_LOSSES
+    from bertjax.text.batches import inputs_of, places_of
     from train.optimiser import Optimiser
     from train.step import Term, init_state, make_step
 
     optimiser = Optimiser(learning_rate=RATE).build(1000, {"params": bundle.params, "extra": {}})
 
     def objective(params, extra, state, batch, step, key):
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        output: Any = bundle.model.apply({"params": params}, *(batch[n] for n in names), rngs={"dropout": key})
+        inputs, places = inputs_of(batch), places_of(batch)
+        output: Any = bundle.model.apply({"params": params}, *inputs, **places, rngs={"dropout": key})
         return {"task": Term(*TASK_LOSSES["classification"](output.logits, batch))}, state
 
     step = jax.jit(make_step(objective, optimiser, jax.random.key(0)), donate_argnums=0)

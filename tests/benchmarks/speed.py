@@ -17,7 +17,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from bertjax.allocator import keep_freed_memory
 
@@ -32,14 +34,12 @@ SHAPES = [
 SETTLE_S = 0.3
 
 
-def serve(pipe, name: str, task: tuple, folder: str) -> None:
+def serve(pipe, build: Callable) -> None:
     """The life of one process: build, then answer "how long does it take now" until told to stop."""
     keep_freed_memory()  # as the commands do; here for every contestant
     import numpy as np
 
-    from tests.benchmarks.contestants import CONTESTANTS, Task
-
-    run, facts = CONTESTANTS[task[0]][name](Task(*task), folder)
+    run, facts = build()
     for _ in range(3):
         result = run()
     pipe.send((facts, np.asarray(result)))
@@ -54,10 +54,10 @@ def serve(pipe, name: str, task: tuple, folder: str) -> None:
 
 
 @contextmanager
-def process(name: str, task: tuple, folder: str):
+def process(build: Callable):
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    child = context.Process(target=serve, args=(theirs, name, task, folder), daemon=True)
+    child = context.Process(target=serve, args=(theirs, build), daemon=True)
     child.start()
     theirs.close()
     try:
@@ -67,15 +67,12 @@ def process(name: str, task: tuple, folder: str):
         child.join()
 
 
-def compare(task: tuple, folder: str, rounds: int, seconds: float) -> dict[str, dict]:
-    """Milliseconds of every contestant, in every round."""
-    import numpy as np
-
-    from tests.benchmarks.contestants import CONTESTANTS
-
-    names = list(CONTESTANTS[task[0]])
+def take_turns(builders: dict[str, Callable], rounds: int, seconds: float) -> tuple[dict, dict[str, list[float]]]:
+    """What each contestant says of itself, facts and a first result, and its milliseconds in every round. A builder
+    makes one in a process of its own."""
+    names = list(builders)
     with ExitStack() as stack:
-        pipes = {name: stack.enter_context(process(name, task, folder)) for name in names}
+        pipes = {name: stack.enter_context(process(builders[name])) for name in names}
         ready = {name: pipe.recv() for name, pipe in pipes.items()}
         times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
@@ -84,8 +81,19 @@ def compare(task: tuple, folder: str, rounds: int, seconds: float) -> dict[str, 
                 pipes[name].send(seconds)
                 times[name].append(1000 * pipes[name].recv())
             names = [*names[1:], names[0]]
+    return ready, times
+
+
+def compare(task: tuple, folder: str, rounds: int, seconds: float) -> dict[str, dict]:
+    """Every contestant's milliseconds, and its ratio to ours."""
+    import numpy as np
+
+    from tests.benchmarks.contestants import CONTESTANTS, Task
+
+    builders = {name: partial(build, Task(*task), folder) for name, build in CONTESTANTS[task[0]].items()}
+    ready, times = take_turns(builders, rounds, seconds)
     if task[0] == "infer":
-        for name in names:
+        for name in builders:
             np.testing.assert_allclose(ready[name][1], ready["bertjax"][1], atol=1e-4, err_msg=name)
     ratios = {
         name: [theirs / ours for theirs, ours in zip(t, times["bertjax"], strict=True)] for name, t in times.items()
