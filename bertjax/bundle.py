@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from bertjax.errors import UserError
 from bertjax.model import ARCHITECTURES, BertConfig, BertModel, abstract_params, build, init_params
+from bertjax.model.attention import require_backend
 from bertjax.model.config import COMPUTE_FIELDS, PREFIXES
 from bertjax.model.huggingface import (
     config_from_json,
@@ -135,8 +136,7 @@ def load(
     stored = config_from_json(content, where)
     config = config_from_json(content, where, architecture)
     config = config.replace(**settings, labels=tuple(labels or config.labels))
-    if config.attention == "cudnn" and jax.default_backend() != "gpu":
-        raise UserError("attention='cudnn' needs an NVIDIA GPU, and jax finds none here; leave it at 'xla'.")
+    require_backend(config.attention)
     tensors = read_tensors(folder)
     same_head = config.architecture == stored.architecture and len(config.labels) == len(stored.labels)
     if not same_head and content.get("architectures"):  # Several heads call theirs so, and mean different things.

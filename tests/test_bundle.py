@@ -276,8 +276,9 @@ def test_settings_of_the_run_are_chosen_when_opening(stock):
     assert (config.dtype, config.remat, config.hidden_dropout_prob) == ("bfloat16", True, 0.0)
     message = refusal(bertjax.load, stock, hidden_size=8)
     assert message.startswith("hidden_size cannot be set when a model is loaded; these can: dtype, attention, remat")
-    message = refusal(bertjax.load, stock, attention="cudnn", dtype="bfloat16", attention_probs_dropout_prob=0.0)
-    assert "attention='cudnn' needs an NVIDIA GPU" in message
+    for kernel, device in (("cudnn", "an NVIDIA GPU"), ("flash", "a TPU")):
+        message = refusal(bertjax.load, stock, attention=kernel, dtype="bfloat16")
+        assert f"attention='{kernel}' needs {device}" in message
 
 
 def test_a_path_that_is_no_model_says_what_may_stand_there(tmp_path):

@@ -154,7 +154,8 @@ def open_teachers(config: Config) -> tuple[list[Any], Any]:
     from .data import open_model, training_task
 
     names, task = (config.model, *config.teachers), training_task(config.data)
-    opened = [open_model(name, task, config.seed, dtype=config.dtype) for name in names]
+    settings = config.compute()
+    opened = [open_model(name, task, config.seed, **settings) for name in names]
     first, task = opened[0]
     for name, (teacher, _) in zip(names, opened, strict=True):
         if teacher.fresh:

@@ -86,9 +86,7 @@ def main(config: Config, score: bool = True) -> None:
     out = at(config.out)
     if begin(out, config):
         return
-    start, task = open_model(
-        config.model, training_task(config.data), config.seed, dtype=config.dtype, remat=config.remat
-    )
+    start, task = open_model(config.model, training_task(config.data), config.seed, **config.compute())
     if config.frozen and start.fresh:
         raise UserError(
             f"{config.model} has no trained head, and --method={config.method} freezes it: fine-tune it first "

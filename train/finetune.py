@@ -63,7 +63,7 @@ def main(config: Config, score: bool = True) -> None:
     if begin(out, config):
         return
     task = training_task(config.data)
-    bundle, task = open_model(config.model, task, config.seed, dtype=config.dtype, remat=config.remat)
+    bundle, task = open_model(config.model, task, config.seed, **config.compute())
     train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train")
     if config.student:
         bundle = config.student.initialise(bundle, config.seed, train.encoded)

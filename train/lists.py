@@ -72,6 +72,7 @@ class Config(Training):
             norm="pre",
             dtype=self.dtype,
             remat=self.remat,
+            attention=self.attention,
         )
 
     def halting(self) -> Halting:
@@ -79,6 +80,8 @@ class Config(Training):
 
 
 def main(config: Config) -> None:
+    from bertjax.model.attention import require_backend
+
     from .halting import measured, write
     from .log import note
     from .processes import alone
@@ -87,6 +90,7 @@ def main(config: Config) -> None:
     out = at(config.out)
     if begin(out, config):
         return
+    require_backend(config.attention)
     halting = trained(config, config.model(config.rounds, config.halting()), out, "learning to halt")
     fixed = {d: trained(config, config.model(d, None), out / f"depth-{d}", f"depth {d}") for d in config.depths}
 

@@ -48,6 +48,8 @@ class Training:
     """Compute dtype of the model: bfloat16 on TPU and GPU."""
     remat: bool = False
     """Recompute layers in the backward pass, to save memory."""
+    attention: Literal["xla", "cudnn", "flash"] = "xla"
+    """Attention kernel: cudnn on an NVIDIA GPU, in bfloat16; flash on a TPU. Neither drops attention probabilities."""
     save_every: int = 200
     """Steps between checkpoints."""
     profile: str | None = None
@@ -70,6 +72,23 @@ class Training:
             raise UserError(f"--micro_batches={self.micro_batches} does not divide --batch_size={self.batch_size}")
         if self.compile_only is not None:
             topology(self.compile_only)
+
+    def compute(self) -> dict[str, Any]:
+        """How a model computes in this run, in fields of `BertConfig`. A dropout that is not there is said once.
+
+        Raises:
+          UserError: The kernel does not run here.
+        """
+        settings = {"dtype": self.dtype, "remat": self.remat, "attention": self.attention}
+        if self.attention == "xla":
+            return settings
+        from bertjax.model.attention import require_backend
+
+        from .log import note
+
+        require_backend(self.attention)
+        note(f"--attention={self.attention} drops no attention probabilities: attention_probs_dropout_prob is now 0")
+        return {**settings, "attention_probs_dropout_prob": 0.0}
 
     def total_steps(self, steps_per_epoch: int) -> int:
         if self.steps is not None:

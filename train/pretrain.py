@@ -72,6 +72,7 @@ class Shape:
         from bertjax.model.config import PREFIXES, BertConfig
 
         activation: Any = {"albert": "gelu_new", "bert": "gelu"}[self.family]
+        settings = {"attention_probs_dropout_prob": self.attention_dropout, **settings}
         return BertConfig(
             model_type=self.family,
             architecture=PREFIXES[self.family] + architecture,
@@ -84,7 +85,6 @@ class Shape:
             intermediate_size=self.intermediate_size,
             hidden_act=activation,
             hidden_dropout_prob=self.hidden_dropout,
-            attention_probs_dropout_prob=self.attention_dropout,
             max_position_embeddings=self.max_position_embeddings,
             **settings,
         )
@@ -198,7 +198,7 @@ def open_bundle(config: Config) -> Any:
     longest = config.data.max_length
     if config.model is None:
         tokenizer = wordpiece(config.data.train, config.vocab_size or VOCABULARY, config.data.text)
-        model = config.shape.config(tokenizer.vocab_size, head, dtype=config.dtype, remat=config.remat)
+        model = config.shape.config(tokenizer.vocab_size, head, **config.compute())
         bundle = Bundle(model, init_params(model, config.seed), tokenizer)
     else:
         stored = stored_config(config.model)
@@ -213,8 +213,7 @@ def open_bundle(config: Config) -> Any:
                 "and no head for pairs; give --sentences=none."
             )
         architecture = PREFIXES[stored.model_type] + head
-        settings = {"dtype": config.dtype, "remat": config.remat}
-        bundle = load(config.model, architecture=architecture, seed=config.seed, **settings)
+        bundle = load(config.model, architecture=architecture, seed=config.seed, **config.compute())
         if bundle.tokenizer is None:
             raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so no text can be read with it.")
         if bundle.fresh and any(type(loss).__name__ == "SoftWords" for loss in config.losses):

@@ -55,6 +55,8 @@ class Quantize(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.attention != "xla":
+            raise UserError(f"--attention={self.attention} cannot round what its products read; leave it at xla")
         if self.texts < 1:
             raise UserError(f"--texts={self.texts}: expected at least 1 text to find ranges from")
         if len({format.bits for format in self.choices}) != len(self.choices):

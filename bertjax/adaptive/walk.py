@@ -65,7 +65,7 @@ class Layers:
 
 def layers_and_head(module: BertModel, rows: Rows, last: bool) -> tuple[Any, Any, Array | None]:
     hidden: Any = rows.hidden
-    outputs = module.layers(hidden, key_mask(rows.mask))
+    outputs = module.layers(hidden, key_mask(rows.mask, kernel=module.config.attention))
     after = outputs[-1]
     if last:
         return after.hidden, rows.memory, module.finish(after.hidden, first=after.first)[0]
@@ -90,7 +90,8 @@ class Round:
 def round_and_head(module: BertModel, number: Int[Array, ""], rows: Rows) -> tuple[Carry, Array | None]:
     encoder: Any = module.encoder
     positions = encoder.position_signals(jnp.arange(rows.mask.shape[1])[None])
-    carry, (output, _) = encoder.advance(rows.hidden, number, (key_mask(rows.mask), rows.mask > 0, positions))
+    fixed = key_mask(rows.mask, kernel=module.config.attention), rows.mask > 0, positions
+    carry, (output, _) = encoder.advance(rows.hidden, number, fixed)
     return carry, module.finish(output.hidden, first=output.first)[0]
 
 

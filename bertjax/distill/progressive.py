@@ -69,16 +69,13 @@ class Progressive:
         traced, has to learn; by the names of the losses."""
         import jax.numpy as jnp
 
-        from bertjax.model import key_mask
-
         pairing = jnp.array(pair_layers(self.pairing, student.config.depth, teacher.config.depth))
         narrowed = one_layer(student.config, "student"), one_layer(teacher.config, "teacher")
         formulas = {name: loss.build(*narrowed) for name, loss in self.named_losses().items()}
 
         def sums(params: Tree, teacher_params: Tree, batch: Batch, layer: Array, key: Array) -> dict[str, Sum]:
-            mask = key_mask(batch["attention_mask"])
-            said = up_to(teacher, teacher_params, batch, mask, pairing[layer])
-            guess = up_to(student, params, batch, mask, layer, rngs={"dropout": key})
+            said = up_to(teacher, teacher_params, batch, pairing[layer])
+            guess = up_to(student, params, batch, layer, rngs={"dropout": key})
             return {name: formula({}, guess, said, batch) for name, formula in formulas.items()}
 
         return sums
@@ -98,11 +95,13 @@ def one_layer(config: BertConfig, whose: str) -> BertConfig:
     return config.replace(num_hidden_layers=1, num_hidden_groups=0, inner_group_num=1, layers=(alone,), exits=None)
 
 
-def up_to(model: BertModel, params: Tree, batch: Batch, mask: Array, last: Array, **options: Any) -> Any:
+def up_to(model: BertModel, params: Tree, batch: Batch, last: Array, **options: Any) -> Any:
     """The output of layer `last`, as of a model that has no other; no layer above it is computed."""
     import jax
 
-    from bertjax.model import ModelOutput
+    from bertjax.model import ModelOutput, key_mask
+
+    mask = key_mask(batch["attention_mask"], kernel=model.config.attention)
 
     def layer(number: int, hidden: Array) -> Any:
         found: Any = model.apply({"params": params}, hidden, mask, None, number, number + 1, method="layers", **options)

@@ -102,7 +102,10 @@ class Student:
         from bertjax.bundle import load
 
         config = teacher.config
-        alike = {name: getattr(config, name) for name in ("dtype", "remat", "problem_type", "classifier_activation")}
+        names = ["dtype", "remat", "attention", "problem_type", "classifier_activation"]
+        if config.attention != "xla":
+            names.append("attention_probs_dropout_prob")  # which such a run has set to 0
+        alike = {name: getattr(config, name) for name in names}
         source = load(self.start, architecture=config.architecture, labels=config.labels, seed=seed, **alike)
         mine, theirs = (getattr(bundle.tokenizer, "fingerprint", None) for bundle in (source, teacher))
         if mine != theirs:

@@ -27,7 +27,8 @@ from bertjax.model.config import BertConfig, LayerConfig, mobile_config, univers
 from bertjax.model.depth import Exits, Halting, Leaving, Recurrence
 
 if TYPE_CHECKING:
-    from bertjax.model.bert import BertModel, ModelOutput, key_mask
+    from bertjax.model.attention import key_mask
+    from bertjax.model.bert import BertModel, ModelOutput
     from bertjax.model.heads import (
         ARCHITECTURES,
         AlbertForMaskedLM,
@@ -107,7 +108,7 @@ __all__ = [
     "universal_config",
 ]
 
-_HOMES = {"BertModel": "bert", "ModelOutput": "bert", "key_mask": "bert", "LayerGates": "layers"}
+_HOMES = {"BertModel": "bert", "ModelOutput": "bert", "key_mask": "attention", "LayerGates": "layers"}
 
 
 def __getattr__(name: str) -> Any:

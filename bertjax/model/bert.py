@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.errors import UserError
+from bertjax.model.attention import Mask, key_mask
 from bertjax.model.bottleneck import BottleneckEncoder, TrigramEmbeddings
 from bertjax.model.config import BertConfig
 from bertjax.model.embeddings import Embeddings
@@ -109,13 +110,13 @@ class BertModel(nn.Module):
     def layers(
         self,
         hidden: Float[Array, "b l d"],
-        mask: Bool[Array, "b 1 #l l"],
+        mask: Mask,
         gates: Sequence[LayerGates] | None = None,
         start: int = 0,
         stop: int | None = None,
     ) -> list[LayerOutput]:
         """Depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
-        # A product that is watched sees every site once, and cuDNN wants many queries.
+        # A product that is watched sees every site once, and a fused kernel wants many queries.
         apart = self.reads_first and by_rows(self.product) and self.config.attention == "xla"
         # An exit behind the last layer: this is a piece of a model, and who goes on needs every row.
         goes_on = self.config.exits is not None and self.config.exits.after[-1] == self.config.depth - 1
@@ -184,7 +185,7 @@ class BertModel(nn.Module):
         if segment_ids is not None and (reason := self.config.unpackable):
             raise UserError(f"{reason}: do not pack for this model.")
         hidden = self.embed(input_ids, token_type_ids, position_ids)
-        mask, trace = key_mask(real, segment_ids), None
+        mask, trace = key_mask(real, segment_ids, self.config.attention), None
         if isinstance(self.encoder, RecurrentEncoder):
             if gates is not None:
                 raise UserError("gates belong to single layers; a recurrence applies the same ones again and again.")
@@ -215,14 +216,3 @@ def mean_rows(hidden: Float[Array, "b l d"], real: Bool[Array, "b l"]) -> Float[
     """The mean over the real pieces, in float32; 0 where there are none."""
     kept = jnp.where(real[..., None], hidden.astype(jnp.float32), 0.0)
     return (kept.sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)[:, None]).astype(hidden.dtype)
-
-
-def key_mask(
-    attention_mask: Int[ArrayLike, "b l"], segment_ids: Int[ArrayLike, "b l"] | None = None
-) -> Bool[Array, "b 1 #l l"]:
-    """Which keys a query may look at: real pieces, and of its own segment where rows are packed."""
-    keys = (jnp.asarray(attention_mask) > 0)[:, None, None, :]
-    if segment_ids is None:
-        return keys
-    segments = jnp.asarray(segment_ids)
-    return keys & (segments[:, None, :, None] == segments[:, None, None, :])

@@ -11,9 +11,10 @@ a narrow layer has so little attention in proportion that several feed-forward l
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from bertjax.errors import UserError
+from bertjax.model.attention import Mask
 from bertjax.model.config import BertConfig
 from bertjax.model.embeddings import Embeddings
 from bertjax.model.encoder import Encoder
@@ -56,7 +57,7 @@ class BottleneckGroup(Group):
                 self.shared_bottleneck = Bottleneck(config, config.inner_size, self.product)
             self.output_bottleneck = Bottleneck(config, config.hidden_size, self.product)
 
-    def __call__(self, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], site: str) -> LayerOutput:
+    def __call__(self, hidden: Float[Array, "b l d"], mask: Mask, site: str) -> LayerOutput:
         attention, here = self.attention, f"{site}/attention"
         narrow, matched, valued = self.inputs(hidden, site)
         queries, keys = attention.queries(matched, here), attention.heads_of(attention.key(matched, f"{here}/key"))
@@ -93,7 +94,7 @@ class BottleneckEncoder(Encoder):
         self,
         number: int,
         hidden: Float[Array, "b l d"],
-        mask: Bool[Array, "b 1 #l l"],
+        mask: Mask,
         gates: LayerGates,
         first_apart: bool = False,
     ) -> LayerOutput:

@@ -21,7 +21,7 @@ Family = Literal["bert", "distilbert", "albert", "mobilebert"]
 Norm = Literal["layer_norm", "no_norm"]
 AttentionInput = Literal["shared", "input", "block"]
 Dtype = Literal["float32", "bfloat16"]
-Kernel = Literal["xla", "cudnn"]
+Kernel = Literal["xla", "cudnn", "flash"]
 Arithmetic = Literal["integer", "float"]
 SIZES = (
     "vocab_size",
@@ -150,7 +150,8 @@ class BertConfig:
     dtype: Dtype = "float32"
     """Compute dtype of the products. Parameters, LayerNorm, softmax and losses stay in float32."""
     attention: Kernel = "xla"
-    """Attention kernel; `cudnn` needs an NVIDIA GPU, bfloat16 and `attention_probs_dropout_prob=0`."""
+    """Attention kernel. `cudnn` needs an NVIDIA GPU and bfloat16, `flash` a TPU; both train with
+    `attention_probs_dropout_prob=0` alone. See bertjax.model.attention."""
     remat: bool = False
     """Recompute each layer in the backward pass instead of storing its activations."""
     arithmetic: Arithmetic = "integer"
@@ -194,8 +195,8 @@ class BertConfig:
         self._check_groups()
         self._check_exits()
         self._check_bottlenecks()
-        drops = self.attention == "cudnn" and self.attention_probs_dropout_prob
-        self._require("attention_probs_dropout_prob", not drops, "attention='cudnn' cannot drop: give 0, or use 'xla'")
+        rounds = self.attention != "xla" and self.quantization is not None and self.quantization.activations
+        self._require("attention", not rounds, "a fused kernel cannot round what its products read: use 'xla'")
         halves = self.attention != "cudnn" or self.dtype == "bfloat16"
         self._require("dtype", halves, "attention='cudnn' computes in bfloat16 alone: give that, or use 'xla'")
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from bertjax.model.attention import Mask
 from bertjax.model.config import BertConfig
 from bertjax.model.layers import Group, Layer, LayerGates, LayerNorm, LayerOutput
 from bertjax.model.products import Product, plain_product
@@ -34,7 +35,7 @@ class Encoder(nn.Module):
     def __call__(
         self,
         hidden: Float[Array, "b l d"],
-        mask: Bool[Array, "b 1 #l l"],
+        mask: Mask,
         gates: Sequence[LayerGates] | None,
         start: int,
         stop: int | None,
@@ -58,7 +59,7 @@ class Encoder(nn.Module):
         self,
         number: int,
         hidden: Float[Array, "b l d"],
-        mask: Bool[Array, "b 1 #l l"],
+        mask: Mask,
         gates: LayerGates,
         first_apart: bool = False,
     ) -> LayerOutput:

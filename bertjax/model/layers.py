@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from bertjax.errors import UserError
+from bertjax.model.attention import Mask, fused_attention
 from bertjax.model.config import BertConfig
 from bertjax.model.products import Product, as_row, dense, dropout, plain_product
 from bertjax.quantize.tensor import Quantized
@@ -152,15 +154,21 @@ class SelfAttention(nn.Module):
         queries: Float[Array, "b r h k"],
         keys: Float[Array, "b l h k"],
         values: Float[Array, "b l h k"],
-        mask: Bool[Array, "b 1 #r l"],
+        mask: Mask,
         gates: LayerGates,
         site: str,
     ) -> Float[Array, "b r d"]:
         """What some rows learn from looking at every key."""
-        if self.config.attention == "cudnn":
-            context = jax.nn.dot_product_attention(queries, keys, values, mask=mask, implementation="cudnn")
-        else:
+        kernel, rate = self.config.attention, self.config.attention_probs_dropout_prob
+        if kernel == "xla":
             context = self.attend(queries, keys, values, mask, site)
+        elif rate and self.has_rng("dropout"):
+            raise UserError(
+                f"attention={kernel!r} cannot drop attention probabilities, which it never holds, and "
+                f"attention_probs_dropout_prob is {rate}: train with 0, or with attention='xla'."
+            )
+        else:
+            context = fused_attention(kernel, queries, keys, values, mask)
         if gates.heads is not None:
             rows = gates.heads.shape[1] if gates.heads.ndim == 3 else 1
             context = context * jnp.reshape(gates.heads, (-1, rows, self.heads, 1)).astype(context.dtype)
@@ -173,7 +181,7 @@ class SelfAttention(nn.Module):
         queries: Float[Array, "b r h k"],
         keys: Float[Array, "b l h k"],
         values: Float[Array, "b l h k"],
-        mask: Bool[Array, "b 1 #r l"],
+        mask: Mask,
         site: str,
     ) -> Float[Array, "b r h k"]:
         scaled = queries * (self.config.head_size**-0.5)
@@ -235,7 +243,7 @@ class Layer:
     norm_first: bool = False
     """LayerNorm before attention and feed-forward layer, and not after the residual sums."""
 
-    def __call__(self, hidden: Float[Array, "b l d"], mask: Bool[Array, "b 1 #l l"], gates: LayerGates) -> LayerOutput:
+    def __call__(self, hidden: Float[Array, "b l d"], mask: Mask, gates: LayerGates) -> LayerOutput:
         apart = self.first_apart and hidden.shape[1] > 1 and mask.shape[2] == 1
         site = f"step_{self.step}/attention"
         parts = jnp.split(hidden, [1], axis=1) if apart else [hidden]
@@ -253,7 +261,7 @@ class Layer:
         queries: Float[Array, "b r h k"],
         keys: Float[Array, "b l h k"],
         values: Float[Array, "b l h k"],
-        mask: Bool[Array, "b 1 #r l"],
+        mask: Mask,
         gates: LayerGates,
     ) -> Float[Array, "b r d"]:
         """Some rows, after this layer."""

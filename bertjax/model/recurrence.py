@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from bertjax.model.attention import Mask
 from bertjax.model.depth import Recurrence
 from bertjax.model.encoder import Encoder
 from bertjax.model.layers import Dense, LayerGates, LayerOutput, parameter
@@ -117,7 +118,7 @@ class RecurrentEncoder(Encoder):
     def run(
         self,
         hidden: Float[Array, "b l d"],
-        mask: Bool[Array, "b 1 #l l"],
+        mask: Mask,
         real: Bool[Array, "b l"],
         position_ids: Int[Array, "#b l"],
         stop_early: bool,
