@@ -134,7 +134,7 @@ class TrigramEmbeddings(Embeddings):
         if self.config.trigram_input:
             total = trigrams(total)
         if self.config.maps_embeddings:
-            total = self.mapping(total, "embeddings/mapping")
+            total = self.mapping(total.astype(self.config.dtype), "embeddings/mapping")
         total = total + self.position(position_ids)
         if self.config.type_vocab_size:
             total = total + self.token_type(token_type_ids)

@@ -80,7 +80,7 @@ class Embeddings(nn.Module):
         words = self.config.factorised == "words"
         total = self.word(input_ids)
         if words:
-            total = self.word_mapping(total, "embeddings/word_mapping")
+            total = self.word_mapping(total.astype(self.config.dtype), "embeddings/word_mapping")
         total = total + self.position(position_ids)
         if self.config.type_vocab_size:
             total = total + self.token_type(token_type_ids)

@@ -98,7 +98,7 @@ class BertForMaskedLM(BertModel):
         if self.config.model_type == "mobilebert":
             beyond = transformed[..., self.config.embedding_size :]
             logits = logits + self.product("decoder_rest", "bld,dv->blv", beyond, self.decoder_rest)
-        return logits + as_row(self.decoder_bias, logits.ndim).astype(logits.dtype)
+        return (logits.astype(jnp.float32) + as_row(self.decoder_bias, logits.ndim)).astype(logits.dtype)
 
 
 class BertForPreTraining(BertForMaskedLM):

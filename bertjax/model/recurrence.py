@@ -168,7 +168,8 @@ class RecurrentEncoder(Encoder):
     def advance(self, carry: Carry, number: Int[Array, ""], fixed: tuple) -> tuple[Carry, tuple[LayerOutput, Array]]:
         """One step through the whole block."""
         mask, real, signals = fixed
-        state = carry.state + (signals + self.time_signals(number)).astype(carry.state.dtype)
+        signalled = carry.state.astype(jnp.float32) + signals + self.time_signals(number)
+        state = signalled.astype(carry.state.dtype)
         halting, weight = self.decide(state, real, number, carry.halting)
         result = None
         for layer in range(len(self.config.depth_steps())):
