@@ -68,13 +68,17 @@ class Config(Distill):
     """Folder for the student, its metrics and its checkpoints."""
 
 
-def main(config: Config, score: bool = True) -> None:
+def main(config: Config, score: bool = True, thinner: Any = None) -> None:
+    """`thinner`, for weights that go while the student learns: `(student, steps) -> (masks, update)`, the masks at the
+    start and `(masks, params, step) -> masks`."""
     import dataclasses
-    from functools import reduce
+    from functools import partial, reduce
+
+    import jax
 
     from bertjax.distill.student import sample_batches
     from bertjax.losses import ponder_cost
-    from bertjax.prune.masks import apply_masks, nonzero_masks
+    from bertjax.prune.masks import apply_masks
     from bertjax.text.batches import inputs_of, places_of
 
     from .data import read_split, score_of, training_batches
@@ -107,10 +111,10 @@ def main(config: Config, score: bool = True) -> None:
     stored = [store_teacher(config, k, t, train.encoded, student.config) for k, t in enumerate(teachers)]
     live = [t.params if s is None or (phases and t is teacher) else {} for t, s in zip(teachers, stored, strict=True)]
 
-    masks = nonzero_masks(student.params, config.keep_zeros) if config.keep_zeros else {}
+    masks, thinned = (thinner or partial(zeros, config.keep_zeros))(student, config.total_steps(data.steps_per_epoch))
 
     def learn(params, extra, batch, key):
-        params, inputs, places = apply_masks(params, batch["masks"]), inputs_of(batch), places_of(batch)
+        inputs, places = inputs_of(batch), places_of(batch)
         said = [
             t.model.apply({"params": own}, *inputs, **places) if s is None else s.output(batch)
             for t, s, own in zip(teachers, stored, batch["teachers"], strict=True)
@@ -122,13 +126,15 @@ def main(config: Config, score: bool = True) -> None:
         return found
 
     def objective(params, extra, state, batch, step, key):
+        masks = thinned(state, jax.lax.stop_gradient(params), step)
+        params = apply_masks(params, masks)
         if phases is None:
-            return learn(params, extra, batch, key), state
+            return learn(params, extra, batch, key), masks
         layer = step // phases.steps
         by_layer = lambda: learn_layer(params, batch["teachers"][0], batch, layer, key)  # noqa: E731
-        return either(layer < phases.count, by_layer, lambda: learn(params, extra, batch, key)), state
+        return either(layer < phases.count, by_layer, lambda: learn(params, extra, batch, key)), masks
 
-    params = fit(
+    trained = fit(
         config,
         out,
         "distilling",
@@ -137,10 +143,11 @@ def main(config: Config, score: bool = True) -> None:
         objective=objective,
         batches=data,
         prepare=lambda batch: reduce(lambda b, s: b if s is None else s.add_to(b), stored, batch),
-        constants={"teachers": live, "masks": masks},
+        constants={"teachers": live},
+        state=masks,
         phases=phases,
-    ).params
-    student = dataclasses.replace(student, params=apply_masks(params, masks), fresh=())
+    )
+    student = dataclasses.replace(student, params=apply_masks(trained.params, trained.state), fresh=())
     keep(student, out / "bundle")
     result = {task.metric: score_of(student, held_out)} if score else {}
     update_record(out, asked_seconds=sum(s.seconds or 0 for s in stored if s) if any(stored) else None)
@@ -186,6 +193,14 @@ def check_packing(config: Config, student: Any, teachers: list[Any]) -> None:
     for teacher in teachers:
         if teacher.unpackable:
             raise UserError(f"--packed: {teacher.unpackable}, for a teacher too; leave it out.")
+
+
+def zeros(keep: str | None, student: Any, _: int) -> tuple[Any, Callable]:
+    """Masks that keep 0 what is 0 now, and that they stay as they are."""
+    from bertjax.prune.masks import nonzero_masks
+
+    masks = nonzero_masks(student.params, keep) if keep else {}
+    return masks, lambda masks, params, step: masks
 
 
 def layer_by_layer(config: Config, student: Any, teacher: Any, steps_per_epoch: int) -> tuple[Phases | None, Any]:

@@ -101,6 +101,7 @@ class Trained(NamedTuple):
 
     params: Any
     extra: Any
+    state: Any
 
 
 def fit(
@@ -114,6 +115,7 @@ def fit(
     batches: Any,
     prepare: Callable[[dict], dict] = lambda batch: batch,
     constants: Any = None,
+    state: Any = None,
     phases: Phases | None = None,
     peak: float | None = None,
 ) -> Trained:
@@ -125,6 +127,7 @@ def fit(
       batches: A `BatchIterator`; its position is part of every checkpoint.
       prepare: Adds to a batch what is not in the text (a teacher's stored outputs).
       constants: Arrays that the objective finds beside every batch (a teacher's parameters).
+      state: What the objective is given and returns anew in every step, without a gradient (masks).
       phases: What begins to learn when, if not everything at once.
       peak: What a device could compute per second; the log then says which share of it was.
     """
@@ -154,8 +157,9 @@ def fit(
             f"--batch_size={training.batch_size} in {training.micro_batches} micro-batches does not divide over "
             f"{mesh.size} devices; choose a multiple of {mesh.size * training.micro_batches}."
         )
-    start = lambda p, e: init_state(p, e, {}, optimiser)  # noqa: E731
-    shapes = jax.eval_shape(start, params, extra)
+    start = lambda p, e, s: init_state(p, e, s, optimiser)  # noqa: E731
+    given = params, extra, state or {}
+    shapes = jax.eval_shape(start, *given)
     shardings = state_shardings(shapes, mesh)
     dropout_key = jax.random.fold_in(jax.random.key(training.seed), 1)
     step_function = jax.jit(
@@ -170,7 +174,7 @@ def fit(
         template = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, shardings)
         restored = checkpoints.restore_latest(template)
         if restored is None:
-            step, state = 0, jax.jit(start, out_shardings=shardings)(params, extra)
+            step, state = 0, jax.jit(start, out_shardings=shardings)(*given)
         else:
             step, state = restored.step, restored.state
             batches.set_state(restored.extra["data"])
@@ -218,7 +222,7 @@ def fit(
             profile.end(metrics)
             log.close()
     update_record(out, epochs=total / batches.steps_per_epoch)
-    trained = Trained(state.params, state.extra)
+    trained = Trained(state.params, state.extra, state.state)
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(trained, tiled=True)
     return jax.tree.map(np.asarray, trained)

@@ -40,6 +40,9 @@ class Prune(Distill):
     """What says how much a part is worth. importance: the gradient of its gate, example by example (Michel et al.
     2019), which needs labels; official and transformers: what their programs compute instead, for heads. activity: the
     variance of what it says. Weights go by magnitude."""
+    over: float = 0.0
+    """Over which part of the recovery's steps weights become 0, more and more of the smallest (Zhu & Gupta 2017), from
+    its start on. 0: all at once, before it."""
     rounds: int = 1
     """In how many rounds, each with the worth of what is left measured anew."""
     multiple: int = 1
@@ -60,6 +63,10 @@ class Prune(Distill):
         for name in ("rounds", "multiple", "texts"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)}: expected 1 or more")
+        if not 0 <= self.over <= 1:
+            raise UserError(f"--over={self.over}: expected a part of the steps, from 0 to 1")
+        if self.over and not (self.weights and self.recover):
+            raise UserError(f"--over={self.over} is about --weights that become 0 while the rest recovers: give both")
         if self.student != Student() or self.keep_zeros is not None:
             raise UserError("the student of a pruning is the model without its parts, with its zeros: leave both out")
         if self.score in ("official", "transformers") and self.neurons:
@@ -89,6 +96,7 @@ class Config(Prune):
 def main(config: Config, score: bool = True) -> None:
     import dataclasses
     import shutil
+    from functools import partial
 
     import bertjax
     from bertjax.paths import local, replaced
@@ -117,9 +125,10 @@ def main(config: Config, score: bool = True) -> None:
         names = {one.name for one in dataclasses.fields(Distillation)}
         recipe = {name: value for name, value in vars(config).items() if name in names}
         student = Student(start=str(out / "cut"), whole=True)
-        pattern = KERNELS if config.weights else None
+        pattern = KERNELS if config.weights and not config.over else None
         changed = {"student": student, "keep_zeros": pattern, "out": str(out / "recovery")}
-        distil(Distillation(**{**recipe, **changed}), score=False)
+        thinner = partial(thinned, config) if config.over else None
+        distil(Distillation(**{**recipe, **changed}), score=False, thinner=thinner)
         source = out / "recovery" / "bundle"
 
     def ship() -> None:
@@ -149,7 +158,7 @@ def cut(config: Config, model: Any, task: Any) -> Any:
     for part, fraction in (("heads", config.heads), ("neurons", config.neurons)):
         if fraction:
             model = without(config, model, batches, part, fraction)
-    return with_zeros(config, model) if config.weights else model
+    return with_zeros(config, model) if config.weights and not config.over else model
 
 
 def measured_on(config: Config, model: Any, task: Any) -> list[Any]:
@@ -230,6 +239,16 @@ def with_zeros(config: Config, model: Any) -> Any:
     else:
         masks = magnitude_masks(model.params, KERNELS, config.weights, config.pattern)
     return dataclasses.replace(model, params=apply_masks(model.params, masks))
+
+
+def thinned(config: Config, student: Any, steps: int) -> tuple[Any, Any]:
+    """Masks that hide nothing yet, and how they hide more and more of the student over a part of these steps. The last
+    step learns with all of the zeros."""
+    from bertjax.prune.masks import all_stay, thinning
+
+    scope, sparsity = (4, 0.5) if config.pattern == "2:4" else (config.pattern, config.weights)
+    until = min(round(config.over * steps), steps - 1)
+    return all_stay(student.params, KERNELS, scope), thinning(scope, sparsity, until)
 
 
 def task_loss(model: Any) -> Any:

@@ -202,7 +202,7 @@ def train_rounded(config: Config, out: Path, model: Any, encoded: Any, activatio
         guess = student.apply({"params": rounded}, *inputs, rngs={"dropout": key})
         return taught.terms(extra["losses"], guess, [said], batch), state
 
-    params, learned = fit(
+    params, learned, _ = fit(
         config,
         out,
         "quantising",

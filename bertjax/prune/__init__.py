@@ -7,7 +7,7 @@
     surgery.py   layers, heads, neurons and columns removed; what is left computes what it did
     scores.py    what a head, a neuron, a layer is worth
     choice.py    from scores to what stays
-    masks.py     weights that are 0 where they stand, and stay so in training
+    masks.py     weights that are 0 where they stand, at once or more and more of them, and stay so in training
 
 A zero that stays in its matrix is multiplied like any other number: it saves bytes in a compressed file and no time.
 What is removed makes matrices smaller, which every runtime on every device rewards.

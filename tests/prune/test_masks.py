@@ -1,5 +1,7 @@
 """Masks against brute force, the schedule against its table, and zeros that stay zeros."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from torch.nn.utils import prune as torch_prune
 
 from bertjax import UserError
-from bertjax.params import flatten
+from bertjax.params import flatten, unflatten
 from bertjax.prune.masks import (
     apply_masks,
     cubic,
@@ -16,6 +18,7 @@ from bertjax.prune.masks import (
     n_of_m_masks,
     nonzero_masks,
     sparsity_of,
+    thinning,
 )
 from tests.model.tiny import run, tiny, tiny_batch
 
@@ -83,9 +86,69 @@ def test_n_of_m_equals_brute_force(params, n: int, m: int):
 
 
 def test_of_equal_weights_the_first_stay():
-    np.testing.assert_array_equal(largest(np.array([1.0, 1.0, 2.0, 1.0]), 0.5), [True, False, True, False])
+    rows = jnp.asarray([[1, 1, 2, 1], [0, 0, 0, 0], [3, 0, 0, 9]])
+    np.testing.assert_array_equal(
+        largest(rows, 2), [[True, False, True, False], [True, True, False, False], [1, 0, 0, 1]]
+    )
     even = {"a": {"kernel": np.ones((4, 3), np.float32)}}
     np.testing.assert_array_equal(n_of_m_masks(even, "kernel", 2, 4)["a"]["kernel"][:, 0], [True, True, False, False])
+
+
+def test_many_equal_weights_lose_exactly_the_asked_number():
+    rng = np.random.default_rng(0)
+    coarse = {"a": {"kernel": rng.integers(-3, 4, (60, 50)).astype(np.float32)}, "b": {"kernel": np.zeros((40, 8))}}
+    every = np.abs(np.concatenate([coarse[name]["kernel"].ravel() for name in "ab"]))
+    for sparsity in (0.0, 0.37, 0.7, 0.999):
+        found = magnitude_masks(coarse, "kernel", sparsity)
+        flat = np.concatenate([found[name]["kernel"].ravel() for name in "ab"])
+        np.testing.assert_array_equal(flat, brute(every, every.size - int(sparsity * every.size)))
+
+
+def compared(matrices: dict[str, np.ndarray], scope: Any) -> list[np.ndarray]:
+    """Which places of all matrices behind each other are compared with each other."""
+    ends = np.cumsum([leaf.size for leaf in matrices.values()])
+    places = [np.arange(end - m.size, end).reshape(m.shape) for end, m in zip(ends, matrices.values(), strict=True)]
+    if scope == "global":
+        return [np.arange(ends[-1])]
+    if scope == "matrix":
+        return [one.ravel() for one in places]
+    members = [len(one) if scope == "row" else scope for one in places]
+    return [part for one, m in zip(places, members, strict=True) for part in one.T.reshape(-1, m)]
+
+
+@pytest.mark.parametrize(("scope", "final"), [("global", 0.7), ("matrix", 0.7), ("row", 0.6), (2, 0.5)])
+def test_weights_go_by_the_schedule_and_never_return(params, scope: Any, final: float):
+    """Against a loop that hides the smallest of what is left, while all weights move at random."""
+    steps, rng = 7, np.random.default_rng(0)
+    thinner = jax.jit(thinning(scope, final, steps))
+    masks = magnitude_masks(params, KERNELS, 0.0)
+    moved = {path: leaf for path, leaf in flatten(params).items() if path in flatten(masks)}
+    groups, expected = compared(moved, scope), np.ones(sum(leaf.size for leaf in moved.values()), bool)
+    for step in range(10):
+        moved = {p: (x + 0.02 * rng.standard_normal(x.shape)).astype(np.float32) for p, x in moved.items()}
+        masks = thinner(masks, unflatten(moved), step)
+        share = final * (1 - (1 - step / steps) ** 3) if step < steps else final
+        sizes = np.concatenate([np.abs(leaf).ravel() for leaf in moved.values()])
+        sizes[~expected] = -0.5
+        if step <= steps:
+            for group in groups:
+                expected[group] = brute(sizes[group], len(group) - int(share * len(group)))
+        np.testing.assert_array_equal(np.concatenate([m.ravel() for m in flatten(masks).values()]), expected)
+        assert not (expected & (sizes < 0)).any()
+    assert (~expected).sum() == sum(int(final * len(group)) for group in groups)
+    again = thinner(masks, unflatten(moved), steps)  # as for a second micro-batch
+    jax.tree.map(np.testing.assert_array_equal, again, masks)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 99, 101, 250])
+def test_a_run_of_any_length_ends_at_the_asked_sparsity(steps: int):
+    matrix = {"kernel": np.random.default_rng(0).standard_normal((10, 100)).astype(np.float32)}
+    masks, thinner, changes = magnitude_masks(matrix, "kernel", 0.0), jax.jit(thinning("global", 0.7, steps)), 0
+    for step in range(steps + 3):
+        before, masks = masks, thinner(masks, matrix, step)
+        changes += bool((before["kernel"] != masks["kernel"]).any())
+    assert (~np.asarray(masks["kernel"])).sum() == 700
+    assert changes <= 100
 
 
 def test_what_is_masked_gets_no_gradient_and_stays_zero(params):

@@ -1,6 +1,8 @@
 """`prune` as a user runs it: parts gone for good, the score won back, and what stays after it."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
 from bertjax.params import flatten
 from bertjax.prune.masks import nonzero_masks, sparsity_of
-from tests.train.tiny import weights, write_model, write_table
+from tests.train.tiny import metrics, weights, write_model, write_table
 from train import finetune, prune, quantize
 from train.common import Data
 from train.compress import without_teacher
@@ -94,12 +96,52 @@ def test_weights_stay_zero_through_recovery_and_rounding(work: Path, pattern: An
         assert all((np.asarray(integers[path].values)[~mask] == 0).all() for path, mask in masks.items())
 
 
+KEPT = {"global": 0.7, "matrix": 0.7, "row": 0.7, "2:4": 0.5}
+GRADUAL = {"over": 0.9, "steps": 9, "save_every": 3}
+
+
+@pytest.mark.parametrize("pattern", KEPT)
+def test_weights_go_while_the_rest_learns_exactly_as_many_as_asked(work: Path, pattern: Any):
+    out = f"gradual-{pattern[0]}"
+    bundle = pruned(work, out, weights=KEPT[pattern], pattern=pattern, **GRADUAL)
+    before = flatten(bertjax.load(work / out / "cut").params)
+    zeros = {path: np.asarray(leaf) == 0 for path, leaf in flatten(bundle.params).items() if re.search(KERNELS, path)}
+    assert not any((before[path] == 0).any() for path in zeros)  # nothing was gone when learning began
+    if pattern == "global":
+        assert sum(map(np.sum, zeros.values())) == int(0.7 * sum(zero.size for zero in zeros.values()))
+    for path, zero in zeros.items():
+        if pattern == "matrix":
+            assert zero.sum() == int(0.7 * zero.size), path
+        elif pattern != "global":
+            rows = zero.T.reshape(-1, 4 if pattern == "2:4" else len(zero))
+            assert (rows.sum(axis=1) == int(KEPT[pattern] * rows.shape[1])).all(), path
+
+
+def test_masks_are_in_the_checkpoint_so_that_a_run_that_was_cut_ends_with_the_same_bits(work: Path):
+    recipe = {"weights": 0.7, "pattern": "matrix", **GRADUAL}
+    out = work / "cut-short"
+    pruned(work, out.name, **recipe)
+    straight = weights(out)
+    for gone in ("recovery/checkpoints/9", "recovery/bundle", "bundle"):
+        shutil.rmtree(out / gone)
+    for folder in (out, out / "recovery"):
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({k: v for k, v in record.items() if k != "result"}))
+    pruned(work, out.name, **recipe)
+    starts = [line["step"] for line in metrics(out / "recovery") if line.get("event") == "restart"]
+    assert starts == [6]  # with two more steps at which weights go
+    assert weights(out) == straight
+
+
 def test_what_makes_no_sense_is_refused(work: Path):
     for given, said in (
         ({"heads": 1.0}, "--heads=1.0: expected a part of the whole"),
         ({"neurons": 0.5, "score": "official"}, "--score=official is about heads"),
         ({"layers": 0.5, "score": "magnitude"}, "whole layers go by importance"),
         ({"heads": 0.5, "rounds": 0}, "--rounds=0"),
+        ({"weights": 0.5, "over": 1.5}, "--over=1.5: expected a part of the steps"),
+        ({"heads": 0.5, "over": 0.5}, "is about --weights that become 0 while"),
+        ({"weights": 0.5, "over": 0.5, "recover": False}, "give both"),
         ({}, "nothing is to be taken out"),
         ({"heads": 0.5, "student": Student(num_hidden_layers=3)}, "the student of a pruning is the model"),
     ):
