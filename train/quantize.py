@@ -50,6 +50,9 @@ class Quantize(Training):
     """nothing: no training. weights: ranges of weights follow the weights. scales: ranges are learned, too."""
     losses: tuple[Loss, ...] = (SoftTargets(temperature=1.0),)
     """What is learned from the model as it was."""
+    keep_zeros: str | None = None
+    """A regex over parameter paths: what of these matrices is 0 is 0 among the integers, too, whatever was learned in
+    between. Needs formats that have a 0, symmetric or ternary."""
     delay: float = 0.0
     """Share of the steps before the inputs of products are rounded, too."""
 
@@ -107,8 +110,9 @@ def main(config: Config, score: bool = True) -> None:
     if config.mean_bits is not None:
         batches = sample(train.encoded, config.texts, one_length=True)
         config = dataclasses.replace(config, weights=assigned_rules(config, model, batches, out))
+    masks = zeros(config, model)
     activations = inputs_to_round(config, model, train.encoded)
-    described, params = train_rounded(config, out, model, train.encoded, activations)
+    described, params = train_rounded(config, out, model, train.encoded, activations, masks)
     quantised = dataclasses.replace(model, config=described, params=params)
     keep(quantised, out / "bundle")
     again = bertjax.load(out / "bundle")
@@ -133,6 +137,24 @@ def inputs_to_round(config: Config, model: Any, encoded: Any) -> dict[str, Any]:
     return find_ranges(build(described), params, batches, config.calibrate, config.bits)
 
 
+def zeros(config: Config, model: Any) -> dict[str, Any]:
+    """Masks of what is to stay 0."""
+    from bertjax.params import flatten
+    from bertjax.prune.masks import nonzero_masks
+    from bertjax.quantize.weights import formats_of
+
+    if config.keep_zeros is None:
+        return {}
+    masks, formats = nonzero_masks(model.params, config.keep_zeros), formats_of(model.params, config.weights)
+    for path in flatten(masks):
+        if path in formats and formats[path].scheme == "asymmetric":
+            raise UserError(
+                f"--keep_zeros: the format of {path} is asymmetric, and has no integer for 0; give it a symmetric or "
+                "ternary one (weights, choices)."
+            )
+    return masks
+
+
 def sample(encoded: Any, texts: int, one_length: bool = False) -> list[Any]:
     """About so many texts from all over, in batches of 32, each of the length of its own texts or all of one length."""
     import numpy as np
@@ -148,10 +170,13 @@ def sample(encoded: Any, texts: int, one_length: bool = False) -> list[Any]:
     return [gather(encoded, p, int(buckets[buckets >= encoded.lengths[p].max()][0])) for p in parts]
 
 
-def train_rounded(config: Config, out: Path, model: Any, encoded: Any, activations: dict[str, Any]) -> tuple[Any, Any]:
+def train_rounded(
+    config: Config, out: Path, model: Any, encoded: Any, activations: dict[str, Any], masks: dict[str, Any]
+) -> tuple[Any, Any]:
     """Config and parameters of the model in integers, after training if that was asked for."""
     import jax.numpy as jnp
 
+    from bertjax.prune.masks import apply_masks
     from bertjax.quantize import Quantization, quantise_weights
     from bertjax.quantize.products import fixed_scale
     from bertjax.quantize.training import (
@@ -196,7 +221,7 @@ def train_rounded(config: Config, out: Path, model: Any, encoded: Any, activatio
     def objective(params, extra, state, batch, step, key):
         inputs = inputs_of(batch)
         said = teacher.model.apply({"params": batch["teacher"]}, *inputs)
-        rounded = round_weights(params, roundings, extra.get("weights"))
+        rounded = round_weights(apply_masks(params, batch["masks"]), roundings, extra.get("weights"))
         product = rounding_product(activations, step >= begins, extra.get("inputs"))
         student = type(model.model)(plain, product)
         guess = student.apply({"params": rounded}, *inputs, rngs={"dropout": key})
@@ -210,12 +235,12 @@ def train_rounded(config: Config, out: Path, model: Any, encoded: Any, activatio
         extra=extra,
         objective=objective,
         batches=data,
-        constants={"teacher": teacher.params},
+        constants={"teacher": teacher.params, "masks": masks},
     )
     if config.learn == "scales":
         activations = learned_ranges(activations, learned["inputs"])
         float_config = model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
-    return quantise_trained(float_config, params, roundings, learned.get("weights"))
+    return quantise_trained(float_config, apply_masks(params, masks), roundings, learned.get("weights"))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
 from bertjax.params import flatten
 from bertjax.prune.masks import nonzero_masks, sparsity_of
+from bertjax.quantize import Format
+from bertjax.quantize.formats import INT8
 from tests.train.tiny import metrics, weights, write_model, write_table
-from train import finetune, prune, quantize
+from train import distill, finetune, prune, quantize
 from train.common import Data
 from train.compress import without_teacher
 from train.optimiser import Optimiser
@@ -94,6 +96,38 @@ def test_weights_stay_zero_through_recovery_and_rounding(work: Path, pattern: An
         quantize.main(quantize.Config(model=str(source), data=data(work), out=out))
         integers = flatten(bertjax.load(work / "rounded" / "bundle").params)
         assert all((np.asarray(integers[path].values)[~mask] == 0).all() for path, mask in masks.items())
+
+
+@pytest.mark.parametrize("learn", ["nothing", "weights", "scales"])
+def test_zeros_stay_zeros_from_pruning_through_distillation_into_the_integers(work: Path, learn: Any):
+    """Large steps, decay and momentum: what is under a mask does move, and is never seen."""
+    if not (work / "sparse").exists():
+        pruned(work, "sparse", weights=0.6, over=0.5)
+    hard = {"steps": 12, "batch_size": 8, "optimiser": Optimiser(learning_rate=0.02, weight_decay=0.5)}
+    model, student = str(work / "sparse" / "bundle"), Student(start=str(work / "sparse" / "bundle"), whole=True)
+    teacher, out = str(work / "whole" / "bundle"), str(work / "taught")
+    common: Any = {"keep_zeros": KERNELS, "data": data(work), **hard}
+    distill.main(distill.Config(model=teacher, student=student, losses=(SoftTargets(),), out=out, **common))
+    rules = ((r"layer_0/.*kernel$", Format(4)), (r"layer_1/.*kernel$", Format(scheme="ternary")), *INT8)
+    rounded = str(work / f"rounded-{learn}")
+    quantize.main(quantize.Config(model=f"{out}/bundle", weights=rules, learn=learn, out=rounded, **common))
+    first, taught = (flatten(bertjax.load(folder).params) for folder in (model, f"{out}/bundle"))
+    integers = flatten(bertjax.load(f"{rounded}/bundle").params)
+    for path in flatten(nonzero_masks(bertjax.load(model).params, KERNELS)):
+        gone = first[path] == 0
+        assert gone.any()
+        assert (taught[path] != first[path])[~gone].mean() > 0.9
+        np.testing.assert_array_equal(np.asarray(taught[path])[gone], 0)
+        np.testing.assert_array_equal(np.asarray(integers[path].values)[gone], 0)
+
+
+def test_zeros_are_not_kept_in_a_format_that_has_none(work: Path):
+    asymmetric = ((r"layer_1/ffn/output/kernel$", Format(4, "asymmetric")), *INT8)
+    given: Any = {"model": str(work / "whole" / "bundle"), "data": data(work), "out": str(work / "refused")}
+    with pytest.raises(UserError, match="layer_1/ffn/output/kernel is asymmetric, and has no integer for 0"):
+        quantize.main(quantize.Config(weights=asymmetric, keep_zeros=KERNELS, **given))
+    with pytest.raises(UserError, match="no matrix has 'kernal'"):
+        quantize.main(quantize.Config(keep_zeros="kernal", **given))
 
 
 KEPT = {"global": 0.7, "matrix": 0.7, "row": 0.7, "2:4": 0.5}
