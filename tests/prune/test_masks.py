@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from torch.nn.utils import prune as torch_prune
 
 from bertjax import UserError
@@ -149,6 +150,16 @@ def test_a_run_of_any_length_ends_at_the_asked_sparsity(steps: int):
         changes += bool((before["kernel"] != masks["kernel"]).any())
     assert (~np.asarray(masks["kernel"])).sum() == 700
     assert changes <= 100
+
+
+@pytest.mark.parametrize("scope", ["global", "row"])
+def test_masks_are_the_same_however_parameters_are_divided(scope: Any):
+    rng = np.random.default_rng(0)
+    params = {"a": {"kernel": rng.integers(-9, 9, (32, 24)).astype(np.float32)}, "b": {"kernel": np.ones((16, 8))}}
+    whole, thinner = magnitude_masks(params, "kernel", 0.0), jax.jit(thinning(scope, 0.7, 2))
+    place = NamedSharding(jax.make_mesh((8,), ("parameters",)), PartitionSpec("parameters"))
+    divided = thinner(jax.device_put(whole, place), jax.device_put(params, place), 2)
+    jax.tree.map(np.testing.assert_array_equal, divided, thinner(whole, params, 2))
 
 
 def test_what_is_masked_gets_no_gradient_and_stays_zero(params):
