@@ -1,10 +1,13 @@
-"""From scores to the parts that stay."""
+"""From scores to the parts that stay, and from a speed to how many of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from bertjax.errors import UserError
+
+STEPS = 32
+"""A speed is looked for among so many parts of the whole: what two measurements of one model differ by is no less."""
 
 
 def strongest(
@@ -34,3 +37,28 @@ def strongest(
         count = min(len(ranked), -(-count // multiple) * multiple)
         kept[group] = sorted(ranked[:count].tolist())
     return kept
+
+
+def least_removal(reached: Callable[[float], float], wanted: float) -> tuple[float, float]:
+    """The smallest part that has to go for a model to be `wanted` times as fast, in steps of 1/32, and what it reached.
+
+    `reached` measures a fraction, and is asked by bisection: what is smaller is faster. What that ends at is measured
+    once more, and while it falls short then, a step more goes: the best of several tries is a lucky one.
+
+    Raises:
+      UserError: Not even with all gone that can.
+    """
+    best = reached(1.0)
+    if best < wanted:
+        raise UserError(
+            f"{wanted:g} times as fast was asked for; with one head and one neuron left in each layer it is {best:.2f} "
+            "times as fast. Take layers out as well, or ask for less."
+        )
+    low, high = 0, STEPS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(middle / STEPS) >= wanted else (middle, high)
+    for number in range(high, STEPS):
+        if (found := reached(number / STEPS)) >= wanted:
+            return number / STEPS, found
+    return 1.0, best

@@ -120,7 +120,7 @@ def without_smallest(masks: Masks, params: Tree, scope: Scope, removed: Callable
 def largest(keys: Int[Array, "rows n"], kept: Any) -> Bool[Array, "rows n"]:
     """True at the `kept` largest of each row, at least one; of equal ones the first stay. For integers from 0 on.
 
-    By bisection, which needs nothing but sums: sorting 85 million numbers takes half a minute on a CPU.
+    By bisection, which needs nothing but sums: ten million numbers take a CPU a sixth of the time of sorting them.
     """
     rows, n = keys.shape
     threshold = highest(31, rows, lambda t: jnp.sum(keys >= t, axis=1) >= kept)

@@ -13,12 +13,16 @@ import bertjax
 from bertjax import UserError
 from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
+from bertjax.measure.cost import forward_cost
+from bertjax.measure.latency import Timing
+from bertjax.measure.report import Latency, Percentiles
 from bertjax.params import flatten
 from bertjax.prune.masks import nonzero_masks, sparsity_of
 from bertjax.quantize import Format
 from bertjax.quantize.formats import INT8
+from bertjax.text.examples import Examples
 from tests.train.tiny import metrics, weights, write_model, write_table
-from train import distill, finetune, prune, quantize
+from train import cut, distill, finetune, prune, quantize
 from train.common import Data
 from train.compress import without_teacher
 from train.optimiser import Optimiser
@@ -66,6 +70,7 @@ def test_neurons_go_in_rounds_and_in_multiples_and_the_score_is_won_back(work: P
     bundle = pruned(work, "neurons", heads=0.25, neurons=0.6, score="activity", rounds=2, multiple=4)
     neurons = [one for _, one in shapes(bundle)]
     assert all(one % 4 == 0 for one in neurons)
+    assert sum(one for one, _ in shapes(bundle)) == 6  # a head has four columns itself
     assert sum(neurons) < 64
     before, after = bertjax.load(work / "neurons" / "cut"), bundle
     assert before.config == after.config
@@ -83,9 +88,9 @@ def test_a_layer_goes(work: Path):
     assert len(shapes(pruned(work, "layer", layers=0.5, recover=False))) == 1
 
 
-@pytest.mark.parametrize(("pattern", "expected"), [("global", 0.7), ("2:4", 0.5)])
-def test_weights_stay_zero_through_recovery_and_rounding(work: Path, pattern: Any, expected: float):
-    bundle = pruned(work, f"weights-{pattern[0]}", weights=0.7, pattern=pattern)
+@pytest.mark.parametrize(("pattern", "given", "expected"), [("global", 0.7, 0.7), ("2:4", 0.0, 0.5)])
+def test_weights_stay_zero_through_recovery_and_rounding(work: Path, pattern: Any, given: float, expected: float):
+    bundle = pruned(work, f"weights-{pattern[0]}", weights=given, pattern=pattern)
     found = nonzero_masks(bundle.params, KERNELS)
     assert sparsity_of(found) == pytest.approx(expected, abs=0.01)
     cut = bertjax.load(work / f"weights-{pattern[0]}" / "cut")
@@ -167,17 +172,54 @@ def test_masks_are_in_the_checkpoint_so_that_a_run_that_was_cut_ends_with_the_sa
     assert weights(out) == straight
 
 
+def test_as_many_parts_go_as_make_it_so_fast(work: Path, monkeypatch):
+    """Time by the arithmetic, which does not depend on who else works on this machine."""
+
+    def arithmetic(folder: Any) -> float:
+        bundle = bertjax.load(folder)
+        return forward_cost(bundle.model, bundle.params, 16).flops or 0.0
+
+    monkeypatch.setattr(cut, "times_as_fast", lambda whole, smaller, *_: arithmetic(whole) / arithmetic(smaller))
+    bundle = pruned(work, "fast", speedup=1.5, score="magnitude", recover=False)
+    record = json.loads((work / "fast" / "run.json").read_text())
+    assert record["speedup"]["asked"] == 1.5
+    found = arithmetic(work / "whole" / "bundle") / arithmetic(work / "fast" / "bundle")
+    assert record["speedup"]["reached"] == found >= 1.5
+    assert sum(one for _, one in shapes(bundle)) == 64 - round(record["removed"] * 64)
+    part = record["removed"] - 1 / 32
+    pruned(work, "slower", heads=part, neurons=part, score="magnitude", recover=False)
+    assert arithmetic(work / "whole" / "bundle") / arithmetic(work / "slower" / "bundle") < 1.5
+    with pytest.raises(UserError, match=r"40 times as fast was asked for; with one head and one neuron"):
+        pruned(work, "too-fast", speedup=40.0, score="magnitude", recover=False)
+
+
+def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkeypatch):
+    texts, whole = Examples(["the film a fine story", "very dull"]), work / "whole" / "bundle"
+    ms = {whole: 9.0, work / "smaller": 6.0}
+
+    def clock(candidates: Any, words: Any, pairs: Any, **more: Any) -> Any:
+        assert (words, pairs, more) == (texts.texts, None, {"max_length": 16, "isolated": True})
+        alone = {name: Percentiles(ms[one.path], 0.0) for name, one in candidates.items() if one.runtime == "jax"}
+        return {name: Timing("jax", "cpu", 1, {}, Latency(t, t), 0.0) for name, t in alone.items()}
+
+    monkeypatch.setattr("bertjax.measure.latency.measure_latency", clock)
+    assert cut.times_as_fast(str(whole), work / "smaller", texts, 16) == 1.5
+
+
 def test_what_makes_no_sense_is_refused(work: Path):
     for given, said in (
         ({"heads": 1.0}, "--heads=1.0: expected a part of the whole"),
         ({"neurons": 0.5, "score": "official"}, "--score=official is about heads"),
         ({"layers": 0.5, "score": "magnitude"}, "whole layers go by importance"),
         ({"heads": 0.5, "rounds": 0}, "--rounds=0"),
+        ({"weights": 0.7, "pattern": "2:4"}, "with --pattern=2:4 half of the weights go"),
         ({"weights": 0.5, "over": 1.5}, "--over=1.5: expected a part of the steps"),
         ({"heads": 0.5, "over": 0.5}, "is about --weights that become 0 while"),
         ({"weights": 0.5, "over": 0.5, "recover": False}, "give both"),
+        ({"speedup": 1.0}, "--speedup=1.0: expected more than 1"),
+        ({"speedup": 2.0, "heads": 0.5}, "leave these two out"),
         ({}, "nothing is to be taken out"),
-        ({"heads": 0.5, "student": Student(num_hidden_layers=3)}, "the student of a pruning is the model"),
+        ({"speedup": 2.0, "score": "official"}, "--score=official is about heads"),
     ):
         with pytest.raises(UserError, match=said):
             pruned(work, "nothing", **given)
