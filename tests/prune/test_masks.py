@@ -166,14 +166,26 @@ def test_what_is_masked_gets_no_gradient_and_stays_zero(params):
     model, _ = tiny()
     masks = magnitude_masks(params, KERNELS, 0.5)
 
-    @jax.jit
-    def gradient(params):
-        return jax.grad(lambda p: jnp.sum(run(model, apply_masks(p, masks), tiny_batch()).logits ** 2))(params)
+    def loss(params):
+        return jnp.sum(run(model, apply_masks(params, masks), tiny_batch()).logits ** 2)
 
+    gradient, loss = jax.jit(jax.grad(loss)), jax.jit(loss)
     moved = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params))
     for path, mask in flatten(masks).items():
         np.testing.assert_array_equal(np.asarray(flatten(gradient(params))[path])[~mask], 0)
         assert np.asarray(flatten(apply_masks(moved, masks))[path])[~mask].any() == np.False_
+    path = "encoder/layer_0/ffn/output/kernel"
+    kept = tuple(np.argwhere(flatten(masks)[path])[0])
+    for place in (kept, tuple(np.argwhere(~flatten(masks)[path])[0])):  # by a central difference, too
+        ends = []
+        for change in (1e-2, -1e-2):
+            flat = flatten(params)
+            flat[path] = np.array(flat[path])
+            flat[path][place] += change
+            ends.append(float(loss(unflatten(flat))))
+        slope = (ends[0] - ends[1]) / 2e-2
+        assert float(flatten(gradient(params))[path][place]) == pytest.approx(slope, rel=2e-2, abs=1e-4)
+        assert (slope == 0) == (place != kept)
     again = nonzero_masks(apply_masks(params, masks), KERNELS)
     assert all(
         (again_leaf == leaf).all()
