@@ -31,6 +31,8 @@ def measured_on(config: Any, model: Any, task: Any) -> list[Any]:
 
 def fast_enough(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[str, float]:
     """The smallest part of heads and neurons without which the model is fast enough; recorded with what was reached."""
+    import shutil
+
     import bertjax
     from bertjax.prune.choice import least_removal
     from bertjax.prune.scores import OWNER
@@ -54,6 +56,7 @@ def fast_enough(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[
         return found
 
     fraction, speedup = least_removal(reached, config.speedup)
+    shutil.rmtree(out / "timed")
     update_record(out, removed=fraction, speedup={"asked": config.speedup, "reached": speedup})
     note(f"{fraction:.0%} of heads and neurons go: {speedup:.2f} times as fast, asked for {config.speedup:g}")
     return {part: min(fraction, share) for part, share in most.items()}

@@ -51,8 +51,8 @@ def least_removal(reached: Callable[[float], float], wanted: float) -> tuple[flo
     best = reached(1.0)
     if best < wanted:
         raise UserError(
-            f"{wanted:g} times as fast was asked for; with one head and one neuron left in each layer it is {best:.2f} "
-            "times as fast. Take layers out as well, or ask for less."
+            f"{wanted:g} times as fast was asked for; without any heads and neurons that can go it is {best:.2f} times "
+            "as fast. Take layers out as well, or ask for less."
         )
     low, high = 0, STEPS
     while high - low > 1:
