@@ -5,8 +5,9 @@
 
 A row is a name and stages, as `compress` runs them; the first begins with the teacher. Every row sees as many examples,
 in the same order for one seed: --epochs (or --steps) is the budget of a row, and where it has several stages, what each
-says of its own epochs is its share. Three rows are always there: no_teacher (the labels alone), more_epochs (the same,
-and on top as many passes as training the teacher and asking it once cost) and bag_of_words.
+says of its own epochs is its share. A stage that prunes takes parts out of the model instead of giving it the student's
+shape, and one that rounds may follow. Three rows are always there: no_teacher (the labels alone), more_epochs (the
+same, and on top as many passes as training the teacher and asking it once cost) and bag_of_words.
 
 Each row and seed has its folder, OUT/rows/ROW/seedN, and a finished one is not run again; a row that fails is reported
 with its reason, and the others go on. Rows and seeds may be added to a finished comparison. The report is
@@ -19,7 +20,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
@@ -31,6 +32,8 @@ from .distill import Distill
 from .fields import nearest
 from .finetune import Finetune
 from .loop import Training
+from .prune import Prune
+from .quantize import Quantize
 from .stages import Context, Stage, run_in_order
 
 NO_TEACHER, MORE_EPOCHS = "no_teacher", "more_epochs"
@@ -251,17 +254,27 @@ def planned_stages(bench: Bench, row: Row, seed: int) -> list[Stage]:
     """The stages with the suite's shape and seed, and the budget dealt out by what each says of its own length."""
     config = bench.config
     student = row.student or config.student
-    training = [stage for stage in row.stages if isinstance(stage, Training)]
-    shares = iter(lengths_of(bench, row.name, [stage.steps or stage.epochs or 1.0 for stage in training]))
+    learning = [stage for stage in row.stages if learns(stage)]
+    shares = iter(lengths_of(bench, row.name, [stage.steps or stage.epochs or 1.0 for stage in learning]))
     common: dict[str, Any] = {"seed": seed} | ({"batch_size": config.batch_size} if config.batch_size else {})
 
     def planned(stage: Stage) -> Stage:
         if not isinstance(stage, Training):
             return stage
-        shaped = {"student": student} if isinstance(stage, Distill) or stage is config.alone else {}
-        return dataclasses.replace(stage, **common, **next(shares), **shaped)  # type: ignore[return-value]
+        cut = isinstance(stage, Distill) and not isinstance(stage, Prune)
+        shaped = {"student": student} if cut or stage is config.alone else {}
+        share = next(shares) if learns(stage) else {}
+        return dataclasses.replace(stage, **common, **share, **shaped)  # type: ignore[return-value]
 
     return [planned(stage) for stage in row.stages]
+
+
+def learns(stage: Any) -> TypeGuard[Training]:
+    """Whether a stage trains, and so has a share of the budget."""
+    rests = (isinstance(stage, Quantize) and stage.learn == "nothing") or (
+        isinstance(stage, Prune) and not stage.recover
+    )
+    return isinstance(stage, Training) and not rests
 
 
 def lengths_of(bench: Bench, name: str, shares: Sequence[float]) -> list[dict[str, Any]]:
@@ -278,10 +291,12 @@ def lengths_of(bench: Bench, name: str, shares: Sequence[float]) -> list[dict[st
 
 
 def cost_of(folder: Path, examples: int) -> tuple[float, float, float]:
-    """Examples that a stage was trained on, those that the teacher read for it, and seconds."""
+    """Examples that a stage was trained on, those that the teacher read for it, and seconds. What is pruned is trained
+    in a folder below."""
     from .log import worked_seconds
     from .run import read_record
 
+    folder = folder / "recovery" if (folder / "recovery").is_dir() else folder
     record = read_record(folder) or {}
     if "epochs" not in record:
         return 0.0, 0.0, 0.0

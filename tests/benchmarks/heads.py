@@ -21,8 +21,9 @@ from bertjax.prune.choice import strongest
 from bertjax.text.batches import eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
 from train.common import Data
+from train.cut import worth
 from train.data import open_model, read_split, training_task
-from train.prune import Config, worth
+from train.prune import Config
 from train.quantize import sample
 
 MEASURES = ("importance", "official", "transformers", "magnitude", "activity", "random")

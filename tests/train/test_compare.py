@@ -24,6 +24,8 @@ from train.compare import Config, Published, Row
 from train.distill import Distill
 from train.finetune import Finetune
 from train.optimiser import Optimiser
+from train.prune import Prune
+from train.quantize import Quantize
 from train.settings import load_config
 from train.stages import Context
 
@@ -48,6 +50,7 @@ def suite(tmp_path_factory) -> Config:
         alone=Finetune(name="alone", optimiser=FAST),
         rows=(
             Row("steps", (learn("layers", HiddenStates(), share=2), learn("answers", SoftTargets()))),
+            Row("pruned", (Prune(heads=0.5, losses=(SoftTargets(),), epochs=5, optimiser=FAST), Quantize())),
             Row("wild", (wild,), paper=Published(91.5, "a paper")),
         ),
         seeds=(0, 1),
@@ -110,6 +113,19 @@ def test_costs_are_counted(whole: Path):
     assert found["no_teacher"]["passes"] == found["steps"]["passes"] == 10 * 16  # 48 rows are 3 full batches of 16
     assert found["steps"]["asked"] == 2 * 48  # each stage asks for something else
     assert found["more_epochs"]["passes"] == (10 + 30 + 3) * 16  # the teacher's training, and asking it once
+
+
+def test_a_row_may_prune_the_teacher_and_round_what_is_left(whole: Path):
+    """Instead of the student's shape; rounding without training has no share of the budget."""
+    row, folder = rows(whole)["pruned"], whole / "rows" / "pruned" / "seed1"
+    assert row["passes"] == 10 * 16
+    assert row["asked"] == 48
+    bundle = bertjax.load(folder / "2-int8" / "bundle")
+    assert [step.num_attention_heads for step in bundle.config.depth_steps()] == [1, 1]
+    assert bundle.config.quantization is not None
+    assert {line["step"] for line in metrics(folder / "1-pruned" / "recovery") if "loss" in line} == {10}
+    assert row["size_bytes"] < rows(whole)["teacher"]["size_bytes"]
+    assert row["seconds"] > 0
 
 
 def test_a_failed_row_is_reported_and_the_rest_is_there(whole: Path):
