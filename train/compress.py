@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bertjax.distill.student import Student
+from bertjax.distill.terms import HardLabels
 from bertjax.errors import UserError
 from bertjax.paths import at, is_remote
 
@@ -196,7 +196,8 @@ def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
     if taught and has_labels(config.data, task):
         folder = out / "stages" / "without-teacher"
         log.event("stage", len(stages) + 1, name="without-teacher")
-        without_teacher(taught).run(Context(config.model, taught[-1].data, str(folder)))
+        stage, begins = without_teacher(taught, config.model)
+        stage.run(Context(begins, taught[-1].data, str(folder)))
         models.insert(1, Model(WITHOUT_TEACHER, folder / "bundle"))
     if models[-1].exported:
         models.insert(1, exported(models[0], out))
@@ -286,18 +287,22 @@ def resolve_model(model: str) -> Any:
     return at(model) if is_remote(model) else resolve(model)
 
 
-def without_teacher(taught: list[Done]) -> Finetune:
-    """The same small model with the same start and as many steps, trained on the labels alone. What the last of several
-    students leaves open is as in the one before it; a model whose parts were taken out begins as it was then."""
+def without_teacher(taught: list[Done], model: str) -> tuple[Stage, str]:
+    """The same small model with as many steps on the labels alone, and the model that it begins with. What the last of
+    several students leaves open is as in the one before it; a model whose parts were taken out begins as it was then,
+    and as many of its weights are 0."""
     stages: list[Any] = [one.stage for one in taught]
     last, sizes = stages[-1], ("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size")
     if isinstance(last, Prune):
-        student = Student(start=str(taught[-1].bundle.parent / "cut"), whole=True)
+        model, student = str(taught[-1].bundle.parent / "cut"), None
+        if last.zeros:
+            done: dict[str, Any] = {"layers": 0.0, "heads": 0.0, "neurons": 0.0, "speedup": None}
+            return dataclasses.replace(last, name="without-teacher", losses=(HardLabels(),), **done), model
     else:
         chosen = {name: [size for s in stages if (size := getattr(s.student, name)) is not None] for name in sizes}
         student = dataclasses.replace(last.student, **{name: given[-1] for name, given in chosen.items() if given})
     shared = {f.name: getattr(last, f.name) for f in dataclasses.fields(Finetune) if f.name not in ("name", "student")}
-    return Finetune(**shared, name="without-teacher", student=student)
+    return Finetune(**shared, name="without-teacher", student=student), model
 
 
 if __name__ == "__main__":

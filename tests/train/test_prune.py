@@ -27,7 +27,7 @@ from train.common import Data
 from train.compress import without_teacher
 from train.optimiser import Optimiser
 from train.prune import KERNELS
-from train.stages import Done
+from train.stages import Context, Done
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +225,19 @@ def test_what_makes_no_sense_is_refused(work: Path):
             pruned(work, "nothing", **given)
 
 
-def test_the_honest_row_beside_a_pruned_model_is_the_same_model_without_a_teacher():
+def test_the_honest_row_beside_a_pruned_model_is_the_same_model_without_a_teacher(work: Path):
     stage = prune.Prune(heads=0.5, steps=7, batch_size=8)
-    alone = without_teacher([Done(stage, Data(), Path("stages/2-pruned/bundle"))])
-    assert alone.student == Student(start="stages/2-pruned/cut", whole=True)
+    alone, begins = without_teacher([Done(stage, Data(), Path("stages/2-pruned/bundle"))], "demo")
+    assert isinstance(alone, finetune.Finetune)
+    assert (alone.student, begins) == (None, "stages/2-pruned/cut")
     assert (alone.steps, alone.batch_size) == (7, 8)
+    recipe = {"heads": 0.5, "weights": 0.6, "over": 0.5, "losses": (SoftTargets(),), "steps": 4, "batch_size": 8}
+    bundle = pruned(work, "taught-zeros", **recipe)
+    alone, begins = without_teacher([Done(prune.Prune(**recipe), Data(), work / "taught-zeros" / "bundle")], "demo")
+    alone.run(Context(begins, data(work), str(work / "untaught-zeros")))
+    other = bertjax.load(work / "untaught-zeros" / "bundle")
+    assert other.config == bundle.config
+    masks = [nonzero_masks(one.params, KERNELS) for one in (bundle, other)]
+    assert sparsity_of(masks[0]) == sparsity_of(masks[1]) == pytest.approx(0.6, abs=1e-3)
+    logged = metrics(work / "untaught-zeros" / "recovery")
+    assert {name for line in logged for name in line if "loss/" in name} == {"loss/0_HardLabels"}
