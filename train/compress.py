@@ -17,7 +17,7 @@ within the bounds is kept (budget.py). Where none is, the best try is kept, and 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bertjax.distill.terms import HardLabels
 from bertjax.errors import UserError
@@ -57,6 +57,8 @@ class Config:
     """Examples per step in every training stage, instead of what each says."""
     seed: int | None = None
     """Seed of every training stage, instead of what each says."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Compute dtype of every training stage, instead of what each says: bfloat16 on TPU and GPU."""
     out: str = "runs/compress"
     """Folder for everything: stages, the final bundle, report.md."""
 
@@ -79,7 +81,8 @@ class Config:
 
     def planned_stages(self) -> list[Stage]:
         """The stages with what this config says for all of them."""
-        common = {name: getattr(self, name) for name in ("batch_size", "seed") if getattr(self, name) is not None}
+        names = "batch_size", "seed", "dtype"
+        common = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.steps is not None or self.epochs is not None:
             common |= {"steps": self.steps, "epochs": self.epochs}
         return [dataclasses.replace(s, **common) if isinstance(s, Training) else s for s in self.stages]

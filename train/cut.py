@@ -31,9 +31,10 @@ def measured_on(config: Any, model: Any, task: Any) -> list[Any]:
 
 def fast_enough(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[str, float]:
     """The smallest part of heads and neurons without which the model is fast enough; recorded with what was reached."""
-    import shutil
+    import tempfile
 
     import bertjax
+    from bertjax.paths import at
     from bertjax.prune.choice import least_removal
     from bertjax.prune.scores import OWNER
     from bertjax.prune.surgery import sizes
@@ -42,7 +43,7 @@ def fast_enough(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[
     from .log import note
     from .run import update_record
 
-    texts, out = training_examples(config.data, task), Path(config.out)
+    texts = training_examples(config.data, task)
     counts = {part: sizes(model.config, owner).values() for part, owner in OWNER.items()}
     most = {part: 1 - len(count) / sum(count) for part, count in counts.items()}
 
@@ -50,14 +51,14 @@ def fast_enough(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[
         smaller = model
         for part in most:
             smaller = without(config, smaller, batches, part, min(fraction, most[part]))
-        bertjax.save(smaller, out / "timed")
-        found = times_as_fast(config.model, out / "timed", texts, config.data.max_length)
+        with tempfile.TemporaryDirectory() as folder:
+            bertjax.save(smaller, Path(folder) / "smaller")
+            found = times_as_fast(config.model, Path(folder) / "smaller", texts, config.data.max_length)
         note(f"without {fraction:.0%} of heads and neurons: {found:.2f} times as fast")
         return found
 
     fraction, speedup = least_removal(reached, config.speedup)
-    shutil.rmtree(out / "timed")
-    update_record(out, removed=fraction, speedup={"asked": config.speedup, "reached": speedup})
+    update_record(at(config.out), removed=fraction, speedup={"asked": config.speedup, "reached": speedup})
     note(f"{fraction:.0%} of heads and neurons go: {speedup:.2f} times as fast, asked for {config.speedup:g}")
     return {part: min(fraction, share) for part, share in most.items()}
 
