@@ -2,9 +2,11 @@
 
 libtpu holds the compiler and a description of every slice, so memory, arithmetic and traffic of a step can be known
 before a machine is paid for; what it cannot say is how fast it runs. The time below is a roofline: the longest of what
-products, memory and interconnect would take at the rates of the data sheet, each alone and undisturbed. No run is
-faster, most are slower. Everything a script does up to its first step is done as ever, in a folder that is deleted
-afterwards, and what is not there (weights, text) is stood in for: see stand_ins.py.
+products, memory and interconnect would take at the rates of the data sheet, as if all three overlapped. Runs are
+slower, save where memory decides: a look-up that reads a few rows of a table is counted as if it read all.
+
+Everything a script does before its first step is done as ever, in a folder that is deleted afterwards; what is not
+there (weights, text) is stood in for, see stand_ins.py.
 """
 
 import dataclasses
@@ -185,13 +187,14 @@ def program_lines(text: str, asked: Topology, devices: int) -> list[str]:
     bound = max(seconds, key=lambda name: seconds[name])
     each = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())
     return [
-        f"products: {program.flops / 1e12:.3f} TFLOP a chip, {share:.2g} % of it in float32",
+        f"products: {program.flops / 1e12:.3f} TFLOP a chip and step, {share:.2g} % of it in float32",
         *(f"  float32: {count} x {site}" for site, count in wide.most_common(12)),
-        f"interconnect: {sent / 1e6:.1f} MB sent by a chip, if in rings",
+        f"interconnect: {sent / 1e6:.1f} MB sent by a chip a step, if in rings, for",
         *(f"  {name:<19}{kind.count:5} x, {kind.payload / 1e6:10.1f} MB" for name, kind in moved.items()),
         f"memory traffic: {program.memory_traffic / 1e9:.2f} GB",
-        f"estimate, at the rates of the data sheet: {each}; bound by {bound}",
-        f"  at best {1e3 * seconds[bound]:.2f} ms a step, {100 * seconds['products'] / seconds[bound]:.0f} % of peak",
+        f"estimate from the rates of the data sheet, not measured: {each}",
+        f"  a step in {1e3 * seconds[bound]:.2f} ms if they overlap, bound by {bound}: "
+        f"{100 * seconds['products'] / seconds[bound]:.0f} % of peak",
     ]
 
 

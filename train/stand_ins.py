@@ -21,22 +21,25 @@ def stand_in(config: Any, folder: Path) -> Any:
     """The config with every text and every model that is missing replaced by one in `folder`."""
     from bertjax.bundle import stored_config
 
+    from .pretrain import VOCABULARY
+
     named = {path: leaf.value for path, leaf in leaves(config).items() if isinstance(leaf.value, str)}
     changes = {path: model_like(name, folder / path) for path, name in named.items() if lacks_weights(name)}
-    absent = [path for path in ("data.train", "data.eval") if is_absent(named.get(path, "demo"))]
-    for name in dict.fromkeys(named[path] for path in absent):
-        note(f"{name} is not there; rows of {config.data.max_length} pieces stand in for it")
-    if absent and hasattr(config.data, "kind"):
-        model: Any = changes.get("model", config.model)
-        labels = config.data.labels or stored_config(model).labels
-        changes |= dict.fromkeys(absent, table_of(config.data, labels, folder / "text.tsv"))
-    elif absent:
-        changes |= dict.fromkeys(absent, text_of(config.data.max_length, folder / "text.txt"))
-        if config.model is None and "data.train" in absent:  # it would learn its vocabulary from the text
-            from .pretrain import VOCABULARY
-
-            shape = config.shape.config(config.vocab_size or VOCABULARY, "ForPreTraining")
-            changes["model"] = zeros(shape, None, folder / "model")
+    # What a finished model would be measured on is read before it is trained, and decides nothing.
+    evaluated = ["data.eval"] if "data.eval" in named else []
+    if is_absent(named.get("data.train", "demo")):
+        note(f"{named['data.train']} is not there; rows of {config.data.max_length} pieces stand in for it")
+        if hasattr(config.data, "kind"):
+            model: Any = changes.get("model", config.model)
+            text = table_of(config.data, config.data.labels or stored_config(model).labels, folder / "text.tsv")
+        else:
+            text = text_of(config.data.max_length, folder / "text.txt")
+            if config.model is None:  # it would learn its vocabulary from the text
+                shape = config.shape.config(config.vocab_size or VOCABULARY, "ForPreTraining")
+                changes["model"] = zeros(shape, None, folder / "model")
+        changes |= dict.fromkeys(["data.train", *evaluated], text)
+    elif is_absent(named.get("data.eval", "demo")):
+        changes["data.eval"] = named["data.train"]
     return replace(config, changes)
 
 

@@ -165,7 +165,7 @@ def test_a_model_without_weights_and_missing_text_are_stood_in_for(described: Pa
     assert (bundle.config.hidden_size, bundle.fresh) == (128, ())
     assert not any(leaf.any() for leaf in jax.tree.leaves(bundle.params))
     assert Path(config.data.train).read_text().splitlines()[0] == "text\tlabel"
-    assert config.data.eval == "demo"
+    assert config.data.eval == config.data.train
 
 
 def test_a_model_from_nothing_gets_the_vocabulary_that_was_asked_for(tmp_path: Path):
@@ -179,6 +179,8 @@ def test_what_is_there_is_used_as_it_is(tmp_path: Path):
     (tmp_path / "mine.tsv").write_text("text\tlabel\nfine\tgood\n")
     config = Config(data=type(Config().data)(train=str(tmp_path / "mine.tsv")))
     assert stand_in(config, tmp_path) == config
+    config = Config(data=type(Config().data)(train="demo", eval="no.tsv"))
+    assert stand_in(config, tmp_path).data.eval == "demo"
 
 
 def test_a_kind_that_nothing_stands_in_for_is_answered(tmp_path: Path):
