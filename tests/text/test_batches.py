@@ -42,6 +42,12 @@ def test_every_batch_but_the_last_of_an_epoch_is_full():
     assert filled == ([SIZE] * (STEPS - 1) + [3]) * 2
 
 
+def test_the_longest_batch_is_found_wherever_it_stands():
+    run, untouched = (batches(made_up(LENGTHS), SIZE, seed=3, buckets=BUCKETS) for _ in range(2))
+    assert run.longest()["input_ids"].shape == (SIZE, BUCKETS[-1])
+    same(next(run), next(untouched))
+
+
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 16])
 def test_few_rows_make_whole_epochs_too(rows):
     run = list(batches(made_up(LENGTHS[:rows]), SIZE, seed=0, buckets=BUCKETS, epochs=2))

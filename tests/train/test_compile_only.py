@@ -5,6 +5,7 @@ Skipped where libtpu cannot be installed (it is for Linux on x86-64); what needs
 
 import importlib.util
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 import bertjax
+from bertjax.chips import topology
 from bertjax.model import BertConfig, abstract_params
 from bertjax.params import count
 from tests.train.tiny import run
@@ -111,6 +113,14 @@ def test_a_script_says_what_its_step_takes_and_leaves_nothing(described: Path, t
     assert re.search(r"all-reduce +\d+ x", done.stdout)
     assert [line.split()[0] for line in done.stderr.splitlines()] == [str(described), "none.tsv", "compiling"]
     assert not out.exists()
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:1x1", "v5e:16x16", "v5p:2x2x4", "v6e:4x4"])
+def test_a_slice_has_one_device_a_chip_of_the_kind_in_the_table(name: str):
+    asked, devices = topology(name), tpu_devices(name)
+    assert len(devices) == math.prod(asked.sizes)
+    assert {device.device_kind for device in devices} == {asked.chip.device_kind}
 
 
 @needs_libtpu
