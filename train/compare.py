@@ -381,15 +381,14 @@ def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any]
 def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dict[str, dict[str, Any]]]:
     """Tokens per text, what the teacher was timed on, and each row's size, arithmetic and time. Rows of one shape are
     one program, which is measured once for all of them."""
-    import bertjax
-    from bertjax.measure.bundles import Entry, costs, lengths, one_process_only
+    from bertjax.measure.bundles import Entry, costs, lengths, one_process_only, program
     from bertjax.measure.latency import Candidate, measure_latency
 
     from .log import note
 
     texts, pairs = (examples := next(iter(bench.splits.values())).examples).texts, examples.pairs
     shapes = {
-        name: name if name in ("teacher", "bag_of_words") else repr(bertjax.load(folder).config)
+        name: name if name in ("teacher", "bag_of_words") else program(Entry(name, folder, ()))
         for name, folder in folders.items()
     }
     first = {shape: name for name, shape in reversed(shapes.items())}

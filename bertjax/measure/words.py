@@ -231,7 +231,8 @@ def how_measured(report: Report) -> str:
         "permutation test). Size counts stored weights. FLOPs are those of one text of the median length, memory is "
         "what one compiled call holds at once: parameters, inputs, outputs and temporaries. Times are milliseconds for "
         "one text at its real length, the texts per second those of batches of 32: each model runs in a process of its "
-        f"own, the processes take turns, and the median of the rounds counts. {_beside(report)}A time ratio under "
+        "own, the processes take turns, and the median of the rounds counts; models that are one program with other "
+        f"numbers in it are timed once. {_beside(report)}A time ratio under "
         f"{SPEED_UP} is no speed-up. Versions: {versions}."
     )
 
