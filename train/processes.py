@@ -152,6 +152,7 @@ def join(given: Processes) -> None:
         return
     import jax
     from jax._src import distributed  # jax has no public door to its key-value store; Orbax goes the same way
+    from jax.experimental import multihost_utils
 
     try:
         jax.distributed.initialize(
@@ -164,7 +165,9 @@ def join(given: Processes) -> None:
     except (RuntimeError, OSError) as error:
         hint = "" if given.count else "\nA TPU machine without neighbours is told so by TPU_SKIP_MDS_QUERY=1."
         raise UserError(f"could not meet the other processes: {str(error).splitlines()[0][:200]}{hint}") from error
-    jax.devices()  # all have to be there for this, and it is asked for next in whatever one of them does alone
+    # All have to be there when jax first looks for devices, and when they first speak with each other, where CPUs wait
+    # for 30 s at most. So both happen now.
+    multihost_utils.sync_global_devices("bertjax")
     if distributed.global_state.num_processes > 1:
         state = distributed.global_state
         _company = Company(state.client, state.process_id, state.num_processes, given.patience)
