@@ -1,8 +1,13 @@
 """Several examples in one row: no position is wasted on padding, and every batch has one shape.
 
 Segment ids keep the examples of a row from seeing each other, position ids start anew in each, and the model reads a
-[CLS] for each. Against buckets it saves the last tenth or so of padding and all compilations but one; it pays with
-attention over the whole row (quadratic in `row_length`, not in the length of an example), so keep rows short on CPU.
+[CLS] for each. Against buckets it saves the rest of the padding and all compilations but one; it pays with attention
+over the whole row (quadratic in `row_length`, not in the length of an example), so keep rows short on CPU, and with
+every row of the last layer, of which a classifier otherwise computes the first alone.
+
+On SST-2 (13.3 pieces a text) in rows of 64, a training step of MiniLM-L6 of 2,048 positions takes in 4.1 [4.0, 4.3]
+times the examples a second of padding to the maximum, and 1.2 [1.1, 1.3] times those of buckets, in processor time on
+two cores: `python -m tests.benchmarks.packing --data=train.tsv`.
 
 Which lengths share a row is decided once, for the multiset of lengths is the same in every epoch: best-fit decreasing,
 the bin-packing rule with first-fit's guarantee (Johnson, 1974) at a cost per example that does not grow with the data.
