@@ -26,9 +26,15 @@ def digests(arrays: Sequence[jax.Array | np.ndarray]) -> list[str]:
     """The digest of each array as 16 hexadecimal digits.
 
     Only bits and positions count: NaN payloads and the sign of zero are seen. Dtype and shape are not: store them too.
-    All sums are started before the first is fetched, so devices work through the list without waiting for the host.
+    Sums are started before the ones before them are fetched, so devices work through the list without waiting for us.
     """
-    sums = [_sums(_without_64_bit(x)) for x in arrays]
+    sums = []
+    for x in arrays:
+        sums.append(_sums(_without_64_bit(x)))
+        # XLA's CPU client starts 32 programs ahead and then blocks a thread that these programs need: where processes
+        # wait for each other in them, that is forever (jax 0.10.2, with as many devices as cores).
+        if len(sums) % 8 == 0:
+            jax.block_until_ready(sums[-1])
     return [f"{int(high):08x}{int(low):08x}" for high, low in jax.device_get(sums)]
 
 

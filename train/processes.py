@@ -154,8 +154,6 @@ def join(given: Processes) -> None:
     from jax._src import distributed  # jax has no public door to its key-value store; Orbax goes the same way
     from jax.experimental import multihost_utils
 
-    # Of two programs that a CPU runs at once, one process may wait in the first and one in the second: one at a time.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             given.coordinator, given.count, given.index, cluster_detection_method=automatic or "deactivate"
