@@ -25,7 +25,8 @@ from .processes import has_company, is_first, told_to_stop, wait
 from .sharding import Sharding
 
 LOG_EVERY = 10
-"""Steps between two looks at the metrics. Looking waits for the device, so not every step."""
+"""Steps between two looks at the metrics. Looking waits for the devices; between two looks they are sent the next steps
+with their batches while they work, so that neither reading nor sending text is waited for."""
 
 
 @dataclass(frozen=True)
