@@ -93,7 +93,7 @@ class Company:
             except Lost as loss:
                 self.leave(str(loss))
             except Exception as error:  # the store is gone, and the first process with it
-                self.leave(f"the first process cannot be reached ({str(error).splitlines()[0][:120]})")
+                self.leave(f"the first process cannot be reached ({first_line(error)})")
 
     def give_sign(self, ended: str = "") -> None:
         self.signs += 1
@@ -164,13 +164,17 @@ def join(given: Processes) -> None:
         return
     except (RuntimeError, OSError) as error:
         hint = "" if given.count else "\nA TPU machine without neighbours is told so by TPU_SKIP_MDS_QUERY=1."
-        raise UserError(f"could not meet the other processes: {str(error).splitlines()[0][:200]}{hint}") from error
+        raise UserError(f"could not meet the other processes: {first_line(error)}{hint}") from error
     # All have to be there when jax first looks for devices, and when they first speak with each other, where CPUs wait
     # for 30 s at most. So both happen now.
     multihost_utils.sync_global_devices("bertjax")
     if distributed.global_state.num_processes > 1:
         state = distributed.global_state
         _company = Company(state.client, state.process_id, state.num_processes, given.patience)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def tpu_cluster() -> str | None:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from bertjax.checkpoint import steps as stored_steps
 from bertjax.errors import UserError
 from tests.train.tiny import ROOT, metrics, script, weights, write_model, write_table
-from train.processes import AGAIN, Processes
+from train.processes import AGAIN, Company, Lost, Processes
 from train.settings import take_group
 from train.sharding import mesh_over
 
@@ -135,6 +135,37 @@ def test_a_process_that_hangs_is_named_by_the_others(work: Path):
     group.members[1].kill()
     assert code == AGAIN, said
     assert "process 1 of 2 gave no sign of life" in said
+
+
+class Store:
+    """The key-value store of jax, in one process."""
+
+    def __init__(self):
+        self.values: dict[str, str] = {}
+
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
+        self.values[key] = value
+
+    def key_value_dir_get(self, path: str) -> list[tuple[str, str]]:
+        return [(key, value) for key, value in self.values.items() if key.startswith(path)]
+
+
+def test_who_holds_the_others_up_is_told():
+    """All are alive, and no step is made: what each is doing says where to look."""
+    store = Store()
+    first, second = (Company(store, index, 2, patience=30) for index in (0, 1))
+    for company, doing in ((first, "waits for its devices in step 7"), (second, "reads the batch of step 7")):
+        company.over.set()
+        company.does(doing)
+        company.since -= 40
+        company.give_sign()
+    with pytest.raises(Lost, match=r"no step was finished for 30 s.*process 1 reads the batch of step 7 for 40 s"):
+        first.look_around(time.monotonic())
+    first.does("reads the batch of step 8")
+    first.look_around(time.monotonic())
+    second.give_sign(ended="the loss was not finite")
+    with pytest.raises(Lost, match="process 1 of 2 stopped: the loss was not finite"):
+        first.look_around(time.monotonic())
 
 
 def test_folders_that_are_not_one_are_refused_by_all(work: Path):
