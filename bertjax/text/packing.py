@@ -5,10 +5,10 @@ Segment ids keep the examples of a row from seeing each other, position ids star
 over the whole row (quadratic in `row_length`, not in the length of an example), so keep rows short on CPU, and with
 every row of the last layer, of which a classifier otherwise computes the first alone.
 
-On SST-2 (13.3 pieces a text) in rows of 64, a training step of MiniLM-L6 of 2,048 positions takes in 4.1 [4.0, 4.3]
-times the examples a second of padding to the maximum, and 1.2 [1.1, 1.3] times those of buckets; on the demo's reviews
-(27.0 pieces) 2.1 [1.9, 2.2] and 1.1 [1.1, 1.2] times. In processor time, on two cores that others used as well:
-`python -m tests.benchmarks.packing --data=train.tsv` asks the clock.
+On SST-2 (13.3 pieces a text) in rows of 64, a training step of MiniLM-L6 of 2,048 positions takes in 4.1 [4.0, 4.4]
+times the examples a second of padding to the maximum, and 1.2 [1.15, 1.23] times those of buckets, on two cores
+(`python -m tests.benchmarks.packing --data=train.tsv`). On the demo's reviews (27.0 pieces), in processor time: 2.1
+[1.9, 2.2] and 1.1 [1.1, 1.2] times.
 
 Which lengths share a row is decided once, for the multiset of lengths is the same in every epoch: best-fit decreasing,
 the bin-packing rule with first-fit's guarantee (Johnson, 1974) at a cost per example that does not grow with the data.

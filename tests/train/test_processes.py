@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from bertjax.checkpoint import steps as stored_steps
 from bertjax.errors import UserError
@@ -84,6 +83,10 @@ def straight(work: Path) -> Path:
     return work / "straight"
 
 
+def losses(out: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in metrics(out) if "loss" in line}
+
+
 def restarts(out: Path) -> list[int]:
     return [line["step"] for line in metrics(out) if line.get("event") == "restart"]
 
@@ -122,17 +125,18 @@ def test_a_checkpoint_of_four_goes_on_in_fewer(count: int, work: Path, straight:
     ended = Group(2, *[flags(work, out.name)] * count).end()
     assert [code for code, _ in ended] == [0] * count, ended
     assert restarts(out) == left
-    ours, theirs = (load_file(folder / "bundle" / "model.safetensors") for folder in (out, straight))
-    for name, array in theirs.items():
-        np.testing.assert_allclose(ours[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+    # Losses and not parameters: the gradient of a key's bias is 0 but for rounding, which Adam makes steps of.
+    ours, theirs = losses(out), losses(straight)
+    np.testing.assert_allclose([ours[step] for step in theirs], list(theirs.values()), rtol=1e-3, atol=1e-5)
 
 
 def test_a_process_that_hangs_is_named_by_the_others(work: Path):
     group = Group(1, *[flags(work, "hung", "--steps=4000", "--processes.patience=12")] * 2)
     group.until_saved(work / "hung", 8)
     group.members[1].send_signal(signal.SIGSTOP)
-    code, said = group.members[0].wait(120), group.members[0].communicate()[1]
+    said, code = group.members[0].communicate(timeout=120)[1], group.members[0].returncode
     group.members[1].kill()
+    group.members[1].communicate()
     assert code == AGAIN, said
     assert "process 1 of 2 gave no sign of life" in said
 
