@@ -201,12 +201,14 @@ def _help(config: Any, description: str, prog: str | None) -> NoReturn:
         return tyro.constructors.StructConstructorSpec(instantiate=tuple, fields=tuple(fields))
 
     configs = f"--config=FILE starts from a config file; shipped, by name: {', '.join(_shipped())}"
+    who = " ".join(f"--processes.{name}" for name in ("coordinator=HOST:PORT", "count=N", "index=I"))
+    hosts = f"On several hosts, unless they are those of a TPU slice: {who}"
     tyro.cli(
         type(config),
         default=config,
         args=["--help"],
         prog=prog,
-        description=f"{inspect.cleandoc(description)}\n\n{configs}",
+        description=f"{inspect.cleandoc(description)}\n\n{configs}\n\n{hosts}",
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
         registry=registry,
