@@ -34,7 +34,8 @@ for ((attempt = 1; attempt <= attempts; attempt++)); do
     echo "attempt $attempt: the connection to $name broke; looking again"
     continue
   fi
-  if [[ $code == 75 && $now == ACTIVE ]]; then # bertjax: a process was lost or hung, and the others left
+  # 75 is bertjax's: a process was lost or hung, and the others left. 134 is jax's, where it was the first.
+  if [[ $code == 75 || $code == 134 ]] && [[ $now == ACTIVE ]]; then
     echo "attempt $attempt: a worker of $name was lost; running again, from the newest checkpoint"
     continue
   fi

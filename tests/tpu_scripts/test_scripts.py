@@ -38,6 +38,7 @@ case "$*" in
     case $(next runs) in
     fail) exit 7 ;;
     again) exit 75 ;;
+    aborted) exit 134 ;;
     lost) printf 'ACTIVE\nACTIVE\nPREEMPTED\nSUSPENDED\n' >states; exit 255 ;;
     broken) exit 255 ;;
     esac
@@ -221,7 +222,7 @@ def test_a_run_does_not_hang_on_the_connection(cloud: Cloud):
 
 
 def test_a_run_whose_worker_was_lost_is_made_again_on_the_same_machine(cloud: Cloud):
-    cloud.write("runs", "again", "ok")
+    cloud.write("runs", "again", "aborted", "ok")
     done = cloud.run("watch", "--out=gs://b/a", "--", "pretrain")
     assert done.returncode == 0, done.stderr
     assert len(cloud.asked("queued-resources create")) == 1
