@@ -21,7 +21,7 @@ from bertjax.errors import UserError
 from bertjax.paths import added
 
 from .optimiser import Optimiser, Phases
-from .processes import has_company, is_first, told_to_stop, wait
+from .processes import does, has_company, is_first, told_to_stop, wait
 from .sharding import Sharding
 
 LOG_EVERY = 10
@@ -142,7 +142,6 @@ def fit(
 
     from .compile_only import compile_and_leave, tpu_devices
     from .log import Log
-    from .processes import does
     from .run import update_record
     from .sharding import gathered, put_batch, state_shardings
     from .step import init_state, make_step
@@ -255,6 +254,7 @@ class CompiledSteps:
 
         from .run import update_record
 
+        does()  # this takes as long as it takes
         step, began = int(inputs[0].step), time.monotonic()
         compiled = self.step.lower(*inputs).compile()
         used, seconds = peak_memory(compiled) or 0, time.monotonic() - began

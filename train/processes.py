@@ -95,10 +95,11 @@ class Company:
             except Exception as error:  # the store is gone, and the first process with it
                 self.leave(f"the first process cannot be reached ({first_line(error)})")
 
-    def give_sign(self, ended: str = "") -> None:
+    def give_sign(self, ended: str = "", lost: str = "") -> None:
+        """`ended`: why this process stops by itself; `lost`: why it has to."""
         self.signs += 1
-        waited = round(time.monotonic() - self.since)
-        sign = json.dumps({"sign": self.signs, "doing": self.doing, "seconds": waited, "ended": ended})
+        told = {"doing": self.doing, "seconds": round(time.monotonic() - self.since), "ended": ended, "lost": lost}
+        sign = json.dumps({"sign": self.signs, **told})
         self.client.key_value_set(f"bertjax/alive/{self.index}", sign, allow_overwrite=True)
 
     def look_around(self, now: float) -> None:
@@ -110,7 +111,9 @@ class Company:
             self.seen[index] = before if before[0] == signs.get(index, "") else (signs[index], now)
             if index != self.index and told.get(index, {}).get("ended"):
                 raise Lost(f"process {index} of {self.count} stopped: {told[index]['ended']}")
-            if now - self.seen[index][1] > (silence := min(SILENCE, self.patience)):
+            if index != self.index and told.get(index, {}).get("lost"):
+                raise Lost(told[index]["lost"])
+            if now - self.seen[index][1] > (silence := min(SILENCE, self.patience / 2)):
                 raise Lost(f"process {index} of {self.count} gave no sign of life for {silence:.0f} s")
         if self.doing and now - self.since > self.patience:
             each = "; ".join(f"process {i} {told[i]['doing']} for {told[i]['seconds']} s" for i in sorted(told))
@@ -120,9 +123,20 @@ class Company:
         """Ends this process from any thread, whatever the others are doing: they may wait for a device forever."""
         again = "Nothing that was saved is lost: the same command again, in every process, goes on from there."
         print(f"{reason}.\n{again}", file=sys.stderr, flush=True)
-        if self.index == 0:
-            time.sleep(3 * PERIOD)  # with the first process goes the store, in which the others may still have to look
+        with contextlib.suppress(Exception):
+            self.give_sign(lost=reason)
+            self.outlast()
         os._exit(AGAIN)
+
+    def outlast(self) -> None:
+        """With the first process goes the store, in which the others still have to look: it goes last."""
+        before: Any = None
+        for _ in range(10 if self.index == 0 else 0):
+            signs = self.client.key_value_dir_get("bertjax/alive/")
+            if signs == before:
+                break
+            before = signs
+            time.sleep(2 * PERIOD)
 
     def wait(self, seconds: float = LONG) -> None:
         """Returns when every process has called it as often."""
@@ -280,7 +294,11 @@ def leave(code: Any, reason: str = "") -> NoReturn:
         sys.exit(code)
     _company.does("")
     with contextlib.suppress(Exception):  # whoever is not there has left already
+        _company.over.set()
+        _company.watcher.join()
         _company.give_sign(ended=reason)
-        _company.wait(4 * PERIOD)  # they may have the same to say
+        with contextlib.suppress(Exception):
+            _company.wait(4 * PERIOD)  # they may have the same to say
+        _company.outlast()
     sys.stderr.flush()
     os._exit(code)

@@ -92,7 +92,7 @@ def restarts(out: Path) -> list[int]:
 
 
 def test_one_of_four_is_killed_and_all_begin_again_to_the_same_bits(work: Path, straight: Path):
-    group = Group(2, *[flags(work, "killed", "--processes.patience=20")] * 4)
+    group = Group(2, *[flags(work, "killed", "--processes.patience=40")] * 4)
     group.until_saved(work / "killed", 8)
     group.members[2].kill()
     ended = group.end()
@@ -131,7 +131,7 @@ def test_a_checkpoint_of_four_goes_on_in_fewer(count: int, work: Path, straight:
 
 
 def test_a_process_that_hangs_is_named_by_the_others(work: Path):
-    group = Group(1, *[flags(work, "hung", "--steps=4000", "--processes.patience=12")] * 2)
+    group = Group(1, *[flags(work, "hung", "--steps=4000", "--processes.patience=40")] * 2)
     group.until_saved(work / "hung", 8)
     group.members[1].send_signal(signal.SIGSTOP)
     said, code = group.members[0].communicate(timeout=120)[1], group.members[0].returncode
@@ -165,10 +165,15 @@ def test_who_holds_the_others_up_is_told():
         company.give_sign()
     with pytest.raises(Lost, match=r"no step was finished for 30 s.*process 1 reads the batch of step 7 for 40 s"):
         first.look_around(time.monotonic())
+    second.does("reads the batch of step 8")
+    second.give_sign()
     first.does("reads the batch of step 8")
     first.look_around(time.monotonic())
     second.give_sign(ended="the loss was not finite")
     with pytest.raises(Lost, match="process 1 of 2 stopped: the loss was not finite"):
+        first.look_around(time.monotonic())
+    second.give_sign(lost="process 2 of 3 gave no sign of life for 60 s")
+    with pytest.raises(Lost, match=r"^process 2 of 3 gave no sign of life for 60 s$"):
         first.look_around(time.monotonic())
 
 
