@@ -222,7 +222,8 @@ def fit(
             profile.end(metrics)
             log.close()
     update_record(out, epochs=total / batches.steps_per_epoch)
-    trained = Trained(state.params, state.extra, state.state)
+    shipped = training.optimiser.shipped({"params": state.params, "extra": state.extra}, state.opt)
+    trained = Trained(shipped["params"], shipped["extra"], state.state)
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(trained, tiled=True)
     return jax.tree.map(np.asarray, trained)

@@ -44,7 +44,8 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path):
     def cut_short(*arguments):
         raise Cut
 
-    whole = train(tmp_path / "whole")
+    averaging = Optimiser(average=0.8)  # from before the cut to after it
+    whole = train(tmp_path / "whole", optimiser=averaging)
     # The schedule depends on the number of steps, so the run is cut by force and not by asking for fewer.
     original = batches
 
@@ -61,10 +62,10 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path):
             self.left -= 1
             return next(self.inner) if self.left else cut_short()
 
-    training = Training(steps=20, batch_size=16, save_every=5, sharding=ONE)
+    training = Training(steps=20, batch_size=16, save_every=5, sharding=ONE, optimiser=averaging)
     with pytest.raises(Cut):
         fit(training, tmp_path / "cut", "test", params=params(), extra={}, objective=objective, batches=Breaking())
-    resumed = train(tmp_path / "cut", save_every=5)
+    resumed = train(tmp_path / "cut", save_every=5, optimiser=averaging)
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     assert [line["step"] for line in metrics(tmp_path / "cut") if line.get("event") == "restart"] == [10]
 
@@ -77,7 +78,8 @@ def test_a_signal_that_comes_while_metrics_are_read_loses_no_step(tmp_path: Path
         if step == 10:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    whole = train(tmp_path / "whole")
+    averaging = Optimiser(average=0.8)  # from before the cut to after it
+    whole = train(tmp_path / "whole", optimiser=averaging)
     monkeypatch.setattr(Log, "metrics", interrupted)
     with pytest.raises(SystemExit):
         train(tmp_path / "cut", save_every=100)

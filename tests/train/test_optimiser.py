@@ -57,7 +57,27 @@ def test_adamw_is_optax_adamw_with_clipping():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 
-@pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"warmup": 1.5}, {"clip": -1}])
+@pytest.mark.parametrize("share, averaged", [(0.3, 3), (0.01, 1), (1.0, 10)])
+def test_the_average_is_that_of_the_last_weights_and_changes_none(share: float, averaged: int):
+    plain, averaging = (Optimiser(learning_rate=0.1, average=part) for part in (0.0, share))
+    ended = []
+    for optimiser in (plain, averaging):
+        tx, trained, seen = optimiser.build(10, TREE), TREE, []
+        state, step = tx.init(TREE), jax.jit(tx.update)
+        for number in range(10):
+            gradient = jax.tree.map(lambda x, n=number: jnp.cos(n + jnp.arange(x.size)).reshape(x.shape), TREE)
+            updates, state = step(gradient, state, trained)
+            trained = optax.apply_updates(trained, updates)
+            seen.append(trained)
+        ended.append((trained, optimiser.shipped(trained, state), seen))
+    (last, shipped, seen), (same, averages, _) = ended
+    assert shipped is last
+    jax.tree.map(np.testing.assert_array_equal, last, same)
+    expected = jax.tree.map(lambda *each: np.mean(each, axis=0), *seen[-averaged:])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), averages, expected)
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"warmup": 1.5}, {"clip": -1}, {"average": 2}])
 def test_impossible_numbers_are_refused_by_name(wrong: dict):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Optimiser(**wrong)
