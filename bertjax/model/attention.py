@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bertjax.errors import UserError
 from bertjax.model.config import Kernel
 
-Mask = Bool[Array, "b 1 #l l"] | Int[Array, "b l"]
+Mask = Bool[Array, "b 1 #r l"] | Int[Array, "b l"]
 """Who sees whom: which keys a query may look at, or for a fused kernel the segment of every piece."""
 
 BACKENDS = {"cudnn": ("gpu", "an NVIDIA GPU"), "flash": ("tpu", "a TPU")}

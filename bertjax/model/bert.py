@@ -21,7 +21,7 @@ from bertjax.model.config import BertConfig
 from bertjax.model.embeddings import Embeddings
 from bertjax.model.encoder import Encoder
 from bertjax.model.exits import ExitHeads
-from bertjax.model.layers import Dense, LayerGates, LayerOutput
+from bertjax.model.layers import Dense, LayerGates, LayerOutput, rows_at
 from bertjax.model.products import Product, by_rows, plain_product
 from bertjax.model.recurrence import RecurrentEncoder, Trace
 
@@ -114,25 +114,26 @@ class BertModel(nn.Module):
         gates: Sequence[LayerGates] | None = None,
         start: int = 0,
         stop: int | None = None,
+        cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> list[LayerOutput]:
         """Depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
         # A product that is watched sees every site once, and a fused kernel wants many queries.
         apart = self.reads_first and by_rows(self.product) and self.config.attention == "xla"
         # An exit behind the last layer: this is a piece of a model, and who goes on needs every row.
         goes_on = self.config.exits is not None and self.config.exits.after[-1] == self.config.depth - 1
-        return self.encoder(hidden, mask, gates, start, stop, apart and not goes_on)
+        return self.encoder(hidden, mask, gates, start, stop, apart and not goes_on, cls_positions)
 
     def finish(
         self,
         hidden: Float[Array, "b l d"],
         cls_positions: Int[ArrayLike, "b s"] | None = None,
-        first: Float[Array, "b d"] | None = None,
+        first: Float[Array, "*rows d"] | None = None,
         positions: Int[ArrayLike, "b m"] | None = None,
     ) -> tuple[Array | None, Array | None]:
         """Logits and pooled vectors from the last hidden state; one [CLS] a row, or those at `cls_positions`.
 
-        `first` is `hidden[:, 0]`, where a layer computed it apart. With `positions`, the logits of pieces are those of
-        the pieces there alone."""
+        `first` is what of `hidden` a layer computed apart, see `LayerOutput`. With `positions`, the logits of pieces
+        are those of the pieces there alone."""
         pooled = self.pool(first_rows(hidden, cls_positions, first))
         if positions is not None:
             hidden = jnp.take_along_axis(hidden, jnp.asarray(positions)[..., None], axis=1)
@@ -144,7 +145,7 @@ class BertModel(nn.Module):
         hidden: Float[Array, "b l d"],
         real: Int[ArrayLike, "b l"],
         cls_positions: Int[ArrayLike, "b s"] | None = None,
-        first: Float[Array, "b d"] | None = None,
+        first: Float[Array, "*rows d"] | None = None,
     ) -> Any:
         """Logits of the exit after a depth step."""
         exits = self.config.exits
@@ -192,7 +193,7 @@ class BertModel(nn.Module):
             columns = jnp.arange(hidden.shape[1])[None] if position_ids is None else jnp.asarray(position_ids)
             outputs, trace = self.encoder.run(hidden, mask, jnp.asarray(real) > 0, columns, stop_early)
         else:
-            outputs = self.layers(hidden, mask, gates)
+            outputs = self.layers(hidden, mask, gates, cls_positions=cls_positions)
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
         logits, pooled = self.finish(last, cls_positions, first, masked_positions)
         after = self.config.exits.after if self.config.exits else ()
@@ -204,11 +205,11 @@ class BertModel(nn.Module):
 
 
 def first_rows(
-    hidden: Float[Array, "b l d"], cls_positions: Int[ArrayLike, "b s"] | None, first: Float[Array, "b d"] | None
+    hidden: Float[Array, "b l d"], cls_positions: Int[ArrayLike, "b s"] | None, first: Float[Array, "*rows d"] | None
 ) -> Float[Array, "..."]:
-    """What a head reads: the first row [b, d], or those at `cls_positions` [b, s, d]."""
+    """What a head reads: the first row [b, d], or those at `cls_positions` [b, s, d]; as `first`, if it is these."""
     if cls_positions is not None:
-        return jnp.take_along_axis(hidden, jnp.asarray(cls_positions)[..., None], axis=1)
+        return first if first is not None and first.ndim == 3 else rows_at(hidden, cls_positions)
     return hidden[:, 0] if first is None else first
 
 

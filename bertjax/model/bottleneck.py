@@ -11,6 +11,7 @@ a narrow layer has so little attention in proportion that several feed-forward l
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from bertjax.errors import UserError
@@ -97,9 +98,10 @@ class BottleneckEncoder(Encoder):
         mask: Mask,
         gates: LayerGates,
         first_apart: bool = False,
+        cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> LayerOutput:
         """One depth step; every row is computed."""
-        del first_apart
+        del first_apart, cls_positions
         if any(gate is not None for gate in gates):
             raise UserError("gates scale the heads, neurons and layers of a plain BERT; a MobileBERT takes none.")
         group = self.config.depth_steps()[number].attention

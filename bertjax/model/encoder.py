@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
 from bertjax.model.attention import Mask
 from bertjax.model.config import BertConfig
@@ -40,15 +41,17 @@ class Encoder(nn.Module):
         start: int,
         stop: int | None,
         first_apart: bool = False,
+        cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> list[LayerOutput]:
         """The outputs of depth steps `start` to `stop` (exclusive); `first_apart` is about the last of the model, see
-        `Layer.first_apart`."""
+        `Layer.first_apart`, as are `cls_positions`."""
         outputs, reached = [], range(self.config.depth)[start:stop]
         step = type(self).step
         run = nn.remat(step, static_argnums=(1, 5)) if self.config.remat else step
         for number in reached:
             apart = first_apart and number == self.config.depth - 1
-            outputs.append(run(self, number, hidden, mask, gates[number] if gates else LayerGates(), apart))
+            of_step = gates[number] if gates else LayerGates()
+            outputs.append(run(self, number, hidden, mask, of_step, apart, cls_positions))
             hidden = outputs[-1].hidden
         if self.config.norm == "pre" and reached and reached[-1] == self.config.depth - 1:
             last = outputs[-1]
@@ -62,10 +65,11 @@ class Encoder(nn.Module):
         mask: Mask,
         gates: LayerGates,
         first_apart: bool = False,
+        cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> LayerOutput:
         """One depth step, with the groups that the config names for it."""
         step, groups = self.config.depth_steps()[number], self.groups
         attention, ffn = groups[step.attention].attention, groups[step.ffn].ffn
         norms = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
         layer = Layer(number, attention, ffn, *norms, first_apart, norm_first=self.config.norm == "pre")
-        return layer(hidden, mask, gates)
+        return layer(hidden, mask, gates, cls_positions)

@@ -9,14 +9,15 @@ layers (1 keeps, 0 removes); they are arguments and not parameters, so that `vma
 "dropout" key to `apply`: a model without randomness cannot be asked for any by mistake.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Shaped
 
 from bertjax.errors import UserError
 from bertjax.model.attention import Mask, fused_attention
@@ -55,8 +56,9 @@ class LayerGates(NamedTuple):
 
 class LayerOutput(NamedTuple):
     hidden: Float[Array, "b l d"]
-    first: Float[Array, "b d"]
-    """`hidden[:, 0]`. Whoever needs no other row reads this one: see `Layer.first_apart`."""
+    first: Float[Array, "*rows d"]
+    """`hidden[:, 0]`, or the rows of every [CLS], [b, s, d], where several texts share a row and these were computed
+    apart. Whoever needs no others reads this: see `Layer.first_apart`."""
     queries: Float[Array, "b l h k"]
     keys: Float[Array, "b l h k"]
     values: Float[Array, "b l h k"]
@@ -238,18 +240,33 @@ class Layer:
     attention_norm: LayerNorm | NoNorm
     ffn_norm: LayerNorm | NoNorm
     first_apart: bool = False
-    """Compute the first row apart from the others, so that XLA drops the others where a head reads none of them: of the
+    """Compute what a head reads apart from the other rows, so that XLA drops these where it reads none of them: of the
     last layer, a classifier then costs two products in twelve. Only where nobody watches the products."""
     norm_first: bool = False
     """LayerNorm before attention and feed-forward layer, and not after the residual sums."""
 
-    def __call__(self, hidden: Float[Array, "b l d"], mask: Mask, gates: LayerGates) -> LayerOutput:
-        apart = self.first_apart and hidden.shape[1] > 1 and mask.shape[2] == 1
+    def __call__(
+        self,
+        hidden: Float[Array, "b l d"],
+        mask: Mask,
+        gates: LayerGates,
+        cls_positions: Int[ArrayLike, "b s"] | None = None,
+    ) -> LayerOutput:
         site = f"step_{self.step}/attention"
-        parts = jnp.split(hidden, [1], axis=1) if apart else [hidden]
-        queries = [self.attention.queries(self.attention_input(part), site) for part in parts]
         keys, values = self.attention.keys_and_values(self.attention_input(hidden), site)
-        after = [self.after(part, q, keys, values, mask, gates) for part, q in zip(parts, queries, strict=True)]
+
+        def part(rows: Float[Array, "b r d"], seen: Mask = mask) -> tuple[Array, Array]:
+            queries = self.attention.queries(self.attention_input(rows), site)
+            return queries, self.after(rows, queries, keys, values, seen, gates)
+
+        if self.first_apart and cls_positions is not None:
+            queries, after = part(hidden)
+            seen = mask if mask.shape[2] == 1 else rows_at(mask[:, 0], cls_positions)[:, None]
+            # These rows are computed twice if somebody reads both, and dropout then draws twice.
+            _, first = part(rows_at(hidden, cls_positions), seen)
+            return LayerOutput(after, first, queries, keys, values)
+        parts = jnp.split(hidden, [1], axis=1) if self.first_apart and hidden.shape[1] > 1 else [hidden]
+        queries, after = zip(*map(part, parts), strict=True)
         return LayerOutput(joined(after), after[0][:, 0], joined(queries), keys, values)
 
     def attention_input(self, rows: Float[Array, "b r d"]) -> Float[Array, "b r d"]:
@@ -277,5 +294,10 @@ class Layer:
         return after
 
 
-def joined(parts: list[Array]) -> Array:
+def rows_at(array: Shaped[Array, "b l d"], positions: Int[ArrayLike, "b s"]) -> Shaped[Array, "b s d"]:
+    """Some rows of each example."""
+    return jnp.take_along_axis(array, jnp.asarray(positions)[..., None], axis=1)
+
+
+def joined(parts: Sequence[Array]) -> Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)

@@ -1,4 +1,4 @@
-"""The last layer under a head that reads one row: cheaper, and otherwise no different."""
+"""The last layer under a head that reads one row of each text: cheaper, and otherwise no different."""
 
 import jax
 import numpy as np
@@ -17,23 +17,42 @@ def whole(model):
     return model.clone(product=lambda *operands: plain_product(*operands))
 
 
+def packed_batch() -> dict[str, np.ndarray]:
+    """Texts of 4, 3 and 5 pieces in two rows; the second row has one text, and a place for another that is empty."""
+    segments = np.array([[1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 1, 0, 0]], np.int32)
+    positions = np.array([[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3, 4, 0, 0]], np.int32)
+    ids = np.random.default_rng(0).integers(1, TINY.vocab_size, segments.shape).astype(np.int32)
+    return {
+        "input_ids": ids,
+        "attention_mask": (segments > 0).astype(np.int32),
+        "position_ids": positions,
+        "segment_ids": segments,
+        "cls_positions": np.array([[0, 4], [0, 0]], np.int32),
+    }
+
+
+BATCHES = {"apart": tiny_batch, "packed": packed_batch}
+
+
 def of(architecture, **changes):
     distil = {"model_type": "distilbert", "type_vocab_size": 0} if architecture.startswith("Distil") else {}
     return tiny(architecture=architecture, **distil, **changes)
 
 
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("architecture", READERS)
-def test_nothing_but_the_cost_tells_that_the_first_row_was_computed_apart(architecture):
-    model, params = of(architecture)
-    apart, together = (apply(m, params, tiny_batch()) for m in (model, whole(model)))
+def test_nothing_but_the_cost_tells_that_the_first_row_was_computed_apart(architecture, batch):
+    model, params = of(architecture, norm="pre" if architecture.endswith("Prediction") else "post")
+    apart, together = (apply(m, params, BATCHES[batch]()) for m in (model, whole(model)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME_MATHS), apart, together)
 
 
-def test_gradients_through_the_first_row_and_through_all_rows_are_the_same_as_together():
+@pytest.mark.parametrize("batch", BATCHES)
+def test_gradients_through_the_first_row_and_through_all_rows_are_the_same_as_together(batch):
     model, params = of("BertForSequenceClassification")
 
     def loss(params, model, every_row):
-        out = run(model, params, tiny_batch())
+        out = run(model, params, BATCHES[batch]())
         return (out.logits**2).sum() + every_row * (out.hidden_states[-1] ** 3).sum()
 
     for every_row in (0.0, 1.0):
@@ -49,26 +68,28 @@ def test_with_dropout_the_head_reads_the_row_that_is_returned():
     np.testing.assert_allclose(out.pooled, pooled, **SAME_MATHS)
 
 
-def test_packed_rows_and_single_columns_are_computed_together():
+def test_packed_rows_of_one_text_and_single_columns():
     model, params = of("BertForSequenceClassification")
     batch = tiny_batch()
-    packed = batch | {"segment_ids": batch["attention_mask"], "cls_positions": np.zeros((3, 1), np.int32)}
-    np.testing.assert_allclose(
-        apply(model, params, packed).logits[:, 0], apply(model, params, batch).logits, **SAME_MATHS
-    )
+    for segments in ({}, {"segment_ids": batch["attention_mask"]}):
+        packed = batch | segments | {"cls_positions": np.zeros((3, 1), np.int32)}
+        np.testing.assert_allclose(
+            apply(model, params, packed).logits[:, 0], apply(model, params, batch).logits, **SAME_MATHS
+        )
     single = {name: array[:, :1] for name, array in batch.items()}
     assert apply(model, params, single).logits.shape == (3, 3)
 
 
+@pytest.mark.parametrize("places", [{}, {"cls_positions": np.zeros((2, 1), np.int32)}])
 @pytest.mark.parametrize("remat", [False, True])
-def test_a_step_that_uses_the_logits_alone_pays_for_one_row_of_the_last_layer(remat):
+def test_a_step_that_uses_the_logits_alone_pays_for_one_row_of_the_last_layer(remat, places):
     """Of the second of two layers, the keys and values are left: 2 of 12 equal products, so 14 of 24 in all."""
     config = TINY.replace(hidden_size=48, intermediate_size=192, head_size=16, remat=remat)
     ids = np.ones((2, 16), np.int32)
 
     def cost(model):
         params = jax.eval_shape(lambda: model.init(jax.random.key(0), ids)["params"])
-        step = jax.grad(lambda params: model.apply({"params": params}, ids).logits.sum())
+        step = jax.grad(lambda params: model.apply({"params": params}, ids, **places).logits.sum())
         return (jax.jit(step).lower(params).compile().cost_analysis() or {})["flops"]
 
     model = build(config)
