@@ -66,7 +66,7 @@ class MethodRow:
     score: float | None
     score_ci95: tuple[float, float] | None
     differences: Mapping[str, Difference]
-    """To "no_teacher", to "more_epochs", and to the row with the best score."""
+    """To "teacher", "no_teacher", "more_epochs", and to the row with the best score."""
     failures: tuple[tuple[int, str], ...]
     paper: float | None
     source: str | None
@@ -120,8 +120,8 @@ def method_rows(metric: str, labels: Sequence | np.ndarray, methods: Sequence[Me
     best = max(own, key=lambda m: float(np.mean(scores[m.name]))).name if own else None
     rows = [m for m in methods if m.name != TEACHER and m.runs]
     compared = {
-        other: against(metric, labels, candidates, next((m for m in rows if m.name == other), None))
-        for other, candidates in ((NO_TEACHER, rows), (MORE_EPOCHS, own), (best, own))
+        other: against(metric, labels, candidates, next((m for m in methods if m.name == other and m.runs), None))
+        for other, candidates in ((TEACHER, rows), (NO_TEACHER, rows), (MORE_EPOCHS, own), (best, own))
         if other is not None
     }
 

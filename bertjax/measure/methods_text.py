@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertjax.measure.methods import BAG_OF_WORDS, BUILT_IN, MORE_EPOCHS, NO_TEACHER, TEACHER, Comparison, MethodRow
 from bertjax.measure.report import Latency
-from bertjax.measure.words import SPEED_UP, cell_text, equals, metric_name, one_line, p_text, short_number
+from bertjax.measure.words import SPEED_UP, bytes_text, cell_text, equals, metric_name, one_line, p_text, short_number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,6 +25,7 @@ def columns(report: Comparison) -> dict[str, Callable[[MethodRow], str]]:
         "row": lambda row: title(row.name),
         f"{metric_name(report.metric)} [95 %]": score_text,
         "by seed": lambda row: " ".join(points(value) for seed, value in row.seeds.items() if seed != "None") or "-",
+        "- teacher": lambda row: difference_text(row, TEACHER),
         "- no teacher": lambda row: difference_text(row, NO_TEACHER),
         "p": lambda row: p_text(row.differences[NO_TEACHER].p_value) if NO_TEACHER in row.differences else "-",
         "paper": lambda row: "-" if row.paper is None else f"{row.paper:g}",
@@ -34,6 +35,7 @@ def columns(report: Comparison) -> dict[str, Callable[[MethodRow], str]]:
         "ms": lambda row: milliseconds(row.latency_ms),
         "FLOPs": lambda row: short_number(row.flops_per_example),
         "parameters": lambda row: short_number(row.parameters),
+        "size": lambda row: bytes_text(row.size_bytes),
         "run it again": lambda row: "-" if row.name in (TEACHER, BAG_OF_WORDS) else f"`--row={row.name}`",
     }
 

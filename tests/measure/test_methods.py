@@ -62,6 +62,9 @@ def test_scores_and_differences_are_means_over_the_seeds(report):
     assert half.value == pytest.approx(right("half").mean() - right("no_teacher")[0].mean())  # the seed that both have
     words = report.row("bag_of_words").differences["no_teacher"]
     assert words.value == pytest.approx(right("bag_of_words").mean() - theirs.mean())
+    below = report.row("good").differences["teacher"]
+    assert below.value == pytest.approx(ours.mean() - right("teacher").mean())  # which has one run, for every seed
+    assert "teacher" not in report.row("teacher").differences
     assert (report.row("good").passes, report.row("good").seconds) == (100, 6)
 
 

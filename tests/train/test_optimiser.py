@@ -57,7 +57,7 @@ def test_adamw_is_optax_adamw_with_clipping():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 
-@pytest.mark.parametrize("share, averaged", [(0.3, 3), (0.01, 1), (1.0, 10)])
+@pytest.mark.parametrize(("share", "averaged"), [(0.3, 3), (0.01, 1), (1.0, 10)])
 def test_the_average_is_that_of_the_last_weights_and_changes_none(share: float, averaged: int):
     plain, averaging = (Optimiser(learning_rate=0.1, average=part) for part in (0.0, share))
     ended = []
