@@ -3,9 +3,8 @@
     bertjax compare --config=parts --model=runs/tuned/bundle --data.train=train.tsv --data.eval=dev.tsv \
         --data.max_length=64
 
-`model` is a fine-tuned one. Every row takes the parts that are worth least out of it (train/prune.py) and learns from it
-for one pass over the training text, from its answers alone; `no_teacher` is the model's first three layers, which learn
-from the labels.
+`model` is a fine-tuned one. Every row takes the parts that are worth least out of it (train/prune.py) and learns from
+it by its answers alone; `no_teacher` is the model's first three layers, which learn from the labels.
 """
 
 from bertjax.distill.student import Student
@@ -20,13 +19,13 @@ RATE = Optimiser(learning_rate=1e-4)
 
 def without(name: str, **parts: float) -> Row:
     """A row that is the model without these parts."""
-    return Row(name, (Prune(losses=(SoftTargets(temperature=2.0),), batch_size=32, optimiser=RATE, **parts),))
+    return Row(name, (Prune(losses=(SoftTargets(temperature=2.0),), packed=True, batch_size=8, optimiser=RATE, **parts),))
 
 
 config = Config(
     model="runs/tuned/bundle",
     student=Student(num_hidden_layers=3),
-    alone=Finetune(name="alone", batch_size=32, optimiser=RATE),
+    alone=Finetune(name="alone", packed=True, batch_size=8, optimiser=RATE),
     rows=(
         without("four_layers", layers=1 / 3),
         without("three_layers", layers=1 / 2),
@@ -36,6 +35,7 @@ config = Config(
         without("half_the_heads", heads=1 / 2),
         without("half_of_both", heads=1 / 2, neurons=1 / 2),
     ),
-    epochs=1,
+    epochs=2,
+    seeds=(0,),
     out="runs/parts",
 )

@@ -9,7 +9,7 @@ layers (1 keeps, 0 removes); they are arguments and not parameters, so that `vma
 "dropout" key to `apply`: a model without randomness cannot be asked for any by mistake.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -252,21 +252,18 @@ class Layer:
         gates: LayerGates,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> LayerOutput:
-        site = f"step_{self.step}/attention"
-        keys, values = self.attention.keys_and_values(self.attention_input(hidden), site)
-
-        def part(rows: Float[Array, "b r d"], seen: Mask = mask) -> tuple[Array, Array]:
-            queries = self.attention.queries(self.attention_input(rows), site)
-            return queries, self.after(rows, queries, keys, values, seen, gates)
-
+        site, parts = f"step_{self.step}/attention", [(hidden, mask)]
         if self.first_apart and cls_positions is not None:
-            queries, after = part(hidden)
             seen = mask if mask.shape[2] == 1 else rows_at(mask[:, 0], cls_positions)[:, None]
             # These rows are computed twice if somebody reads both, and dropout then draws twice.
-            _, first = part(rows_at(hidden, cls_positions), seen)
-            return LayerOutput(after, first, queries, keys, values)
-        parts = jnp.split(hidden, [1], axis=1) if self.first_apart and hidden.shape[1] > 1 else [hidden]
-        queries, after = zip(*map(part, parts), strict=True)
+            parts = [(hidden, mask), (rows_at(hidden, cls_positions), seen)]
+        elif self.first_apart and hidden.shape[1] > 1:
+            parts = [(rows, mask) for rows in jnp.split(hidden, [1], axis=1)]
+        queries = [self.attention.queries(self.attention_input(rows), site) for rows, _ in parts]
+        keys, values = self.attention.keys_and_values(self.attention_input(hidden), site)
+        after = [self.after(rows, q, keys, values, seen, gates) for (rows, seen), q in zip(parts, queries, strict=True)]
+        if self.first_apart and cls_positions is not None:
+            return LayerOutput(after[0], after[1], queries[0], keys, values)
         return LayerOutput(joined(after), after[0][:, 0], joined(queries), keys, values)
 
     def attention_input(self, rows: Float[Array, "b r d"]) -> Float[Array, "b r d"]:
@@ -299,5 +296,5 @@ def rows_at(array: Shaped[Array, "b l d"], positions: Int[ArrayLike, "b s"]) -> 
     return jnp.take_along_axis(array, jnp.asarray(positions)[..., None], axis=1)
 
 
-def joined(parts: Sequence[Array]) -> Array:
+def joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
