@@ -19,7 +19,9 @@ RATE = Optimiser(learning_rate=1e-4)
 
 def without(name: str, **parts: float) -> Row:
     """A row that is the model without these parts."""
-    return Row(name, (Prune(losses=(SoftTargets(temperature=2.0),), packed=True, batch_size=8, optimiser=RATE, **parts),))
+    return Row(
+        name, (Prune(losses=(SoftTargets(temperature=2.0),), packed=True, batch_size=8, optimiser=RATE, **parts),)
+    )
 
 
 config = Config(
