@@ -2,8 +2,8 @@
 
     python -m train.evaluate --model=runs/a/bundle --against runs/b/bundle --data.eval=dev.tsv --out=runs/compared
 
-The first model is the baseline that the others are compared with. A bag of words, fitted on --data.train, stands beside
-them. The report is OUT/report.md.
+The first model is the baseline that the others are compared with. Exported folders may stand among those, and are
+measured in their own runtime. A bag of words, fitted on --data.train, stands beside them. The report is OUT/report.md.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Config:
     model: str = "runs/quickstart/stages/1-teacher/bundle"
     """The baseline: a folder or hf:NAME, with a trained head."""
     against: tuple[str, ...] = ()
-    """More models to compare with it."""
+    """More models to compare with it, and folders of exported ones."""
     data: Data = field(default_factory=Data)
     out: str = "runs/evaluate"
     """Folder for the report."""
@@ -41,11 +41,16 @@ def main(config: Config) -> None:
     from .proof import Model, prove
 
     task = training_task(config.data)
-    models = []
+    models: list[Model] = []
     for name in (config.model, *config.against):
-        if open_model(name, task, 0)[0].fresh:
+        model = Model(short_name(name, [model.name for model in models]), resolve_model(name))
+        if model.exported and not models:
+            raise UserError(
+                f"{name} is an exported file; the baseline is a model: its bundle, and the file --against it."
+            )
+        if not model.exported and open_model(name, task, 0)[0].fresh:
             raise UserError(f"{name} has no trained head for this task; fine-tune it first (bertjax finetune).")
-        models.append(Model(short_name(name, [model.name for model in models]), resolve_model(name)))
+        models.append(model)
     command = shlex.join(["bertjax", "evaluate", *sys.argv[1:]])
     report = prove(models, config.data, at(config.out), asked=to_dict(config), command=command)
     show(report)

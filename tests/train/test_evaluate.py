@@ -1,0 +1,35 @@
+"""Finished models and exported files side by side."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import bertjax
+from bertjax.bundle import load
+from bertjax.errors import UserError
+from tests.train.tiny import write_model, write_table
+from train.common import Data
+from train.evaluate import Config, main
+from train.export import export_once
+
+
+def test_an_exported_file_stands_beside_its_model_but_is_no_baseline(tmp_path: Path):
+    labels = ("bad", "good")
+    headed = load(write_model(tmp_path / "bare"), architecture="BertForSequenceClassification", labels=labels, seed=0)
+    bertjax.save(dataclasses.replace(headed, fresh=()), tmp_path / "model" / "bundle")
+    export_once(str(tmp_path / "model" / "bundle"), tmp_path / "file" / "bundle")
+    data = Data(
+        train=str(write_table(tmp_path / "train.tsv", 20)),
+        eval=str(write_table(tmp_path / "eval.tsv", 20)),
+        max_length=16,
+    )
+    model, file = str(tmp_path / "model" / "bundle"), str(tmp_path / "file" / "bundle")
+    main(Config(model, (file,), data, str(tmp_path / "report")))
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    rows = {row["name"]: row for row in report["rows"]}
+    assert rows["file"]["runtime"].startswith("onnx")
+    assert rows["file"]["score"] == rows["model"]["score"]
+    with pytest.raises(UserError, match="is an exported file"):
+        main(Config(file, (model,), data, str(tmp_path / "other")))
