@@ -19,7 +19,7 @@ Without any training afterwards, heads gone by each measure (`python -m tests.be
     random           90.4   89.8   88.5   87.7   85.6   83.7   81.7
 """
 
-from bertjax.distill.terms import HiddenStates, SoftTargets
+from bertjax.distill.terms import SoftTargets
 from train.compress import Config
 from train.export import Export
 from train.finetune import Finetune
@@ -27,18 +27,21 @@ from train.optimiser import Optimiser
 from train.prune import Prune
 from train.quantize import Quantize
 
+RATE = Optimiser(learning_rate=1e-4, average=0.33)
+
 config = Config(
     model="runs/tuned/bundle",
     stages=(
-        Finetune(name="teacher", epochs=1, optimiser=Optimiser(learning_rate=1e-4)),
+        Finetune(name="teacher", epochs=3, packed=True, batch_size=14, optimiser=RATE),
         Prune(
             name="pruned",
             heads=0.5,
             neurons=0.5,
-            steps=900,
-            losses=(SoftTargets(temperature=2.0), HiddenStates()),
-            store=False,
-            optimiser=Optimiser(learning_rate=1e-4),
+            epochs=2,
+            packed=True,
+            batch_size=14,
+            losses=(SoftTargets(temperature=2.0),),
+            optimiser=RATE,
         ),
         Quantize(name="int8"),
         Export(name="int8-onnx"),
