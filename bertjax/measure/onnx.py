@@ -5,6 +5,7 @@ of integers is done with integers, or attention in one piece, is read from the r
 torch: whoever ships an ONNX file has neither.
 """
 
+import math
 import os
 import tempfile
 from collections import Counter
@@ -33,6 +34,8 @@ class Graph(NamedTuple):
 
     stored: Mapping[str, int]
     executed: Mapping[str, int]
+    widened: int = 0
+    """Stored integers that every call makes floats of, because no kernel reads them as they are."""
 
 
 def open_session(folder: str | os.PathLike, threads: int, optimised: str | None = None) -> Any:
@@ -103,13 +106,18 @@ def read_graph(folder: str | os.PathLike) -> Graph:
         stored, executed = (
             onnx.load(path, load_external_data=False) for path in (os.path.join(folder, "model.onnx"), target)
         )
-    return Graph(Counter(_operators(stored.graph)), Counter(_operators(executed.graph)))
+    return Graph(Counter(_operators(stored.graph)), Counter(_operators(executed.graph)), _widened(executed.graph))
 
 
 def _operators(graph: Any) -> list[str]:
     """The type of every node, those inside of branches and loops too."""
     inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
     return [node.op_type for node in graph.node] + [name for one in inner for name in _operators(one)]
+
+
+def _widened(graph: Any) -> int:
+    sizes = {one.name: math.prod(one.dims) for one in graph.initializer}
+    return sum(sizes.get(node.input[0], 0) for node in graph.node if node.op_type == "DequantizeLinear")
 
 
 def read_arrays(folder: str | os.PathLike) -> dict[str, Any]:

@@ -3,18 +3,22 @@
 A cause is named only where something that was measured or read speaks for it; where nothing does, none is named.
 """
 
+import math
 from collections.abc import Iterator
 
 from bertjax.measure import processor
 from bertjax.measure.onnx import INTEGER_PRODUCTS
 from bertjax.measure.words import bytes_text
-from bertjax.verify.measured import Bounds, Claim, Failure, Measured, Side
+from bertjax.verify.measured import Bounds, Claim, Failure, Measured
 
 SMALL_MS = 1.0
 """Calls that take less may be mostly a runtime's own work."""
 FAITHFUL = 0.999
-"""Share of equal labels from which an export computes what its bundle does."""
-MANY_ZEROS = 0.2
+"""Share of equal labels from which the score was not lost by the export."""
+FAR = 0.1
+"""Share of the logits' size by which an export may lie from its bundle: sums in another order, other rounding and other
+processors stay far below."""
+MANY_ZEROS = MANY_WIDENED = 0.2
 SPEED_UP_SLACK = 1.25
 """Machines differ: a speed-up counts as claimed too high when it is this many times the best round's."""
 PRODUCTS = (INTEGER_PRODUCTS, ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "MultiHeadAttention"))
@@ -35,6 +39,9 @@ def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
     if bounds.max_mb is not None and measured.new.bytes > bounds.max_mb * 1e6:
         what = f"it takes {measured.new.bytes / 1e6:.2f} MB; at most {bounds.max_mb:g} were asked for"
         failures.append(Failure(what, (f"where the bytes are: {measured.new.weights.makeup}",)))
+    if (parity := measured.parity) is not None and not parity.distance <= FAR:
+        off = f"logits are off by {parity.distance:.2g} of their size"
+        failures.append(Failure(f"it does not compute what {parity.bundle} does in JAX: {off}"))
     return failures + [Failure(said) for claim in measured.new.claims if (said := contradiction(claim, measured))]
 
 
@@ -62,7 +69,7 @@ def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
                 f"{parity.bundle} in JAX answers {1 - parity.agreement:.1%} of the texts otherwise (logits differ by "
                 f"up to {parity.largest:.3g}): the score was lost between the two, by the export or its rounding"
             )
-    if holds_integers(new) and lacks_integer_products(measured):
+    if new.holds_integers and lacks_integer_products(measured):
         yield (
             "this processor has no instruction for sums of 8-bit products, so pairs of them may saturate at 16 bits: "
             "weights of 7 bits (reduced range) do not"
@@ -75,15 +82,18 @@ def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
 def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
     """What speaks for a reason why no more time was saved."""
     old, new = measured.old, measured.new
-    if holds_integers(new) and lacks_integer_products(measured):
+    if new.holds_integers and lacks_integer_products(measured):
         names = ", ".join(processor.INTEGER_PRODUCTS.values())
         yield f"it holds integer products, and this processor has none of: {names}"
-    if new.graph is not None and holds_integers(new):
+    if new.graph is not None and new.holds_integers:
         integers, floats = (sum(new.graph.executed.get(kind, 0) for kind in kinds) for kinds in PRODUCTS)
         if not integers:
             yield "it stores integers, but ONNX Runtime multiplies floats: no node that runs is a product of integers"
         elif floats:
             yield f"of the {integers + floats} products that ONNX Runtime runs, {floats} are still of floats"
+        share = new.graph.widened / sum(math.prod(shape) for shape in new.weights.shapes)
+        if share > MANY_WIDENED:
+            yield f"{share:.0%} of its numbers are stored as integers, and every call makes floats of them again"
     yield from unfused(measured)
     if (
         new.weights.bytes >= old.weights.bytes
@@ -94,7 +104,7 @@ def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
             f"{new.weights.zeros:.0%} of its weights are zero ({old.weights.zeros:.0%} of OLD's), in arrays of the "
             "same shapes: zeros that stay in place save no time; remove heads, neurons or layers instead"
         )
-    elif new.weights.shapes == old.weights.shapes and not holds_integers(new):
+    elif new.weights.shapes == old.weights.shapes and not new.holds_integers:
         yield "its arrays have OLD's shapes and are multiplied as floats: there is nothing that could save time"
     alone, in_batch = old.timing.latency.batch_1.p50, 1000 / old.timing.throughput_per_s
     if alone < SMALL_MS and in_batch < alone / 2:
@@ -120,12 +130,6 @@ def unfused(measured: Measured) -> Iterator[str]:
                 fused = any(before.executed.get(kind) for kind in whole)
                 beside = "; in OLD it is fused" if fused else "; nor is it in OLD"
             yield f"{name} is not fused: ONNX Runtime runs {graph.executed[piece]} {piece} nodes by themselves{beside}"
-
-
-def holds_integers(side: Side) -> bool:
-    """Whether the file has products of integers, or weights stored as such."""
-    kinds = (*INTEGER_PRODUCTS, "DequantizeLinear")
-    return side.graph is not None and any(side.graph.stored.get(kind) for kind in kinds)
 
 
 def lacks_integer_products(measured: Measured) -> bool:

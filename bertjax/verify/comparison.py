@@ -69,7 +69,9 @@ def compare(
         agreement=agreement(task.kind, logits["NEW"], logits["OLD"]),
         same_pieces=float(np.mean([a == b for a, b in zip(pieces["NEW"][0], pieces["OLD"][0], strict=True)])),
         renamed=renamed(said["NEW"], said["OLD"], len(task.labels)) if task.kind == "classification" else None,
-        parity=held_against(str(paths[bundle]), task.kind, logits["NEW"], logits[bundle]) if bundle else None,
+        parity=held_against(str(paths[bundle]), task.kind, logits["NEW"], logits[bundle], sides["NEW"].holds_integers)
+        if bundle
+        else None,
         features=processor_features(),
     )
 
@@ -181,8 +183,13 @@ def renamed(new: np.ndarray, old: np.ndarray, classes: int) -> float | None:
     return float(counts.max(axis=1).sum() / len(new)) if sorted(called) == list(range(classes)) != called else None
 
 
-def held_against(bundle: str, kind: str, new: Logits, ours: Logits) -> Parity:
-    return Parity(bundle, float(np.abs(new - ours).max()), agreement(kind, new, ours))
+def held_against(bundle: str, kind: str, new: Logits, ours: Logits, rounds: bool) -> Parity:
+    """NEW beside its bundle. Where inputs are rounded, one that falls to the other side changes all that follows in its
+    text, so it is the bulk of the texts that is looked at."""
+    difference = np.abs(new - ours).max(axis=1)
+    distance = np.median(difference) if rounds else difference.max()
+    size = np.sqrt(np.mean(np.square(ours)))
+    return Parity(bundle, float(difference.max()), float(distance / size), agreement(kind, new, ours))
 
 
 def cut(path: Path, texts: list[str], pairs: list[str] | None, max_length: int) -> tuple[list[list[int]], int]:

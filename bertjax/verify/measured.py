@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bertjax.measure.latency import Timing
-from bertjax.measure.onnx import Graph
+from bertjax.measure.onnx import INTEGER_PRODUCTS, Graph
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Parity(NamedTuple):
     bundle: str
     largest: float
     """Largest difference of two logits."""
+    distance: float
+    """Of the farthest text, or of the median one where NEW rounds, as a share of the logits' size."""
     agreement: float | None
 
 
@@ -69,6 +71,12 @@ class Side:
     answers: int | None = None
     """How many different answers it gives; None for numbers."""
     claims: tuple[Claim, ...] = ()
+
+    @property
+    def holds_integers(self) -> bool:
+        """Whether the file has products of integers, or weights stored as such."""
+        kinds = (*INTEGER_PRODUCTS, "DequantizeLinear")
+        return self.graph is not None and any(self.graph.stored.get(kind) for kind in kinds)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +13,17 @@ import numpy as np
 import pytest
 
 import bertjax
+from bertjax.export import export
 from bertjax.measure.latency import Timing
 from bertjax.measure.report import Latency, Percentiles
 from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
-from bertjax.verify import Measured, compare
+from bertjax.verify import Bounds, Measured, compare, verdict
 from bertjax.verify.__main__ import main
 from bertjax.verify.comparison import columns, held_against, renamed
 from bertjax.verify.measured import Parity
 from tests.model.tiny import tiny
-from tests.verify.tiny import LABELS, VOCABULARY, arrays, write_data, write_onnx
+from tests.verify.tiny import LABELS, VOCABULARY, WIDTH, arrays, stored_as_integers, write_data, write_onnx
 
 pytest.importorskip("onnxruntime", reason="an extra")
 ROOT = Path(bertjax.__file__).parent.parent
@@ -49,27 +52,54 @@ def gate(code: str, argv: list[str], path: Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_copy_passes_and_nobody_imports_a_framework(folder: Path, quick: Path, data: Path, tmp_path):
-    """Not this process, which prints what it has, nor one it starts, where a false framework leaves its name."""
+def without_frameworks(argv: list[str], path: Path) -> subprocess.CompletedProcess:
+    """`python -m bertjax.verify`, where nobody imports a framework: not the process itself, which prints what it has,
+    nor one it starts, where a false framework leaves its name."""
     for name in BANNED:
-        leaves_its_name = f"import pathlib\npathlib.Path({str(tmp_path)!r}, 'found_{name}').touch()\nraise ImportError"
-        (tmp_path / f"{name}.py").write_text(leaves_its_name)
+        leaves_its_name = f"import pathlib\npathlib.Path({str(path)!r}, 'found_{name}').touch()\nraise ImportError"
+        (path / f"{name}.py").write_text(leaves_its_name)
     code = f"""
-import sys
-from bertjax.verify.__main__ import main
+import runpy, sys
 try:
-    main()
+    runpy.run_module("bertjax.verify", run_name="__main__")
 finally:
     print("loaded:", [name for name in {BANNED} if name in sys.modules])
 """
+    done = gate(code, argv, path)
+    assert done.stdout.endswith("loaded: []\n"), done.stderr
+    assert list(path.glob("found_*")) == []
+    return done
+
+
+def test_a_copy_passes(folder: Path, quick: Path, data: Path, tmp_path):
     copy = write_onnx(folder / "copy", arrays())
-    done = gate(code, [str(copy), "--against", str(quick), f"--data={data}", "--max-drop=1", "--max-mb=1"], tmp_path)
+    argv = [str(copy), "--against", str(quick), f"--data={data}", "--max-drop=1", "--max-mb=1"]
+    done = without_frameworks(argv, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "holds: every bound" in done.stdout
     assert "100.00% of the texts alike" in done.stdout
     assert "90.00 (8" in done.stdout
-    assert done.stdout.endswith("loaded: []\n")
-    assert list(tmp_path.glob("found_*")) == []
+
+
+def test_an_int8_file_that_is_slower_than_its_float_file_is_refused_and_told_why(folder: Path, data: Path, tmp_path):
+    """A quarter of the bytes and every answer the same, but the word table stands behind a DequantizeLinear, as tools
+    leave it that quantise whatever they find: each call widens all of it to read a dozen rows."""
+    rare = np.zeros((20_000, WIDTH), np.float32)
+    large = arrays()
+    large["table"] = np.concatenate([large["table"], rare])
+    old = write_onnx(folder / "large", large)
+    new = stored_as_integers(old, folder / "large-int8", ("turn", "table"))
+    argv = [str(new), "--against", str(old), f"--data={data}", "--min-speedup=1", "--max-drop=1", "--max-mb=6"]
+    done = without_frameworks(argv, tmp_path)
+    assert done.returncode == 3, done.stderr
+    (refused,) = [line for line in done.stdout.splitlines() if line.startswith("refused: ")]
+    found = re.search(r"it is (\S+) times as fast; 1 times", refused)
+    assert found is not None, refused
+    assert float(found[1]) < 0.5  # about 0.03: no mood of the clock
+    assert (
+        "likely cause: 100% of its numbers are stored as integers, and every call makes floats of them" in done.stdout
+    )
+    assert "100.00% of the texts alike" in done.stdout
 
 
 def test_a_slow_large_wrong_and_boasting_model_is_refused_for_each(folder: Path, quick: Path, data: Path, tmp_path):
@@ -199,11 +229,33 @@ def test_an_export_is_held_against_the_bundle_that_it_names_in_jax(folder: Path,
     assert found.parity.largest > 0.1
 
 
+def test_a_file_with_one_corrupted_weight_is_refused(folder: Path, quick: Path, data: Path, timeless: None):
+    """One bit of one number. Score, bytes and time have nothing against it: the bundle has."""
+    import onnx  # pyright: ignore[reportMissingImports]  (an extra)
+
+    model, params = tiny(vocab_size=len(VOCABULARY), max_position_embeddings=40, labels=LABELS)
+    bundle = bertjax.Bundle(model.config, params, Tokenizer.from_folder(quick))
+    bertjax.save(bundle, folder / "whole")
+    export(folder / "whole", "onnx", folder / "exported")
+    assert verdict(compared(folder / "exported", quick, data), Bounds()) == []
+    shutil.copytree(folder / "exported", folder / "corrupted")
+    stored = onnx.load(folder / "corrupted" / "model.onnx")
+    (tensor,) = [one for one in stored.graph.initializer if one.name == "encoder/layer_0/ffn/output/kernel"]
+    bits = np.frombuffer(tensor.raw_data, np.uint32).copy()
+    bits[7] ^= 1 << 30  # the highest bit of the exponent
+    tensor.raw_data = bits.tobytes()
+    onnx.save(stored, folder / "corrupted" / "model.onnx")
+    (failure,) = verdict(compared(folder / "corrupted", quick, data), Bounds())
+    assert failure.what.startswith(f"it does not compute what {folder / 'whole'} does in JAX: logits are off by")
+
+
 def test_parity_is_the_largest_difference_and_the_share_of_equal_answers():
     new, ours = np.array([[0.0, 1.0], [2.0, 0.0]]), np.array([[0.5, 1.0], [-1.0, 0.0]])
-    assert held_against("b", "classification", new, ours) == Parity("b", 3.0, 0.5)
-    assert held_against("b", "multi_label", new, ours) == Parity("b", 3.0, 0.0)
-    assert held_against("b", "regression", new[:, :1], ours[:, :1]) == Parity("b", 3.0, None)
+    assert held_against("b", "classification", new, ours, False) == Parity("b", 3.0, 4.0, 0.5)
+    assert held_against("b", "multi_label", new, ours, True) == Parity("b", 3.0, 7 / 3, 0.0)
+    assert held_against("b", "regression", new[:, :1], 2 * ours[:, :1], False) == Parity(
+        "b", 4.0, pytest.approx(2.53, abs=0.01), None
+    )
     assert renamed(np.array([0, 0, 1, 1, 2]), np.array([1, 1, 0, 0, 2]), 3) == 1.0
     assert renamed(np.array([0, 0, 0, 1, 1]), np.array([1, 1, 0, 0, 0]), 2) == 0.8
     assert renamed(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]), 2) is None  # no other order

@@ -39,8 +39,8 @@ def only(failures: list[Failure]) -> Failure:
     return failures[0]
 
 
-def graph(stored: dict[str, int], executed: dict[str, int]) -> dict[str, Any]:
-    return {"graph": Graph(stored, executed)}
+def graph(stored: dict[str, int], executed: dict[str, int], widened: int = 0) -> dict[str, Any]:
+    return {"graph": Graph(stored, executed, widened)}
 
 
 def test_what_keeps_to_its_bounds_passes_and_no_bound_is_no_failure():
@@ -68,7 +68,7 @@ def test_bounds_that_are_just_met_hold():
 
 VNNI, PLAIN = frozenset({"avx2", "avx512_vnni"}), frozenset({"avx2"})
 INTEGERS = graph({"MatMulInteger": 4}, {"DynamicQuantizeMatMul": 4})
-STORED = graph({"MatMul": 4, "DequantizeLinear": 4}, {"MatMul": 4, "DequantizeLinear": 4})
+STORED = graph({"MatMul": 4, "DequantizeLinear": 4}, {"MatMul": 4, "DequantizeLinear": 4}, widened=12)
 SLOW = {"timing": timing(9)}
 
 
@@ -79,7 +79,10 @@ SLOW = {"timing": timing(9)}
         (changed(new=SLOW | INTEGERS, features=VNNI), []),
         (changed(new=SLOW | INTEGERS, features=frozenset({"asimddp"})), []),
         (changed(new=SLOW | INTEGERS), []),  # a processor that does not say
-        (changed(new=SLOW | STORED, features=VNNI), ["no node that runs is a product of integers"]),
+        (
+            changed(new=SLOW | STORED, features=VNNI),
+            ["no node that runs is a product of integers", "75% of its numbers are stored as integers, and every call"],
+        ),
         (
             changed(new=SLOW | graph({"QLinearMatMul": 3}, {"QLinearMatMul": 3, "MatMul": 2}), features=VNNI),
             ["of the 5 products that ONNX Runtime runs, 2 are still of floats"],
@@ -140,10 +143,10 @@ SURE: dict[str, Any] = {"difference": (-0.12, -0.08)}
         (changed(new=WORSE, same_pieces=0.75, **SURE), ["cuts 25.0% of the texts into other ids"]),
         (changed(new=WORSE | {"truncated": 7}, **SURE), ["7 texts are too long for it and lose their end, 0 for OLD"]),
         (
-            changed(new=WORSE, parity=Parity("b", 1e-5, 1.0), **SURE),
+            changed(new=WORSE, parity=Parity("b", 1e-5, 1e-5, 1.0), **SURE),
             ["b in JAX answers the same: the score was lost before"],
         ),
-        (changed(new=WORSE, parity=Parity("b", 3.0, 0.8), **SURE), ["answers 20.0% of the texts otherwise"]),
+        (changed(new=WORSE, parity=Parity("b", 3.0, 0.09, 0.8), **SURE), ["answers 20.0% of the texts otherwise"]),
         (changed(new=WORSE | INTEGERS, features=PLAIN, **SURE), ["may saturate at 16 bits"]),
         (changed(new=WORSE | INTEGERS, features=VNNI, **SURE), []),
         (
@@ -158,6 +161,12 @@ def test_a_model_that_is_too_bad_is_told_what_was_seen(measured: Measured, said:
     assert "the score fell 10.00 points" in failure.what
     assert len(failure.causes) == len(said)
     assert all(part in cause for part, cause in zip(said, failure.causes, strict=True)), failure.causes
+
+
+@pytest.mark.parametrize("distance", [0.11, float("nan")])
+def test_a_file_that_computes_something_else_than_its_bundle_is_refused_whatever_its_score(distance: float):
+    failure = only(verdict(changed(parity=Parity("b", 3.0, distance, 1.0)), Bounds()))
+    assert "it does not compute what b does in JAX" in failure.what
 
 
 @pytest.mark.parametrize(
@@ -182,7 +191,7 @@ def test_a_claim_that_the_measurement_contradicts_is_refused_by_name(claim: Clai
 
 
 def test_the_words_hold_the_numbers_and_every_failure_with_its_causes():
-    bad = changed(new=WORSE | SLOW | {"answers": 1}, parity=Parity("b", 0.25, 1.0), **SURE)
+    bad = changed(new=WORSE | SLOW | {"answers": 1}, parity=Parity("b", 0.25, 0.01, 1.0), **SURE)
     text = "\n".join(lines(bad, verdict(bad, BOUNDS)))
     for part in ("80.00 (88.0..92.0)", "-10.00 points (-12.00 to -8.00)", "1.11 times as fast", "5.00 MB", "99.00%"):
         assert part in text

@@ -69,14 +69,15 @@ def write_data(path: Path, rows: int = 120) -> Path:
     return path
 
 
-def stored_as_integers(source: Path, target: Path) -> Path:
-    """The folder with the square matrices as eight bits, turned back into floats before each product."""
+def stored_as_integers(source: Path, target: Path, what: tuple[str, ...] = ("turn",)) -> Path:
+    """The folder with the square matrices (or `what` begins so) as eight bits, turned back into floats before each
+    product."""
     import onnx  # pyright: ignore[reportMissingImports]  (an extra)
     from onnx import helper, numpy_helper  # pyright: ignore[reportMissingImports]
 
     shutil.copytree(source, target)
     model = onnx.load(target / "model.onnx")
-    stored = {one.name: one for one in model.graph.initializer if one.name.startswith("turn")}
+    stored = {one.name: one for one in model.graph.initializer if one.name.startswith(what)}
     for name, tensor in stored.items():
         array = numpy_helper.to_array(tensor)
         step = np.abs(array).max() / 127
