@@ -201,6 +201,11 @@ def train_rounded(
     teacher = model
     if config.teacher not in (None, config.model):
         teacher, _ = open_model(config.teacher, training_task(config.data), config.seed, dtype=config.dtype)
+        if teacher.tokenizer.fingerprint != model.tokenizer.fingerprint:
+            raise UserError(
+                f"{config.teacher} has another vocabulary than {config.model}; who teaches reads the same pieces.\n"
+                "Without --teacher the model as it was teaches, which of the texts at hand says the same."
+            )
     roundings = roundings_of(model.config, model.params, config.weights)
     taught = lessons(config.losses, model.config, [teacher.config], config.seed)
     extra: dict[str, Any] = {"losses": taught.extra}

@@ -15,6 +15,7 @@ from bertjax import UserError
 from bertjax.distill.terms import HardLabels
 from bertjax.params import flatten
 from bertjax.quantize import Format, Quantized
+from bertjax.share import prune_vocabulary
 from tests.train.tiny import metrics, run, weights, write_model, write_table
 from train import finetune, quantize
 from train.bits import stored_size
@@ -111,6 +112,14 @@ def test_a_quantised_model_is_not_trained_by_scripts_that_know_no_integers(work:
     done = run("finetune", f"--model={work / 'int8' / 'bundle'}", *given, check=False)
     assert done.returncode == 2
     assert "holds integers, which cannot be trained" in done.stderr
+
+
+def test_who_teaches_reads_the_same_pieces(work: Path):
+    """Else its ids would mean other words."""
+    fewer = prune_vocabulary(bertjax.load(work / "float" / "bundle"), ["the fine film"])
+    bertjax.save(fewer, work / "fewer")
+    with pytest.raises(UserError, match="fewer has another vocabulary than"):
+        quantised(work, "taught", learn="weights", steps=1, teacher=str(work / "fewer"))
 
 
 CHOICES = tuple(Format(bits, "asymmetric", outputs=6) for bits in (2, 4, 8))

@@ -1,14 +1,24 @@
-"""The published recipes, built abstractly: what they round, and how small it becomes."""
+"""The published recipes, built abstractly, and ours on the disk: what they round, and how small it becomes."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import bertjax
+from bertjax.bundle import Bundle
 from bertjax.model import BertConfig, abstract_params
 from bertjax.params import flatten
+from bertjax.quantize import quantise_weights
 from bertjax.quantize.packing import packed_size
 from bertjax.quantize.training import roundings_of
-from train import quantize
+from bertjax.share import prune_vocabulary
+from bertjax.text.demo import demo_examples
+from train import bits, compress, quantize
 from train.settings import load_config
+from train.vocabulary import Vocabulary
 
 BASE = BertConfig(architecture="BertForSequenceClassification")
 PARAMS = abstract_params(BASE)
@@ -38,3 +48,50 @@ def test_a_small_twin_differs_in_size_alone(name: str):
     paper, small = (load_config(one, quantize.Config) for one in (name.split(":")[0], name))
     assert (small.weights, small.losses, small.learn) == (paper.weights, paper.losses, paper.learn)
     assert small.data.train == "demo"
+
+
+# Of MiniLM's folder, tokenizer and all, in floating point.
+SMALLER = {"int8": 3.8, "tables8": 5.0, "tables4": 8.0, "vocabulary": 10.0}
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Bundle:
+    """Published weights, with a head that nobody trained: as large as one that somebody did."""
+    drawn = bertjax.load("demo", architecture="BertForSequenceClassification", labels=("negative", "positive"))
+    return dataclasses.replace(drawn, fresh=())
+
+
+def bytes_on_disk(bundle: Bundle, folder: Path) -> int:
+    bertjax.save(bundle, folder)
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def last_stage(name: str) -> Any:
+    """With the ranges that are found fastest; sizes do not depend on it."""
+    return dataclasses.replace(load_config(f"qbert_sst2:{name}", compress.Config).stages[-1], find="min_max")  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_whole_bundle_is_so_much_smaller_on_the_disk(name: str, minilm: Bundle, tmp_path, monkeypatch):
+    """Whatever the layers turn out to bear: the dearest three bits that the mean allows are the largest file."""
+    monkeypatch.setattr(bits, "by_loss", lambda config, model, batches, trees: ({one: -one[1] for one in trees}, {}))
+    stage, model = last_stage(name), minilm
+    if any(isinstance(one, Vocabulary) for one in load_config(f"qbert_sst2:{name}", compress.Config).stages):
+        model = prune_vocabulary(model, demo_examples("train").texts)
+    rules = stage.weights if stage.mean_bits is None else bits.assigned_rules(stage, model, [], tmp_path)
+    config, params = quantise_weights(model.config, model.params, rules, stage.find)
+    smaller = bytes_on_disk(dataclasses.replace(model, config=config, params=params), tmp_path / "smaller")
+    assert bytes_on_disk(minilm, tmp_path / "whole") / smaller > SMALLER[name]
+
+
+def test_the_ablation_of_ranges_differs_in_who_shares_one_and_in_nothing_else():
+    def parts(name: str) -> tuple[Any, ...]:
+        stage = last_stage(name)
+        encoder = [(path, format) for path, format in stage.weights if path.startswith("^encoder")]
+        same = [(path, dataclasses.replace(format, outputs=None)) for path, format in encoder]
+        rest = dataclasses.replace(stage, name="", weights=tuple(rule for rule in stage.weights if rule not in encoder))
+        return {format.outputs for _, format in encoder}, same, rest
+
+    found = [parts(name) for name in ("matrix", "groups", "channels")]
+    assert [outputs for outputs, *_ in found] == [{None}, {6}, {1}]
+    assert found[0][1:] == found[1][1:] == found[2][1:]
