@@ -30,7 +30,7 @@ COMMANDS = {
     "lists": "an experiment: a model that halts by itself, on lists that differ in difficulty",
 }
 LIBRARY = {
-    "export": "a model as ONNX, StableHLO or a folder for plain transformers, checked against JAX",
+    "export": "a model as ONNX, StableHLO, LiteRT or a folder for plain transformers, checked against JAX",
     "verify": "the last gate: refuse an export that is worse, slower or larger than promised",
 }
 """Commands that need no script, `python -m bertjax.NAME`."""

@@ -204,7 +204,7 @@ def train_rounded(
         if teacher.tokenizer.fingerprint != model.tokenizer.fingerprint:
             raise UserError(
                 f"{config.teacher} has another vocabulary than {config.model}; who teaches reads the same pieces.\n"
-                "Without --teacher the model as it was teaches, which of the texts at hand says the same."
+                "Without --teacher the model as it was teaches."
             )
     roundings = roundings_of(model.config, model.params, config.weights)
     taught = lessons(config.losses, model.config, [teacher.config], config.seed)

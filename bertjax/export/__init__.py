@@ -3,6 +3,7 @@
     graph.py      an ONNX graph, node by node, every weight stored once
     onnx.py       a bundle as ONNX: floating point, or the integers that it was quantised to
     stablehlo.py  a bundle as one program for CPU, GPU and TPU, loadable with jax alone
+    litert.py     a bundle for phones and small boards, by way of StableHLO; experimental
     twin.py       a bundle in a shape that plain transformers knows, with zeros where parts are missing
     folder.py     the folder around it: config, tokenizer; and the check against JAX before anybody is told it is done
 

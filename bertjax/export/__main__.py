@@ -16,12 +16,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog, description=inspect.cleandoc(__doc__ or ""), formatter_class=layout)
     parser.add_argument("model", metavar="BUNDLE", help="the model: a folder, or hf:NAME")
-    parser.add_argument("--to", default="onnx", metavar="FORMAT", help="onnx (default), stablehlo or huggingface")
+    parser.add_argument(
+        "--to", default="onnx", metavar="FORMAT", help="onnx (default), stablehlo, huggingface or litert"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     about = "huggingface: floating point for integers, which plain transformers does not know"
     parser.add_argument("--dequantise", action="store_true", help=about)
     given = parser.parse_args(argv)
     from bertjax.errors import UserError
+    from bertjax.export.litert import INSTALL
     from bertjax.paths import local
 
     try:
@@ -32,7 +35,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
         print(*str(mistake).strip().splitlines()[:5], sep="\n", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as missing:
-        print(f"an export to {given.to} needs {missing.name}: pip install 'bertjax[export]'", file=sys.stderr)
+        install = INSTALL if given.to == "litert" else "pip install 'bertjax[export]'"
+        print(f"an export to {given.to} needs {missing.name}: {install}", file=sys.stderr)
         sys.exit(2)
     size = sum(file.stat().st_size for file in local(given.out).iterdir()) / 1e6
     print(

@@ -6,6 +6,7 @@ an export that computes something else is an error and not a file.
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from bertjax.bundle import Bundle, is_empty_folder, load, resolve
 from bertjax.errors import UserError
+from bertjax.export.litert import answer_each, litert_model
 from bertjax.export.onnx import onnx_model
 from bertjax.export.stablehlo import program_and_weights
 from bertjax.export.twin import stock_twin
@@ -22,8 +24,15 @@ from bertjax.model.huggingface import config_to_json, write_model
 from bertjax.paths import at, is_remote, relative, replaced
 from bertjax.predict import forward
 
-Target = Literal["onnx", "stablehlo", "huggingface"]
-FILES = {"onnx": "model.onnx", "stablehlo": "model.stablehlo", "huggingface": "model.safetensors"}
+Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
+FILES = {
+    "onnx": "model.onnx",
+    "stablehlo": "model.stablehlo",
+    "huggingface": "model.safetensors",
+    "litert": "model.tflite",
+}
+EXPORTED = tuple(name for target, name in FILES.items() if target != "huggingface")
+"""Files that no bundle has."""
 SHAPES = ((1, 7), (8, 33), (8, 64))
 CLOSE, ROUNDED = 1e-4, 0.05
 """How far an export may be from JAX, as a share of the size of the outputs: sums in another order; and, where inputs of
@@ -46,7 +55,7 @@ def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
     if (
         target.exists()
         and not is_empty_folder(target)
-        and not any((target / name).is_file() for name in (FILES[to], FILES["onnx"], FILES["stablehlo"]))
+        and not any((target / name).is_file() for name in (FILES[to], *EXPORTED))
     ):
         raise UserError(f"{target} exists and is no exported folder, so it is not replaced; choose another name.")
     origin = at(model) if is_remote(model) else resolve(model).resolve()
@@ -85,6 +94,9 @@ def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool) -> None:
     if to == "onnx":
         model = onnx_model(bundle.config, bundle.params)
         (folder / FILES[to]).write_bytes(model.SerializeToString())
+        return
+    if to == "litert":
+        (folder / FILES[to]).write_bytes(litert_model(bundle.model, bundle.params))
         return
     from safetensors.numpy import save_file
 
@@ -139,6 +151,8 @@ def open_export(to: Target, folder: Path) -> Any:
     if to == "huggingface":
         twin = load(folder)
         return lambda *inputs: expected_output(twin, inputs)
+    if to == "litert":
+        return partial(answer_each, folder / FILES[to])
     if to == "stablehlo":
         import jax
         from jax import export as jax_export

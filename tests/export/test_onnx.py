@@ -264,7 +264,7 @@ def test_the_command_says_what_it_wrote_and_what_is_wrong(folder, tmp_path):
         [*command, "--to=tflite", f"--out={tmp_path / 'b'}"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr == "--to tflite: expected one of onnx, stablehlo, huggingface.\n"
+    assert done.stderr == "--to tflite: expected one of onnx, stablehlo, huggingface, litert.\n"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(UserError, match="is no exported folder, so it is not replaced"):

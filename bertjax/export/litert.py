@@ -1,0 +1,73 @@
+"""A bundle as a LiteRT model (formerly TensorFlow Lite), for phones and small boards. Experimental.
+
+    from ai_edge_litert.interpreter import Interpreter
+    run = Interpreter("model.tflite").get_signature_runner()
+    ids = np.array([[101, 2307, 102]], np.int32)
+    logits = run(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=np.zeros_like(ids))["logits"]
+
+One text of any length a call; with the batch open as well the converter fails. It reads StableHLO, so no TensorFlow is
+needed, but this way through it (`converter_api_ext` of litert-converter 0.5) is not documented, and GELU becomes many
+small operators. Floating point alone: the products of integers have no counterpart there.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.model.bert import BertModel
+
+INSTALL = "pip install 'bertjax[litert]' && pip install --no-deps 'litert-converter==0.5.*'"
+"""In two steps, because tools that come with it, unused here, ask for an older typing-extensions than tyro does."""
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def litert_model(model: BertModel, params: Any) -> bytes:
+    """The flatbuffer of `(ids, mask, types) -> logits`, int32 [1, length] in, float32 out, its weights inside.
+
+    Raises:
+      UserError: The model is quantised, or the converter cannot express it.
+      ModuleNotFoundError: The packages are not there, see `INSTALL`.
+    """
+    from litert_converter import converter_api_ext as api  # pyright: ignore[reportMissingImports]  (an extra)
+    from litert_converter.mlir import ir  # pyright: ignore[reportMissingImports]
+    from litert_converter.mlir.passmanager import PassManager  # pyright: ignore[reportMissingImports]
+
+    if model.config.quantization is not None:
+        raise UserError("integers are not written for LiteRT; export the model in floating point, or --to onnx.")
+    program, context = stablehlo(model, params), ir.Context()
+    api.prepare_mlir_context(context)
+    try:
+        with context, ir.Location.unknown():
+            module = ir.Module.parse(program)
+            api.set_signature(module.operation, "serving_default", INPUTS, ("logits",))
+            api.run_convert_to_tfl_passes(module, PassManager("builtin.module"), api.ConvertToTFLConfig())
+            return api.export_flatbuffer_to_bytes(module.operation)
+    except (ValueError, RuntimeError, ir.MLIRError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"LiteRT cannot express this model: {reason}\n--to onnx or --to stablehlo may.") from error
+
+
+def stablehlo(model: BertModel, params: Any) -> str:
+    """The program as text, for one text of any length."""
+    import jax
+    import jax.numpy as jnp
+    from jax import export
+
+    from bertjax.predict import forward
+
+    def call(ids: Any, mask: Any, types: Any) -> Any:
+        return forward.function(model, params, ids, mask, types)
+
+    shape = export.symbolic_shape("1, l", constraints=["l >= 2", f"l <= {model.config.max_position_embeddings}"])
+    text = jax.ShapeDtypeStruct(shape, jnp.int32)
+    return export.export(jax.jit(call), platforms=("cpu",))(text, text, text).mlir_module()
+
+
+def answer_each(path: Any, ids: np.ndarray, mask: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """What a written file says to a batch, one text after the other."""
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
+
+    run = Interpreter(str(path)).get_signature_runner()
+    texts = zip(ids[:, None], mask[:, None], types[:, None], strict=True)
+    return np.concatenate([run(**dict(zip(INPUTS, text, strict=True)))["logits"] for text in texts])
