@@ -19,7 +19,6 @@ from bertjax.paths import at
 
 from .common import Data
 from .loop import Training
-from .optimiser import Phases
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def main(config: Config, score: bool = True, thinner: Any = None) -> None:
     from bertjax.text.batches import inputs_of, places_of
 
     from .data import read_split, score_of, training_batches
-    from .lessons import lessons
+    from .lessons import layer_by_layer, lessons
     from .loop import fit
     from .run import begin, finish, keep, update_record
     from .step import Term
@@ -107,11 +106,12 @@ def main(config: Config, score: bool = True, thinner: Any = None) -> None:
         else own
         for (name, lesson), own in zip(taught.each.items(), taught.extra.values(), strict=True)
     }
-    phases, learn_layer = layer_by_layer(config, student, teacher, data.steps_per_epoch)
+    steps = config.total_steps(data.steps_per_epoch)
+    phases, by_layer = layer_by_layer(config.progressive, student.model, teacher.model, steps)
     stored = [store_teacher(config, k, t, train.encoded, student.config) for k, t in enumerate(teachers)]
     live = [t.params if s is None or (phases and t is teacher) else {} for t, s in zip(teachers, stored, strict=True)]
 
-    masks, thinned = (thinner or partial(zeros, config.keep_zeros))(student, config.total_steps(data.steps_per_epoch))
+    masks, thinned = (thinner or partial(zeros, config.keep_zeros))(student, steps)
 
     def learn(params, extra, batch, key):
         inputs, places = inputs_of(batch), places_of(batch)
@@ -128,11 +128,8 @@ def main(config: Config, score: bool = True, thinner: Any = None) -> None:
     def objective(params, extra, state, batch, step, key):
         masks = thinned(state, jax.lax.stop_gradient(params), step)
         params = apply_masks(params, masks)
-        if phases is None:
-            return learn(params, extra, batch, key), masks
-        layer = step // phases.steps
-        by_layer = lambda: learn_layer(params, batch["teachers"][0], batch, layer, key)  # noqa: E731
-        return either(layer < phases.count, by_layer, lambda: learn(params, extra, batch, key)), masks
+        later = lambda: learn(params, extra, batch, key)  # noqa: E731
+        return by_layer(params, batch["teachers"][0], batch, step, key, later), masks
 
     trained = fit(
         config,
@@ -201,44 +198,6 @@ def zeros(keep: str | None, student: Any, _: int) -> tuple[Any, Callable]:
 
     masks = nonzero_masks(student.params, keep) if keep else {}
     return masks, lambda masks, params, step: masks
-
-
-def layer_by_layer(config: Config, student: Any, teacher: Any, steps_per_epoch: int) -> tuple[Phases | None, Any]:
-    """The phases in which one layer learns, and `(params, teacher, batch, layer, key) -> terms` for them."""
-    progressive = config.progressive
-    if progressive is None:
-        return None, None
-    from bertjax.errors import UserError
-
-    from .step import Term
-
-    depth, steps = student.config.depth, config.total_steps(steps_per_epoch)
-    first = progressive.first_phases(student.config)
-    phases = Phases(depth, progressive.steps_per_layer, first, progressive.below)
-    if phases.count * phases.steps > steps:
-        raise UserError(
-            f"progressive: {depth} layers of {phases.steps} steps each are more than the {steps} steps of the run; "
-            "lower steps_per_layer, or raise --steps."
-        )
-    sums_of, losses = progressive.build(student.model, teacher.model), progressive.named_losses()
-
-    def learn_layer(*given: Any) -> dict[str, Term]:
-        return {name: Term(*total, losses[name].weight) for name, total in sums_of(*given).items()}
-
-    return phases, learn_layer
-
-
-def either(first: Any, one: Callable[[], dict], other: Callable[[], dict]) -> dict:
-    """The terms of one or of the other, and sums and weights of 0 for those that are not asked."""
-    import jax
-    import jax.numpy as jnp
-
-    def zeros(terms: Callable[[], dict]) -> dict:
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), jax.eval_shape(terms))
-
-    none = {**zeros(one), **zeros(other)}
-    taken = lambda terms: {**none, **jax.tree.map(jnp.float32, terms())}  # noqa: E731
-    return jax.lax.cond(first, lambda: taken(one), lambda: taken(other))
 
 
 def store_teacher(config: Config, number: int, teacher: Any, encoded: Any, student: Any) -> Any:

@@ -5,7 +5,7 @@
     python -m train.pretrain --config=minilm --data.train=wiki --out=runs/minilm
 
 With a student in the config file, the model given is its teacher: raw text then is enough to make a small model that
-can be fine-tuned to anything, as DistilBERT, MiniLM and TinyBERT's first stage do.
+can be fine-tuned to anything, as DistilBERT, MiniLM, MobileBERT and TinyBERT's first stage do.
 
 Documents are parted by blank lines (in tables and TFDS, each row is one). Vocabulary and pieces are stored once, in
 $BERTJAX_CACHE. The finished model is OUT/bundle, which `bertjax finetune --model=OUT/bundle` takes over. At the end
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bertjax.distill.progressive import Progressive
 from bertjax.distill.student import Student
 from bertjax.distill.terms import Loss
 from bertjax.errors import UserError
@@ -25,7 +26,7 @@ from bertjax.text.masking import Masking
 from bertjax.text.pairs import Sentences
 
 from .loop import Training
-from .optimiser import Optimiser
+from .optimiser import Optimiser, Phases
 
 VOCABULARY = 30_000
 """Pieces of a new vocabulary, if nothing is said."""
@@ -53,10 +54,13 @@ class Text:
 class Shape:
     """A model that begins from nothing. With one group and embeddings of their own width, it is an ALBERT."""
 
-    family: Literal["albert", "bert"] = "albert"
+    family: Literal["albert", "bert", "ib-bert"] = "albert"
+    """ib-bert: MobileBERT's teacher, whose layers compute in another width than they hand on."""
     embedding_size: int = 128
     """Width of the embeddings. A BERT's is its hidden_size, unless it is to be factorised."""
     hidden_size: int = 256
+    bottleneck_size: int = 1024
+    """Width in which the layers of an ib-bert compute."""
     num_hidden_layers: int = 4
     num_hidden_groups: int = 1
     """Groups of layers that share their parameters; 0 shares nothing."""
@@ -69,25 +73,27 @@ class Shape:
 
     def config(self, vocab_size: int, architecture: str, **settings: Any) -> Any:
         """The `BertConfig`, for so many pieces."""
-        from bertjax.model.config import PREFIXES, BertConfig
+        from bertjax.model.config import PREFIXES, BertConfig, mobile_config
 
-        activation: Any = {"albert": "gelu_new", "bert": "gelu"}[self.family]
-        settings = {"attention_probs_dropout_prob": self.attention_dropout, **settings}
-        return BertConfig(
-            model_type=self.family,
-            architecture=PREFIXES[self.family] + architecture,
-            vocab_size=vocab_size,
-            embedding_size=self.embedding_size,
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_hidden_groups=self.num_hidden_groups,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=self.intermediate_size,
-            hidden_act=activation,
-            hidden_dropout_prob=self.hidden_dropout,
-            max_position_embeddings=self.max_position_embeddings,
+        kind: Any = "mobilebert" if self.family == "ib-bert" else self.family
+        settings = {
+            "architecture": PREFIXES[kind] + architecture,
+            "vocab_size": vocab_size,
+            "embedding_size": self.embedding_size,
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_hidden_groups": self.num_hidden_groups,
+            "num_attention_heads": self.num_attention_heads,
+            "intermediate_size": self.intermediate_size,
+            "hidden_dropout_prob": self.hidden_dropout,
+            "attention_probs_dropout_prob": self.attention_dropout,
+            "max_position_embeddings": self.max_position_embeddings,
             **settings,
-        )
+        }
+        if self.family == "ib-bert":
+            return mobile_config("teacher", intra_bottleneck_size=self.bottleneck_size, **settings)
+        activation: Any = {"albert": "gelu_new", "bert": "gelu"}[self.family]
+        return BertConfig(model_type=kind, hidden_act=activation, **settings)
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,9 @@ class Config(Training):
     """In a config file: the shape of a smaller model, which is trained in place of the one given."""
     losses: tuple[Loss, ...] = ()
     """In a config file: what the student learns from the model given, besides guessing words."""
+    progressive: Progressive | None = None
+    """In a config file: the student first learns layer by layer from the model given, and words and losses in the steps
+    that are left."""
     optimiser: Optimiser = field(default_factory=lambda: Optimiser(learning_rate=1e-3))
     out: str = "runs/pretrain"
     """Folder for the model, its metrics and its checkpoints."""
@@ -122,14 +131,16 @@ class Config(Training):
             f"--words={self.words}: expected 0 or more": self.words < 0,
             "a student learns from a model: give --model, its teacher": self.student and self.model is None,
             "losses are what a student learns: give student, its shape, in the config file": (
-                self.losses and self.student is None
+                (self.losses or self.progressive) and self.student is None
             ),
             "--words=0 leaves nothing to learn: give a student, and losses": not (self.words or self.losses),
             "--words=0 leaves no head: give --sentences=none, and no --data.eval": (
                 not self.words and (self.sentences != "none" or self.data.eval is not None)
             ),
             "--masking.rate=0 hides no words to guess: give --words=0 as well": self.words and not self.masking.rate,
-            "--packed: a teacher would take the texts of a row for one; leave it out": self.packed and self.losses,
+            "--packed: a teacher would take the texts of a row for one; leave it out": (
+                self.packed and (self.losses or self.progressive)
+            ),
         }
         if mistakes := [message for message, found in wrong.items() if found]:
             raise UserError(mistakes[0])
@@ -166,7 +177,8 @@ def main(config: Config) -> None:
     peak = device_peak(config.dtype)
     update_record(out, peak_flops=peak.flops, peak_source=peak.source)
 
-    objective, extra = learning(config, bundle.model, teacher.model if teacher else None)
+    steps = config.total_steps(data.steps_per_epoch)
+    objective, extra, phases = learning(config, bundle.model, teacher.model if teacher else None, steps)
     params = fit(
         config,
         out,
@@ -175,7 +187,8 @@ def main(config: Config) -> None:
         extra=extra,
         objective=objective,
         batches=data,
-        constants={"teacher": teacher.params} if teacher and config.losses else {},
+        constants={"teacher": teacher.params} if teacher and (config.losses or config.progressive) else {},
+        phases=phases,
         peak=peak.flops,
     ).params
     trained = dataclasses.replace(bundle, params=params, fresh=())
@@ -229,17 +242,18 @@ def open_bundle(config: Config) -> Any:
     return bundle
 
 
-def learning(config: Config, model: Any, teacher: Any) -> tuple[Callable, Any]:
-    """The objective, and the parameters that are trained with the model and do not ship. A teacher (the module) finds
-    its parameters beside the batch."""
+def learning(config: Config, model: Any, teacher: Any, steps: int) -> tuple[Callable, Any, Phases | None]:
+    """The objective, the parameters that are trained with the model and do not ship, and the phases in which it learns
+    layer by layer. A teacher (the module) finds its parameters beside the batch."""
     import jax.numpy as jnp
 
-    from .lessons import lessons
+    from .lessons import layer_by_layer, lessons
 
     everywhere = any(getattr(loss, "everywhere", False) for loss in config.losses)
     taught = lessons(config.losses, model.config, [teacher.config], config.seed) if teacher else None
+    phases, by_layer = layer_by_layer(config.progressive, model, teacher, steps)
 
-    def objective(params, extra, state, batch, step, key):
+    def learn(params, extra, batch, key):
         asked = {name: array for name, array in batch.items() if not (everywhere and name == "masked_positions")}
         output = apply(model, params, asked, rngs={"dropout": key})
         guesses = output
@@ -249,11 +263,19 @@ def learning(config: Config, model: Any, teacher: Any) -> tuple[Callable, Any]:
         terms = terms_of(guesses, batch, config.words)
         if taught and taught.each:
             said = apply(teacher, batch["teacher"], asked)
-            texts = {**batch, "weights": batch["weights"][:, 0]}
-            terms |= taught.terms(extra, output, [said], texts)
-        return terms, state
+            terms |= taught.terms(extra, output, [said], one_text_a_row(batch))
+        return terms
 
-    return objective, taught.extra if taught else {}
+    def objective(params, extra, state, batch, step, key):
+        later = lambda: learn(params, extra, batch, key)  # noqa: E731
+        return by_layer(params, batch.get("teacher"), one_text_a_row(batch), step, key, later), state
+
+    return objective, taught.extra if taught else {}, phases
+
+
+def one_text_a_row(batch: Any) -> dict[str, Any]:
+    """The batch as losses of a teacher know it, with one weight a row."""
+    return {**batch, "weights": batch["weights"][:, 0]}
 
 
 def apply(model: Any, params: Any, batch: Any, **more: Any) -> Any:

@@ -16,10 +16,23 @@ import numpy as np
 
 from bertjax.distill.pairing import pair_layers
 from bertjax.errors import UserError
-from bertjax.params import put_step, step_params
+from bertjax.params import flatten, put_step, step_params, unflatten
 
 FIT_ROWS = 1024
 """Texts that a fit looks at, from all over the sample."""
+
+THIN = (
+    "model_type",
+    "architecture",
+    "intra_bottleneck_size",
+    "bottleneck_attention",
+    "num_feedforward_networks",
+    "hidden_act",
+    "normalization_type",
+    "hidden_dropout_prob",
+    "dense_pooler",
+)
+"""Fields of a config that make a MobileBERT's layers and head, whatever its sizes."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,8 @@ class Student:
     num_hidden_layers: int = 2
     intermediate_size: int | None = None
     hidden_size: int | None = None
+    bottleneck_size: int | None = None
+    """With family=mobilebert: the width in which its layers compute, 128 if nothing is said."""
     num_attention_heads: int | None = None
     pairing: str | tuple[int, ...] = "uniform"
     """Teacher layers that the student begins with: uniform, last, first, or the layers themselves."""
@@ -37,9 +52,11 @@ class Student:
     with that model's, which then stands for the teacher in all that is said here of shape and layers."""
     whole: bool = False
     """With a model to begin with: take it as it is, shape and all. For one whose parts were taken out."""
-    family: Literal["distilbert"] | None = None
+    family: Literal["distilbert", "mobilebert"] | None = None
     """distilbert: without token types, of which the first joins the positions; stock code then knows it as DistilBERT.
-    Not for heads that label whole texts, which differ."""
+    Not for heads that label whole texts, which differ. mobilebert: thin layers as in MobileBERT, which begin with random
+    numbers, between states as wide as the teacher's; of its embeddings and head it takes over what has the same shape,
+    which is everything where the teacher is an IB-BERT."""
     groups: int | None = None
     """Successive layers share parameters, in so many groups (`bertjax.share`): less memory, the same arithmetic."""
     shared: Literal["all", "attention", "ffn"] = "all"
@@ -61,13 +78,19 @@ class Student:
 
     def config(self, teacher: Any) -> Any:
         """The student's `BertConfig`, from the teacher's."""
-        from bertjax.model.config import PREFIXES
+        from bertjax.model.config import PREFIXES, mobile_config
 
         sizes = ("num_hidden_layers", "intermediate_size", "hidden_size", "num_attention_heads")
         changes = {name: getattr(self, name) for name in sizes if getattr(self, name) is not None}
         changes["num_hidden_groups"] = min(teacher.num_hidden_groups, self.num_hidden_layers)
-        if self.family and self.family != teacher.model_type:
-            head = teacher.architecture.removeprefix(PREFIXES[teacher.model_type])
+        head = teacher.architecture.removeprefix(PREFIXES[teacher.model_type])
+        if self.family == "mobilebert":
+            thin = mobile_config("base", architecture=PREFIXES["mobilebert"] + head)
+            taken = THIN if teacher.model_type == "mobilebert" else (*THIN, "embedding_size", "trigram_input")
+            changes = {name: getattr(thin, name) for name in taken} | changes
+            if self.bottleneck_size is not None:
+                changes["intra_bottleneck_size"] = self.bottleneck_size
+        elif self.family and self.family != teacher.model_type:
             if teacher.model_type != "bert" or head not in ("Model", "ForMaskedLM"):
                 raise UserError(
                     f"family=distilbert: a {teacher.architecture} has no counterpart there that computes alike; it is "
@@ -99,14 +122,17 @@ class Student:
         """The model that the student begins with, with a head like the teacher's."""
         if self.start in ("teacher", "random"):
             return teacher
-        from bertjax.bundle import load
+        from bertjax.bundle import load, stored_config
+        from bertjax.model.config import PREFIXES
 
         config = teacher.config
+        head = config.architecture.removeprefix(PREFIXES[config.model_type])
+        architecture = PREFIXES[stored_config(self.start).model_type] + head
         names = ["dtype", "remat", "attention", "problem_type", "classifier_activation"]
         if config.attention != "xla":
             names.append("attention_probs_dropout_prob")  # which such a run has set to 0
         alike = {name: getattr(config, name) for name in names}
-        source = load(self.start, architecture=config.architecture, labels=config.labels, seed=seed, **alike)
+        source = load(self.start, architecture=architecture, labels=config.labels, seed=seed, **alike)
         mine, theirs = (getattr(bundle.tokenizer, "fingerprint", None) for bundle in (source, teacher))
         if mine != theirs:
             raise UserError(
@@ -145,6 +171,8 @@ class Student:
         student = Bundle(config, params, teacher.tokenizer)
         if self.start == "random" or config.hidden_size != teacher.config.hidden_size:
             return student
+        if self.family == "mobilebert":
+            return dataclasses.replace(student, params=around_the_layers(student, teacher))
         return dataclasses.replace(student, params=inherit(student, teacher, self.pairing))
 
 
@@ -183,6 +211,20 @@ def inherit(student: Any, teacher: Any, pairing: str | tuple[int, ...]) -> dict[
         params["embeddings"] = embeddings
         params.pop("pooler", None)
     return params
+
+
+def around_the_layers(student: Any, teacher: Any) -> dict[str, Any]:
+    """The student's parameters with everything outside its layers that has the teacher's shape (MobileBERT's published
+    code). A norm without mean and variance keeps its own: the factors of a LayerNorm mean something else there."""
+    ours, theirs = flatten(student.params), flatten(teacher.params)
+    same_norm = student.config.normalization_type == teacher.config.normalization_type
+
+    def taken(path: str, own: Any) -> Any:
+        inside = path.startswith("encoder/") or (path.startswith("embeddings/layer_norm/") and not same_norm)
+        given = None if inside else theirs.get(path)
+        return own if given is None or given.shape != own.shape else given
+
+    return unflatten({path: taken(path, own) for path, own in ours.items()})
 
 
 def narrow_ffn(ffn: dict[str, Any], neurons: int) -> dict[str, Any]:

@@ -36,10 +36,12 @@ def task_batch(config: Any) -> Shapes:
     return {**ids, "labels": labels, "weights": jax.ShapeDtypeStruct((rows,), jnp.float32)}
 
 
-def traced_step(config: Any, model: Any, objective: Any, extra: Any, batch: Shapes, constants: Any) -> set[str]:
+def traced_step(
+    config: Any, model: Any, objective: Any, extra: Any, batch: Shapes, constants: Any, phases: Any = None
+) -> set[str]:
     """The names of the metrics of a recipe's whole step, which must leave the state's shapes and types as they are."""
     trained = {"params": abstract_params(model), "extra": extra}
-    tx = config.optimiser.build(config.total_steps(1000), trained)
+    tx = config.optimiser.build(config.total_steps(1000), trained, phases)
     state = jax.eval_shape(lambda p, e: init_state(p, e, {}, tx), trained["params"], extra)
     step = make_step(objective, tx, jax.random.key(0), config.micro_batches)
     after, found = jax.eval_shape(step, state, batch, constants)

@@ -7,13 +7,24 @@ from typing import Any
 import pytest
 
 import bertjax
-from bertjax.distill.terms import AttentionScores, HardLabels, HiddenStates, Patience, Relations, SoftTargets, SoftWords
-from bertjax.model import BertConfig, abstract_params, build
+from bertjax.distill.terms import (
+    AttentionMaps,
+    AttentionScores,
+    FeatureMaps,
+    HardLabels,
+    HiddenStates,
+    Patience,
+    Relations,
+    SoftTargets,
+    SoftWords,
+)
+from bertjax.model import BertConfig, abstract_params, build, mobile_config
 from bertjax.params import count
 from tests.train.abstract import pretraining_batch, task_batch, traced_step
 from tests.train.tiny import metrics, write_model, write_table
 from train import augment, distill, pretrain
 from train.lessons import lessons
+from train.optimiser import Phases
 from train.pretrain import learning
 from train.settings import load_config
 from train.sharding import Sharding
@@ -36,7 +47,7 @@ def test_a_recipe_for_raw_text_has_the_published_size_and_can_be_traced(name: st
     assert config.student is not None
     student = config.student.config(teacher)
     assert count(abstract_params(student.replace(architecture=architecture))) == size
-    objective, extra = learning(config, build(student), build(teacher))
+    objective, extra, _ = learning(config, build(student), build(teacher), 1000)
     found = traced_step(
         config, student, objective, extra, pretraining_batch(config), {"teacher": abstract_params(teacher)}
     )
@@ -63,6 +74,75 @@ def test_a_recipe_for_a_task_has_the_published_size_and_can_be_traced(name: str)
     batch, constants = task_batch(config), {"teacher": abstract_params(BASE)}
     found = traced_step(config, student, objective, taught.extra, batch, constants)
     assert {f"loss/{name}" for name in taught.each} <= found
+
+
+IB_BERT, LARGE = (
+    mobile_config("teacher", dtype="bfloat16"),
+    BertConfig(
+        architecture="BertForPreTraining",
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        dtype="bfloat16",
+    ),
+)
+MOBILE = {  # the teacher, and what each stage has to learn
+    "mobilebert:layers": (IB_BERT, {"layers_0_FeatureMaps", "layers_1_AttentionMaps"}),
+    "mobilebert": (IB_BERT, {"0_SoftWords"}),
+    "mobilebert:layers_of_bert": (LARGE, {"layers_0_Relations"}),
+    "mobilebert:from_bert": (LARGE, {"0_SoftWords"}),
+}
+
+
+def test_mobileberts_teacher_is_the_published_one_and_its_step_can_be_traced():
+    config = load_config("mobilebert:teacher", pretrain.Config)
+    shape = config.shape.config(config.vocab_size or 0, "ForPreTraining", dtype=config.dtype)
+    assert shape == IB_BERT
+    objective, extra, _ = learning(config, build(shape), None, 1000)
+    assert {"loss/words", "loss/sentences"} <= traced_step(
+        config, shape, objective, extra, pretraining_batch(config), {}
+    )
+
+
+@pytest.mark.parametrize("name", MOBILE)
+def test_mobilebert_has_the_published_size_and_its_stages_can_be_traced(name: str):
+    config, (teacher, learnt) = load_config(name, pretrain.Config), MOBILE[name]
+    first = load_config("mobilebert:layers", pretrain.Config).student
+    assert first is not None
+    student = first.config(teacher)
+    assert student == mobile_config("base", dtype="bfloat16")
+    encoder = student.replace(architecture="MobileBertModel")
+    assert count(abstract_params(encoder)) == 24_581_888
+    assert count(abstract_params(encoder.replace(dense_pooler=True))) == 24_844_544  # PyTorch's MobileBertModel
+    objective, extra, phases = learning(config, build(student), build(teacher), config.total_steps(1))
+    assert (phases is not None) == ("layers" in name)
+    constants = {"teacher": abstract_params(teacher)}
+    found = traced_step(config, student, objective, extra, pretraining_batch(config), constants, phases)
+    assert {f"loss/{term}" for term in (*learnt, "words", "sentences")} <= found
+
+
+def test_mobilebert_is_that_of_the_paper():
+    teacher, layers, last = (
+        load_config(f"mobilebert:{name}", pretrain.Config) for name in ("teacher", "layers", "config")
+    )
+    for config, steps in ((teacher, 500_000), (layers, 24 * 10_000), (last, 500_000)):
+        assert (config.steps, config.batch_size, config.data.max_length) == (steps, 2048, 512)
+        assert (config.optimiser.rule, config.sentences, config.masking.rate) == ("lamb", "next", 0.15)
+    rate = last.optimiser.schedule(500_000)
+    assert [float(rate(step)) for step in (9_999, 500_000)] == pytest.approx([1.5e-3, 0])
+    assert last.losses == (SoftWords(weight=0.5, temperature=1.0),)
+    assert last.words == 0.5
+    assert layers.progressive is not None
+    assert layers.progressive.losses == (
+        FeatureMaps(weight=1 / 24, preset="official"),
+        AttentionMaps(weight=1 / 24, preset="official"),
+    )
+    phases = Phases(24, layers.progressive.steps_per_layer, (), layers.progressive.below)
+    rate = layers.optimiser.schedule(240_000, phases)
+    assert [float(rate(step)) for step in (999, 9_999, 10_999)] == pytest.approx([4.5e-3] * 3)
+    assert float(rate(10_000)) < 1e-5  # each phase warms up anew
+    assert [float(phases.share(layer, 15_000)) for layer in (0, 1, 2, 24)] == pytest.approx([0.1, 1, 0, 0])
 
 
 def test_the_recipes_are_those_of_the_papers():

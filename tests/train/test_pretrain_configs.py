@@ -31,7 +31,7 @@ def test_a_recipe_has_the_published_number_of_parameters(name: str):
 @pytest.mark.parametrize("name", ["base", "xxlarge"])  # the latter with remat; the others are deeper, and no different
 def test_the_whole_step_of_a_recipe_can_be_traced(name: str):
     config, shape = recipe(name)
-    objective, extra = learning(config, build(shape), None)
+    objective, extra, _ = learning(config, build(shape), None, 1000)
     found = traced_step(config, shape, objective, extra, pretraining_batch(config), {})
     assert {"loss", "loss/words", "loss/sentences"} <= found
 

@@ -1,0 +1,115 @@
+"""MobileBERT, 24 thin layers, from its teacher IB-BERT, both from raw text (Sun et al. 2020): 24,581,888 parameters.
+
+    bertjax pretrain --config=mobilebert:teacher --data.train=FOLDER --out=runs/ib-bert
+    bertjax pretrain --config=mobilebert:layers --data.train=FOLDER --out=runs/mobilebert-layers
+    bertjax pretrain --config=mobilebert --data.train=FOLDER --out=runs/mobilebert
+
+PyTorch counts 24,844,544, with a pooler that the published model has none of. First a BERT-large is trained whose layers
+hand on 512 columns and compute in 1,024, by words and next sentences as in BERT: 500,000 steps of 2,048 rows, LAMB, rate
+1.5e-3 after 10,000 steps of warm-up. The student takes its embeddings and head, and its layers learn one after another,
+10,000 steps each at three times the rate, a tenth of it once the next one learns: feature maps (100 times the error of
+normalised states, 5,000 and 5 times that of their means and variances) and attention maps, each over 24. Then it trains
+as the teacher did, where half of the weight of the hidden words goes to the teacher's probabilities. English Wikipedia
+and BooksCorpus, 512 pieces.
+
+What the published code does besides, and this does not: it drops nothing of the student's attention while there is a
+teacher, lets the rate of a phase fall by a tenth once it is reached, hides at most 20 pieces of a row, and compares means
+and variances with those of every layer of the teacher. Its paper does not print how the teacher was trained; the numbers
+are those of the last stage, which it calls the same.
+
+IB-BERT's weights were never published. An ordinary BERT teaches as well, by what does not need its widths:
+
+    bertjax pretrain --config=mobilebert:layers_of_bert --data.train=FOLDER --out=runs/mobilebert-layers-of-bert
+    bertjax pretrain --config=mobilebert:from_bert --data.train=FOLDER --out=runs/mobilebert-from-bert
+
+BERT-large hands on 1,024 columns and has 16 heads, so neither feature maps (512) nor attention maps (4) can be compared.
+Each layer learns how queries, keys and values relate (`Relations`, of MiniLM's second version) in 16 heads cut anew from
+128 columns and from 1,024, and the embeddings, which are not the teacher's, learn with the first. The last stage stays.
+With BERT-base name each of its 12 layers twice (pairing), or make the student 12 layers deep. No paper has done this.
+"""
+
+from dataclasses import replace
+
+from bertjax.distill.progressive import Progressive
+from bertjax.distill.student import Student
+from bertjax.distill.terms import AttentionMaps, FeatureMaps, Relations, SoftWords
+from bertjax.text.masking import Masking
+from train.optimiser import Optimiser
+from train.pretrain import Config, Shape, Text
+
+shape = Student(
+    num_hidden_layers=24,
+    hidden_size=512,
+    bottleneck_size=128,
+    num_attention_heads=4,
+    intermediate_size=512,
+    family="mobilebert",
+)
+
+teacher = Config(
+    shape=Shape(
+        family="ib-bert",
+        embedding_size=128,
+        hidden_size=512,
+        bottleneck_size=1024,
+        num_hidden_layers=24,
+        num_hidden_groups=0,
+        num_attention_heads=4,
+        intermediate_size=4096,
+    ),
+    vocab_size=30_522,
+    data=Text(train="text", max_length=512),
+    sentences="next",
+    masking=Masking(unit="pieces", rate=0.15),
+    steps=500_000,
+    batch_size=2048,
+    micro_batches=64,
+    optimiser=Optimiser(rule="lamb", learning_rate=1.5e-3, warmup=0.02, weight_decay=0.01, epsilon=1e-6),
+    dtype="bfloat16",
+    save_every=5000,
+    out="runs/ib-bert",
+)
+
+layers = replace(
+    teacher,
+    model="runs/ib-bert/bundle",
+    vocab_size=None,
+    student=shape,
+    progressive=Progressive(
+        steps_per_layer=10_000,
+        below=0.1,
+        losses=(FeatureMaps(weight=1 / 24, preset="official"), AttentionMaps(weight=1 / 24, preset="official")),
+    ),
+    steps=240_000,
+    optimiser=replace(
+        teacher.optimiser,
+        learning_rate=4.5e-3,
+        warmup=0.1,
+        rates=(("^params/embeddings/", 0.0),),  # they are the teacher's already
+    ),
+    out="runs/mobilebert-layers",
+)
+
+config = replace(
+    teacher,
+    model="runs/ib-bert/bundle",
+    vocab_size=None,
+    student=Student(start="runs/mobilebert-layers/bundle", whole=True),
+    words=0.5,
+    losses=(SoftWords(weight=0.5, temperature=1.0),),
+    out="runs/mobilebert",
+)
+
+layers_of_bert = replace(
+    layers,
+    model="hf:bert-large-uncased",
+    progressive=replace(Progressive(steps_per_layer=10_000), losses=(Relations(heads=16),)),
+    optimiser=replace(layers.optimiser, rates=()),
+    out="runs/mobilebert-layers-of-bert",
+)
+from_bert = replace(
+    config,
+    model="hf:bert-large-uncased",
+    student=replace(config.student, start="runs/mobilebert-layers-of-bert/bundle"),
+    out="runs/mobilebert-from-bert",
+)
