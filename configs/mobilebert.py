@@ -4,28 +4,29 @@
     bertjax pretrain --config=mobilebert:layers --data.train=FOLDER --out=runs/mobilebert-layers
     bertjax pretrain --config=mobilebert --data.train=FOLDER --out=runs/mobilebert
 
-PyTorch counts 24,844,544, with a pooler that the published model has none of. First a BERT-large is trained whose layers
-hand on 512 columns and compute in 1,024, by words and next sentences as in BERT: 500,000 steps of 2,048 rows, LAMB, rate
-1.5e-3 after 10,000 steps of warm-up. The student takes its embeddings and head, and its layers learn one after another,
-10,000 steps each at three times the rate, a tenth of it once the next one learns: feature maps (100 times the error of
-normalised states, 5,000 and 5 times that of their means and variances) and attention maps, each over 24. Then it trains
-as the teacher did, where half of the weight of the hidden words goes to the teacher's probabilities. English Wikipedia
-and BooksCorpus, 512 pieces.
+PyTorch counts 24,844,544, with a pooler that the published model has none of. First a BERT-large is trained whose
+layers hand on 512 columns and compute in 1,024, by words and next sentences as in BERT: 500,000 steps of 2,048 rows,
+LAMB, rate 1.5e-3 after 10,000 steps of warm-up. The student takes its embeddings and head, and its layers learn one
+after another, 10,000 steps each at three times the rate, a tenth of it once the next one learns: feature maps (100
+times the error of normalised states, 5,000 and 5 times that of their means and variances) and attention maps, each over
+24. Then it trains as the teacher did, where half of the weight of the hidden words goes to the teacher's probabilities.
+English Wikipedia and BooksCorpus, 512 pieces.
 
-What the published code does besides, and this does not: it drops nothing of the student's attention while there is a
-teacher, lets the rate of a phase fall by a tenth once it is reached, hides at most 20 pieces of a row, and compares means
-and variances with those of every layer of the teacher. Its paper does not print how the teacher was trained; the numbers
-are those of the last stage, which it calls the same.
+These are the numbers of the published command for the student; there is none for the teacher, which gets those of the
+last stage. What the code behind it does besides, and this does not: it drops nothing of the student's attention while
+there is a teacher, lets the rate of a phase fall by a tenth once it is reached, hides at most 20 pieces of a row, and
+compares means and variances with those of every layer of the teacher.
 
 IB-BERT's weights were never published. An ordinary BERT teaches as well, by what does not need its widths:
 
     bertjax pretrain --config=mobilebert:layers_of_bert --data.train=FOLDER --out=runs/mobilebert-layers-of-bert
     bertjax pretrain --config=mobilebert:from_bert --data.train=FOLDER --out=runs/mobilebert-from-bert
 
-BERT-large hands on 1,024 columns and has 16 heads, so neither feature maps (512) nor attention maps (4) can be compared.
-Each layer learns how queries, keys and values relate (`Relations`, of MiniLM's second version) in 16 heads cut anew from
-128 columns and from 1,024, and the embeddings, which are not the teacher's, learn with the first. The last stage stays.
-With BERT-base name each of its 12 layers twice (pairing), or make the student 12 layers deep. No paper has done this.
+BERT-large hands on 1,024 columns and has 16 heads, so neither feature maps (512) nor attention maps (4) can be
+compared. Each layer learns how queries, keys and values relate (`Relations`, of MiniLM's second version) in 16 heads
+cut anew from 128 columns and from 1,024, and the embeddings, which are not the teacher's, learn with the first. The
+last stage stays. With BERT-base name each of its 12 layers twice (pairing), or make the student 12 layers deep. No
+paper has done this.
 """
 
 from dataclasses import replace
@@ -70,16 +71,18 @@ teacher = Config(
     out="runs/ib-bert",
 )
 
+one_by_one = Progressive(
+    steps_per_layer=10_000,
+    below=0.1,
+    losses=(FeatureMaps(weight=1 / 24, preset="official"), AttentionMaps(weight=1 / 24, preset="official")),
+)
+
 layers = replace(
     teacher,
     model="runs/ib-bert/bundle",
     vocab_size=None,
     student=shape,
-    progressive=Progressive(
-        steps_per_layer=10_000,
-        below=0.1,
-        losses=(FeatureMaps(weight=1 / 24, preset="official"), AttentionMaps(weight=1 / 24, preset="official")),
-    ),
+    progressive=one_by_one,
     steps=240_000,
     optimiser=replace(
         teacher.optimiser,
@@ -103,7 +106,7 @@ config = replace(
 layers_of_bert = replace(
     layers,
     model="hf:bert-large-uncased",
-    progressive=replace(Progressive(steps_per_layer=10_000), losses=(Relations(heads=16),)),
+    progressive=replace(one_by_one, losses=(Relations(heads=16),)),
     optimiser=replace(layers.optimiser, rates=()),
     out="runs/mobilebert-layers-of-bert",
 )
@@ -112,4 +115,55 @@ from_bert = replace(
     model="hf:bert-large-uncased",
     student=replace(config.student, start="runs/mobilebert-layers-of-bert/bundle"),
     out="runs/mobilebert-from-bert",
+)
+
+small_teacher = replace(
+    teacher,
+    shape=replace(
+        teacher.shape,
+        embedding_size=64,
+        hidden_size=128,
+        bottleneck_size=192,
+        num_hidden_layers=4,
+        intermediate_size=512,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+    ),
+    vocab_size=4000,
+    data=Text(train="demo", eval="demo", max_length=32),
+    sentences="none",  # a review is one sentence
+    steps=1200,
+    batch_size=32,
+    micro_batches=1,
+    optimiser=replace(teacher.optimiser, rule="adamw", warmup=0.1),
+    dtype="float32",
+    save_every=200,
+    out="runs/ib-bert-small",
+)
+small_layers = replace(
+    small_teacher,
+    model="runs/ib-bert-small/bundle",
+    vocab_size=None,
+    student=replace(shape, num_hidden_layers=4, hidden_size=128, bottleneck_size=64, intermediate_size=128),
+    progressive=Progressive(
+        steps_per_layer=100,
+        losses=(FeatureMaps(weight=1 / 4, preset="official"), AttentionMaps(weight=1 / 4, preset="official")),
+    ),
+    steps=400,
+    optimiser=replace(layers.optimiser, rule="adamw", learning_rate=3e-3),
+    out="runs/mobilebert-small-layers",
+)
+small = replace(
+    config,
+    model="runs/ib-bert-small/bundle",
+    data=small_teacher.data,
+    student=Student(start="runs/mobilebert-small-layers/bundle", whole=True),
+    sentences="none",
+    steps=800,
+    batch_size=32,
+    micro_batches=1,
+    optimiser=small_teacher.optimiser,
+    dtype="float32",
+    save_every=200,
+    out="runs/mobilebert-small",
 )

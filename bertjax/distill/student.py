@@ -54,9 +54,9 @@ class Student:
     """With a model to begin with: take it as it is, shape and all. For one whose parts were taken out."""
     family: Literal["distilbert", "mobilebert"] | None = None
     """distilbert: without token types, of which the first joins the positions; stock code then knows it as DistilBERT.
-    Not for heads that label whole texts, which differ. mobilebert: thin layers as in MobileBERT, which begin with random
-    numbers, between states as wide as the teacher's; of its embeddings and head it takes over what has the same shape,
-    which is everything where the teacher is an IB-BERT."""
+    Not for heads that label whole texts, which differ. mobilebert: thin layers as in MobileBERT, which begin with
+    random numbers, between states as wide as the teacher's; of its embeddings and head it takes over what has the same
+    shape, which is everything where the teacher is an IB-BERT."""
     groups: int | None = None
     """Successive layers share parameters, in so many groups (`bertjax.share`): less memory, the same arithmetic."""
     shared: Literal["all", "attention", "ffn"] = "all"

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import bertjax
@@ -19,13 +20,13 @@ from bertjax.distill.terms import (
     SoftWords,
 )
 from bertjax.model import BertConfig, abstract_params, build, mobile_config
-from bertjax.params import count
+from bertjax.params import count, flatten
 from tests.train.abstract import pretraining_batch, task_batch, traced_step
 from tests.train.tiny import metrics, write_model, write_table
 from train import augment, distill, pretrain
 from train.lessons import lessons
 from train.optimiser import Phases
-from train.pretrain import learning
+from train.pretrain import Text, learning
 from train.settings import load_config
 from train.sharding import Sharding
 
@@ -99,6 +100,7 @@ def test_mobileberts_teacher_is_the_published_one_and_its_step_can_be_traced():
     config = load_config("mobilebert:teacher", pretrain.Config)
     shape = config.shape.config(config.vocab_size or 0, "ForPreTraining", dtype=config.dtype)
     assert shape == IB_BERT
+    shape = shape.replace(num_hidden_layers=3)  # of 24: time
     objective, extra, _ = learning(config, build(shape), None, 1000)
     assert {"loss/words", "loss/sentences"} <= traced_step(
         config, shape, objective, extra, pretraining_batch(config), {}
@@ -115,6 +117,7 @@ def test_mobilebert_has_the_published_size_and_its_stages_can_be_traced(name: st
     encoder = student.replace(architecture="MobileBertModel")
     assert count(abstract_params(encoder)) == 24_581_888
     assert count(abstract_params(encoder.replace(dense_pooler=True))) == 24_844_544  # PyTorch's MobileBertModel
+    student, teacher = (shape.replace(num_hidden_layers=3) for shape in (student, teacher))  # of 24: time
     objective, extra, phases = learning(config, build(student), build(teacher), config.total_steps(1))
     assert (phases is not None) == ("layers" in name)
     constants = {"teacher": abstract_params(teacher)}
@@ -267,3 +270,40 @@ def test_tinyberts_twin_goes_through_all_stages(work: Path):
     start = str(work / "tinybert-small_intermediate" / "bundle")
     student = three_steps(work, "tinybert:small_prediction", distill, model=teacher, start=start)
     assert (student.config.hidden_size, student.config.labels) == (48, ("bad", "good"))
+
+
+def test_mobileberts_twin_goes_through_all_stages(work: Path):
+    """Words are learnt, then each of two layers in a step of its own, then words again, and what came of it is a stock
+    MobileBERT. Embeddings and head of the student are the teacher's until the last stage."""
+    common = {"steps": 3, "batch_size": 8, "save_every": 3, "sharding": ONE_DEVICE}
+    data = Text(train=str(work / "text.txt"), max_length=16)
+    teacher, layers, last = (
+        replace(load_config(f"mobilebert:{name}", pretrain.Config), data=data, out=str(work / name), **common)
+        for name in ("small_teacher", "small_layers", "small")
+    )
+    pretrain.main(replace(teacher, shape=replace(teacher.shape, num_hidden_layers=2), vocab_size=60))
+    folder = str(work / "small_teacher" / "bundle")
+    assert layers.student is not None
+    assert layers.progressive is not None
+    pretrain.main(
+        replace(
+            layers,
+            model=folder,
+            student=replace(layers.student, num_hidden_layers=2),
+            progressive=replace(layers.progressive, steps_per_layer=1),
+            steps=2,
+        )
+    )
+    assert {"loss/layers_0_FeatureMaps", "loss/layers_1_AttentionMaps"} <= metrics(work / "small_layers")[-2].keys()
+    ours, theirs = (bertjax.load(work / name / "bundle") for name in ("small_layers", "small_teacher"))
+    for path in ("embeddings/word/embedding", "embeddings/mapping/kernel", "decoder_rest", "transform/kernel"):
+        np.testing.assert_array_equal(flatten(ours.params)[path], flatten(theirs.params)[path])
+    assert (flatten(ours.params)["embeddings/layer_norm/scale"] == 1).all()
+    start = replace(last.student, start=str(work / "small_layers" / "bundle"))
+    pretrain.main(replace(last, model=folder, student=start))
+    found = [line for line in metrics(work / "small") if "loss" in line][-1]
+    assert found["loss/0_SoftWords"] > 0
+    assert found["loss/words"] > 0
+    student = bertjax.load(work / "small" / "bundle")
+    assert (student.config.model_type, student.config.architecture) == ("mobilebert", "MobileBertForMaskedLM")
+    assert not student.fresh
