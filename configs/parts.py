@@ -17,11 +17,13 @@ from train.prune import Prune
 RATE = Optimiser(learning_rate=1e-4)
 
 
-def without(name: str, **parts: float) -> Row:
+def without(name: str, layers: float = 0.0, heads: float = 0.0, neurons: float = 0.0) -> Row:
     """A row that is the model without these parts."""
-    return Row(
-        name, (Prune(losses=(SoftTargets(temperature=2.0),), packed=True, batch_size=8, optimiser=RATE, **parts),)
+    learned = (SoftTargets(temperature=2.0),)
+    stage = Prune(
+        layers=layers, heads=heads, neurons=neurons, losses=learned, packed=True, batch_size=8, optimiser=RATE
     )
+    return Row(name, (stage,))
 
 
 config = Config(

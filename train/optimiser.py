@@ -155,7 +155,7 @@ def average_weights(first: int) -> Any:
     def init(params: Any) -> Average:
         return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
 
-    def update(updates: Any, state: Average, params: Any) -> tuple[Any, Average]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Average]:
         share = 1 / jnp.maximum(state.count - first + 1, 1)  # before `first`, the mean is of the last weights alone
         mean = jax.tree.map(lambda m, p, u: (m + (p + u - m) * share).astype(m.dtype), state.mean, params, updates)
         return updates, Average(state.count + 1, mean)

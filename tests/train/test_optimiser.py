@@ -1,5 +1,7 @@
 """The optimiser: what decays, what is frozen, and when the learning rate is what."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,9 +62,10 @@ def test_adamw_is_optax_adamw_with_clipping():
 @pytest.mark.parametrize(("share", "averaged"), [(0.3, 3), (0.01, 1), (1.0, 10)])
 def test_the_average_is_that_of_the_last_weights_and_changes_none(share: float, averaged: int):
     plain, averaging = (Optimiser(learning_rate=0.1, average=part) for part in (0.0, share))
-    ended = []
+    ended: list[Any] = []
     for optimiser in (plain, averaging):
-        tx, trained, seen = optimiser.build(10, TREE), TREE, []
+        tx, seen = optimiser.build(10, TREE), []
+        trained: Any = TREE
         state, step = tx.init(TREE), jax.jit(tx.update)
         for number in range(10):
             gradient = jax.tree.map(lambda x, n=number: jnp.cos(n + jnp.arange(x.size)).reshape(x.shape), TREE)
