@@ -5,28 +5,28 @@
     bertjax verify runs/tables4/bundle --against runs/sst2-0/stages/1-teacher/bundle --data SST-2/dev.tsv \
         --max-length 64 --max-drop 2 --max-mb 11.4
 
-The model given is the teacher as it is; without a trained head it is fine-tuned first, as in configs/sst2.py. Each name
-is a recipe. Megabytes are those of all files of the bundle, tokenizer, scales and offsets included; in floating point it
-has 91.81:
+The model given is the teacher as it is; without a trained head it is fine-tuned first, as in configs/sst2.py. Each
+name is a recipe. Megabytes are those of all files of the bundle, tokenizer, scales and offsets included; in floating
+point it has 91.81:
 
     name           weights of the encoder                 tables                                 MB    smaller
     int8           8 bits by output, not trained          8 bits by row                       23.99      3.83x
     int8_learned   the same, learned                      8 bits by row                       23.99      3.83x
     tables8        2 or 3 bits, layer by layer, learned   8 bits by row                       16.86      5.45x
     tables4        the same                               words 4 bits by row, the rest 8     11.12      8.25x
-    vocabulary     the same                               the same, 11,602 of 30,522 words     6.74     13.62x
+    vocabulary     the same                               the same, 11,602 of 30,522 pieces    6.74     13.62x
 
-The scores are still to be measured. What is learned is the teacher's probabilities and hidden states, with all rounding
-in place and every range a parameter (Esser et al. 2020), in 1,200 steps of 32. Which layers get three bits is found by
-rounding each alone: at 2.8 bits in the mean, four of the six. Inputs of products have 8 bits throughout; LayerNorms, biases and
-the classifier stay float32.
+The scores are still to be measured. What is learned is the teacher's probabilities and hidden states, with all
+rounding in place and every range a parameter (Esser et al. 2020), in 1,200 steps of 32. Which layers get three bits
+is found by rounding each alone: at 2.8 bits in the mean, four of the six. Inputs of products have 8 bits throughout;
+LayerNorms, biases and the classifier stay float32.
 
-Words take half of a small model at 8 bits, so they decide below: at 4 bits by row with an offset they lie 0.103 of their
-size off, without one 0.111; three ranges to a row make that 0.094 and the file half a megabyte larger.
+Words take half of a small model at 8 bits, so they decide below: at 4 bits by row with an offset they lie 0.103 of
+their size off, without one 0.111; three ranges to a row make that 0.094 and the file half a megabyte larger.
 
-Who shares a range, at equal bits (three for the lower four layers, two for the others) and trained alike: `matrix`, one
-for all (16.83 MB); `groups`, one for six outputs as in Q-BERT (16.86); `channels`, one for each output (17.00). Q-BERT's
-own ablation on MNLI at 4 bits: 76.7 with one group, 83.9 with 128, 84.0 with 768 (Shen et al. 2020).
+Who shares a range, at equal bits (three for the lower four layers, two for the others) and trained alike: `matrix`,
+one for all (16.83 MB); `groups`, one for six outputs as in Q-BERT (16.86); `channels`, one for each output (17.00).
+Q-BERT's own ablation on MNLI at 4 bits: 76.7 with one group, 83.9 with 128, 84.0 with 768 (Shen et al. 2020).
 """
 
 import dataclasses
