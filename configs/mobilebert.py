@@ -146,10 +146,10 @@ small_layers = replace(
     vocab_size=None,
     student=replace(shape, num_hidden_layers=4, hidden_size=128, bottleneck_size=64, intermediate_size=128),
     progressive=Progressive(
-        steps_per_layer=100,
+        steps_per_layer=50,
         losses=(FeatureMaps(weight=1 / 4, preset="official"), AttentionMaps(weight=1 / 4, preset="official")),
     ),
-    steps=400,
+    steps=200,
     optimiser=replace(layers.optimiser, rule="adamw", learning_rate=3e-3),
     out="runs/mobilebert-small-layers",
 )
@@ -159,7 +159,7 @@ small = replace(
     data=small_teacher.data,
     student=Student(start="runs/mobilebert-small-layers/bundle", whole=True),
     sentences="none",
-    steps=800,
+    steps=400,
     batch_size=32,
     micro_batches=1,
     optimiser=small_teacher.optimiser,

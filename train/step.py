@@ -109,7 +109,11 @@ def accumulate(
         terms, state = terms_of(trained, state, part, key)
         whole = weights or {name: term.weight for name, term in terms.items()}
         values = {n: term.factor * term.total / jnp.maximum(whole[n], 1e-9) for n, term in terms.items()}
-        return sum(values.values(), start=jnp.zeros((), jnp.float32)), (values, state)
+        total = sum(values.values(), start=jnp.zeros((), jnp.float32))
+        # A sum that is no number has a gradient that is none. For XLA the way back begins when all terms are known: it
+        # would put them off otherwise, and keep of a teacher what they read (bertjax.distill.at_once).
+        known = jnp.where(jnp.isfinite(jax.lax.stop_gradient(total)), 1.0, jnp.nan)
+        return total * known, (values, state)
 
     gradient_of = jax.grad(loss, has_aux=True)
     first = jax.tree.map(lambda x: x[0], parts)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bertjax.distill.at_once import Pair, over_heads
 from bertjax.losses import Sum, keep, weighted
 
 
@@ -143,11 +144,14 @@ def score_error(
     """Mean squared error of the attention scores before the softmax, per query over its text's keys and the heads
     (TinyBERT, Jiao et al. 2020, eq. 7)."""
     mask = kept(mask, weights)
-    guess = scores(student_queries, student_keys, mask)
-    target = scores(jax.lax.stop_gradient(teacher_queries), jax.lax.stop_gradient(teacher_keys), mask)
-    squares = jnp.where(mask[:, None, None] > 0, jnp.square(guess - target), 0.0)
-    keys = jnp.maximum(jnp.sum(mask, axis=-1), 1)[:, None]
-    return weighted(jnp.mean(jnp.sum(squares, axis=-1), axis=1) / keys, mask * weights[:, None])
+
+    def error(student: Pair, teacher: Pair, mask: Int[Array, "b l"]) -> Float[Array, "b l"]:
+        squares = jnp.square(scores(*student, mask) - scores(*teacher, mask))
+        keys = jnp.maximum(jnp.sum(mask, axis=-1), 1)[:, None]
+        return jnp.sum(jnp.where(mask[:, None, None] > 0, squares, 0.0), axis=(1, 3)) / keys
+
+    ours, theirs = (student_queries, student_keys), (teacher_queries, teacher_keys)
+    return over_heads(error, ours, theirs, (mask,), mask * weights[:, None], ours[0].shape[2])
 
 
 def score_error_with_padding(
@@ -160,11 +164,17 @@ def score_error_with_padding(
 ) -> Sum:
     """`score_error` as TinyBERT's published code has it: queries of padding count like others, scores of -100 and less
     are taken for masked, and the mean is over all that there is. It depends on how far a batch is padded."""
+
+    def error(
+        student: Pair, teacher: Pair, mask: Int[Array, "b l"], everything: Int[Array, "b l"]
+    ) -> Float[Array, "b l"]:
+        guess, target = (scores(*pair, everything) for pair in (student, teacher))
+        guess, target = (jnp.where((mask[:, None, None] > 0) & (x > -100), x, 0.0) for x in (guess, target))
+        return jnp.sum(jnp.square(guess - target), axis=(1, 3)) / mask.shape[1] ** 2
+
     everything = kept(jnp.ones_like(mask), weights)
-    guess = scores(student_queries, student_keys, everything)
-    target = scores(jax.lax.stop_gradient(teacher_queries), jax.lax.stop_gradient(teacher_keys), everything)
-    guess, target = (jnp.where((mask[:, None, None] > 0) & (x > -100), x, 0.0) for x in (guess, target))
-    return weighted(jnp.mean(jnp.square(guess - target), axis=(1, 2, 3)), weights)
+    ours, theirs = (student_queries, student_keys), (teacher_queries, teacher_keys)
+    return over_heads(error, ours, theirs, (mask, everything), weights[:, None], ours[0].shape[2])
 
 
 def relation(
@@ -182,27 +192,15 @@ def relation(
 
     With queries and keys and the model's own heads it is the attention term of MiniLM v1 (Wang et al. 2020, eq. 5),
     with values and values its value relation (eq. 7). Both widths must be divisible by `heads`, no more.
-
-    Four times as many heads have four times the maps. As many as the student has are in memory at once, and they are
-    computed again on the way back.
     """
     mask = kept(mask, weights)
-    together = student_one.shape[2] if heads % student_one.shape[2] == 0 else 1
 
-    def log_relation(one: Float[Array, "b l n k"], two: Float[Array, "b l n k"]) -> Float[Array, "b n l l"]:
-        return jax.nn.log_softmax(jnp.where(mask[:, None, None] > 0, scores(one, two, mask), -1e9), axis=-1)
+    def divergence(student: Pair, teacher: Pair, mask: Int[Array, "b l"]) -> Float[Array, "b l"]:
+        guess, target = (log_map(scores(*pair, mask), mask) for pair in (student, teacher))
+        return jnp.sum(jnp.exp(target) * (target - guess), axis=(1, 3))
 
-    @jax.checkpoint  # type: ignore[attr-defined]
-    def add_some(total: Float[Array, "b l"], parts: list[Array]) -> tuple[Float[Array, "b l"], None]:
-        guess, target = log_relation(*parts[:2]), jax.lax.stop_gradient(log_relation(*parts[2:]))
-        return total + jnp.sum(jnp.exp(target) * (target - guess), axis=(1, 3)), None
-
-    def cut(x: Float[Array, "b l h k"]) -> Float[Array, "steps b l n r"]:
-        return jnp.moveaxis(x.reshape(*x.shape[:2], heads // together, together, -1), 2, 0)
-
-    parts = [cut(x) for x in (student_one, student_two, teacher_one, teacher_two)]
-    total, _ = jax.lax.scan(add_some, jnp.zeros(mask.shape, jnp.float32), parts)
-    return weighted(total / heads, mask * weights[:, None])
+    ours, theirs = (student_one, student_two), (teacher_one, teacher_two)
+    return over_heads(divergence, ours, theirs, (mask,), mask * weights[:, None], heads)
 
 
 def attention_cross_entropy_with_padding(
@@ -216,14 +214,21 @@ def attention_cross_entropy_with_padding(
     """Attention maps as MobileBERT's published code compares them: -sum p log q over the keys with the teacher's p and
     the student's q, so the divergence of `relation` and the teacher's entropy; queries of padding count like others,
     and the mean is over all queries and heads. It depends on how far a batch is padded."""
+
+    def crossed(
+        student: Pair, teacher: Pair, mask: Int[Array, "b l"], everything: Int[Array, "b l"]
+    ) -> Float[Array, "b l"]:
+        guess, target = (log_map(scores(*pair, everything), mask) for pair in (student, teacher))
+        return -jnp.sum(jnp.exp(target) * guess, axis=(1, 3)) / mask.shape[1]
+
     everything = kept(jnp.ones_like(mask), weights)
+    ours, theirs = (student_queries, student_keys), (teacher_queries, teacher_keys)
+    return over_heads(crossed, ours, theirs, (mask, everything), weights[:, None], ours[0].shape[2])
 
-    def log_map(queries: Float[Array, "b l h k"], keys: Float[Array, "b l h k"]) -> Float[Array, "b h l l"]:
-        return jax.nn.log_softmax(jnp.where(mask[:, None, None] > 0, scores(queries, keys, everything), -1e9), axis=-1)
 
-    guess, target = log_map(student_queries, student_keys), log_map(teacher_queries, teacher_keys)
-    crossed = -jnp.sum(jnp.exp(jax.lax.stop_gradient(target)) * guess, axis=-1)
-    return weighted(jnp.mean(crossed, axis=(1, 2)), weights)
+def log_map(scores: Float[Array, "b h l l"], mask: Int[Array, "b l"]) -> Float[Array, "b h l l"]:
+    """The logarithm of attention over the real keys."""
+    return jax.nn.log_softmax(jnp.where(mask[:, None, None] > 0, scores, -1e9), axis=-1)
 
 
 def kept(mask: Int[Array, "b l"], weights: Float[Array, " b"]) -> Int[Array, "b l"]:

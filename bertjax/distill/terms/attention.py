@@ -37,13 +37,9 @@ class AttentionScores:
         return None if self.preset == "official" else queries_and_keys(self.pairing, student, teacher)
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
-        import jax
-
         from bertjax.distill import losses
 
         formula = losses.score_error_with_padding if self.preset == "official" else losses.score_error
-        # Computed once more on the way back, so that the maps of one layer at a time are in memory.
-        formula = jax.checkpoint(formula)  # type: ignore[attr-defined]
         return over_pairs(formula, equal_heads(self, student, teacher), self.preset)
 
 
@@ -63,8 +59,6 @@ class AttentionMaps:
         return None if self.preset == "official" else queries_and_keys(self.pairing, student, teacher)
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
-        import jax
-
         from bertjax.distill import losses
 
         def divergence(queries: Array, *rest: Array) -> Sum:
@@ -72,8 +66,7 @@ class AttentionMaps:
 
         pairs = equal_heads(self, student, teacher)
         if self.preset == "official":
-            formula = jax.checkpoint(losses.attention_cross_entropy_with_padding)  # type: ignore[attr-defined]
-            return over_pairs(formula, pairs, "mean")
+            return over_pairs(losses.attention_cross_entropy_with_padding, pairs, "mean")
         return over_pairs(divergence, pairs, self.preset)
 
 

@@ -68,6 +68,7 @@ class HiddenStates:
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
+        from bertjax.distill.at_once import over_pieces
 
         pairs, preset = self.pairs(student, teacher), self.preset
 
@@ -75,15 +76,15 @@ class HiddenStates:
             mask = batch["attention_mask"]
             weights = (mask * 0 + 1 if preset == "official" else mask) * batch["weights"][:, None]
 
-            def error(s: int, t: int) -> Sum:
-                hidden = student_out.hidden_states[s]
-                if "kernel" in extra:
-                    hidden = hidden @ extra["kernel"]
-                if "bias" in extra:
-                    hidden = hidden + extra["bias"][None, None]
-                return losses.squared_error(hidden, teacher_out.hidden_states[t], weights)
+            def error(hidden: Array, projection: Tree, target: Array, weights: Array) -> Sum:
+                if "kernel" in projection:
+                    hidden = hidden @ projection["kernel"]
+                if "bias" in projection:
+                    hidden = hidden + projection["bias"][None, None]
+                return losses.squared_error(hidden, target, weights)
 
-            return over_layers([error(s, t) for s, t in pairs], preset)
+            states = [(student_out.hidden_states[s], teacher_out.hidden_states[t]) for s, t in pairs]
+            return over_layers([over_pieces(error, ours, extra, theirs, weights) for ours, theirs in states], preset)
 
         return loss
 
@@ -113,17 +114,21 @@ class FeatureMaps:
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
+        from bertjax.distill.at_once import over_pieces
 
         same("FeatureMaps", "hidden_size", student.hidden_size, teacher.hidden_size)
         pairs, official = self.pairs(student, teacher), self.preset == "official"
         formula = losses.feature_error if official else losses.squared_error
         reduction = "paper" if self.preset == "paper" else "mean"
 
+        def error(hidden: Array, _: Tree, target: Array, weights: Array) -> Sum:
+            return formula(hidden, target, weights)
+
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
             mask = batch["attention_mask"]
             weights = (mask * 0 + 1 if official else mask) * batch["weights"][:, None]
-            errors = [formula(student_out.hidden_states[s], teacher_out.hidden_states[t], weights) for s, t in pairs]
-            return over_layers(errors, reduction)
+            states = [(student_out.hidden_states[s], teacher_out.hidden_states[t]) for s, t in pairs]
+            return over_layers([over_pieces(error, ours, (), theirs, weights) for ours, theirs in states], reduction)
 
         return loss
 
