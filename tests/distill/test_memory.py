@@ -67,5 +67,4 @@ def memory(losses: tuple[Loss, ...], remat: bool) -> int:
 def test_terms_add_about_one_layers_scores_and_their_gradients(name: str, remat: bool):
     losses, arrays = TERMS[name]
     more = memory(losses, remat) - memory((), remat)
-    print(name, remat, "more", more / SCORES, "allowed", 1 + arrays * STATE / SCORES)
     assert more < SCORES + arrays * STATE
