@@ -299,6 +299,7 @@ def test_mobileberts_twin_goes_through_all_stages(work: Path):
     for path in ("embeddings/word/embedding", "embeddings/mapping/kernel", "decoder_rest", "transform/kernel"):
         np.testing.assert_array_equal(flatten(ours.params)[path], flatten(theirs.params)[path])
     assert (flatten(ours.params)["embeddings/layer_norm/scale"] == 1).all()
+    assert last.student is not None
     start = replace(last.student, start=str(work / "small_layers" / "bundle"))
     pretrain.main(replace(last, model=folder, student=start))
     found = [line for line in metrics(work / "small") if "loss" in line][-1]
