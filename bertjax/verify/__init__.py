@@ -10,8 +10,9 @@
 
 A report describes the model that was measured, on the machine that measured it; between it and what is shipped lie an
 export, a rounding, a copy and another processor. So nothing stored is believed: scores, times and bytes are taken anew,
-and a folder whose own report says otherwise is refused for that alone. It takes a minute or two, most of them spent
-waiting for clean times. A pair of ONNX folders is verified without jax, flax, torch or transformers.
+and a folder whose own report says otherwise is refused for that alone, as is an export that does not compute what the
+bundle it names does. It takes a minute or two, most of them spent waiting for clean times. A pair of ONNX folders is
+verified without jax, flax, torch or transformers, where no bundle lies beside them.
 """
 
 from bertjax.verify.causes import verdict
