@@ -5,7 +5,8 @@
 
 Without training the text only says in which ranges the inputs of products lie (`activations="fixed"`); labels are not
 needed. With `mean_bits`, each layer of the encoder gets as many bits as it needs (bits.py). With `learn`, the model is
-trained with its rounding in place, to answer what it answered before (--losses).
+trained with its rounding in place, to answer what it answered before (--losses); in `compress`, what the first model
+answers, from which stages before it may have taken a lot.
 """
 
 from dataclasses import dataclass, field
@@ -69,7 +70,8 @@ class Quantize(Training):
 
     def run(self, context: Any) -> None:
         """The stage: quantises the context's model into its folder."""
-        given = {"model": context.model, "data": context.data, "out": context.out, "teacher": context.teacher}
+        teacher = context.teacher or first_of(context)
+        given = {"model": context.model, "data": context.data, "out": context.out, "teacher": teacher}
         main(Config(**{**vars(self), **given}), score=False)  # the report scores every model
 
 
@@ -84,6 +86,17 @@ class Config(Quantize):
     data: Data = field(default_factory=Data)
     out: str = "runs/quantize"
     """Folder for the model, its metrics and its checkpoints."""
+
+
+def first_of(context: Any) -> str | None:
+    """The first model of the run, if it reads the same pieces."""
+    from bertjax.bundle import resolve
+    from bertjax.text.tokenizer import Tokenizer
+
+    if context.first in (None, context.model):
+        return None
+    first, model = (Tokenizer.from_folder(resolve(folder)).fingerprint for folder in (context.first, context.model))
+    return context.first if first == model else None
 
 
 def main(config: Config, score: bool = True) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from bertjax.paths import at
 
 from .common import Data
+from .finetune import Finetune
 
 
 class Stage(Protocol):
@@ -34,6 +35,8 @@ class Context(NamedTuple):
     """Who teaches in every stage. None: whoever teaches is the model to begin with, and the student is cut from it."""
     outputs: str | None = None
     """Folder of the teacher's stored outputs, if not in the stage's own."""
+    first: str | None = None
+    """The model of the run that knew the task first; who only refines what came out of it may learn from it."""
 
 
 class Done(NamedTuple):
@@ -51,13 +54,16 @@ def run_in_order(
     """Every stage in a folder of its own in `context.out`, on the model of the one before; returns those that left a
     model."""
     done: list[Done] = []
+    first = context.model
     for number, stage in enumerate(stages, start=1):
         announce(number, stage.name)
         folder = at(context.out) / f"{number}-{stage.name}"
         model = str(done[-1].bundle) if done else context.model
-        other = stage.run(context._replace(model=model, out=str(folder)))
+        other = stage.run(context._replace(model=model, out=str(folder), first=first))
         if other is None:
             done.append(Done(stage, context.data, folder / "bundle"))
+            if len(done) == 1 and isinstance(stage, Finetune):
+                first = str(done[0].bundle)
         else:
             context = context._replace(data=other)
     return done
