@@ -93,7 +93,8 @@ class Prune(Distill):
     def run(self, context: Any) -> None:
         """The stage: prunes the context's model into its folder."""
         recipe = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
-        main(Config(**{**recipe, **context._asdict()}), score=False)
+        given = {name: getattr(context, name) for name in ("model", "data", "out", "teacher", "outputs")}
+        main(Config(**recipe, **given), score=False)
 
 
 @dataclass(frozen=True)
