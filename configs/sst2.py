@@ -23,8 +23,8 @@ got 90.25, 88.65 and 88.88, 89.3 in the mean: seeds differ by more than an epoch
 The mean of the last weights is a little better than the last ones: on the held-out sentences, after three epochs, 88.0
 against 87.7 (one run has both). Packed, three epochs and that mean, seeds 0 and 1 got 90.1 and 89.8 on dev:
 
-    bertjax finetune --data.train=SST-2/train.tsv --data.eval=SST-2/dev.tsv --data.max_length=64 --packed --batch_size=14 \
-        --optimiser.learning_rate=1e-4 --epochs=3 --optimiser.average=0.33 --seed=0 --out=runs/tuned
+    bertjax finetune --data.train=SST-2/train.tsv --data.eval=SST-2/dev.tsv --data.max_length=64 --packed \
+        --batch_size=14 --optimiser.learning_rate=1e-4 --epochs=3 --optimiser.average=0.33 --seed=0 --out=runs/tuned
 
 which took 46 and 37 minutes, each on one core, beside other work; 14 rows of 64 hold about 60 texts.
 The same training in PyTorch, to compare with, is `python -m tests.benchmarks.torch_finetune`, not run so far.

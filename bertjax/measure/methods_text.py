@@ -199,10 +199,11 @@ def how_measured(report: Comparison) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return (
         f"Scores are times 100, means over the seeds; the 95 % interval is a bootstrap over the evaluation examples, "
-        "each with the answers of all seeds. *- no teacher* is the difference of the means on the same seeds, p "
-        "a paired test of it (McNemar's exact test for the accuracy of one seed, else a permutation test that swaps an "
-        "example's answers in all seeds), corrected for the number of rows (Holm). *Passes* are training examples seen "
-        "by the small model, *of the teacher* those that the teacher read for the row; *seconds* are for both, without "
+        "each with the answers of all seeds. *- teacher* and *- no teacher* are differences of the means on the same "
+        "seeds, p a paired test of the latter (McNemar's exact test for the accuracy of one seed, else a permutation "
+        "test that swaps an example's answers in all seeds), corrected for the number of rows (Holm). *Passes* are "
+        "training examples seen by the small model, *of the teacher* those that the teacher read for the row; "
+        "*seconds* are for both, without "
         f"compiling the training step. What all rows share stands in none: {report.teacher_cost}. *ms* is the median "
         "time of one text, measured once for all rows of one shape, each shape in a process of its own, the processes "
         "taking turns. "

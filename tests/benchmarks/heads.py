@@ -72,11 +72,11 @@ def main() -> None:
             curve = [accuracy(bundle, held_out.encoded, strongest(scores, round(f * total))) for f in FRACTIONS]
             found[measure].append(curve)
             print(f"{name} {measure}: {' '.join(f'{one:.1f}' for one in curve)}", flush=True)
-    print(f"\n{'heads gone':<13} {' '.join(f'{f:>16.0%}' for f in FRACTIONS)}")
+    print(f"\n{'heads gone':<13} {' '.join(f'{f:>17.0%}' for f in FRACTIONS)}")
     for measure, curves in found.items():
         array = np.array(curves)
         cells = zip(array.mean(0), array.min(0), array.max(0), strict=True)
-        print(f"{measure:<13} {' '.join(f'{m:5.1f} [{low:.1f}, {high:.1f}]'[:16].rjust(16) for m, low, high in cells)}")
+        print(f"{measure:<13} {' '.join(f'{m:.1f} [{low:.1f}, {high:.1f}]'.rjust(17) for m, low, high in cells)}")
 
 
 if __name__ == "__main__":
