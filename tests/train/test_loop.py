@@ -78,8 +78,7 @@ def test_a_signal_that_comes_while_metrics_are_read_loses_no_step(tmp_path: Path
         if step == 10:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    averaging = Optimiser(average=0.8)  # from before the cut to after it
-    whole = train(tmp_path / "whole", optimiser=averaging)
+    whole = train(tmp_path / "whole")
     monkeypatch.setattr(Log, "metrics", interrupted)
     with pytest.raises(SystemExit):
         train(tmp_path / "cut", save_every=100)
