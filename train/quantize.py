@@ -5,8 +5,8 @@
 
 Without training the text only says in which ranges the inputs of products lie (`activations="fixed"`); labels are not
 needed. With `mean_bits`, each layer of the encoder gets as many bits as it needs (bits.py). With `learn`, the model is
-trained with its rounding in place, to answer what it answered before (--losses); in `compress`, what the first model
-answers, from which stages before it may have taken a lot.
+trained with its rounding in place, to answer what it answered before (--losses); in `compress` the first model of the
+run is asked instead, because other stages may have taken a lot out of it since.
 """
 
 from dataclasses import dataclass, field
@@ -214,6 +214,8 @@ def train_rounded(
     teacher = model
     if config.teacher not in (None, config.model):
         teacher, _ = open_model(config.teacher, training_task(config.data), config.seed, dtype=config.dtype)
+        if teacher.fresh:
+            raise UserError(f"{config.teacher} has no trained head and cannot teach; fine-tune it first.")
         if teacher.tokenizer.fingerprint != model.tokenizer.fingerprint:
             raise UserError(
                 f"{config.teacher} has another vocabulary than {config.model}; who teaches reads the same pieces.\n"

@@ -257,7 +257,7 @@ class Layer:
             seen = mask if mask.shape[2] == 1 else rows_at(mask[:, 0], cls_positions)[:, None]
             # These rows are computed twice if somebody reads both, and dropout then draws twice.
             parts = [(hidden, mask), (rows_at(hidden, cls_positions), seen)]
-        elif self.first_apart and hidden.shape[1] > 1:
+        elif self.first_apart and hidden.shape[1] > 1 and mask.shape[2] == 1:
             parts = [(rows, mask) for rows in jnp.split(hidden, [1], axis=1)]
         queries = [self.attention.queries(self.attention_input(rows), site) for rows, _ in parts]
         keys, values = self.attention.keys_and_values(self.attention_input(hidden), site)

@@ -76,6 +76,8 @@ def test_packed_rows_of_one_text_and_single_columns():
         np.testing.assert_allclose(
             apply(model, params, packed).logits[:, 0], apply(model, params, batch).logits, **SAME_MATHS
         )
+    one_text = batch | {"segment_ids": batch["attention_mask"]}  # and nobody says where its [CLS] is
+    np.testing.assert_allclose(apply(model, params, one_text).logits, apply(model, params, batch).logits, **SAME_MATHS)
     single = {name: array[:, :1] for name, array in batch.items()}
     assert apply(model, params, single).logits.shape == (3, 3)
 
