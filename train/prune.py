@@ -130,8 +130,14 @@ def main(config: Config, score: bool = True) -> None:
     if begin(out, config):
         return
     model, task = opened(config.model, training_task(config.data), config.seed, dtype=config.dtype)
-    if model.fresh:
-        raise UserError(f"{config.model} has no trained head; fine-tune it first (train.finetune).")
+    blind = config.score in ("magnitude", "random") and not (config.recover or config.speedup)
+    if model.fresh and not blind:
+        raise UserError(
+            f"{config.model} has no trained head; fine-tune it first (train.finetune). Before that, parts can go by "
+            "--score=magnitude --recover=False alone."
+        )
+    if not (trained := not model.fresh):
+        model = bertjax.load(config.model)  # the head that training will need comes then
     if not any(getattr(config, name) for name in ("layers", "heads", "neurons", "speedup", "zeros")):
         raise UserError(
             "nothing is to be taken out: give --layers, --heads, --neurons, --speedup or --weights, as --heads=0.5"
@@ -161,7 +167,7 @@ def main(config: Config, score: bool = True) -> None:
 
     alone(ship)
     held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")
-    result = {task.metric: score_of(bertjax.load(out / "bundle"), held_out)} if score else {}
+    result = {task.metric: score_of(bertjax.load(out / "bundle"), held_out)} if score and trained else {}
     peak = (read_record(out / "recovery") or {}).get("training_step_bytes")
     update_record(out, training_step_bytes=peak)
     finish(out, result, eval=held_out.encoded.fingerprint)

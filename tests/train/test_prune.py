@@ -66,6 +66,17 @@ def test_heads_go_over_all_layers(work: Path, score: Any):
     assert bundle.config.head_size == 4
 
 
+def test_of_a_model_that_no_task_has_trained_parts_go_by_magnitude_alone(work: Path):
+    untrained = write_model(work / "untrained", architecture="BertModel", num_attention_heads=4)
+    smaller = pruned(work, "blind", model=str(untrained), score="magnitude", recover=False, heads=0.5, neurons=0.5)
+    assert smaller.config.architecture == "BertModel"  # no head that nobody trained
+    assert sum(heads for heads, _ in shapes(smaller)) == 4
+    with pytest.raises(UserError, match=r"no trained head; fine-tune it first.*--score=magnitude --recover=False"):
+        pruned(work, "seeing", model=str(untrained), heads=0.5, recover=False)
+    with pytest.raises(UserError, match="no trained head"):
+        pruned(work, "seeing", model=str(untrained), heads=0.5, score="magnitude")
+
+
 def test_neurons_go_in_rounds_and_in_multiples_and_the_score_is_won_back(work: Path):
     bundle = pruned(work, "neurons", heads=0.25, neurons=0.6, score="activity", rounds=2, multiple=4)
     neurons = [one for _, one in shapes(bundle)]
