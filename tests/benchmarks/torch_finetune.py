@@ -1,14 +1,17 @@
-"""`bertjax finetune` in PyTorch: the same flags, start, batches and schedule; a folder that both can load comes out.
+"""`bertjax finetune` in PyTorch: the same flags, start, texts and schedule; a folder that both can load comes out.
 
     pip install -e ".[parity]"
     python -m tests.benchmarks.torch_finetune --data.train=train.tsv --data.eval=dev.tsv --seed=0 --out=runs/torch-0
     bertjax evaluate --model=runs/bertjax-0/bundle --against runs/torch-0/bundle --data.eval=dev.tsv
 
-Model, autograd, dropout and AdamW are those of `transformers` and torch. The batches and the first values of the new
-head are bertjax's, so that whatever differs in the end was caused by the training. For classification.
+Model, autograd, dropout and AdamW are those of `transformers` and torch, and so is the average of the last weights.
+Which texts a step sees and the first values of the new head are bertjax's, so that whatever differs in the end was
+caused by the training. The texts of a step go through the model in parts of like length, because nothing there packs
+rows; the gradient is that of the whole batch. For classification.
 """
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +23,52 @@ def main(config: Config) -> None:
     import transformers
 
     import bertjax
-    from bertjax.text.batches import batches
-    from bertjax.text.buckets import length_buckets
-    from train.data import open_model, read_split, training_task
+    from train.data import open_model, read_split, training_batches, training_task
     from train.log import Log
 
     out = Path(config.out)
     torch.manual_seed(config.seed)
     bundle, task = open_model(config.model, training_task(config.data), config.seed)
     train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train").encoded
-    data = batches(
-        train, config.batch_size, seed=config.seed, buckets=length_buckets(train.lengths, config.data.max_length)
-    )
+    data = training_batches(config, train, bundle.config)
     with tempfile.TemporaryDirectory() as folder:
         bertjax.save(bundle, folder)
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="sdpa")
     total = config.total_steps(data.steps_per_epoch)
     step_of = optimiser(model, config, total)
+    last = max(1, round(config.optimiser.average * total)) if config.optimiser.average else 0
+    average = torch.optim.swa_utils.AveragedModel(model)
     log = Log(out, "fine-tuning in PyTorch", total, 0)
     model.train()
     for step in range(total):
         batch = next(data)
-        kept = torch.from_numpy(batch["weights"]) > 0
-        inputs = {
-            name: torch.from_numpy(batch[name]).long()[kept]
-            for name in ("input_ids", "attention_mask", "token_type_ids", "labels")
-        }
-        loss = model(**inputs).loss
-        loss.backward()
+        rows = batch["example_ids"][batch["weights"] > 0]
+        loss = 0.0
+        for part in parts(train, rows):
+            said = model(**{name: torch.from_numpy(array).long() for name, array in part.items()})
+            share = said.loss * (len(part["labels"]) / len(rows))
+            share.backward()
+            loss += share.item()
         step_of()
+        if step >= total - last:
+            average.update_parameters(model)
         if step % 10 == 0:
-            log.metrics(step, {"loss": loss.item()})
-        log.progress(step + 1, len(inputs["labels"]), loss.item())
+            log.metrics(step, {"loss": loss})
+        log.progress(step + 1, len(rows), loss)
     log.close()
-    model.save_pretrained(out / "bundle")
+    (average.module if last else model).save_pretrained(out / "bundle")
     bundle.tokenizer.save(out / "bundle")
+
+
+def parts(train: Any, rows: Any) -> Iterator[dict[str, Any]]:
+    """The texts of a batch, at most 16 of like length at a time, padded to the longest among them."""
+    from bertjax.text.batches import gather
+
+    rows = rows[train.lengths[rows].argsort(kind="stable")]
+    for start in range(0, len(rows), 16):
+        some = rows[start : start + 16]
+        batch = gather(train, some, int(train.lengths[some].max()))
+        yield {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids", "labels")}
 
 
 def optimiser(model: Any, config: Config, total: int) -> Any:
