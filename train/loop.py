@@ -48,7 +48,8 @@ class Training:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype of the model: bfloat16 on TPU and GPU."""
     remat: bool = False
-    """Recompute layers in the backward pass, to save memory."""
+    """Recompute layers in the backward pass, to save memory, on TPU and GPU: for CPUs, XLA finds what is computed twice
+    and computes it once."""
     attention: Literal["xla", "cudnn", "flash"] = "xla"
     """Attention kernel: cudnn on an NVIDIA GPU, in bfloat16; flash on a TPU. Neither drops attention probabilities."""
     save_every: int = 200
