@@ -6,8 +6,9 @@
 A row is a name and stages, as `compress` runs them; the first begins with the teacher. Every row sees as many examples,
 in the same order for one seed: --epochs (or --steps) is the budget of a row, and where it has several stages, what each
 says of its own epochs is its share. A stage that prunes takes parts out of the model instead of giving it the student's
-shape, and one that rounds may follow. Three rows are always there: no_teacher (the labels alone), more_epochs (the
-same, and on top as many passes as training the teacher and asking it once cost) and bag_of_words.
+shape, and one that rounds may follow; one that augments the text does not add to the budget. Three rows are always
+there: no_teacher (the labels alone), more_epochs (the same, and on top as many passes as training the teacher and
+asking it once cost) and bag_of_words.
 
 Each row and seed has its folder, OUT/rows/ROW/seedN, and a finished one is not run again; a row that fails is reported
 with its reason, and the others go on. Rows and seeds may be added to a finished comparison. The report is
@@ -27,6 +28,7 @@ from bertjax.distill.terms import SoftTargets
 from bertjax.errors import UserError
 from bertjax.paths import at, local, write_text
 
+from .augment import Augment
 from .common import Data
 from .distill import Distill
 from .fields import nearest
@@ -237,12 +239,12 @@ def run_row(bench: Bench, row: Row, seed: int, folder: Path) -> Any:
     stages = planned_stages(bench, row, seed)
     model, teacher = (config.model, None) if without else (bench.teacher, bench.teacher)
     context = Context(model, config.data, str(folder), teacher, str(bench.out / "teacher-outputs"))
-    bundles = [stage.bundle for stage in run_in_order(stages, context)]
+    done = run_in_order(stages, context)
     stored = folder / "outcome.json"
     if stored.is_file():
         return Run(**json.loads(stored.read_text(encoding="utf-8")))
-    predictions, gold = predict(bench, bundles[-1])
-    costs = [cost_of(bundle.parent, bench.examples) for bundle in bundles]
+    predictions, gold = predict(bench, done[-1].bundle)
+    costs = [cost_of(stage.bundle.parent, examples_of(bench, stage.data)) for stage in done]
     run = Run(seed, predictions, *(sum(parts) for parts in zip(*costs, strict=True)))
     plain = predictions.tolist() if hasattr(predictions, "tolist") else predictions
     write_text(stored, json.dumps({**vars(run), "predictions": plain}) + "\n")
@@ -257,6 +259,14 @@ def planned_stages(bench: Bench, row: Row, seed: int) -> list[Stage]:
     learning = [stage for stage in row.stages if learns(stage)]
     shares = iter(lengths_of(bench, row.name, [stage.steps or stage.epochs or 1.0 for stage in learning]))
     common: dict[str, Any] = {"seed": seed} | ({"batch_size": config.batch_size} if config.batch_size else {})
+    augmented = any(isinstance(stage, Augment) for stage in row.stages)
+
+    def steps_of(epochs: float, stage: Training) -> int:
+        if getattr(stage, "packed", False):
+            raise UserError(
+                f"row {row.name}: a budget in passes is no number of packed steps of more text; give --steps"
+            )
+        return max(1, round(epochs * -(-bench.examples // (config.batch_size or stage.batch_size))))
 
     def planned(stage: Stage) -> Stage:
         if not isinstance(stage, Training):
@@ -264,6 +274,8 @@ def planned_stages(bench: Bench, row: Row, seed: int) -> list[Stage]:
         cut = isinstance(stage, Distill) and not isinstance(stage, Prune)
         shaped = {"student": student} if cut or stage is config.alone else {}
         share = next(shares) if learns(stage) else {}
+        if augmented and share.get("epochs"):  # as many examples as other rows see, and not as many passes
+            share = {"steps": steps_of(share["epochs"], stage), "epochs": None}
         return dataclasses.replace(stage, **common, **share, **shaped)  # type: ignore[return-value]
 
     return [planned(stage) for stage in row.stages]
@@ -288,6 +300,13 @@ def lengths_of(bench: Bench, name: str, shares: Sequence[float]) -> list[dict[st
     budget = config.steps + round(more * -(-bench.examples // batch_size))
     ends = [round(budget * sum(shares[: i + 1]) / sum(shares)) for i in range(len(shares))]
     return [{"steps": max(1, end - start), "epochs": None} for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def examples_of(bench: Bench, data: Data) -> int:
+    """Rows of what a stage learned from."""
+    from .data import training_examples
+
+    return bench.examples if data == bench.config.data else len(training_examples(data, bench.task))
 
 
 def cost_of(folder: Path, examples: int) -> tuple[float, float, float]:

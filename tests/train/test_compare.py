@@ -19,6 +19,7 @@ from bertjax.model import BertConfig, abstract_params, build
 from bertjax.text.examples import Examples, chosen_by_text
 from tests.train.tiny import metrics, weights, write_model, write_table
 from train import compare
+from train.augment import Augment
 from train.common import Data
 from train.compare import Config, Published, Row
 from train.distill import Distill
@@ -51,6 +52,7 @@ def suite(tmp_path_factory) -> Config:
         rows=(
             Row("steps", (learn("layers", HiddenStates(), share=2), learn("answers", SoftTargets()))),
             Row("pruned", (Prune(heads=0.5, losses=(SoftTargets(),), epochs=5, optimiser=FAST), Quantize())),
+            Row("more_text", (Augment(substitutes="neighbours", copies=2), learn("student", SoftTargets()))),
             Row("wild", (wild,), paper=Published(91.5, "a paper")),
         ),
         seeds=(0, 1),
@@ -126,6 +128,23 @@ def test_a_row_may_prune_the_teacher_and_round_what_is_left(whole: Path):
     assert {line["step"] for line in metrics(folder / "1-pruned" / "recovery") if "loss" in line} == {10}
     assert row["size_bytes"] < rows(whole)["teacher"]["size_bytes"]
     assert row["seconds"] > 0
+
+
+def test_more_text_is_no_more_budget(whole: Path, suite: Config):
+    row, steps = rows(whole)["more_text"], whole / "rows" / "more_text" / "seed1" / "2-student"
+    lines = (steps.parent / "1-augmented" / "augmented.jsonl").read_text().splitlines()
+    assert len(lines) > 2 * 48
+    assert {line["step"] for line in metrics(steps) if "loss" in line} == {10}
+    assert row["passes"] == pytest.approx(10 * 16, rel=0.1)  # its last batch is not full
+    assert row["asked"] == len(lines)
+    bench = compare.Bench(replace(suite, steps=None, epochs=3.0), Path(), None, "", 48, 10.0)
+    more = next(row for row in suite.rows if row.name == "more_text")
+    student = compare.planned_stages(bench, more, 0)[1]
+    assert isinstance(student, Distill)
+    assert (student.steps, student.epochs) == (3 * 48 // 16, None)
+    packed = replace(more, stages=(more.stages[0], learn("student", SoftTargets(), packed=True)))
+    with pytest.raises(UserError, match="row more_text: with more text than the data, give packed rows a budget"):
+        compare.planned_stages(bench, packed, 0)
 
 
 def test_a_failed_row_is_reported_and_the_rest_is_there(whole: Path):
