@@ -2,7 +2,7 @@
 
     bertjax compress --config=quickstart --out=runs/quickstart     # for the teacher: MiniLM fine-tuned on film reviews
     bertjax distill --config=universal --out=runs/universal
-    bertjax distill --config=shared --student.groups=1 --student.norms=shared --out=runs/six-rounds  # no halting
+    bertjax distill --config=universal:fixed --out=runs/six-rounds                # the same block, six rounds for all
 
 Halting by position saves time only when a whole batch has halted, so the gain is at batch 1. On SST-2,
 
@@ -22,16 +22,23 @@ from train.common import Data
 from train.distill import Config
 from train.optimiser import Optimiser
 
-config = Config(
-    model="runs/quickstart/stages/1-teacher/bundle",
-    data=Data(train="demo", eval="demo", max_length=32),
-    epochs=2,
-    student=Student(
-        num_hidden_layers=6,
-        groups=1,
-        recurrence=Recurrence(6, "none", "learned", halting=Halting("accumulated", remainder_at_end=True, bias=-1.0)),
-    ),
-    losses=(SoftTargets(weight=1.0, temperature=2.0), HiddenStates(weight=1.0)),
-    optimiser=Optimiser(learning_rate=1e-4),
-    out="runs/universal",
-)
+
+def recurrent(halting: Halting | None, out: str) -> Config:
+    """Six rounds of one block, with or without halting."""
+    return Config(
+        model="runs/quickstart/stages/1-teacher/bundle",
+        data=Data(train="demo", eval="demo", max_length=32),
+        epochs=2,
+        student=Student(
+            num_hidden_layers=6,
+            groups=1,
+            recurrence=Recurrence(6, "none", "learned", halting=halting),
+        ),
+        losses=(SoftTargets(weight=1.0, temperature=2.0), HiddenStates(weight=1.0)),
+        optimiser=Optimiser(learning_rate=1e-4),
+        out=out,
+    )
+
+
+config = recurrent(Halting("accumulated", remainder_at_end=True, bias=-1.0), "runs/universal")
+fixed = recurrent(None, "runs/six-rounds")
