@@ -203,7 +203,6 @@ def train_rounded(
     from bertjax.text.batches import batches, inputs_of
     from bertjax.text.buckets import length_buckets
 
-    from .data import open_model, training_task
     from .lessons import lessons
     from .loop import fit
     from .processes import share
@@ -211,16 +210,7 @@ def train_rounded(
     float_config = model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
     if config.learn == "nothing":
         return quantise_weights(float_config, model.params, config.weights, config.find)
-    teacher = model
-    if config.teacher not in (None, config.model):
-        teacher, _ = open_model(config.teacher, training_task(config.data), config.seed, dtype=config.dtype)
-        if teacher.fresh:
-            raise UserError(f"{config.teacher} has no trained head and cannot teach; fine-tune it first.")
-        if teacher.tokenizer.fingerprint != model.tokenizer.fingerprint:
-            raise UserError(
-                f"{config.teacher} has another vocabulary than {config.model}; who teaches reads the same pieces.\n"
-                "Without --teacher the model as it was teaches."
-            )
+    teacher = open_teacher(config, model)
     roundings = roundings_of(model.config, model.params, config.weights)
     taught = lessons(config.losses, model.config, [teacher.config], config.seed)
     extra: dict[str, Any] = {"losses": taught.extra}
@@ -261,6 +251,23 @@ def train_rounded(
         activations = learned_ranges(activations, learned["inputs"])
         float_config = model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
     return quantise_trained(float_config, apply_masks(params, masks), roundings, learned.get("weights"))
+
+
+def open_teacher(config: Config, model: Any) -> Any:
+    """Who is learned from: the model as it was, or another that reads the same pieces."""
+    from .data import open_model, training_task
+
+    if config.teacher in (None, config.model):
+        return model
+    teacher, _ = open_model(config.teacher, training_task(config.data), config.seed, dtype=config.dtype)
+    if teacher.fresh:
+        raise UserError(f"{config.teacher} has no trained head and cannot teach; fine-tune it first.")
+    if teacher.tokenizer.fingerprint != model.tokenizer.fingerprint:
+        raise UserError(
+            f"{config.teacher} has another vocabulary than {config.model}; who teaches reads the same pieces.\n"
+            "Without --teacher the model as it was teaches."
+        )
+    return teacher
 
 
 if __name__ == "__main__":

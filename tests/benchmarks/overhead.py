@@ -124,7 +124,7 @@ def contestants(folder: Path, size: int, length: int) -> dict[str, Any]:
 
     @jax.jit
     def every_row(params: Any, *inputs: Any) -> Any:
-        output = teacher.model.apply({"params": params}, *inputs)
+        output: Any = teacher.model.apply({"params": params}, *inputs)
         return output.logits, output.hidden_states[-1]
 
     with_teacher, with_stored = LEARNING

@@ -37,7 +37,7 @@ def main(config: Config) -> None:
     total = config.total_steps(data.steps_per_epoch)
     step_of = optimiser(model, config, total)
     last = max(1, round(config.optimiser.average * total)) if config.optimiser.average else 0
-    average = torch.optim.swa_utils.AveragedModel(model)
+    average: Any = torch.optim.swa_utils.AveragedModel(model)
     log = Log(out, "fine-tuning in PyTorch", total, 0)
     model.train()
     for step in range(total):
