@@ -1,0 +1,88 @@
+"""The mean of several runs: what each of them would have been alone, nothing done twice."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bertjax
+from bertjax.errors import UserError
+from bertjax.params import flatten
+from tests.train.tiny import metrics, write_model, write_table
+from train import finetune
+from train.common import Data
+from train.compare import cost_of
+from train.finetune import Config, Finetune
+from train.log import worked_seconds
+from train.optimiser import Optimiser
+from train.run import read_record
+from train.stages import Context
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory) -> Config:
+    folder = tmp_path_factory.mktemp("runs")
+    write_table(folder / "train.tsv", 64)
+    write_table(folder / "eval.tsv", 60, seed=1)
+    return Config(
+        model=str(write_model(folder / "model")),
+        data=Data(train=str(folder / "train.tsv"), eval=str(folder / "eval.tsv"), max_length=16),
+        steps=8,
+        batch_size=16,
+        optimiser=Optimiser(learning_rate=0.01),
+        runs=2,
+        seed=3,
+        out=str(folder / "averaged"),
+    )
+
+
+def params(folder: Path) -> dict[str, np.ndarray]:
+    return flatten(bertjax.load(folder / "bundle").params)
+
+
+def test_it_is_the_mean_of_what_the_seeds_give_alone(asked: Config, tmp_path: Path, monkeypatch):
+    normal = finetune.main
+
+    def interrupted(config: Config, score: bool = True) -> None:
+        if config.seed == 7:
+            raise KeyboardInterrupt
+        normal(config, score)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "main", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            normal(asked)
+    normal(asked)
+    out = Path(asked.out)
+    for seed in (6, 7):
+        normal(replace(asked, runs=1, seed=seed, out=str(tmp_path / str(seed))))
+    first, second = params(tmp_path / "6"), params(tmp_path / "7")
+    for path, mean in params(out).items():
+        np.testing.assert_allclose(mean, (first[path] + second[path]) / 2, rtol=1e-6, atol=1e-8, err_msg=path)
+        assert mean.dtype == first[path].dtype
+    assert np.abs(first["pooler/kernel"] - second["pooler/kernel"]).max() > 1e-3
+    starts = [line["event"] for line in metrics(out) if line.get("event") in ("start", "restart")]
+    assert starts == ["start", "start"]  # what was finished before the interruption was not done again
+
+
+def test_what_it_cost_is_the_cost_of_all_runs(asked: Config):
+    out = Path(asked.out)
+    finetune.main(asked)
+    record = read_record(out) or {}
+    assert record["epochs"] == 2 * 8 / 4
+    assert set(record["result"]) == {"accuracy"}
+    assert record["training_step_bytes"] > 0
+    assert cost_of(out, 64) == (4 * 64, 0.0, worked_seconds(out))
+    assert worked_seconds(out) == pytest.approx(sum(worked_seconds(out / f"run{n}") for n in (0, 1)))
+
+
+def test_as_a_stage_it_leaves_a_bundle_like_any_other(asked: Config, tmp_path: Path):
+    stage = Finetune(steps=2, batch_size=16, runs=2)
+    stage.run(Context(asked.model, asked.data, str(tmp_path / "stage")))
+    assert bertjax.load(tmp_path / "stage" / "bundle").predict(["a fine film"]).labels[0] in ("good", "bad")
+
+
+def test_no_runs_are_refused():
+    with pytest.raises(UserError, match="--runs=0: expected 1, or more whose weights are averaged"):
+        Finetune(runs=0)
