@@ -304,7 +304,8 @@ def without_teacher(taught: list[Done], model: str) -> tuple[Stage, str]:
     else:
         chosen = {name: [size for s in stages if (size := getattr(s.student, name)) is not None] for name in sizes}
         student = dataclasses.replace(last.student, **{name: given[-1] for name, given in chosen.items() if given})
-    shared = {f.name: getattr(last, f.name) for f in dataclasses.fields(Finetune) if f.name not in ("name", "student")}
+    names = {f.name for f in dataclasses.fields(Finetune)} & {f.name for f in dataclasses.fields(last)}
+    shared = {name: getattr(last, name) for name in names - {"name", "student"}}
     return Finetune(**shared, name="without-teacher", student=student), model
 
 

@@ -73,8 +73,9 @@ class StoredOutputs:
         def read(array: np.ndarray, by_piece: bool) -> np.ndarray:
             if not by_piece:
                 return np.asarray(array[np.maximum(rows, 0)])
-            real = (mask > 0).reshape(*mask.shape, *[1] * (array.ndim - 1))
-            return np.where(real, array[where], np.zeros((), array.dtype))
+            found = np.asarray(array)[where]
+            found[mask == 0] = 0
+            return found
 
         found = {
             f"{self.name}_{file_name(need)}": read(array, need[0] != "first") for need, array in self._arrays.items()
