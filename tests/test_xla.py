@@ -4,6 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from bertjax.model import BertConfig, build, init_params
+from bertjax.predict import forward
+from bertjax.quantize import Quantization, quantise_weights
+from bertjax.quantize.activations import find_ranges
 from bertjax.xla import MANY_ROWS, Forward, knows_option
 from tests import tolerances
 
@@ -21,3 +25,17 @@ def test_a_forward_pass_computes_the_same_whoever_computes_products(rows: int):
     assert knows_option()
     few = rows * 64 < MANY_ROWS
     assert ("__ynn_fusion" in forward.lower(0.5, params, ids, 2).compile().as_text()) == few
+
+
+def test_bytes_are_multiplied_by_who_can_however_many_there_are():
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
+    config = BertConfig(architecture="BertForSequenceClassification", vocab_size=50, **sizes)
+    config, params = quantise_weights(config, init_params(config, 0))
+    ids = np.ones((MANY_ROWS // 32, 32), np.int32)
+    ranges = find_ranges(build(config), params, [(ids[:2], ids[:2], ids[:2] * 0)], "min_max")
+    assert config.quantization is not None
+    rounded = Quantization(config.quantization.weights, tuple(ranges.items()))
+    for arithmetic, by_bytes in (("integer", True), ("float", False)):
+        model = build(config.replace(quantization=rounded, arithmetic=arithmetic))
+        program = forward.lower(model, params, ids, ids, ids * 0).compile().as_text()
+        assert ("__ynn_fusion" in program) == by_bytes
