@@ -45,9 +45,10 @@ class Forward:
 
 def multiplies_bytes(model: Any) -> bool:
     """Whether products of this model are of integers."""
-    config = getattr(getattr(model, "model", model), "config", None)
-    rounded = config is not None and config.quantization is not None and bool(config.quantization.activations)
-    return rounded and config.arithmetic == "integer"
+    config: Any = getattr(getattr(model, "model", model), "config", None)
+    if config is None or config.quantization is None or not config.quantization.activations:
+        return False
+    return config.arithmetic == "integer"
 
 
 @lru_cache(maxsize=1)
