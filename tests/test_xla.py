@@ -30,7 +30,12 @@ def test_a_forward_pass_computes_the_same_whoever_computes_products(rows: int):
 
 
 def test_bytes_are_multiplied_by_who_can_however_many_there_are():
-    sizes: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 128,
+    }
     config = BertConfig(architecture="BertForSequenceClassification", vocab_size=50, **sizes)
     config, params = quantise_weights(config, init_params(config, 0))
     ids = np.ones((MANY_ROWS // 32, 32), np.int32)
