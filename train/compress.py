@@ -275,6 +275,8 @@ def show(report: Any) -> None:
     console.print(rich_table(report))
     for sentence in verdicts(report):
         console.print(f"- {sentence.replace('**', '')}", markup=False)
+    if report.conclusion:
+        console.print(report.conclusion, markup=False)
 
 
 def has_trained_head(model: str, task: Any) -> bool:

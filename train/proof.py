@@ -37,6 +37,7 @@ def prove(
 
     import bertjax
     from bertjax.measure import BAG_OF_WORDS, Entry, measure_bundles, write_card
+    from bertjax.measure.onnx import origin_of
     from bertjax.paths import absolute, at, local
     from bertjax.text.tokenizer import Tokenizer
 
@@ -78,9 +79,13 @@ def prove(
     )
     report = dataclasses.replace(report, versions={**versions(), **report.versions})
     report.write(out)
-    for model in models:
-        if at(absolute(out)) in at(absolute(model.folder)).parents:
-            write_card(model.folder, report, model.name, task=task, source=source, command=command)
+    measured = {at(absolute(model.folder)): model.name for model in models}
+    for model in models:  # what a file was made of has the card of the file, if it was not measured itself
+        if model.exported and (origin := origin_of(model.folder)):
+            measured.setdefault(at(absolute(origin)), model.name)
+    for folder, name in measured.items():
+        if at(absolute(out)) in folder.parents:
+            write_card(folder, report, name, task=task, source=source, command=command)
     return report
 
 

@@ -124,6 +124,9 @@ def test_a_budget_that_nothing_keeps_ends_with_3_and_the_best_try(tmp_path):
     (kept,) = [row for row in read_report(exported / "report.json").rows if row.bundle == str(exported)]
     assert kept.exported_from == str(bundle)
     assert kept.name in said
+    assert said in " ".join(done.stdout.split())
+    for folder in (exported, bundle):  # both say what was measured
+        assert f"\n# {kept.name}\n" in (folder / "README.md").read_text()
     (claimed,) = [
         claim
         for claim in claims_of(exported, tmp_path / "o/stages/teacher-onnx/bundle", "accuracy")
