@@ -110,6 +110,7 @@ def conclude(config: Config, models: list[Model], out: Path, log: Any) -> None:
     import sys
 
     from .budget import MISSED, choose
+    from .data import training_task
     from .fields import to_dict
     from .log import note
     from .proof import prove
@@ -117,7 +118,8 @@ def conclude(config: Config, models: list[Model], out: Path, log: Any) -> None:
 
     command = shlex.join(["bertjax", "compress", *sys.argv[1:]])
     steps = next_steps(config, models)
-    report = prove(models, config.data, out, asked=to_dict(config), next_steps=steps, command=command)
+    asked, task = to_dict(config), training_task(config.data)
+    report = prove(models, config.data, out, asked=asked, task=task, next_steps=steps, command=command)
     kept, missed = models[-1], None
     if config.chooses:
         kept, report, missed = choose(report, models, config)

@@ -3,7 +3,8 @@
     python -m train.evaluate --model=runs/a/bundle --against runs/b/bundle --data.eval=dev.tsv --out=runs/compared
 
 The first model is the baseline that the others are compared with. Exported folders may stand among those, and are
-measured in their own runtime. A bag of words, fitted on --data.train, stands beside them. The report is OUT/report.md.
+measured in their own runtime. With --data.train a bag of words, fitted on that, stands beside them. The report is
+OUT/report.md.
 """
 
 from dataclasses import dataclass, field
@@ -34,13 +35,17 @@ def main(config: Config) -> None:
     import shlex
     import sys
 
+    from bertjax.text.sources import infer_task
+
     from .compress import resolve_model, show
     from .data import open_model, training_task
     from .fields import to_dict
     from .log import note
     from .proof import Model, prove
 
-    task = training_task(config.data)
+    # The default is the demo, which says nothing about other text.
+    learned = config.data.train != "demo" or config.data.eval == "demo"
+    task = training_task(config.data) if learned else infer_task(config.data.eval, config.data.task, "test")
     models: list[Model] = []
     for name in (config.model, *config.against):
         model = Model(short_name(name, [model.name for model in models]), resolve_model(name))
@@ -52,7 +57,10 @@ def main(config: Config) -> None:
             raise UserError(f"{name} has no trained head for this task; fine-tune it first (bertjax finetune).")
         models.append(model)
     command = shlex.join(["bertjax", "evaluate", *sys.argv[1:]])
-    report = prove(models, config.data, at(config.out), asked=to_dict(config), command=command)
+    if not learned:
+        note("without --data.train no bag of words can be fitted to stand beside the models")
+    asked = to_dict(config)
+    report = prove(models, config.data, at(config.out), asked=asked, task=task, command=command, words=learned)
     show(report)
     note(f"the report: {at(config.out) / 'report.md'}")
 

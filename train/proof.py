@@ -25,10 +25,13 @@ def prove(
     out: Any,
     *,
     asked: dict[str, Any],
+    task: Any,
     next_steps: Sequence[tuple[str, str]] = (),
     command: str,
+    words: bool = True,
 ) -> Any:
-    """Measures the models (the first is the baseline) beside a bag of words and writes the report into `out`.
+    """Measures the models (the first is the baseline) and writes the report into `out`; with `words` beside a bag of
+    words, for which there is text to learn from.
 
     Every model is scored on `data.eval`, which has chosen nothing: not a step, not a setting. Each bundle that lies in
     `out` gets its model card.
@@ -41,11 +44,11 @@ def prove(
     from bertjax.paths import absolute, at, local
     from bertjax.text.tokenizer import Tokenizer
 
-    from .data import open_model, predict_exported, predict_split, training_task
+    from .data import open_model, predict_exported, predict_split
     from .log import note
     from .run import read_record, versions
 
-    _, task = open_model(str(models[0].folder), training_task(data), 0)
+    _, task = open_model(str(models[0].folder), task, 0)
     source = Path(data.eval).name if at(data.eval).exists() else data.eval
     entries: list[Any] = []
     splits: dict[str, Any] = {}
@@ -60,9 +63,8 @@ def prove(
         runtime, peak = "onnx" if model.exported else "jax", record.get("training_step_bytes")
         entries.append(Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak))
     split = next(iter(splits.values()))
-    words = bag_of_words(data, task, out)
-    if words is not None:
-        predictions = words.predict(split.examples.texts, split.examples.pairs)
+    if words and (bag := bag_of_words(data, task, out)) is not None:
+        predictions = bag.predict(split.examples.texts, split.examples.pairs)
         entries.append(Entry(BAG_OF_WORDS, out / "bag-of-words", predictions, runtime="sklearn"))
     report = measure_bundles(
         entries,

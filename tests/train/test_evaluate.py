@@ -15,17 +15,31 @@ from train.evaluate import Config, main
 from train.export import export_once
 
 
-def test_an_exported_file_stands_beside_its_model_but_is_no_baseline(tmp_path: Path):
+def write_headed(folder: Path) -> str:
     labels = ("bad", "good")
-    headed = load(write_model(tmp_path / "bare"), architecture="BertForSequenceClassification", labels=labels, seed=0)
-    bertjax.save(dataclasses.replace(headed, fresh=()), tmp_path / "model" / "bundle")
-    export_once(str(tmp_path / "model" / "bundle"), tmp_path / "file" / "bundle")
+    headed = load(write_model(folder / "bare"), architecture="BertForSequenceClassification", labels=labels, seed=0)
+    bertjax.save(dataclasses.replace(headed, fresh=()), folder / "model" / "bundle")
+    return str(folder / "model" / "bundle")
+
+
+def test_text_to_score_on_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """No training text, and so no bag of words; the demo, which is the default, has other labels."""
+    data = Data(eval=str(write_table(tmp_path / "eval.tsv", 20)), max_length=16)
+    main(Config(write_headed(tmp_path), (), data, str(tmp_path / "report")))
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["model"]
+    assert "without --data.train no bag of words" in capsys.readouterr().err
+
+
+def test_an_exported_file_stands_beside_its_model_but_is_no_baseline(tmp_path: Path):
+    model = write_headed(tmp_path)
+    export_once(model, tmp_path / "file" / "bundle")
     data = Data(
         train=str(write_table(tmp_path / "train.tsv", 20)),
         eval=str(write_table(tmp_path / "eval.tsv", 20)),
         max_length=16,
     )
-    model, file = str(tmp_path / "model" / "bundle"), str(tmp_path / "file" / "bundle")
+    file = str(tmp_path / "file" / "bundle")
     main(Config(model, (file,), data, str(tmp_path / "report")))
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     rows = {row["name"]: row for row in report["rows"]}
