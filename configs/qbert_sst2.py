@@ -20,8 +20,9 @@ configs/sst2.py) has 90.1 [88.1, 92.1]; one seed, each dev reading is reported:
 The encoder's weights are 11.9 times smaller, scales and offsets included (its biases and LayerNorms too: 11.6 times).
 In JAX and batches of 32, 8 bits label 3.1 and 2 or 3 bits 2.2 times as many texts a second as floating point, one by
 one 1.9 and 1.4 times (`bertjax evaluate --model=INT8 --against FLOAT --data.eval=dev.tsv --data.max_length=64`, two
-cores with VNNI). None of the losses can be told from chance, and all lie within 2.3 points. Fewer words alone, in floating point, lose
-0.3 [-0.5, 1.1]. The gate holds for each as it lies on the disk, with --max-drop 2.3 and --max-mb 18.3, 11.4 and 9.1.
+cores with VNNI). None of the losses can be told from chance, and all lie within 2.3 points. Fewer words alone, in
+floating point, lose 0.3 [-0.5, 1.1]. The gate holds for each as it lies on the disk, with --max-drop 2.3 and --max-mb
+18.3, 11.4 and 9.1.
 
 What is learned is the teacher's probabilities and hidden states, with all rounding in place and every range a parameter
 (Esser et al. 2020), in 1,200 steps of 32: about 16 minutes on one core. Which layers get three bits is found by
