@@ -263,9 +263,7 @@ def planned_stages(bench: Bench, row: Row, seed: int) -> list[Stage]:
 
     def steps_of(epochs: float, stage: Training) -> int:
         if getattr(stage, "packed", False):
-            raise UserError(
-                f"row {row.name}: a budget in passes is no number of packed steps of more text; give --steps"
-            )
+            raise UserError(f"row {row.name}: with more text than the data, give packed rows a budget in --steps")
         return max(1, round(epochs * -(-bench.examples // (config.batch_size or stage.batch_size))))
 
     def planned(stage: Stage) -> Stage:
