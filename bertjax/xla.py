@@ -3,8 +3,8 @@
 jaxlib 0.10 gives products to YNNPACK. Those of a forward pass reach two thirds of the speed of Eigen's once they have a
 thousand rows (AVX-512, 175 against 250 GFLOP/s), but are ahead for the few rows of a single sentence; in a training
 step the two are even. Bytes only YNNPACK multiplies well, however many: without it they take ten times as long. The
-choice is an option of a compilation: the rest of the process is not concerned, and a backend
-that does not know the option is not given it.
+choice is an option of a compilation: the rest of the process is not concerned, and a backend that does not know the
+option is not given it.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,7 @@ MANY_ROWS = 1024
 
 class Forward:
     """`jax.jit` of a forward pass `(model, params, ids, *others)`, compiled for one sentence or for many by the size of
-    ids. The model is static, and whatever else is named; its `config`, or
-    its model's, says what is multiplied."""
+    ids and by what is multiplied, which the model's `config` says. The model is static, and whatever else is named."""
 
     def __init__(self, function: Callable[..., Any], static: tuple[str, ...] = ()):
         self.function, self._static = function, ("model", *static)

@@ -32,8 +32,8 @@ class Finetune(Training):
     ponder: float = 0.01
     """Price of a step, for a model whose positions halt by themselves."""
     runs: int = 1
-    """Train so often, with the seeds from seed * runs on, and take the mean of the weights (Wortsman et al. 2022):
-    better than most of the runs, and as small and fast as one."""
+    """Train so often, with the seeds from seed * runs on, and take the mean of the weights (Wortsman et al. 2022): as
+    small and fast as one run, and it need not be known beforehand which of them is good."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
