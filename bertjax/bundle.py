@@ -19,6 +19,7 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 from safetensors import SafetensorError
 
 from bertjax.errors import UserError
@@ -33,9 +34,10 @@ from bertjax.model.huggingface import (
     read_tensors,
     write_model,
 )
-from bertjax.params import Tree, compare, flatten, unflatten
+from bertjax.params import Tree, compare, flatten, map_with_path, unflatten
 from bertjax.paths import at, is_remote, local, replaced
 from bertjax.predict import Predictions, predict
+from bertjax.quantize.tensor import Quantized
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
 
 HEADS = (
@@ -86,8 +88,11 @@ class Bundle:
 
     @cached_property
     def device_params(self) -> Tree:
-        """The parameters on the default device, for repeated calls."""
-        return jax.device_put(self.params)
+        """The parameters on the default device, for repeated calls. For a model that computes in bfloat16 the matrices of
+        its layers are rounded here, once, and not at every call."""
+        if self.config.dtype == "float32":
+            return jax.device_put(self.params)
+        return jax.device_put(map_with_path(rounded, self.params))
 
     def predict(
         self,
@@ -108,6 +113,12 @@ class Bundle:
             raise UserError(f"the head was never trained ({', '.join(self.fresh[:3])}): fine-tune the model first.")
         limit = min(max_length or self.config.max_position_embeddings, self.config.max_position_embeddings)
         return predict(self.model, self.device_params, self.tokenizer, texts, pairs, batch_size, limit)
+
+
+def rounded(path: str, leaf: Any) -> Any:
+    """A parameter as the products of layers read it in bfloat16."""
+    matrix = path.startswith("encoder/layer_") and path.endswith("/kernel")
+    return leaf.astype(jnp.bfloat16) if matrix and not isinstance(leaf, Quantized) else leaf
 
 
 def load(

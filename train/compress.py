@@ -58,7 +58,7 @@ class Config:
     seed: int | None = None
     """Seed of every training stage, instead of what each says."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Compute dtype of every training stage, instead of what each says: bfloat16 on TPU and GPU."""
+    """Compute dtype of every training stage, instead of what each says: bfloat16 on TPU, GPU and processors with AMX."""
     out: str = "runs/compress"
     """Folder for everything: stages, the final bundle, report.md."""
 

@@ -46,7 +46,7 @@ class Training:
     optimiser: Optimiser = field(default_factory=Optimiser)
     sharding: Sharding = field(default_factory=Sharding)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute dtype of the model: bfloat16 on TPU and GPU."""
+    """Compute dtype of the model: bfloat16 on TPU, GPU and processors with AMX."""
     remat: bool = False
     """Recompute layers in the backward pass, to save memory, on TPU and GPU: for CPUs, XLA finds what is computed twice
     and computes it once."""

@@ -8,6 +8,7 @@ and the `depth` at which the text left, where the model lets texts leave early.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 TRAINS = False
 
@@ -25,6 +26,8 @@ class Config:
     batch_size: int = 32
     max_length: int | None = None
     """Longest input in tokens. None: what the model can hold."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the products: bfloat16 on TPU, GPU and processors with AMX."""
 
 
 def main(config: Config) -> None:
@@ -49,7 +52,7 @@ def main(config: Config) -> None:
         )
     texts = [row[0] for row in columns]
     pairs = [row[1] for row in columns] if counts == {2} else None
-    bundle = bertjax.load(config.model)
+    bundle = bertjax.load(config.model, dtype=config.dtype)
     predictions = bundle.predict(texts, pairs, batch_size=config.batch_size, max_length=config.max_length)
     if predictions.truncated:
         note(f"{predictions.truncated} of {len(texts)} texts were too long and lost their end")

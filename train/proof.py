@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .common import Data
 
@@ -13,6 +13,8 @@ class Model(NamedTuple):
     name: str
     folder: Any
     """A path of this machine or of a bucket."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """How the products of a bundle are computed."""
 
     @property
     def exported(self) -> bool:
@@ -59,8 +61,9 @@ def prove(
         if model.exported:
             predictions, gold = predict_exported(model.folder, split)
         else:
-            predictions, gold = predict_split(bertjax.load(model.folder), split)
-        runtime, peak = "onnx" if model.exported else "jax", record.get("training_step_bytes")
+            predictions, gold = predict_split(bertjax.load(model.folder, dtype=model.dtype), split)
+        runtime = "onnx" if model.exported else "jax" if model.dtype == "float32" else "jax-bfloat16"
+        peak = record.get("training_step_bytes")
         entries.append(Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak))
     split = next(iter(splits.values()))
     if words and (bag := bag_of_words(data, task, out)) is not None:

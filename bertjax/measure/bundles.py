@@ -39,7 +39,7 @@ FLIPS = 3  # texts shown of each kind: enough to see what sort of text it is
 class Entry:
     """A model to measure: its name, the folder as shipped, its predictions on the evaluation examples.
 
-    `runtime` is "jax" for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of words.
+    `runtime` is "jax" or "jax-bfloat16" for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of words.
     `training_step_bytes` is the peak memory of the step that trained it (`cost.peak_memory`); of models that were not
     trained here it is not known.
     """
@@ -164,7 +164,8 @@ def costs(entry: Entry, length: int) -> dict[str, Any]:
     if entry.runtime == "sklearn":
         return {"parameters": load_bag_of_words(folder).parameters, "size_bytes": bag_of_words_bytes(folder)}
     exported = entry.runtime == "onnx"
-    bundle = bertjax.load(origin(entry) if exported else entry.folder)
+    dtype = "bfloat16" if entry.runtime == "jax-bfloat16" else "float32"
+    bundle = bertjax.load(origin(entry) if exported else entry.folder, dtype=dtype)
     cost = forward_cost(bundle.model, bundle.params, length)
     return {
         "parameters": count(bundle.params),

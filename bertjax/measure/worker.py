@@ -53,6 +53,7 @@ class JaxRuntime:
     """A bundle, its logits compiled for a few lengths, as `bundle.predict` does it."""
 
     name = "jax"
+    dtype = "float32"
 
     def __init__(self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int):
         import flax
@@ -63,7 +64,7 @@ class JaxRuntime:
         from bertjax.predict import runner
         from bertjax.text.buckets import length_buckets
 
-        self.bundle = bertjax.load(path)
+        self.bundle = bertjax.load(path, dtype=self.dtype)
         self.run = runner(self.bundle.model, self.bundle.device_params)
         self.max_length = min(max_length, self.bundle.config.max_position_embeddings)
         lengths = np.array([len(ids) for ids in self._tokenize(texts, pairs).ids])
@@ -87,6 +88,13 @@ class JaxRuntime:
 
     def forward(self, inputs: Any) -> Any:
         return next(self.run([inputs])).logits
+
+
+class JaxBfloat16Runtime(JaxRuntime):
+    """The same, its products in bfloat16."""
+
+    name = "jax, bfloat16"
+    dtype = "bfloat16"
 
 
 class OnnxRuntime:
@@ -136,7 +144,7 @@ class SklearnRuntime:
         return self.model.predict(*inputs)
 
 
-RUNTIMES = {"jax": JaxRuntime, "onnx": OnnxRuntime, "sklearn": SklearnRuntime}
+RUNTIMES = {"jax": JaxRuntime, "jax-bfloat16": JaxBfloat16Runtime, "onnx": OnnxRuntime, "sklearn": SklearnRuntime}
 
 
 def padded(encodings: Any, length: int, pad_id: int, dtype: Any) -> tuple[Any, Any, Any]:

@@ -1,6 +1,7 @@
 """A step in bfloat16: every product in it, and in float32 what adds many numbers up or goes through an exponential."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from bertjax.losses import classification, ponder_cost
+from bertjax.measure.program import Program
 from bertjax.model import BertConfig, abstract_params, build, mobile_config, universal_config
 from bertjax.model.products import dense, plain_product
 from bertjax.text.batches import inputs_of
@@ -38,6 +40,11 @@ CONFIGS = {
 IN_FLOAT32 = ("halting",)
 """Sites whose product is in float32: when to halt is a running sum, compared with a threshold."""
 SUMS_AND_EXPONENTIALS = ("exp", "log", "erf", "rsqrt", "reduce_sum", "reduce_max", "cumsum", "scatter-add")
+
+
+def has_amx() -> bool:
+    about = Path("/proc/cpuinfo")
+    return about.exists() and "amx_bf16" in about.read_text()
 
 
 def equations(program: Any) -> Iterator[Any]:
@@ -95,3 +102,44 @@ def test_the_gradient_of_a_bias_is_summed_in_float32():
     np.testing.assert_allclose(
         jax.jit(jax.grad(number))(jnp.zeros(columns)), wanted.astype(np.float64).sum(0), rtol=1e-3
     )
+
+
+PRODUCTS = (
+    ("bli,io->blo", (2, 48, 32), (32, 24)),
+    ("bld,vd->blv", (2, 48, 32), (24, 32)),
+    ("bli,io->blo", (1, 7, 32), (32, 24)),
+    ("bqhk,bmhk->bhmq", (2, 16, 3, 8), (2, 16, 3, 8)),
+    ("bhmq,bmhk->bqhk", (2, 3, 16, 16), (2, 16, 3, 8)),
+)
+
+
+@pytest.mark.parametrize(("subscripts", "left", "right"), PRODUCTS)
+def test_a_product_in_bfloat16_is_that_of_the_rounded_numbers_and_so_are_its_gradients(
+    subscripts: str, left: tuple[int, ...], right: tuple[int, ...]
+):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in (left, right))
+    exactly, back = jax.vjp(
+        lambda *operands: jnp.einsum(subscripts, *operands, precision="highest"),
+        *(operand.astype(jnp.float32) for operand in (x, y)),
+    )
+    out, ours = jax.vjp(lambda *operands: plain_product("", subscripts, *operands), x, y)
+    wanted = jnp.asarray(rng.normal(size=out.shape), jnp.bfloat16)
+    last_digit = {"rtol": 2**-7, "atol": 1e-5}
+    for found, expected in zip((out, *ours(wanted)), (exactly, *back(wanted.astype(jnp.float32))), strict=True):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_allclose(found.astype(np.float32), expected, **last_digit)
+
+
+@pytest.mark.skipif(not has_amx(), reason="this processor has no instructions for bfloat16")
+def test_a_processor_that_multiplies_bfloat16_is_let():
+    def number(x: Any, kernel: Any) -> Any:
+        for site in ("first", "second"):
+            x = dense(x, kernel, jnp.zeros(256), site=site, product=plain_product)
+        return x.astype(jnp.float32).sum()
+
+    shapes = jax.ShapeDtypeStruct((32, 64, 256), jnp.bfloat16), jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    text = jax.jit(jax.grad(number, (0, 1))).lower(*shapes).compile().as_text()
+    products = Program(text).products
+    assert len(products) == 5  # two a gradient and one forward: nobody reads the second's result
+    assert {one.dtypes for one in products} == {("bf16", "bf16")}
