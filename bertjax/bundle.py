@@ -88,8 +88,8 @@ class Bundle:
 
     @cached_property
     def device_params(self) -> Tree:
-        """The parameters on the default device, for repeated calls. For a model that computes in bfloat16 the matrices of
-        its layers are rounded here, once, and not at every call."""
+        """The parameters on the default device, for repeated calls. Of a model that computes in bfloat16 the matrices
+        of layers are rounded here, once, and not at every call."""
         if self.config.dtype == "float32":
             return jax.device_put(self.params)
         return jax.device_put(map_with_path(rounded, self.params))

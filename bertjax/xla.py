@@ -3,8 +3,8 @@
 jaxlib 0.10 gives products to YNNPACK. Those of a forward pass reach two thirds of the speed of Eigen's once they have a
 thousand rows (AVX-512, 175 against 250 GFLOP/s), but are ahead for the few rows of a single sentence; in a training
 step the two are even. Bytes and bfloat16 only YNNPACK multiplies well, however many: without it they take ten and five
-times as long. The choice is an option of a compilation: the rest of the process is not concerned, and a backend that does not know the
-option is not given it.
+times as long. The choice is an option of a compilation: the rest of the process is not concerned, and a backend that
+does not know the option is not given it.
 """
 
 from collections.abc import Callable

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from scipy.special import expit, softmax
 
 import bertjax
 from bertjax.bundle import architecture_for, stored_config
+from bertjax.model.config import Halting, Recurrence
 from bertjax.params import flatten
 from tests.model.reference import torch_logits, torch_model, written
+from tests.model.tiny import apply, tiny, tiny_batch
 from tests.tolerances import OTHER_FRAMEWORK
 
 WORDS = (
@@ -279,6 +282,20 @@ def test_settings_of_the_run_are_chosen_when_opening(stock):
     for kernel, device in (("cudnn", "an NVIDIA GPU"), ("flash", "a TPU")):
         message = refusal(bertjax.load, stock, attention=kernel, dtype="bfloat16")
         assert f"attention='{kernel}' needs {device}" in message
+
+
+ALBERT = {"model_type": "albert", "architecture": "AlbertForSequenceClassification", "embedding_size": 6}
+HALTING = {"num_hidden_layers": 1, "recurrence": Recurrence(3, "sinusoid", "sinusoid", halting=Halting())}
+
+
+@pytest.mark.parametrize("changes", [{}, {**ALBERT, "num_hidden_groups": 1}, HALTING])
+def test_rounding_the_matrices_once_is_rounding_them_at_every_call(changes):
+    model, params = tiny(dtype="bfloat16", **changes)
+    opened = bertjax.Bundle(model.config, params)
+    layers = flatten(opened.device_params["encoder"])
+    assert any(leaf.dtype == jnp.bfloat16 for leaf in layers.values())
+    once, always = (apply(model, given, tiny_batch()).logits for given in (opened.device_params, params))
+    np.testing.assert_array_equal(once, always)
 
 
 def test_a_path_that_is_no_model_says_what_may_stand_there(tmp_path):

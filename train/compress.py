@@ -58,7 +58,8 @@ class Config:
     seed: int | None = None
     """Seed of every training stage, instead of what each says."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Compute dtype of every training stage, instead of what each says: bfloat16 on TPU, GPU and processors with AMX."""
+    """Compute dtype of every training stage, instead of what each says: bfloat16 on TPU, GPU and processors with
+    AMX."""
     out: str = "runs/compress"
     """Folder for everything: stages, the final bundle, report.md."""
 

@@ -26,12 +26,12 @@ class Config:
     """The baseline: a folder or hf:NAME, with a trained head."""
     against: tuple[str, ...] = ()
     """More models to compare with it, and folders of exported ones."""
-    bfloat16: bool = False
-    """Measure each bundle a second time with its products in bfloat16, which TPUs, GPUs and processors with AMX do
-    several times as fast."""
     data: Data = field(default_factory=Data)
     out: str = "runs/evaluate"
     """Folder for the report."""
+    bfloat16: bool = False
+    """Measure each bundle a second time with its products in bfloat16, which TPUs, GPUs and processors with AMX do
+    several times as fast."""
 
 
 def main(config: Config) -> None:

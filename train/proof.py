@@ -84,7 +84,7 @@ def prove(
     )
     report = dataclasses.replace(report, versions={**versions(), **report.versions})
     report.write(out)
-    measured = {at(absolute(model.folder)): model.name for model in models}
+    measured = {at(absolute(model.folder)): model.name for model in models if model.dtype == "float32"}
     for model in models:  # what a file was made of has the card of the file, if it was not measured itself
         if model.exported and (origin := origin_of(model.folder)):
             measured.setdefault(at(absolute(origin)), model.name)

@@ -39,9 +39,9 @@ FLIPS = 3  # texts shown of each kind: enough to see what sort of text it is
 class Entry:
     """A model to measure: its name, the folder as shipped, its predictions on the evaluation examples.
 
-    `runtime` is "jax" or "jax-bfloat16" for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of words.
-    `training_step_bytes` is the peak memory of the step that trained it (`cost.peak_memory`); of models that were not
-    trained here it is not known.
+    `runtime` is "jax" or "jax-bfloat16" for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of
+    words. `training_step_bytes` is the peak memory of the step that trained it (`cost.peak_memory`); of models that
+    were not trained here it is not known.
     """
 
     name: str

@@ -46,9 +46,9 @@ def plain_product(site: str, subscripts: str, left: Array, right: Any) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def in_halves(subscripts: str, left: Array, right: Array) -> Array:
-    """`jnp.einsum` of two bfloat16 arrays, for a CPU whose processor multiplies such numbers (AMX): five times as many
-    a second as float32. XLA asks it to where the sum is float32 and the left operand lies row by row, else it multiplies
-    in float32; so the sums are float32, here and in the gradients, and what the gradient of a matrix reads is turned."""
+    """`jnp.einsum` of two bfloat16 arrays, for a processor that multiplies such numbers (AMX), five times as many a
+    second as float32. XLA lets it where the sum is float32 and the left operand lies row by row, and else multiplies in
+    float32; so the sums are float32, here and in the gradients, and what the gradient of a matrix reads is turned."""
     return summed(subscripts, left, right)
 
 

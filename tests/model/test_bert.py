@@ -324,7 +324,9 @@ def test_the_order_of_the_scores_is_a_matter_of_speed_alone(monkeypatch):
     for backend in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         segments = np.arange(7)[None].repeat(3, axis=0) // 3
-        found.append([run(model, params, tiny_batch(), **more).hidden_states for more in ({}, {"segment_ids": segments})])
+        found.append(
+            [run(model, params, tiny_batch(), **more).hidden_states for more in ({}, {"segment_ids": segments})]
+        )
     chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-6)
 
 

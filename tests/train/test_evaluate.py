@@ -31,7 +31,7 @@ def test_text_to_score_on_is_enough(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "without --data.train no bag of words" in capsys.readouterr().err
 
 
-def test_an_exported_file_stands_beside_its_model_but_is_no_baseline(tmp_path: Path):
+def test_an_exported_file_and_bfloat16_stand_beside_a_model_and_the_file_is_no_baseline(tmp_path: Path):
     model = write_headed(tmp_path)
     export_once(model, tmp_path / "file" / "bundle")
     data = Data(
@@ -40,10 +40,13 @@ def test_an_exported_file_stands_beside_its_model_but_is_no_baseline(tmp_path: P
         max_length=16,
     )
     file = str(tmp_path / "file" / "bundle")
-    main(Config(model, (file,), data, str(tmp_path / "report")))
+    main(Config(model, (file,), data, str(tmp_path / "report"), bfloat16=True))
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     rows = {row["name"]: row for row in report["rows"]}
     assert rows["file"]["runtime"].startswith("onnx")
     assert rows["file"]["score"] == rows["model"]["score"]
+    halves = rows["model-bfloat16"]
+    assert halves["runtime"] == "jax, bfloat16"
+    assert (halves["bundle"], halves["parameters"]) == (rows["model"]["bundle"], rows["model"]["parameters"])
     with pytest.raises(UserError, match="is an exported file"):
         main(Config(file, (model,), data, str(tmp_path / "other")))
