@@ -14,6 +14,9 @@ learn from:
     tinybert_aug   the same, from these texts and four copies of each in which some words became near ones
     minilm_v1      attention and relations of values of the last layer, then the probabilities (Wang et al. 2020)
     minilm_v2      relations of queries, keys and values, then the probabilities (Wang et al. 2021)
+    cut_out        the probabilities and the labels, in another shape: the teacher's six layers with a quarter of their
+                   heads and a sixth of their neurons, those that are worth most (Michel et al. 2019), so that it begins
+                   with what the teacher has learned
 
 On the demo (10,177 sentences of films to learn from, 1,717 of other films to score; two CPU cores, 90 minutes beside
 other work, of which a row takes 2 to 5; differences are to the row without a teacher, p by a paired test that Holm
@@ -56,6 +59,7 @@ from train.compare import Config, Published, Row
 from train.distill import Distill
 from train.finetune import Finetune
 from train.optimiser import Optimiser
+from train.prune import Prune
 
 RATE = Optimiser(learning_rate=2e-4)
 SOFT = SoftTargets(temperature=2.0)
@@ -109,6 +113,20 @@ config = Config(
             paper=Published(91.5, "SST-2 dev, 6 x 384, distilled on raw text, then fine-tuned; the authors' results"),
         ),
         Row("minilm_v2", (learn("relations", Relations(), share=2), learn("answers", SOFT))),
+        Row(
+            "cut_out",
+            (
+                Prune(
+                    name="cut",
+                    heads=0.75,
+                    neurons=0.84,
+                    losses=(SOFT, HardLabels()),
+                    epochs=1,
+                    batch_size=64,
+                    optimiser=RATE,
+                ),
+            ),
+        ),
     ),
     seeds=(0, 1, 2),
     epochs=3,

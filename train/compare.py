@@ -21,7 +21,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
@@ -105,6 +105,9 @@ class Config:
     """Budget of every row in steps, instead of epochs: for a short trial."""
     batch_size: int | None = None
     """Examples per step in every row, instead of what its stages say."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Compute dtype of every row's training, instead of what its stages say: bfloat16 on TPU, GPU and processors with
+    AMX."""
     row: str | None = None
     """Run this row alone (NAME), or one seed of it (NAME/seed1), and report nothing."""
     out: str = "runs/compare"
@@ -258,7 +261,8 @@ def planned_stages(bench: Bench, row: Row, seed: int) -> list[Stage]:
     student = row.student or config.student
     learning = [stage for stage in row.stages if learns(stage)]
     shares = iter(lengths_of(bench, row.name, [stage.steps or stage.epochs or 1.0 for stage in learning]))
-    common: dict[str, Any] = {"seed": seed} | ({"batch_size": config.batch_size} if config.batch_size else {})
+    asked = {name: getattr(config, name) for name in ("batch_size", "dtype")}
+    common: dict[str, Any] = {"seed": seed} | {name: value for name, value in asked.items() if value is not None}
     augmented = any(isinstance(stage, Augment) for stage in row.stages)
 
     def steps_of(epochs: float, stage: Training) -> int:

@@ -24,6 +24,7 @@ from train.common import Data
 from train.compare import Config, Published, Row
 from train.distill import Distill
 from train.finetune import Finetune
+from train.loop import Training
 from train.optimiser import Optimiser
 from train.prune import Prune
 from train.quantize import Quantize
@@ -145,6 +146,14 @@ def test_more_text_is_no_more_budget(whole: Path, suite: Config):
     packed = replace(more, stages=(more.stages[0], learn("student", SoftTargets(), packed=True)))
     with pytest.raises(UserError, match="row more_text: with more text than the data, give packed rows a budget"):
         compare.planned_stages(bench, packed, 0)
+
+
+def test_what_is_asked_of_every_row_stands_over_what_its_stages_say(suite: Config):
+    bench = compare.Bench(replace(suite, dtype="bfloat16", batch_size=8), Path(), None, "", 48, 10.0)
+    for row in suite.rows:
+        for stage in compare.planned_stages(bench, row, 1):
+            if isinstance(stage, Training):
+                assert (stage.dtype, stage.batch_size, stage.seed) == ("bfloat16", 8, 1)
 
 
 def test_a_failed_row_is_reported_and_the_rest_is_there(whole: Path):
