@@ -45,7 +45,8 @@ def main(config: Config) -> None:
         rows = batch["example_ids"][batch["weights"] > 0]
         loss = 0.0
         for part in parts(train, rows):
-            said = model(**{name: torch.from_numpy(array).long() for name, array in part.items()})
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                said = model(**{name: torch.from_numpy(array).long() for name, array in part.items()})
             share = said.loss * (len(part["labels"]) / len(rows))
             share.backward()
             loss += share.item()
