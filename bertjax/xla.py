@@ -1,4 +1,5 @@
-"""Who computes a forward pass's products for XLA on a CPU, chosen by what was measured.
+"""What XLA is told about the machine: who computes a forward pass's products on a CPU, chosen by what was measured, and
+which kind of machine a program is for.
 
 jaxlib 0.10 gives products to YNNPACK. Those of a forward pass reach two thirds of the speed of Eigen's once they have a
 thousand rows (AVX-512, 175 against 250 GFLOP/s), but are ahead for the few rows of a single sentence; in a training
@@ -7,7 +8,9 @@ times as long. The choice is an option of a compilation: the rest of the process
 does not know the option is not given it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +20,7 @@ import jax.numpy as jnp
 # YNNPACK gets the convolutions, of which there are none: an empty list XLA reports as an error.
 BY_EIGEN = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
 MANY_ROWS = 1024
+_made_for: ContextVar[str | None] = ContextVar("made_for", default=None)
 
 
 class Forward:
@@ -61,3 +65,18 @@ def knows_option() -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+@contextmanager
+def made_for(other: str) -> Iterator[None]:
+    """Programs that are traced inside are for this platform, whatever the process runs on."""
+    token = _made_for.set(other)
+    try:
+        yield
+    finally:
+        _made_for.reset(token)
+
+
+def platform() -> str:
+    """What programs are for: "cpu", "gpu" or "tpu"."""
+    return _made_for.get() or jax.default_backend()

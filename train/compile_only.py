@@ -100,6 +100,8 @@ def compile_and_leave(
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
+    from bertjax.xla import made_for
+
     from .sharding import rows_on
 
     def described(tree: Any, sharding: Any) -> Any:
@@ -125,7 +127,8 @@ def compile_and_leave(
     else:
         note(f"compiling for {asked.name}: a minute or more")
         try:
-            compiled = step.lower(*inputs).compile()
+            with made_for("tpu"):
+                compiled = step.lower(*inputs).compile()
             held |= rest_of(compiled.memory_analysis(), sum(held.values()))
             lines = program_lines(compiled.as_text(), asked, mesh.size)
         except jax.errors.JaxRuntimeError as error:

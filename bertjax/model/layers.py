@@ -24,6 +24,7 @@ from bertjax.model.attention import Mask, fused_attention
 from bertjax.model.config import BertConfig
 from bertjax.model.products import Product, as_row, dense, dropout, plain_product
 from bertjax.quantize.tensor import Quantized
+from bertjax.xla import platform
 
 
 @jax.checkpoint
@@ -189,7 +190,7 @@ class SelfAttention(nn.Module):
         scaled = queries * (self.config.head_size**-0.5)
         # A CPU sums the rows of an array many columns at a time, and its columns one row after another: with the keys
         # first, a batch of 32 x 128 takes a ninth less. GPUs and TPUs have kernels for the usual order.
-        keys_first = jax.default_backend() == "cpu"
+        keys_first = platform() == "cpu"
         order, seen = ("bhmq", mask.swapaxes(2, 3)) if keys_first else ("bhqm", mask)
         scores = self.product(f"{site}/scores", f"bqhk,bmhk->{order}", scaled, keys).astype(jnp.float32)
         # The lowest finite number and not -inf: a row without any key to look at (filler) must not become NaN.

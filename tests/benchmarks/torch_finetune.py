@@ -7,7 +7,7 @@
 Model, autograd, dropout and AdamW are those of `transformers` and torch, and so is the average of the last weights.
 Which texts a step sees and the first values of the new head are bertjax's, so that whatever differs in the end was
 caused by the training. The texts of a step go through the model in parts of like length, because nothing there packs
-rows; the gradient is that of the whole batch. For classification.
+rows; the gradient is that of the whole batch. bfloat16 is autocast. For classification.
 """
 
 import tempfile

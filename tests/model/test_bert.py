@@ -16,6 +16,7 @@ from bertjax.errors import UserError
 from bertjax.model import BertConfig, LayerConfig, LayerGates, abstract_params, build, init_params, key_mask
 from bertjax.model.products import plain_product
 from bertjax.params import Tree, count, flatten, unflatten
+from bertjax.xla import made_for, platform
 from tests.model.tiny import TINY, apply, run, tiny, tiny_batch
 from tests.tolerances import BFLOAT16, SAME_MATHS
 
@@ -282,7 +283,7 @@ def test_dropout_averaged_over_keys_is_the_deterministic_value():
 
 # --- products and sizes ----------------------------------------------------------------------------------------------
 
-SCORES = "bhmq" if jax.default_backend() == "cpu" else "bhqm"
+SCORES = "bhmq" if platform() == "cpu" else "bhqm"
 LAYER_SITES = (
     ("attention/query", "abi,io->abo"),
     ("attention/key", "abi,io->abo"),
@@ -318,15 +319,15 @@ def test_a_product_sees_every_site_once_and_replaces_it(architecture):
     assert doubled.hidden_states[-1].shape == (3, 7, 12)
 
 
-def test_the_order_of_the_scores_is_a_matter_of_speed_alone(monkeypatch):
+def test_the_order_of_the_scores_is_a_matter_of_speed_alone():
     model, params = tiny()
+    segments = np.arange(7)[None].repeat(3, axis=0) // 3
     found = []
-    for backend in ("cpu", "gpu"):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        segments = np.arange(7)[None].repeat(3, axis=0) // 3
-        found.append(
-            [run(model, params, tiny_batch(), **more).hidden_states for more in ({}, {"segment_ids": segments})]
-        )
+    for kind in ("cpu", "gpu"):
+        with made_for(kind):
+            found.append(
+                [run(model, params, tiny_batch(), **more).hidden_states for more in ({}, {"segment_ids": segments})]
+            )
     chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-6)
 
 

@@ -14,6 +14,7 @@ from bertjax.measure.program import Program
 from bertjax.model import BertConfig, abstract_params, build, mobile_config, universal_config
 from bertjax.model.products import dense, plain_product
 from bertjax.text.batches import inputs_of
+from bertjax.xla import made_for
 from tests.train.abstract import integers
 from train.optimiser import Optimiser
 from train.step import Term, init_state, make_step
@@ -129,6 +130,14 @@ def test_a_product_in_bfloat16_is_that_of_the_rounded_numbers_and_so_are_its_gra
     for found, expected in zip((out, *ours(wanted)), (exactly, *back(wanted.astype(jnp.float32))), strict=True):
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(found.astype(np.float32), expected, **last_digit)
+
+
+def test_a_program_for_a_tpu_is_the_same_wherever_it_is_made():
+    def barriers(kind: str) -> int:
+        with made_for(kind):
+            return sum(one.primitive.name == "optimization_barrier" for one in step_of(CONFIGS["bert"]))
+
+    assert (barriers("cpu"), barriers("tpu")) == (14, 0)
 
 
 @pytest.mark.skipif(not has_amx(), reason="this processor has no instructions for bfloat16")
