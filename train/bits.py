@@ -6,6 +6,7 @@ blind to what large steps do). The assignment with the least total cost within t
 is assumed. Q-BERT's authors chose by hand.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,9 +36,11 @@ def assigned_rules(config: Any, model: Any, batches: Sequence[Any], out: Any) ->
 
 
 def assignment(config: Any, model: Any, batches: Sequence[Any]) -> dict[str, Any]:
-    """The bits of every layer, what each choice costs, and every other trade of size against cost."""
+    """The bits of every layer, what each choice costs, and every other trade of size against cost. Asked in float32,
+    whatever is trained in: small differences decide, and products in bfloat16 have no second derivative on a CPU."""
     from bertjax.quantize.assignment import Choice, cheapest, frontier
 
+    model = dataclasses.replace(model, config=model.config.replace(dtype="float32"))
     formats = {format.bits: format for format in config.choices}
     layers = layers_of(model.params)
     rounded = {

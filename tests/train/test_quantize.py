@@ -127,8 +127,8 @@ def test_who_teaches_has_a_trained_head_and_reads_the_same_pieces(work: Path):
 CHOICES = tuple(Format(bits, "asymmetric", outputs=6) for bits in (2, 4, 8))
 
 
-@pytest.mark.parametrize("sensitivity", ["loss", "curvature"])
-def test_bits_are_given_where_they_are_needed_and_only_so_many(work: Path, sensitivity: Any):
+@pytest.mark.parametrize(("sensitivity", "dtype"), [("loss", "float32"), ("curvature", "bfloat16")])
+def test_bits_are_given_where_they_are_needed_and_only_so_many(work: Path, sensitivity: Any, dtype: Any):
     write_table(work / "many.tsv", 330, seed=2)
     data = Data(train=str(work / "many.tsv"), eval=str(work / "eval.tsv"), max_length=16)
     out = work / f"bits-{sensitivity}"
@@ -141,6 +141,7 @@ def test_bits_are_given_where_they_are_needed_and_only_so_many(work: Path, sensi
         losses=(HardLabels(),),
         activations="none",
         find="min_max",
+        dtype=dtype,
         out=str(out),
     )
     quantize.main(config)
