@@ -27,11 +27,11 @@ against 87.7 (one run has both). Packed, three epochs and that mean, seeds 0, 1,
     bertjax finetune --data.train=SST-2/train.tsv --data.eval=SST-2/dev.tsv --data.max_length=64 --packed \
         --batch_size=14 --optimiser.learning_rate=1e-4 --epochs=3 --optimiser.average=0.33 --seed=0 --out=runs/tuned
 
-which takes 25 to 28 minutes on one core beside a run on the other, and 14 with --dtype=bfloat16 on a processor with AMX;
-14 rows of 64 hold about 60 texts. With --runs=3 the model is the mean of the weights of three runs: 90.14 (--seed=0), and
-in bfloat16 90.25 (--seed=1) and 89.56 (--seed=2), 89.98 in the mean, as small and as fast as one. Two more epochs on
-longer phrases alone, which look more like the dev sentences, gained nothing: 87.9 against 88.0 on the held-out ones. The
-same training in PyTorch, to compare with, is `python -m tests.benchmarks.torch_finetune`.
+which takes 25 to 28 minutes on one core beside a run on the other, and 14 with --dtype=bfloat16 on a processor with
+AMX; 14 rows of 64 hold about 60 texts. With --runs=3 the model is the mean of the weights of three runs, as small and
+as fast as one: 90.14 (--seed=0), and in bfloat16 90.25 (--seed=1) and 89.56 (--seed=2), 89.98 in the mean. Two more
+epochs on longer phrases alone, which look more like the dev sentences, gained nothing: 87.9 against 88.0 on the
+held-out ones. The same training in PyTorch, to compare with, is `python -m tests.benchmarks.torch_finetune`.
 
 A quarter of the encoder's arithmetic, in six layers: a third of the heads and a fifth of the neurons stay (seed 0 of
 those runs is the teacher), then three packed epochs as above.
