@@ -33,7 +33,7 @@ def plain_product(site: str, subscripts: str, left: Array, right: Any) -> Array:
     if subscripts == "lookup":
         return right.rows(left) if isinstance(right, Quantized) else jnp.take(right, left, axis=0, mode="clip")
     right = (right.dequantised() if isinstance(right, Quantized) else right).astype(left.dtype)
-    multiply = in_halves if left.dtype == jnp.bfloat16 and platform() == "cpu" else jnp.einsum
+    multiply: Any = in_halves if left.dtype == jnp.bfloat16 and platform() == "cpu" else jnp.einsum
     if right.ndim == 2:
         # A matrix meets rows. As one axis, because XLA's CPU backend copies and transposes for the gradient of a matrix
         # that meets two, which then takes twice as long.

@@ -126,7 +126,7 @@ def test_a_product_in_bfloat16_is_that_of_the_rounded_numbers_and_so_are_its_gra
     )
     out, ours = jax.vjp(lambda *operands: plain_product("", subscripts, *operands), x, y)
     wanted = jnp.asarray(rng.normal(size=out.shape), jnp.bfloat16)
-    last_digit = {"rtol": 2**-7, "atol": 1e-5}
+    last_digit: dict[str, Any] = {"rtol": 2**-7, "atol": 1e-5}
     for found, expected in zip((out, *ours(wanted)), (exactly, *back(wanted.astype(jnp.float32))), strict=True):
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(found.astype(np.float32), expected, **last_digit)
@@ -148,7 +148,7 @@ def test_a_processor_that_multiplies_bfloat16_is_let():
         return x.astype(jnp.float32).sum()
 
     shapes = jax.ShapeDtypeStruct((32, 64, 256), jnp.bfloat16), jax.ShapeDtypeStruct((256, 256), jnp.float32)
-    text = jax.jit(jax.grad(number, (0, 1))).lower(*shapes).compile().as_text()
+    text: Any = jax.jit(jax.grad(number, (0, 1))).lower(*shapes).compile().as_text()
     products = Program(text).products
     assert len(products) == 5  # two a gradient and one forward: nobody reads the second's result
     assert {one.dtypes for one in products} == {("bf16", "bf16")}
