@@ -33,16 +33,20 @@ def plain_product(site: str, subscripts: str, left: Array, right: Any) -> Array:
     if subscripts == "lookup":
         return right.rows(left) if isinstance(right, Quantized) else jnp.take(right, left, axis=0, mode="clip")
     right = (right.dequantised() if isinstance(right, Quantized) else right).astype(left.dtype)
-    multiply: Any = in_halves if left.dtype == jnp.bfloat16 and platform() == "cpu" else jnp.einsum
+    halves = left.dtype == jnp.bfloat16 and platform() == "cpu"
     if right.ndim == 2:
         # A matrix meets rows. As one axis, because XLA's CPU backend copies and transposes for the gradient of a matrix
         # that meets two, which then takes twice as long.
         left_axes, right_axes = subscripts.split("->")[0].split(",")
         contracted = right_axes.index(left_axes[-1])
         rows = left.reshape(math.prod(left.shape[:-1]), left.shape[-1])
-        result = multiply("ri,io->ro" if contracted == 0 else "ri,oi->ro", rows, right)
+        result: Any = (
+            in_halves("ri,io->ro" if contracted == 0 else "ri,oi->ro", rows, right)
+            if halves
+            else jax.lax.dot_general(rows, right, (((1,), (contracted,)), ((), ())))
+        )
         return result.reshape(*left.shape[:-1], right.shape[1 - contracted])
-    return multiply(subscripts, left, right)
+    return in_halves(subscripts, left, right) if halves else jnp.einsum(subscripts, left, right)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

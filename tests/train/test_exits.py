@@ -87,7 +87,8 @@ def test_a_calibrated_model_leaves_early_wherever_it_is_loaded(work: Path, strai
     together = early.predict(texts)
     alone = early.predict(texts[:1])
     assert (alone.labels, alone.depths) == (together.labels[:1], together.depths and together.depths[:1])
-    np.testing.assert_allclose(np.mean(together.depths or 0), last[0]["mean_depth"], rtol=1e-6)
+    # The threshold is what one of the texts said, so that text may go either way in a batch of another shape.
+    assert abs(sum(together.depths or ()) - 60 * last[0]["mean_depth"]) <= 1 + 1e-4
     assert len(together.labels) == 60
 
 
