@@ -9,11 +9,13 @@ Halting by position saves time only when a whole batch has halted, so the gain i
     bertjax distill --config=universal --model=runs/sst2-teacher/bundle --data.train=SST-2/train.tsv \
         --data.eval=SST-2/dev.tsv --data.max_length=64 --epochs=2 --batch_size=64 --out=runs/universal-sst2
 
-gave 80.8 % of the 872 dev sentences from a teacher with 90.3 (seed 0 of the three epochs in configs/sst2.py), less than
-a bag of words (82.7), and took 5.98 of the 6 rounds in the mean (`bertjax predict` says for each text how many): at the
-price of 0.01 a round next to nothing halts early, and nothing is saved. At a price of 0.05, from a teacher with 90.1 and
-20,000 of the texts (--ponder=0.05 --data.rows=20000 --dtype=bfloat16, 7 minutes on one core), it has 81.4 and takes 5.91
-rounds; six rounds for all (universal:fixed, the same flags) have 82.0. Their times have not been compared.
+gave 80.8 % of the 872 dev sentences from a teacher with 90.3 (seed 0 of the three epochs in configs/sst2.py), less
+than a bag of words (82.7), and took 5.98 of the 6 rounds in the mean (`bertjax predict` says for each text how many):
+at the price of 0.01 a round next to nothing halts early, and nothing is saved. At a price of 0.05, from a teacher
+with 90.1 and 20,000 of the texts (--ponder=0.05 --data.rows=20000 --dtype=bfloat16, 7 minutes on one core), it has
+81.4 and takes 5.91 rounds; six rounds for all (universal:fixed, the same flags) have 82.0. Their times have not been
+compared.
+
 """
 
 from bertjax.distill.student import Student
