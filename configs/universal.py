@@ -15,7 +15,6 @@ at the price of 0.01 a round next to nothing halts early, and nothing is saved. 
 with 90.1 and 20,000 of the texts (--ponder=0.05 --data.rows=20000 --dtype=bfloat16, 7 minutes on one core), it has
 81.4 and takes 5.91 rounds; six rounds for all (universal:fixed, the same flags) have 82.0. Their times have not been
 compared.
-
 """
 
 from bertjax.distill.student import Student
