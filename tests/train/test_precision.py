@@ -137,7 +137,8 @@ def test_a_program_for_a_tpu_is_the_same_wherever_it_is_made():
         with made_for(kind):
             return sum(one.primitive.name == "optimization_barrier" for one in step_of(CONFIGS["bert"]))
 
-    assert (barriers("cpu"), barriers("tpu")) == (14, 0)
+    matrices = 2 * 6 + 2  # of two layers, the pooler and the classifier, each with a gradient
+    assert (barriers("cpu"), barriers("tpu")) == (matrices, 0)
 
 
 @pytest.mark.skipif(not has_amx(), reason="this processor has no instructions for bfloat16")
