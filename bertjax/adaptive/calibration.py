@@ -30,7 +30,7 @@ from bertjax.text.encode import Encoded
 from bertjax.xla import Forward
 
 STEPS = 40
-"""Thresholds that are tried."""
+"""Parts of the answers; between two of them lies a threshold that is tried."""
 
 
 class Tried(NamedTuple):
@@ -78,15 +78,23 @@ def calibrate(
 def candidates(
     config: BertConfig, rule: Rule, tolerance: float, exit_logits: Float[np.ndarray, "e n c"]
 ) -> Sequence[Leaving]:
-    """Rules from careful to bold: of patience every number, else quantiles of how sure the answers are."""
+    """Rules from careful to bold: of patience every number, else quantiles of how sure the answers are, each half-way
+    between what two of them say: an answer that is the threshold might fall on either side by rounding alone."""
     if rule == "patience":
         return [Leaving(rule, float(count), tolerance) for count in range(len(exit_logits) - 1, 0, -1)]
     policy_of(config, Leaving(rule, 0.0))  # says what is wrong with the rule, if anything is
-    sure = np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exit_logits)))
-    steps = np.linspace(0, 1, STEPS + 1)[1:]
-    quantiles = np.nanquantile(sure, steps if rule in LOW_IS_SURE else 1 - steps)
+    sign = 1 if rule in LOW_IS_SURE else -1
+    sure = sign * np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exit_logits)), np.float64)
+    sure = sure[np.isfinite(sure)]
+    said = np.unique(sure)
+    if len(said) < 2:
+        return []
+    # The least sure of those who leave. Where all leave, the model could as well end.
+    last = np.quantile(sure, np.linspace(0, 1, STEPS + 1)[1:-1], method="nearest")
+    place = np.minimum(np.searchsorted(said, last), len(said) - 2)
+    halves = sign * (said[place] + said[place + 1]) / 2
     # As many digits as float32 has: probabilities close to 1 differ in the last ones.
-    rounded = dict.fromkeys(float(f"{q:.7g}") for q in quantiles)
+    rounded = dict.fromkeys(float(f"{half:.7g}") for half in halves)
     return [Leaving(rule, threshold) for threshold in rounded]
 
 

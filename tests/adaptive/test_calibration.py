@@ -1,10 +1,12 @@
 """Thresholds on answers that are made up, where what is right can be counted."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bertjax.adaptive import calibrate
 from bertjax.adaptive.calibration import candidates
+from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.errors import UserError
 from bertjax.model import Exits
 from tests.model.tiny import TINY
@@ -34,6 +36,16 @@ def test_those_who_are_sure_leave_and_no_others(rule):
     assert kept.mean_depth == pytest.approx(depth, abs=0.1)
     assert kept.loss_ci95[1] <= 0.01
     assert found.tried[-1].loss_ci95[1] > 0.01, "the search ends at the first failure"
+
+
+@pytest.mark.parametrize(("rule", "confidence"), [*LOW_IS_SURE.items(), *HIGH_IS_SURE.items()])
+def test_no_example_is_at_a_threshold(rule, confidence):
+    rng = np.random.default_rng(0)
+    exits = np.repeat(rng.normal(0, 1, (2, 20, 2)), 3, axis=1).astype(np.float32)  # three examples say the same
+    said, tried = np.asarray(confidence(jnp.asarray(exits)), np.float64), candidates(CONFIG, rule, 0.0, exits)
+    assert len(tried) > 20
+    assert min(np.abs(said - leaving.threshold).min() for leaving in tried) > 1e-5
+    assert not candidates(CONFIG, rule, 0.0, np.full_like(exits, np.nan))
 
 
 def test_where_every_exit_loses_too_much_nobody_leaves():

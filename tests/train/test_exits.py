@@ -72,6 +72,7 @@ def test_a_calibrated_model_leaves_early_wherever_it_is_loaded(work: Path, strai
         f"--data.eval={work / 'eval.tsv'}",
         "--data.max_length=16",
         "--bound=1.0",
+        "--rule=margin",  # six steps teach next to nothing: to float32, every entropy is ln 2
         "--sample=40",
         f"--out={out}",
     )
@@ -87,8 +88,7 @@ def test_a_calibrated_model_leaves_early_wherever_it_is_loaded(work: Path, strai
     together = early.predict(texts)
     alone = early.predict(texts[:1])
     assert (alone.labels, alone.depths) == (together.labels[:1], together.depths and together.depths[:1])
-    # The threshold is what one of the texts said, so that text may go either way in a batch of another shape.
-    assert abs(sum(together.depths or ()) - 60 * last[0]["mean_depth"]) <= 1 + 1e-4
+    assert sum(together.depths or ()) == pytest.approx(60 * last[0]["mean_depth"])
     assert len(together.labels) == 60
 
 
