@@ -20,9 +20,11 @@ import transformers
 from scipy.special import expit, softmax
 
 import bertjax
+from bertjax import predict
 from bertjax.bundle import architecture_for, stored_config
 from bertjax.model.config import Halting, Recurrence
 from bertjax.params import flatten
+from bertjax.predict import forward
 from tests.model.reference import torch_logits, torch_model, written
 from tests.model.tiny import apply, tiny, tiny_batch
 from tests.tolerances import OTHER_FRAMEWORK
@@ -117,6 +119,20 @@ def test_predictions_are_those_of_transformers_in_the_order_of_the_texts(bundle,
     assert len(set(predictions.labels)) > 1
     assert predictions.truncated == 0
     assert predictions.depths is None
+
+
+@pytest.mark.parametrize(("on", "rows"), [("cpu", {2, 4}), ("tpu", {4, 8})])
+def test_a_cpu_computes_a_large_batch_in_parts(bundle, stock, monkeypatch, on, rows):
+    calls = []
+    monkeypatch.setattr(predict, "PIECES", 40)
+    monkeypatch.setattr(predict, "platform", lambda: on)
+    monkeypatch.setattr(predict, "forward", lambda *a: (calls.append(a[2].shape), forward(*a))[1])
+    texts = 2 * TEXTS[2:4] + 8 * TEXTS[:1]
+    given = [bundle.predict(part, batch_size=len(part)).probabilities for part in (texts[:4], texts[4:])]
+    assert {shape[0] for shape in calls} == rows
+    assert on != "cpu" or max(map(np.prod, calls)) <= 40
+    expected = softmax(reference_logits(stock, texts), axis=-1)
+    np.testing.assert_allclose(np.concatenate(given), expected, **OTHER_FRAMEWORK)
 
 
 def test_pairs_are_predicted_as_transformers_does(bundle, stock):

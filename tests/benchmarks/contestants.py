@@ -12,6 +12,7 @@ import numpy as np
 
 RATE = 2e-5
 VOCABULARY = 30522
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Task(NamedTuple):
@@ -50,10 +51,10 @@ def bertjax(task: Task, folder: str, dtype: str = "float32") -> tuple[Callable[[
         step, batch = fine_tuning_step(bundle), {**inputs, "weights": np.ones(task.batch, np.float32)}
         return lambda: step(batch), facts
 
-    from bertjax.predict import forward
+    from bertjax.predict import runner
 
-    arrays = [inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")]
-    return lambda: jax.device_get(forward(bundle.model, bundle.device_params, *arrays)), facts
+    run, arrays = runner(bundle.model, bundle.device_params), [inputs[name] for name in INPUTS]
+    return lambda: next(run([arrays])).logits, facts
 
 
 def bertjax_on_text(task: Task, folder: str, padded: bool) -> tuple[Callable[[], Any], dict[str, str]]:
