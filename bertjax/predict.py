@@ -26,8 +26,8 @@ from bertjax.text.tokenizer import Tokenizer
 from bertjax.xla import Forward, platform
 
 PIECES = 2048
-"""A CPU computes so many at once: of more, what one product gives has left its cache before the next reads it. That is a
-sixth of the time in bfloat16, and nothing in float32, which is slower to compute."""
+"""A CPU computes so many at once: of more, what one product gives has left its cache before the next reads it. In
+bfloat16 that is a sixth of the time, in float32, which takes longer to compute, nothing."""
 
 
 class Predictions(NamedTuple):
