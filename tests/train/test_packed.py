@@ -26,6 +26,7 @@ from tests.train.test_kinds import classification_of_pairs, qa, tokens
 from tests.train.tiny import metrics, write_model, write_table
 from train import distill, finetune
 from train.common import Data
+from train.optimiser import Optimiser
 
 LENGTHS = random_lengths(24, 20)
 ROW = 32
@@ -115,7 +116,8 @@ def test_a_packed_run_is_trained_and_distilled_to_the_end(kind, tmp_path: Path):
     model, fields = write_model(tmp_path / "model"), kind(tmp_path / "data")
     data = Data(**{**fields, "train": str(fields["train"]), "eval": str(fields["train"]), "max_length": 24})
     common: dict[str, Any] = {"data": data, "steps": 2, "batch_size": 8, "packed": True}
-    finetune.main(finetune.Config(model=str(model), out=str(tmp_path / "teacher"), **common))
+    sure = Optimiser(learning_rate=0.1)  # else all it says is nearly one half, and nobody is far from that
+    finetune.main(finetune.Config(model=str(model), out=str(tmp_path / "teacher"), optimiser=sure, **common))
     first = {}
     for store in (True, False):
         out = tmp_path / f"student-{store}"
@@ -125,7 +127,8 @@ def test_a_packed_run_is_trained_and_distilled_to_the_end(kind, tmp_path: Path):
         distill.main(distill.Config(model=teacher, student=student, losses=losses, store=store, out=str(out), **common))
         first[store] = next(line["loss/1_SoftTargets"] for line in metrics(out) if "loss" in line)
         assert bertjax.load(out / "bundle").config.num_hidden_layers == 1
-    assert first[True] == pytest.approx(first[False], rel=1e-4, abs=1e-7)
+    assert first[True] == pytest.approx(first[False], rel=1e-4)
+    assert first[True] > 1e-3
 
 
 def refusal(script: Any, tmp_path: Path, **fields: Any) -> str:
