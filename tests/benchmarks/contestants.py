@@ -12,7 +12,6 @@ import numpy as np
 
 RATE = 2e-5
 VOCABULARY = 30522
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Task(NamedTuple):
@@ -53,8 +52,9 @@ def bertjax(task: Task, folder: str, dtype: str = "float32") -> tuple[Callable[[
 
     from bertjax.predict import runner
 
-    run, arrays = runner(bundle.model, bundle.device_params), [inputs[name] for name in INPUTS]
-    return lambda: next(run([arrays])).logits, facts
+    run = runner(bundle.model, bundle.device_params)
+    batch = inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"]
+    return lambda: next(run([batch])).logits, facts
 
 
 def bertjax_on_text(task: Task, folder: str, padded: bool) -> tuple[Callable[[], Any], dict[str, str]]:
