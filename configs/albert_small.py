@@ -16,15 +16,22 @@ no order to tell.
 
 It is no better start for film reviews, and a worse one: fine-tuned on the demo (--data.max_length=64 --epochs=2
 --optimiser.learning_rate=3e-4), 65.2 % of 1,717 sentences against 71.5 % from random numbers of the same shape
-(difference -6.3, interval -8.7 to -4.0). Nor does it help enough to go on with the text of the task itself:
+(difference -6.3, interval -8.7 to -4.0).
 
-    bertjax pretrain --config=albert_small --model=runs/albert-small/bundle --vocab_size=None --data.train=demo \
-        --sentences=none --steps=1200 --batch_size=64 --optimiser.learning_rate=1e-3 --out=runs/albert-small-films
+Long training on the text of the task itself does better at what it is asked: twice as wide, 54 passes over the demo,
 
-(4 minutes, training loss 7.2 to 5.6) and then three epochs of fine-tuning: 70.8 and 71.5 % at 3e-4 and 1e-3, against
-73.5 and 73.2 % from random numbers. A bag of words gets 75.9 %: at this size and with ten thousand sentences single
-words decide, and masked text of a few hundred thousand pieces does not teach their sentiment. Much more text was not
-tried.
+    bertjax pretrain --config=albert_small --data.train=demo --data.eval=demo --sentences=none --masking.unit=pieces \
+        --packed --steps=7500 --optimiser.learning_rate=1e-3 --shape.embedding_size=128 --shape.hidden_size=256 \
+        --shape.intermediate_size=1024 --dtype=bfloat16 --out=runs/albert-films
+
+guesses 34.9 % of the hidden pieces of other films' reviews, at 4.20 nats, 2.18 below the entropy of their frequencies
+(an hour of one core beside other work). Fine-tuned (--batch_size=32, 3e-4) it has 74.0 % after three epochs and 74.7 %
+after eight with dropout of 0.2, against 73.3 and 72.8 % from random numbers: not beyond doubt. After one epoch it has
+69.4 %: its first position, which a classifier reads, was never asked for anything. A bag of words gets 75.9 %.
+
+Nor did a teacher help that saw the same sentences: 3,000 steps of words, HiddenStates and Relations of MiniLM, in the
+same shape with MiniLM's vocabulary (0.33 nats below the entropy), gave 72.0 % where random numbers gave 75.0. What ten
+thousand sentences say of themselves is not what decides here; much more text was not at hand.
 """
 
 from bertjax.text.masking import Masking
