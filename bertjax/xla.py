@@ -1,11 +1,11 @@
 """What XLA is told about the machine: who computes a forward pass's products on a CPU, chosen by what was measured, and
 which kind of machine a program is for.
 
-jaxlib 0.10 gives products to YNNPACK. Those of a forward pass are slower than Eigen's once they have a thousand rows (two
-cores with AVX-512: 350 against 380 GFLOP/s, and 175 against 250 beside other work), but are ahead for the few rows of a
-single sentence; in a training step the two are even. Bytes and bfloat16 only YNNPACK multiplies well, however many: without it they take ten and five
-times as long. The choice is an option of a compilation: the rest of the process is not concerned, and a backend that
-does not know the option is not given it.
+jaxlib 0.10 gives products to YNNPACK. Those of a forward pass are slower than Eigen's once they have a thousand rows
+(two cores with AVX-512: 350 against 380 GFLOP/s, and 175 against 250 beside other work), but are ahead for the few rows
+of a single sentence; in a training step the two are even. Bytes and bfloat16 only YNNPACK multiplies well, however
+many: without it they take ten and five times as long. The choice is an option of a compilation: the rest of the process
+is not concerned, and a backend that does not know the option is not given it.
 """
 
 from collections.abc import Callable, Iterator
