@@ -31,9 +31,9 @@ guesses 34.9 % of the hidden pieces of other films' reviews, at 4.20 nats, 2.18 
         --epochs=3 --batch_size=32 --optimiser.learning_rate=3e-4 --dtype=bfloat16 --out=runs/albert-tuned
 
 it has 74.0 %, against 73.3 % from random numbers of its shape; after eight epochs (--epochs=8, and in the bundle's
-config.json a dropout of 0.2, of 0.1 for attention) 74.7 against 72.8 %: not beyond doubt. After one epoch it has 69.4 %:
-its first position, which a classifier reads, was never asked for anything. A bag of words gets 75.9 %. What ten thousand
-sentences say of themselves is not what decides here; much more text was not at hand.
+config.json a dropout of 0.2, of 0.1 for attention) 74.7 against 72.8 %: not beyond doubt. After one epoch it has 69.4:
+its first position, which a classifier reads, was never asked for anything. A bag of words gets 75.9 %. What ten
+thousand sentences say of themselves is not what decides here; much more text was not at hand.
 """
 
 from bertjax.text.masking import Masking

@@ -34,7 +34,7 @@ once more, one sentence took 3 % longer where nobody leaves and 36 % less where 
 batches were the same.
 
 Other places, calibrated to the same promise: after the second layer (--after 1, 81.9) 44 % of the layers at 87.2, and
-32, 35 and 37 % of the time; after the second and the fourth (--after 1 3, 88.8; in float32, and measured another day)
+32, 35 and 37 % of the time; after the second and the fourth (--after 1 3, 88.8; in float32, measured earlier)
 52 % of the layers at 87.3, and 33, 34 and 39 % of the time, where who never leaves pays 3 to 6 %. The place was chosen
 when all of these were known, so the 872 sentences have chosen it too.
 """
