@@ -43,6 +43,7 @@ def prove(
     import bertjax
     from bertjax.measure import BAG_OF_WORDS, Entry, measure_bundles, write_card
     from bertjax.measure.onnx import origin_of
+    from bertjax.measure.processes import BUNDLE_RUNTIMES
     from bertjax.paths import absolute, at, local
     from bertjax.text.tokenizer import Tokenizer
 
@@ -55,6 +56,7 @@ def prove(
     entries: list[Any] = []
     splits: dict[str, Any] = {}
     gold: Any = None
+    runtime_of = {dtype: runtime for runtime, dtype in BUNDLE_RUNTIMES.items()}
     for model in models:
         split = evaluation_split(splits, data, task, Tokenizer.from_folder(local(model.folder)))
         record: Any = read_record(model.folder.parent) or {}
@@ -62,7 +64,7 @@ def prove(
             predictions, gold = predict_exported(model.folder, split)
         else:
             predictions, gold = predict_split(bertjax.load(model.folder, dtype=model.dtype), split)
-        runtime = "onnx" if model.exported else "jax" if model.dtype == "float32" else "jax-bfloat16"
+        runtime = "onnx" if model.exported else runtime_of[model.dtype]
         peak = record.get("training_step_bytes")
         entries.append(Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak))
     split = next(iter(splits.values()))

@@ -26,6 +26,7 @@ from bertjax.errors import UserError
 from bertjax.measure.edge import measure_edge
 from bertjax.measure.latency import Candidate, Timing, measure_latency
 from bertjax.measure.onnx import origin_of
+from bertjax.measure.processes import BUNDLE_RUNTIMES
 from bertjax.measure.report import HONEST, Comparison, Flip, PeakMemory, Percentiles, Report, Row
 from bertjax.measure.scores import score
 from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval, paired_p_value
@@ -39,7 +40,7 @@ FLIPS = 3  # texts shown of each kind: enough to see what sort of text it is
 class Entry:
     """A model to measure: its name, the folder as shipped, its predictions on the evaluation examples.
 
-    `runtime` is "jax" or "jax-bfloat16" for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of
+    `runtime` is one of `BUNDLE_RUNTIMES` for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of
     words. `training_step_bytes` is the peak memory of the step that trained it (`cost.peak_memory`); of models that
     were not trained here it is not known.
     """
@@ -126,11 +127,11 @@ def program(entry: Entry) -> str:
     decide."""
     from bertjax.bundle import stored_config
 
-    if entry.runtime != "jax":
+    if entry.runtime not in BUNDLE_RUNTIMES:
         return entry.name
     config = stored_config(entry.folder)
     leaves = (config.exits and config.exits.leaving) or (config.recurrence and config.recurrence.halting)
-    return entry.name if leaves else repr(config)
+    return entry.name if leaves else f"{entry.runtime}: {config!r}"
 
 
 def _scored(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str, Any]:
@@ -164,7 +165,7 @@ def costs(entry: Entry, length: int) -> dict[str, Any]:
     if entry.runtime == "sklearn":
         return {"parameters": load_bag_of_words(folder).parameters, "size_bytes": bag_of_words_bytes(folder)}
     exported = entry.runtime == "onnx"
-    dtype = "bfloat16" if entry.runtime == "jax-bfloat16" else "float32"
+    dtype = BUNDLE_RUNTIMES.get(entry.runtime, "float32")
     bundle = bertjax.load(origin(entry) if exported else entry.folder, dtype=dtype)
     cost = forward_cost(bundle.model, bundle.params, length)
     return {
@@ -221,7 +222,7 @@ def _flips(
         return ()
     gold, before = np.asarray(labels), np.asarray(by_name[baseline].predictions)
     flips = []
-    others = [name for name, entry in by_name.items() if entry.runtime == "jax" and name != baseline]
+    others = [name for name, entry in by_name.items() if entry.runtime in BUNDLE_RUNTIMES and name != baseline]
     for name in [name for name in others if name not in HONEST]:
         after = np.asarray(by_name[name].predictions)
         for right in (before, after):

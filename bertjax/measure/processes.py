@@ -13,6 +13,9 @@ from typing import Any
 
 from bertjax.errors import UserError
 
+BUNDLE_RUNTIMES = {"jax": "float32", "jax-bfloat16": "bfloat16"}
+"""The runtimes of a bundle, and the dtype of the products in each."""
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -23,11 +23,13 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from bertjax.allocator import keep_freed_memory
 from bertjax.errors import UserError
 from bertjax.measure.onnx import answer, longest_input, open_session
+from bertjax.measure.processes import BUNDLE_RUNTIMES
 from bertjax.measure.processor import processor_name, thread_count
 
 BATCH = 32
@@ -50,12 +52,11 @@ class Runtime(Protocol):
 
 
 class JaxRuntime:
-    """A bundle, its logits compiled for a few lengths, as `bundle.predict` does it."""
+    """A bundle, its logits compiled for a few lengths, as `bundle.predict` does it. Products are in `dtype`."""
 
-    name = "jax"
-    dtype = "float32"
-
-    def __init__(self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int):
+    def __init__(
+        self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, dtype: str = "float32"
+    ):
         import flax
         import jax
         import numpy as np
@@ -64,7 +65,8 @@ class JaxRuntime:
         from bertjax.predict import runner
         from bertjax.text.buckets import length_buckets
 
-        self.bundle = bertjax.load(path, dtype=self.dtype)
+        self.name = "jax" if dtype == "float32" else f"jax, {dtype}"
+        self.bundle = bertjax.load(path, dtype=dtype)
         self.run = runner(self.bundle.model, self.bundle.device_params)
         self.max_length = min(max_length, self.bundle.config.max_position_embeddings)
         lengths = np.array([len(ids) for ids in self._tokenize(texts, pairs).ids])
@@ -88,13 +90,6 @@ class JaxRuntime:
 
     def forward(self, inputs: Any) -> Any:
         return next(self.run([inputs])).logits
-
-
-class JaxBfloat16Runtime(JaxRuntime):
-    """The same, its products in bfloat16."""
-
-    name = "jax, bfloat16"
-    dtype = "bfloat16"
 
 
 class OnnxRuntime:
@@ -144,7 +139,11 @@ class SklearnRuntime:
         return self.model.predict(*inputs)
 
 
-RUNTIMES = {"jax": JaxRuntime, "jax-bfloat16": JaxBfloat16Runtime, "onnx": OnnxRuntime, "sklearn": SklearnRuntime}
+RUNTIMES: dict[str, Callable[..., Runtime]] = {
+    **{name: partial(JaxRuntime, dtype=dtype) for name, dtype in BUNDLE_RUNTIMES.items()},
+    "onnx": OnnxRuntime,
+    "sklearn": SklearnRuntime,
+}
 
 
 def padded(encodings: Any, length: int, pad_id: int, dtype: Any) -> tuple[Any, Any, Any]:

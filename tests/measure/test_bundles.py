@@ -21,6 +21,7 @@ from bertjax.measure import (
     read_report,
     write_card,
 )
+from bertjax.measure.bundles import program
 from bertjax.measure.cost import forward_cost
 from bertjax.measure.uncertainty import bootstrap_interval, mcnemar, paired_difference_interval
 from bertjax.measure.worker import JaxRuntime
@@ -112,6 +113,18 @@ def test_flips_are_texts_that_one_of_the_two_gets_right(report):
         shown = (flip.gold, flip.baseline_label, flip.row_label)
         sides = (LABELS, PREDICTIONS["teacher"], PREDICTIONS["student"])
         assert shown in [tuple(TASK.labels[side[i]] for side in sides) for i in rows]
+
+
+def test_a_bundle_in_bfloat16_is_a_bundle(folders):
+    """Its flipped texts are shown, and its program is one with that of the same shape in the same dtype alone."""
+    student = Entry("student", folders / "student", PREDICTIONS["student"], runtime="jax-bfloat16")
+    teacher = Entry("teacher", folders / "teacher", PREDICTIONS["teacher"])
+    where = {"task": TASK, "baseline": "teacher", "source": "tiny.tsv", "max_length": 8, "sample": 4}
+    report = measure_bundles([teacher, student], LABELS, TEXTS, **where)
+    assert report.row("student").runtime == "jax, bfloat16"
+    assert {flip.row for flip in report.flips} == {"student"}
+    again = dataclasses.replace(student, name="again", folder=folders / "alone")
+    assert program(student) == program(again) != program(dataclasses.replace(again, runtime="jax"))
 
 
 def test_report_is_written_and_read_back(report, folders):

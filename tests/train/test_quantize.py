@@ -87,7 +87,9 @@ def test_mixed_bits_are_learned_in_place(work: Path):
     rate = Optimiser(learning_rate=0.005)
     quantised(work, "mixed", weights=rules, activations="token", learn="weights", delay=0.5, steps=40, optimiser=rate)
     losses = [line["loss"] for line in metrics(work / "mixed") if "loss" in line]
-    assert losses[-1] < max(losses), losses  # it jumps where rounding sets in, half-way
+    rounded, *later = losses[1:]  # every tenth step: rounding sets in at the twentieth
+    assert losses[0] < 0.5 * rounded
+    assert max(later) < 0.8 * rounded
     leaves = flatten(bertjax.load(work / "mixed" / "bundle").params)
     levels = {p: len(np.unique(x.values)) for p, x in leaves.items() if isinstance(x, Quantized) and "layer_1" in p}
     assert len(levels) == 6
