@@ -87,13 +87,13 @@ def tpu_devices(name: str) -> Any:
 
 
 def compile_and_leave(
-    training: Any, step: Any, shapes: Any, shardings: Any, batch: dict[str, Any], constants: Any, mesh: Any
+    training: Any, step: Any, state: Any, batch: dict[str, Any], constants: Any, mesh: Any
 ) -> NoReturn:
     """Compiles the jitted step for what `fit` would give it, says what came of it and leaves the process: with 0 if it
     fits, with 3 if not.
 
     Args:
-      shapes: Of the state, and its `shardings`.
+      state: Described: shape, dtype and place of each of its arrays.
       batch: A batch as it comes from the text.
       constants: What every device holds besides.
     """
@@ -107,7 +107,6 @@ def compile_and_leave(
     def described(tree: Any, sharding: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings)
     inputs = state, described(batch, rows_on(mesh)), described(constants, NamedSharding(mesh, PartitionSpec()))
     held = {
         "parameters": bytes_of((state.params, state.extra)),

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -141,47 +142,28 @@ def fit(
 
     from bertjax.checkpoint import Checkpoints
 
-    from .compile_only import compile_and_leave, tpu_devices
+    from .compile_only import compile_and_leave
     from .log import Log
     from .run import update_record
-    from .sharding import gathered, put_batch, state_shardings
-    from .step import init_state, make_step
+    from .sharding import put_batch
 
-    if not all(np.issubdtype(leaf.dtype, np.floating) for leaf in jax.tree.leaves(params)):
-        raise UserError("the model holds integers, which cannot be trained; begin with the one in floating point.")
     total = training.total_steps(batches.steps_per_epoch)
-    optimiser = training.optimiser.build(total, {"params": params, "extra": extra}, phases)
-    schedule = training.optimiser.schedule(total, phases)
-    mesh = training.sharding.mesh(tpu_devices(training.compile_only) if training.compile_only else None)
-    if training.batch_size // training.micro_batches % mesh.size:
-        raise UserError(
-            f"--batch_size={training.batch_size} in {training.micro_batches} micro-batches does not divide over "
-            f"{mesh.size} devices; choose a multiple of {mesh.size * training.micro_batches}."
-        )
-    start = lambda p, e, s: init_state(p, e, s, optimiser)  # noqa: E731
     given = params, extra, state or {}
-    shapes = jax.eval_shape(start, *given)
-    shardings = state_shardings(shapes, mesh)
-    dropout_key = jax.random.fold_in(jax.random.key(training.seed), 1)
-    step_function = jax.jit(
-        make_step(gathered(objective, mesh), optimiser, dropout_key, training.micro_batches),
-        donate_argnums=0,
-        out_shardings=(shardings, None),
-    )
+    program = build_program(training, total, given, objective, phases)
+    mesh = program.mesh
     if training.compile_only:
-        compile_and_leave(training, step_function, shapes, shardings, prepare(batches.longest()), constants or {}, mesh)
+        compile_and_leave(training, program.step, program.state, prepare(batches.longest()), constants or {}, mesh)
     constants = jax.device_put(constants or {}, NamedSharding(mesh, PartitionSpec()))
     with Checkpoints(out / "checkpoints", keep=2, every=training.save_every) as checkpoints, StopSignal() as stop:
-        template = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, shardings)
-        restored = checkpoints.restore_latest(template)
+        restored = checkpoints.restore_latest(program.state)
         if restored is None:
-            step, state = 0, jax.jit(start, out_shardings=shardings)(*given)
+            step, state = 0, program.start(*given)
         else:
             step, state = restored.step, restored.state
             batches.set_state(restored.extra["data"])
         log = Log(out, label, total, step, quiet=not is_first())
         log.event("start" if restored is None else "restart", step, skipped=restored.skipped if restored else [])
-        steps = CompiledSteps(step_function, out, log, training.micro_batches)
+        steps = CompiledSteps(program.step, out, log, training.micro_batches)
         pace, profile = Pace(peak), Profile(training.profile, out / "profile")
         first, loss, metrics = step, None, None
         recent: deque[tuple[int, list[int]]] = deque(maxlen=2 * LOG_EVERY)
@@ -206,9 +188,9 @@ def fit(
                         checkpoints.save(
                             bad, state._replace(bad_step=-jnp.ones_like(state.bad_step)), {"data": position}, force=True
                         )
-                        raise not_finite(checkpoints.folder, bad, recent, float(schedule(bad)))
+                        raise not_finite(checkpoints.folder, bad, recent, float(program.rate(bad)))
                     loss = values["loss"]
-                    log.metrics(step, {**values, "learning_rate": float(schedule(step - 1)), **pace.rates()})
+                    log.metrics(step, {**values, "learning_rate": float(program.rate(step - 1)), **pace.rates()})
                 log.progress(step, int((batch["weights"] > 0).sum()), loss)
                 if saving:
                     log.keep()  # all that was told up to a checkpoint is there when it is
@@ -228,6 +210,59 @@ def fit(
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(trained, tiled=True)
     return jax.tree.map(np.asarray, trained)
+
+
+class Program(NamedTuple):
+    """What is computed, and where its state lives."""
+
+    start: Callable[[Any, Any, Any], Any]
+    """From params, extra and state of the objective to the first state; jitted."""
+    step: Any
+    """From state, batch and constants to the next state and its metrics; jitted, and it takes the state's memory."""
+    state: Any
+    """Shape, dtype and place of each of its arrays."""
+    rate: Callable[[int], Any]
+    """The learning rate of a step."""
+    mesh: Any
+
+
+def build_program(
+    training: Training, total: int, given: tuple[Any, Any, Any], objective: Callable, phases: Phases | None
+) -> Program:
+    """The program of a run of `total` steps that begins with params, extra and the objective's state.
+
+    Raises:
+      UserError: Parameters that cannot be trained; a batch that does not divide over the devices.
+    """
+    import jax
+    import numpy as np
+
+    from .compile_only import tpu_devices
+    from .sharding import gathered, state_shardings
+    from .step import init_state, make_step
+
+    params, extra, _ = given
+    if not all(np.issubdtype(leaf.dtype, np.floating) for leaf in jax.tree.leaves(params)):
+        raise UserError("the model holds integers, which cannot be trained; begin with the one in floating point.")
+    mesh = training.sharding.mesh(tpu_devices(training.compile_only) if training.compile_only else None)
+    if training.batch_size // training.micro_batches % mesh.size:
+        raise UserError(
+            f"--batch_size={training.batch_size} in {training.micro_batches} micro-batches does not divide over "
+            f"{mesh.size} devices; choose a multiple of {mesh.size * training.micro_batches}."
+        )
+    optimiser = training.optimiser.build(total, {"params": params, "extra": extra}, phases)
+    start = partial(init_state, optimiser=optimiser)
+    shapes = jax.eval_shape(start, *given)
+    shardings = state_shardings(shapes, mesh)
+    dropout_key = jax.random.fold_in(jax.random.key(training.seed), 1)
+    step = make_step(gathered(objective, mesh), optimiser, dropout_key, training.micro_batches)
+    return Program(
+        jax.jit(start, out_shardings=shardings),
+        jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings),
+        training.optimiser.schedule(total, phases),
+        mesh,
+    )
 
 
 class CompiledSteps:

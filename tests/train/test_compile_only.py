@@ -43,18 +43,18 @@ def described(tmp_path: Path) -> Path:
     return folder
 
 
-def abstract_state(config: BertConfig, mesh: Any) -> tuple[Any, Any]:
+def described_state(config: BertConfig, mesh: Any) -> Any:
     params = abstract_params(config)
     tx = Optimiser().build(100, {"params": params, "extra": {}})
     shapes = jax.eval_shape(lambda p: init_state(p, {}, {}, tx), params)
-    return shapes, state_shardings(shapes, mesh)
+    places = state_shardings(shapes, mesh)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
 
 
 @pytest.mark.parametrize("ways", [1, 8])
 def test_memory_is_that_of_parameters_and_two_moments_under_the_sharding(ways: int):
     config, mesh = BertConfig(**SHAPE), Sharding(8 // ways, ways).mesh()
-    shapes, places = abstract_state(config, mesh)
-    state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
+    state = described_state(config, mesh)
     sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
     expected = sum(4 * size // (ways if size >= 1024 else 1) for size in sizes)
     assert bytes_of(state.params) == expected
@@ -68,7 +68,7 @@ def test_a_state_that_cannot_fit_is_refused_before_anything_is_compiled(capsys: 
     huge = BertConfig(hidden_size=8192, intermediate_size=32768, num_attention_heads=64, num_hidden_layers=12)
     batch = {"input_ids": jax.ShapeDtypeStruct((4, 128), jnp.int32)}
     with pytest.raises(SystemExit) as left:
-        compile_and_leave(training, None, *abstract_state(huge, mesh), batch, {}, mesh)
+        compile_and_leave(training, None, described_state(huge, mesh), batch, {}, mesh)
     assert left.value.code == TOO_LARGE
     said = capsys.readouterr().out
     assert re.search(rf"  parameters +{4 * count(abstract_params(huge)) / 2**30:.3f} GiB", said)
@@ -79,7 +79,7 @@ def test_a_state_that_cannot_fit_is_refused_before_anything_is_compiled(capsys: 
 def test_a_program_that_the_compiler_refuses_does_not_fit(capsys: pytest.CaptureFixture):
     training = Config(compile_only="v5e:1x1", batch_size=4)
     mesh = training.sharding.mesh(tpu_devices("v5e:1x1"))
-    shapes, places = abstract_state(BertConfig(**SHAPE), mesh)
+    state = described_state(BertConfig(**SHAPE), mesh)
     large = jnp.ones((2**15, 2**15))
 
     def step(state, batch, constants):
@@ -90,7 +90,7 @@ def test_a_program_that_the_compiler_refuses_does_not_fit(capsys: pytest.Capture
 
     batch = {"input_ids": jax.ShapeDtypeStruct((4, 128), jnp.int32), "x": large}
     with pytest.raises(SystemExit) as left:
-        compile_and_leave(training, jax.jit(step), shapes, places, batch, {}, mesh)
+        compile_and_leave(training, jax.jit(step), state, batch, {}, mesh)
     assert left.value.code == TOO_LARGE
     said = capsys.readouterr().out
     assert re.search(r"does not fit: .*HBM.*\n  try --remat=True", said)
