@@ -35,7 +35,11 @@ paper has done this.
 is the whole chain with four layers, at a size that fits a laptop, on the demo. Of it the teacher was run, with a
 schedule for 1,200 steps that ended after 1,000, on two CPU cores that other jobs kept busy (11 minutes): held-out
 hidden pieces 5.52 nats (entropy of their own frequencies 6.37), 15.4 % guessed. So it knows little that a student could
-learn. The student's stages were not run for more than three steps, so what they bring is not known.
+learn, and what the student's stages bring is not known.
+
+A phase costs the layers that it needs: with a teacher of 20 steps (small_teacher --steps=20), the steps of small_layers
+took 30, 41, 51 and 64 ms in the first to the fourth phase (medians of differences between the times in metrics.jsonl,
+two quiet CPU cores), about 11 a layer on top of what all phases share. Nothing was compiled between phases.
 
 Not run at full size: tests check the number of parameters, and that the step of each stage can be traced.
 """
