@@ -35,8 +35,8 @@ against 88.0 on the held-out ones.
 
 The same training in PyTorch is no better and no worse: with seed 3, 89.4 there and 89.6 here, +0.1 [-1.1, 1.4], p = 1.
 
-    python -m tests.benchmarks.torch_finetune --seed=3 --out=runs/torch                 # and all flags as above
-    bertjax evaluate --model=runs/tuned/bundle --against runs/torch/bundle --data.eval=SST-2/dev.tsv
+    python -m tests.benchmarks.torch_finetune --seed=3 --out=runs/torch-3               # and all flags as above
+    bertjax evaluate --model=runs/tuned-3/bundle --against runs/torch-3/bundle --data.eval=SST-2/dev.tsv
 
 A quarter of the encoder's arithmetic, in six layers: a third of the heads and a fifth of the neurons stay (seed 0 of
 those runs is the teacher), then three packed epochs as above.
