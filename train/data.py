@@ -16,14 +16,14 @@ class Split(NamedTuple):
 
 
 def read_split(data: Data, source: str, task: Any, tokenizer: Any, split: str, labelled: bool = True) -> Split:
-    """Reads and encodes one source; says how many texts were cut."""
+    """Reads and encodes one source, of a training split `data.rows` examples; says how many texts were cut."""
     from bertjax.text.encode import encode_examples
+    from bertjax.text.examples import chosen_by_text
     from bertjax.text.sources import load_examples
 
+    examples = load_examples(source, task, split, labelled=labelled)
     if split == "train":
-        examples = training_examples(data, task, labelled)
-    else:
-        examples = load_examples(source, task, split, labelled=labelled)
+        examples = chosen_by_text(examples, data.rows)
     encoded = encode_examples(examples, task, tokenizer, data.max_length)
     if encoded.truncated:
         note(f"{source}: cut {encoded.truncated} of {len(examples)} texts to {data.max_length} tokens")
