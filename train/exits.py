@@ -26,7 +26,8 @@ class EarlyExit(Training):
     name: str = "exits"
     """What the result is called in the report."""
     after: tuple[int, ...] = ()
-    """Layers with an exit, counted from 0; none given means all but the last."""
+    """Layers with an exit, counted from 0; none given means all but the last. -1 is the embeddings, of which an exit
+    can read the mean alone: a bag of words in front of the model."""
     head: Literal["own_pooler", "shared_pooler", "shared"] = "own_pooler"
     """A pooler and a classifier for each exit (DeeBERT), a classifier each behind the model's pooler (PABEE), or the
     model's own head everywhere."""
@@ -44,6 +45,11 @@ class EarlyExit(Training):
             raise UserError(
                 f"--head=shared has no parameters besides the model's, which --method={self.method} freezes; "
                 "use --method=joint or alternating."
+            )
+        if -1 in self.after and self.method == "joint":
+            raise UserError(
+                "--method=joint weighs an exit by its depth, and that of the embeddings (--after=-1) is 0: it would "
+                "learn nothing; use another --method."
             )
         if self.preset == "official" and self.method != "two_stage":
             raise UserError(f"--preset=official says how two_stage differs; --method={self.method} has one form.")
@@ -179,7 +185,9 @@ def scores_at_exits(bundle: Any, split: Any) -> dict[str, float]:
     task, gold = split.encoded.task, split.encoded.labels
     exit_logits, logits = answers_at_exits(bundle.model, bundle.device_params, split.encoded)
     found = {
-        f"{task.metric} after layer {number}": score(task.metric, answers(bundle.config, one), gold)
+        f"{task.metric} after {'the embeddings' if number < 0 else f'layer {number}'}": score(
+            task.metric, answers(bundle.config, one), gold
+        )
         for number, one in zip(bundle.config.exits.after, exit_logits, strict=True)
     }
     return found | {task.metric: score(task.metric, answers(bundle.config, logits), gold)}

@@ -20,7 +20,7 @@ def add_exits(config: BertConfig, params: Tree, exits: Exits, seed: int) -> tupl
     if exits.after[-1] >= config.depth - 1:
         raise UserError(
             f"exits after {exits.after}: the model's last layer is {config.depth - 1}, where everybody leaves anyway; "
-            f"expected steps from 0 to {config.depth - 2}."
+            f"expected steps from 0 to {config.depth - 2}, or -1, the embeddings."
         )
     new = config.replace(exits=exits)
     fresh = [path for path in flatten(abstract_params(new)) if path.startswith("exits/")]

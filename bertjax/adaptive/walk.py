@@ -1,9 +1,10 @@
 """A model as a walk: segments in a row, behind each of which an example may leave.
 
 What travels is a tree whose leaves all have a row per example, so that who goes on can be gathered into a smaller one.
-With exits, a segment is itself a small model: the layers up to the next exit, under names of its own, and its head. Two
-segments of the same shape are then the same program with other parameters, compiled once. With halting, the segment is
-the recurrent block, every round of it the same program, and an example leaves when all its positions have halted.
+With exits, a segment is itself a small model: the layers up to the next exit, under names of its own, and its head; no
+layers, where the exit stands on the embeddings. Two segments of the same shape are then the same program with other
+parameters, compiled once. With halting, the segment is the recurrent block, every round of it the same program, and an
+example leaves when all its positions have halted.
 """
 
 import dataclasses
@@ -65,11 +66,12 @@ class Layers:
 
 def layers_and_head(module: BertModel, rows: Rows, last: bool) -> tuple[Any, Any, Array | None]:
     hidden: Any = rows.hidden
-    outputs = module.layers(hidden, key_mask(rows.mask, kernel=module.config.attention))
-    after = outputs[-1]
+    outputs, first = module.layers(hidden, key_mask(rows.mask, kernel=module.config.attention)), None
+    if outputs:  # an exit may stand on the embeddings
+        hidden, first = outputs[-1].hidden, outputs[-1].first
     if last:
-        return after.hidden, rows.memory, module.finish(after.hidden, first=after.first)[0]
-    return after.hidden, rows.memory, module.exit(module.config.depth - 1, after.hidden, rows.mask)
+        return hidden, rows.memory, module.finish(hidden, first=first)[0]
+    return hidden, rows.memory, module.exit(module.config.depth - 1, hidden, rows.mask)
 
 
 @dataclass(frozen=True)

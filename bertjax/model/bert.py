@@ -197,8 +197,9 @@ class BertModel(nn.Module):
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
         logits, pooled = self.finish(last, cls_positions, first, masked_positions)
         after = self.config.exits.after if self.config.exits else ()
-        exit_logits = tuple(self.exit(i, outputs[i].hidden, real, cls_positions, outputs[i].first) for i in after)
         states = (hidden, *(o.hidden for o in outputs))
+        firsts = (None, *(o.first for o in outputs))
+        exit_logits = tuple(self.exit(i, states[i + 1], real, cls_positions, firsts[i + 1]) for i in after)
         queries, keys, values = (tuple(getattr(o, n) for o in outputs) for n in ("queries", "keys", "values"))
         heads = logits, self.sentence_head(pooled), pooled
         return ModelOutput(*heads, states, queries, keys, values, trace, exit_logits)

@@ -86,7 +86,7 @@ class Exits:
     """Heads after some depth steps, beside the model's own after the last."""
 
     after: tuple[int, ...]
-    """Depth steps, counted from 0."""
+    """Depth steps, counted from 0; -1 is the embeddings, before the first of them."""
     head: Literal["own_pooler", "shared_pooler", "shared"] = "own_pooler"
     """A pooler and a classifier for each exit (DeeBERT, Xin et al. 2020), a classifier each behind the model's pooler
     (PABEE, Zhou et al. 2020), or the model's own head at every exit, which suits layers that share parameters."""
@@ -97,7 +97,12 @@ class Exits:
     layers of a model that was pre-trained with mean pooling the first row knows next to nothing of the text."""
 
     def __post_init__(self) -> None:
-        if not self.after or list(self.after) != sorted(set(self.after)) or self.after[0] < 0:
-            raise UserError(f"exits after {self.after}: expected depth steps from 0 in rising order, at least one.")
+        if not self.after or list(self.after) != sorted(set(self.after)) or self.after[0] < -1:
+            raise UserError(
+                f"exits after {self.after}: expected depth steps from 0 in rising order, at least one; "
+                "-1 is the embeddings."
+            )
+        if self.after[0] == -1 and self.reads == "first":
+            raise UserError("an exit after -1, the embeddings, has to read the mean: the first row is the same always.")
         if self.reads == "mean" and self.head != "own_pooler":
             raise UserError(f"the model's pooler reads the first row, so head={self.head!r} cannot read the mean.")

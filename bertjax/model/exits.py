@@ -1,8 +1,9 @@
 """Heads after inner layers, at which an example may leave (DeeBERT, Xin et al. 2020; PABEE, Zhou et al. 2020).
 
-An exit reads the first row of its layer and gives logits of the model's labels. What it costs is a pooler (d^2
-parameters, used on one row) and a classifier, little beside a layer; what it gains depends on who leaves, which is
-decided elsewhere (`bertjax.adaptive`). The last layer has no exit but the model's own head.
+An exit reads the first row of its layer, or the mean of all, and gives logits of the model's labels. What it costs is a
+pooler (d^2 parameters, used on one row) and a classifier, little beside a layer; what it gains depends on who leaves,
+which is decided elsewhere (`bertjax.adaptive`). On the embeddings it is a bag of words in front of the model: who
+leaves there costs no layer at all. The last layer has no exit but the model's own head.
 """
 
 import flax.linen as nn
@@ -33,7 +34,7 @@ class ExitHead(nn.Module):
 
 
 class ExitHeads(nn.Module):
-    """`exit_i` is the head after depth step i."""
+    """`exit_i` is the head after depth step i, `exit_-1` that on the embeddings."""
 
     config: BertConfig
     product: Product = plain_product

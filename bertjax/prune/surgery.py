@@ -60,7 +60,8 @@ def with_exits(config: BertConfig, new: BertConfig, params: Tree, kept: Sequence
     """The exits that stay, at their new places."""
     if config.exits is None:
         return new, params
-    moved = {old: place for place, old in enumerate(kept[:-1]) if old in config.exits.after}
+    # The embeddings stay where they are.
+    moved = {old: place for place, old in enumerate((-1, *kept[:-1]), -1) if old in config.exits.after}
     params = dict(params)
     heads = params.pop("exits", {})
     if not moved:

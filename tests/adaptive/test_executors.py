@@ -31,6 +31,8 @@ CASES = [
     (EVERY, {}, "patience"),
     (Exits((1, 3), "shared_pooler"), {}, "entropy"),
     (Exits((0, 1), reads="mean"), {}, "margin"),
+    (Exits((-1,), reads="mean"), {}, "entropy"),
+    (Exits((-1, 0, 3), reads="mean"), DISTIL, "patience"),
     (Exits((0, 1, 2, 3), "shared"), ALBERT, "patience"),
     (Exits((0, 3)), DISTIL, "margin"),
     (Exits((0, 2)), UNEQUAL, "entropy"),

@@ -43,10 +43,11 @@ def test_an_exit_is_a_pooler_and_a_classifier_on_the_first_row_of_its_layer():
         np.testing.assert_allclose(logits, expected, **SAME_MATHS)
 
 
-def test_an_exit_may_read_the_mean_of_the_real_pieces():
-    model, params = tiny(num_hidden_layers=2, exits=Exits((0,), reads="mean"))
+@pytest.mark.parametrize("number", [-1, 0])
+def test_an_exit_may_read_the_mean_of_the_real_pieces(number):
+    model, params = tiny(num_hidden_layers=2, exits=Exits((number,), reads="mean"))
     out, real = apply(model, params, tiny_batch()), tiny_batch()["attention_mask"]
-    head, hidden = params["exits"]["exit_0"], np.asarray(out.hidden_states[1])
+    head, hidden = params["exits"][f"exit_{number}"], np.asarray(out.hidden_states[number + 1])
     mean = (hidden * real[..., None]).sum(1) / real.sum(1)[:, None]
     pooled = np.tanh(mean @ head["pooler"]["kernel"] + head["pooler"]["bias"])
     expected = pooled @ head["classifier"]["kernel"] + head["classifier"]["bias"]
@@ -100,12 +101,15 @@ def test_the_named_class_insists_on_exits():
         (lambda: Exits(()), "at least one"),
         (lambda: Exits((1, 0)), "rising order"),
         (lambda: Exits((0,), "shared", reads="mean"), "cannot read the mean"),
+        (lambda: Exits((-2, 0), reads="mean"), "from 0 in rising order"),
+        (lambda: Exits((-1, 0)), "has to read the mean"),
         (lambda: TINY.replace(exits=Exits((5,))), "the last depth step is 1"),
         (lambda: BertConfig(exits=Exits((0,))), "no label that could be had early"),
         (lambda: add_exits(*tiny_pair(), Exits((1,)), 0), "expected steps from 0 to 0"),
         (lambda: add_exits(TINY.replace(exits=Exits((0,))), {}, Exits((0,)), 0), "take them out first"),
         (lambda: EarlyExit(head="shared"), "use --method=joint"),
         (lambda: EarlyExit(method="joint", preset="official"), "two_stage differs"),
+        (lambda: EarlyExit(method="joint", after=(-1, 0), reads="mean"), "it would learn nothing"),
     ],
 )
 def test_exits_that_make_no_sense_are_said(wrong, said):

@@ -128,6 +128,15 @@ def test_exits_move_with_their_layers(head: Any):
     assert "exits" not in cut
 
 
+def test_an_exit_on_the_embeddings_stays_there():
+    model, params = tiny(num_hidden_layers=3, exits=Exits(after=(-1, 1), reads="mean"))
+    config, cut = keep_layers(model.config, params, [1, 2])
+    assert config.exits is not None
+    assert config.exits.after == (-1, 0)
+    jax.tree.map(np.testing.assert_array_equal, cut["exits"]["exit_-1"], params["exits"]["exit_-1"])
+    jax.tree.map(np.testing.assert_array_equal, cut["exits"]["exit_0"], params["exits"]["exit_1"])
+
+
 def zeroed(params: Tree, *patterns: tuple[str, Any]) -> Tree:
     flat = {path: np.array(leaf) for path, leaf in flatten(params).items()}
     for path, where in patterns:
