@@ -6,6 +6,7 @@ work to do that is what is left, and a share of it says how well the step uses t
 """
 
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 from bertjax.chips import CHIPS
@@ -43,11 +44,12 @@ SIZE, TRIES = 1536, 5
 
 
 def measured_peak(dtype: Any) -> float:
-    """The best rate of a square product."""
+    """The best rate of a square product, summed in float32: XLA multiplies bfloat16 on a CPU as such only then
+    (`bertjax.model.products.in_halves`)."""
     import jax
     import jax.numpy as jnp
 
-    matrix, product = jnp.ones((SIZE, SIZE), dtype), jax.jit(jnp.matmul)
+    matrix, product = jnp.ones((SIZE, SIZE), dtype), jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
     seconds = []
     for _ in range(TRIES + 1):  # the first one compiles, and is the slowest
         began = time.perf_counter()
