@@ -69,20 +69,21 @@ def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Itera
     exits = config.exits and config.exits.leaving
     halts = config.recurrence and config.recurrence.halting and model.reads_first
     if not (exits or halts):
-        return lambda batches: (Answered(batch_in_parts(model, params, *batch), None) for batch in batches)
+        run = forward.bound(model, params)
+        return lambda batches: (Answered(batch_in_parts(run, *batch), None) for batch in batches)
     from bertjax.adaptive import Walker, walk_of
 
     walk = Walker(walk_of(config), params)
     return lambda batches: (Answered(*left) for left in walk(list(batches)))
 
 
-def batch_in_parts(model: BertModel, params: Tree, *batch: Int[np.ndarray, "b l"]) -> np.ndarray:
+def batch_in_parts(run: Callable[..., Array], *batch: Int[np.ndarray, "b l"]) -> np.ndarray:
     """The logits of a batch, on a CPU in equal parts of at most `PIECES` where its rows can be dealt out so."""
     rows, length = batch[0].shape
     needed = -(-rows * length // PIECES) if platform() == "cpu" else 1
     parts = next((n for n in range(needed, 2 * needed) if rows % n == 0), 1)
     cut = zip(*(np.split(array, parts) for array in batch), strict=True)
-    return np.concatenate([np.asarray(logits) for logits in [forward(model, params, *part) for part in cut]])
+    return np.concatenate([np.asarray(logits) for logits in [run(*part) for part in cut]])
 
 
 def kind_of(config: BertConfig) -> Kind:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -126,7 +127,11 @@ def test_a_cpu_computes_a_large_batch_in_parts(bundle, stock, monkeypatch, on, r
     calls = []
     monkeypatch.setattr(predict, "PIECES", 40)
     monkeypatch.setattr(predict, "platform", lambda: on)
-    monkeypatch.setattr(predict, "forward", lambda *a: (calls.append(a[2].shape), forward(*a))[1])
+
+    def bound(*bundle):
+        return lambda *batch: (calls.append(batch[0].shape), forward(*bundle, *batch))[1]
+
+    monkeypatch.setattr(predict, "forward", SimpleNamespace(bound=bound))
     texts = 2 * TEXTS[2:4] + 8 * TEXTS[:1]
     given = [bundle.predict(part, batch_size=len(part)).probabilities for part in (texts[:4], texts[4:])]
     assert {shape[0] for shape in calls} == rows

@@ -1,5 +1,6 @@
 """Claims about the options that programs are compiled with."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from bertjax.predict import forward
 from bertjax.quantize import Quantization, quantise_weights
 from bertjax.quantize.activations import find_ranges
 from bertjax.xla import MANY_ROWS, Forward, knows_option
-from tests import tolerances
+from tests.tolerances import SAME_MATHS
 
 
 def product(model: float, params: jax.Array, ids: jax.Array, power: int) -> jax.Array:
@@ -23,10 +24,28 @@ def test_a_forward_pass_computes_the_same_whoever_computes_products(rows: int):
     ids, params = jax.random.normal(jax.random.key(0), (rows, 64)), jax.random.normal(jax.random.key(1), (64, 32))
     forward = Forward(product, static=("power",))
     assert_close = np.testing.assert_allclose
-    assert_close(forward(0.5, params, ids, 2), product(0.5, params, ids, 2), **tolerances.SAME_MATHS)
+    assert_close(forward(0.5, params, ids, 2), product(0.5, params, ids, 2), **SAME_MATHS)
     assert knows_option()
+    assert_close(Forward(partial(product, power=2)).bound(0.5, params)(ids), product(0.5, params, ids, 2), **SAME_MATHS)
     few = rows * 64 < MANY_ROWS
     assert ("__ynn_fusion" in forward.lower(0.5, params, ids, 2).compile().as_text()) == few
+
+
+def test_a_bound_pass_is_compiled_once_for_all_who_bind_the_same_model():
+    traced = []
+
+    def scaled(model: float, params: dict[str, jax.Array], ids: jax.Array) -> jax.Array:
+        traced.append(model)
+        return model * ids @ params["w"]
+
+    forward, ids = Forward(scaled), np.ones((2, 3), np.float32)
+    for weight in (1.0, 2.0):
+        run = forward.bound(2.0, {"w": np.full((3, 1), weight, np.float32)})
+        for _ in range(2):
+            np.testing.assert_array_equal(run(ids), np.full((2, 1), 6 * weight))
+    assert traced == [2.0]
+    forward.bound(3.0, {"w": np.ones((3, 1), np.float32)})(ids)
+    assert traced == [2.0, 3.0]
 
 
 def test_bytes_are_multiplied_by_who_can_however_many_there_are():

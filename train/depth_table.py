@@ -117,14 +117,14 @@ def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_
     alone = [batch(rows[i : i + 1]) for i in range(len(rows))]
     full = [batch(rows[i : i + 32]) for i in range(0, len(rows) - 31, 32)]
     config, params = remove_exits(early.config, early.device_params)
-    plain = build(config)
+    plain = forward.bound(build(config), params)
     never = Leaving("patience", float(early.config.depth), 1.0) if len(config.labels) == 1 else Leaving("entropy", 0.0)
 
     def walker(leaving: Any) -> Any:
         return Walker(walk_of(early.config, policy_of(early.config, leaving)), early.device_params)
 
     ways = {
-        LAST: lambda batches: [np.asarray(forward(plain, params, *batch)) for batch in batches],
+        LAST: lambda batches: [np.asarray(plain(*batch)) for batch in batches],
         CLOSED: walker(never),
     }
     ways |= {name: walker(leaving) for name, leaving in leavings.items()}

@@ -223,9 +223,9 @@ class Walker:
 
     def __init__(self, walk: Walk, params: Tree):
         self.walk, self.params = walk, jax.device_put(params)
-        self.segmented = Segmented(walk, self.params)
+        self.segmented, self._looped = Segmented(walk, self.params), _looped.bound(walk, self.params)
 
     def __call__(self, batches: Sequence[Inputs]) -> list[Left]:
         if [len(ids) for ids, _, _ in batches] == [1]:
-            return [looped(self.walk, self.params, *batches[0])]
+            return [Left(*map(np.asarray, self._looped(*batches[0], self.walk.start(1))))]
         return self.segmented(batches)
