@@ -157,8 +157,9 @@ class Segmented:
     """
 
     def __init__(self, walk: Walk, params: Tree, sizes: Sequence[int] = SIZES):
-        self.walk, self.params, self.sizes = walk, jax.device_put(params), tuple(sorted(sizes))
-        self.own = walk.params_of(self.params)
+        self.walk, self.sizes, params = walk, tuple(sorted(sizes)), jax.device_put(params)
+        self.begin = _begin.bound(walk, params)
+        self.segments = [_advance.bound(*pair) for pair in zip(walk.segments, walk.params_of(params), strict=True)]
         self.numbers = [jnp.asarray(number) for number in range(len(walk.segments))]
 
     def __call__(self, batches: Sequence[Inputs]) -> list[Left]:
@@ -180,7 +181,7 @@ class Segmented:
         for start in range(0, len(who), most):
             part = who[start : start + most]
             filled = start + np.resize(np.arange(len(part)), self._size_for(len(part)))
-            rows = _begin(self.walk, self.params, *(array[filled] for array in arrays), self.walk.start(len(filled)))
+            rows = self.begin(*(array[filled] for array in arrays), self.walk.start(len(filled)))
             self._advance(0, rows, part, queues, left)
             for number, queue in enumerate(queues):
                 if len(queue.who) >= most:
@@ -191,8 +192,7 @@ class Segmented:
 
     def _advance(self, number: int, rows: Rows, who: Int[np.ndarray, "n"], queues: Sequence[Queue], left: Left) -> None:
         """One segment for one batch: who leaves is written down, who goes on waits for the next."""
-        segment, own = self.walk.segments[number], self.own[number]
-        after = _advance(segment, own, rows.mask, self.numbers[number], rows.hidden, rows.memory)
+        after = self.segments[number](rows.mask, self.numbers[number], rows.hidden, rows.memory)
         leave = np.asarray(after.leave)[: len(who)]
         if leave.any():
             left.logits[who[leave]] = np.asarray(after.logits)[: len(who)][leave]
@@ -209,9 +209,9 @@ class Segmented:
         for length in lengths:
             for size in self.sizes:
                 row, first = np.ones((size, length), np.int32), np.array([True, False])
-                rows = _begin(self.walk, self.params, row, row, row * 0, self.walk.start(size))
-                for segment, own, number in zip(self.walk.segments, self.own, self.numbers, strict=True):
-                    _advance(segment, own, rows.mask, number, rows.hidden, rows.memory)
+                rows = self.begin(row, row, row * 0, self.walk.start(size))
+                for segment, number in zip(self.segments, self.numbers, strict=True):
+                    segment(rows.mask, number, rows.hidden, rows.memory)
                 queue = Queue(self.sizes[-1])
                 queue.join(rows, first, np.arange(1))
                 queue.join(rows, first, np.arange(1))
@@ -222,10 +222,10 @@ class Walker:
     """The executor that pays: the loop for one example, segments for several; called like `Segmented`."""
 
     def __init__(self, walk: Walk, params: Tree):
-        self.walk, self.params = walk, jax.device_put(params)
-        self.segmented, self._looped = Segmented(walk, self.params), _looped.bound(walk, self.params)
+        params = jax.device_put(params)
+        self.walk, self.segmented, self.looped = walk, Segmented(walk, params), _looped.bound(walk, params)
 
     def __call__(self, batches: Sequence[Inputs]) -> list[Left]:
         if [len(ids) for ids, _, _ in batches] == [1]:
-            return [Left(*map(np.asarray, self._looped(*batches[0], self.walk.start(1))))]
+            return [Left(*map(np.asarray, self.looped(*batches[0], self.walk.start(1))))]
         return self.segmented(batches)

@@ -3,6 +3,7 @@ and looked at afterwards, whatever else is in the batch."""
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax.adaptive import Left, Segmented, Walker, add_exits, executors, full, looped, policy_of, walk_of
+from bertjax.adaptive import Left, Segmented, Walker, add_exits, full, looped, policy_of, walk_of
 from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.adaptive.policies import first_exit
 from bertjax.errors import UserError
@@ -130,14 +131,15 @@ def test_survivors_of_several_batches_go_on_together(monkeypatch):
     remainder."""
     model, params = with_exits()
     batches = [tiny_batch(LENGTHS[n % 5 : n % 5 + 3], columns=7 + 2 * (n % 2), seed=n) for n in range(13)]
-    walk, run, sizes = walk_of(model.config, Whim()), executors._advance, Counter()
+    walk, sizes = walk_of(model.config, Whim()), Counter()
+    segmented = Segmented(walk, params, sizes=(1, 2, 4))
 
-    def counted(segment, own, mask, number, *others):
+    def counted(run, mask, number, *others):
         sizes[int(number), mask.shape] += 1
-        return run(segment, own, mask, number, *others)
+        return run(mask, number, *others)
 
-    monkeypatch.setattr(executors, "_advance", counted)
-    found = Segmented(walk, params, sizes=(1, 2, 4))([inputs(batch) for batch in batches])
+    monkeypatch.setattr(segmented, "segments", [partial(counted, run) for run in segmented.segments])
+    found = segmented([inputs(batch) for batch in batches])
     expected = Counter()
     for length in (7, 9):
         those = [n for n in range(13) if batches[n]["input_ids"].shape[1] == length]
