@@ -103,6 +103,8 @@ class Exits:
                 "-1 is the embeddings."
             )
         if self.after[0] == -1 and self.reads == "first":
-            raise UserError("an exit after -1, the embeddings, has to read the mean: the first row is the same always.")
+            raise UserError(
+                "an exit after -1, the embeddings, has to read the mean (reads='mean'): their first row is ever the same."
+            )
         if self.reads == "mean" and self.head != "own_pooler":
             raise UserError(f"the model's pooler reads the first row, so head={self.head!r} cannot read the mean.")
