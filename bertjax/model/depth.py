@@ -104,7 +104,7 @@ class Exits:
             )
         if self.after[0] == -1 and self.reads == "first":
             raise UserError(
-                "an exit after -1, the embeddings, has to read the mean (reads='mean'): their first row is ever the same."
+                "an exit after -1, the embeddings, has to read the mean (reads='mean'): their first row never changes."
             )
         if self.reads == "mean" and self.head != "own_pooler":
             raise UserError(f"the model's pooler reads the first row, so head={self.head!r} cannot read the mean.")
