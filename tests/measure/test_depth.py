@@ -8,7 +8,7 @@ from bertjax.measure.depth import time_ways
 def test_ways_take_turns_one_right_after_the_other():
     ran: list[tuple[str, int]] = []
     one, other = (np.ones((rows, 4), np.int32) for rows in (1, 3))
-    alone, both = [(one,) * 3], [(one,) * 3, (other,) * 3]
+    alone, both = [(one, one, one)], [(one, one, one), (other, other, other)]
 
     def way(name):
         return lambda batches: ran.append((name, sum(len(ids) for ids, _, _ in batches)))
