@@ -32,8 +32,8 @@ scores 80.7 on the held-out text. Entropy, ms per text, time saved against the p
 Time saved is the median of what five rounds say, milliseconds are medians by themselves. The calibrated threshold loses
 0.6 points here (-0.5 to 1.7). Of the layers that it saves, 84 % is time saved on one sentence, 79 % in a batch of 32 by
 itself, and 85 % where several batches come at once, as in `bundle.predict`, and survivors go on together. What is
-missing is mostly that short texts are the easy ones. In two measurements before, one sentence saved 37 and 39 % and paid
-1 and 4 % where nobody leaves; several batches saved 38 and 40 %.
+missing is mostly that short texts are the easy ones. In two measurements before, one sentence saved 37 and 39 %
+and paid 1 and 4 % where nobody leaves; several batches saved 38 and 40 %.
 
 After the first layer instead (--after 0 --epochs=2) the exit alone scores 81.2 on the dev set, and calibration saves as
 many layers, 46 %, at 88.1; but who leaves there has paid for one. The places were compared with the 872 sentences
