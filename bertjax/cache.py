@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.processor import thread_count
 
 
 def cache_dir() -> Path:
     """The cache folder: `$BERTJAX_CACHE` if set, else `~/.cache/bertjax`. It is not created here."""
     chosen = os.environ.get("BERTJAX_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "bertjax"
+
+
+def compiled_dir() -> Path:
+    """Where this process's compiled programs are kept: a folder for each number of processors, since XLA divides a
+    program among those it sees while it compiles, and JAX's key for what it keeps does not say how many they were.
+
+    A batch of 32 through a program made for one processor takes 5 to 13 % longer on two.
+    """
+    return cache_dir() / "compiled" / f"{thread_count()}-processors"
 
 
 def made_once(kind: str, identity: Any, make: Callable[[Path], None]) -> Path:

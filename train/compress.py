@@ -137,7 +137,7 @@ def conclude(config: Config, models: list[Model], out: Path, log: Any) -> None:
 
 def prepare(stages: list[Stage], chooses: bool) -> None:
     """What has to be known before hours of work: missing packages, and what this processor cannot do."""
-    from bertjax.measure.processor import integer_products, processor_features
+    from bertjax.processor import integer_products, processor_features
 
     from .export import require_packages
     from .log import note

@@ -32,11 +32,11 @@ def claim(out: Path, config: Any) -> bool:
     """`begin`, in one process."""
     import jax
 
-    from bertjax.cache import cache_dir
+    from bertjax.cache import compiled_dir
 
     # Compiled programs are kept between runs: a resumed or repeated run starts in seconds.
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(compiled_dir()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     asked = {name: value for name, value in to_dict(config).items() if name != "out"}
     record = read_record(out)

@@ -19,10 +19,10 @@ from bertjax.export.onnx import onnx_model
 from bertjax.export.stablehlo import program_and_weights
 from bertjax.export.twin import stock_twin
 from bertjax.measure.onnx import answer, open_session
-from bertjax.measure.processor import thread_count
 from bertjax.model.huggingface import config_to_json, write_model
 from bertjax.paths import at, is_remote, relative, replaced
 from bertjax.predict import forward
+from bertjax.processor import thread_count
 
 Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
 FILES = {

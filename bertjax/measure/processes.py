@@ -9,8 +9,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from bertjax.cache import compiled_dir
 from bertjax.errors import UserError
 
 BUNDLE_RUNTIMES = {"jax": "float32", "jax-bfloat16": "bfloat16"}
@@ -61,11 +63,15 @@ def processors(count: int | None) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, importable modules and compiled programs, without its claim to the whole GPU."""
+    """This process's environment, importable modules and compiled programs, without its claim to the whole GPU.
+
+    Compiled programs are those for the processors that this thread may use now, if this process keeps its own that way.
+    """
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    if "jax" in sys.modules and (compiled := sys.modules["jax"].config.jax_compilation_cache_dir):
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
+    if "jax" in sys.modules and (kept := sys.modules["jax"].config.jax_compilation_cache_dir):
+        ours = compiled_dir()
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(ours if Path(kept).parent == ours.parent else kept)
     return environment
 
 

@@ -30,7 +30,7 @@ from bertjax.allocator import keep_freed_memory
 from bertjax.errors import UserError
 from bertjax.measure.onnx import answer, longest_input, open_session
 from bertjax.measure.processes import BUNDLE_RUNTIMES
-from bertjax.measure.processor import processor_name, thread_count
+from bertjax.processor import processor_name, thread_count
 
 BATCH = 32
 

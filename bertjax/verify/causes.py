@@ -6,7 +6,7 @@ A cause is named only where something that was measured or read speaks for it; w
 import math
 from collections.abc import Iterator
 
-from bertjax.measure import processor
+from bertjax import processor
 from bertjax.measure.onnx import INTEGER_PRODUCTS
 from bertjax.measure.words import bytes_text
 from bertjax.verify.measured import Bounds, Claim, Failure, Measured

@@ -16,9 +16,9 @@ from bertjax.measure.latency import Timing, measure_latency
 from bertjax.measure.onnx import longest_input, origin_of, read_graph
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
-from bertjax.measure.processor import processor_features
 from bertjax.measure.scores import answers, example_sums, score, score_of_sums
 from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval, paired_p_value
+from bertjax.processor import processor_features
 from bertjax.text.encode import sentence_labels
 from bertjax.text.examples import Examples
 from bertjax.text.sources import infer_task, load_examples

@@ -1,0 +1,30 @@
+"""Where compiled programs are kept."""
+
+from pathlib import Path
+
+import jax
+
+from bertjax.measure.processes import environment, processors
+from bertjax.processor import thread_count
+from train.finetune import Config
+from train.run import begin
+
+
+def test_programs_compiled_for_another_number_of_processors_are_kept_apart(tmp_path: Path, monkeypatch):
+    """XLA divides a program among the processors it sees, and JAX's key for it does not say how many they were: a run
+    keeps its own, and the worker that may use one processor is sent to those for one."""
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    was, whole = jax.config.values["jax_compilation_cache_dir"], thread_count()
+    one, all_of_them = (str(tmp_path / "compiled" / f"{count}-processors") for count in (1, whole))
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        begin(tmp_path / "run", Config())
+        assert jax.config.values["jax_compilation_cache_dir"] == all_of_them
+        assert environment()["JAX_COMPILATION_CACHE_DIR"] == all_of_them
+        with processors(1):
+            assert environment()["JAX_COMPILATION_CACHE_DIR"] == one
+            jax.config.update("jax_compilation_cache_dir", str(tmp_path / "chosen"))  # by the user, who has his reasons
+            assert environment()["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "chosen")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", was)
