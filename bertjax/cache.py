@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def made_once(kind: str, identity: Any, make: Callable[[Path], None]) -> Path:
     place = cache_dir() / kind / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     if place.is_dir():
         return place
-    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    partial = place.with_name(f".{place.name}.{uuid.uuid4().hex}.partial")  # process numbers repeat from host to host
     try:
         partial.mkdir(parents=True)
         make(partial)

@@ -1,9 +1,10 @@
-"""Where compiled programs are kept."""
+"""What is made once and kept, and compiled programs."""
 
 from pathlib import Path
 
 import jax
 
+from bertjax.cache import made_once
 from bertjax.measure.processes import environment, processors
 from bertjax.processor import thread_count
 from train.finetune import Config
@@ -28,3 +29,16 @@ def test_programs_compiled_for_another_number_of_processors_are_kept_apart(tmp_p
             assert environment()["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "chosen")
     finally:
         jax.config.update("jax_compilation_cache_dir", was)
+
+
+def test_what_another_process_of_the_same_number_left_or_is_making_is_in_nobodys_way(tmp_path: Path, monkeypatch):
+    """In containers every process is number 1."""
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path))
+
+    def slow(folder: Path) -> None:
+        (folder / "whose").write_text("first")
+        made_once("kind", "same", lambda other: (other / "whose").write_text("second") and None)
+
+    place = made_once("kind", "same", slow)
+    assert (place / "whose").read_text() == "second"  # it was ready first
+    assert [entry.name for entry in place.parent.iterdir()] == [place.name]

@@ -69,6 +69,8 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name}={value}: expected a number above 0")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"--seed={self.seed}: expected a number of 64 bits")
         if self.profile is not None and not re.fullmatch(r"\d+:\d+", self.profile):
             raise UserError(f"--profile={self.profile}: expected START:STOP, as in 20:25")
         if self.batch_size % self.micro_batches:

@@ -66,6 +66,13 @@ class Optimiser:
             raise UserError(f"--optimiser.warmup={self.warmup}: expected a fraction of the steps, from 0 to 1")
         if not self.clip > 0:
             raise UserError(f"--optimiser.clip={self.clip}: expected a positive norm")
+        for name in ("b1", "b2"):
+            if not 0 <= (decay := getattr(self, name)) < 1:
+                raise UserError(f"--optimiser.{name}={decay}: expected a number from 0 to below 1")
+        if not self.epsilon > 0:
+            raise UserError(f"--optimiser.epsilon={self.epsilon}: expected a positive number, 1e-8 for one")
+        if not self.weight_decay >= 0:
+            raise UserError(f"--optimiser.weight_decay={self.weight_decay}: expected 0 or more")
         if not 0 <= self.average <= 1:
             raise UserError(f"--optimiser.average={self.average}: expected a part of the steps, from 0 to 1")
 

@@ -14,7 +14,7 @@ what a model that ignores the context can reach. The same command again continue
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from bertjax.distill.progressive import Progressive
@@ -95,6 +95,24 @@ class Shape:
         activation: Any = {"albert": "gelu_new", "bert": "gelu"}[self.family]
         return BertConfig(model_type=kind, hidden_act=activation, **settings)
 
+    def differences(self, stored: Any) -> dict[str, Any]:
+        """Of the fields that were given (they are not the usual ones), those in which a stored model differs, and what
+        it has there."""
+        other_names = {
+            "family": "model_type",
+            "bottleneck_size": "intra_bottleneck_size",
+            "hidden_dropout": "hidden_dropout_prob",
+            "attention_dropout": "attention_probs_dropout_prob",
+        }
+        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        asked = self.config(stored.vocab_size, "Model") if given else stored
+        pairs = {name: other_names.get(name, name) for name in given}
+        return {
+            name: getattr(stored, there)
+            for name, there in pairs.items()
+            if getattr(stored, there) != getattr(asked, there)
+        }
+
 
 @dataclass(frozen=True)
 class Config(Training):
@@ -165,6 +183,7 @@ def main(config: Config) -> None:
     bundle, teacher = given, None
     if config.student:
         bundle, teacher = config.student.initialise(given, config.seed), given
+    check_positions(text.max_length, given, bundle)
 
     def rows_of(source: str, split: str, seed: int) -> Rows:
         corpus = build_corpus(source, bundle.tokenizer, text.max_length - 3, text.text, split)
@@ -208,7 +227,6 @@ def open_bundle(config: Config) -> Any:
     from bertjax.text.wordpiece import wordpiece
 
     head = ("ForMaskedLM" if config.words else "Model") if config.sentences == "none" else "ForPreTraining"
-    longest = config.data.max_length
     if config.model is None:
         tokenizer = wordpiece(config.data.train, config.vocab_size or VOCABULARY, config.data.text)
         model = config.shape.config(tokenizer.vocab_size, head, **config.compute())
@@ -219,6 +237,15 @@ def open_bundle(config: Config) -> Any:
             raise UserError(
                 f"--vocab_size={config.vocab_size}: {config.model} has {stored.vocab_size} pieces of its own; "
                 "leave --vocab_size out, or begin from nothing (--model=none)."
+            )
+        for name, there in config.shape.differences(stored).items():
+            raise UserError(
+                f"--shape.{name}={getattr(config.shape, name)}: {config.model} has {there}, and stays as it is; leave "
+                f"--shape.{name} out, or begin from nothing (--model=none)."
+            )
+        if stored.quantization and stored.quantization.weights:
+            raise UserError(
+                f"{config.model} holds integers, which cannot be trained; begin with the one in floating point."
             )
         if stored.type_vocab_size < 2 and config.sentences != "none":
             raise UserError(
@@ -234,12 +261,14 @@ def open_bundle(config: Config) -> Any:
                 f"{config.model} has no trained head that guesses words, for a student to learn from. Train it first:\n"
                 f"  bertjax pretrain --model={config.model} --sentences=none --data.train=TEXT --out=runs/words"
             )
-    if longest > bundle.config.max_position_embeddings:
-        raise UserError(
-            f"--data.max_length={longest}: the model has {bundle.config.max_position_embeddings} positions; "
-            "give so many, or fewer."
-        )
     return bundle
+
+
+def check_positions(longest: int, *bundles: Any) -> None:
+    """Says if a row can be longer than one of the models can read."""
+    positions = min(bundle.config.max_position_embeddings for bundle in bundles)
+    if longest > positions:
+        raise UserError(f"--data.max_length={longest}: the model has {positions} positions; give so many, or fewer.")
 
 
 def learning(config: Config, model: Any, teacher: Any, steps: int) -> tuple[Callable, Any, Phases | None]:

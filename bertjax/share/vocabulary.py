@@ -15,6 +15,7 @@ import numpy as np
 
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
+from bertjax.quantize.tensor import Quantized
 from bertjax.text.tokenizer import CHUNK, Tokenizer
 
 
@@ -24,13 +25,15 @@ def prune_vocabulary(bundle: Bundle, texts: Iterable[str]) -> Bundle:
     Exact for every text that is cut into these pieces alone.
 
     Raises:
-      UserError: No tokenizer, or one that is not WordPiece.
+      UserError: No tokenizer, or one that is not WordPiece; a table that is quantised.
     """
     if bundle.tokenizer is None:
         raise UserError("this bundle has no tokenizer, so its vocabulary cannot follow the text.")
-    kept = used_pieces(bundle.tokenizer, texts)
     params = dict(bundle.params)
     word = params["embeddings"]["word"]
+    if any(isinstance(table, Quantized) for table in (word["embedding"], params.get("decoder_rest"))):
+        raise UserError("the model's table holds integers, scaled in groups: leave pieces out first, then quantise.")
+    kept = used_pieces(bundle.tokenizer, texts)
     params["embeddings"] = {**params["embeddings"], "word": {"embedding": word["embedding"][kept]}}
     if "decoder_bias" in params:
         params["decoder_bias"] = params["decoder_bias"][kept]

@@ -78,13 +78,7 @@ class Corpus:
     def of_another_document(self, number: int, draws: Draws) -> Chunk:
         """A chunk drawn from all those that are not of the same document as this one."""
         first, last = np.searchsorted(self.documents, self.documents[number] + np.arange(2)).tolist()
-        others = len(self) - (last - first)
-        if others == 0:
-            raise UserError(
-                "there is one document only, and random next sentences come from another; part documents with blank "
-                "lines, or use --sentences=order."
-            )
-        drawn = draws.below(others)
+        drawn = draws.below(len(self) - (last - first))
         return self.chunk(drawn if drawn < first else drawn + last - first)
 
     def _damaged(self, reason: Any) -> UserError:
@@ -108,6 +102,8 @@ def build_corpus(
             write_shard(folder / f"chunks-{shard:05d}.array_record", [chunk for _, chunk in batch])
             index += [(len(chunk.ids), len(chunk.ends), document) for document, chunk in batch]
             shard += 1
+        if not index:
+            raise UserError(f"{source}: the tokenizer finds no piece in it; expected text.")
         np.save(folder / "index.npy", np.array(index, "<i4"))
         about = {"tokenizer": tokenizer.fingerprint, "room": room, "chunks": len(index)}
         (folder / "corpus.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -146,9 +142,10 @@ def cut(documents: Iterator[list[str]], tokenizer: Tokenizer, room: int) -> Iter
 def chunks_of(sentences: list[Int32[np.ndarray, "_"]], room: int, draws: Draws) -> Iterator[Chunk]:
     """As many sentences as fit, again and again; one that is longer than a row is cut, and nothing is lost."""
     parts = [row[start : start + room] for row in sentences for start in range(0, len(row), room)]
-    while parts:
+    start = 0
+    while start < len(parts):
         limit = 2 + draws.below(room - 1) if draws.chance(SHORT) else room
-        ends = np.cumsum([len(part) for part in parts[: limit + 1]], dtype=np.int32)
+        ends = np.cumsum([len(part) for part in parts[start : start + limit + 1]], dtype=np.int32)
         count = max(1, int(np.searchsorted(ends, limit, side="right")))
-        yield Chunk(np.concatenate(parts[:count]), ends[:count])
-        parts = parts[count:]
+        yield Chunk(np.concatenate(parts[start : start + count]), ends[:count])
+        start += count

@@ -3,7 +3,8 @@
 A text file holds one document per block between blank lines, as BERT's own format has it; a file without blank lines is
 one document. A line ends a sentence, and so does a full stop, question or exclamation mark before a space and anything
 but a small letter. That is crude ("Dr. Who" becomes two), and good enough here: pre-training needs segments of text
-whose order means something, not grammar. Of other sources (tables, `tfds:`, `demo`) each row is a document.
+whose order means something, not grammar. Of other sources (tables, `tfds:`, `demo`) each row is a document, with both
+of its texts where it has two; labels are not looked at.
 """
 
 import hashlib
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from bertjax.errors import UserError
 from bertjax.paths import local
+from bertjax.text.examples import plain_texts
 from bertjax.text.files import check_exists, ending, read_text
-from bertjax.text.sources import load_examples
+from bertjax.text.sources import read_table
 from bertjax.text.tasks import Task
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])|\n")
@@ -51,9 +53,11 @@ def text_files(source: str) -> list[Path]:
     """The text files that a source names; none if it is of another kind."""
     path = local(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if ending(file) == TEXT)
+        files = sorted(file for file in path.iterdir() if ending(file) == TEXT and not file.is_dir())
         if not files:
             raise UserError(f"{source}: no text files in this folder; expected names like wiki.txt or wiki.txt.gz")
+        for file in files:
+            check_exists(file)  # a link may lead nowhere
         return files
     if source == "demo" or source.startswith("tfds:") or ending(path) != TEXT:
         return []
@@ -66,7 +70,7 @@ def blocks(file: Path) -> list[str]:
 
 
 def rows(source: str, column: str | None, split: str) -> list[str]:
-    return load_examples(source, Task(text=column), split).texts
+    return plain_texts(read_table(source, Task(text=column), split), column)
 
 
 def source_digest(source: str, column: str | None = None, split: str = "train") -> str:

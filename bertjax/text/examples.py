@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from bertjax.errors import UserError
 from bertjax.text.labels import guess_kind, typed_labels
@@ -94,6 +94,16 @@ def make_examples(table: Table, task: Task) -> tuple[Task, Examples]:
             check_answers(table, label, pairs, labels)
     groups = table.columns[table.groups] if table.groups else None
     return task, Examples(texts, pairs, labels, words, groups, table.source)
+
+
+def plain_texts(table: Table, column: str | None) -> list[str]:
+    """The text of each row for those who ask nothing about it: of `column`, or of the usual ones, where a second text
+    follows the first on a line of its own."""
+    chosen = choose_columns(table, Task(text=column))
+    names = [name for name in (chosen.text, chosen.text_pair) if name is not None]
+    words = any(isinstance(cell, list) for cell in table.columns[names[0]])
+    read = (lambda name: [" ".join(row) for row in word_lists(table, name)]) if words else partial(check_texts, table)
+    return ["\n".join(cells) for cells in zip(*map(read, names), strict=True)]
 
 
 def usual_metric(table: Table, task: Task) -> str:

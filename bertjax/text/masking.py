@@ -7,6 +7,8 @@ piece is given away by its neighbours, and the harder the task. Masks are drawn 
 belongs to (seed, epoch, example).
 """
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple
@@ -46,8 +48,9 @@ class Pieces(NamedTuple):
     special: Bool[np.ndarray, "v"]
     """[CLS], [SEP], [PAD], [UNK], [MASK]: never chosen, never put in the place of others."""
     continues: Bool[np.ndarray, "v"]
-    """Belongs to the word before it (##)."""
+    """Belongs to the word before it (##ing)."""
     ordinary: Int[np.ndarray, "n"]
+    """All others that there are."""
     mask_id: int
 
 
@@ -59,14 +62,38 @@ class Masked(NamedTuple):
     labels: Int[np.ndarray, "m"]
 
 
-def pieces_of(tokenizer: Tokenizer) -> Pieces:
-    """A tokenizer's vocabulary, as masking sees it."""
+def pieces_of(tokenizer: Tokenizer, masking: Masking) -> Pieces:
+    """A tokenizer's vocabulary, as this masking sees it.
+
+    Raises:
+      UserError: It has no [MASK], or does not say where words begin and whole words are to be hidden.
+    """
     if tokenizer.mask_id is None:
         raise UserError("this model's vocabulary has no [MASK], so its words cannot be hidden; take another model.")
-    special, continues = np.zeros((2, tokenizer.vocab_size), bool)
+    vocabulary = tokenizer.vocabulary
+    special, continues, there = np.zeros((3, tokenizer.vocab_size), bool)
     special[[tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]] = True
-    continues[[number for piece, number in tokenizer.vocabulary.items() if piece.startswith("##")]] = True
-    return Pieces(special, continues, np.flatnonzero(~special), tokenizer.mask_id)
+    there[list(vocabulary.values())] = True
+    if masking.unit != "pieces":
+        goes_on = inside_words(tokenizer, masking.unit)
+        continues[[number for piece, number in vocabulary.items() if goes_on(piece)]] = True
+        continues &= ~special
+    return Pieces(special, continues, np.flatnonzero(there & ~special), tokenizer.mask_id)
+
+
+def inside_words(tokenizer: Tokenizer, unit: str) -> Callable[[str], bool]:
+    """Whether a piece belongs to the word before it. WordPiece marks those, SentencePiece all others; there, a piece
+    without a letter or figure is a word of its own, as punctuation is in WordPiece (the authors of ALBERT do the same).
+    """
+    model = json.loads(tokenizer.to_json())["model"]
+    if model.get("type") == "WordPiece":
+        return lambda piece: piece.startswith(model["continuing_subword_prefix"])
+    if model.get("type") == "Unigram":
+        return lambda piece: not piece.startswith("\u2581") and any(letter.isalnum() for letter in piece)
+    raise UserError(
+        f"--masking.unit={unit}: the tokenizer is of type {model.get('type')}, of which it is not known where words "
+        "begin; give --masking.unit=pieces."
+    )
 
 
 def mask(ids: Int[np.ndarray, "l"], pieces: Pieces, masking: Masking, draws: Draws) -> Masked:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
+from bertjax.errors import UserError
 from bertjax.text.batches import Batch, BatchIterator, epoch_plan, process_share
 from bertjax.text.buckets import bucket_of, length_buckets
 from bertjax.text.corpus import Corpus
@@ -35,7 +36,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A corpus as rows of at most `max_length` pieces, drawn anew in every epoch."""
+    """A corpus as rows of at most `max_length` pieces, drawn anew in every epoch.
+
+    Raises:
+      UserError: Nothing in it can be asked what is to be asked.
+    """
 
     corpus: Corpus
     tokenizer: Tokenizer
@@ -44,9 +49,25 @@ class Rows:
     masking: Masking
     seed: int
 
+    def __post_init__(self) -> None:
+        corpus, single = self.corpus, self.corpus.sentences == 1
+        if self.sentences != "none" and single.all():
+            raise UserError(
+                f"--sentences={self.sentences}: no chunk of the text has two sentences, of which something could be "
+                "asked; give --sentences=none, a larger --data.max_length, or text with several sentences a document."
+            )
+        strangers = self.sentences == "next" or (self.sentences == "order-official" and single.any())
+        if strangers and corpus.documents[0] == corpus.documents[-1]:
+            raise UserError(
+                f"--sentences={self.sentences}: there is one document only, and some second segments are to come from "
+                "another; part documents with blank lines, or use --sentences=order."
+            )
+        if self.masking.rate and not any(len(self.row(i, 0).masked.positions) for i in range(len(corpus))):
+            raise UserError("the text is so short that nothing of it is hidden; give more of it.")
+
     @cached_property
     def pieces(self) -> Pieces:
-        return pieces_of(self.tokenizer)
+        return pieces_of(self.tokenizer, self.masking)
 
     @cached_property
     def lengths(self) -> Int32[np.ndarray, "chunks"]:

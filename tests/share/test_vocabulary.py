@@ -9,6 +9,7 @@ import transformers
 
 import bertjax
 from bertjax.bundle import Bundle
+from bertjax.quantize import quantise_weights
 from bertjax.share import prune_vocabulary
 from bertjax.text.demo import demo_examples
 from bertjax.text.tokenizer import Tokenizer
@@ -107,3 +108,6 @@ def test_what_cannot_follow_the_text_is_refused(demo):
     model, params = tiny()
     with pytest.raises(bertjax.UserError, match="of type Unigram; only of WordPiece"):
         prune_vocabulary(Bundle(model.config, params, Tokenizer.wrap(unigram)), ["a"])
+    config, integers = quantise_weights(demo.config, demo.params)
+    with pytest.raises(bertjax.UserError, match="the model's table holds integers"):
+        prune_vocabulary(dataclasses.replace(demo, config=config, params=integers), ["a"])

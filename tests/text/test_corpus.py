@@ -91,11 +91,24 @@ def test_a_stranger_is_never_of_the_same_document_and_all_others_come_up(text: s
     assert set(drawn) == others
 
 
-def test_one_document_has_no_strangers(tmp_path: Path):
-    (tmp_path / "text.txt").write_text("the cat\nsat on the mat\n")
-    corpus = build_corpus(str(tmp_path / "text.txt"), tiny_tokenizer(), 20)
-    with pytest.raises(UserError, match="there is one document only"):
-        corpus.of_another_document(0, Draws(0))
+def test_text_of_which_the_tokenizer_knows_nothing_is_refused(tmp_path: Path):
+    (tmp_path / "text.txt").write_text("\u200b\n")
+    with pytest.raises(UserError, match=r"text\.txt: the tokenizer finds no piece in it"):
+        build_corpus(str(tmp_path / "text.txt"), tiny_tokenizer(), 20)
+
+
+def test_chunks_of_a_long_document_are_those_of_its_rest():
+    """Cut from an index: a document of a million sentences must not be copied for each of its chunks."""
+    sentences = [np.arange(1 + i % 7, dtype=np.int32) for i in range(500)]
+    draws, rest, expected = Draws(0), list(sentences), []
+    while rest:
+        limit = 2 + draws.below(19) if draws.chance(SHORT) else 20
+        count = max(n for n in range(1, len(rest) + 1) if n == 1 or sum(map(len, rest[:n])) <= limit)
+        expected.append(np.concatenate(rest[:count]))
+        rest = rest[count:]
+    found = [chunk.ids for chunk in chunks_of(sentences, 20, Draws(0))]
+    assert len(found) == len(expected)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_what_was_cut_short_while_it_was_written_is_not_there(text: str, monkeypatch):

@@ -1,4 +1,5 @@
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,27 @@ def test_small_letters_and_numbers_go_on_after_a_full_stop():
 def test_every_row_of_a_table_is_a_document(tmp_path: Path):
     (tmp_path / "table.tsv").write_text("title\tbody\nx\tOne. Two.\ny\tThree\n")
     assert list(read_documents(str(tmp_path / "table.tsv"), "body")) == [["One.", "Two."], ["Three"]]
+
+
+def test_both_texts_of_a_row_are_read_and_no_label_is(tmp_path: Path):
+    (tmp_path / "pairs.tsv").write_text("premise\thypothesis\tlabel\nOne. Two.\tThree.\t\nFour.\tFive.\tx\n")
+    assert list(read_documents(str(tmp_path / "pairs.tsv"))) == [["One.", "Two.", "Three."], ["Four.", "Five."]]
+    asked = [{"question": "Who?", "id": "1", "answers": [{"text": "nobody", "answer_start": 99}]}]
+    article = {"title": "x", "paragraphs": [{"context": "A cat. It sat.", "qas": asked}]}
+    (tmp_path / "squad.json").write_text(json.dumps({"version": "1.1", "data": [article]}))
+    assert list(read_documents(str(tmp_path / "squad.json"))) == [["Who?", "A cat.", "It sat."]]
+    assert list(read_documents(str(tmp_path / "squad.json"), "context")) == [["A cat.", "It sat."]]
+    (tmp_path / "words.conll").write_text("A\tO\ncat\tB\n\nIt\tO\n")
+    assert list(read_documents(str(tmp_path / "words.conll"))) == [["A cat"], ["It"]]
+
+
+def test_a_folder_inside_is_passed_over_and_a_link_to_nowhere_is_named(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / "b.txt").mkdir()
+    assert list(read_documents(str(tmp_path))) == [["first"]]
+    (tmp_path / "c.txt").symlink_to(tmp_path / "gone.txt")
+    with pytest.raises(UserError, match=r"c\.txt: no such file"):
+        source_digest(str(tmp_path))
 
 
 def test_files_of_a_folder_are_read_by_name_and_their_digest_is_of_what_they_hold(tmp_path: Path):

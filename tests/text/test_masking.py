@@ -2,13 +2,17 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models
 
 from bertjax.errors import UserError
 from bertjax.text.draws import MASKS, Draws
 from bertjax.text.masking import LONGEST, Masking, Pieces, choose_runs, mask, pieces_of, run_length, word_ranges
+from bertjax.text.tokenizer import Tokenizer
 from tests.text.tiny import SPECIAL, tiny_tokenizer
 
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -180,13 +184,39 @@ def test_a_row_of_special_pieces_alone_has_nothing_to_guess():
 
 def test_the_vocabulary_says_what_is_special_and_what_goes_on():
     tokenizer = tiny_tokenizer()
-    pieces = pieces_of(tokenizer)
+    pieces = pieces_of(tokenizer, Masking())
     assert np.flatnonzero(pieces.special).tolist() == list(range(len(SPECIAL)))
     assert {piece for piece, number in tokenizer.vocabulary.items() if pieces.continues[number]} == {
         "##ing",
         "##ed",
         "##s",
     }
+
+
+def test_words_of_sentencepiece_begin_where_it_says():
+    """A published ALBERT marks the first piece of a word, and punctuation has no mark."""
+    names = [*SPECIAL, "\u2581the", "\u2581un", "believ", "able", "\u2581", "1980", "s", ".", "'"]
+    backend = tokenizers.Tokenizer(models.Unigram([(name, -1.0) for name in names], unk_id=1))
+    backend.add_special_tokens(SPECIAL)
+    pieces = pieces_of(Tokenizer.wrap(backend), Masking("words"))
+    assert [names[i] for i in np.flatnonzero(pieces.continues)] == ["believ", "able", "1980", "s"]
+
+
+def test_of_other_vocabularies_single_pieces_are_hidden_alone():
+    backend = tokenizers.Tokenizer(models.BPE({name: i for i, name in enumerate([*SPECIAL, "a", "b"])}, []))
+    backend.add_special_tokens(SPECIAL)
+    tokenizer = Tokenizer.wrap(backend)
+    with pytest.raises(UserError, match=r"--masking\.unit=ngrams: the tokenizer is of type BPE"):
+        pieces_of(tokenizer, Masking())
+    assert pieces_of(tokenizer, Masking("pieces")).ordinary.tolist() == [5, 6]
+
+
+def test_an_id_without_a_piece_is_never_put_in(tmp_path: Path):
+    """vocab.txt with a line that stands twice: the later one counts, and the earlier id has no piece."""
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, "the", "film", "the", "##s"]) + "\n")
+    pieces = pieces_of(Tokenizer.from_folder(tmp_path), Masking())
+    assert pieces.ordinary.tolist() == [6, 7, 8]
+    assert np.flatnonzero(pieces.continues).tolist() == [8]
 
 
 def test_an_impossible_rate_is_refused():

@@ -80,7 +80,13 @@ def test_the_average_is_that_of_the_last_weights_and_changes_none(share: float, 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), averages, expected)
 
 
-@pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"warmup": 1.5}, {"clip": -1}, {"average": 2}])
+IMPOSSIBLE = [
+    *({"learning_rate": 0}, {"warmup": 1.5}, {"clip": -1}, {"average": 2}),
+    *({"b1": 1}, {"b2": 1.5}, {"epsilon": 0}, {"weight_decay": -1}),
+]
+
+
+@pytest.mark.parametrize("wrong", IMPOSSIBLE)
 def test_impossible_numbers_are_refused_by_name(wrong: dict):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Optimiser(**wrong)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 import bertjax
 from bertjax.model import build, init_params
+from bertjax.quantize import quantise_weights
 from bertjax.text.corpus import build_corpus
 from bertjax.text.masking import Masking
 from bertjax.text.pretraining import Rows, lay_out, pretraining_batches
@@ -104,7 +106,7 @@ def small(text: str, **changes: Any) -> Config:
         embedding_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         hidden_dropout=0.0, attention_dropout=0.0, max_position_embeddings=LONGEST,
     )  # fmt: skip
-    data = Text(train=text, eval=text, max_length=LONGEST)
+    data, shape = Text(train=text, eval=text, max_length=LONGEST), Shape() if "model" in changes else shape
     return Config(**{"shape": shape, "data": data, "vocab_size": 50, "batch_size": 8, **changes})
 
 
@@ -293,6 +295,15 @@ MISTAKES = {
     "too long": (["--data.max_length=99"], "the model has 24 positions"),
     "rate": (["--masking.rate=2"], "expected a share"),
     "one document": (["--data.train={one}", "--vocab_size=26", "--sentences=next"], "one document only"),
+    "held out, one document": (["--data.eval={one}", "--sentences=next"], "one document only"),
+    "held out, nothing to guess": (["--data.eval={short}", "--sentences=none"], "nothing of it is hidden"),
+    "single sentences": (["--data.train={apart}", "--vocab_size=26"], "no chunk of the text has two sentences"),
+    "another shape": (
+        ["--model={model}", "--vocab_size=25", "--shape.embedding_size=16", "--shape.num_hidden_layers=7"],
+        "--shape.num_hidden_layers=7: {model} has 2",
+    ),
+    "integers": (["--model={integers}", "--vocab_size=25", "--shape.embedding_size=16"], "holds integers"),
+    "seed": (["--seed=99999999999999999999"], "expected a number of 64 bits"),
     "unknown sentences": (["--sentences=ordre"], "did you mean order?"),
 }
 
@@ -300,11 +311,19 @@ MISTAKES = {
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_ends_in_a_few_clear_lines(case: str, text: str, tmp_path: Path):
     more, expected = MISTAKES[case]
-    (tmp_path / "one.txt").write_text("the cat sat on the mat\nthe cat sat on a mat\n" * 20)
-    names = {"model": str(write_model(tmp_path / "model")), "one": str(tmp_path / "one.txt")}
+    sentence = "the cat sat on the mat\n"
+    texts = {"one": sentence * 40, "short": "the cat\n", "apart": f"{sentence}\n" * 40}
+    for name, content in texts.items():
+        (tmp_path / f"{name}.txt").write_text(content)
+    names = {name: str(tmp_path / f"{name}.txt") for name in texts}
+    names["model"] = str(write_model(tmp_path / "model"))
+    bundle = bertjax.load(names["model"])
+    config, params = quantise_weights(bundle.config, bundle.params)
+    bertjax.save(replace(bundle, config=config, params=params), tmp_path / "integers")
+    names["integers"] = str(tmp_path / "integers")
     with pytest.raises(bertjax.UserError) as caught:
         main(parse(Config, flags(text, tmp_path / "out", "--steps=2", *(flag.format(**names) for flag in more))))
-    assert expected in str(caught.value)
+    assert expected.format(**names) in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 5
 
 
