@@ -7,6 +7,7 @@ included. That text must have trained nothing, and is not what is reported: the 
 --data.eval. OUT/bundle holds the threshold, and leaves early wherever it is loaded.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,7 +40,9 @@ class Config:
     """Folder for the model and the report."""
 
     def __post_init__(self) -> None:
-        if not self.bound >= 0:
+        if self.sample < 1:
+            raise UserError(f"--sample={self.sample}: expected at least 1 text to time")
+        if not 0 <= self.bound < math.inf:
             raise UserError(f"--bound={self.bound}: expected a loss of score that may be had, 0.01 for one point")
 
 
@@ -76,7 +79,9 @@ def main(config: Config) -> None:
         rule=config.rule,
         tolerance=config.tolerance,
     )
-    if found.leaving is None:
+    if not found.tried:
+        note("all texts are answered equally surely at the exits, so there is no threshold to try: nobody leaves early")
+    elif found.leaving is None:
         note(f"no threshold keeps the loss within {config.bound}, so nobody leaves early; try a larger --bound")
     exits = dataclasses.replace(bundle.config.exits, leaving=found.leaving)
     early = dataclasses.replace(bundle, config=bundle.config.replace(exits=exits))

@@ -73,6 +73,18 @@ def open_model(name: str, task: Any, seed: int, **settings: Any) -> tuple[Any, A
     return bundle, task
 
 
+def to_be_changed(bundle: Any, name: str) -> Any:
+    """The bundle, from which nobody leaves early until it is calibrated anew: its answers will be others."""
+    import dataclasses
+
+    from bertjax.adaptive import forget_threshold
+
+    exits = bundle.config.exits
+    if exits is not None and exits.leaving is not None:
+        note(f"{name}: its threshold is forgotten, for its answers will change; calibrate again (bertjax calibrate)")
+    return dataclasses.replace(bundle, config=forget_threshold(bundle.config))
+
+
 def training_batches(config: Any, encoded: Any, model: Any) -> Any:
     """What a run learns from, for a model of this `BertConfig`: rows of an example each, those of like length together,
     or with `config.packed` of several."""

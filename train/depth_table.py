@@ -8,6 +8,7 @@ CLOSED, LAST = "nobody leaves", "the model without exits"
 ORACLE = "oracle: the first exit that says what the last layer says"
 WAYS: tuple[str, ...] = ("batch_1", "batch_32", "stream_32")
 """Texts one by one, batch by batch, and all batches in one call, where survivors of several may go on together."""
+BATCH = 32
 ROWS = 6
 """Thresholds in the table, of those tried."""
 
@@ -29,7 +30,8 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path) ->
     exit_logits, logits = answers_at_exits(early.model, early.device_params, split.encoded)
     whole, depth = answers(early.config, logits), early.config.depth
     leavings = shown(found)
-    timed = np.random.default_rng(0).permutation(len(gold))[: config.sample]
+    count = min(config.sample, len(gold))
+    timed = np.random.default_rng(0).permutation(len(gold))[: count - count % BATCH if count >= BATCH else count]
     times = time_all(early, leavings, split.encoded, timed, config.data.max_length)
     costs = cost_by_depth(early, round(float(np.median(split.encoded.lengths))))
 
@@ -115,7 +117,7 @@ def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_
         return inputs_of(gather(encoded, part, length))
 
     alone = [batch(rows[i : i + 1]) for i in range(len(rows))]
-    full = [batch(rows[i : i + 32]) for i in range(0, len(rows) - 31, 32)]
+    full = [batch(rows[i : i + BATCH]) for i in range(0, len(rows) - BATCH + 1, BATCH)]
     config, params = remove_exits(early.config, early.device_params)
     plain = forward.bound(build(config), params)
     never = Leaving("patience", float(early.config.depth), 1.0) if len(config.labels) == 1 else Leaving("entropy", 0.0)
@@ -128,7 +130,9 @@ def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_
         CLOSED: walker(never),
     }
     ways |= {name: walker(leaving) for name, leaving in leavings.items()}
-    calls = dict(zip(WAYS, ([[one] for one in alone], [[one] for one in full or alone], [full or alone]), strict=True))
+    calls = {WAYS[0]: [[one] for one in alone]}
+    if full:
+        calls |= {WAYS[1]: [[one] for one in full], WAYS[2]: [full]}
     return time_ways(ways, calls, notify=lambda doing: note(f"measuring: {doing}"))
 
 
@@ -180,7 +184,8 @@ def markdown(content: dict[str, Any]) -> str:
         timed = "ms" in row
         cells += [f"{row['timed_layer_saving']:.0%}" if timed else "-"]
         for way in WAYS:
-            cells += [f"{row['ms'][way]:.2f}", f"{row['time_saving'][way]:.0%}"] if timed else ["-", "-"]
+            there = timed and way in row["ms"]  # of fewer texts than a batch has, one by one alone
+            cells += [f"{row['ms'][way]:.2f}", f"{row['time_saving'][way]:.0%}"] if there else ["-", "-"]
         lines.append(f"| {' | '.join(cells)} |")
     kept = content["calibrated"]
     said = (

@@ -98,6 +98,8 @@ def main(config: Config, score: bool = True) -> None:
             f"{config.model} has no trained head, and --method={config.method} freezes it: fine-tune it first "
             "(bertjax finetune), or use --method=joint."
         )
+    if not config.after and start.config.depth == 1:
+        raise UserError("one layer has room for an exit on the embeddings alone: give --after=-1 --reads=mean.")
     exits = Exits(config.after or tuple(range(start.config.depth - 1)), config.head, reads=config.reads)
     new_config, params = add_exits(start.config, start.params, exits, config.seed)
     bundle = dataclasses.replace(start, config=new_config, params=params, fresh=())

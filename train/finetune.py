@@ -63,7 +63,7 @@ def main(config: Config, score: bool = True) -> None:
     from bertjax.losses import TASK_LOSSES, ponder_cost
     from bertjax.text.batches import inputs_of, places_of
 
-    from .data import open_model, read_split, score_of, training_batches, training_task
+    from .data import open_model, read_split, score_of, to_be_changed, training_batches, training_task
     from .loop import fit
     from .run import begin, finish, keep
     from .step import Term
@@ -75,6 +75,7 @@ def main(config: Config, score: bool = True) -> None:
         return average_of_runs(config, out, score)
     task = training_task(config.data)
     bundle, task = open_model(config.model, task, config.seed, **config.compute())
+    bundle = to_be_changed(bundle, config.model)
     train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train")
     if config.student:
         bundle = config.student.initialise(bundle, config.seed, train.encoded)

@@ -120,7 +120,7 @@ def main(config: Config, score: bool = True) -> None:
 
     from .cut import cut, thinned
     from .data import open_model as opened
-    from .data import read_split, score_of, training_task
+    from .data import read_split, score_of, to_be_changed, training_task
     from .distill import main as distil
     from .log import note
     from .processes import agree, alone
@@ -138,6 +138,7 @@ def main(config: Config, score: bool = True) -> None:
         )
     if not (trained := not model.fresh):
         model = bertjax.load(config.model)  # the head that training will need comes then
+    model = to_be_changed(model, config.model)
     if not any(getattr(config, name) for name in ("layers", "heads", "neurons", "speedup", "zeros")):
         raise UserError(
             "nothing is to be taken out: give --layers, --heads, --neurons, --speedup or --weights, as --heads=0.5"

@@ -105,7 +105,7 @@ def main(config: Config, score: bool = True) -> None:
     import bertjax
 
     from .bits import assigned_rules
-    from .data import open_model, read_split, score_of, training_task
+    from .data import open_model, read_split, score_of, to_be_changed, training_task
     from .run import begin, finish, keep
 
     out = at(config.out)
@@ -116,6 +116,7 @@ def main(config: Config, score: bool = True) -> None:
         raise UserError(f"{config.model} has no trained head; fine-tune it first (train.finetune).")
     if model.config.quantization is not None:
         raise UserError(f"{config.model} is quantised already; begin with the model in floating point.")
+    model = to_be_changed(model, config.model)
     asked = config.learn != "nothing" or config.mean_bits is not None
     labelled = asked and any(type(loss).__name__ == "HardLabels" for loss in config.losses)
     train = read_split(config.data, config.data.train, task, model.tokenizer, "train", labelled)
@@ -137,16 +138,15 @@ def inputs_to_round(config: Config, model: Any, encoded: Any) -> dict[str, Any]:
     """The activation of each site whose product reads integers, by the rules for weights."""
     from bertjax.model import build
     from bertjax.quantize import Activation, quantise_weights
-    from bertjax.quantize.activations import find_ranges
+    from bertjax.quantize.activations import find_ranges, integer_sites
     from bertjax.text.batches import inputs_of
 
     if config.activations == "none":
         return {}
     described, params = quantise_weights(model.config, model.params, config.weights, "min_max")
-    batches = [inputs_of(batch) for batch in sample(encoded, config.texts)]
     if config.activations == "token":
-        sites = find_ranges(build(described), params, batches[:1], "min_max", config.bits)
-        return {site: Activation(config.bits) for site in sites}
+        return {site: Activation(config.bits) for site in integer_sites(build(described), params)}
+    batches = [inputs_of(batch) for batch in sample(encoded, config.texts)]
     return find_ranges(build(described), params, batches, config.calibrate, config.bits)
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bertjax.adaptive.calibration import calibrate
     from bertjax.adaptive.executors import Left, Segmented, Walker, full, looped
-    from bertjax.adaptive.exits import add_exits, remove_exits
+    from bertjax.adaptive.exits import add_exits, forget_threshold, remove_exits
     from bertjax.adaptive.policies import Confidence, Patience, Policy, policy_of
     from bertjax.adaptive.walk import Walk, walk_of
 
@@ -35,6 +35,7 @@ _HOMES = {
     "full": "executors",
     "looped": "executors",
     "add_exits": "exits",
+    "forget_threshold": "exits",
     "remove_exits": "exits",
     "Confidence": "policies",
     "Patience": "policies",
@@ -55,6 +56,7 @@ __all__ = [
     "Walker",
     "add_exits",
     "calibrate",
+    "forget_threshold",
     "full",
     "looped",
     "policy_of",

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.adaptive.policies import first_exit, policy_of
+from bertjax.errors import UserError
 from bertjax.measure.scores import score
 from bertjax.measure.uncertainty import paired_difference_interval
 from bertjax.model import BertConfig, BertModel
@@ -81,6 +82,9 @@ def candidates(
     """Rules from careful to bold: of patience every number, else quantiles of how sure the answers are, each half-way
     between what two of them say: an answer that is the threshold might fall on either side by rounding alone."""
     if rule == "patience":
+        policy_of(config, Leaving(rule, 1.0, tolerance))
+        if len(exit_logits) < 2:
+            raise UserError("patience needs two exits or more, of which the later agrees; this model has one.")
         return [Leaving(rule, float(count), tolerance) for count in range(len(exit_logits) - 1, 0, -1)]
     policy_of(config, Leaving(rule, 0.0))  # says what is wrong with the rule, if anything is
     sign = 1 if rule in LOW_IS_SURE else -1

@@ -1,5 +1,7 @@
 """Exits put into a trained model: `(config, params) -> (config, params)`. Its own answers stay what they were."""
 
+import dataclasses
+
 import numpy as np
 
 from bertjax.errors import UserError
@@ -31,6 +33,13 @@ def add_exits(config: BertConfig, params: Tree, exits: Exits, seed: int) -> tupl
         if own in known and known[own].shape == drawn[path].shape:
             drawn[path] = np.array(known[own])
     return new, unflatten(known | drawn)
+
+
+def forget_threshold(config: BertConfig) -> BertConfig:
+    """The config of a model whose answers will change: nobody leaves by a threshold that was found for others."""
+    if config.exits is None:
+        return config
+    return config.replace(exits=dataclasses.replace(config.exits, leaving=None))
 
 
 def remove_exits(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:

@@ -20,6 +20,7 @@ from bertjax.errors import UserError
 from bertjax.model import BertConfig, BertModel, LayerConfig, build, key_mask
 from bertjax.model.recurrence import Carry, begin
 from bertjax.params import Tree, put_step, step_params
+from bertjax.quantize.formats import Quantization
 
 
 class Rows(NamedTuple):
@@ -149,6 +150,23 @@ def walk_of(config: BertConfig, policy: Policy | None = None) -> Walk:
     return Walk(model, policy, (*inner, Layers(models[-1], None)), depths)
 
 
+def rounding_of(quantization: Quantization | None, start: int, stop: int) -> Quantization | None:
+    """How depth steps `start` to `stop`, and the head behind them, round their inputs, each site under the name that it
+    has in the piece. Weights are integers already, or not."""
+    if quantization is None:
+        return None
+    names = {f"step_{number}": f"step_{number - start}" for number in range(start, stop)}
+    names[f"exit_{stop - 1}"] = f"exit_{stop - start - 1}"
+    found = []
+    for site, activation in quantization.activations:
+        place, _, rest = site.partition("/")
+        if place in names:
+            found.append((f"{names[place]}/{rest}", activation))
+        elif not place.startswith(("step_", "exit_")):
+            found.append((site, activation))
+    return Quantization(activations=tuple(found))
+
+
 def piece(config: BertConfig, params: Tree | None, start: int, stop: int) -> tuple[BertConfig, Tree]:
     """Depth steps `start` to `stop` as a model of their own, its groups of parameters counted from 0, with the head
     behind them. Without `params`, the config alone."""
@@ -166,7 +184,12 @@ def piece(config: BertConfig, params: Tree | None, start: int, stop: int) -> tup
     last = stop == config.depth
     exits = None if last else dataclasses.replace(config.exits, after=(len(steps) - 1,), leaving=None)
     small = config.replace(
-        num_hidden_layers=len(steps), inner_group_num=1, num_hidden_groups=0, layers=layers, exits=exits
+        num_hidden_layers=len(steps),
+        inner_group_num=1,
+        num_hidden_groups=0,
+        layers=layers,
+        exits=exits,
+        quantization=rounding_of(config.quantization, start, stop),
     )
     if params is None:
         return small, {}

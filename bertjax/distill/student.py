@@ -97,13 +97,18 @@ class Student:
                     "for students of a BERT that guesses words, or has no head."
                 )
             changes |= {"model_type": self.family, "architecture": PREFIXES[self.family] + head, "type_vocab_size": 0}
-        return teacher.replace(**changes, layers=())
+        return teacher.replace(**changes, layers=(), exits=None)
 
     def initialise(self, teacher: Any, seed: int, sample: Any = None) -> Any:
-        """The student as a `Bundle` with the teacher's tokenizer. `sample` is encoded text, which a fit needs."""
+        """The student as a `Bundle` with the teacher's tokenizer. `sample` is encoded text, which a fit needs. Exits go
+        to a whole student alone, and then without their threshold."""
+        from bertjax.adaptive import forget_threshold, remove_exits
+
+        source = self.source(teacher, seed)
         if self.whole:
-            return self.source(teacher, seed)
-        student = self.cut(self.source(teacher, seed), seed)
+            return dataclasses.replace(source, config=forget_threshold(source.config))
+        config, params = remove_exits(source.config, source.params)
+        student = self.cut(dataclasses.replace(source, config=config, params=params), seed)
         if self.groups is not None:
             student = self.tied(student, sample)
         if self.recurrence is not None:
@@ -171,6 +176,11 @@ class Student:
         student = Bundle(config, params, teacher.tokenizer)
         if self.start == "random" or config.hidden_size != teacher.config.hidden_size:
             return student
+        if teacher.config.quantization is not None and teacher.config.quantization.weights:
+            raise UserError(
+                "the model that the student begins with holds integers, which cannot be trained; begin with the one in "
+                "floating point, or with start=random."
+            )
         if self.family == "mobilebert":
             return dataclasses.replace(student, params=around_the_layers(student, teacher))
         return dataclasses.replace(student, params=inherit(student, teacher, self.pairing))

@@ -52,6 +52,11 @@ def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
     bundle, target = load(model), at(out) if is_remote(out) else Path(out).resolve()
     if bundle.fresh:
         raise UserError(f"{model} has no trained head ({', '.join(bundle.fresh[:3])}); fine-tune it first.")
+    if bundle.config.exits is not None and bundle.config.exits.leaving is not None:
+        raise UserError(
+            f"{model} lets each text leave at an exit of its own, which no exported program can decide; export the "
+            "model that was given to bertjax calibrate, whose answers are those of the last layer."
+        )
     if (
         target.exists()
         and not is_empty_folder(target)

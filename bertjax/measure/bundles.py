@@ -168,10 +168,11 @@ def costs(entry: Entry, length: int) -> dict[str, Any]:
     dtype = BUNDLE_RUNTIMES.get(entry.runtime, "float32")
     bundle = bertjax.load(origin(entry) if exported else entry.folder, dtype=dtype)
     cost = forward_cost(bundle.model, bundle.params, length)
+    by_text = bundle.config.exits is not None and bundle.config.exits.leaving is not None
     return {
         "parameters": count(bundle.params),
         "size_bytes": stored_bytes(folder),
-        "flops_per_example": cost.flops,
+        "flops_per_example": None if by_text else cost.flops,  # each text leaves where it will: see train.calibrate
         "bytes_accessed_per_example": None if exported else cost.bytes_accessed,
         "peak_memory_bytes": PeakMemory(None if exported else cost.peak_memory, entry.training_step_bytes),
     }

@@ -53,12 +53,26 @@ def forward_cost(model: Any, params: Any, length: int, batch_size: int = 1) -> F
 def without_loop(model: Any) -> tuple[Any, Any]:
     """A recurrent model as the plain stack of all its steps, which share their parameters; and the shapes of these."""
     from bertjax.model import abstract_params, build
+    from bertjax.params import flatten
+    from bertjax.quantize import Quantization
 
     config, steps = model.config, model.config.recurrence.steps
     depth = steps * len(config.depth_steps())
     plain = config.replace(
         recurrence=None, layers=config.depth_steps() * steps, num_hidden_layers=depth, inner_group_num=1
     )
+    if plain.quantization is not None:
+        # What decides about halting is not there, and each round has sites of its own.
+        there = flatten(abstract_params(plain.replace(quantization=None)))
+        weights = tuple((path, format) for path, format in plain.quantization.weights if path in there)
+        inner = len(config.depth_steps())
+        sites = {
+            (f"step_{int(place[5:]) + turn * inner}/{rest}" if place.startswith("step_") else site): activation
+            for site, activation in plain.quantization.activations
+            for place, _, rest in [site.partition("/")]
+            for turn in range(steps)
+        }
+        plain = plain.replace(quantization=Quantization(weights, tuple(sites.items())))
     return build(plain), abstract_params(plain)
 
 

@@ -39,7 +39,10 @@ def find_ranges(
 ) -> dict[str, Activation]:
     """The activation of every site whose product reads a matrix of integers, from batches of (ids, mask, types)."""
     if model.config.recurrence:
-        raise UserError("a model that recurs reads each site several times, in other ranges: give each token its own.")
+        raise UserError(
+            "a model that recurs reads each site several times, in other ranges: give each token its own "
+            "(--activations=token)."
+        )
     batches = list(batches)
     share = SHARE if how == "percentile" else 1.0
     found: dict[str, Ends] = {}
@@ -50,6 +53,21 @@ def find_ranges(
     if how == "least_squares":
         found = best_fractions(model, params, batches, found, bits)
     return {site: Activation(bits, min(low, 0.0), max(high, 0.0)) for site, (low, high) in found.items()}
+
+
+def integer_sites(model: BertModel, params: Tree) -> tuple[str, ...]:
+    """The sites whose product reads a matrix of integers; nothing is computed."""
+    found: dict[str, None] = {}
+
+    def product(site: str, subscripts: str, left: Array, right: Any) -> Array:
+        if subscripts != "lookup" and isinstance(right, Quantized):
+            found[site] = None
+        return plain_product(site, subscripts, left, right)
+
+    watching = type(model)(model.config, product)
+    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    jax.eval_shape(lambda params, ids: watching.apply({"params": params}, ids, ids, ids), params, ids)
+    return tuple(found)
 
 
 def combined(how: Calibrate, old: Ends | None, new: Ends, seen: int) -> Ends:

@@ -69,6 +69,12 @@ def test_patience_is_tried_from_much_to_little():
     assert found.tried[0].mean_depth == 2.0
 
 
+def test_patience_needs_a_second_exit_to_agree():
+    one = CONFIG.replace(exits=Exits((1,)))
+    with pytest.raises(UserError, match="patience needs two exits or more"):
+        candidates(one, "patience", 0.0, np.zeros((1, 5, 2), np.float32))
+
+
 def test_a_rule_that_says_nothing_of_numbers_is_refused():
     with pytest.raises(UserError, match="for regression leave by patience"):
         candidates(CONFIG.replace(labels=("score",)), "entropy", 0.0, np.zeros((2, 5, 1), np.float32))

@@ -16,6 +16,8 @@ from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.adaptive.policies import first_exit
 from bertjax.errors import UserError
 from bertjax.model import Exits, Halting, LayerConfig, Leaving, Recurrence, build
+from bertjax.quantize import Activation, Quantization, quantise_weights
+from bertjax.quantize.activations import find_ranges
 from tests.model.tiny import apply, tiny, tiny_batch
 from tests.tolerances import SAME_MATHS
 
@@ -103,6 +105,23 @@ def test_every_executor_gives_what_looking_afterwards_gives(exits, changes, rule
     assert (expected.depths < 5).any(), "nobody leaves early: the test would show nothing"
     agree(full(walk, params, *inputs(batch)), expected)
     agree(looped(walk, params, *inputs(batch)), expected)
+    agree(in_segments(walk, params, *inputs(batch)), expected)
+
+
+@pytest.mark.parametrize("ranges", ["fixed", "token"])
+@pytest.mark.parametrize(("exits", "changes"), [(EVERY, {}), (Exits((-1, 1), reads="mean"), {}), (EVERY, ALBERT)])
+def test_inputs_are_rounded_in_the_ranges_of_the_layer_that_they_go_into(exits, changes, ranges):
+    model, params = with_exits(exits, **changes)
+    batch = tiny_batch(LENGTHS)
+    config, params = quantise_weights(model.config, params)
+    assert config.quantization is not None
+    found = find_ranges(build(config), params, [inputs(batch)], "min_max")
+    sites = {site: Activation() if ranges == "token" else activation for site, activation in found.items()}
+    model = build(config.replace(quantization=Quantization(config.quantization.weights, tuple(sites.items()))))
+    policy = policy_of(model.config, middling("entropy", model, params, batch))
+    expected, walk = afterwards(model, params, policy, batch), walk_of(model.config, policy)
+    assert (expected.depths < 5).any()
+    agree(full(walk, params, *inputs(batch)), expected)
     agree(in_segments(walk, params, *inputs(batch)), expected)
 
 

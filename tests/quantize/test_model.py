@@ -12,11 +12,12 @@ import pytest
 import bertjax
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
-from bertjax.model import BertConfig, LayerConfig, abstract_params, build, init_params
+from bertjax.measure.cost import forward_cost
+from bertjax.model import BertConfig, Halting, LayerConfig, Recurrence, abstract_params, build, init_params
 from bertjax.params import count, flatten
 from bertjax.predict import forward
 from bertjax.quantize import Activation, Format, Quantization, Quantized, dequantised, quantise_weights
-from bertjax.quantize.activations import find_ranges
+from bertjax.quantize.activations import find_ranges, integer_sites
 from bertjax.quantize.coverage import executed_products, traced_products
 from tests.tolerances import SAME_MATHS
 
@@ -144,6 +145,30 @@ def test_a_model_that_recurs_has_no_fixed_ranges():
     config = bertjax.model.universal_config("paper", hidden_size=24, num_attention_heads=3, intermediate_size=40)
     with pytest.raises(UserError, match="give each token its own"):
         find_ranges(build(config), {}, [batch()])
+
+
+@pytest.mark.parametrize("halting", [None, Halting(bias=-1.0)])
+def test_a_model_that_recurs_rounds_each_token_and_is_counted(halting):
+    plain = bertjax.model.universal_config(
+        "paper",
+        architecture="BertForSequenceClassification",
+        hidden_size=24,
+        num_attention_heads=3,
+        intermediate_size=40,
+        vocab_size=50,
+        recurrence=Recurrence(3, halting=halting),
+    )
+    config, params = quantise_weights(plain, init_params(plain, 0))
+    sites = integer_sites(build(config), params)
+    assert {site.split("/")[0] for site in sites} == {"step_0", "pooler", *(["halting"] if halting else [])}
+    model = build(rounded(config, tuple((site, Activation()) for site in sites)))
+    near, exact = (logits(one, params, batch()) for one in (model.config, config))
+    assert 0 < np.abs(near - exact).max() < 0.05 * np.abs(exact).max()
+    assert forward_cost(model, params, 8).flops == pytest.approx(forward_cost(build(config), params, 8).flops, rel=0.5)
+
+
+def test_sites_that_read_integers_are_those_with_ranges(mixed, ranges):
+    assert set(integer_sites(build(mixed[0]), mixed[1])) == set(ranges)
 
 
 def test_a_folder_holds_the_same_integers(mixed, ranges, tmp_path):

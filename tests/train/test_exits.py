@@ -1,20 +1,28 @@
 """Exits trained and calibrated as a user does it: real processes, stopped and continued."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import bertjax
+from bertjax.export import export
+from bertjax.measure.bundles import Entry, costs
+from bertjax.model import Leaving
 from bertjax.params import flatten
 from tests.train.tiny import run, weights, write_model, write_table
+from train import calibrate, distill, finetune, prune, quantize
+from train.settings import parse
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exits")
     write_model(folder / "model")
+    write_model(folder / "one", num_hidden_layers=1)
     for seed, (name, rows) in enumerate({"train": 96, "held-out": 80, "eval": 60}.items()):
         write_table(folder / f"{name}.tsv", rows, seed=seed)
     run("finetune", f"--model={folder / 'model'}", *data(folder), "--steps=20", f"--out={folder / 'tuned'}")
@@ -98,6 +106,7 @@ def test_a_calibrated_model_leaves_early_wherever_it_is_loaded(work: Path, strai
     [
         ("exits", ("--after", "7"), "expected steps from 0 to"),
         ("exits", ("--model=MODEL",), "has no trained head"),
+        ("exits", ("--model=ONE", "--method=joint"), "one layer has room for an exit on the embeddings alone"),
         ("calibrate", (), "has no exits"),
     ],
 )
@@ -105,7 +114,7 @@ def test_mistakes_end_in_one_line(work: Path, script: str, more: tuple[str, ...]
     if script == "calibrate":
         given = [f"--model={work / 'tuned' / 'bundle'}", f"--held_out={work / 'eval.tsv'}", f"--out={work / 'no'}"]
     else:
-        replaced = [flag.replace("MODEL", str(work / "model")) for flag in more]
+        replaced = [flag.replace("MODEL", str(work / "model")).replace("ONE", str(work / "one")) for flag in more]
         given = [*flags(work, "wrong", "--steps=6"), *replaced]
     done = run(script, *given, check=False)
     assert done.returncode == 2
@@ -118,3 +127,65 @@ def test_the_text_that_chose_is_not_reported_on(work: Path, straight: Path):
     done = run("calibrate", f"--model={straight / 'bundle'}", *same, f"--out={work / 'same'}", check=False)
     assert done.returncode == 2
     assert "what chose is no proof" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def early(work: Path, straight: Path) -> Path:
+    bundle = bertjax.load(straight / "bundle")
+    assert bundle.config.exits is not None
+    leaving = replace(bundle.config.exits, leaving=Leaving("margin", 0.5))
+    bertjax.save(replace(bundle, config=bundle.config.replace(exits=leaving)), work / "leaves")
+    return work / "leaves"
+
+
+CHANGES: dict[str, tuple[Any, list[str]]] = {
+    "finetune": (finetune, ["--steps=1", "--batch_size=8"]),
+    "quantize": (quantize, ["--texts=32"]),
+    "prune": (prune, ["--score=magnitude", "--heads=0.5", "--recover=False"]),
+    "distil": (
+        distill,
+        ["--steps=1", "--batch_size=8", "--student.num_hidden_layers=2", "--student.intermediate_size=8"],
+    ),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_whoever_changes_a_model_forgets_when_its_texts_left(how: str, work: Path, early: Path, tmp_path: Path, capsys):
+    script, flags = CHANGES[how]
+    text = [f"--data.train={work / 'train.tsv'}", f"--data.eval={work / 'eval.tsv'}", "--data.max_length=16"]
+    script.main(parse(script.Config, [f"--model={early}", *text, *flags, f"--out={tmp_path / 'out'}"]))
+    exits = bertjax.load(tmp_path / "out" / "bundle").config.exits
+    if how == "distil":
+        assert exits is None
+        return
+    assert exits is not None
+    assert exits.leaving is None
+    assert "its threshold is forgotten" in capsys.readouterr().err
+
+
+def test_arithmetic_of_a_model_that_leaves_early_is_not_that_of_all_its_layers(straight: Path, early: Path):
+    whole, leaves = (costs(Entry("one", str(folder), np.zeros(1)), 8) for folder in (straight / "bundle", early))
+    assert whole["flops_per_example"] > 0
+    assert leaves["flops_per_example"] is None
+
+
+def test_no_program_is_exported_that_could_not_let_a_text_leave(early: Path, tmp_path: Path):
+    for target in ("stablehlo", "huggingface", "onnx"):
+        with pytest.raises(bertjax.UserError, match="lets each text leave at an exit of its own"):
+            export(early, target, tmp_path / target)
+
+
+@pytest.mark.parametrize("wrong", ["--sample=0", "--sample=-5", "--bound=inf", "--bound=-1"])
+def test_impossible_numbers_are_refused_at_the_door(wrong: str):
+    with pytest.raises(bertjax.UserError, match=wrong):
+        parse(calibrate.Config, [wrong])
+
+
+def test_batches_are_not_timed_where_there_is_none(work: Path, early: Path, tmp_path: Path):
+    text = [f"--held_out={work / 'held-out.tsv'}", f"--data.eval={work / 'eval.tsv'}", "--data.max_length=16"]
+    asked = ["--rule=margin", "--bound=1", "--sample=5", f"--out={tmp_path / 'out'}"]
+    calibrate.main(parse(calibrate.Config, [f"--model={early}", *text, *asked]))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["timed"] == 5
+    assert all(list(row["ms"]) == ["batch_1"] for row in report["rows"] if "ms" in row)
+    assert (tmp_path / "out" / "report.md").read_text().count("| - | - | - | - |") >= 2
