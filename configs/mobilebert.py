@@ -95,6 +95,7 @@ one_by_one = Progressive(
 layers = replace(
     teacher,
     model="runs/ib-bert/bundle",
+    shape=Shape(),
     vocab_size=None,
     student=shape,
     progressive=one_by_one,
@@ -113,6 +114,7 @@ taught = Student(start="runs/mobilebert-layers/bundle", whole=True)
 config = replace(
     teacher,
     model="runs/ib-bert/bundle",
+    shape=Shape(),
     vocab_size=None,
     student=taught,
     words=0.5,
@@ -160,6 +162,7 @@ small_teacher = replace(
 small_layers = replace(
     small_teacher,
     model="runs/ib-bert-small/bundle",
+    shape=Shape(),
     vocab_size=None,
     student=replace(shape, num_hidden_layers=4, hidden_size=128, bottleneck_size=64, intermediate_size=128),
     progressive=Progressive(
