@@ -57,9 +57,8 @@ class Tokenizer:
             raise UserError(f"the tokenizer's vocabulary lacks {', '.join(missing)}, which BERT cannot do without")
         self.pad_id, self.cls_id, self.sep_id, self.unk_id = (vocabulary[self._names[role]] for role in list(ROLES)[:4])
         self.mask_id = vocabulary.get(self._names["mask_token"])
-        self.vocab_size = (
-            max(vocabulary.values()) + 1
-        )  # where a piece stands twice in vocab.txt, there is an id for each
+        # Not their number: where a piece stands twice in vocab.txt, there is an id for each line.
+        self.vocab_size = max(vocabulary.values()) + 1
         self.fingerprint = hashlib.sha256(backend.to_str().encode()).hexdigest()
         self._max_length = config.get("model_max_length")
         self._limited: dict[int | None, tokenizers.Tokenizer] = {None: backend}
