@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from safetensors import SafetensorError
 
+from bertjax import manifest
 from bertjax.errors import UserError
 from bertjax.model import ARCHITECTURES, BertConfig, BertModel, abstract_params, build, init_params
 from bertjax.model.attention import require_backend
@@ -59,7 +60,7 @@ SETTINGS = (
     "classifier_activation",
     "problem_type",
 )
-HUB_FILES = ["config.json", "model.safetensors*", "model-*.safetensors", "tokenizer*.json", "vocab*"]
+HUB_FILES = [*manifest.MODEL_FILES, manifest.FILE]
 HEAD_OF_KIND = {
     "classification": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
@@ -138,11 +139,13 @@ def load(
     its ReLU.
 
     Raises:
-      UserError: No such folder, no supported model in it, damaged or missing weights, an unknown architecture.
+      UserError: No such folder, no supported model in it, damaged or missing weights, a file that is not the one that
+        was saved, an unknown architecture.
     """
     if unknown := sorted(settings.keys() - set(SETTINGS)):
         raise UserError(f"{unknown[0]} cannot be set when a model is loaded; these can: {', '.join(SETTINGS)}.")
     folder = resolve(path_or_name)
+    manifest.check(folder)
     content, where = read_config(folder), str(folder / "config.json")
     stored = config_from_json(content, where)
     config = config_from_json(content, where, architecture)
@@ -188,11 +191,13 @@ def shortened(names: Sequence[str]) -> str:
 def stored_config(path_or_name: str | os.PathLike[str]) -> BertConfig:
     """What a folder, hub name or `demo` holds, without its weights."""
     folder = resolve(path_or_name)
+    manifest.check(folder, ["config.json"])
     return config_from_json(read_config(folder), str(folder / "config.json"))
 
 
 def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
-    """Writes a bundle as a Hugging Face folder: `config.json`, `model.safetensors`, tokenizer files.
+    """Writes a bundle as a Hugging Face folder: `config.json`, `model.safetensors`, tokenizer files, and the digests
+    of all of them, `digests.json`.
 
     A model folder that is there already is replaced as a whole, once the new one is complete.
 
@@ -211,6 +216,7 @@ def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
             write_model(folder, bundle.config, bundle.params)
             if bundle.tokenizer is not None:
                 bundle.tokenizer.save(folder)
+            manifest.write(folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {target}: {reason}. Free space or choose another folder.") from error

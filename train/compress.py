@@ -161,6 +161,7 @@ def ship(kept: Model, report: Any, out: Path) -> None:
     """The result at OUT/bundle and, exported, at OUT/exported, each with the report, there naming these folders."""
     import shutil
 
+    from bertjax import manifest
     from bertjax.export.folder import write_origin
     from bertjax.measure.onnx import origin_of
     from bertjax.paths import absolute, local, relative, replaced
@@ -183,7 +184,7 @@ def ship(kept: Model, report: Any, out: Path) -> None:
     for name, folder in sources.items():
         with replaced(out / name) as filled:
             shutil.copytree(local(folder), filled, dirs_exist_ok=True)
-            (filled / "report.json").write_text(report.json_text(out / name), encoding="utf-8")
+            manifest.put_text(filled, "report.json", report.json_text(out / name))
             if name == "exported":
                 write_origin(filled, relative(out / "bundle", out / name))
 

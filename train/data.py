@@ -119,12 +119,14 @@ def predict_split(bundle: Any, split: Split) -> tuple[Any, Any]:
 
 def predict_exported(folder: Any, split: Split) -> tuple[Any, Any]:
     """As `predict_split`, of a folder with model.onnx in ONNX Runtime."""
+    from bertjax import manifest
     from bertjax.measure.onnx import answer, longest_input, open_session
     from bertjax.paths import local
     from bertjax.predict import Answered, answered_rows, score_inputs
     from bertjax.processor import thread_count
 
     folder = local(folder)
+    manifest.check(folder)
     session = open_session(folder, thread_count())
 
     def run(batches: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bertjax import manifest
 from bertjax.bundle import Bundle, is_empty_folder, load, resolve
 from bertjax.errors import UserError
 from bertjax.export.litert import answer_each, litert_model
@@ -74,6 +75,7 @@ def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
                 write_origin(folder, relative(origin, target))
             if bundle.tokenizer is not None:
                 bundle.tokenizer.save(folder)
+            manifest.write(folder)
             distance = farthest(bundle, to, folder)
     except OSError as error:
         raise UserError(
@@ -87,8 +89,7 @@ def write_origin(folder: Path, bundle: str) -> None:
     there the gate and reports look for it."""
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     content["bertjax"] = content.get("bertjax", {}) | {"bundle": bundle}
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    manifest.put_text(folder, "config.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool) -> None:

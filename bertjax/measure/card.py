@@ -8,6 +8,7 @@ import json
 import os
 from typing import Any
 
+from bertjax import manifest
 from bertjax.measure.report import Report, Row
 from bertjax.measure.words import how_measured, markdown_table, metric_name, verdicts
 from bertjax.paths import at
@@ -56,9 +57,8 @@ def write_card(
     said = [sentence for sentence in verdicts(report) if sentence.startswith(f"**{row}**")]
     parts += ["\n".join(f"- {sentence}" for sentence in said)] if said else []
     parts += [how_measured(report), "## Made by", f"```sh\n{command}\n```"]
-    path = place / "README.md"
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return path
+    manifest.put_text(folder, "README.md", "\n\n".join(parts) + "\n")
+    return place / "README.md"
 
 
 def _front_matter(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from bertjax import manifest
 from bertjax.errors import UserError
 from bertjax.measure.latency import Timing, measure_latency
 from bertjax.measure.onnx import longest_input, origin_of, read_graph
@@ -46,10 +47,14 @@ def compare(
     """Everything that a verdict needs. `parity` is the bundle that NEW is exported from, where NEW does not say it.
 
     Raises:
-      UserError: A folder without a model or without names for its classes; two models that answer with other classes;
-        data without labels, or whose labels are none of the classes; a task with more than one answer per text.
+      UserError: A file that is not the one that was written (card and report, too); a folder without a model or without
+        names for its classes; two models that answer with other classes; data without labels, or whose labels are none
+        of the classes; a task with more than one answer per text.
     """
+    manifest.check(new, manifest.EVERYTHING)
     paths, bundle = with_bundle(new, old, parity or origin_of(new))
+    for name in paths.keys() - {"NEW"}:
+        manifest.check(paths[name], manifest.EVERYTHING)
     runtimes = {name: folders.runtime_of(path) for name, path in paths.items()}
     task, examples, gold = labelled(source, task, folders.classes_of(old), old)
     candidates = {name: Candidate(runtimes[name], path) for name, path in paths.items()}

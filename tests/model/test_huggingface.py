@@ -410,6 +410,7 @@ def test_a_bad_config_is_refused(folder):
 def test_a_folder_of_a_later_version_is_refused(tmp_path):
     config = TINY.replace(head_size=5)
     bertjax.save(bertjax.Bundle(config, tiny(head_size=5)[1]), tmp_path / "own")
+    (tmp_path / "own" / "digests.json").unlink()
     content = json.loads((tmp_path / "own" / "config.json").read_text())
     edit(tmp_path / "own", bertjax=content["bertjax"] | {"spin": 1})
     assert "not as this version writes it" in refusal(tmp_path / "own")

@@ -218,6 +218,7 @@ def test_damaged_integers_are_refused(mixed, tmp_path):
     from safetensors.numpy import load_file, save_file
 
     bertjax.save(Bundle(*mixed), tmp_path / "q")
+    (tmp_path / "q" / "digests.json").unlink()
     file = tmp_path / "q" / "model.safetensors"
     tensors = load_file(file)
     name = "bert.encoder.layer.0.attention.self.query.weight.integers"

@@ -230,7 +230,7 @@ def test_an_export_is_held_against_the_bundle_that_it_names_in_jax(folder: Path,
 
 
 def test_a_file_with_one_corrupted_weight_is_refused(folder: Path, quick: Path, data: Path, timeless: None):
-    """One bit of one number. Score, bytes and time have nothing against it: the bundle has."""
+    """One bit of one number. Score, bytes and time have nothing against it: its digest has, and the bundle."""
     import onnx  # pyright: ignore[reportMissingImports]  (an extra)
 
     model, params = tiny(vocab_size=len(VOCABULARY), max_position_embeddings=40, labels=LABELS)
@@ -245,6 +245,11 @@ def test_a_file_with_one_corrupted_weight_is_refused(folder: Path, quick: Path, 
     bits[7] ^= 1 << 30  # the highest bit of the exponent
     tensor.raw_data = bits.tobytes()
     onnx.save(stored, folder / "corrupted" / "model.onnx")
+    with pytest.raises(
+        bertjax.UserError, match="not what was written there: encoder/layer_0/ffn/output/kernel differs"
+    ):
+        compared(folder / "corrupted", quick, data)
+    (folder / "corrupted" / "digests.json").unlink()
     (failure,) = verdict(compared(folder / "corrupted", quick, data), Bounds())
     assert failure.what.startswith(f"it does not compute what {folder / 'whole'} does in JAX: logits are off by")
 
