@@ -38,6 +38,8 @@ from bertjax.model.huggingface import (
 from bertjax.params import Tree, compare, flatten, map_with_path, unflatten
 from bertjax.paths import at, is_remote, local, replaced
 from bertjax.predict import Predictions, predict
+from bertjax.quantize.calibration import FILE as CALIBRATION_FILE
+from bertjax.quantize.calibration import Calibration, read_calibration, write_calibration
 from bertjax.quantize.tensor import Quantized
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
 
@@ -60,7 +62,7 @@ SETTINGS = (
     "classifier_activation",
     "problem_type",
 )
-HUB_FILES = [*manifest.MODEL_FILES, manifest.FILE]
+HUB_FILES = [*manifest.MODEL_FILES, manifest.FILE, CALIBRATION_FILE]
 HEAD_OF_KIND = {
     "classification": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
@@ -81,6 +83,8 @@ class Bundle:
     """Parameters that the folder did not hold and that were drawn at random: a head that is still to be trained."""
     ignored: tuple[str, ...] = ()
     """Tensors of the folder that this architecture has no place for."""
+    calibration: Calibration | None = None
+    """Of a model whose activations are rounded: some texts like those that its ranges were found on."""
 
     @cached_property
     def model(self) -> BertModel:
@@ -170,7 +174,9 @@ def load(
         known = flatten(params) | flatten(init_params(config, seed, only=missing))
         params = unflatten({path: known[path] for path in flatten(template)})
     chex.assert_trees_all_equal_shapes_and_dtypes(params, template)
-    return Bundle(config, params, matching_tokenizer(folder, config), tuple(missing), tuple(ignored))
+    sizes = config.vocab_size, config.type_vocab_size, config.max_position_embeddings
+    calibration = read_calibration(folder, *sizes)
+    return Bundle(config, params, matching_tokenizer(folder, config), tuple(missing), tuple(ignored), calibration)
 
 
 def matching_tokenizer(folder: Path, config: BertConfig) -> Tokenizer | None:
@@ -216,6 +222,8 @@ def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
             write_model(folder, bundle.config, bundle.params)
             if bundle.tokenizer is not None:
                 bundle.tokenizer.save(folder)
+            if bundle.calibration is not None:
+                write_calibration(folder, bundle.calibration)
             manifest.write(folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

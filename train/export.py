@@ -6,7 +6,7 @@ It is the last stage of `bertjax compress`; alone it is `bertjax export`.
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bertjax.errors import UserError
 from bertjax.paths import at, is_remote
@@ -18,15 +18,18 @@ class Export:
 
     name: str = "onnx"
     """What the result is called in the report."""
+    weights: Literal["int8", "uint8"] = "int8"
+    """Of kernels of 8 bits. int8 is exact on processors with VNNI, AMX or the dot product of Arm, uint8 on all, and
+    slower. Kernels of 7 bits, the default of quantisation, are int8 and exact on all."""
 
     def run(self, context: Any) -> None:
         """The stage: exports the context's model into its folder."""
         from .processes import alone
 
-        alone(lambda: export_once(context.model, at(context.out) / "bundle"))
+        alone(lambda: export_once(context.model, at(context.out) / "bundle", self.weights))
 
 
-def export_once(model: str | os.PathLike[str], folder: Any) -> None:
+def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["int8", "uint8"] = "int8") -> None:
     """Exports a bundle unless the folder holds it already: an export stands in its place only when it is finished."""
     from bertjax.export.folder import export
     from bertjax.measure.onnx import origin_of
@@ -36,7 +39,7 @@ def export_once(model: str | os.PathLike[str], folder: Any) -> None:
     origin = at(model) if is_remote(model) else Path(model).resolve()
     if (folder / "model.onnx").is_file() and origin_of(folder) == origin:
         return
-    distance = export(model, "onnx", folder)
+    distance = export(model, "onnx", folder, weights=weights)
     note(f"{folder}: differs from JAX by {distance:.1g} of its output")
 
 

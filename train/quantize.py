@@ -16,7 +16,7 @@ from typing import Any, Literal
 from bertjax.distill.terms import Loss, SoftTargets
 from bertjax.errors import UserError
 from bertjax.paths import at
-from bertjax.quantize.formats import INT8, Format
+from bertjax.quantize.formats import INT8, Format, full_int8
 
 from .common import Data
 from .loop import Training
@@ -30,6 +30,9 @@ class Quantize(Training):
     """What the result is called in the report."""
     weights: tuple[tuple[str, Format | None], ...] = INT8
     """In a config file: rules (regex, format) over parameter paths, the first match wins."""
+    full_int8: bool = False
+    """Kernels of 8 bits where the rules say 7. As a file they are exact on processors with VNNI, AMX or the dot product
+    of Arm alone, or as slower unsigned bytes; those of 7 bits are exact everywhere."""
     mean_bits: float | None = None
     """Bits that a weight of the encoder's layers may take in the mean, scales included: which layer gets which of
     `choices` is then found before anything else."""
@@ -103,6 +106,7 @@ def main(config: Config, score: bool = True) -> None:
     import dataclasses
 
     import bertjax
+    from bertjax.quantize.calibration import calibration_of
 
     from .bits import assigned_rules
     from .data import open_model, read_split, score_of, to_be_changed, training_task
@@ -124,10 +128,13 @@ def main(config: Config, score: bool = True) -> None:
     if config.mean_bits is not None:
         batches = sample(train.encoded, config.texts, one_length=True)
         config = dataclasses.replace(config, weights=assigned_rules(config, model, batches, out))
+    if config.full_int8:
+        config = dataclasses.replace(config, weights=full_int8(config.weights))
     masks = zeros(config, model)
     activations = inputs_to_round(config, model, train.encoded)
     described, params = train_rounded(config, out, model, train.encoded, activations, masks)
-    quantised = dataclasses.replace(model, config=described, params=params)
+    texts = calibration_of(train.encoded) if activations else None
+    quantised = dataclasses.replace(model, config=described, params=params, calibration=texts)
     keep(quantised, out / "bundle")
     again = bertjax.load(out / "bundle")
     result = {task.metric: score_of(again, held_out)} if score else {}

@@ -22,6 +22,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     about = "huggingface: floating point for integers, which plain transformers does not know"
     parser.add_argument("--dequantise", action="store_true", help=about)
+    about = "onnx, kernels of 8 bits: int8 (default) is exact with VNNI, AMX or on Arm; uint8 everywhere, and slower"
+    parser.add_argument("--weights", default="int8", choices=("int8", "uint8"), help=about)
     given = parser.parse_args(argv)
     from bertjax.errors import UserError
     from bertjax.export.litert import INSTALL
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
     try:
         from bertjax.export.folder import FILES, export
 
-        distance = export(given.model, given.to, given.out, given.dequantise)
+        distance = export(given.model, given.to, given.out, given.dequantise, given.weights)
     except UserError as mistake:
         print(*str(mistake).strip().splitlines()[:5], sep="\n", file=sys.stderr)
         sys.exit(2)

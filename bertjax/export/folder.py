@@ -6,43 +6,33 @@ an export that computes something else is an error and not a file.
 
 import json
 import os
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
 
 from bertjax import manifest
 from bertjax.bundle import Bundle, is_empty_folder, load, resolve
 from bertjax.errors import UserError
-from bertjax.export.litert import answer_each, litert_model
-from bertjax.export.onnx import onnx_model
+from bertjax.export.check import FILES, Target, check
+from bertjax.export.litert import litert_model
+from bertjax.export.onnx import Bytes, onnx_model
 from bertjax.export.stablehlo import program_and_weights
 from bertjax.export.twin import stock_twin
-from bertjax.measure.onnx import answer, open_session
 from bertjax.model.huggingface import config_to_json, write_model
 from bertjax.paths import at, is_remote, relative, replaced
-from bertjax.predict import forward
-from bertjax.processor import thread_count
 
-Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
-FILES = {
-    "onnx": "model.onnx",
-    "stablehlo": "model.stablehlo",
-    "huggingface": "model.safetensors",
-    "litert": "model.tflite",
-}
 EXPORTED = tuple(name for target, name in FILES.items() if target != "huggingface")
 """Files that no bundle has."""
-SHAPES = ((1, 7), (8, 33), (8, 64))
-CLOSE, ROUNDED = 1e-4, 0.05
-"""How far an export may be from JAX, as a share of the size of the outputs: sums in another order; and, where inputs of
-products are rounded, numbers that lie between two integers and fall to another side."""
 
 
-def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str], dequantise: bool = False) -> float:
+def export(
+    model: str | os.PathLike[str],
+    to: Target,
+    out: str | os.PathLike[str],
+    dequantise: bool = False,
+    weights: Bytes = "int8",
+) -> float:
     """Writes a bundle as a folder for another runtime; returns how far its outputs are from those in JAX, see
-    `farthest`. `dequantise` is about integers in a folder for plain transformers, see `stock_twin`.
+    `check.farthest`. `dequantise` is about integers in a folder for plain transformers, see `stock_twin`; `weights`
+    about kernels of 8 bits in an ONNX file, see bertjax/export/onnx.py.
 
     Raises:
       UserError: The model cannot be expressed, the folder cannot be written, or what was written computes something
@@ -69,14 +59,14 @@ def export(model: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
         raise UserError(f"--out {out} is the model itself; choose another folder.")
     try:
         with replaced(target) as folder:
-            write(bundle, to, folder, dequantise)
+            write(bundle, to, folder, dequantise, weights)
             if to != "huggingface":  # whose config is the twin's
                 (folder / "config.json").write_text(json.dumps(config_to_json(bundle.config)))
                 write_origin(folder, relative(origin, target))
             if bundle.tokenizer is not None:
                 bundle.tokenizer.save(folder)
             manifest.write(folder)
-            distance = farthest(bundle, to, folder)
+            distance = check(bundle, to, folder)
     except OSError as error:
         raise UserError(
             f"cannot write {target}: {error.strerror or error}. Free space or choose another folder."
@@ -92,13 +82,13 @@ def write_origin(folder: Path, bundle: str) -> None:
     manifest.put_text(folder, "config.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool) -> None:
+def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool, weights: Bytes) -> None:
     """The model file, and the weights where they are not in it."""
     if to == "huggingface":
         write_model(folder, *stock_twin(bundle.config, bundle.params, dequantise))
         return
     if to == "onnx":
-        model = onnx_model(bundle.config, bundle.params)
+        model = onnx_model(bundle.config, bundle.params, weights)
         (folder / FILES[to]).write_bytes(model.SerializeToString())
         return
     if to == "litert":
@@ -109,64 +99,3 @@ def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool) -> None:
     program, weights = program_and_weights(bundle.model, bundle.params)
     (folder / FILES[to]).write_bytes(program)
     save_file(weights, folder / "model.safetensors")
-
-
-def farthest(bundle: Bundle, to: Target, folder: Path) -> float:
-    """The largest difference to JAX over batches of several shapes with padding, as a share of the outputs' size; where
-    inputs are rounded, that of the median text."""
-    run, found = open_export(to, folder), []
-    rounds = bundle.config.quantization is not None and bool(bundle.config.quantization.activations)
-    limit = ROUNDED if rounds else CLOSE
-    for number, (rows, length) in enumerate(SHAPES):
-        inputs = sample(bundle.config, rows, min(length, bundle.config.max_position_embeddings), number)
-        expected, given = expected_output(bundle, inputs), run(*inputs)
-        real = inputs[1][..., None] if expected.ndim == 3 else np.ones_like(expected)
-        size = np.sqrt(np.mean(np.square(expected)))
-        difference = np.abs(given - expected) * real / size
-        found += difference.reshape(len(difference), -1).max(axis=1).tolist()
-    # Where inputs are rounded, one that falls to the other side changes all that follows in its text, so it is the bulk
-    # of the texts that is looked at: what was written down wrongly is wrong for all.
-    worst = float(np.median(found)) if rounds else max(found)
-    if not worst <= limit:
-        raise UserError(
-            f"the export differs from JAX by {worst:.2g} of its outputs' size, which is more than {limit}; nothing was "
-            "written. This is a defect: please report it with the model's config.json."
-        )
-    return worst
-
-
-def sample(config: Any, rows: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, mask and types of random pieces; all rows but the first end in padding."""
-    rng = np.random.default_rng(seed)
-    ids, mask = rng.integers(0, config.vocab_size, (rows, length)), np.ones((rows, length))
-    for row in range(1, rows):
-        mask[row, length - row * length // (rows + 1) :] = 0
-    types = rng.integers(0, max(config.type_vocab_size, 1), (rows, length))
-    return ids.astype(np.int32), mask.astype(np.int32), types.astype(np.int32)
-
-
-def expected_output(bundle: Bundle, inputs: tuple[Any, ...]) -> np.ndarray:
-    """What JAX computes: the logits, or the hidden states of a model without a head."""
-    if bundle.config.architecture.endswith("Model"):
-        return np.asarray(bundle.model.apply({"params": bundle.params}, *inputs).hidden_states[-1])  # type: ignore[union-attr]
-    return np.asarray(forward(bundle.model, bundle.device_params, *inputs))
-
-
-def open_export(to: Target, folder: Path) -> Any:
-    """`(ids, mask, types) -> the same output` of the written folder, in its own runtime."""
-    if to == "huggingface":
-        twin = load(folder)
-        return lambda *inputs: expected_output(twin, inputs)
-    if to == "litert":
-        return partial(answer_each, folder / FILES[to])
-    if to == "stablehlo":
-        import jax
-        from jax import export as jax_export
-        from safetensors.numpy import load_file
-
-        program = jax_export.deserialize(bytearray((folder / FILES[to]).read_bytes()))
-        stored = load_file(folder / "model.safetensors")
-        weights = [stored[name] for name in sorted(stored)]
-        return lambda *inputs: np.asarray(jax.jit(program.call)(weights, *inputs))
-    session = open_session(folder, threads=thread_count())
-    return lambda *inputs: answer(session, *inputs)

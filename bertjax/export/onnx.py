@@ -4,12 +4,13 @@ Products in floating point are MatMul and Add. A product of integers has its inp
 says, QuantizeLinear and DequantizeLinear before an ordinary MatMul, whose weights come out of a DequantizeLinear too:
 ONNX Runtime makes one integer kernel of the four. Where each token has a range of its own, no such pattern exists, and
 the arithmetic is written out around MatMulInteger. Rounded inputs are unsigned, because that is what the instructions
-of x86 multiply signed weights by.
+of x86 multiply signed weights by. Without VNNI they add such products in pairs, in 16 bits: weights of 7 bits fit,
+those of 8 do not. As unsigned bytes around 128 these are exact as well, by slower kernels.
 
 What has no integer product here (groups of inputs, weights with an offset) is stored in floating point.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,20 +44,24 @@ def refuse(config: BertConfig) -> None:
             raise UserError(f"this model cannot become ONNX: {reason}. --to stablehlo takes it as it is.")
 
 
-def onnx_model(config: BertConfig, params: Tree) -> Any:
-    """The `onnx.ModelProto` of a model; inputs [batch, length] of any size.
+Bytes = Literal["int8", "uint8"]
+
+
+def onnx_model(config: BertConfig, params: Tree, weights: Bytes = "int8") -> Any:
+    """The `onnx.ModelProto` of a model; inputs [batch, length] of any size. `weights`: what kernels of 8 bits become.
 
     Outputs: `logits` of classifiers, `start_logits` and `end_logits` of answers, else `last_hidden_state` and, where
     there is a pooler, `pooler_output`.
     """
     refuse(config)
-    return Writer(config, params).model()
+    return Writer(config, params, weights).model()
 
 
 class Writer:
     """The parts of a BERT, each of which adds its nodes and returns the name of its result."""
 
-    def __init__(self, config: BertConfig, params: Tree):
+    def __init__(self, config: BertConfig, params: Tree, weights: Bytes):
+        self.weights = weights
         self.config, self.params, self.graph = config, flatten(params), Graph()
         self.activations = dict(config.quantization.activations) if config.quantization else {}
         self.inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if config.type_vocab_size else [])]
@@ -91,13 +96,19 @@ class Writer:
 
     def integers(self, path: str, leaf: Quantized) -> str:
         """A matrix stored as bytes, with a scale for each output, through the node that makes it float32."""
-        values, scales = f"{path}/integers", f"{path}/scale"
-        if values not in self.graph.constants:
-            self.graph.constant(values, np.asarray(leaf.values))
-            self.graph.constant(scales, output_scales(leaf))
-            zeros = self.graph.constant(f"{path}/zero", np.zeros(leaf.shape[1], np.int8))
+        if f"{path}/integers" not in self.graph.constants:
+            values, zero = self.bytes_of(path, leaf)
+            scales = self.graph.constant(f"{path}/scale", output_scales(leaf))
+            zeros = self.graph.constant(f"{path}/zero", np.full(leaf.shape[1], zero))
             self.graph.node("DequantizeLinear", values, scales, zeros, name=f"{path}/float", axis=1)
         return f"{path}/float"
+
+    def bytes_of(self, path: str, leaf: Quantized) -> tuple[str, np.integer]:
+        """A matrix of bytes, and the one that means 0."""
+        values = np.asarray(leaf.values)
+        if self.weights == "int8" or leaf.format.bits < 8:
+            return self.graph.constant(f"{path}/integers", values), np.int8(0)
+        return self.graph.constant(f"{path}/integers", (values.astype(np.int16) + 128).astype(np.uint8)), np.uint8(128)
 
     def rounded(self, x: str, activation: Activation | None) -> str:
         """x in a fixed range, as float32 again; the same nodes for all who read it in the same range."""
@@ -132,8 +143,9 @@ class Writer:
         """A product of integers whose left side has a scale for each token."""
         graph = self.graph
         scale, integers = self.token_integers(x, activation)
-        values = graph.constant(f"{path}/integers", np.asarray(leaf.values))
-        sums = graph.node("Cast", graph.node("MatMulInteger", integers, values, self.middle()), to=1)
+        values, zero = self.bytes_of(path, leaf)
+        zeros = self.middle(), graph.constant(f"{path}/zero", zero)
+        sums = graph.node("Cast", graph.node("MatMulInteger", integers, values, *zeros), to=1)
         return graph.node("Mul", graph.node("Mul", sums, scale), graph.constant(f"{path}/scale", output_scales(leaf)))
 
     def middle(self) -> str:
@@ -194,7 +206,8 @@ class Writer:
         hidden = self.norm(norm, graph.node("Add", looked, hidden))
         inner = self.dense(f"step_{number}/ffn/intermediate", f"{ffn}/intermediate", hidden)
         after = self.dense(f"step_{number}/ffn/output", f"{ffn}/output", self.activation(inner))
-        return self.norm(f"{stack}{step.ffn_norm}/ffn/layer_norm", graph.node("Add", after, hidden))
+        total = graph.node("Add", after, hidden)
+        return self.norm(f"{stack}{step.ffn_norm}/ffn/layer_norm", total, name=f"step_{number}/hidden")
 
     def attention(self, site: str, path: str, heads: int, asking: str, hidden: str, mask: str) -> str:
         """What the rows that are asking find in all rows."""

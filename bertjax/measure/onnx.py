@@ -27,6 +27,9 @@ INTEGER_PRODUCTS = (
     *("MatMulNBits", "DynamicQuantizeLSTM", "ConvInteger", "QLinearConv"),
 )
 """Operators of ONNX and of ONNX Runtime that multiply numbers of eight bits or fewer."""
+LOWEST = (1, 25)
+"""The first ONNX Runtime whose products of integers are right on processors with AMX for every number of rows (its pull
+request 27671)."""
 
 
 class Graph(NamedTuple):
@@ -41,21 +44,13 @@ class Graph(NamedTuple):
 def open_session(folder: str | os.PathLike, threads: int, optimised: str | None = None) -> Any:
     """A session on the processor, checked for the inputs and the output that our exports have.
 
-    Idle threads sleep: spinning ones would slow whatever is measured beside it. The rewritten graph is written to
-    `optimised`.
+    The rewritten graph is written to `optimised`.
     """
-    runtime = _package("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = (
-        3  # it warns of the optimised file being for this machine alone, which is why it is wanted
-    )
-    if optimised is not None:
-        options.optimized_model_filepath = optimised
     path = Path(folder) / "model.onnx"
     try:
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = new_session(str(path), threads, optimised)
+    except UserError:
+        raise
     except Exception as error:  # a class of its own for each kind of bad file, with no common parent but this
         raise UserError(f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}") from None
     unknown = [one.name for one in session.get_inputs() if one.name not in INPUTS]
@@ -68,6 +63,29 @@ def open_session(folder: str | os.PathLike, threads: int, optimised: str | None 
             "`start_logits` and `end_logits`, or `last_hidden_state`."
         )
     return session
+
+
+def new_session(model: str | bytes, threads: int = 1, optimised: str | None = None) -> Any:
+    """A session on the processor, of a path or of a serialised model.
+
+    Idle threads sleep: spinning ones would slow whatever is measured beside it.
+
+    Raises:
+      UserError: ONNX Runtime is missing, or too old to be trusted with integers.
+    """
+    runtime = _package("onnxruntime")
+    if tuple(int(part) for part in runtime.__version__.split(".")[:2]) < LOWEST:
+        raise UserError(
+            f"onnxruntime {runtime.__version__} is installed; at least {'.'.join(map(str, LOWEST))} is needed: earlier "
+            "ones multiply integers wrongly on processors with AMX.\npip install --upgrade onnxruntime"
+        )
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # else it warns that the optimised file is for this machine alone, which is wanted
+    if optimised is not None:
+        options.optimized_model_filepath = optimised
+    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def answer(session: Any, ids: Any, mask: Any, types: Any) -> np.ndarray:

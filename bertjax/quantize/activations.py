@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.errors import UserError
@@ -53,6 +54,18 @@ def find_ranges(
     if how == "least_squares":
         found = best_fractions(model, params, batches, found, bits)
     return {site: Activation(bits, min(low, 0.0), max(high, 0.0)) for site, (low, high) in found.items()}
+
+
+def shares_outside(model: BertModel, params: Tree, batches: Iterable[tuple[Any, Any, Any]]) -> dict[str, float]:
+    """The share of the numbers that each product reads which lie beyond its fixed range, over these batches."""
+    assert model.config.quantization is not None
+    fixed = {site: a for site, a in model.config.quantization.activations if a.low is not None}
+    ranges = tuple((site, (a.low, a.high)) for site, a in fixed.items())
+    counts: dict[str, np.ndarray] = {}
+    for batch in batches:
+        found = jax.device_get(_watched(model, params, *batch, statistic="outside", argument=ranges))
+        counts = {site: counts.get(site, 0) + np.array(found[site], np.float64) for site in fixed}
+    return {site: float(out / total) for site, (out, total) in counts.items()}
 
 
 def integer_sites(model: BertModel, params: Tree) -> tuple[str, ...]:
@@ -148,4 +161,10 @@ def errors(
     return jax.lax.map(error, jnp.asarray(dict(tried)[site], jnp.float32))
 
 
-STATISTICS: dict[str, Callable[..., Any]] = {"ends": ends, "errors": errors}
+def outside(x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, ranges: Any) -> tuple[Array, Array]:
+    """How many of the real numbers lie beyond the site's range, and how many there are."""
+    low, high = dict(ranges).get(site, (-jnp.inf, jnp.inf))
+    return jnp.sum((x < low) | (x > high), where=real), jnp.sum(real) * x.shape[-1]
+
+
+STATISTICS: dict[str, Callable[..., Any]] = {"ends": ends, "errors": errors, "outside": outside}

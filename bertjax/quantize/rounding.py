@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int8
 from bertjax.quantize.formats import Format
 
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)
+ALMOST = 1e-3
+"""A number that defines a range lies at its end but for the rounding of two divisions: 127.00001 steps are 127."""
 
 
 def scales(
@@ -52,7 +54,7 @@ def round_through(
     sizes (Esser et al. 2020, equation 3). Stop it, and the offset's, where ranges are not learned.
     """
     position = (x.astype(jnp.float32) - offset) / scale
-    inside = (position >= lowest) & (position <= highest)
+    inside = (position >= lowest - ALMOST) & (position <= highest + ALMOST)
     position = jnp.where(inside, position, jax.lax.stop_gradient(jnp.clip(position, lowest, highest)))
     return ((position + jax.lax.stop_gradient(jnp.round(position) - position)) * scale + offset).astype(x.dtype)
 

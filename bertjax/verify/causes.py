@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from bertjax import processor
 from bertjax.measure.onnx import INTEGER_PRODUCTS
 from bertjax.measure.words import bytes_text
-from bertjax.verify.measured import Bounds, Claim, Failure, Measured
+from bertjax.verify.measured import Bounds, Claim, Failure, Measured, Side
 
 SMALL_MS = 1.0
 """Calls that take less may be mostly a runtime's own work."""
@@ -41,7 +41,8 @@ def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
         failures.append(Failure(what, (f"where the bytes are: {measured.new.weights.makeup}",)))
     if (parity := measured.parity) is not None and not parity.distance <= FAR:
         off = f"logits are off by {parity.distance:.2g} of their size"
-        failures.append(Failure(f"it does not compute what {parity.bundle} does in JAX: {off}"))
+        why = (wrong_products(measured.new),) if measured.new.inexact else ()
+        failures.append(Failure(f"it does not compute what {parity.bundle} does in JAX: {off}", why))
     return failures + [Failure(said) for claim in measured.new.claims if (said := contradiction(claim, measured))]
 
 
@@ -69,11 +70,8 @@ def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
                 f"{parity.bundle} in JAX answers {1 - parity.agreement:.1%} of the texts otherwise (logits differ by "
                 f"up to {parity.largest:.3g}): the score was lost between the two, by the export or its rounding"
             )
-    if new.holds_integers and lacks_integer_products(measured):
-        yield (
-            "this processor has no instruction for sums of 8-bit products, so pairs of them may saturate at 16 bits: "
-            "weights of 7 bits (reduced range) do not"
-        )
+    if new.inexact:
+        yield wrong_products(new)
     if 100 * measured.difference[1] > -allowed:
         most = f"{100 * measured.difference[1]:+.2f} points"
         yield f"{measured.texts} texts are too few to be sure of it: the 95 % interval of the change reaches to {most}"
@@ -130,6 +128,14 @@ def unfused(measured: Measured) -> Iterator[str]:
                 fused = any(before.executed.get(kind) for kind in whole)
                 beside = "; in OLD it is fused" if fused else "; nor is it in OLD"
             yield f"{name} is not fused: ONNX Runtime runs {graph.executed[piece]} {piece} nodes by themselves{beside}"
+
+
+def wrong_products(side: Side) -> str:
+    """That the runtime, and not the file, is at fault."""
+    return (
+        f"{side.timing.runtime} multiplies integers wrongly on this processor, in {len(side.inexact)} of its matrices "
+        f"({side.inexact[0]} first): the file may be right elsewhere; weights of 7 bits (reduced range) are exact"
+    )
 
 
 def lacks_integer_products(measured: Measured) -> bool:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from bertjax import manifest
 from bertjax.errors import UserError
+from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.latency import Timing, measure_latency
 from bertjax.measure.onnx import longest_input, origin_of, read_graph
 from bertjax.measure.outputs import measure_outputs
@@ -128,6 +129,7 @@ def side(path: Path, task: Task, gold: np.ndarray, logits: Logits, timing: Timin
         truncated=truncated,
         finite=bool(np.isfinite(logits).all()),
         answers=distinct(task.kind, said),
+        inexact=inexact_products(path) if folders.runtime_of(path) == "onnx" else (),
     )
 
 

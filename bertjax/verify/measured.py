@@ -71,6 +71,8 @@ class Side:
     answers: int | None = None
     """How many different answers it gives; None for numbers."""
     claims: tuple[Claim, ...] = ()
+    inexact: tuple[str, ...] = ()
+    """Its matrices of integers whose products this runtime gets wrong on this processor."""
 
     @property
     def holds_integers(self) -> bool:

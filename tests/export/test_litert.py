@@ -11,7 +11,7 @@ from bertjax import UserError
 from bertjax.bundle import Bundle
 from bertjax.export import export
 from bertjax.export.__main__ import main
-from bertjax.export.folder import CLOSE
+from bertjax.export.check import CLOSE
 from bertjax.export.litert import INSTALL, answer_each
 from bertjax.model import BertConfig, LayerConfig, init_params
 from bertjax.predict import forward

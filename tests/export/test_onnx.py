@@ -15,7 +15,7 @@ import bertjax
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
 from bertjax.export import export
-from bertjax.export.folder import CLOSE, expected_output, open_export, sample
+from bertjax.export.check import CLOSE, expected_output, open_export, random_tokens
 from bertjax.export.onnx import onnx_model
 from bertjax.model import BertConfig, Exits, LayerConfig, build, init_params, universal_config
 from bertjax.prune import keep_heads, keep_neurons
@@ -34,7 +34,7 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.2,
 }
 LABELS = ("a", "b", "c")
-INT8 = Format()
+INT8 = Format(bits=7)
 CLASSIFIER = BertConfig(architecture="BertForSequenceClassification", labels=LABELS, **SIZES)
 MODELS = {
     "bert": CLASSIFIER,
@@ -71,7 +71,7 @@ def test_the_file_computes_what_jax_does(name: str):
     params = init_params(config, 0)
     model = onnx_model(config, params)
     for number, shape in enumerate(((1, 5), (3, 17), (2, 64))):
-        inputs = sample(config, *shape, number)
+        inputs = random_tokens(config, *shape, number)
         expected = expected_output(Bundle(config, params), inputs)
         real = inputs[1][..., None] if expected.ndim == 3 else 1
         np.testing.assert_allclose(run(model, inputs) * real, expected * real, rtol=1e-4, atol=1e-5)
@@ -79,7 +79,7 @@ def test_the_file_computes_what_jax_does(name: str):
 
 def test_a_factorised_table_is_written_as_two():
     config, params = factorise_words(CLASSIFIER, init_params(CLASSIFIER, 0), 10)
-    inputs = sample(config, 3, 17, 0)
+    inputs = random_tokens(config, 3, 17, 0)
     given = run(onnx_model(config, params), inputs)
     np.testing.assert_allclose(given, expected_output(Bundle(config, params), inputs), rtol=1e-4, atol=1e-5)
 
@@ -150,7 +150,7 @@ def test_integers_compute_what_they_do_in_jax(activation: Activation, tmp_path):
     model = onnx_model(bundle.config, bundle.params)
     differences = []
     for number, shape in enumerate(((1, 5), (6, 17), (9, 40))):
-        inputs = sample(bundle.config, *shape, number)
+        inputs = random_tokens(bundle.config, *shape, number)
         differences += np.abs(run(model, inputs) - expected_output(bundle, inputs)).max(axis=1).tolist()
     assert np.median(differences) < 1e-4  # a number between two integers may fall to the other side
     assert np.max(differences) < 0.1
@@ -166,7 +166,7 @@ def test_integers_compute_what_they_do_in_jax(activation: Activation, tmp_path):
 def test_a_text_gets_the_same_answer_beside_others_and_with_padding(activation: Activation):
     bundle = quantised(activation)
     model = onnx_model(bundle.config, bundle.params)
-    ids, mask, types = sample(bundle.config, 5, 20, 0)
+    ids, mask, types = random_tokens(bundle.config, 5, 20, 0)
     together = run(model, (ids, mask, types))
     garbage = [np.pad(x, ((0, 2), (0, 9)), constant_values=c) for x, c in ((ids, 7), (mask, 0), (types, 1))]
     np.testing.assert_allclose(run(model, garbage)[:5], together, rtol=1e-5, atol=1e-5)
@@ -178,7 +178,7 @@ def test_a_text_gets_the_same_answer_beside_others_and_with_padding(activation: 
 def test_weights_without_an_integer_product_are_floating_point():
     bundle = quantised(Activation(8, -3.0, 4.0), Format(2, "asymmetric", outputs=6))
     model = onnx_model(bundle.config, bundle.params)
-    inputs = sample(bundle.config, 6, 17, 0)
+    inputs = random_tokens(bundle.config, 6, 17, 0)
     difference = np.abs(run(model, inputs) - expected_output(bundle, inputs)).max(axis=1)
     assert np.median(difference) < 1e-4
     assert not any(node.op_type == "MatMulInteger" for node in model.graph.node)
@@ -212,7 +212,7 @@ def test_an_exported_folder_is_checked_and_complete(folder, tmp_path, to: Any):
     content = json.loads((tmp_path / "out" / "config.json").read_text())
     assert list(content["id2label"].values()) == list(LABELS)
     bundle = bertjax.load(folder)
-    inputs = sample(bundle.config, 3, 11, 5)
+    inputs = random_tokens(bundle.config, 3, 11, 5)
     given = open_export(to, tmp_path / "out")(*inputs)
     np.testing.assert_allclose(given, expected_output(bundle, inputs), rtol=1e-4, atol=1e-5)
 
@@ -245,9 +245,9 @@ def test_a_wrong_export_is_an_error_and_leaves_no_folder(folder, tmp_path, monke
 
     right = onnx_model
 
-    def wrong(config: Any, params: Any) -> Any:
+    def wrong(config: Any, params: Any, weights: Any) -> Any:
         params = {**params, "classifier": {**params["classifier"], "bias": params["classifier"]["bias"] + 1}}
-        return right(config, params)
+        return right(config, params, weights)
 
     monkeypatch.setattr(module, "onnx_model", wrong)
     with pytest.raises(UserError, match="the export differs from JAX by"):

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bertjax.errors import UserError
+from bertjax.model import BertConfig
 from bertjax.quantize.formats import Activation, Format
 from bertjax.quantize.grid import Grid, expand, grid_of, groups, reduce
 from bertjax.quantize.products import quantise_input
 from bertjax.quantize.ranges import least_squares, min_max, percentile, ternary
 from bertjax.quantize.rounding import dequantise, quantise, round_through, scale_gradient, scales
+from bertjax.quantize.training import round_input, round_weights, roundings_of
 from bertjax.quantize.weights import integers_of
 
 FORMATS = [Format(bits, scheme, *shared) for bits in (8, 4, 3, 2) for scheme in ("symmetric", "asymmetric")
@@ -163,6 +165,24 @@ def test_gradients_stop_outside_the_range_and_learn_the_scale():
     np.testing.assert_allclose(to_scale, np.sum(np.arange(1, 7) * expected), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "format", [Format(bits, scheme) for bits in (2, 4, 7, 8) for scheme in ("symmetric", "asymmetric")]
+)
+def test_what_defines_a_range_gets_its_gradient(format: Format):
+    """max / (max / 127) is 127.00001 in one column of four: dividing twice must not put a number outside of its own
+    range."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 999)), jnp.float32)
+    paths = roundings_of(BertConfig(), {"kernel": x}, ((r"kernel", format),))
+    gradient = jax.grad(lambda x: round_weights({"kernel": x}, paths)["kernel"].sum())(x)
+    np.testing.assert_allclose(gradient, jnp.ones_like(x), rtol=1e-6)
+
+
+def test_the_largest_number_of_a_token_gets_its_gradient():
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(999, 64)), jnp.float32)
+    gradient = jax.grad(lambda x: round_input(x, Activation()).sum())(x)
+    np.testing.assert_allclose(gradient, jnp.ones_like(x), rtol=1e-6)
+
+
 def test_a_scaled_gradient_leaves_the_value():
     value, gradient = jax.value_and_grad(lambda x: scale_gradient(x, 0.25) ** 2)(jnp.float32(3.0))
     assert value == 9.0
@@ -199,7 +219,7 @@ def test_weights_are_rounded_as_by_qwix_with_its_scale():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: Format(bits=5), "bits is 5; expected 2, 3, 4 or 8"),
+        (lambda: Format(bits=5), "bits is 5; expected 2, 3, 4, 7 or 8"),
         (lambda: Format(outputs=0), "outputs is 0; expected at least 1, or None"),
         (lambda: Activation(low=-1.0), "give both ends of a range, or neither"),
         (lambda: Activation(low=0.5, high=1.0), "it has to hold 0"),

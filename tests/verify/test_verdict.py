@@ -147,8 +147,11 @@ SURE: dict[str, Any] = {"difference": (-0.12, -0.08)}
             ["b in JAX answers the same: the score was lost before"],
         ),
         (changed(new=WORSE, parity=Parity("b", 3.0, 0.09, 0.8), **SURE), ["answers 20.0% of the texts otherwise"]),
-        (changed(new=WORSE | INTEGERS, features=PLAIN, **SURE), ["may saturate at 16 bits"]),
-        (changed(new=WORSE | INTEGERS, features=VNNI, **SURE), []),
+        (changed(new=WORSE | INTEGERS, features=PLAIN, **SURE), []),
+        (
+            changed(new=WORSE | INTEGERS | {"inexact": ("query", "key")}, features=PLAIN, **SURE),
+            ["multiplies integers wrongly on this processor, in 2 of its matrices (query first)"],
+        ),
         (
             changed(new=WORSE, difference=(-0.3, 0.1)),
             ["1000 texts are too few to be sure of it: the 95 % interval of the change reaches to +10"],
@@ -167,6 +170,9 @@ def test_a_model_that_is_too_bad_is_told_what_was_seen(measured: Measured, said:
 def test_a_file_that_computes_something_else_than_its_bundle_is_refused_whatever_its_score(distance: float):
     failure = only(verdict(changed(parity=Parity("b", 3.0, distance, 1.0)), Bounds()))
     assert "it does not compute what b does in JAX" in failure.what
+    assert failure.causes == ()
+    wrong = changed(new={"inexact": ("query",)}, parity=Parity("b", 3.0, distance, 1.0))
+    assert "the file may be right elsewhere" in only(only(verdict(wrong, Bounds())).causes)
 
 
 @pytest.mark.parametrize(

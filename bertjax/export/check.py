@@ -1,0 +1,204 @@
+"""Whether an exported file computes what its bundle does in JAX; and if not, whose fault that is.
+
+Three things look alike from outside. The file says something else than the bundle: a defect of ours, in some layer. The
+file is right and this runtime multiplies wrongly on this processor. Or both are right, and the texts lie so far outside
+of the ranges which the model was quantised for that any other order of summation changes the answer. So the products of
+integers are tried alone (measure/integer_products.py), and the whole is run on the texts that travel with a quantised
+bundle (`Bundle.calibration`), or on random tokens where there are none.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bertjax.bundle import Bundle, load
+from bertjax.errors import UserError
+from bertjax.export.litert import answer_each
+from bertjax.measure.integer_products import inexact_products
+from bertjax.measure.onnx import answer, new_session, open_session
+from bertjax.predict import forward
+from bertjax.processor import integer_products, processor_features, processor_name, thread_count
+
+Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
+FILES = {
+    "onnx": "model.onnx",
+    "stablehlo": "model.stablehlo",
+    "huggingface": "model.safetensors",
+    "litert": "model.tflite",
+}
+Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Ids, mask and types [batch, length]."""
+SHAPES = ((1, 7), (8, 33), (8, 64))
+CLOSE, ROUNDED = 1e-4, 0.05
+"""How far an export may be from JAX, as a share of the size of the outputs: sums in another order; and, where inputs of
+products are rounded, numbers that lie between two integers and fall to another side."""
+OUTSIDE = 0.01
+"""Share of the numbers that some product reads, beyond its range, from which texts count as unlike those it is for."""
+JUMP = 0.1
+"""Share of the size of a layer's output by which it differs from JAX, where the cause lies in it: what falls to another
+side of an integer is a few hundredths after six layers."""
+
+
+def check(bundle: Bundle, to: Target, folder: Path) -> float:
+    """How far the file in `folder` is from JAX, see `farthest`.
+
+    Raises:
+      UserError: Too far, with the cause.
+    """
+    rounds = rounds_inputs(bundle)
+    if to == "onnx" and rounds and (wrong := inexact_products(folder)):
+        raise UserError(wrong_runtime(wrong))
+    batches = list(inputs_of(bundle))
+    distance = farthest(bundle, open_export(to, folder), batches)
+    limit = ROUNDED if rounds else CLOSE
+    if not distance <= limit:
+        raise UserError(
+            f"the export differs from JAX by {distance:.2g} of its outputs' size (at most {limit}); nothing was "
+            "written.\n" + cause(bundle, to, folder, batches)
+        )
+    return distance
+
+
+def rounds_inputs(bundle: Bundle) -> bool:
+    """Whether products of the model read rounded numbers."""
+    return bundle.config.quantization is not None and bool(bundle.config.quantization.activations)
+
+
+def farthest(bundle: Bundle, run: Callable[..., np.ndarray], batches: list[Inputs]) -> float:
+    """The largest difference to JAX over all texts, as a share of the outputs' size; where inputs of products are
+    rounded, that of the median text: one number that falls to the other side changes all that follows in its text, so
+    it is the bulk that is looked at, for what was written down wrongly is wrong for all."""
+    found: list[float] = []
+    for inputs in batches:
+        expected, given = expected_output(bundle, inputs), run(*inputs)
+        real = inputs[1][..., None] if expected.ndim == 3 else np.ones_like(expected)
+        size = np.sqrt(np.mean(np.square(expected)))
+        difference = np.abs(given - expected) * real / size
+        found += difference.reshape(len(difference), -1).max(axis=1).tolist()
+    return float(np.median(found)) if rounds_inputs(bundle) else max(found)
+
+
+# --- inputs ----------------------------------------------------------------------------------------------------------
+
+
+def inputs_of(bundle: Bundle) -> Iterator[Inputs]:
+    """Batches of several shapes with padding: of the bundle's own texts, or of random tokens."""
+    config = bundle.config
+    if bundle.calibration is None:
+        for number, (rows, length) in enumerate(SHAPES):
+            yield random_tokens(config, rows, min(length, config.max_position_embeddings), number)
+        return
+    rows = list(zip(*bundle.calibration, strict=True))
+    for part in (rows[:1], *(rows[start : start + 8] for start in range(1, len(rows), 8))):
+        longest = max(len(ids) for ids, _ in part)
+        batch = np.zeros((3, len(part), min(longest + 3, config.max_position_embeddings)), np.int32)
+        batch[0] = config.pad_token_id
+        for row, (ids, types) in enumerate(part):
+            batch[:, row, : len(ids)] = ids, np.ones(len(ids)), types
+        yield batch[0], batch[1], batch[2]
+
+
+def random_tokens(config: Any, rows: int, length: int, seed: int) -> Inputs:
+    """Ids, mask and types; all rows but the first end in padding."""
+    rng = np.random.default_rng(seed)
+    ids, mask = rng.integers(0, config.vocab_size, (rows, length)), np.ones((rows, length))
+    for row in range(1, rows):
+        mask[row, length - row * length // (rows + 1) :] = 0
+    types = rng.integers(0, max(config.type_vocab_size, 1), (rows, length))
+    return ids.astype(np.int32), mask.astype(np.int32), types.astype(np.int32)
+
+
+# --- both sides ------------------------------------------------------------------------------------------------------
+
+
+def expected_output(bundle: Bundle, inputs: tuple[Any, ...]) -> np.ndarray:
+    """What JAX computes: the logits, or the hidden states of a model without a head."""
+    if bundle.config.architecture.endswith("Model"):
+        return np.asarray(bundle.model.apply({"params": bundle.params}, *inputs).hidden_states[-1])  # type: ignore[union-attr]
+    return np.asarray(forward(bundle.model, bundle.device_params, *inputs))
+
+
+def open_export(to: Target, folder: Path) -> Any:
+    """`(ids, mask, types) -> the same output` of the written folder, in its own runtime."""
+    if to == "huggingface":
+        twin = load(folder)
+        return lambda *inputs: expected_output(twin, inputs)
+    if to == "litert":
+        return partial(answer_each, folder / FILES[to])
+    if to == "stablehlo":
+        import jax
+        from jax import export as jax_export
+        from safetensors.numpy import load_file
+
+        program = jax_export.deserialize(bytearray((folder / FILES[to]).read_bytes()))
+        stored = load_file(folder / "model.safetensors")
+        weights = [stored[name] for name in sorted(stored)]
+        return lambda *inputs: np.asarray(jax.jit(program.call)(weights, *inputs))
+    session = open_session(folder, threads=thread_count())
+    return lambda *inputs: answer(session, *inputs)
+
+
+# --- causes ----------------------------------------------------------------------------------------------------------
+
+
+def wrong_runtime(wrong: tuple[str, ...]) -> str:
+    """What is said where the file is right and its products of integers are not."""
+    import onnxruntime
+
+    return (
+        f"ONNX Runtime {onnxruntime.__version__} multiplies integers wrongly on this processor ({processor_name()}), "
+        f"in {len(wrong)} matrices of this model, {wrong[0].removesuffix('/integers')} first; nothing was written.\n"
+        f"{integer_products(processor_features())}.\n"
+        "The file is right where such instructions are. Quantise the model again: weights of 7 bits, the default, are "
+        "exact everywhere. Or export with --weights=uint8, which is exact too, and slower."
+    )
+
+
+def cause(bundle: Bundle, to: Target, folder: Path, batches: list[Inputs]) -> str:
+    """Why a file whose products are exact differs from JAX, and what to do."""
+    if rounds_inputs(bundle):
+        site, share = most_outside(bundle, batches)
+        if share > OUTSIDE:
+            texts = "its own texts" if bundle.calibration else "random tokens: the bundle has no calibration.json"
+            return (
+                f"It was tried with {texts}; {share:.1%} of what {site} reads lies outside of the range that the model "
+                "was quantised for, where answers hang on the order of summation.\n"
+                "Quantise it again, with texts like those that it will read."
+            )
+    where = f" {layer}" if to == "onnx" and (layer := first_layer(bundle, folder, batches)) else ""
+    return f"This is a defect:{where} please report it with the model's config.json."
+
+
+def most_outside(bundle: Bundle, batches: list[Inputs]) -> tuple[str, float]:
+    """The product that reads the largest share of numbers outside of its range, and that share."""
+    from bertjax.quantize.activations import shares_outside
+
+    shares = shares_outside(bundle.model, bundle.params, batches)
+    return max(shares.items(), key=lambda one: one[1], default=("", 0.0))
+
+
+def first_layer(bundle: Bundle, folder: Path, batches: list[Inputs]) -> str:
+    """Where an ONNX file begins to differ from JAX, as a half-sentence; empty where its layers agree."""
+    import onnx
+
+    model = onnx.load(folder / FILES["onnx"])
+    layers = [f"step_{step}/hidden" for step in range(bundle.config.depth)]
+    for name in layers:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = new_session(model.SerializeToString())
+    names = [one.name for one in session.get_inputs()]
+    squares = np.zeros((bundle.config.depth, 2))
+    for ids, mask, types in batches:
+        given = dict(zip(("input_ids", "attention_mask", "token_type_ids"), (ids, mask, types), strict=True))
+        found = session.run(layers, {name: given[name].astype(np.int64) for name in names})
+        ours = bundle.model.apply({"params": bundle.params}, ids, mask, types)
+        for step, (theirs, hidden) in enumerate(zip(found, ours.hidden_states[1:], strict=True)):  # type: ignore[union-attr]
+            real = mask[:, : theirs.shape[1]].astype(bool)  # of the last layer a classifier computes one row alone
+            expected = np.asarray(hidden)[:, : theirs.shape[1]][real]
+            squares[step] += np.square(theirs[real] - expected).sum(), np.square(expected).sum()
+    shares = np.sqrt(squares[:, 0] / squares[:, 1])
+    wrong = np.flatnonzero(~(shares <= (JUMP if rounds_inputs(bundle) else CLOSE)))
+    return f"from layer {wrong[0]} on, by {shares[wrong[0]]:.2g} of that layer's size;" if len(wrong) else ""

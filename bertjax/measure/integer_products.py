@@ -1,0 +1,95 @@
+"""Whether ONNX Runtime multiplies a file's integers exactly on this processor.
+
+A file can be right and its sums wrong: processors without VNNI add products of bytes in pairs, in 16 bits, where two
+products of weights above 64 do not fit; and a kernel can have a fault for some shapes. No list of processors and
+versions knows all of it, so each matrix is multiplied here, alone, by the largest inputs and by random ones, and held
+against exact sums.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bertjax.measure.onnx import new_session
+
+_BYTES = (2, 3)
+"""ONNX's numbers for uint8 and int8."""
+ROWS = 65
+"""Kernels take rows by up to 32, and what is left over by others."""
+
+
+class Operand(NamedTuple):
+    """A matrix of integers [inputs, outputs] that a file multiplies by, and what its inputs are."""
+
+    name: str
+    values: np.ndarray
+    inputs: np.dtype
+    """uint8 or int8."""
+
+
+def inexact_products(folder: str | os.PathLike) -> tuple[str, ...]:
+    """The names of the matrices whose products ONNX Runtime gets wrong on this processor."""
+    return tuple(one.name for one in operands(folder) if not is_exact(one))
+
+
+def operands(folder: str | os.PathLike) -> Iterator[Operand]:
+    """The matrices that a file multiplies by as integers, each once.
+
+    Two patterns are known: `MatMulInteger`, and a `MatMul` or `Gemm` of two `DequantizeLinear`, of which ONNX Runtime
+    makes one product of integers.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(os.path.join(folder, "model.onnx")).graph
+    stored = {one.name: one for one in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    seen: set[str] = set()
+    for node in graph.node:
+        name, zero = _sides(node, made_by)
+        if name in seen or name not in stored or stored[name].data_type not in _BYTES or len(stored[name].dims) != 2:
+            continue
+        seen.add(name)
+        signed = zero in stored and numpy_helper.to_array(stored[zero]).dtype == np.int8
+        yield Operand(name, numpy_helper.to_array(stored[name]), np.dtype(np.int8 if signed else np.uint8))
+
+
+def _sides(node: Any, made_by: Mapping[str, Any]) -> tuple[str, str]:
+    """The names of the matrix of a product of integers, and of the zero point of its inputs; empty where there is
+    none."""
+    if node.op_type == "MatMulInteger":
+        return node.input[1], node.input[2] if len(node.input) > 2 else ""
+    if node.op_type in ("MatMul", "Gemm"):
+        left, right = (made_by.get(name) for name in node.input[:2])
+        if left and right and left.op_type == right.op_type == "DequantizeLinear":
+            return right.input[0], left.input[2] if len(left.input) > 2 else ""
+    return "", ""
+
+
+def is_exact(operand: Operand) -> bool:
+    """Whether every sum is that of whole numbers."""
+    ends = np.iinfo(operand.inputs)
+    rng = np.random.default_rng(0)
+    left = rng.integers(ends.min, ends.max + 1, (ROWS, len(operand.values))).astype(operand.inputs)
+    left[0], left[1] = ends.max, ends.min
+    (sums,) = new_session(_product(operand)).run(None, {"left": left})
+    # Whole numbers below 2^53, which float64 adds up exactly.
+    return bool(np.array_equal(sums, left.astype(np.float64) @ operand.values.astype(np.float64)))
+
+
+def _product(operand: Operand) -> bytes:
+    """A model of one `MatMulInteger`."""
+    from onnx import helper, numpy_helper
+
+    rows, (inputs, outputs) = "rows", operand.values.shape
+    kind = helper.np_dtype_to_tensor_dtype(operand.inputs)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["left", "right"], ["sums"])],
+        "product",
+        [helper.make_tensor_value_info("left", kind, [rows, inputs])],
+        [helper.make_tensor_value_info("sums", helper.np_dtype_to_tensor_dtype(np.dtype(np.int32)), [rows, outputs])],
+        [numpy_helper.from_array(np.ascontiguousarray(operand.values), "right")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
