@@ -47,7 +47,7 @@ with 768 (Shen et al. 2020).
 import dataclasses
 
 from bertjax.distill.terms import HiddenStates, SoftTargets
-from bertjax.quantize.formats import INT8, TABLE, Format
+from bertjax.quantize.formats import INT8, TABLE, Format, full_int8
 from train.common import Data
 from train.compress import Config
 from train.finetune import Finetune
@@ -94,8 +94,8 @@ def recipe(name: str, *stages) -> Config:
     return Config(model="demo", data=data, stages=(TEACHER, *stages), out=f"runs/qbert-{name}")
 
 
-int8 = recipe("int8", Quantize(name="int8"))
-int8_learned = recipe("int8-learned", learned("int8-learned", *INT8))
+int8 = recipe("int8", Quantize(name="int8", full_int8=True))
+int8_learned = recipe("int8-learned", learned("int8-learned", *full_int8(INT8)))
 config = tables8 = recipe("tables8", mixed("tables8", TABLES))
 tables4 = recipe("tables4", mixed("tables4", WORDS, TABLES))
 vocabulary = recipe("vocabulary", Vocabulary(), mixed("vocabulary", WORDS, TABLES))

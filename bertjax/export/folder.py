@@ -96,6 +96,6 @@ def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool, weights: B
         return
     from safetensors.numpy import save_file
 
-    program, weights = program_and_weights(bundle.model, bundle.params)
+    program, arrays = program_and_weights(bundle.model, bundle.params)
     (folder / FILES[to]).write_bytes(program)
-    save_file(weights, folder / "model.safetensors")
+    save_file(arrays, folder / "model.safetensors")

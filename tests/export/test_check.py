@@ -163,10 +163,10 @@ def test_the_share_outside_of_a_range_is_that_of_a_count():
         bundle,
         config=bundle.config.replace(quantization=dataclasses.replace(bundle.config.quantization, activations=())),
     )
-    first = [
-        np.asarray(plain.model.apply({"params": plain.params}, *batch).hidden_states[0])[batch[1] > 0]
-        for batch in batches
-    ]  # type: ignore[union-attr]
+    first = []
+    for ids, mask, types in batches:
+        output: Any = plain.model.apply({"params": plain.params}, ids, mask, types)
+        first.append(np.asarray(output.hidden_states[0])[mask > 0])
     numbers = np.concatenate([part.ravel() for part in first])
     low, high = halves["step_0/attention/query"].low, halves["step_0/attention/query"].high
     np.testing.assert_allclose(shares["step_0/attention/query"], np.mean((numbers < low) | (numbers > high)), rtol=1e-3)
