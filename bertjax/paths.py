@@ -82,8 +82,8 @@ def names(folder: Given) -> Iterator[str]:
 
 
 def local(path: Given) -> Path:
-    """A file, or a folder with the files that lie in it (not those in folders of its own), on this machine. Copies of
-    what the bucket held before stay in the cache until somebody deletes them.
+    """A file, or a folder with all that is below it, on this machine. Copies of what the bucket held before stay in the
+    cache until somebody deletes them.
 
     Raises:
       UserError: There is nothing at that place of the bucket, or it changes while it is copied.
@@ -97,8 +97,10 @@ def local(path: Given) -> Path:
         raise UserError(f"{absolute(path)}: no such file or folder in the bucket.")
 
     def make(copy: Path) -> None:
+        single = found[0][0] == _key(path)
+        start = len(posixpath.dirname(_key(path)) if single else _key(path)) + 1
         with _plain_errors():
-            client.get([name for name, *_ in found], [str(copy / posixpath.basename(name)) for name, *_ in found])
+            client.get([name for name, *_ in found], [str(copy / name[start:]) for name, *_ in found])
         if _objects(path) != found:
             raise UserError(f"{absolute(path)} was written while it was read; run again when it is complete.")
 
@@ -200,13 +202,15 @@ def _send(source: Path, folder: Given, files: list[str]) -> None:
 
 
 def _objects(path: Given) -> list[tuple[str, int, str]]:
-    """Name, size and generation of an object, or of those in a folder."""
+    """Name, size and generation of an object, or of all below a folder."""
     with _plain_errors():
         try:
             entries = _client(_bucket(path)).ls(_key(path), detail=True)
         except FileNotFoundError:
             return []
-    return [(e["name"], e["size"], e["generation"]) for e in entries if e["type"] == "file"]
+    inner = [e["name"] for e in entries if e["type"] == "directory" and e["name"].strip("/") != _key(path)]
+    files = [(e["name"], e["size"], e["generation"]) for e in entries if e["type"] == "file"]
+    return files + [one for name in inner for one in _objects(BUCKETS + name)]
 
 
 def _key(path: Given) -> str:

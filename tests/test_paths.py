@@ -106,6 +106,16 @@ def test_a_copy_is_made_once(bucket: Storage, cache: Path):
     assert paths.local("gs://bucket/text/train.txt").read_text() == "two"
 
 
+def test_a_copy_of_a_folder_has_the_folders_in_it(place: str):
+    with paths.replaced(place) as folder:
+        (folder / "config.json").write_text("1")
+        (folder / "onnx" / "more").mkdir(parents=True)
+        (folder / "onnx" / "model.onnx").write_text("2")
+        (folder / "onnx" / "more" / "data").write_text("3")
+    copy = paths.local(place)
+    assert {name: (copy / name).read_text() for name in paths.names(copy)} == content(place)
+
+
 def test_paths_are_relative_within_one_world_only():
     assert paths.relative("gs://bucket/run/stages/a", "gs://bucket/run/exported") == "../stages/a"
     assert paths.joined("gs://bucket/run/exported", "../stages/a") == "gs://bucket/run/stages/a"

@@ -118,7 +118,7 @@ def predict_split(bundle: Any, split: Split) -> tuple[Any, Any]:
 
 
 def predict_exported(folder: Any, split: Split) -> tuple[Any, Any]:
-    """As `predict_split`, of a folder with model.onnx in ONNX Runtime."""
+    """As `predict_split`, of an exported folder in ONNX Runtime."""
     from bertjax import manifest
     from bertjax.measure.onnx import answer, longest_input, open_session
     from bertjax.paths import local

@@ -32,12 +32,12 @@ class Export:
 def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["int8", "uint8"] = "int8") -> None:
     """Exports a bundle unless the folder holds it already: an export stands in its place only when it is finished."""
     from bertjax.export.folder import export
-    from bertjax.measure.onnx import origin_of
+    from bertjax.measure.onnx import onnx_file, origin_of
 
     from .log import note
 
     origin = at(model) if is_remote(model) else Path(model).resolve()
-    if (folder / "model.onnx").is_file() and origin_of(folder) == origin:
+    if onnx_file(folder) is not None and origin_of(folder) == origin:
         return
     distance = export(model, "onnx", folder, weights=weights)
     note(f"{folder}: differs from JAX by {distance:.1g} of its output")

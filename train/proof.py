@@ -18,7 +18,9 @@ class Model(NamedTuple):
 
     @property
     def exported(self) -> bool:
-        return (self.folder / "model.onnx").is_file()
+        from bertjax.measure.onnx import onnx_file
+
+        return onnx_file(self.folder) is not None
 
 
 def prove(

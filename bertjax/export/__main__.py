@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
     from bertjax.paths import local
 
     try:
-        from bertjax.export.folder import FILES, export
+        from bertjax.export.folder import export, exported_file
 
         distance = export(given.model, given.to, given.out, given.dequantise, given.weights)
     except UserError as mistake:
@@ -40,10 +40,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
         install = INSTALL if given.to == "litert" else "pip install 'bertjax[export]'"
         print(f"an export to {given.to} needs {missing.name}: {install}", file=sys.stderr)
         sys.exit(2)
-    size = sum(file.stat().st_size for file in local(given.out).iterdir()) / 1e6
-    print(
-        f"{given.out}/{FILES[given.to]}: the folder has {size:.1f} MB; differs from JAX by {distance:.1g} of its output"
-    )
+    folder = local(given.out)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    name = exported_file(given.to, folder).relative_to(folder)
+    print(f"{given.out}/{name}: the folder has {size:.1f} MB; differs from JAX by {distance:.1g} of its output")
     sys.exit(0)
 
 

@@ -18,17 +18,13 @@ from bertjax.bundle import Bundle, load
 from bertjax.errors import UserError
 from bertjax.export.litert import answer_each
 from bertjax.measure.integer_products import inexact_products
-from bertjax.measure.onnx import answer, new_session, open_session
+from bertjax.measure.onnx import answer, existing_file, new_session, open_session
 from bertjax.predict import forward
 from bertjax.processor import integer_products, processor_features, processor_name, thread_count
 
 Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
-FILES = {
-    "onnx": "model.onnx",
-    "stablehlo": "model.stablehlo",
-    "huggingface": "model.safetensors",
-    "litert": "model.tflite",
-}
+FILES = {"stablehlo": "model.stablehlo", "huggingface": "model.safetensors", "litert": "model.tflite"}
+"""Where a file lies. An ONNX file says by its name whether there are integers in it."""
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Ids, mask and types [batch, length]."""
 SHAPES = ((1, 7), (8, 33), (8, 64))
@@ -184,7 +180,7 @@ def first_layer(bundle: Bundle, folder: Path, batches: list[Inputs]) -> str:
     """Where an ONNX file begins to differ from JAX, as a half-sentence; empty where its layers agree."""
     import onnx
 
-    model = onnx.load(folder / FILES["onnx"])
+    model = onnx.load(existing_file(folder))
     layers = [f"step_{step}/hidden" for step in range(bundle.config.depth)]
     for name in layers:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))

@@ -7,20 +7,24 @@ an export that computes something else is an error and not a file.
 import json
 import os
 from pathlib import Path
+from typing import Any, get_args
+
 
 from bertjax import manifest
 from bertjax.bundle import Bundle, is_empty_folder, load, resolve
 from bertjax.errors import UserError
 from bertjax.export.check import FILES, Target, check
 from bertjax.export.litert import litert_model
-from bertjax.export.onnx import Bytes, onnx_model
+from bertjax.export.onnx import Bytes, has_integers, onnx_model
 from bertjax.export.stablehlo import program_and_weights
 from bertjax.export.twin import stock_twin
+from bertjax.measure.onnx import FLOATS, INTEGERS, onnx_file
+from bertjax.model.config import BertConfig
 from bertjax.model.huggingface import config_to_json, write_model
 from bertjax.paths import at, is_remote, relative, replaced
 
-EXPORTED = tuple(name for target, name in FILES.items() if target != "huggingface")
-"""Files that no bundle has."""
+EXPORTED: tuple[Target, ...] = ("onnx", "stablehlo", "litert")
+"""Whose files no bundle has."""
 
 
 def export(
@@ -38,8 +42,8 @@ def export(
       UserError: The model cannot be expressed, the folder cannot be written, or what was written computes something
         else.
     """
-    if to not in FILES:
-        raise UserError(f"--to {to}: expected one of {', '.join(FILES)}.")
+    if to not in get_args(Target):
+        raise UserError(f"--to {to}: expected one of {', '.join(get_args(Target))}.")
     bundle, target = load(model), at(out) if is_remote(out) else Path(out).resolve()
     if bundle.fresh:
         raise UserError(f"{model} has no trained head ({', '.join(bundle.fresh[:3])}); fine-tune it first.")
@@ -51,7 +55,7 @@ def export(
     if (
         target.exists()
         and not is_empty_folder(target)
-        and not any((target / name).is_file() for name in (FILES[to], *EXPORTED))
+        and not any(exported_file(one, target) for one in (to, *EXPORTED))
     ):
         raise UserError(f"{target} exists and is no exported folder, so it is not replaced; choose another name.")
     origin = at(model) if is_remote(model) else resolve(model).resolve()
@@ -61,10 +65,11 @@ def export(
         with replaced(target) as folder:
             write(bundle, to, folder, dequantise, weights)
             if to != "huggingface":  # whose config is the twin's
-                (folder / "config.json").write_text(json.dumps(config_to_json(bundle.config)))
+                (folder / "config.json").write_text(json.dumps(described(bundle.config, to, folder)))
                 write_origin(folder, relative(origin, target))
             if bundle.tokenizer is not None:
                 bundle.tokenizer.save(folder)
+                limit_tokenizer(folder, bundle.config.max_position_embeddings)
             manifest.write(folder)
             distance = check(bundle, to, folder)
     except OSError as error:
@@ -72,6 +77,33 @@ def export(
             f"cannot write {target}: {error.strerror or error}. Free space or choose another folder."
         ) from error
     return distance
+
+
+def exported_file(to: Target, folder: Any) -> Any:
+    """The file in a folder that an export made it for; None where there is none."""
+    if to == "onnx":
+        return onnx_file(folder)
+    return folder / FILES[to] if (folder / FILES[to]).is_file() else None
+
+
+def described(config: BertConfig, to: Target, folder: Path) -> dict[str, Any]:
+    """The content of `config.json` beside a file. One that is whole in itself is of its family for every client,
+    whatever its layers and numbers are: it has no weights that stock code would read as others. transformers.js is told
+    which of its files there is, for it guesses by where it runs."""
+    content = config_to_json(config)
+    if to in ("onnx", "litert"):
+        content["model_type"] = config.model_type
+    if to == "onnx":
+        content["transformers.js_config"] = {"dtype": "q8" if onnx_file(folder) == folder / INTEGERS else "fp32"}
+    return content
+
+
+def limit_tokenizer(folder: Path, positions: int) -> None:
+    """Says how much the model reads where the tokenizer says nothing or more: other clients cut a text by this."""
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model_max_length"] = min(content.get("model_max_length", positions), positions)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_origin(folder: Path, bundle: str) -> None:
@@ -89,7 +121,9 @@ def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool, weights: B
         return
     if to == "onnx":
         model = onnx_model(bundle.config, bundle.params, weights)
-        (folder / FILES[to]).write_bytes(model.SerializeToString())
+        file = folder / (INTEGERS if has_integers(model) else FLOATS)
+        file.parent.mkdir()
+        file.write_bytes(model.SerializeToString())
         return
     if to == "litert":
         (folder / FILES[to]).write_bytes(litert_model(bundle.model, bundle.params))

@@ -57,6 +57,14 @@ def onnx_model(config: BertConfig, params: Tree, weights: Bytes = "int8") -> Any
     return Writer(config, params, weights).model()
 
 
+def has_integers(model: Any) -> bool:
+    """Whether weights are stored as integers in the `onnx.ModelProto`."""
+    from onnx import TensorProto  # pyright: ignore[reportMissingImports]  (an extra)
+
+    bytes_ = TensorProto.INT8, TensorProto.UINT8
+    return any(one.data_type in bytes_ and len(one.dims) > 1 for one in model.graph.initializer)
+
+
 class Writer:
     """The parts of a BERT, each of which adds its nodes and returns the name of its result."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.measure.onnx import onnx_file
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class ForwardCost:
 
 
 def stored_bytes(folder: str | os.PathLike) -> int:
-    """Size of the weight files of a folder (`*.safetensors`, `*.onnx`): what has to be shipped and loaded."""
-    files = [file for kind in ("*.safetensors", "*.onnx") for file in Path(folder).glob(kind)]
+    """Size of a folder's ONNX file or else of its `*.safetensors`: what has to be shipped and loaded."""
+    exported = onnx_file(folder)
+    files = [exported] if exported else [*Path(folder).glob("*.safetensors")]
     if not files:
         raise UserError(f"{folder} holds no .safetensors or .onnx file: expected the folder of a model.")
     return sum(file.stat().st_size for file in files)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertjax.measure.onnx import new_session
+from bertjax.measure.onnx import existing_file, new_session
 
 _BYTES = (2, 3)
 """ONNX's numbers for uint8 and int8."""
@@ -43,7 +43,7 @@ def operands(folder: str | os.PathLike) -> Iterator[Operand]:
     import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load(os.path.join(folder, "model.onnx")).graph
+    graph = onnx.load(existing_file(folder)).graph
     stored = {one.name: one for one in graph.initializer}
     made_by = {name: node for node in graph.node for name in node.output}
     seen: set[str] = set()

@@ -20,6 +20,11 @@ from bertjax.errors import UserError
 from bertjax.paths import at, is_remote, joined, local
 from bertjax.text.tokenizer_files import read_json
 
+FLOATS, INTEGERS = "onnx/model.onnx", "onnx/model_quantized.onnx"
+"""Where the file of an exported folder lies, by what its weights are: where transformers.js, sentence-transformers and
+text-embeddings-inference look for it."""
+BESIDE = "model.onnx"
+"""Where older exports and other tools have it."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
 INTEGER_PRODUCTS = (
@@ -41,12 +46,37 @@ class Graph(NamedTuple):
     """Stored integers that every call makes floats of, because no kernel reads them as they are."""
 
 
+def onnx_file(folder: str | os.PathLike) -> Any:
+    """The path of the ONNX file that a folder is about, or None.
+
+    A folder with weights of its own is about these, whatever a checkpoint of the hub has in `onnx/` for other clients.
+
+    Raises:
+      UserError: There are several.
+    """
+    place = at(folder)
+    weights = any(place.glob("*.safetensors")) if place.is_dir() else False
+    names = (BESIDE,) if weights else (BESIDE, FLOATS, INTEGERS)
+    found = [name for name in names if (place / name).is_file()]
+    if len(found) > 1:
+        raise UserError(f"{folder} holds {' and '.join(found)}, and it is not said which is meant; leave one of them.")
+    return place / found[0] if found else None
+
+
+def existing_file(folder: str | os.PathLike) -> Path:
+    """As `onnx_file`, where there has to be one."""
+    path = onnx_file(folder)
+    if path is None:
+        raise UserError(f"{folder} holds no ONNX file: expected {FLOATS}, {INTEGERS} or {BESIDE} in it.")
+    return path
+
+
 def open_session(folder: str | os.PathLike, threads: int, optimised: str | None = None) -> Any:
     """A session on the processor, checked for the inputs and the output that our exports have.
 
     The rewritten graph is written to `optimised`.
     """
-    path = Path(folder) / "model.onnx"
+    path = existing_file(folder)
     try:
         session = new_session(str(path), threads, optimised)
     except UserError:
@@ -116,14 +146,12 @@ def origin_of(folder: str | os.PathLike) -> Any:
 
 
 def read_graph(folder: str | os.PathLike) -> Graph:
-    """The operators of `model.onnx` before and after ONNX Runtime's own optimisation."""
+    """The operators of a folder's file before and after ONNX Runtime's own optimisation."""
     onnx = _package("onnx")
     with tempfile.TemporaryDirectory() as temporary:
         target = os.path.join(temporary, "optimised.onnx")
         open_session(folder, threads=1, optimised=target)
-        stored, executed = (
-            onnx.load(path, load_external_data=False) for path in (os.path.join(folder, "model.onnx"), target)
-        )
+        stored, executed = (onnx.load(path, load_external_data=False) for path in (existing_file(folder), target))
     return Graph(Counter(_operators(stored.graph)), Counter(_operators(executed.graph)), _widened(executed.graph))
 
 
@@ -139,9 +167,9 @@ def _widened(graph: Any) -> int:
 
 
 def read_arrays(folder: str | os.PathLike) -> dict[str, Any]:
-    """The arrays that `model.onnx` stores, by name."""
+    """The arrays that a folder's file stores, by name."""
     onnx, helper = _package("onnx"), _package("onnx.numpy_helper")
-    model = onnx.load(os.path.join(folder, "model.onnx"))
+    model = onnx.load(existing_file(folder))
     tensors = [(one.name, one) for one in model.graph.initializer]
     for node in model.graph.node:
         if node.op_type == "Constant":

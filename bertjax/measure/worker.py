@@ -93,7 +93,7 @@ class JaxRuntime:
 
 
 class OnnxRuntime:
-    """A folder with `model.onnx`, its tokenizer and `config.json`, in ONNX Runtime on the processor."""
+    """A folder with an ONNX file, its tokenizer and `config.json`, in ONNX Runtime on the processor."""
 
     name = "onnxruntime"
 

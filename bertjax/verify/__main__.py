@@ -59,7 +59,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog, description=inspect.cleandoc(__doc__ or ""), formatter_class=layout)
     add = parser.add_argument
-    add("new", metavar="NEW", help="folder with model.onnx, or a bundle")
+    add("new", metavar="NEW", help="exported folder (onnx/model.onnx), or a bundle")
     add("--against", metavar="OLD", required=True, help="what NEW is compared with: a folder of either kind")
     add("--data", metavar="FILE", required=True, help="labelled texts: a file, tfds:NAME/SPLIT, or demo")
     add("--min-speedup", metavar="X", type=float, help="OLD's median time for one text over NEW's, at least")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.measure.onnx import origin_of, read_arrays
+from bertjax.measure.onnx import onnx_file, origin_of, read_arrays
 from bertjax.measure.report import HONEST
 from bertjax.text.tokenizer_files import read_json
 from bertjax.verify.measured import Claim, Weights
@@ -18,13 +18,13 @@ REPORTS = ("report.json", "report.md", "report.png", "README.md")
 
 
 def runtime_of(folder: Path) -> str:
-    """ "onnx" for a folder with model.onnx, "jax" for a bundle."""
-    if (folder / "model.onnx").is_file():
+    """ "onnx" for a folder with an ONNX file, "jax" for a bundle."""
+    if onnx_file(folder) is not None:
         return "onnx"
     if any(folder.glob("*.safetensors")):
         return "jax"
     there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-    raise UserError(f"{folder}: expected a folder with model.onnx or a bundle (model.safetensors); found: {there}.")
+    raise UserError(f"{folder}: expected onnx/model.onnx or a bundle (model.safetensors); found: {there}.")
 
 
 def config_of(folder: Path) -> dict[str, Any]:

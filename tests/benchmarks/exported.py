@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bertjax.measure.latency import Timing, measure_latency
+from bertjax.measure.onnx import BESIDE, onnx_file
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
 from bertjax.measure.scores import score
@@ -32,19 +33,19 @@ OURS = "int8"
 
 
 def folders(float_folder: Path, int8_folder: Path, temporary: Path) -> dict[str, Path]:
-    """The four contestants, each a folder with model.onnx and a tokenizer."""
+    """The four contestants, each an exported folder."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.transformers import optimizer
 
     made = {name: temporary / name.replace(" ", "-") for name in ("float, optimised", "quantize_dynamic")}
     for folder in made.values():
         shutil.copytree(float_folder, folder)
-        (folder / "model.onnx").unlink()
-    source, config = str(float_folder / "model.onnx"), config_of(float_folder)
+        onnx_file(folder).unlink()
+    source, config = str(onnx_file(float_folder)), config_of(float_folder)
     sizes = {"num_heads": config["num_attention_heads"], "hidden_size": config["hidden_size"]}
     optimised = optimizer.optimize_model(source, model_type="bert", **sizes)
-    optimised.save_model_to_file(str(made["float, optimised"] / "model.onnx"))
-    target = str(made["quantize_dynamic"] / "model.onnx")
+    optimised.save_model_to_file(str(made["float, optimised"] / BESIDE))
+    target = str(made["quantize_dynamic"] / BESIDE)
     quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
     return {"float": float_folder, "float, optimised": made["float, optimised"], OURS: int8_folder, **made}
 

@@ -113,7 +113,7 @@ def test_a_compression_in_a_bucket_leaves_stages_a_report_and_what_ships(work: P
     assert b"bertjax.load" in bucket.objects["small/stages/3-pruned/bundle/README.md"].content
     assert len(bucket.objects["small/stages/2-augmented/augmented.jsonl"].content.splitlines()) > 96
     assert not bucket.names("small/stages/2-augmented/parts/")
-    for name in ("bundle/model.safetensors", "exported/model.onnx"):
+    for name in ("bundle/model.safetensors", "exported/onnx/model.onnx"):
         assert f"small/{name}" in bucket.names()
     shipped = json.loads(bucket.objects["small/exported/report.json"].content)
     assert "." in {row["bundle"] for row in shipped["rows"]}

@@ -65,7 +65,7 @@ def test_an_onnx_file_goes_before_the_weights_beside_it_and_neither_is_an_error(
     assert runtime_of(bundle) == "onnx"
     with pytest.raises(UserError, match="no such folder"):
         runtime_of(bundle / "nowhere")
-    with pytest.raises(UserError, match=r"expected a folder with model\.onnx or a bundle"):
+    with pytest.raises(UserError, match=r"expected onnx/model\.onnx or a bundle"):
         runtime_of(bundle.parent)
 
 

@@ -15,6 +15,7 @@ import pytest
 import bertjax
 from bertjax.export import export
 from bertjax.measure.latency import Timing
+from bertjax.measure.onnx import FLOATS
 from bertjax.measure.report import Latency, Percentiles
 from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
@@ -191,8 +192,14 @@ def test_other_tokenizers_and_shorter_models_are_seen(folder: Path, quick: Path,
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["nowhere", "--against=quick", "--data=dev.tsv"], "nowhere: expected a folder with model.onnx or a bundle"),
-        (["quick", "--against=nowhere", "--data=dev.tsv"], "nowhere: expected a folder with model.onnx or a bundle"),
+        (
+            ["nowhere", "--against=quick", "--data=dev.tsv"],
+            "nowhere: expected onnx/model.onnx or a bundle",
+        ),
+        (
+            ["quick", "--against=nowhere", "--data=dev.tsv"],
+            "nowhere: expected onnx/model.onnx or a bundle",
+        ),
         (["quick", "--against=quick", "--data=none.tsv"], "none.tsv"),
         (
             ["quick", "--against=quick", "--data=dev.tsv", "--rounds=2"],
@@ -239,12 +246,12 @@ def test_a_file_with_one_corrupted_weight_is_refused(folder: Path, quick: Path, 
     export(folder / "whole", "onnx", folder / "exported")
     assert verdict(compared(folder / "exported", quick, data), Bounds()) == []
     shutil.copytree(folder / "exported", folder / "corrupted")
-    stored = onnx.load(folder / "corrupted" / "model.onnx")
+    stored = onnx.load(folder / "corrupted" / FLOATS)
     (tensor,) = [one for one in stored.graph.initializer if one.name == "encoder/layer_0/ffn/output/kernel"]
     bits = np.frombuffer(tensor.raw_data, np.uint32).copy()
     bits[7] ^= 1 << 30  # the highest bit of the exponent
     tensor.raw_data = bits.tobytes()
-    onnx.save(stored, folder / "corrupted" / "model.onnx")
+    onnx.save(stored, folder / "corrupted" / FLOATS)
     with pytest.raises(
         bertjax.UserError, match="not what was written there: encoder/layer_0/ffn/output/kernel differs"
     ):
