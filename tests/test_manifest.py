@@ -13,12 +13,13 @@ import bertjax
 from bertjax import manifest
 from bertjax.bundle import stored_config
 from bertjax.export.folder import export
+from bertjax.paths import names
 from bertjax.quantize import quantise_weights
 from bertjax.quantize.formats import INT8
 from tests.train.tiny import write_model
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-EXPORTED = ("config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+EXPORTED = ("config.json", "onnx/model.onnx", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def refusal(call, *given) -> str:
 
 def test_everything_that_save_and_export_write_has_its_digest(bundle: Path, exported: Path):
     for place, files in ((bundle, FILES), (exported, EXPORTED)):
-        assert sorted(path.name for path in place.iterdir()) == sorted([*files, manifest.FILE])
+        assert sorted(names(place)) == sorted([*files, manifest.FILE])
         listed, _ = manifest.read(place) or ({}, {})
         assert tuple(listed) == files
     _, arrays = manifest.read(bundle) or ({}, {})
@@ -87,7 +88,7 @@ def test_of_thirty_random_bits_each_is_found_and_its_array_named(
     source, name = {
         "float": (bundle, "model.safetensors"),
         "integers": (tmp_path / "integers", "model.safetensors"),
-        "onnx": (exported, "model.onnx"),
+        "onnx": (exported, "onnx/model.onnx"),
     }[kind]
     if kind == "integers":
         whole = bertjax.load(bundle)

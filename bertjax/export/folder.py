@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
-
 from bertjax import manifest
 from bertjax.bundle import Bundle, is_empty_folder, load, resolve
 from bertjax.errors import UserError

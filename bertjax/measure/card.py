@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from bertjax import manifest
+from bertjax.measure.onnx import onnx_file
 from bertjax.measure.report import Report, Row
 from bertjax.measure.words import how_measured, markdown_table, metric_name, verdicts
 from bertjax.paths import at
@@ -104,8 +105,8 @@ def _about(row: Row, report: Report, task: Task, source: str) -> str:
 
 
 def _usage(folder: Any, task: Task) -> str:
-    if (folder / "model.onnx").is_file():
-        return _exported_usage(task)
+    if (file := onnx_file(folder)) is not None:
+        return _exported_usage(task, os.path.relpath(file, folder))
     pairs = ', ["the second text"]' if task.text_pair else ""
     lines = [
         "```python",
@@ -120,7 +121,7 @@ def _usage(folder: Any, task: Task) -> str:
     return "\n".join(lines)
 
 
-def _exported_usage(task: Task) -> str:
+def _exported_usage(task: Task, file: str) -> str:
     """The file needs no framework: its runtime and a tokenizer."""
     pair = ', "the second text"' if task.text_pair else ""
     lines = [
@@ -130,7 +131,7 @@ def _exported_usage(task: Task) -> str:
         "from tokenizers import Tokenizer",
         "",
         'text = Tokenizer.from_file("path/to/this/folder/tokenizer.json").encode("a text to judge"PAIR)',
-        'session = onnxruntime.InferenceSession("path/to/this/folder/model.onnx")',
+        f'session = onnxruntime.InferenceSession("path/to/this/folder/{file}")',
         'given = {"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}',
         "inputs = {one.name: np.array([given[one.name]]) for one in session.get_inputs()}",
         "session.run(None, inputs)",

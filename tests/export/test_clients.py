@@ -16,6 +16,7 @@ import tokenizers
 from scipy.special import expit, softmax
 
 import bertjax
+from bertjax import manifest
 from bertjax.errors import UserError
 from bertjax.export import export
 from bertjax.export.folder import exported_file
@@ -142,8 +143,9 @@ def test_a_tokenizer_that_reads_more_than_the_model_is_held_to_it(tmp_path: Path
     for name, limit in (("longer", 10**9), ("shorter", 11)):
         whole = bundle_of(tmp_path / f"{name}-model")
         bertjax.save(whole, tmp_path / name)
-        place = tmp_path / name / "tokenizer_config.json"
-        place.write_text(json.dumps({**json.loads(place.read_text()), "model_max_length": limit}))
+        content = json.loads((tmp_path / name / "tokenizer_config.json").read_text())
+        said = json.dumps({**content, "model_max_length": limit})
+        manifest.put_text(tmp_path / name, "tokenizer_config.json", said)
         export(tmp_path / name, "onnx", tmp_path / f"{name}-out")
         said = json.loads((tmp_path / f"{name}-out" / "tokenizer_config.json").read_text())["model_max_length"]
         assert said == min(limit, whole.config.max_position_embeddings)
