@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bertjax.errors import UserError
 from bertjax.paths import at, names, write_text
@@ -33,19 +33,31 @@ WEIGHTS = (".safetensors", ".onnx", ".stablehlo", ".tflite")
 SHOWN = 3
 
 
-def write(folder: Path) -> None:
+class Manifest(NamedTuple):
+    """The content of `digests.json`."""
+
+    files: dict[str, str]
+    """Digest by the path from the folder."""
+    arrays: dict[str, dict[str, str]]
+    """Of the files that hold arrays, the digest of each."""
+    made_from: dict[str, str]
+    """Of an export: the fingerprint of its bundle."""
+
+
+def write(folder: Path, made_from: dict[str, str] | None = None) -> None:
     """Writes the digests of all files that are in a folder now."""
     files = sorted(Path(name).as_posix() for name in names(folder) if name != FILE)
     arrays = {name: found for name in files if (found := digests_of_arrays(folder / name))}
-    _write(folder, dict(zip(files, digests_of([folder / name for name in files]), strict=True)), arrays)
+    digests = dict(zip(files, digests_of([folder / name for name in files]), strict=True))
+    _write(folder, Manifest(digests, arrays, made_from or {}))
 
 
 def put_text(folder: str | os.PathLike[str], name: str, text: str) -> None:
     """Writes a text file into a finished folder, and its digest where the folder has digests."""
     write_text(at(folder) / name, text)
-    if listed := read(at(folder)):
-        files, arrays = listed
-        _write(folder, {**files, name: hashlib.sha256(text.encode()).hexdigest()}, arrays)
+    if (at(folder) / FILE).is_file():
+        found = read(at(folder))
+        _write(folder, found._replace(files={**found.files, name: hashlib.sha256(text.encode()).hexdigest()}))
 
 
 def check(folder: Path, patterns: Sequence[str] = PARTS) -> None:
@@ -54,7 +66,7 @@ def check(folder: Path, patterns: Sequence[str] = PARTS) -> None:
     Raises:
       UserError: One differs, or one is gone that the model needs; the digests are damaged.
     """
-    files, arrays = read(folder) or ({}, {})
+    files, arrays, _ = read(folder)
     asked = [name for name in files if matches(name, patterns)]
     there = [name for name in asked if (folder / name).is_file()]
     own = f"if the change is yours, delete its line in {folder / FILE}."
@@ -142,29 +154,29 @@ def _of_onnx(file: Path) -> dict[str, str]:
     return {one.name: hashlib.sha256(one.SerializeToString()).hexdigest() for one in stored}
 
 
-def read(folder: Any) -> tuple[dict[str, str], dict[str, dict[str, str]]] | None:
-    """The digests of files, and of the arrays in them; None where a folder has none."""
+def read(folder: Any) -> Manifest:
+    """What is written of a folder: nothing, where it has no digests."""
     path = folder / FILE
     if not path.is_file():
-        return None
+        return Manifest({}, {}, {})
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        files, arrays = content["files"], content["arrays"]
-        well = all(re.fullmatch("[0-9a-f]{64}", digest) and is_inside(name) for name, digest in files.items())
-        if not well or not all(isinstance(found, dict) for found in arrays.values()):
+        found = Manifest(content["files"], content["arrays"], content["made_from"])
+        well = all(re.fullmatch("[0-9a-f]{64}", digest) and is_inside(name) for name, digest in found.files.items())
+        if not well or not all(isinstance(one, dict) for one in (*found.arrays.values(), found.made_from)):
             raise ValueError("expected names of files in this folder, each with 64 digits of SHA-256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}).\n"
             "Restore it, or delete it: then nobody sees whether the files beside it are those that were written."
         ) from None
-    return files, arrays
+    return found
 
 
 def is_inside(name: str) -> bool:
     return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
-def _write(folder: str | os.PathLike[str], files: dict[str, str], arrays: dict[str, dict[str, str]]) -> None:
-    content = {"files": dict(sorted(files.items())), "arrays": arrays}
-    write_text(at(folder) / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def _write(folder: str | os.PathLike[str], content: Manifest) -> None:
+    listed = content._replace(files=dict(sorted(content.files.items())))
+    write_text(at(folder) / FILE, json.dumps(listed._asdict(), indent=2, ensure_ascii=False) + "\n")

@@ -55,10 +55,8 @@ def refusal(call, *given) -> str:
 def test_everything_that_save_and_export_write_has_its_digest(bundle: Path, exported: Path):
     for place, files in ((bundle, FILES), (exported, EXPORTED)):
         assert sorted(names(place)) == sorted([*files, manifest.FILE])
-        listed, _ = manifest.read(place) or ({}, {})
-        assert tuple(listed) == files
-    _, arrays = manifest.read(bundle) or ({}, {})
-    assert arrays["model.safetensors"].keys() == load_file(bundle / "model.safetensors").keys()
+        assert tuple(manifest.read(place).files) == files
+    assert manifest.read(bundle).arrays["model.safetensors"].keys() == load_file(bundle / "model.safetensors").keys()
 
 
 @pytest.mark.parametrize("place", ["start", "middle", "end"])
@@ -95,7 +93,7 @@ def test_of_thirty_random_bits_each_is_found_and_its_array_named(
         bertjax.save(bertjax.Bundle(*quantise_weights(whole.config, whole.params, INT8), whole.tokenizer), source)
     folder = Path(shutil.copytree(source, tmp_path / "copy"))
     draws, size, named = random.Random(0), (source / name).stat().st_size, 0
-    arrays = (manifest.read(source) or ({}, {}))[1][name]
+    arrays = manifest.read(source).arrays[name]
     for _ in range(30):
         flip(folder / name, draws.randrange(size), draws.randrange(8))
         message = refusal(manifest.check, folder)
@@ -147,11 +145,12 @@ def test_a_change_of_ones_own_is_allowed_by_deleting_its_line(folder: Path):
         "{",
         "[]",
         '{"files": {}}',
-        '{"files": [], "arrays": {}}',
-        '{"files": {"config.json": 5}, "arrays": {}}',
-        '{"files": {"config.json": "0a"}, "arrays": {}}',
-        '{"files": {"../config.json": "%s"}, "arrays": {}}' % (64 * "0"),
-        '{"files": {}, "arrays": {"model.safetensors": 1}}',
+        '{"files": [], "arrays": {}, "made_from": {}}',
+        '{"files": {"config.json": 5}, "arrays": {}, "made_from": {}}',
+        '{"files": {"config.json": "0a"}, "arrays": {}, "made_from": {}}',
+        '{"files": {"../config.json": "%s"}, "arrays": {}, "made_from": {}}' % (64 * "0"),
+        '{"files": {}, "arrays": {"model.safetensors": 1}, "made_from": {}}',
+        '{"files": {}, "arrays": {}, "made_from": 3}',
         "[" * 100_000,
         b"\xff\xfe",
     ],

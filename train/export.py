@@ -30,7 +30,10 @@ class Export:
 
 
 def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["int8", "uint8"] = "int8") -> None:
-    """Exports a bundle unless the folder holds it already: an export stands in its place only when it is finished."""
+    """Exports a bundle unless the folder holds it already: an export stands in its place only when it is finished, and
+    one of another model that stood there before is made anew."""
+    from bertjax import manifest
+    from bertjax.bundle import resolve
     from bertjax.export.folder import export
     from bertjax.measure.onnx import onnx_file, origin_of
 
@@ -38,7 +41,9 @@ def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["in
 
     origin = at(model) if is_remote(model) else Path(model).resolve()
     if onnx_file(folder) is not None and origin_of(folder) == origin:
-        return
+        known = manifest.read(folder).made_from
+        if not known or known == manifest.fingerprint(resolve(model)):
+            return
     distance = export(model, "onnx", folder, weights=weights)
     note(f"{folder}: differs from JAX by {distance:.1g} of its output")
 

@@ -1,8 +1,9 @@
 """What every run leaves in its folder, and how it is found again.
 
-`OUT/run.json` says what was asked (the whole config), with what (versions, fingerprints of the data) and, once it is
-finished, what came out. The same command on the same folder continues an unfinished run and leaves a finished one as
-it is; another command on it is refused, because the folder would then hold something that nobody asked for.
+`OUT/run.json` says what was asked (the whole config), with what (versions, fingerprints of the models and texts that
+the run began from) and, once it is finished, what came out. The same command on the same folder continues an unfinished
+run and leaves a finished one as it is; another command on it is refused, because the folder would then hold something
+that nobody asked for, and so is the same command where another model or text stands under the same name by now.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 from bertjax.errors import UserError
 
 from .fields import to_dict
+from .inputs import changes, inputs
 from .log import note
 from .processes import agree, is_first, wait
 
@@ -23,7 +25,8 @@ def begin(out: Path, config: Any) -> bool:
     """Claims the folder for this config. True if the run is finished already.
 
     Raises:
-      UserError: The folder holds a run with other settings, or cannot be written, or is another one for each process.
+      UserError: The folder holds a run with other settings, or one that began from other models or texts than those
+        that stand there now; it cannot be written, or is another one for each process.
     """
     return agree(lambda: claim(out, config))
 
@@ -41,18 +44,26 @@ def claim(out: Path, config: Any) -> bool:
     asked = {name: value for name, value in to_dict(config).items() if name != "out"}
     record = read_record(out)
     differing = differences(what(record["config"]), what(asked)) if record else []
-    if record is None or (differing and not holds_work(out)):
+    found = inputs(asked)
+    changed = changes((record or {}).get("inputs", {}), found)
+    if record is None or ((differing or changed) and not holds_work(out)):
         if not is_first():
             raise UserError(
                 f"{out} is not the folder that the first process sees: give --out=gs://BUCKET/NAME, or a folder that "
                 "all of them share."
             )
-        write_record(out, {"config": asked, "versions": versions(), "device": device()})
+        write_record(out, {"config": asked, "inputs": found, "versions": versions(), "device": device()})
         return False
     if differing:
         raise UserError(
             f"{out} holds a run with other settings (there -> here): {'; '.join(differing[:3])}.\n"
             "Use the same settings to continue it, or another --out."
+        )
+    if changed:
+        state = "is finished, and began" if "result" in record else "holds a run that began"
+        raise UserError(
+            f"{out} {state} with something else than what stands there now:\n  {'; '.join(changed[:3])}.\n"
+            "Put back what it began with, or use another --out."
         )
     if "result" in record:
         note(f"{out}: finished already{', ' * bool(record['result'])}{show(record['result'])}")
@@ -85,7 +96,9 @@ def holds_work(out: Path) -> bool:
     before its first checkpoint left nothing, and must not stand in the way of the corrected command."""
     from bertjax.paths import names
 
-    work = re.compile(r"(^|/)(checkpoints/\d|bundle/model\.safetensors$|parts/[^/]+/[^/]+\.jsonl$|augmented\.jsonl$)")
+    work = re.compile(
+        r"(^|/)(checkpoints/\d|(bundle|cut)/model\.safetensors$|parts/[^/]+/[^/]+\.jsonl$|augmented\.jsonl$)"
+    )
     return any(work.search(name) for name in names(out))
 
 

@@ -69,7 +69,7 @@ def export(
             if bundle.tokenizer is not None:
                 bundle.tokenizer.save(folder)
                 limit_tokenizer(folder, bundle.config.max_position_embeddings)
-            manifest.write(folder)
+            manifest.write(folder, made_from=manifest.fingerprint(resolve(model)))
             distance = check(bundle, to, folder)
     except OSError as error:
         raise UserError(

@@ -56,6 +56,8 @@ def compare(
     paths, bundle = with_bundle(new, old, parity or origin_of(new))
     for name in paths.keys() - {"NEW"}:
         manifest.check(paths[name], manifest.EVERYTHING)
+    if bundle:
+        check_origin(new, paths[bundle])
     runtimes = {name: folders.runtime_of(path) for name, path in paths.items()}
     task, examples, gold = labelled(source, task, folders.classes_of(old), old)
     candidates = {name: Candidate(runtimes[name], path) for name, path in paths.items()}
@@ -80,6 +82,17 @@ def compare(
         else None,
         features=processor_features(),
     )
+
+
+def check_origin(new: Path, bundle: Path) -> None:
+    """Says if what NEW is to be held against is not what it was exported from."""
+    before = manifest.read(new).made_from
+    now = manifest.fingerprint(bundle)
+    if differing := [part for part, digest in before.items() if now.get(part) != digest]:
+        raise UserError(
+            f"{new} was exported from another model than stands at {bundle} now: of other {' and '.join(differing)}.\n"
+            "Export it again, or name the bundle that it comes from (--parity)."
+        )
 
 
 def with_bundle(new: Path, old: Path, bundle: Path | None) -> tuple[dict[str, Path], str | None]:
