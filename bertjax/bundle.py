@@ -35,6 +35,7 @@ from bertjax.model.huggingface import (
     read_tensors,
     write_model,
 )
+from bertjax.model.soundness import require_numbers, require_use, shortened
 from bertjax.params import Tree, compare, flatten, map_with_path, unflatten
 from bertjax.paths import at, is_remote, local, replaced
 from bertjax.predict import Predictions, predict
@@ -82,7 +83,7 @@ class Bundle:
     fresh: tuple[str, ...] = ()
     """Parameters that the folder did not hold and that were drawn at random: a head that is still to be trained."""
     ignored: tuple[str, ...] = ()
-    """Tensors of the folder that this architecture has no place for."""
+    """Tensors of the folder that this architecture has no place for, all of them outside of the encoder."""
     calibration: Calibration | None = None
     """Of a model whose activations are rounded: some texts like those that its ranges were found on."""
 
@@ -143,8 +144,8 @@ def load(
     its ReLU.
 
     Raises:
-      UserError: No such folder, no supported model in it, damaged or missing weights, a file that is not the one that
-        was saved, an unknown architecture.
+      UserError: No such folder, no supported model in it, a file that is not the one that was saved, damaged or missing
+        weights, ones that are not finite, tensors of an encoder that the config leaves out, an unknown architecture.
     """
     if unknown := sorted(settings.keys() - set(SETTINGS)):
         raise UserError(f"{unknown[0]} cannot be set when a model is loaded; these can: {', '.join(SETTINGS)}.")
@@ -174,6 +175,8 @@ def load(
         known = flatten(params) | flatten(init_params(config, seed, only=missing))
         params = unflatten({path: known[path] for path in flatten(template)})
     chex.assert_trees_all_equal_shapes_and_dtypes(params, template)
+    require_use(ignored, str(folder))
+    require_numbers(params, config, str(folder))
     sizes = config.vocab_size, config.type_vocab_size, config.max_position_embeddings
     calibration = read_calibration(folder, *sizes)
     return Bundle(config, params, matching_tokenizer(folder, config), tuple(missing), tuple(ignored), calibration)
@@ -190,10 +193,6 @@ def matching_tokenizer(folder: Path, config: BertConfig) -> Tokenizer | None:
     return tokenizer
 
 
-def shortened(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
-
-
 def stored_config(path_or_name: str | os.PathLike[str]) -> BertConfig:
     """What a folder, hub name or `demo` holds, without its weights."""
     folder = resolve(path_or_name)
@@ -208,12 +207,13 @@ def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
     A model folder that is there already is replaced as a whole, once the new one is complete.
 
     Raises:
-      UserError: The parameters do not fit the config (the differences are listed), the folder cannot be written, or
-        what is there is no model.
+      UserError: The parameters do not fit the config (the differences are listed) or are not finite, the folder cannot
+        be written, or what is there is no model.
     """
     differences = compare(bundle.params, abstract_params(bundle.config))
     if differences:
         raise UserError("the parameters do not fit the config:\n" + "\n".join(differences[:4]))
+    require_numbers(bundle.params, bundle.config, "this model")
     target = at(path) if is_remote(path) else Path(path).resolve()
     if target.exists() and not (target / "config.json").is_file() and not is_empty_folder(target):
         raise UserError(f"{target} exists and is no model folder, so it is not replaced; choose another name.")

@@ -26,8 +26,10 @@ from bertjax.paths import at, names, write_text
 FILE = "digests.json"
 MODEL_FILES = ("config.json", "model.safetensors*", "model-*.safetensors", "tokenizer*.json", "vocab*")
 """What a model is opened from."""
-PARTS = (*MODEL_FILES, "*.onnx", "*.stablehlo", "*.tflite")
-"""What decides about answers, of a bundle or an export. The rest (card, reports) is about it."""
+ANSWERS = (*MODEL_FILES, "*.onnx", "*.stablehlo", "*.tflite")
+"""What decides about answers, of a bundle or an export."""
+PARTS = (*ANSWERS, "calibration.json")
+"""What is read when it is opened. The rest (card, reports) is about it."""
 EVERYTHING = ("*",)
 WEIGHTS = (".safetensors", ".onnx", ".stablehlo", ".tflite")
 SHOWN = 3
@@ -84,7 +86,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
     """The identity of the model in a folder, from its files: of its weights, its config and its tokenizer. Other files
     (card, reports) make no other model of it."""
     parts: dict[str, list[str]] = {"weights": [], "config": [], "tokenizer": []}
-    files = sorted(file.name for file in folder.iterdir() if matches(file.name, PARTS) and file.is_file())
+    files = sorted(file.name for file in folder.iterdir() if matches(file.name, ANSWERS) and file.is_file())
     for name, digest in zip(files, digests_of([folder / name for name in files]), strict=True):
         weighty = any(suffix in name for suffix in WEIGHTS)
         parts["weights" if weighty else "config" if name == "config.json" else "tokenizer"] += [name, digest]

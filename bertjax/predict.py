@@ -121,6 +121,11 @@ def answered_rows(
             rows[number] = row[: batch["attention_mask"][position].sum()] if row.ndim > 1 else row
             if answered.depths is not None:
                 depths[number], differ = int(answered.depths[position]), True
+    if lost := [number for number, row in enumerate(rows) if not np.isfinite(row).all()]:
+        raise UserError(
+            f"the model's answers to {len(lost)} of {len(rows)} texts are no numbers (the first is text {lost[0]}): "
+            "something overflows on the way. Train it again, with a lower learning rate, or use dtype=float32."
+        )
     return rows, depths if differ else None
 
 

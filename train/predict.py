@@ -64,7 +64,7 @@ def main(config: Config) -> None:
             answer["probabilities"] = dict(zip(bundle.config.labels, rounded, strict=True))
         if predictions.depths is not None:
             answer["depth"] = predictions.depths[i]
-        answers.append(json.dumps(answer, ensure_ascii=False))
+        answers.append(json.dumps(answer, ensure_ascii=False, allow_nan=False))
     write_lines(config.out, answers)
 
 

@@ -197,6 +197,8 @@ class BertConfig:
         self._check_bottlenecks()
         rounds = self.attention != "xla" and self.quantization is not None and self.quantization.activations
         self._require("attention", not rounds, "a fused kernel cannot round what its products read: use 'xla'")
+        self._require("layer_norm_eps", 0 < self.layer_norm_eps < 1, "expected a small number above 0, as 1e-12")
+        self._require("main_norm_eps", 0 <= self.main_norm_eps < 1, "expected a small number, or 0 for layer_norm_eps")
         halves = self.attention != "cudnn" or self.dtype == "bfloat16"
         self._require("dtype", halves, "attention='cudnn' computes in bfloat16 alone: give that, or use 'xla'")
 

@@ -95,7 +95,9 @@ MOBILE_NAMES = (
 )
 NAMES = {"bert": BERT_NAMES, "distilbert": DISTILBERT_NAMES, "albert": ALBERT_NAMES, "mobilebert": MOBILE_NAMES}
 # Tensors that hold nothing of their own: buffers, and copies of tied weights.
-REDUNDANT = re.compile(r"position_ids$|^(cls\.)?predictions\.decoder\.|^vocab_projector\.weight$")
+REDUNDANT = re.compile(
+    r"(position_ids|embeddings\.token_type_ids)$|^(cls\.)?predictions\.decoder\.|^vocab_projector\.weight$"
+)
 DISTILBERT_FIELDS = {
     "hidden_size": "dim",
     "num_hidden_layers": "n_layers",
@@ -434,7 +436,8 @@ def parameters_from_tensors(
         tensor = tensors[stored]
         if tensor.dtype.kind in "biu":
             raise UserError(f"{stored} holds {tensor.dtype} numbers; expected floating point: quantised elsewhere?")
-        found[path] = convert(path, tensor.astype(np.float32))
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes inf, and is refused with the rest
+            found[path] = convert(path, tensor.astype(np.float32))
         if found[path].shape != tuple(leaf.shape):
             raise UserError(
                 f"{stored} has shape {tensor.shape}; the config asks for {tuple(leaf.shape)} at {path}"

@@ -7,6 +7,7 @@ word table is a row of it, 32 inputs by one output are what formats of 4 bits ha
 """
 
 import dataclasses
+import math
 from typing import Any, Literal, get_args
 
 from bertjax.errors import UserError
@@ -72,8 +73,10 @@ class Activation:
         check_bits(self.bits, ACTIVATION_BITS)
         if (self.low is None) != (self.high is None):
             raise UserError(f"low is {self.low} and high {self.high}; give both ends of a range, or neither.")
-        if self.low is not None and self.high is not None and not self.low <= 0 <= self.high:
-            raise UserError(f"the range is {self.low} to {self.high}; it has to hold 0, which padding and zeros are.")
+        if self.low is not None and self.high is not None and not -math.inf < self.low <= 0 <= self.high < math.inf:
+            raise UserError(
+                f"the range is {self.low} to {self.high}; it is finite and holds 0, which padding and zeros are."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

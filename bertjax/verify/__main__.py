@@ -39,6 +39,7 @@ def run(given: argparse.Namespace) -> int:
                 f"{folder}: what ships is measured as files of this machine. Copy the whole run here first:\n"
                 "  gcloud storage cp --recursive gs://BUCKET/RUN ."
             )
+    bounds = Bounds(given.min_speedup, given.max_drop, given.max_mb)
     measured = compare(
         Path(given.new),
         Path(given.against),
@@ -50,7 +51,7 @@ def run(given: argparse.Namespace) -> int:
         rounds=given.rounds,
         notify=lambda message: print(message, file=sys.stderr, flush=True),
     )
-    failures = verdict(measured, Bounds(given.min_speedup, given.max_drop, given.max_mb))
+    failures = verdict(measured, bounds)
     print(*lines(measured, failures), sep="\n", flush=True)
     return MISSED if failures else 0
 

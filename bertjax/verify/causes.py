@@ -39,6 +39,8 @@ def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
     if bounds.max_mb is not None and measured.new.bytes > bounds.max_mb * 1e6:
         what = f"it takes {measured.new.bytes / 1e6:.2f} MB; at most {bounds.max_mb:g} were asked for"
         failures.append(Failure(what, (f"where the bytes are: {measured.new.weights.makeup}",)))
+    if not measured.new.finite:
+        failures.append(Failure("some of its logits are no numbers: something overflows"))
     if (parity := measured.parity) is not None and not parity.distance <= FAR:
         off = f"logits are off by {parity.distance:.2g} of their size"
         why = (wrong_products(measured.new),) if measured.new.inexact else ()
@@ -49,8 +51,6 @@ def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
 def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
     """What speaks for a reason why the score fell."""
     new, parity = measured.new, measured.parity
-    if not new.finite:
-        yield "some of its logits are no numbers: something overflows"
     if measured.renamed is not None:
         yield (
             f"{measured.renamed:.1%} of its answers are OLD's if its classes are called otherwise, "
@@ -147,6 +147,8 @@ def contradiction(claim: Claim, measured: Measured) -> str | None:
     """What is not true of a claim, or None. A score and its interval must meet the measured interval, bytes be those of
     the weights or of the folder to 1 %, and a speed-up not be far above the best round's."""
     new, (low, high) = measured.new, measured.new.interval
+    if not all(map(math.isfinite, (claim.value, *(claim.interval or ())))):
+        return f"{claim.file} claims a {claim.what} of {claim.value}, which is no number"
     if claim.what == "score":
         least, most = claim.interval or (claim.value, claim.value)
         if min(least, claim.value) > high or max(most, claim.value) < low:

@@ -1,8 +1,10 @@
 """What was measured of two models, and what must hold of it: numbers and texts, nothing that computes."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from bertjax.errors import UserError
 from bertjax.measure.latency import Timing
 from bertjax.measure.onnx import INTEGER_PRODUCTS, Graph
 
@@ -17,6 +19,11 @@ class Bounds:
     """Points of the score (times 100) that NEW may lie below OLD."""
     max_mb: float | None = None
     """Megabytes (10^6) of all that ships."""
+
+    def __post_init__(self) -> None:
+        for name, bound in vars(self).items():
+            if bound is not None and not math.isfinite(bound):
+                raise UserError(f"--{name.replace('_', '-')}={bound}: expected a number, or nothing for no bound")
 
 
 class Weights(NamedTuple):

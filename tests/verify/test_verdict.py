@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from bertjax.errors import UserError
 from bertjax.measure.latency import Timing
 from bertjax.measure.onnx import Graph
 from bertjax.measure.report import Latency, Percentiles
 from bertjax.verify import Bounds, Failure, Measured, verdict
+from bertjax.verify.__main__ import _parser, run
 from bertjax.verify.measured import Claim, Parity, Side, Weights
 from bertjax.verify.words import lines
 
@@ -136,7 +138,6 @@ SURE: dict[str, Any] = {"difference": (-0.12, -0.08)}
 @pytest.mark.parametrize(
     ("measured", "said"),
     [
-        (changed(new=WORSE | {"finite": False}, **SURE), ["some of its logits are no numbers"]),
         (changed(new=WORSE, agreement=0.1, renamed=0.97, **SURE), ["97.0% of its answers are OLD's if its classes"]),
         (changed(new=WORSE | {"answers": 1}, **SURE), ["it gives every text the same answer"]),
         (changed(new=WORSE | {"answers": 1}, labels=1, **SURE), []),
@@ -175,6 +176,25 @@ def test_a_file_that_computes_something_else_than_its_bundle_is_refused_whatever
     assert "the file may be right elsewhere" in only(only(verdict(wrong, Bounds())).causes)
 
 
+def test_a_model_whose_logits_are_no_numbers_is_refused_whatever_was_asked():
+    assert only(verdict(changed(new={"finite": False}), Bounds())).what == (
+        "some of its logits are no numbers: something overflows"
+    )
+
+
+@pytest.mark.parametrize("name", ["min_speedup", "max_drop", "max_mb"])
+@pytest.mark.parametrize("bound", ["nan", "inf", "-inf"])
+def test_a_bound_that_is_no_number_is_refused(name: str, bound: str):
+    flag = f"--{name.replace('_', '-')}={bound}"
+    with pytest.raises(UserError, match=f"{flag}: expected a number"):
+        Bounds(**{name: float(bound)})
+    with pytest.raises(UserError, match=f"{flag}: expected a number"):  # before anything is measured
+        run(_parser("verify").parse_args(["new", "--against=old", "--data=no.tsv", flag]))
+
+
+KINDS = ("score", "speed-up", "bytes")
+
+
 @pytest.mark.parametrize(
     ("claim", "true"),
     [
@@ -188,6 +208,9 @@ def test_a_file_that_computes_something_else_than_its_bundle_is_refused_whatever
         (Claim("report.json", "bytes", 5_040_000), True),
         (Claim("report.json", "bytes", 4_890_000), True),  # of the weights
         (Claim("report.json", "bytes", 3_000_000), False),
+        *((Claim("report.json", what, float(no)), False) for what in KINDS for no in ("nan", "inf", "-inf")),
+        (Claim("report.json", "score", 0.9, (float("nan"), float("nan"))), False),
+        (Claim("report.json", "score", 0.9, (float("-inf"), float("inf"))), False),
     ],
 )
 def test_a_claim_that_the_measurement_contradicts_is_refused_by_name(claim: Claim, true: bool):

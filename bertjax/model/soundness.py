@@ -1,0 +1,86 @@
+"""Whether what a folder holds makes a model: all of its encoder is used, and its numbers are numbers.
+
+A model with a NaN in it answers every text with its first label, and one that leaves a layer out answers otherwise;
+neither says so by itself.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.model.config import PREFIXES, BertConfig
+from bertjax.model.huggingface import torch_name
+from bertjax.params import Tree, flatten
+from bertjax.quantize.tensor import Quantized
+
+ENCODER = re.compile(rf"^(({'|'.join(PREFIXES)})\.)?(embeddings|encoder|transformer)\.")
+"""Tensors that decide about every answer, if they are there at all."""
+OTHER_HEADS = re.compile(
+    r"^(cls|predictions|sop_classifier|classifier|pre_classifier|qa_outputs|vocab_\w+|fit_dense\w*)\.|(^|\.)pooler\."
+)
+"""Heads of other tasks, which a model that goes on to another task leaves behind: nothing to talk about."""
+SHOWN = 4
+SMALLEST = float(np.nextafter(np.float32(0), np.float32(1)))
+"""Above 0."""
+
+
+def require_use(ignored: Sequence[str], where: str) -> None:
+    """Refuses a folder with parts of an encoder that its config does not mention; names other tensors without a use,
+    once, as a warning of the logger `bertjax`.
+
+    Raises:
+      UserError: The config describes another encoder than the one whose tensors are there.
+    """
+    if left := [name for name in ignored if ENCODER.search(name)]:
+        raise UserError(
+            f"{where} holds {len(left)} tensors of an encoder that its config.json leaves out: {shortened(left)}.\n"
+            "Without them it would answer otherwise. Restore config.json (is its number of layers right?)."
+        )
+    if unknown := tuple(name for name in ignored if not OTHER_HEADS.search(name)):
+        tell_of_others(unknown, where)
+
+
+@cache
+def tell_of_others(names: tuple[str, ...], where: str) -> None:
+    logging.getLogger("bertjax").warning("%s: %d tensors have no use here: %s", where, len(names), shortened(names))
+
+
+def require_numbers(params: Tree, config: BertConfig, where: str) -> None:
+    """Refuses what no product can be computed with.
+
+    Raises:
+      UserError: A weight that is not finite in float32, or a scale of integers that is none: the first is named.
+    """
+    for path, leaf in flatten(params).items():
+        for part, numbers, least in parts_of(leaf):
+            # One pass without a copy: a sum of float32 numbers is finite in float64 if, and only if, all of them are.
+            with np.errstate(invalid="ignore"):  # inf and -inf
+                total = np.sum(numbers, dtype=np.float64)
+            if not math.isfinite(total) or (least is not None and (numbers < least).any()):
+                wrong = ~np.isfinite(numbers) | (False if least is None else numbers < least)
+                place = np.argwhere(wrong)[0]
+                wanted = "a finite number" if least is None else "a scale above 0"
+                raise UserError(
+                    f"{where}: {torch_name(path, config)}{part} holds {numbers[tuple(place)]} at {place.tolist()}; "
+                    f"expected {wanted}, in float32.\nEvery answer would be lost in it: fetch or train the model again."
+                )
+
+
+def parts_of(leaf: object) -> Iterator[tuple[str, np.ndarray, float | None]]:
+    """The floating point arrays of a parameter, and what each number is at least. The mean of a block of zeros, the
+    scale of a ternary one, is 0."""
+    if not isinstance(leaf, Quantized):
+        yield "", np.asarray(leaf), None
+        return
+    yield ".scale", np.asarray(leaf.scale), 0.0 if leaf.format.scheme == "ternary" else SMALLEST
+    if leaf.offset is not None:
+        yield ".offset", np.asarray(leaf.offset), None
+
+
+def shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
