@@ -70,10 +70,10 @@ class Found(NamedTuple):
         return [bound for bound, missed in tests.items() if missed]
 
     def __str__(self) -> str:
-        return (
-            f"{self.model.name} ({self.speed_up:.1f} times as fast, {self.drop:+.1f} points lost, "
-            f"{self.megabytes:.1f} MB)"
-        )
+        from bertjax.measure.words import change_text
+
+        changed = change_text(-self.drop)
+        return f"{self.model.name} ({self.speed_up:.1f} times as fast, {changed}, {self.megabytes:.1f} MB)"
 
 
 def choose(report: Any, models: Sequence[Model], bounds: Any) -> tuple[Model, Any, str | None]:

@@ -20,7 +20,7 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path) ->
     from bertjax.adaptive.calibration import answers, answers_at_exits, chosen, depths_of
     from bertjax.adaptive.policies import first_exit, oracle_exit, policy_of
     from bertjax.measure import score
-    from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval
+    from bertjax.measure.uncertainty import paired_difference_interval, score_interval
 
     from .fields import to_dict
     from .log import note
@@ -41,7 +41,7 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path) ->
         line = {
             "name": name,
             "score": score(task.metric, said, gold),
-            "score_ci95": bootstrap_interval(task.metric, said, gold),
+            "score_ci95": score_interval(task.metric, said, gold),
             "difference_ci95": paired_difference_interval(task.metric, said, whole, gold),
             "mean_depth": float(depths.mean()),
             "layer_saving": 1 - float(depths.mean()) / depth,
@@ -68,6 +68,7 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path) ->
         "device": device(),
         "depth": depth,
         "calibrated": None if found.leaving is None else vars(found.leaving),
+        "why_none": found.why_none,
         "bound": config.bound,
         "timed": len(timed),
         "rows": rows,
@@ -192,6 +193,7 @@ def markdown(content: dict[str, Any]) -> str:
         f"On the held-out text {kept['rule']} {kept['threshold']:g} loses at most {100 * content['bound']:g} points, "
         "its interval included; it is stored in the bundle."
         if kept
-        else f"No threshold keeps the loss within {100 * content['bound']:g} points: nobody leaves early."
+        else f"No threshold is promised to lose at most {100 * content['bound']:g} points, and nobody leaves early: "
+        f"{content['why_none']}."
     )
     return "\n".join([*lines, "", said, ""])

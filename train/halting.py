@@ -67,9 +67,9 @@ def accuracy(found: Any) -> dict[str, Any]:
     """Of positions and of whole lists, the latter with its interval."""
     import numpy as np
 
-    from bertjax.measure import bootstrap_interval
+    from bertjax.measure import score_interval
 
-    low, high = bootstrap_interval("accuracy", found.rows.astype(int), np.ones(len(found.rows), int))
+    low, high = score_interval("accuracy", found.rows.astype(int), np.ones(len(found.rows), int))
     return {"positions": found.positions, "lists": float(found.rows.mean()), "lists_ci95": [low, high]}
 
 

@@ -9,7 +9,7 @@
 
     scores.py        every metric behind one door, and as sums over examples
     spans.py         entities and SQuAD answers
-    uncertainty.py   bootstrap intervals and paired tests
+    uncertainty.py   intervals and paired tests
     cost.py          parameters, stored bytes, FLOPs, memory traffic, peak memory: no clock
     latency.py       the clock: each runtime in its own process (worker.py), taking turns
     edge.py          one thread, cold start, memory of the process: what a small device has to have
@@ -28,7 +28,7 @@ from bertjax.measure.card import write_card
 from bertjax.measure.latency import Candidate, measure_latency
 from bertjax.measure.report import BAG_OF_WORDS, WITHOUT_TEACHER, Report, Row, read_report
 from bertjax.measure.scores import score
-from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval, paired_p_value
+from bertjax.measure.uncertainty import paired_difference_interval, paired_p_value, score_interval
 from bertjax.measure.words import rich_table, verdicts
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
     "Entry",
     "Report",
     "Row",
-    "bootstrap_interval",
     "fit_bag_of_words",
     "load_bag_of_words",
     "measure_bundles",
@@ -48,6 +47,7 @@ __all__ = [
     "read_report",
     "rich_table",
     "score",
+    "score_interval",
     "verdicts",
     "write_card",
 ]

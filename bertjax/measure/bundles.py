@@ -29,7 +29,7 @@ from bertjax.measure.onnx import origin_of
 from bertjax.measure.processes import BUNDLE_RUNTIMES
 from bertjax.measure.report import HONEST, Comparison, Flip, PeakMemory, Percentiles, Report, Row
 from bertjax.measure.scores import score
-from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval, paired_p_value
+from bertjax.measure.uncertainty import paired_difference_interval, paired_p_value, score_interval
 from bertjax.paths import absolute, local
 from bertjax.text.tasks import Task
 
@@ -137,7 +137,7 @@ def program(entry: Entry) -> str:
 def _scored(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str, Any]:
     predictions = entry.predictions
     against = None if entry is baseline else paired_p_value(metric, predictions, baseline.predictions, labels)
-    interval = bootstrap_interval(metric, predictions, labels)
+    interval = score_interval(metric, predictions, labels)
     return {"score": score(metric, predictions, labels), "score_ci95": interval, "p_value_vs_baseline": against}
 
 

@@ -10,12 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from bertjax.measure.methods import BAG_OF_WORDS, BUILT_IN, MORE_EPOCHS, NO_TEACHER, TEACHER, Comparison, MethodRow
 from bertjax.measure.report import Latency
-from bertjax.measure.words import SPEED_UP, bytes_text, cell_text, equals, metric_name, one_line, p_text, short_number
+from bertjax.measure.scores import RIGHT_OR_WRONG
+from bertjax.measure.words import (
+    BOOTSTRAP,
+    LEVEL,
+    SPEED_UP,
+    bytes_text,
+    cell_text,
+    equals,
+    interval_name,
+    metric_name,
+    one_line,
+    p_text,
+    short_number,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-LEVEL = 0.05
 _IN_TERMINAL = ("row", "- no teacher", "p", "passes", "ms")  # and the score: what 80 columns hold
 
 
@@ -196,14 +208,15 @@ def markdown(report: Comparison, picture: str) -> str:
 
 def how_measured(report: Comparison) -> str:
     """One paragraph that says what the columns mean."""
+    exact = f"; of one seed it is {interval_name(report.metric)}" if report.metric in RIGHT_OR_WRONG else ""
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return (
-        f"Scores are times 100, means over the seeds; the 95 % interval is a bootstrap over the evaluation examples, "
-        "each with the answers of all seeds. *- teacher* and *- no teacher* are differences of the means on the same "
-        "seeds, p a paired test of the latter (McNemar's exact test for the accuracy of one seed, else a permutation "
-        "test that swaps an example's answers in all seeds), corrected for the number of rows (Holm). *Passes* are "
-        "training examples seen by the small model, *of the teacher* those that the teacher read for the row; "
-        "*seconds* are for both, without "
+        f"Scores are times 100, means over the seeds; the 95 % interval is {BOOTSTRAP}, each with the answers of all "
+        f"seeds{exact}. *- teacher* and *- no teacher* are differences of the means on the same seeds, p a "
+        "paired test of the latter (McNemar's exact test for the accuracy of one seed, else a permutation test that "
+        "swaps an example's answers in all seeds), corrected for the number of rows (Holm). *Passes* are training "
+        "examples seen by the small model, *of the teacher* those that the teacher read for the row; *seconds* are for "
+        "both, without "
         f"compiling the training step. What all rows share stands in none: {report.teacher_cost}. *ms* is the median "
         "time of one text, measured once for all rows of one shape, each shape in a process of its own, the processes "
         "taking turns. "

@@ -33,6 +33,7 @@ METRICS = (
     *("accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"),
     *("f1_micro", "entity_f1", "squad_f1", "squad_em"),
 )
+RIGHT_OR_WRONG = ("accuracy", "squad_em")  # the score is the share of examples that are right
 MEANS = ("accuracy", "squad_em", "squad_f1")  # the score is the mean of one number per example
 
 
@@ -124,6 +125,23 @@ def example_sums(metric: str, labels: Any, *predictions: Any) -> list[Float[np.n
 def _counts(found: Shaped[np.ndarray, "n c"], gold: Shaped[np.ndarray, "n c"]) -> Float[np.ndarray, "n 3 c"]:
     """Per cell: found and right, found, in the gold labels."""
     return np.stack([found * gold, found, gold], axis=1).astype(np.float64)
+
+
+def answered(metric: str, sums: Float[np.ndarray, "n k"], right: bool) -> Float[np.ndarray, "n k"]:
+    """`example_sums` as they would be if every example were answered rightly, or every one wrongly.
+
+    Wrongly is with the next class, or with as many labels or entities as there are, none of them right. What F1 leaves
+    out, an example with none of either, has one here.
+    """
+    if metric in MEANS:
+        return np.stack([np.full(len(sums), float(right)), np.ones(len(sums))], axis=1)
+    gold = sums.reshape(len(sums), 3, -1)[:, 2]
+    if metric in ("f1", "f1_micro", "entity_f1"):
+        gold = np.maximum(gold, 1)
+        found = 0 * gold if metric == "f1" else gold
+    else:
+        found = np.roll(gold, 1, axis=1) if gold.shape[1] > 1 else 0 * gold
+    return np.stack([gold, gold, gold] if right else [0 * gold, found, gold], axis=1).reshape(len(sums), -1)
 
 
 def score_of_sums(metric: str, sums: Float[np.ndarray, "r k"]) -> Float[np.ndarray, "r"]:

@@ -1,19 +1,20 @@
 """The report in words: the table as cells, what the numbers mean in plain sentences, and `report.md`.
 
 Numbers are rounded to what they are worth reading for; `report.json` keeps all digits. A difference counts as real only
-where its paired 95 % interval excludes zero, and time counts as saved only from a ratio of 1.05 on, which is about what
-two runs of one program differ by.
+where its paired 95 % interval excludes zero and its p-value is below 5 %, and time counts as saved only from a ratio of
+1.05 on, which is about what two runs of one program differ by.
 """
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from bertjax.measure.report import HONEST, Comparison, Flip, Report, Row
+from bertjax.measure.scores import RIGHT_OR_WRONG
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SPEED_UP = 1.05
+SPEED_UP, LEVEL = 1.05, 0.05
 _IN_TERMINAL = ("model", "size", "FLOPs", "ms", "speed")  # and the score: what 80 columns hold
 _NAMES = {
     "f1": "F1",
@@ -31,6 +32,25 @@ _NAMES = {
 def metric_name(metric: str) -> str:
     """How the metric is called in running text."""
     return _NAMES.get(metric, metric)
+
+
+BOOTSTRAP = (
+    "a bootstrap over the examples and one more, answered wrongly for its lower end and rightly for its upper one"
+)
+"""What the interval of a score is, as part of a sentence, where it is not exact."""
+
+
+def interval_name(metric: str) -> str:
+    """What the interval of a score is, as part of a sentence."""
+    if metric not in RIGHT_OR_WRONG:
+        return BOOTSTRAP
+    return "exact (Clopper and Pearson), and of a difference joins those of the texts that one model alone gets right"
+
+
+def change_text(points: float) -> str:
+    """Points of a score that were gained, or lost, in words."""
+    size = f"{abs(points):.1f}"
+    return "no loss" if size == "0.0" else f"{size} points {'gained' if points > 0 else 'lost'}"
 
 
 def speed_up(row: Row, baseline: Row) -> float | None:
@@ -149,13 +169,13 @@ def _memory_alone(row: Row, baseline: Row) -> str:
 
 
 def _outcome(c: Comparison) -> str:
-    if c.ci95[0] > 0:
+    if c.p_value < LEVEL and c.ci95[0] > 0:
         return "better"
-    return "worse" if c.ci95[1] < 0 else "no difference that these examples can show"
+    return "worse" if c.p_value < LEVEL and c.ci95[1] < 0 else "no difference that these examples can show"
 
 
 def _against_honest(c: Comparison) -> str:
-    if c.ci95[0] > 0:
+    if _outcome(c) == "better":
         return f"**{c.row}** beats *{c.other}* ({_evidence(c)})."
     return f"**{c.row}** does **not** beat *{c.other}* ({_evidence(c)})."
 
@@ -226,11 +246,12 @@ def how_measured(report: Report) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return (
         f"Device: {report.device}, {report.threads} threads. Texts have {report.lengths.p50:g} tokens in the median, "
-        f"{report.lengths.p95:g} at the 95th percentile. Scores are times 100, with their 95 % bootstrap interval; p "
-        f"compares a row with *{report.baseline}* on the same examples (McNemar's exact test for accuracy, else a "
-        "permutation test). Size counts stored weights. FLOPs are those of one text of the median length, memory is "
-        "what one compiled call holds at once: parameters, inputs, outputs and temporaries. Times are milliseconds for "
-        "one text at its real length, the texts per second those of batches of 32: each model runs in a process of its "
+        f"{report.lengths.p95:g} at the 95th percentile. Scores are times 100; their 95 % interval is "
+        f"{interval_name(report.metric)}; p compares a row with *{report.baseline}* on the same examples (McNemar's "
+        "exact test for accuracy, else a permutation test). Size counts stored weights. FLOPs are those of one text of "
+        "the median length, memory is what one compiled call holds at once: parameters, inputs, outputs and "
+        "temporaries. Times are milliseconds for one text at its real length, the texts per second those of batches of "
+        "32: each model runs in a process of its "
         "own, the processes take turns, and the median of the rounds counts; models that are one program with other "
         f"numbers in it are timed once. {_beside(report)}A time ratio under "
         f"{SPEED_UP} is no speed-up. Versions: {versions}."

@@ -31,7 +31,10 @@ def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
     """Everything that is wrong with NEW; empty if all bounds hold and no claim is contradicted."""
     failures = []
     if bounds.max_drop is not None and not -measured.change <= bounds.max_drop:
-        what = f"the score fell {-measured.change:.2f} points; at most {bounds.max_drop:g} may be lost"
+        moved = "rose" if measured.change > 0 else "fell"
+        allowed = bounds.max_drop
+        asked = f"at most {allowed:g} may be lost" if allowed >= 0 else f"a gain of {-allowed:g} was asked for"
+        what = f"the score {moved} {abs(measured.change):.2f} points; {asked}"
         failures.append(Failure(what, tuple(why_worse(measured, bounds.max_drop))))
     if bounds.min_speedup is not None and not measured.speed_up >= bounds.min_speedup:
         what = f"it is {measured.speed_up:.2f} times as fast; {bounds.min_speedup:g} times was asked for"

@@ -19,7 +19,7 @@ from bertjax.measure.onnx import longest_input, origin_of, read_graph
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
 from bertjax.measure.scores import answers, example_sums, score, score_of_sums
-from bertjax.measure.uncertainty import bootstrap_interval, paired_difference_interval, paired_p_value
+from bertjax.measure.uncertainty import paired_difference_interval, paired_p_value, score_interval
 from bertjax.processor import processor_features
 from bertjax.text.encode import sentence_labels
 from bertjax.text.examples import Examples
@@ -134,7 +134,7 @@ def side(path: Path, task: Task, gold: np.ndarray, logits: Logits, timing: Timin
     return Side(
         folder=str(path),
         score=score_of(task.metric, said, gold),
-        interval=bootstrap_interval(task.metric, said, gold),
+        interval=score_interval(task.metric, said, gold),
         timing=timing,
         bytes=folders.shipped_bytes(path),
         weights=folders.weights_of(path),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from bertjax.measure.scores import RIGHT_OR_WRONG
 from bertjax.measure.words import bytes_text, equals, metric_name, p_text
 from bertjax.verify.measured import Failure, Measured, Side
 
@@ -30,7 +31,7 @@ def rows(measured: Measured) -> Iterator[tuple[str, str, str, str]]:
     times, before = new.timing.latency.batch_1, old.timing.latency.batch_1
     low, high = measured.difference
     slowest, fastest = measured.speed_up_range
-    test = "McNemar's exact test" if measured.metric in ("accuracy", "squad_em") else "permutation test"
+    test = "McNemar's exact test" if measured.metric in RIGHT_OR_WRONG else "permutation test"
     yield "", "OLD", "NEW", ""
     yield (
         metric_name(measured.metric),

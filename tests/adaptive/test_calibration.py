@@ -78,3 +78,58 @@ def test_patience_needs_a_second_exit_to_agree():
 def test_a_rule_that_says_nothing_of_numbers_is_refused():
     with pytest.raises(UserError, match="for regression leave by patience"):
         candidates(CONFIG.replace(labels=("score",)), "entropy", 0.0, np.zeros((2, 5, 1), np.float32))
+
+
+def certified(n: int, bound: float, metric: str = "accuracy", right: bool = True):
+    """Of n texts, all of which every exit answers as the last layer does; rightly, or all of them wrongly."""
+    exits, logits, gold, _ = made_up(wrong_where_unsure=0.0)
+    gold = gold[:n] if right else 1 - gold[:n]
+    return calibrate(CONFIG, exits[:, :n], logits[:n], gold, metric=metric, bound=bound)
+
+
+def test_texts_that_cannot_show_a_bound_certify_no_threshold_and_say_how_many_could():
+    found = certified(10, bound=0.0)
+    assert found.leaving is None
+    assert "no number of texts can show that nothing at all is lost" in found.why_none
+    found = certified(10, bound=0.01)
+    assert found.leaving is None
+    assert "10 held-out texts cannot show a loss of at most 0.01: 368 or more can" in found.why_none
+    assert len(found.tried) > 5, "what each threshold costs is shown all the same"
+    assert all(one.loss_ci95[1] > 0.3 for one in found.tried)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
+@pytest.mark.parametrize("bound", [0.0, 0.001, 0.02])
+def test_no_metric_promises_what_twenty_texts_cannot_show(metric, bound):
+    assert certified(20, bound, metric).leaving is None
+    assert certified(20, bound, metric, right=False).leaving is None
+
+
+def test_the_least_texts_that_can_show_a_bound_do():
+    assert certified(367, 0.01).leaving is None
+    found = certified(368, 0.01)
+    assert found.leaving is not None
+    assert (found.why_none, found.tried[-1].leaving) == ("", found.leaving)
+
+
+def test_a_threshold_behind_one_that_failed_is_not_promised():
+    """The exits are wrong where they are surest, so the most careful rule fails first; bolder ones may pass by luck."""
+    exits, logits, gold, sure = made_up(wrong_where_unsure=0.0)
+    exits = np.where(sure[..., None] & (np.arange(N) % 3 == 0)[:, None], -exits, exits)
+    found = calibrate(CONFIG, exits, logits, gold, metric="accuracy", bound=0.005)
+    assert found.leaving is None
+    assert "2000 held-out texts cannot rule out a loss of" in found.why_none
+
+
+def test_a_promise_of_calibration_is_broken_in_one_of_forty_at_most():
+    """Models whose exits lose 2 points in truth, calibrated to lose at most 2 less a hair."""
+    broken = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        wrong = rng.random(400) < 0.02
+        strength = rng.uniform(1, 3, 400) * np.where(wrong, -1, 1)
+        exits = np.stack([np.stack([-strength, strength], -1)] * 2).astype(np.float32)
+        logits = np.tile(np.float32([0, 1]), (400, 1))
+        found = calibrate(CONFIG, exits, logits, np.ones(400, int), metric="accuracy", bound=0.0199)
+        broken += found.leaving is not None and found.tried[-1].leaving == found.leaving
+    assert broken <= 10  # 2.5 % of 200, and 2 standard errors

@@ -23,7 +23,7 @@ from bertjax.measure import (
 )
 from bertjax.measure.bundles import program
 from bertjax.measure.cost import forward_cost
-from bertjax.measure.uncertainty import bootstrap_interval, mcnemar, paired_difference_interval
+from bertjax.measure.uncertainty import mcnemar, paired_difference_interval, score_interval
 from bertjax.measure.worker import JaxRuntime
 from bertjax.model import BertConfig, init_params
 from bertjax.params import count
@@ -78,7 +78,7 @@ def report(folders):
 def test_rows_hold_what_each_measurement_says(report, folders):
     teacher, student, _, words = report.rows
     assert [row.score for row in report.rows] == [np.mean(p == LABELS) for p in PREDICTIONS.values()]
-    assert student.score_ci95 == bootstrap_interval("accuracy", PREDICTIONS["student"], LABELS)
+    assert student.score_ci95 == score_interval("accuracy", PREDICTIONS["student"], LABELS)
     right = [PREDICTIONS[name] == LABELS for name in ("student", "teacher")]
     assert student.p_value_vs_baseline == mcnemar(*right)
     assert teacher.p_value_vs_baseline is None

@@ -1,13 +1,23 @@
 """Intervals and paired tests against enumeration, SciPy and simulation."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 
 from bertjax.measure.scores import score
-from bertjax.measure.uncertainty import bootstrap_interval, mcnemar, paired_difference_interval, paired_p_value
+from bertjax.measure.uncertainty import (
+    examples_needed,
+    mcnemar,
+    mean_difference_interval,
+    mean_interval,
+    paired_difference_interval,
+    paired_p_value,
+    proportion_difference_interval,
+    score_interval,
+)
 
 RNG = np.random.default_rng(1)
 LABELS = RNG.integers(0, 2, 200)
@@ -18,48 +28,121 @@ NEAR, FAR = REAL + RNG.normal(size=200), REAL + 3 * RNG.normal(size=200)
 TAGS = np.array(["O", "B-A", "I-A"])
 
 
+def wrongly(metric: str, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return RNG.permutation(predictions) if metric in ("pearson", "spearman") else 1 - labels
+
+
+def rightly(metric: str, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.sort(predictions)[labels.argsort().argsort()] if metric in ("pearson", "spearman") else labels
+
+
 @pytest.mark.parametrize(
     ("metric", "predictions", "labels"),
     [
-        ("accuracy", GOOD, LABELS),
         ("f1", GOOD, LABELS),
+        ("f1_macro", GOOD, LABELS),
         ("matthews", GOOD, LABELS),
         ("pearson", NEAR, REAL),
         ("spearman", NEAR, REAL),
     ],
 )
-def test_interval_is_the_percentile_bootstrap_of_scipy(metric, predictions, labels):
-    ours = bootstrap_interval(metric, predictions, labels, resamples=1000)
-    theirs = bootstrap(
-        (predictions, labels),
-        lambda p, y: score(metric, p, y),
-        paired=True,
-        vectorized=False,
-        n_resamples=300,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    np.testing.assert_allclose(
-        ours, theirs, rtol=0, atol=0.2 * width
-    )  # both are random: 300 resamples know the ends so well
-    assert ours[0] < score(metric, predictions, labels) < ours[1]
+def test_an_end_is_the_bootstrap_of_the_examples_and_one_more_that_is_answered_wrongly_or_rightly(
+    metric, predictions, labels
+):
+    found, n = score_interval(metric, predictions, labels, resamples=1000), len(labels)
+    for end, answer, level in zip(found, (wrongly, rightly), (2.5, 97.5), strict=True):
+        said = np.concatenate([predictions, answer(metric, predictions, labels)])
+        gold, scores = np.concatenate([labels, labels]), []
+        for _ in range(200):
+            drawn = RNG.integers(n + 1, size=n + 1)
+            drawn = np.where(drawn == n, RNG.integers(n, 2 * n, size=n + 1), drawn)
+            scores.append(score(metric, said[drawn], gold[drawn]))
+        # both are random: 200 resamples know the ends so well
+        assert end == pytest.approx(np.percentile(scores, level), rel=0, abs=0.2 * (found[1] - found[0]))
+    assert found[0] < score(metric, predictions, labels) < found[1]
 
 
-def test_interval_covers_the_truth_nineteen_times_in_twenty():
-    rng, covered = np.random.default_rng(2), 0
-    for i in range(400):
-        right = (rng.random(150) < 0.8).astype(int)
-        low, high = bootstrap_interval("accuracy", right, np.ones(150, int), resamples=400, seed=i)
-        covered += low <= 0.8 <= high
-    assert (
-        0.91 <= covered / 400 <= 0.98
-    )  # 3.5 standard errors around 0.945, what the percentile method keeps at n = 150
+def test_of_right_and_wrong_answers_the_interval_is_exact():
+    for n in (1, 7, 20, 200):
+        for count in {0, 1, n // 2, n - 1, n}:
+            right = np.arange(n) < count
+            theirs = binomtest(count, n).proportion_ci(method="exact")
+            ours = score_interval("accuracy", right.astype(int), np.ones(n, int))
+            assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-8)
+            words = np.where(right, "yes", "no").tolist()
+            for metric in ("squad_em", "squad_f1"):
+                assert score_interval(metric, words, [["yes"]] * n) == ours
+
+
+def test_the_interval_of_a_difference_joins_the_limits_of_both_shares_by_their_squares():
+    """Against the formula in plain floats, with SciPy's limits; and the published one where r is 0 and a limit too."""
+    for only_a, only_b, n in ((40, 20, 160), (3, 1, 20), (0, 4, 60), (1, 0, 1), (10, 10, 20)):
+        p, q = only_a / n, only_b / n
+        a, b = (binomtest(count, n).proportion_ci(method="exact") for count in (only_a, only_b))
+        r = -((p * q / ((1 - p) * (1 - q))) ** 0.5) if p * q else 0.0
+        low = p - q - ((p - a.low) ** 2 + (b.high - q) ** 2 - 2 * r * (p - a.low) * (b.high - q)) ** 0.5
+        high = p - q + ((a.high - p) ** 2 + (q - b.low) ** 2 - 2 * r * (a.high - p) * (q - b.low)) ** 0.5
+        only = np.arange(n) < only_a, (np.arange(n) >= only_a) & (np.arange(n) < only_a + only_b)
+        a_said, b_said = (side.astype(int) for side in only)
+        found = paired_difference_interval("accuracy", a_said, b_said, np.ones(n, int))
+        assert found == pytest.approx((max(low, -1), min(high, 1)), abs=1e-8)
+        mirrored = paired_difference_interval("accuracy", b_said, a_said, np.ones(n, int))
+        assert mirrored == pytest.approx((-found[1], -found[0]))
+
+
+PERFECT: dict[str, tuple[Any, Any]] = {
+    "accuracy": (LABELS[:20], LABELS[:20]),
+    "f1": (LABELS[:20], LABELS[:20]),
+    "f1 of one class": (np.ones(20, int), np.ones(20, int)),
+    "f1 of no positive": (np.zeros(20, int), np.zeros(20, int)),
+    "f1_macro": (LABELS[:20], LABELS[:20]),
+    "f1_macro of one class": (np.zeros(20, int), np.zeros(20, int)),
+    "f1_micro": (np.eye(4, dtype=int)[np.arange(20) % 4], np.eye(4, dtype=int)[np.arange(20) % 4]),
+    "matthews": (LABELS[:20], LABELS[:20]),
+    "pearson": (REAL[:20], REAL[:20]),
+    "spearman": (REAL[:20], REAL[:20]),
+    "entity_f1": ([["B-A", "O"]] * 20, [["B-A", "O"]] * 20),
+    "entity_f1 of no entity": ([["O"]] * 20, [["O"]] * 20),
+    "squad_em": (["yes"] * 20, [["yes"]] * 20),
+    "squad_f1": (["x y"] * 20, [["x y"]] * 20),
+}
+
+
+@pytest.mark.parametrize("case", PERFECT)
+def test_a_sample_without_errors_promises_no_perfect_score_and_one_without_disagreement_no_equal_models(case):
+    said, gold = PERFECT[case]
+    metric = case.partition(" ")[0]
+    low, high = score_interval(metric, said, gold)
+    assert low <= 0.93, "of 20 texts 12 to 17 % may be wrong unseen"
+    assert high == pytest.approx(1)
+    down, up = paired_difference_interval(metric, said, said, gold)
+    assert down <= -0.07
+    assert up >= 0.07
+    assert down == pytest.approx(-up)
+    assert mean_interval(metric, [said] * 3, gold) == pytest.approx((low, high))
+
+
+def test_three_runs_without_a_common_error_are_not_taken_for_perfect():
+    gold = np.ones(60, int)
+    runs = [gold.copy() for _ in range(3)]
+    runs[0][0] = 0
+    low, high = mean_interval("accuracy", runs, gold)
+    assert low < 0.96
+    assert high == pytest.approx(1)
+    low, high = mean_difference_interval("accuracy", runs, [gold] * 3, gold)
+    assert low < -0.04
+    assert high > 0.03
+
+
+def test_examples_needed_are_those_from_which_equal_answers_show_the_bound():
+    for bound in (0.2, 0.05, 0.01, 0.001):
+        n = examples_needed(bound)
+        assert proportion_difference_interval(0, 0, n)[1] <= bound < proportion_difference_interval(0, 0, n - 1)[1]
 
 
 def test_interval_repeats_with_its_seed():
-    assert bootstrap_interval("accuracy", FAIR, LABELS) == bootstrap_interval("accuracy", FAIR, LABELS)
-    assert bootstrap_interval("pearson", FAR, REAL) != bootstrap_interval("pearson", FAR, REAL, seed=1)
+    assert score_interval("f1", FAIR, LABELS) == score_interval("f1", FAIR, LABELS)
+    assert score_interval("pearson", FAR, REAL) != score_interval("pearson", FAR, REAL, seed=1)
 
 
 def test_mcnemar_is_a_fair_coin_on_the_disagreements():
@@ -114,17 +197,17 @@ def test_permutation_test_agrees_with_every_exchange_enumerated(metric):
 def test_equal_models_are_never_told_apart():
     for metric, model, labels in [("f1", FAIR, LABELS), ("spearman", FAR, REAL)]:
         assert paired_p_value(metric, model, model, labels) == 1
-        assert paired_difference_interval(metric, model, model, labels) == (0, 0)
+        low, high = paired_difference_interval(metric, model, model, labels)
+        assert low < 0 < high
 
 
 def test_interval_of_the_difference_resamples_both_models_together():
-    low, high = paired_difference_interval("accuracy", GOOD, FAIR, LABELS)
-    difference = (GOOD == LABELS).astype(float) - (FAIR == LABELS)
-    rng = np.random.default_rng(9)
-    means = [difference[rng.integers(200, size=200)].mean() for _ in range(2000)]
-    np.testing.assert_allclose((low, high), np.percentile(means, (2.5, 97.5)), rtol=0, atol=0.015)
+    low, high = paired_difference_interval("f1", GOOD, FAIR, LABELS)
+    drawn = [np.random.default_rng(i).integers(200, size=200) for i in range(300)]
+    found = [score("f1", GOOD[i], LABELS[i]) - score("f1", FAIR[i], LABELS[i]) for i in drawn]
+    np.testing.assert_allclose((low, high), np.percentile(found, (2.5, 97.5)), rtol=0, atol=0.03)
     assert low > 0
-    assert paired_p_value("accuracy", GOOD, FAIR, LABELS) < 0.05
+    assert paired_p_value("f1", GOOD, FAIR, LABELS) < 0.05
 
 
 def test_chunks_change_nothing_but_memory(monkeypatch):

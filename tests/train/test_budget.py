@@ -91,6 +91,21 @@ def test_the_fastest_within_the_bounds_is_kept_or_the_best_try(tmp_path, given, 
         assert concluded.conclusion == said
 
 
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (0.906, "0.6 points gained"),
+        (0.894, "0.6 points lost"),
+        (0.9, "no loss"),
+        (0.90004, "no loss"),
+        (0.89996, "no loss"),
+    ],
+)
+def test_a_gain_is_not_called_a_loss(tmp_path, score, said):
+    _, concluded, _ = choose(*made(tmp_path, int8=(score, 3.0, 1)), bounds(max_drop=5.0))
+    assert f"as fast, {said}, 0.0 MB)" in concluded.conclusion
+
+
 def test_a_bound_below_zero_and_an_export_in_the_middle_are_refused():
     with pytest.raises(UserError, match="--max_drop=-1"):
         Config(max_drop=-1)

@@ -55,6 +55,7 @@ def test_what_keeps_to_its_bounds_passes_and_no_bound_is_no_failure():
     [
         ({"score": 0.8899}, BOUNDS, "the score fell 1.01 points; at most 1"),
         ({"score": float("nan")}, BOUNDS, "the score fell nan points"),
+        ({"score": 0.906}, Bounds(max_drop=-1.0), "the score rose 0.60 points; a gain of 1 was asked for"),
         ({"timing": timing(5.1)}, BOUNDS, "1.96 times as fast; 2 times"),
         ({"bytes": 10_010_000}, BOUNDS, "it takes 10.01 MB; at most 10"),
     ],
