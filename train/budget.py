@@ -97,7 +97,7 @@ def choose(report: Any, models: Sequence[Model], bounds: Any) -> tuple[Model, An
 
 
 def measured(report: Any, model: Model) -> Found:
-    """A candidate's numbers: score and time from the report, bytes from its folder."""
+    """A candidate's numbers: score and time from the report, bytes from its folder and the report that ships in it."""
     from bertjax.measure.words import speed_up
     from bertjax.paths import local
     from bertjax.verify.folder import shipped_bytes
@@ -106,4 +106,5 @@ def measured(report: Any, model: Model) -> Found:
     beside = report.against(row)
     faster = speed_up(row, beside)
     assert faster is not None, model.name  # every row of a report from here was timed
-    return Found(model, faster, 100 * (beside.score - row.score), shipped_bytes(local(model.folder)) / 1e6)
+    size = shipped_bytes(local(model.folder)) + len(report.json_text(model.folder).encode())
+    return Found(model, faster, 100 * (beside.score - row.score), size / 1e6)

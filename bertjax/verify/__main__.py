@@ -65,7 +65,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--data", metavar="FILE", required=True, help="labelled texts: a file, tfds:NAME/SPLIT, or demo")
     add("--min-speedup", metavar="X", type=float, help="OLD's median time for one text over NEW's, at least")
     add("--max-drop", metavar="POINTS", type=float, help="points of the score that NEW may lie below OLD")
-    add("--max-mb", metavar="N", type=float, help="megabytes (10^6 bytes) of all files that ship")
+    add("--max-mb", metavar="N", type=float, help="megabytes (10^6 bytes) of all files in NEW")
     add("--parity", metavar="BUNDLE", help="the bundle NEW was exported from, to be run in JAX beside it")
     add("--text", metavar="COLUMN", help="column of the text; found by its usual names")
     add("--text-pair", metavar="COLUMN", help="column of the second text, for tasks on pairs")

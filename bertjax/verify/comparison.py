@@ -15,7 +15,7 @@ from bertjax import manifest
 from bertjax.errors import UserError
 from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.latency import Timing, measure_latency
-from bertjax.measure.onnx import longest_input, origin_of, read_graph
+from bertjax.measure.onnx import longest_input, read_graph
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
 from bertjax.measure.scores import answers, example_sums, score, score_of_sums
@@ -48,12 +48,15 @@ def compare(
     """Everything that a verdict needs. `parity` is the bundle that NEW is exported from, where NEW does not say it.
 
     Raises:
-      UserError: A file that is not the one that was written (card and report, too); a folder without a model or without
-        names for its classes; two models that answer with other classes; data without labels, or whose labels are none
-        of the classes; a task with more than one answer per text.
+      UserError: A file that is not the one that was written (card and report, too), or a link that leads out of NEW; a
+        `parity` that is NEW or no bundle; a folder without a model or without names for its classes; two models that
+        answer with other classes; data without labels, or whose labels are none of the classes; a task with more than
+        one answer per text.
     """
+    folders.check_files(new)
     manifest.check(new, manifest.EVERYTHING)
-    paths, bundle = with_bundle(new, old, parity or origin_of(new))
+    held, unheld = (folders.given_bundle(parity, new), "") if parity else folders.named_bundle(new)
+    paths, bundle = with_bundle(new, old, held)
     for name in paths.keys() - {"NEW"}:
         manifest.check(paths[name], manifest.EVERYTHING)
     if bundle:
@@ -81,6 +84,7 @@ def compare(
         if bundle
         else None,
         features=processor_features(),
+        unheld=unheld,
     )
 
 

@@ -1,20 +1,19 @@
 """What a model folder holds, read without running it: its runtime, its classes, its bytes, its weights, its claims."""
 
+import os
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.measure.onnx import onnx_file, origin_of, read_arrays
+from bertjax.measure.onnx import onnx_file, read_arrays
 from bertjax.measure.report import HONEST
 from bertjax.text.tokenizer_files import read_json
 from bertjax.verify.measured import Claim, Weights
-
-REPORTS = ("report.json", "report.md", "report.png", "README.md")
-"""About a model, and no part of it."""
 
 
 def runtime_of(folder: Path) -> str:
@@ -42,9 +41,73 @@ def classes_of(folder: Path) -> dict[int, str]:
 
 
 def shipped_bytes(folder: Path) -> int:
-    """Of all files, but of reports."""
-    files = (file for file in folder.rglob("*") if file.is_file() and file.name not in REPORTS)
-    return sum(file.stat().st_size for file in files)
+    """Of all files, reports and card included: what a file is called says nothing of what it holds."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def check_files(folder: Path) -> None:
+    """Refuses a folder with anything that is neither a file of its own nor a folder, before something follows it.
+
+    Raises:
+      UserError: A link leads out of the folder; or there is a pipe, a device or the like.
+    """
+    top = os.path.realpath(folder)
+    for path in folder.rglob("*"):
+        place = os.path.realpath(path)
+        if path.is_symlink() and not place.startswith(top + os.sep):
+            raise UserError(
+                f"{path} is a link to {place}, outside of the folder: what ships is measured as files of its own.\n"
+                f"Copy it with what its links lead to:  cp -rL {shlex.quote(str(folder))} COPY"
+            )
+        if not os.path.isfile(place) and not os.path.isdir(place):
+            raise UserError(f"{path} is neither a file nor a folder; remove it from what ships.")
+
+
+def named_bundle(folder: Path) -> tuple[Path | None, str]:
+    """The bundle that a folder says it was exported from; where it says one that is not to be run, a sentence why.
+
+    A folder may come from anybody, so it can name no more than a bundle of this machine, by the path from where it
+    lies: nothing is fetched, no link is followed, and what would be held against itself is not.
+    """
+    own = read_json(folder / "config.json").get("bertjax")
+    named = own.get("bundle") if isinstance(own, dict) else None
+    if not named:
+        return None, ""
+    place = os.path.normpath(os.path.join(os.path.realpath(folder), str(named)))
+    if not isinstance(named, str) or "://" in named or "\0" in named or os.path.isabs(named):
+        why = "is no path from there"
+    elif place == os.path.realpath(folder):
+        why = "is that folder itself"
+    elif not os.path.isdir(place):
+        why = "is not there"
+    elif os.path.realpath(place) != place:
+        why = "leads through a link"
+    else:
+        why = not_a_bundle(Path(place), check_files)
+    if not why:
+        return Path(place), ""
+    return None, f"{folder}/config.json names {str(named)[:200]!r} as the bundle it was exported from, which {why}"
+
+
+def not_a_bundle(folder: Path, check: Callable[[Path], None] = lambda folder: None) -> str:
+    """Why a folder cannot be run in JAX, or does not pass the check; or nothing."""
+    try:
+        check(folder)
+        return "" if runtime_of(folder) == "jax" else "is no bundle, but a folder with an ONNX file"
+    except UserError as mistake:
+        return f"is no bundle ({str(mistake).splitlines()[0]})"
+
+
+def given_bundle(bundle: Path, new: Path) -> Path:
+    """`--parity`, if NEW can be held against it.
+
+    Raises:
+      UserError: It is NEW, or no bundle.
+    """
+    why = "is NEW itself" if os.path.realpath(bundle) == os.path.realpath(new) else not_a_bundle(bundle)
+    if why:
+        raise UserError(f"--parity={bundle} {why}. Expected the bundle that NEW was exported from.")
+    return bundle
 
 
 def weights_of(folder: Path) -> Weights:
@@ -123,7 +186,7 @@ def _beside(rows: Sequence[dict[str, Any]], row: Mapping[str, Any], baseline: di
 
 def _is_same(folder: Path, named: str | None, model: Path) -> bool:
     """Whether a path that a report in `folder` names is the model or the bundle it was exported from."""
-    return named is not None and (folder / named).resolve() in (model.resolve(), origin_of(model))
+    return named is not None and (folder / named).resolve() in (model.resolve(), named_bundle(model)[0])
 
 
 def _of_card(folder: Path, metric: str) -> Iterator[Claim]:

@@ -68,7 +68,7 @@ class Side:
     interval: tuple[float, float]
     timing: Timing
     bytes: int
-    """Of all files but reports."""
+    """Of all files."""
     weights: Weights
     graph: Graph | None = None
     """None for what JAX runs."""
@@ -110,6 +110,8 @@ class Measured:
     parity: Parity | None = None
     features: frozenset[str] | None = None
     """What the processor says it can do; None where it does not say."""
+    unheld: str = ""
+    """Why NEW was not held against the bundle that it names."""
 
     @property
     def speed_up(self) -> float:

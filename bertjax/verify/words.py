@@ -64,6 +64,8 @@ def notes(measured: Measured) -> Iterator[str]:
         yield "OLD gives every text the same answer: that no score is lost beside it says nothing"
     if claims := measured.new.claims:
         yield f"NEW's own claims: {', '.join(f'{claim.what} ({claim.file})' for claim in claims)}"
+    if measured.unheld:
+        yield f"{measured.unheld}: NEW was held against no bundle (--parity=BUNDLE names one)"
     if measured.agreement is not None:
         yield f"OLD and NEW answer {measured.agreement:.2%} of the texts alike"
     if (parity := measured.parity) is not None:

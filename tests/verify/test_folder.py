@@ -1,7 +1,9 @@
 """What is read off a folder: bytes, weights, classes, and what its own papers claim."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,16 @@ from bertjax.measure.card import write_card
 from bertjax.measure.onnx import origin_of
 from bertjax.measure.report import BAG_OF_WORDS, Latency, Percentiles, Report, Row
 from bertjax.text.tasks import Task
-from bertjax.verify.folder import claims_of, classes_of, runtime_of, shipped_bytes, weights_of
+from bertjax.verify.folder import (
+    check_files,
+    claims_of,
+    classes_of,
+    given_bundle,
+    named_bundle,
+    runtime_of,
+    shipped_bytes,
+    weights_of,
+)
 from bertjax.verify.measured import Claim
 
 
@@ -36,14 +47,106 @@ def row(name: str, folder: Path | None, score: float, size: int, milliseconds: f
     return Row(name, place, "jax", score, (score - 0.01, score + 0.01), None, 10, size, latency_ms=Latency(both, both))
 
 
-def test_bytes_are_those_of_all_files_but_reports(bundle: Path):
+def test_bytes_are_those_of_all_files_whatever_they_are_called(bundle: Path):
+    """Weights may lie in a file called report.png, or below a folder called README.md."""
     before = shipped_bytes(bundle)
     assert before == sum((bundle / name).stat().st_size for name in ("model.safetensors", "config.json"))
-    for name in ("report.json", "README.md", "report.md", "report.png"):
-        (bundle / name).write_text("{}")
-    assert shipped_bytes(bundle) == before
-    (bundle / "model.onnx.data").write_bytes(b"12345")
-    assert shipped_bytes(bundle) == before + 5
+    for number, name in enumerate(("report.json", "README.md", "report.md", ".hidden", "model.onnx.data")):
+        (bundle / name).write_bytes(b"12345")
+        assert shipped_bytes(bundle) == before + 5 * (number + 1)
+    (bundle / "inner").mkdir()
+    (bundle / "inner" / "report.png").write_bytes(b"1234567")
+    assert shipped_bytes(bundle) == before + 32
+
+
+NAMED: dict[str, tuple[Any, str]] = {
+    "itself": (".", "is that folder itself"),
+    "itself by its name": ("../export", "is that folder itself"),
+    "itself by a detour": ("inner/..//../export/./", "is that folder itself"),
+    "itself by a link": ("../alias", "leads through a link"),
+    "a bucket": ("gs://bucket/model", "is no path from there"),
+    "another machine": ("https://example.org/model", "is no path from there"),
+    "the hub": ("hf:someone/model", "is not there"),
+    "an absolute path": ("BUNDLE", "is no path from there"),
+    "a link": ("../link/bundle", "leads through a link"),
+    "its own copy, which is no bundle": ("../copy", "is no bundle, but a folder with an ONNX file"),
+    "a bundle of links": ("../hollow", "is no bundle"),
+    "an empty folder": ("../empty", "is no bundle"),
+    "nothing": ("../gone", "is not there"),
+    "a number": (7, "is no path from there"),
+    "a list": (["../bundle"], "is no path from there"),
+    "a nul": ("../bundle\0", "is no path from there"),
+    "a long name": ("x" * 5000, "is not there"),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_a_folder_of_anybody_names_no_bundle_but_one_beside_it(bundle: Path, case: str, monkeypatch):
+    named, why = NAMED[case]
+    export, copy, hollow = (bundle.parent / name for name in ("export", "copy", "hollow"))
+    for folder in (export, copy, hollow, bundle.parent / "empty"):
+        folder.mkdir()
+    for folder in (export, copy):
+        (folder / "model.onnx").touch()
+    (bundle.parent / "alias").symlink_to(export)
+    (bundle.parent / "link").symlink_to(bundle.parent)
+    (hollow / "model.safetensors").symlink_to(bundle / "model.safetensors")
+    text = json.dumps({"bertjax": {"bundle": str(bundle) if named == "BUNDLE" else named}})
+    (export / "config.json").write_text(text)
+    monkeypatch.setattr("bertjax.paths._client", lambda bucket: pytest.fail("the gate calls nobody"))
+    found, said = named_bundle(export)
+    assert found is None
+    assert why in said
+    assert "\n" not in said
+    assert len(said) < 600
+
+
+def test_a_bundle_beside_it_is_found_from_wherever_a_folder_is_called(bundle: Path, monkeypatch):
+    export = bundle.parent / "export"
+    export.mkdir()
+    (export / "config.json").write_text(json.dumps({"bertjax": {"bundle": "../bundle"}}))
+    alias = bundle.parent / "somewhere" / "alias"
+    alias.parent.mkdir()
+    alias.symlink_to(export)  # by whom the gate is called, not what was shipped
+    monkeypatch.chdir(bundle.parent)
+    assert [named_bundle(Path(name)) for name in ("export", str(export), str(alias))] == [(bundle, "")] * 3
+
+
+@pytest.mark.parametrize("wrong", [{"bertjax": None}, {"bertjax": ["bundle"]}, {"bertjax": {"bundle": ""}}, {}])
+def test_a_folder_that_names_no_bundle_names_none(bundle: Path, wrong: dict[str, Any]):
+    (bundle / "config.json").write_text(json.dumps(wrong))
+    assert named_bundle(bundle) == (None, "")
+
+
+def test_nothing_is_followed_out_of_what_ships(bundle: Path):
+    check_files(bundle)
+    (bundle / "same.safetensors").symlink_to("model.safetensors")
+    check_files(bundle)  # it leads nowhere else, and is counted as what it holds
+    outside = bundle.parent / "outside"
+    outside.mkdir()
+    for name, target in {"weights.bin": outside / "x", "data": outside, "up": Path(".."), "passwd": Path("/")}.items():
+        (bundle / name).symlink_to(target)
+        with pytest.raises(UserError, match=f"{name} is a link to .*, outside of the folder") as refused:
+            check_files(bundle)
+        assert len(str(refused.value).splitlines()) <= 5
+        (bundle / name).unlink()
+    os.mkfifo(bundle / "pipe")
+    with pytest.raises(UserError, match="pipe is neither a file nor a folder"):
+        check_files(bundle)
+
+
+def test_what_new_is_held_against_is_a_bundle_and_not_new(bundle: Path):
+    export = bundle.parent / "export"
+    export.mkdir()
+    (export / "model.onnx").touch()
+    assert given_bundle(bundle, export) == bundle
+    for parity, new, why in (
+        (export, export, "is NEW itself"),
+        (export, bundle, "is no bundle"),
+        (bundle, bundle, "is NEW"),
+    ):
+        with pytest.raises(UserError, match=why):
+            given_bundle(parity, new)
 
 
 def test_zeros_are_counted_in_matrices_alone(bundle: Path):

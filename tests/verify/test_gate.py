@@ -23,6 +23,7 @@ from bertjax.verify import Bounds, Measured, compare, verdict
 from bertjax.verify.__main__ import main
 from bertjax.verify.comparison import columns, held_against, renamed
 from bertjax.verify.measured import Parity
+from bertjax.verify.words import lines
 from tests.model.tiny import tiny
 from tests.verify.tiny import LABELS, VOCABULARY, WIDTH, arrays, stored_as_integers, write_data, write_onnx
 
@@ -234,6 +235,31 @@ def test_an_export_is_held_against_the_bundle_that_it_names_in_jax(folder: Path,
     assert Path(found.parity.bundle) == folder / "bundle"
     assert found.parity.agreement == found.agreement
     assert found.parity.largest > 0.1
+
+
+def test_a_folder_that_names_itself_is_held_against_nothing_and_says_so(
+    folder: Path, quick: Path, data: Path, timeless
+):
+    vain = write_onnx(folder / "vain", arrays(), bertjax={"bundle": "."})
+    found = compared(vain, quick, data)
+    assert found.parity is None
+    said = "\n".join(lines(found, []))
+    assert "in JAX" not in said
+    assert "names '.' as the bundle it was exported from, which is that folder itself: NEW was held against no" in said
+    with pytest.raises(bertjax.UserError, match="is NEW itself"):
+        compared(vain, quick, data, parity=vain)
+
+
+def test_weights_in_a_file_called_report_weigh_what_they_weigh(folder: Path, quick: Path, data: Path, timeless: None):
+    import onnx  # pyright: ignore[reportMissingImports]  (an extra)
+
+    hidden = write_onnx(folder / "hidden", arrays(30))
+    model = onnx.load(hidden / "model.onnx")
+    onnx.save(model, hidden / "model.onnx", save_as_external_data=True, location="report.png")
+    found = compared(hidden, quick, data)
+    assert found.new.bytes == sum(file.stat().st_size for file in hidden.iterdir()) > 1e7
+    (failure,) = verdict(found, Bounds(max_mb=1.0))
+    assert "MB; at most 1 were asked for" in failure.what
 
 
 def test_a_file_with_one_corrupted_weight_is_refused(folder: Path, quick: Path, data: Path, timeless: None):
