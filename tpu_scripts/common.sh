@@ -4,24 +4,26 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# name|default|meaning. Each is a flag (--zone=us-west4-a) and an environment variable (BERTJAX_ZONE).
+# name|kind|default|meaning. Each is a flag (--zone=us-west4-a) and an environment variable (BERTJAX_ZONE). A word may
+# stand in any command, here or on a worker, as it is; a text is quoted where a shell reads it; a path is one of this
+# computer; numbers are decimal.
 settings=(
-  "name|bertjax|name of the TPU and of the request that holds it"
-  "project||Google Cloud project; empty: the one that gcloud is set to"
-  "zone|us-west4-a|zone that has the accelerator"
-  "type|v5litepod-8|accelerator: v5litepod-8 is one host with 8 chips, v5litepod-16 and more are slices of several hosts"
-  "runtime|v2-alpha-tpuv5-lite|software version of the machine, which depends on the accelerator"
-  "spot|false|true: cheaper, and may be taken away at any moment"
-  "poll|30|seconds between two looks at the state"
-  "patience|86400|seconds to wait for the machine before giving the request back"
-  "install|bertjax[tpu]|what pip installs: a requirement, or a wheel on this computer"
-  "out||folder of the run: gs://BUCKET/NAME, or a folder on the machine, which is lost with it"
-  "attempts|20|watch.sh: how often a machine that was taken away is made anew"
-  "into|collected|collect.sh: folder on this computer for results"
-  "logs|tpu-logs|folder on this computer for logs and for the versions that were installed"
-  "cluster|bertjax|gke.sh: name of the cluster"
-  "image||gke.sh: docker image with bertjax and its tpu extra"
-  "slices|1|gke.sh: number of slices"
+  "name|word|bertjax|name of the TPU and of the request that holds it"
+  "project|word||Google Cloud project; empty: the one that gcloud is set to"
+  "zone|word|us-west4-a|zone that has the accelerator"
+  "type|word|v5litepod-8|accelerator: v5litepod-8 is one host with 8 chips, v5litepod-16 and more are slices of several hosts"
+  "runtime|word|v2-alpha-tpuv5-lite|software version of the machine, which depends on the accelerator"
+  "spot|choice|false|true: cheaper, and may be taken away at any moment"
+  "poll|number|30|seconds between two looks at the state"
+  "patience|number|86400|seconds to wait for the machine before giving the request back"
+  "install|text|bertjax[tpu]|what pip installs: a requirement, or a wheel on this computer"
+  "out|word||folder of the run: gs://BUCKET/NAME, or a folder on the machine, which is lost with it"
+  "attempts|number|20|watch.sh: how often a machine that was taken away is made anew"
+  "into|path|collected|collect.sh: folder on this computer for results"
+  "logs|path|tpu-logs|folder on this computer for logs and for the versions that were installed"
+  "cluster|word|bertjax|gke.sh: name of the cluster"
+  "image|word||gke.sh: docker image with bertjax and its tpu extra"
+  "slices|number|1|gke.sh: number of slices"
 )
 
 dry_run=false
@@ -32,7 +34,7 @@ usage() {
   printf '\nSettings (flag, environment variable, default):\n'
   local entry key default meaning
   for entry in "${settings[@]}"; do
-    IFS='|' read -r key default meaning <<<"$entry"
+    IFS='|' read -r key _ default meaning <<<"$entry"
     printf '  --%-9s BERTJAX_%-9s %-21s %s\n' "$key" "${key^^}" "${default:--}" "$meaning"
   done
   printf '  --dry-run                                       print every command and run none\n'
@@ -44,9 +46,9 @@ die() { # CODE MESSAGE...
 }
 
 read_settings() { # the arguments of the script
-  local entry key default variable known=()
+  local entry key kind default variable known=()
   for entry in "${settings[@]}"; do
-    IFS='|' read -r key default _ <<<"$entry"
+    IFS='|' read -r key _ default _ <<<"$entry"
     known+=("$key")
     variable="BERTJAX_${key^^}"
     printf -v "$key" '%s' "${!variable:-$default}"
@@ -58,22 +60,41 @@ read_settings() { # the arguments of the script
     --) command=("${@:2}") && break ;;
     --*=*)
       key=${1%%=*} key=${key#--}
-      [[ " ${known[*]} " == *" $key "* ]] || die 2 "no setting --$key; there are: ${known[*]} (--help)"
+      [[ $key != *' '* && " ${known[*]} " == *" $key "* ]] || die 2 "no setting --$key; there are: ${known[*]} (--help)"
       printf -v "$key" '%s' "${1#*=}"
       ;;
     *) die 2 "did not understand '$1'; flags look like --zone=us-west4-a, and a command for the machine follows --" ;;
     esac
     shift
   done
-  [[ $spot == true || $spot == false ]] || die 2 "--spot=$spot: expected true or false"
-  for key in poll patience attempts slices; do
-    [[ ${!key} =~ ^[0-9]+$ ]] || die 2 "--$key=${!key}: expected a whole number"
-  done
-  for key in name zone type runtime; do
-    [[ -n ${!key} ]] || die 2 "--$key is empty: give one, or leave it out (--help)"
+  for entry in "${settings[@]}"; do
+    IFS='|' read -r key kind default _ <<<"$entry"
+    expect "$key" "$kind" "$default"
   done
   place=(--zone="$zone")
   [[ -z $project ]] || place+=(--project="$project")
+}
+
+local_path() { # PATH: the same, not to be taken for HOST:PATH
+  [[ $1 != *:* || $1 == /* ]] && echo "$1" || echo "./$1"
+}
+
+expect() { # KEY KIND DEFAULT: that a setting is of its kind, whoever reads it later: a shell, gcloud, scp, arithmetic
+  local given=${!1}
+  [[ -n $given || -z $3 ]] || die 2 "--$1 is empty: give one, or leave it out (--help)"
+  [[ $given != -* ]] || die 2 "--$1=$given: expected no '-' at its beginning, where a command would take it for an option"
+  case $2 in
+  choice) [[ $given == true || $given == false ]] || die 2 "--$1=$given: expected true or false" ;;
+  number)
+    [[ $given =~ ^[0-9]{1,9}$ ]] || die 2 "--$1=$given: expected a whole number of at most nine digits"
+    printf -v "$1" '%d' "$((10#$given))"
+    ;;
+  word)
+    [[ $given != *[^A-Za-z0-9._/:@+=,-]* ]] || die 2 "--$1=$given: expected letters, digits and ._/:@+=,- alone"
+    ;;
+  text | path) [[ $given != *[[:cntrl:]]* ]] || die 2 "--$1=${given@Q}: expected one line" ;;
+  esac
+  [[ $2 != path ]] || printf -v "$1" '%s' "$(local_path "$given")"
 }
 
 run() { # a command that changes something: printed always, and run unless this is a dry run
@@ -106,19 +127,28 @@ release() { # the machine and its request
   run gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet
 }
 
+again() { # SCRIPT KEY...: the command that does it to the same thing, from any folder and with any other settings
+  local key
+  printf '%q' "$here/${1%% *}"
+  [[ $1 != *' '* ]] || printf ' %s' "${1#* }"
+  for key in "${@:2}" zone; do printf ' --%s=%q' "$key" "${!key}"; done
+  [[ -n $project ]] || project=$(gcloud config get-value project 2>/dev/null) || project=''
+  printf ' --project=%q\n' "$project"
+}
+
 bill() { # the last line of every script
   local code=$? now
   $dry_run && echo "dry run: nothing was changed, and nothing was looked at" && exit "$code"
   now=$(state)
   case $now in
-  NONE | SUSPENDED | FAILED) echo "nothing of $name is billed (state: $now)" ;;
+  NONE | SUSPENDED | FAILED) echo "nothing of $name is billed in $zone${project:+ of $project} (state: $now)" ;;
   WAITING_FOR_RESOURCES | ACCEPTED)
-    echo "$name is not billed yet, but will be as soon as it is there (state: $now); delete.sh takes it back"
+    echo "$name is not billed yet, but will be as soon as it is there (state: $now), if you do not run $(again delete.sh name)"
     ;;
   ACTIVE | PROVISIONING | CREATING | SUSPENDING | DELETING)
-    echo "STILL BILLED: $name ($type in $zone, state: $now) until you run tpu_scripts/delete.sh --name=$name --zone=$zone"
+    echo "STILL BILLED: $name ($type in $zone, state: $now) until you run $(again delete.sh name)"
     ;;
-  *) echo "POSSIBLY BILLED: what became of $name in $zone is not known (state: $now); look again, or run delete.sh" ;;
+  *) echo "POSSIBLY BILLED: what became of $name in $zone is not known (state: $now); look again, or run $(again delete.sh name)" ;;
   esac
   exit "$code"
 }

@@ -9,8 +9,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 read_settings "$@"
 trap bill EXIT
 
+began=$SECONDS # the clock: asking takes time, too
+late() { ((SECONDS - began >= patience)); }
+
 now=$(state)
 while [[ $now == SUSPENDING || $now == DELETING ]]; do
+  ! late || die 1 "$name is still $now after $patience seconds: nothing was created. Run this again."
   sleep "$poll"
   now=$(state)
 done
@@ -28,20 +32,19 @@ if [[ $now == NONE || $now == SUSPENDED || $now == FAILED || $now == PREEMPTED ]
 fi
 $dry_run && exit 0
 
-waited=0
+began=$SECONDS
 while now=$(state) && [[ $now != ACTIVE ]]; do # where gcloud cannot say (UNKNOWN), it is asked again
   if [[ $now == FAILED || $now == SUSPENDED || $now == NONE ]]; then
     [[ $now == NONE ]] || release
     die 1 "$name ended as $now before it was there. Try another --zone or --type, or ask again later."
   fi
-  if ((waited >= patience)) && [[ $now == UNKNOWN ]]; then
+  if late && [[ $now == UNKNOWN ]]; then
     die 1 "gcloud cannot be asked (its reason is above), so it is not known whether $name came"
-  elif ((waited >= patience)); then
+  elif late; then
     release
     die 1 "$name did not come within $patience seconds (state: $now); the request was given back. Wait longer with --patience."
   fi
-  echo "$name: $now after $waited s"
+  echo "$name: $now after $((SECONDS - began)) s"
   sleep "$poll"
-  waited=$((waited + poll))
 done
 echo "$name is there"

@@ -30,9 +30,9 @@ still() { # the last line: xpk's clusters are billed while they exist
   local code=$?
   $dry_run && echo "dry run: nothing was changed, and nothing was looked at" && exit "$code"
   case $(there "$cluster" xpk cluster list "${place[@]}") in
-  yes) echo "STILL BILLED: cluster $cluster in $zone until you run tpu_scripts/gke.sh delete --cluster=$cluster --zone=$zone" ;;
+  yes) echo "STILL BILLED: cluster $cluster in $zone until you run $(again "gke.sh delete" cluster)" ;;
   no) echo "there is no cluster $cluster in $zone, so nothing of it is billed" ;;
-  *) echo "POSSIBLY BILLED: xpk could not say whether there is a cluster $cluster in $zone" ;;
+  *) echo "POSSIBLY BILLED: xpk could not say whether there is a cluster $cluster in $zone; if so, $(again "gke.sh delete" cluster) deletes it" ;;
   esac
   exit "$code"
 }

@@ -15,14 +15,14 @@ pip='bertjax/bin/pip install -q'
 $dry_run || mkdir -p "$logs"
 wanted=$install
 if [[ -f $install ]]; then # a wheel of your own
-  copy "$install" ./
-  wanted="./$(basename "$install")[tpu]"
+  copy "$(local_path "$install")" ./
+  wanted="./$(basename -- "$install")[tpu]"
 fi
 # The machine's own Python may be older than bertjax needs; uv brings one along.
 uv='python3 -m pip install -q --user uv && python3 -m uv venv -q --seed --python 3.12 bertjax'
 on_workers all "test -x bertjax/bin/pip || { $uv; }"
 if [[ ! -s $logs/versions.txt ]]; then
-  on_workers 0 "$pip '$wanted'"
+  on_workers 0 "$pip ${wanted@Q}"
   if ! $dry_run; then
     gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=0 \
       --command='bertjax/bin/pip freeze --exclude bertjax' >"$logs/versions.txt.partial"
@@ -30,5 +30,5 @@ if [[ ! -s $logs/versions.txt ]]; then
   fi
 fi
 copy "$logs/versions.txt" versions.txt
-on_workers all "$pip -r versions.txt && $pip --no-deps '$wanted'"
+on_workers all "$pip -r versions.txt && $pip --no-deps ${wanted@Q}"
 on_workers all 'bertjax/bin/bertjax --version'

@@ -11,11 +11,19 @@ import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "tpu_scripts"
 # `states` holds what `describe` will say, one line each, the last one for ever; `runs` what becomes of each command on
-# the workers: ok, fail, or lost, which takes the machine away.
+# the workers: ok, fail, or lost, which takes the machine away. `where` holds zone and project of what was created, and
+# finds it nowhere else; `configured` the project that gcloud is set to.
 FAKE_GCLOUD = r"""#!/usr/bin/env bash
 cd "$FAKE"
 printf '%s\n' "$*" >>calls
 if [[ -e slow ]]; then sleep "$(cat slow)"; fi
+place=$(printf '%s\n' "$@" | grep -E -- '^--(zone|project)=' | sort | tr '\n' ' ')
+[[ $place == *--project=* ]] || place="--project=$(cat configured 2>/dev/null) $place"
+case "$*" in
+*queued-resources\ create*) echo "$place" >where ;;
+*queued-resources\ *)
+  if [[ -e where && $(cat where) != "$place" ]]; then echo "ERROR: (gcloud) NOT_FOUND: not there" >&2; exit 1; fi ;;
+esac
 next() { head -n 1 "$1"; if (($(wc -l <"$1") > 1)); then sed -i 1d "$1"; fi; }
 case "$*" in
 *queued-resources\ describe*)
@@ -27,6 +35,7 @@ case "$*" in
   if [[ -e quota ]]; then echo "ERROR: RESOURCE_EXHAUSTED: Quota limit has been exceeded" >&2; exit 1; fi
   if [[ -e coming ]]; then cp coming states; else printf 'WAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE\n' >states; fi ;;
 *queued-resources\ delete*) rm -f states ;;
+config\ get-value\ project) cat configured 2>/dev/null || echo "(unset)" >&2 ;;
 *pip\ freeze*) echo "jax==1.2.3" ;;
 *bertjax/bin/bertjax\ [a-z]*)
   if [[ -d worker ]]; then
@@ -65,7 +74,7 @@ class Cloud:
     """A folder with the stand-ins, and what they remember."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.scripts = folder, SCRIPTS
         for name, text in (("gcloud", FAKE_GCLOUD), ("xpk", FAKE_XPK)):
             path = folder / "bin" / name
             path.parent.mkdir(exist_ok=True)
@@ -73,11 +82,19 @@ class Cloud:
             path.chmod(0o755)
 
     def run(self, script: str, *flags: str, timeout: float = 60, **more: str) -> subprocess.CompletedProcess:
-        environment = {**os.environ, **more, "FAKE": str(self.folder), "BERTJAX_POLL": "0", "BERTJAX_NAME": "mine"}
+        given = {"BERTJAX_POLL": "0", "BERTJAX_NAME": "mine", **more}
+        return self.call([str(self.scripts / f"{script}.sh"), *flags], self.folder, timeout, given)
+
+    def paste(self, line: str, **more: str) -> subprocess.CompletedProcess:
+        """What a script printed, in a shell of another folder, with other settings in the environment."""
+        other = {f"BERTJAX_{key}": "another" for key in ("NAME", "ZONE", "PROJECT", "CLUSTER")}
+        return self.call(["bash", "-c", line], self.folder.parent, 60, {**other, **more})
+
+    def call(self, command: list[str], folder: Path, timeout: float, given: dict[str, str]):
+        environment = {**os.environ, **given, "FAKE": str(self.folder)}
         environment["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        command = [str(SCRIPTS / f"{script}.sh"), *flags]
         options = {"capture_output": True, "text": True, "timeout": timeout}
-        return subprocess.run(command, cwd=self.folder, env=environment, **options)
+        return subprocess.run(command, cwd=folder, env=environment, **options)
 
     def write(self, name: str, *lines: str) -> None:
         (self.folder / name).write_text("".join(f"{line}\n" for line in lines))
@@ -108,7 +125,7 @@ def test_a_machine_is_asked_for_once_waited_for_and_kept(cloud: Cloud):
         assert part in request
     assert "PROVISIONING" in done.stdout
     assert last(done).startswith("STILL BILLED: mine (v5litepod-16 in us-west4-a")
-    again = cloud.run("create", "--type=v5litepod-16")
+    again = cloud.run("create", "--type=v5litepod-16", "--project=p")
     assert again.returncode == 0
     assert "is there already" in again.stdout
     assert len(cloud.asked("queued-resources create")) == 1
@@ -126,7 +143,7 @@ def test_without_quota_nothing_is_billed_and_the_reason_is_shown(cloud: Cloud):
     assert done.returncode == 1
     assert "Quota limit has been exceeded" in done.stderr
     assert "another --zone" in done.stderr
-    assert last(done) == "nothing of mine is billed (state: NONE)"
+    assert last(done) == "nothing of mine is billed in us-west4-a (state: NONE)"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +159,7 @@ def test_a_request_that_leads_nowhere_is_given_back(cloud: Cloud, coming, flags,
     assert done.returncode == 1
     assert said in done.stderr
     assert cloud.asked("queued-resources delete")
-    assert last(done) == "nothing of mine is billed (state: NONE)"
+    assert last(done) == "nothing of mine is billed in us-west4-a (state: NONE)"
 
 
 def test_where_nobody_can_be_asked_nothing_is_claimed(cloud: Cloud):
@@ -154,6 +171,144 @@ def test_where_nobody_can_be_asked_nothing_is_claimed(cloud: Cloud):
         done = cloud.run(script)
         assert last(done).startswith("POSSIBLY BILLED")
     assert not cloud.asked("queued-resources create")
+
+
+def advice(done: subprocess.CompletedProcess) -> str:
+    """The command that the last line says to run."""
+    return last(done).partition(" run ")[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "configured"),
+    [
+        (["--project=other"], "ours"),
+        (["--project=example.com:other", "--zone=europe-west4-b"], "ours"),
+        ([], "ours"),  # where gcloud is set to another project meanwhile
+        (["--zone=us-east5-a"], ""),
+    ],
+)
+def test_what_the_money_line_says_ends_the_bill_wherever_it_is_pasted(cloud: Cloud, flags, configured):
+    cloud.scripts = cloud.folder / "it's a folder"
+    shutil.copytree(SCRIPTS, cloud.scripts)
+    if configured:
+        cloud.write("configured", configured)
+    done = cloud.run("create", *flags)
+    assert last(done).startswith("STILL BILLED: mine")
+    if configured:
+        cloud.write("configured", "theirs")
+    pasted = cloud.paste(advice(done))
+    assert pasted.returncode == 0, pasted.stderr
+    assert not (cloud.folder / "states").exists(), "the machine runs on"
+    assert last(pasted).startswith("nothing of mine is billed in ")
+
+
+@pytest.mark.parametrize("state", ["WAITING_FOR_RESOURCES", "SUSPENDING", "PREEMPTED"])
+def test_every_last_line_with_advice_has_the_whole_command(cloud: Cloud, state: str):
+    cloud.write("states", state)
+    flags = ["--project=other", "--zone=z"]
+    done = cloud.run("setup" if state == "PREEMPTED" else "create", *flags, "--patience=0")
+    if state == "WAITING_FOR_RESOURCES":
+        assert last(done) == "nothing of mine is billed in z of other (state: NONE)"
+    else:
+        assert advice(done) == f"{SCRIPTS}/delete.sh --name=mine --zone=z --project=other"
+
+
+def test_the_money_line_of_a_cluster_deletes_it(cloud: Cloud):
+    done = cloud.run("gke", "create", "--cluster=big", "--zone=z", "--project=other")
+    assert last(done).startswith("STILL BILLED: cluster big in z until you run")
+    pasted = cloud.paste(advice(done))
+    assert pasted.returncode == 0, pasted.stderr
+    (deleted,) = cloud.asked("xpk cluster delete")
+    assert "--cluster=big --zone=z --project=other" in deleted
+    assert not (cloud.folder / "clusters").exists()
+
+
+def test_numbers_are_decimal(cloud: Cloud):
+    line = 'source "$0/common.sh"; read_settings --patience=010 --poll=08 --attempts=09; echo $patience $poll $attempts'
+    said = subprocess.run(["bash", "-c", line, str(SCRIPTS)], capture_output=True, text=True, check=True)
+    assert said.stdout == "10 8 9\n"
+    cloud.write("coming", "ACTIVE")
+    assert cloud.run("create", "--patience=09", "--poll=08").returncode == 0
+    for wrong in ("1e3", "0x10", "-1", "9999999999", "1 + 1", "patience", "$(touch x)", "a[0]", " 1"):
+        refused = cloud.run("create", f"--patience={wrong}")
+        assert refused.returncode == 2, wrong
+        assert f"--patience={wrong}" in refused.stderr
+
+
+@pytest.mark.parametrize("state", ["WAITING_FOR_RESOURCES", "SUSPENDING", "DELETING"])
+def test_whoever_looks_without_a_pause_gives_up_by_the_clock(cloud: Cloud, state: str):
+    cloud.write("coming", state)
+    cloud.write("states", state)
+    done = cloud.run("create", "--poll=0", "--patience=01", timeout=30)
+    assert done.returncode == 1
+    assert "1 seconds" in done.stderr
+    assert not cloud.asked("queued-resources create")
+
+
+@pytest.mark.parametrize(
+    "install", ["it's", "x'; touch stolen #", "bertjax[tpu] ; touch stolen", "$(touch stolen)", "*"]
+)
+def test_what_is_installed_is_one_word_for_pip_and_nothing_for_the_shell(cloud: Cloud, tmp_path: Path, install: str):
+    cloud.write("states", "ACTIVE")
+    assert cloud.run("setup", f"--install={install}").returncode == 0
+    pip = tmp_path / "worker" / "bertjax" / "bin" / "pip"
+    pip.parent.mkdir(parents=True)
+    pip.write_text('#!/bin/bash\nprintf "<%s>" "$@" >>pip\n')
+    pip.chmod(0o755)
+    commands = [call.partition("--command=")[2] for call in cloud.asked("pip install -q")]
+    for command in [one for one in commands if "venv" not in one]:
+        subprocess.run(["bash", "-c", command], cwd=tmp_path / "worker", check=True)
+    assert f"<install><-q><{install}>" in (tmp_path / "worker" / "pip").read_text()
+    assert f"<--no-deps><{install}>" in (tmp_path / "worker" / "pip").read_text()
+    assert sorted(path.name for path in (tmp_path / "worker").iterdir()) == ["bertjax", "pip"]
+
+
+SETTINGS = ["name", "project", "zone", "type", "runtime", "install", "out", "into", "logs", "cluster", "image"]
+"""All that are no numbers."""
+
+
+def test_no_setting_is_taken_for_an_option(cloud: Cloud):
+    for key in SETTINGS:
+        done = cloud.run("gke", "run", f"--{key}=-x", "--", "finetune")
+        assert (done.returncode, cloud.calls) == (2, []), key
+        assert f"--{key}=-x: expected no '-' at its beginning" in done.stderr
+
+
+def test_what_a_shell_or_a_pattern_could_read_is_no_word(cloud: Cloud):
+    wrong = (
+        "a b",
+        "a;b",
+        "$(touch x)",
+        "`touch x`",
+        "a'b",
+        'a"b',
+        "a*",
+        "a[0]",
+        "{a,b}",
+        "a\\b",
+        "a\nb",
+        "~/a",
+        "a|b",
+        "é",
+    )
+    words = [key for key in SETTINGS if key not in ("install", "into", "logs")]
+    for number, given in enumerate(wrong):
+        key = words[number % len(words)]
+        done = cloud.run("collect", "--out=runs/a", f"--{key}={given}")
+        assert (done.returncode, cloud.calls) == (2, []), given
+        assert "expected letters, digits" in done.stderr
+    assert cloud.run("collect", "--out=x", "--into=").returncode == 2  # "/" would be meant
+
+
+def test_a_folder_with_a_colon_is_not_taken_for_another_machine(cloud: Cloud):
+    cloud.write("states", "ACTIVE")
+    cloud.write("a:b.whl", "a wheel")
+    done = cloud.run("setup", "--install=a:b.whl", "--logs=logs:1")
+    assert done.returncode == 0, done.stderr
+    assert cloud.asked("scp ./a:b.whl mine:./")
+    assert cloud.asked("scp ./logs:1/versions.txt mine:versions.txt")
+    cloud.run("collect", "--out=runs/a", "--into=home:1")
+    assert cloud.asked("mine:runs/a/bundle ./home:1/")
 
 
 def test_every_worker_gets_the_versions_of_the_first(cloud: Cloud):
@@ -240,7 +395,7 @@ def test_slow_answers_are_waited_for(cloud: Cloud):
     late = cloud.run("create", "--patience=1", "--poll=1")
     assert late.returncode == 1
     assert "did not come within 1 seconds" in late.stderr
-    assert last(late) == "nothing of mine is billed (state: NONE)"
+    assert last(late) == "nothing of mine is billed in us-west4-a (state: NONE)"
 
 
 def test_an_error_of_the_run_is_not_repeated(cloud: Cloud):
@@ -265,7 +420,7 @@ def test_results_are_collected_from_either_place(cloud: Cloud):
 
 def test_a_machine_is_given_back_once(cloud: Cloud):
     cloud.write("states", "ACTIVE")
-    assert last(cloud.run("delete")) == "nothing of mine is billed (state: NONE)"
+    assert last(cloud.run("delete")) == "nothing of mine is billed in us-west4-a (state: NONE)"
     again = cloud.run("delete")
     assert again.returncode == 0
     assert "there is no mine" in again.stdout
