@@ -9,6 +9,7 @@ from bertjax.adaptive.calibration import candidates
 from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.errors import UserError
 from bertjax.model import Exits
+from bertjax.model.depth import Rule
 from tests.model.tiny import TINY
 
 CONFIG = TINY.replace(num_hidden_layers=3, exits=Exits((0, 1)), labels=("no", "yes"))
@@ -80,18 +81,18 @@ def test_a_rule_that_says_nothing_of_numbers_is_refused():
         candidates(CONFIG.replace(labels=("score",)), "entropy", 0.0, np.zeros((2, 5, 1), np.float32))
 
 
-def certified(n: int, bound: float, metric: str = "accuracy", right: bool = True):
+def certified(n: int, bound: float, metric: str = "accuracy", right: bool = True, rule: Rule = "patience"):
     """Of n texts, all of which every exit answers as the last layer does; rightly, or all of them wrongly."""
     exits, logits, gold, _ = made_up(wrong_where_unsure=0.0)
     gold = gold[:n] if right else 1 - gold[:n]
-    return calibrate(CONFIG, exits[:, :n], logits[:n], gold, metric=metric, bound=bound)
+    return calibrate(CONFIG, exits[:, :n], logits[:n], gold, metric=metric, bound=bound, rule=rule)
 
 
 def test_texts_that_cannot_show_a_bound_certify_no_threshold_and_say_how_many_could():
     found = certified(10, bound=0.0)
     assert found.leaving is None
     assert "no number of texts can show that nothing at all is lost" in found.why_none
-    found = certified(10, bound=0.01)
+    found = certified(10, bound=0.01, rule="entropy")
     assert found.leaving is None
     assert "10 held-out texts cannot show a loss of at most 0.01: 368 or more can" in found.why_none
     assert len(found.tried) > 5, "what each threshold costs is shown all the same"
@@ -99,7 +100,7 @@ def test_texts_that_cannot_show_a_bound_certify_no_threshold_and_say_how_many_co
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
-@pytest.mark.parametrize("bound", [0.0, 0.001, 0.02])
+@pytest.mark.parametrize("bound", [0.0, 0.02])
 def test_no_metric_promises_what_twenty_texts_cannot_show(metric, bound):
     assert certified(20, bound, metric).leaving is None
     assert certified(20, bound, metric, right=False).leaving is None
@@ -122,11 +123,12 @@ def test_a_threshold_behind_one_that_failed_is_not_promised():
 
 
 def test_a_promise_of_calibration_is_broken_in_one_of_forty_at_most():
-    """Both exits lose 2 points in truth, and a little less is to be promised: 200 draws of 400 texts."""
+    """Both exits lose 2 points in truth, and a little less is to be promised: 80 draws of 400 texts."""
     broken, logits = 0, np.tile(np.float32([0, 1]), (400, 1))
-    for seed in range(200):
+    for seed in range(80):
         wrong = np.random.default_rng(seed).random((1, 400, 1)) < 0.02
         exits = np.where(wrong, logits[:, ::-1], logits).repeat(2, axis=0)
-        options = {"metric": "accuracy", "bound": 0.0199, "rule": "patience"}
-        broken += calibrate(CONFIG, exits, logits, np.ones(400, int), **options).leaving is not None
-    assert broken <= 10  # 2.5 % of 200, and 2 standard errors
+        gold = np.ones(400, int)
+        found = calibrate(CONFIG, exits, logits, gold, metric="accuracy", bound=0.0199, rule="patience")
+        broken += found.leaving is not None
+    assert broken <= 5  # 2.5 % of 80, and 2 standard errors
