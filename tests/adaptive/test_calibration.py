@@ -124,7 +124,7 @@ def test_a_threshold_behind_one_that_failed_is_not_promised():
 
 def test_a_promise_of_calibration_is_broken_in_one_of_forty_at_most():
     """Both exits lose 2 points in truth, and a little less is to be promised: 80 draws of 400 texts."""
-    broken, logits = 0, np.tile(np.float32([0, 1]), (400, 1))
+    broken, logits = 0, np.tile(np.array([0, 1], np.float32), (400, 1))
     for seed in range(80):
         wrong = np.random.default_rng(seed).random((1, 400, 1)) < 0.02
         exits = np.where(wrong, logits[:, ::-1], logits).repeat(2, axis=0)
