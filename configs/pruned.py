@@ -14,8 +14,8 @@ their parts alone into one table; 872 sentences, one seed, times of one text on 
     bag of words              82.7 [80.2, 85.1]     <0.001
 
 The same parts taken out, learned on the labels alone, in floating point: 89.2. The machine had other work to do, so the
-ratios alone are worth something. Its kernels had 8 bits (`full_int8=True` in the stage that rounds); now they have 7, which
-one file for every processor needs. The gate, on the same files:
+ratios alone are worth something. Its kernels had 8 bits (`full_int8=True` in the stage that rounds); now they have 7,
+so that one file serves every processor. The gate, on the same files:
 
     bertjax verify int8-onnx --against teacher-onnx --data dev.tsv --max-length 64 --min-speedup 4 --max-drop 1
     4.91 times as fast (4.91 to 5.20 over the rounds), +0.23 points (-1.26 to +1.72), 1/5.23 of the bytes; it passes
