@@ -72,7 +72,7 @@ def check(folder: Path, patterns: Sequence[str] = PARTS) -> None:
     asked = [name for name in files if matches(name, patterns)]
     there = [name for name in asked if (folder / name).is_file()]
     own = f"if the change is yours, delete its line in {folder / FILE}."
-    if gone := [name for name in asked if name not in there and matches(name, PARTS)]:
+    if gone := [name for name in asked if name not in there and matches(name, ANSWERS)]:
         raise UserError(f"{folder / gone[0]} is gone, which was written with the rest.\nRestore it, or, {own}")
     for name, digest in zip(there, digests_of([folder / name for name in there]), strict=True):
         if digest != files[name]:

@@ -1,9 +1,10 @@
 """How fast and how good is an exported int8 model beside what ONNX Runtime makes of the same float file?
 
-    python -m tests.benchmarks.exported FLOAT INT8 --data=dev.tsv [--max_length=64] [--rounds=5]
+    python -m tests.benchmarks.exported FLOAT INT8 [OTHER ...] --data=dev.tsv [--max_length=64] [--rounds=5]
 
-FLOAT and INT8 are folders of `bertjax export`. Beside them stand the float file after `onnxruntime.transformers`'
-optimiser and after `quantize_dynamic` (per channel, signed weights). Each file runs in a process of its own, they take
+FLOAT, INT8 and others (int8 with kernels of 8 bits, for one) are folders of `bertjax export`. Beside them stand the
+float file after `onnxruntime.transformers`' optimiser and after `quantize_dynamic` (per channel, signed weights, with
+and without `reduce_range`, which means 7 bits). Each file runs in a process of its own, they take
 turns, and ratios are taken within each round: its median, lowest and highest. At the real lengths of the texts and at
 32 and 128 tokens exactly, with one thread and with two. Texts per second are those of batches of 32. Scores are on all
 texts, with a paired test.
@@ -17,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from bertjax import manifest
 from bertjax.measure.latency import Timing, measure_latency
 from bertjax.measure.onnx import BESIDE, onnx_file
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
 from bertjax.measure.scores import score
 from bertjax.measure.uncertainty import paired_difference_interval, paired_p_value
+from bertjax.processor import integer_products, processor_features, processor_name
 from bertjax.text.encode import sentence_labels
 from bertjax.text.sources import infer_task, load_examples
 from bertjax.text.tasks import Task, align_labels
@@ -32,22 +35,26 @@ from bertjax.verify.folder import classes_of, config_of
 OURS = "int8"
 
 
-def folders(float_folder: Path, int8_folder: Path, temporary: Path) -> dict[str, Path]:
-    """The four contestants, each an exported folder."""
+def folders(given: argparse.Namespace, temporary: Path) -> dict[str, Path]:
+    """The contestants, each an exported folder."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.transformers import optimizer
 
-    made = {name: temporary / name.replace(" ", "-") for name in ("float, optimised", "quantize_dynamic")}
+    names = ("float, optimised", "quantize_dynamic", "the same, reduced")
+    made = {name: temporary / name.replace(" ", "-") for name in names}
     for folder in made.values():
-        shutil.copytree(float_folder, folder)
+        shutil.copytree(given.float, folder)
         onnx_file(folder).unlink()
-    source, config = str(onnx_file(float_folder)), config_of(float_folder)
+        (folder / manifest.FILE).unlink(missing_ok=True)  # what is put there now is another file
+    source, config = str(onnx_file(given.float)), config_of(given.float)
     sizes = {"num_heads": config["num_attention_heads"], "hidden_size": config["hidden_size"]}
     optimised = optimizer.optimize_model(source, model_type="bert", **sizes)
-    optimised.save_model_to_file(str(made["float, optimised"] / BESIDE))
-    target = str(made["quantize_dynamic"] / BESIDE)
-    quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
-    return {"float": float_folder, "float, optimised": made["float, optimised"], OURS: int8_folder, **made}
+    optimised.save_model_to_file(str(made[names[0]] / BESIDE))
+    for name, reduced in zip(names[1:], (False, True), strict=True):
+        target, kind = str(made[name] / BESIDE), QuantType.QInt8
+        quantize_dynamic(source, target, per_channel=True, weight_type=kind, reduce_range=reduced)
+    others = {folder.name: folder for folder in given.others}
+    return {"float": given.float, "float, optimised": made[names[0]], OURS: given.int8, **others, **made}
 
 
 def exactly(tokenizer: Tokenizer, length: int) -> str:
@@ -73,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("float", type=Path)
     parser.add_argument("int8", type=Path)
+    parser.add_argument("others", type=Path, nargs="*")
     parser.add_argument("--data", required=True)
     parser.add_argument("--max_length", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -81,15 +89,12 @@ def main() -> None:
     examples = load_examples(given.data, task, "test", labelled=True)
     tokenizer = Tokenizer.from_folder(given.int8)
     with tempfile.TemporaryDirectory() as temporary:
-        candidates = {
-            name: Candidate("onnx", folder)
-            for name, folder in folders(given.float, given.int8, Path(temporary)).items()
-        }
+        candidates = {name: Candidate("onnx", folder) for name, folder in folders(given, Path(temporary)).items()}
         common: Any = {"max_length": given.max_length}
         logits = measure_outputs(candidates, examples.texts, **common)
         said = {name: rows.argmax(axis=-1) for name, rows in logits.items()}
         gold = np.asarray(sentence_labels(examples, task)).astype(int)
-        print(f"{len(gold)} texts of {given.data}")
+        print(f"{len(gold)} texts of {given.data}; {processor_name()}, {integer_products(processor_features())}")
         for name, answers in said.items():
             difference = [100 * end for end in paired_difference_interval(task.metric, answers, said["float"], gold)]
             print(
