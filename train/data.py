@@ -106,7 +106,12 @@ def training_batches(config: Any, encoded: Any, model: Any) -> Any:
             f"--data.max_length={longest}: the longest text has {most} pieces, the model {limit} positions; "
             "give so many, or fewer."
         )
-    return packed_batches(encoded, config.batch_size, row_length=longest, **common)
+    packed = packed_batches(encoded, config.batch_size, row_length=longest, **common)
+    texts = len(encoded) / packed.steps_per_epoch
+    note(
+        f"packed: a step of {config.batch_size} rows learns from {texts:.0f} texts; compare runs by texts, not by steps"
+    )
+    return packed
 
 
 def predict_split(bundle: Any, split: Split) -> tuple[Any, Any]:

@@ -1,10 +1,12 @@
 """Several examples a row: the same losses and gradients as one a row, in less time; refused where a row is one text."""
 
+import random
 from pathlib import Path
 from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,12 +19,12 @@ from bertjax.losses import TASK_LOSSES
 from bertjax.model import BertConfig, Exits, build, mobile_config, universal_config
 from bertjax.text.batches import batches, inputs_of, places_of
 from bertjax.text.encode import Encoded, encode_examples
-from bertjax.text.examples import chosen_by_text
+from bertjax.text.examples import Examples, chosen_by_text
 from bertjax.text.packing import packed_batches
 from bertjax.text.sources import infer_task, load_examples
-from bertjax.text.tasks import Kind
-from tests.text.tiny import made_up, random_lengths
-from tests.train.test_kinds import classification_of_pairs, qa, tokens
+from bertjax.text.tasks import Kind, Task
+from tests.text.tiny import made_up, random_lengths, tiny_tokenizer
+from tests.train.test_kinds import PAIRS, classification_of_pairs, qa, tokens
 from tests.train.tiny import metrics, write_model, write_table
 from train import distill, finetune
 from train.common import Data
@@ -111,7 +113,7 @@ def test_an_example_in_a_packed_row_weighs_what_it_weighs_alone():
 
 
 @pytest.mark.parametrize("kind", [classification_of_pairs, tokens])
-def test_a_packed_run_is_trained_and_distilled_to_the_end(kind, tmp_path: Path):
+def test_a_packed_run_is_trained_and_distilled_to_the_end(kind, tmp_path: Path, capsys):
     """From stored outputs and from a live teacher the first step's loss is the same."""
     model, fields = write_model(tmp_path / "model"), kind(tmp_path / "data")
     data = Data(**{**fields, "train": str(fields["train"]), "eval": str(fields["train"]), "max_length": 24})
@@ -129,6 +131,77 @@ def test_a_packed_run_is_trained_and_distilled_to_the_end(kind, tmp_path: Path):
         assert bertjax.load(out / "bundle").config.num_hidden_layers == 1
     assert first[True] == pytest.approx(first[False], rel=1e-4)
     assert first[True] > 1e-3
+    assert f"packed: a step of 8 rows learns from {len(PAIRS)} texts" in capsys.readouterr().err
+
+
+TAGS = ("O", "B-person", "I-person", "B-location")
+LETTERS = ("the", "cats", "New", "York.", "played", "dog", "playing,cat", "a", "\u200b", "mat")
+"""Words of one piece, of several, unknown, with punctuation inside, and one of no piece at all."""
+
+
+def tagged(words_of_each: tuple[int, ...], every: int, seed: int) -> tuple[Encoded, list[list[str]]]:
+    """Sentences with a tag for each word, but for every so many which are without an entity; the longest are cut."""
+    rng = random.Random(seed)
+    words: list[list[str]] = [rng.choices(LETTERS, k=count) for count in words_of_each]
+    tags = [[rng.choice(TAGS) if row % every else "O" for _ in of_row] for row, of_row in enumerate(words)]
+    examples = Examples([" ".join(of_row) for of_row in words], labels=tags, words=words)
+    return encode_examples(examples, Task(kind="tokens", labels=TAGS), tiny_tokenizer(), 24), tags
+
+
+def one_by_one(model: Any, params: Any, encoded: Encoded, tags: list[list[str]]) -> list[Any]:
+    """Loss and gradient of each sentence by itself, without padding: minus the log-probability of the tag at each
+    word's first piece, summed."""
+    found = []
+    for row, of_row in enumerate(tags):
+        assert encoded.words is not None
+        pieces = slice(encoded.offsets[row], encoded.offsets[row + 1])
+        ids, types, owner = (x[pieces] for x in (encoded.ids, encoded.type_ids, encoded.words))
+        firsts = np.flatnonzero(owner >= 0)
+        gold = np.array([TAGS.index(of_row[word]) for word in owner[firsts]], np.int32)
+
+        def loss(params: Any, inputs: Any, places: Any) -> Any:
+            log = jax.nn.log_softmax(model.apply({"params": params}, *inputs).logits[0])
+            return -jnp.sum(log[places])
+
+        inputs = ids[None], np.ones_like(ids)[None], types[None]
+        found.append(jax.jit(jax.value_and_grad(loss))(params, inputs, (firsts, gold)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lengths", "every", "row"),
+    [
+        ((1, 30, 5, 1, 8, 4), 3, 48),
+        ((1, 1, 20, 1, 1), 1, 24),  # many in a row and one that fills it, no entity anywhere
+    ],
+)
+def test_each_packed_sentence_has_the_loss_and_the_gradient_that_it_has_alone(lengths, every, row):
+    """Tags of real sentences, one after the other: several of a row, of which all but one weigh nothing."""
+    encoded, tags = tagged(lengths, every, seed=len(lengths))
+    config = config_for("Bert", "tokens").replace(labels=TAGS, vocab_size=64)
+    model, params = build(config), init_params(config, 1)
+    expected = one_by_one(model, params, encoded, tags)
+
+    @jax.jit
+    def of_one(params: Any, batch: Any) -> Any:
+        def loss(params: Any) -> Any:
+            output: Any = model.apply({"params": params}, *inputs_of(batch), **places_of(batch))
+            return TASK_LOSSES["tokens"](output.logits, batch)
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    seen = []
+    for batch in packed_batches(encoded, 2, row_length=row, seed=3, epochs=1):
+        for place in zip(*np.nonzero(batch["weights"]), strict=True):
+            number = int(batch["example_ids"][place])
+            weights = np.zeros_like(batch["weights"])
+            weights[place] = 1
+            (total, weight), gradient = of_one(params, {**batch, "weights": weights})
+            words = encoded.words[encoded.offsets[number] : encoded.offsets[number + 1]]  # type: ignore[index]
+            assert weight == (words >= 0).sum()
+            chex.assert_trees_all_close((total, gradient), expected[number], **SAME)
+            seen.append(number)
+    assert sorted(seen) == list(range(len(lengths)))
 
 
 def refusal(script: Any, tmp_path: Path, **fields: Any) -> str:
