@@ -1,5 +1,6 @@
 """Terms of a config: their presets against what papers and published code compute, and stored against live teachers."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -118,7 +119,7 @@ def test_hidden_states_of_tinyberts_code_count_padding_and_always_have_a_project
 
 
 def test_feature_maps_are_compared_whole_or_taken_apart():
-    """MobileBERT's paper over real pieces; its code with torch's LayerNorm, over padding too, as a mean of layers."""
+    """Whole over real pieces; MobileBERT's code with torch's LayerNorm, over padding too, as a mean of layers."""
     ours, theirs, real = said(SAME_WIDTH).hidden_states, said(TEACHER).hidden_states, t(BATCH["attention_mask"]) > 0
     whole, apart = 0.0, 0.0
     for s, p in ((1, 2), (2, 4), (3, 6)):
@@ -130,8 +131,8 @@ def test_feature_maps_are_compared_whole_or_taken_apart():
         means = (a.mean(-1) - b.mean(-1)).square().mean()
         variances = (a.var(-1, unbiased=False) - b.var(-1, unbiased=False)).abs().mean()
         apart += float(100 * shape + 5000 * means + 5 * variances) / 3
-    found = [value(FeatureMaps(preset=preset), SAME_WIDTH) for preset in ("mean", "paper", "official")]
-    np.testing.assert_allclose(found, [whole / 3, whole, apart], rtol=1e-5)
+    found = [value(FeatureMaps(preset=preset), SAME_WIDTH) for preset in ("mean", "official")]
+    np.testing.assert_allclose(found, [whole / 3, apart], rtol=1e-5)
 
 
 def test_the_means_and_variances_that_are_compared_are_not_those_of_layer_norm():
@@ -162,17 +163,114 @@ def test_attention_maps_are_compared_per_head_and_query():
         added = torch.tensor((1 - mask)[:, None, None, :] * -10000.0)
         crossed += float(-((b + added).softmax(-1) * (a + added).log_softmax(-1)).sum(-1).mean()) / 3
     mean = divergence / lengths.sum()
-    found = [value(AttentionMaps(preset=preset), NARROW) for preset in ("mean", "paper", "official")]
-    np.testing.assert_allclose(found, [mean / 3, mean, crossed], rtol=1e-5)
+    found = [value(AttentionMaps(preset=preset), NARROW) for preset in ("mean", "official")]
+    np.testing.assert_allclose(found, [mean / 3, crossed], rtol=1e-5)
     assert AttentionMaps(preset="official").needs(NARROW.config, TEACHER_CONFIG) is None
 
 
-def test_papers_sum_over_layers():
-    for term in (HiddenStates, AttentionScores):
-        layers = 4 if term is HiddenStates else 3
-        mean, total = value(term(), SAME_WIDTH), value(term(preset="paper"), SAME_WIDTH)
-        np.testing.assert_allclose(total, layers * mean, rtol=1e-6)
-    np.testing.assert_allclose(value(Relations(heads=6, preset="paper"), NARROW), 3 * value(Relations(heads=6), NARROW))
+def softmax(x: np.ndarray) -> np.ndarray:
+    shifted = np.exp(x - x.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def divergence(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """KL(theirs || ours) of maps [heads, l, l] before their softmax, divided by heads and length."""
+    p, q = softmax(theirs), softmax(ours)
+    return float((p * np.log(p / q)).sum() / (p.shape[0] * p.shape[1]))
+
+
+def maps(vectors: np.ndarray, others: np.ndarray, heads: int) -> np.ndarray:
+    """How the rows of [l, h, k] relate, cut anew into so many heads."""
+    cut = [x.reshape(len(x), heads, -1).transpose(1, 0, 2) for x in (vectors, others)]
+    return cut[0] @ cut[1].transpose(0, 2, 1) / np.sqrt(cut[0].shape[-1])
+
+
+SKIPPED = ((0, 1), (1, 3), (2, 5))
+"""(student layer, teacher layer), uniformly."""
+OF_ONE_TEXT: dict[str, tuple[Any, Any]] = {
+    "TinyBERT, eq. 7": (
+        AttentionScores(preset="paper"),
+        lambda s, t, n: sum(
+            np.square(maps(s.queries[i][:n], s.keys[i][:n], 3) - maps(t.queries[j][:n], t.keys[j][:n], 3)).mean()
+            for i, j in SKIPPED
+        ),
+    ),
+    "TinyBERT, eq. 8": (
+        HiddenStates(preset="paper"),
+        lambda s, t, n: sum(
+            np.square(s.hidden_states[i][:n] - t.hidden_states[j][:n]).mean()
+            for i, j in ((0, 0), *((i + 1, j + 1) for i, j in SKIPPED))
+        ),
+    ),
+    "MobileBERT, eq. 1": (
+        FeatureMaps(preset="paper"),
+        lambda s, t, n: sum(
+            np.square(s.hidden_states[i + 1][:n] - t.hidden_states[j + 1][:n]).mean() for i, j in SKIPPED
+        ),
+    ),
+    "MobileBERT, eq. 2": (
+        AttentionMaps(preset="paper"),
+        lambda s, t, n: sum(
+            divergence(*(maps(x.queries[k][:n], x.keys[k][:n], 3) for x, k in ((s, i), (t, j)))) for i, j in SKIPPED
+        ),
+    ),
+    "MiniLM v1, eq. 5 and 7": (
+        Relations(of=(("queries", "keys"), ("values", "values")), heads=None, preset="paper"),
+        lambda s, t, n: sum(
+            divergence(*(maps(getattr(x, one)[k][:n], getattr(x, two)[k][:n], 3) for x, k in ((s, 2), (t, 5))))
+            for one, two in (("queries", "keys"), ("values", "values"))
+        ),
+    ),
+    "MiniLM v2, eq. 3 to 5": (
+        Relations(heads=6, preset="paper"),
+        lambda s, t, n: sum(
+            divergence(*(maps(getattr(x, one)[k][:n], getattr(x, one)[k][:n], 6) for x, k in ((s, 2), (t, 5))))
+            for one in ("queries", "keys", "values")
+        ),
+    ),
+    "PKD, eq. 7": (
+        Patience(preset="paper"),
+        lambda s, t, n: sum(
+            np.square(
+                s.hidden_states[i][0] / np.linalg.norm(s.hidden_states[i][0])
+                - t.hidden_states[j][0] / np.linalg.norm(t.hidden_states[j][0])
+            ).sum()
+            for i, j in ((1, 2), (2, 4))
+        ),
+    ),
+}
+"""Term, and what its paper's formula says of one text of n pieces, in plain arrays."""
+WEIGHTS = np.array([1, 1, 0.5, 1, 2, 1, 0, 1, 1, 1, 1, 1], np.float32)
+
+
+@pytest.mark.parametrize("name", OF_ONE_TEXT)
+def test_papers_take_the_mean_by_text(name: str):
+    """A loop over texts, each at its length: padding says nothing, a long text weighs what a short one does."""
+    term, of_one = OF_ONE_TEXT[name]
+    batch = {**BATCH, "weights": WEIGHTS}
+    outputs = said(SAME_WIDTH), said(TEACHER)
+    total, weight = jax.jit(term.build(SAME_WIDTH.config, TEACHER_CONFIG))({}, *outputs, batch)
+    fields = ("hidden_states", "queries", "keys", "values")
+    expected = 0.0
+    for row, n in enumerate(BATCH["attention_mask"].sum(1).tolist()):
+        ours, theirs = (
+            SimpleNamespace(**{f: [np.asarray(x[row], np.float64) for x in getattr(out, f)] for f in fields})
+            for out in outputs
+        )
+        expected += float(WEIGHTS[row]) * of_one(ours, theirs, n)
+    np.testing.assert_allclose([total, weight], [expected, WEIGHTS.sum()], rtol=1e-5)
+
+
+def test_of_the_mean_over_pieces_a_long_text_is_the_larger_part_and_of_the_papers_it_is_not():
+    """Two texts that are told apart by their length: the paper's mean is theirs, whatever the lengths."""
+    loss = [FeatureMaps(preset=preset).build(SAME_WIDTH.config, TEACHER_CONFIG) for preset in ("mean", "paper")]
+    mask = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]], np.int32)
+    states = np.ones((2, 6, 24), np.float32) * np.array([1.0, 3.0], np.float32)[:, None, None]
+    student = SimpleNamespace(hidden_states=[jnp.array(states)] * 4)
+    teacher = SimpleNamespace(hidden_states=[jnp.zeros((2, 6, 24))] * 7)
+    batch = {"attention_mask": jnp.array(mask), "weights": jnp.ones(2)}
+    found = [float(np.divide(*one({}, student, teacher, batch))) for one in loss]
+    np.testing.assert_allclose(found, [(6 * 1 + 2 * 9) / 8, 3 * (1 + 9) / 2], rtol=1e-6)
 
 
 def test_scores_of_the_model_are_what_the_term_compares():

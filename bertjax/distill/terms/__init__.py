@@ -11,8 +11,12 @@ layer) and so on; such outputs can be computed once and stored. A loss without t
 teacher that runs in every step. Nothing here imports jax before it builds, so that a config file costs nothing to read.
 
 A weight means what it says only with the reduction that it was chosen for. Here every term is a mean: over pieces or
-texts, and over layers, heads and widths. `preset` multiplies by what a paper's formula ("paper") or its authors'
-published code ("official") has instead, so that their weights can be used as they were printed.
+texts, and over layers, heads and widths. `preset` is what a paper's formula ("paper") or its authors' published code
+("official") has instead, so that their weights can be used as they were printed. A mean over pieces weighs a text by
+its length; the formulas of TinyBERT (eq. 7-8), MobileBERT (eq. 1-2) and MiniLM (eq. 5 and 7; v2: 3-5) divide by the
+length of each text, so that "paper" weighs texts alike. Where lengths differ much the two are up to a tenth apart.
+PKD's first rows and the answers of a text are one for each text anyway; DistilBERT's paper does not say, and its
+code takes the mean over pieces, as LastHiddenState and SoftWords do.
 """
 
 from bertjax.distill.terms.answers import HardLabels, SoftTargets

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertjax.distill.pairing import pair_layers
-from bertjax.distill.terms.term import LossFunction, Preset, over_layers, same
+from bertjax.distill.terms.term import LossFunction, Preset, over_layers, piece_weights, same
 from bertjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class AttentionScores:
     """Mean squared error between attention scores of paired layers before the softmax (TinyBERT, Jiao et al. 2020, eq.
     7); the number of heads must be equal.
 
-    "paper" sums over the layers. "official" does too, and counts queries of padding like others; what a teacher says
-    of padding is not stored, so it has to run in every step."""
+    "paper" sums over the layers, and takes the mean by text. "official" sums too, and counts queries of padding like
+    others; what a teacher says of padding is not stored, so it has to run in every step."""
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"
@@ -48,8 +48,9 @@ class AttentionMaps:
     """KL(teacher || student) between the attention maps of paired layers, per query and head; the number of heads must
     be equal (MobileBERT, Sun et al. 2020, section 3.4).
 
-    "paper" sums over the layers. "official" takes the mean, of cross-entropies, and counts queries of padding like
-    others; what a teacher says of padding is not stored, so it has to run in every step."""
+    "paper" sums over the layers, and takes the mean by text. "official" takes the mean over layers, of cross-entropies,
+    and counts queries of padding like others; what a teacher says of padding is not stored, so it has to run in every
+    step."""
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"
@@ -77,7 +78,8 @@ class Relations:
     `heads` relation heads, which both widths must be divisible by.
 
     MiniLM v1 (Wang et al. 2020) is Relations(of=(("queries", "keys"), ("values", "values")), heads=None): attention
-    itself, and with the models' own heads, which must be as many. "paper" sums over the relations."""
+    itself, and with the models' own heads, which must be as many. "paper" sums over the relations, and takes the mean
+    by text."""
 
     weight: float = 1.0
     of: tuple[tuple[Part, Part], ...] = (("queries", "queries"), ("keys", "keys"), ("values", "values"))
@@ -110,11 +112,13 @@ class Relations:
         of, preset = self.of, self.preset
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+            weights = piece_weights(batch, preset)
+
             def divergence(one: Part, two: Part) -> Sum:
                 ours, theirs = (
                     (getattr(out, one)[i], getattr(out, two)[i]) for out, i in ((student_out, s), (teacher_out, t))
                 )
-                return losses.relation(*ours, *theirs, batch["attention_mask"], batch["weights"], heads)
+                return losses.relation(*ours, *theirs, batch["attention_mask"], weights, heads)
 
             return over_layers([divergence(*pair) for pair in of], preset)
 
@@ -141,9 +145,11 @@ def over_pairs(formula: Callable[..., Sum], pairs: tuple[tuple[int, int], ...], 
     """The loss that compares queries and keys layer by layer."""
 
     def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+        weights = piece_weights(batch, preset)
+
         def error(s: int, t: int) -> Sum:
             ours, theirs = ((out.queries[i], out.keys[i]) for out, i in ((student_out, s), (teacher_out, t)))
-            return formula(*ours, *theirs, batch["attention_mask"], batch["weights"])
+            return formula(*ours, *theirs, batch["attention_mask"], weights)
 
         return over_layers([error(s, t) for s, t in pairs], preset)
 

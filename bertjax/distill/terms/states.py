@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertjax.distill.pairing import pair_layers
-from bertjax.distill.terms.term import LossFunction, Preset, over_layers, same
+from bertjax.distill.terms.term import LossFunction, Preset, over_layers, piece_weights, same
 from bertjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ class HiddenStates:
     It begins with random numbers, or with the rotation (and one scale) that brings the student's states nearest to the
     teacher's on some of the text ("procrustes").
 
-    "paper" sums over the layers. "official" does too, counts padding like other pieces, and always has a projection,
-    with a bias; what a teacher says of padding is not stored, so it has to run in every step."""
+    "paper" sums over the layers, and takes the mean by text. "official" sums too, counts padding like other pieces, and
+    always has a projection, with a bias; what a teacher says of padding is not stored, so it has to run in every
+    step."""
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"
@@ -74,7 +75,7 @@ class HiddenStates:
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
             mask = batch["attention_mask"]
-            weights = (mask * 0 + 1 if preset == "official" else mask) * batch["weights"][:, None]
+            weights = (mask * 0 + 1 if preset == "official" else mask) * piece_weights(batch, preset)[:, None]
 
             def error(hidden: Array, projection: Tree, target: Array, weights: Array) -> Sum:
                 if "kernel" in projection:
@@ -94,9 +95,9 @@ class FeatureMaps:
     """Mean squared error between the outputs of paired layers over real pieces; widths must be equal (MobileBERT, Sun
     et al. 2020, section 3.4).
 
-    "paper" sums over the layers. "official" takes the mean, of 100 times the error between normalised states, 5000
-    times that of their means and 5 times that of their variances, and counts padding like other pieces; what a teacher
-    says of padding is not stored, so it has to run in every step."""
+    "paper" sums over the layers, and takes the mean by text. "official" takes the mean over layers, of 100 times the
+    error between normalised states, 5000 times that of their means and 5 times that of their variances, and counts
+    padding like other pieces; what a teacher says of padding is not stored, so it has to run in every step."""
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"
@@ -117,16 +118,16 @@ class FeatureMaps:
         from bertjax.distill.at_once import over_pieces
 
         same("FeatureMaps", "hidden_size", student.hidden_size, teacher.hidden_size)
-        pairs, official = self.pairs(student, teacher), self.preset == "official"
+        pairs, preset, official = self.pairs(student, teacher), self.preset, self.preset == "official"
         formula = losses.feature_error if official else losses.squared_error
-        reduction = "paper" if self.preset == "paper" else "mean"
+        reduction = "paper" if preset == "paper" else "mean"
 
         def error(hidden: Array, _: Tree, target: Array, weights: Array) -> Sum:
             return formula(hidden, target, weights)
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
             mask = batch["attention_mask"]
-            weights = (mask * 0 + 1 if official else mask) * batch["weights"][:, None]
+            weights = (mask * 0 + 1 if official else mask) * piece_weights(batch, preset)[:, None]
             states = [(student_out.hidden_states[s], teacher_out.hidden_states[t]) for s, t in pairs]
             return over_layers([over_pieces(error, ours, (), theirs, weights) for ours, theirs in states], reduction)
 
@@ -160,7 +161,8 @@ class Patience:
     """Mean squared error between the first rows of paired layers, the student's last one left out, of length 1 if
     `normalised` (PKD, Sun et al. 2019, eq. 7); widths must be equal. With "uniform" it is the paper's PKD-skip.
 
-    "paper" sums over layers and width. The authors' code takes the mean, and normalises for some tasks only."""
+    "paper" sums over layers and width; texts weigh alike anyway. The authors' code takes the mean, and normalises for
+    some tasks only."""
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 from bertjax.errors import UserError
 
 if TYPE_CHECKING:
-    from bertjax.losses import Sum
+    from jax import Array
+
+    from bertjax.losses import Batch, Sum
     from bertjax.model import BertConfig
 
 Preset = Literal["mean", "paper", "official"]
@@ -30,6 +32,16 @@ def over_layers(sums: list[Sum], preset: str) -> Sum:
     """Losses of several layers, which have one weight, as one: their mean, or their sum for a paper's formula."""
     total = sum(total for total, _ in sums)
     return total if preset != "mean" else total / len(sums), sums[0][1]  # type: ignore[return-value]
+
+
+def piece_weights(batch: Batch, preset: str) -> Array:
+    """What a piece of each text weighs [b]: as much as any other, or in a paper's formula, which takes the mean of a
+    text before that of the texts, the less the longer its text is. Texts then weigh alike."""
+    if preset != "paper":
+        return batch["weights"]
+    import jax.numpy as jnp
+
+    return batch["weights"] / jnp.maximum(jnp.sum(batch["attention_mask"], axis=-1), 1)
 
 
 def same(term: str, what: str, student: int, teacher: int) -> None:
