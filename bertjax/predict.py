@@ -184,9 +184,6 @@ def labels_from_logits(
         return [[name for name, p in zip(labels, row, strict=True) if p > 0.5] for row in probabilities], probabilities
     if kind == "regression":
         return [float(row[0]) for row in logits], None
-    from bertjax.text.answers import best_answers, predicted_tags
+    from bertjax.text.answers import tags_or_answers
 
-    if kind == "tokens":
-        return predicted_tags(logits, encoded, examples), None
-    starts, ends = ([row[:, side] for row in logits] for side in (0, 1))
-    return best_answers(starts, ends, encoded, examples), None
+    return tags_or_answers(logits, encoded, examples), None

@@ -7,7 +7,17 @@ from bertjax.errors import UserError
 from bertjax.text.tasks import Kind, Task
 
 Metric = Literal[
-    "auto", "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman", "f1_micro", "entity_f1", "squad_f1"
+    "auto",
+    "accuracy",
+    "f1",
+    "f1_macro",
+    "matthews",
+    "pearson",
+    "spearman",
+    "f1_micro",
+    "entity_f1",
+    "squad_f1",
+    "squad_em",
 ]
 
 

@@ -1,37 +1,42 @@
 """What models say to texts, each in the runtime and from the folder that ships, one process after the other."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from jaxtyping import Float
 
-from bertjax.errors import UserError
 from bertjax.measure.processes import Candidate, Process, ask, load_requests, processors
+from bertjax.text.encode import Encoded
+from bertjax.text.examples import Examples
 
 
 def measure_outputs(
     candidates: Mapping[str, Candidate],
-    texts: Sequence[str],
-    pairs: Sequence[str] | None = None,
+    examples: Examples,
+    encoded: Mapping[str, Encoded],
     *,
     max_length: int = 512,
     threads: int | None = None,
     timeout_s: float = 3600.0,
     notify: Callable[[str], None] = lambda message: None,
-) -> dict[str, Float[np.ndarray, "n c"]]:
-    """The logits of every candidate for every text, in the order of the texts.
+) -> dict[str, list[np.ndarray]]:
+    """The logits of every candidate for every row of the examples as it reads them (`encoded`, cut to `max_length`), in
+    their order; where a model says something of every piece, [pieces, ...].
 
     Raises:
-      UserError: A candidate cannot be loaded, or answers in another form than one row of numbers per text.
+      UserError: A candidate cannot be loaded.
       RuntimeError: As in `measure_latency`.
     """
     found = {}
-    for name, request in load_requests(candidates, texts, pairs, max_length).items():
-        notify(f"{name} answers {len(texts)} texts")
+    for name, request in load_requests(candidates, examples.texts, examples.pairs, max_length).items():
+        notify(f"{name} answers {len(examples)} texts")
+        rows = encoded[name]
+        pieces = {key: _rows(rows, flat) for key, flat in (("ids", rows.ids), ("type_ids", rows.type_ids))}
         with processors(threads), Process(name, timeout_s) as process:
             ask({name: process}, {name: request})
-            logits = np.array(ask({name: process}, {name: {"command": "outputs"}})[name]["outputs"])
-        if logits.ndim != 2:
-            raise UserError(f"{name} answers with arrays of shape {list(logits.shape)}: expected [texts, labels].")
-        found[name] = logits
+            answered = ask({name: process}, {name: {"command": "outputs", **pieces}})[name]["outputs"]
+        found[name] = [np.array(row) for row in answered]
     return found
+
+
+def _rows(encoded: Encoded, flat: np.ndarray) -> list[list[int]]:
+    return [row.tolist() for row in np.split(flat, encoded.offsets[1:-1])]

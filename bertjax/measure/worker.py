@@ -3,16 +3,17 @@
     {"command": "load", "runtime": "jax", "path": "runs/x/bundle", "texts": [...], "pairs": null, "max_length": 128}
     {"command": "warm_up"}
     {"command": "measure"}
-    {"command": "outputs"}
+    {"command": "outputs", "ids": [[101, 2023, 102], ...], "type_ids": [[0, 0, 0], ...]}
     {"command": "first"}
     {"command": "singly"}
     {"command": "quit"}
 
 Inside one process the thread pools of XLA, torch and ONNX Runtime starve each other, so each gets a process and they
 take turns. A runtime is a class: built from (path, texts, pairs, max_length), it has `name`, `device`, `versions`, and
-two methods, `encode` (words to the arrays of one batch) and `forward`, which returns when the result is there. "jax",
-"onnx" and "sklearn" are below; any other is named by its place, `package.module:Class`. The texts are told beforehand
-so that a runtime with static shapes can choose its lengths. A process imports what its own runtime needs and no other.
+two methods, `encode` (words to the arrays of one batch) and `forward`, which returns when the result is there; one that
+can be asked for its outputs has a third, `pad` (pieces to these arrays). "jax", "onnx" and "sklearn" are below; any
+other is named by its place, `package.module:Class`. The texts are told beforehand so that a runtime with static shapes
+can choose its lengths. A process imports what its own runtime needs and no other.
 """
 
 import gc
@@ -81,12 +82,15 @@ class JaxRuntime:
         return self.bundle.tokenizer.encode(texts, pairs, self.max_length, spans=False)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
+        encodings = self._tokenize(texts, pairs)
+        return self.pad(encodings.ids, encodings.type_ids)
+
+    def pad(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]]) -> Any:
         import numpy as np
 
-        encodings = self._tokenize(texts, pairs)
-        longest = max(map(len, encodings.ids))
+        longest = max(map(len, ids))
         length = next(edge for edge in self.buckets if edge >= longest)
-        return padded(encodings, length, self.bundle.tokenizer.pad_id, np.int32)  # type: ignore[union-attr]
+        return padded(ids, type_ids, length, self.bundle.tokenizer.pad_id, np.int32)  # type: ignore[union-attr]
 
     def forward(self, inputs: Any) -> Any:
         return next(self.run([inputs])).logits
@@ -108,10 +112,13 @@ class OnnxRuntime:
         self.versions = {"onnxruntime": importlib.import_module("onnxruntime").__version__}
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
+        encodings = self.tokenizer.encode(texts, pairs, self.max_length, spans=False)
+        return self.pad(encodings.ids, encodings.type_ids)
+
+    def pad(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]]) -> Any:
         import numpy as np
 
-        encodings = self.tokenizer.encode(texts, pairs, self.max_length, spans=False)
-        return padded(encodings, max(map(len, encodings.ids)), self.tokenizer.pad_id, np.int64)
+        return padded(ids, type_ids, max(map(len, ids)), self.tokenizer.pad_id, np.int64)
 
     def forward(self, inputs: Any) -> Any:
         return answer(self.session, *inputs)
@@ -146,15 +153,17 @@ RUNTIMES: dict[str, Callable[..., Runtime]] = {
 }
 
 
-def padded(encodings: Any, length: int, pad_id: int, dtype: Any) -> tuple[Any, Any, Any]:
+def padded(
+    ids: Sequence[list[int]], type_ids: Sequence[list[int]], length: int, pad_id: int, dtype: Any
+) -> tuple[Any, Any, Any]:
     """Ids, mask and types of one batch, filled up to `length` on the right."""
     import numpy as np
 
-    shape = (len(encodings.ids), length)
-    ids, mask, types = np.full(shape, pad_id, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype)
-    for row, (pieces, kinds) in enumerate(zip(encodings.ids, encodings.type_ids, strict=True)):
-        ids[row, : len(pieces)], types[row, : len(pieces)], mask[row, : len(pieces)] = pieces, kinds, 1
-    return ids, mask, types
+    shape = (len(ids), length)
+    filled, mask, types = np.full(shape, pad_id, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype)
+    for row, (pieces, kinds) in enumerate(zip(ids, type_ids, strict=True)):
+        filled[row, : len(pieces)], types[row, : len(pieces)], mask[row, : len(pieces)] = pieces, kinds, 1
+    return filled, mask, types
 
 
 class Session:
@@ -219,15 +228,16 @@ class Session:
         batch_1 = [milliseconds(self.runtime.forward, inputs) for inputs in encoded]
         return {"batch_1": batch_1, "peak_bytes": peak_resident_bytes()}
 
-    def outputs(self) -> dict[str, Any]:
-        """What the model says to every text, in their order, as lists."""
-        rows: list[Any] = [None] * len(self.texts)
-        order = sorted(range(len(self.texts)), key=lambda i: len(self.texts[i]))
+    def outputs(self, ids: list[list[int]], type_ids: list[list[int]]) -> dict[str, Any]:
+        """What the model says to every row of pieces, in their order, as lists: numbers, or such a list per piece."""
+        rows: list[Any] = [None] * len(ids)
+        runtime: Any = self.runtime  # one that reads pieces
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), BATCH):
             numbers = order[start : start + BATCH]
-            answers = self.runtime.forward(self.runtime.encode(*self._batch(numbers)))
-            for number, row in zip(numbers, answers.tolist(), strict=True):
-                rows[number] = row
+            inputs = runtime.pad([ids[i] for i in numbers], [type_ids[i] for i in numbers])
+            for number, row in zip(numbers, runtime.forward(inputs), strict=True):
+                rows[number] = (row[: len(ids[number])] if row.ndim > 1 else row).tolist()
         return {"outputs": rows}
 
     def _many(self) -> list[tuple[list[str], list[str] | None]]:

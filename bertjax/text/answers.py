@@ -13,6 +13,15 @@ from bertjax.text.encode import Encoded
 from bertjax.text.examples import Examples
 
 
+def tags_or_answers(logits: Sequence[np.ndarray], encoded: Encoded, examples: Examples) -> list:
+    """What a model says where its logits are [pieces, ...] for each row: the tags of every example's words, or the
+    answer to every question."""
+    if encoded.task.kind == "tokens":
+        return predicted_tags(logits, encoded, examples)
+    starts, ends = ([row[:, side] for row in logits] for side in (0, 1))
+    return best_answers(starts, ends, encoded, examples)
+
+
 def predicted_tags(logits: Sequence[np.ndarray] | np.ndarray, encoded: Encoded, examples: Examples) -> list[list[str]]:
     """The best tag of every word, decided at its first piece ([pieces, tags] per row).
 

@@ -14,6 +14,8 @@ from typing import Literal
 from bertjax.errors import UserError
 
 Kind = Literal["auto", "classification", "regression", "multi_label", "tokens", "qa"]
+BY_PIECE = ("tokens", "qa")
+"""Kinds whose models say something of every piece of a text, and not one thing of the text."""
 
 # The metrics that make sense for each kind; the first one is the default.
 METRICS: dict[str, tuple[str, ...]] = {
@@ -21,7 +23,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "regression": ("pearson", "spearman"),
     "multi_label": ("f1_micro",),
     "tokens": ("entity_f1",),
-    "qa": ("squad_f1",),
+    "qa": ("squad_f1", "squad_em"),
 }
 
 

@@ -4,12 +4,11 @@ No number that a folder brings along is used, but to be held against what was me
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from bertjax import manifest
 from bertjax.errors import UserError
@@ -21,16 +20,20 @@ from bertjax.measure.processes import Candidate
 from bertjax.measure.scores import answers, example_sums, score, score_of_sums
 from bertjax.measure.uncertainty import paired_difference_interval, paired_p_value, score_interval
 from bertjax.processor import processor_features
-from bertjax.text.encode import sentence_labels
+from bertjax.text.answers import tags_or_answers
+from bertjax.text.encode import Encoded, encode_examples, sentence_labels
 from bertjax.text.examples import Examples
 from bertjax.text.sources import infer_task, load_examples
-from bertjax.text.tasks import Task, align_labels
+from bertjax.text.tasks import BY_PIECE, Task, align_labels
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import folder as folders
 from bertjax.verify.measured import Measured, Parity, Side
 
 SIDES = ("OLD", "NEW")
-Logits = Float[np.ndarray, "n c"]
+Logits = Sequence[np.ndarray]
+"""Of each text the numbers of its classes; of each row of tags and answers, for each of its pieces."""
+Answers = np.ndarray | list
+"""One for each text: a class, a number, labels, the tags of its words, an answer in words."""
 
 
 def compare(
@@ -50,8 +53,8 @@ def compare(
     Raises:
       UserError: A file that is not the one that was written (card and report, too), or a link that leads out of NEW; a
         `parity` that is NEW or no bundle; a folder without a model or without names for its classes; two models that
-        answer with other classes; data without labels, or whose labels are none of the classes; a task with more than
-        one answer per text.
+        answer with other classes; data without labels, or whose labels are none of the classes; a model that answers
+        another kind of task.
     """
     folders.check_files(new)
     manifest.check(new, manifest.EVERYTHING)
@@ -62,13 +65,14 @@ def compare(
     if bundle:
         check_origin(new, paths[bundle])
     runtimes = {name: folders.runtime_of(path) for name, path in paths.items()}
-    task, examples, gold = labelled(source, task, folders.classes_of(old), old)
+    task, examples, gold = labelled(source, task, old)
     candidates = {name: Candidate(runtimes[name], path) for name, path in paths.items()}
-    timings, logits = run(candidates, task, examples, max_length, threads, rounds, notify)
+    rows = {name: cut(path, examples, task, max_length) for name, path in paths.items()}
+    timings, logits = run(candidates, examples, rows, max_length, threads, rounds, notify)
     notify("reading the files")
-    pieces = {name: cut(paths[name], examples.texts, examples.pairs, max_length) for name in SIDES}
-    sides = {name: side(paths[name], task, gold, logits[name], timings[name], pieces[name][1]) for name in SIDES}
-    said = {name: spoken(task.kind, logits[name]) for name in SIDES}
+    said = {name: spoken(logits[name], rows[name], examples) for name in paths}
+    sides = {name: side(paths[name], rows[name], gold, logits[name], said[name], timings[name]) for name in SIDES}
+    pieces = {name: by_example(rows[name], len(examples)) for name in SIDES}
     return Measured(
         metric=task.metric,
         texts=len(examples),
@@ -77,10 +81,18 @@ def compare(
         new=dataclasses.replace(sides["NEW"], claims=folders.claims_of(new, old, task.metric)),
         difference=paired_difference_interval(task.metric, said["NEW"], said["OLD"], gold),
         p_value=paired_p_value(task.metric, said["NEW"], said["OLD"], gold),
-        agreement=agreement(task.kind, logits["NEW"], logits["OLD"]),
-        same_pieces=float(np.mean([a == b for a, b in zip(pieces["NEW"][0], pieces["OLD"][0], strict=True)])),
-        renamed=renamed(said["NEW"], said["OLD"], len(task.labels)) if task.kind == "classification" else None,
-        parity=held_against(str(paths[bundle]), task.kind, logits["NEW"], logits[bundle], sides["NEW"].holds_integers)
+        agreement=agreement(task.kind, said["NEW"], said["OLD"]),
+        same_pieces=float(np.mean([np.array_equal(*both) for both in zip(*pieces.values(), strict=True)])),
+        renamed=renamed(*(class_numbers(task, said[name]) for name in ("NEW", "OLD")))
+        if task.kind in ("classification", "tokens")
+        else None,
+        parity=held_against(
+            str(paths[bundle]),
+            logits["NEW"],
+            logits[bundle],
+            agreement(task.kind, said["NEW"], said[bundle]),
+            sides["NEW"].holds_integers,
+        )
         if bundle
         else None,
         features=processor_features(),
@@ -110,31 +122,39 @@ def with_bundle(new: Path, old: Path, bundle: Path | None) -> tuple[dict[str, Pa
 
 def run(
     candidates: dict[str, Candidate],
-    task: Task,
     examples: Examples,
+    rows: dict[str, Encoded],
     max_length: int,
     threads: int,
     rounds: int,
     notify: Callable[[str], None],
 ) -> tuple[dict[str, Timing], dict[str, Logits]]:
     """The times of OLD and NEW, and the logits of every model, its columns in the order of the task's classes."""
+    task = rows["NEW"].task
     paths = {name: Path(one.path) for name, one in candidates.items()}
-    orders = {name: columns(task, folders.classes_of(path), path) for name, path in paths.items()}
-    words = examples.texts, examples.pairs
+    orders = {name: columns(task, classes_of(path, task.kind), path) for name, path in paths.items()}
     common: Any = {"max_length": max_length, "threads": threads, "notify": notify}
-    timings = measure_latency({name: candidates[name] for name in SIDES}, *words, rounds=rounds, **common)
-    logits = measure_outputs(candidates, *words, **common)
+    both = {name: candidates[name] for name in SIDES}
+    timings = measure_latency(both, examples.texts, examples.pairs, rounds=rounds, **common)
+    logits = measure_outputs(candidates, examples, rows, **common)
     for name, order in orders.items():
-        if logits[name].shape[1] != len(order):
+        by_piece, unit = (task.kind in BY_PIECE), {1: "a text", 2: "a token"}
+        found = logits[name][0]
+        if found.ndim != 1 + by_piece:
             raise UserError(
-                f"{paths[name]} names {len(order)} classes and gives {logits[name].shape[1]} numbers a text."
+                f"{paths[name]} gives numbers for {unit.get(found.ndim, 'something else')}; a task of kind {task.kind} "
+                f"needs them for {unit[1 + by_piece]}."
             )
-    return timings, {name: logits[name][:, orders[name]] for name in paths}
+        if found.shape[-1] != len(order):
+            raise UserError(
+                f"{paths[name]} names {len(order)} classes and gives {found.shape[-1]} numbers {unit[found.ndim]}."
+            )
+    return timings, {name: [row[..., orders[name]] for row in logits[name]] for name in paths}
 
 
-def side(path: Path, task: Task, gold: np.ndarray, logits: Logits, timing: Timing, truncated: int) -> Side:
+def side(path: Path, rows: Encoded, gold: Answers, logits: Logits, said: Answers, timing: Timing) -> Side:
     """One of the two models, without its claims."""
-    said = spoken(task.kind, logits)
+    task = rows.task
     return Side(
         folder=str(path),
         score=score_of(task.metric, said, gold),
@@ -143,23 +163,29 @@ def side(path: Path, task: Task, gold: np.ndarray, logits: Logits, timing: Timin
         bytes=folders.shipped_bytes(path),
         weights=folders.weights_of(path),
         graph=read_graph(path) if folders.runtime_of(path) == "onnx" else None,
-        truncated=truncated,
-        finite=bool(np.isfinite(logits).all()),
+        truncated=rows.truncated,
+        finite=all(bool(np.isfinite(row).all()) for row in logits),
         answers=distinct(task.kind, said),
         inexact=inexact_products(path) if folders.runtime_of(path) == "onnx" else (),
     )
 
 
-def labelled(source: str, task: Task, classes: dict[int, str], old: Path) -> tuple[Task, Examples, np.ndarray]:
-    """The data with its labels as the classes of OLD, in OLD's order."""
+def labelled(source: str, task: Task, old: Path) -> tuple[Task, Examples, Answers]:
+    """The data with its labels as the classes of OLD, in OLD's order, and the labels as `score` compares them."""
     found = infer_task(source, task)
-    if found.kind in ("tokens", "qa"):
-        raise UserError(f"{source} is a task of kind {found.kind}: this compares models with one answer for each text.")
-    aligned = align_labels(found, classes, str(old))
+    aligned = align_labels(found, classes_of(old, found.kind), str(old))
     examples = load_examples(source, aligned, "test", labelled=True)
+    assert examples.labels is not None
+    if aligned.kind in BY_PIECE:
+        return aligned, examples, [one["text"] if aligned.kind == "qa" else one for one in examples.labels]
     gold = sentence_labels(examples, aligned)
     assert gold is not None
     return aligned, examples, gold if aligned.kind == "regression" else gold.astype(np.int64)
+
+
+def classes_of(path: Path, kind: str) -> dict[int, str]:
+    """The name of each output: of answers, whose outputs need no names, their two ends."""
+    return {0: "start", 1: "end"} if kind == "qa" else folders.classes_of(path)
 
 
 def columns(task: Task, classes: dict[int, str], path: Path) -> list[int]:
@@ -169,15 +195,18 @@ def columns(task: Task, classes: dict[int, str], path: Path) -> list[int]:
         raise UserError(
             f"{path} answers with other classes than OLD\n  OLD:  {', '.join(task.labels)}\n  here: {', '.join(own)}"
         )
-    return [own.index(name) for name in task.labels] if task.labels else [0]
+    return [own.index(name) for name in task.labels] if task.labels else list(range(len(classes)))
 
 
-def spoken(kind: str, logits: Logits) -> np.ndarray:
+def spoken(logits: Logits, rows: Encoded, examples: Examples) -> Answers:
     """Answers; what is no number counts as 0, so that a broken model has a score, and a bad one."""
-    return answers(kind, np.nan_to_num(logits))
+    numbers = [np.nan_to_num(row, posinf=1e30, neginf=-1e30) for row in logits]
+    if rows.task.kind in BY_PIECE:
+        return tags_or_answers(numbers, rows, examples)
+    return answers(rows.task.kind, np.stack(numbers))
 
 
-def score_of(metric: str, said: np.ndarray, gold: np.ndarray) -> float:
+def score_of(metric: str, said: Answers, gold: Answers) -> float:
     """As `score`, which imports scikit-learn for the mean of right and wrong."""
     if metric != "accuracy":
         return score(metric, said, gold)
@@ -185,38 +214,59 @@ def score_of(metric: str, said: np.ndarray, gold: np.ndarray) -> float:
     return float(score_of_sums(metric, sums.sum(0, keepdims=True))[0])
 
 
-def distinct(kind: str, said: np.ndarray) -> int | None:
-    """How many different answers there are, where they are no numbers."""
-    return None if kind == "regression" else len(np.unique(said, axis=0))
+def distinct(kind: str, said: Answers) -> int | None:
+    """How many different answers there are, where they are no numbers: of tags, to all words together."""
+    if kind == "regression":
+        return None
+    if kind in BY_PIECE:
+        return len({str(one) for text in said for one in (text if kind == "tokens" else [text])})
+    return len(np.unique(said, axis=0))
 
 
-def agreement(kind: str, a: Logits, b: Logits) -> float | None:
+def agreement(kind: str, a: Answers, b: Answers) -> float | None:
     """Share of texts with the same answer, where it is no number."""
     if kind == "regression":
         return None
-    same = spoken(kind, a) == spoken(kind, b)
-    return float(same.reshape(len(same), -1).all(axis=-1).mean())
+    return float(np.mean([np.array_equal(one, other) for one, other in zip(a, b, strict=True)]))
 
 
-def renamed(new: np.ndarray, old: np.ndarray, classes: int) -> float | None:
-    """Agreement after calling each class of NEW what OLD mostly says where NEW says it; None where that is no other
-    order of the classes."""
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (new, old), 1)
-    called = counts.argmax(axis=1).tolist()
-    return float(counts.max(axis=1).sum() / len(new)) if sorted(called) == list(range(classes)) != called else None
+def class_numbers(task: Task, said: Answers) -> list[np.ndarray]:
+    """The classes that each text was given, one or one for each word, by number."""
+    by_word = task.kind == "tokens"
+    return [np.array([task.labels.index(tag) for tag in text] if by_word else [text], np.int64) for text in said]
 
 
-def held_against(bundle: str, kind: str, new: Logits, ours: Logits, rounds: bool) -> Parity:
-    """NEW beside its bundle. Where inputs are rounded, one that falls to the other side changes all that follows in its
-    text, so it is the bulk of the texts that is looked at."""
-    difference = np.abs(new - ours).max(axis=1)
+def renamed(new: Sequence[np.ndarray], old: Sequence[np.ndarray]) -> float | None:
+    """Agreement after calling each class that NEW says what OLD mostly says there; None where that is no other order of
+    the classes that OLD says."""
+    pairs, counts = np.unique(np.stack([np.concatenate(new), np.concatenate(old)]), axis=1, return_counts=True)
+    order = np.lexsort((-counts, pairs[0]))
+    classes, first = np.unique(pairs[0][order], return_index=True)
+    called = pairs[1][order][first]
+    if sorted(called) != np.unique(pairs[1]).tolist() or (called == classes).all():
+        return None
+    return agreement("classification", [called[np.searchsorted(classes, text)] for text in new], list(old))
+
+
+def held_against(bundle: str, new: Logits, ours: Logits, alike: float | None, rounds: bool) -> Parity:
+    """NEW beside its bundle, whose answers are NEW's in a share `alike` of the texts. Where inputs are rounded, one
+    that falls to the other side changes all that follows in its text, so it is the bulk of the texts that is looked at.
+    Texts that the two cut into other pieces are infinitely far apart."""
+    if [row.shape for row in new] == [row.shape for row in ours]:
+        difference = np.array([np.abs(one - other).max() for one, other in zip(new, ours, strict=True)])
+    else:
+        difference = np.array([np.inf])
     distance = np.median(difference) if rounds else difference.max()
-    size = np.sqrt(np.mean(np.square(ours)))
-    return Parity(bundle, float(difference.max()), float(distance / size), agreement(kind, new, ours))
+    size = np.sqrt(np.mean(np.square(np.concatenate(ours))))
+    return Parity(bundle, float(difference.max()), float(distance / size), alike)
 
 
-def cut(path: Path, texts: list[str], pairs: list[str] | None, max_length: int) -> tuple[list[list[int]], int]:
-    """The ids of every text as a folder's tokenizer cuts them, and how many lose their end."""
-    encodings = Tokenizer.from_folder(path).encode(texts, pairs, min(max_length, longest_input(path)), spans=False)
-    return encodings.ids, encodings.n_truncated
+def cut(path: Path, examples: Examples, task: Task, max_length: int) -> Encoded:
+    """The examples as a folder's model reads them."""
+    return encode_examples(examples, task, Tokenizer.from_folder(path), min(max_length, longest_input(path)))
+
+
+def by_example(rows: Encoded, count: int) -> list[np.ndarray]:
+    """The ids of every example, with all its rows."""
+    ends = np.searchsorted(rows.example, np.arange(count), side="right")
+    return np.split(rows.ids, rows.offsets[ends[:-1]])

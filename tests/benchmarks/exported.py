@@ -26,7 +26,7 @@ from bertjax.measure.processes import Candidate
 from bertjax.measure.scores import score
 from bertjax.measure.uncertainty import paired_difference_interval, paired_p_value
 from bertjax.processor import integer_products, processor_features, processor_name
-from bertjax.text.encode import sentence_labels
+from bertjax.text.encode import encode_examples, sentence_labels
 from bertjax.text.sources import infer_task, load_examples
 from bertjax.text.tasks import Task, align_labels
 from bertjax.text.tokenizer import Tokenizer
@@ -91,8 +91,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         candidates = {name: Candidate("onnx", folder) for name, folder in folders(given, Path(temporary)).items()}
         common: Any = {"max_length": given.max_length}
-        logits = measure_outputs(candidates, examples.texts, **common)
-        said = {name: rows.argmax(axis=-1) for name, rows in logits.items()}
+        encoded = encode_examples(examples, task, tokenizer, given.max_length)
+        logits = measure_outputs(candidates, examples, dict.fromkeys(candidates, encoded), **common)
+        said = {name: np.stack(rows).argmax(axis=-1) for name, rows in logits.items()}
         gold = np.asarray(sentence_labels(examples, task)).astype(int)
         print(f"{len(gold)} texts of {given.data}; {processor_name()}, {integer_products(processor_features())}")
         for name, answers in said.items():

@@ -8,6 +8,10 @@ from bertjax.measure.onnx import longest_input, open_session, read_arrays, read_
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
 from bertjax.measure.worker import OnnxRuntime
+from bertjax.text.encode import encode_examples
+from bertjax.text.examples import Examples
+from bertjax.text.tasks import Task
+from bertjax.text.tokenizer import Tokenizer
 from tests.verify.tiny import VOCABULARY, WORDS, arrays, stored_as_integers, write_onnx
 
 pytest.importorskip("onnxruntime", reason="an extra")
@@ -24,7 +28,9 @@ def test_every_text_is_answered_in_its_place_whatever_it_is_batched_with(tmp_pat
     given = arrays()
     folder = write_onnx(tmp_path / "x", given)
     texts = TEXTS * 10
-    found = measure_outputs({"x": Candidate("onnx", folder)}, texts, threads=1)["x"]
+    examples = Examples(texts)
+    encoded = encode_examples(examples, Task("classification"), Tokenizer.from_folder(folder), 64)
+    found = measure_outputs({"x": Candidate("onnx", folder)}, examples, {"x": encoded}, threads=1)["x"]
     np.testing.assert_allclose(found, [by_hand(text, given) for text in texts], rtol=1e-4, atol=1e-4)
 
 

@@ -17,11 +17,12 @@ from bertjax.export import export
 from bertjax.measure.latency import Timing
 from bertjax.measure.onnx import FLOATS
 from bertjax.measure.report import Latency, Percentiles
+from bertjax.measure.scores import answers
 from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import Bounds, Measured, compare, verdict
 from bertjax.verify.__main__ import main
-from bertjax.verify.comparison import columns, held_against, renamed
+from bertjax.verify.comparison import agreement, class_numbers, columns, held_against, renamed
 from bertjax.verify.measured import Parity
 from bertjax.verify.words import lines
 from tests.model.tiny import tiny
@@ -209,7 +210,7 @@ def test_other_tokenizers_and_shorter_models_are_seen(folder: Path, quick: Path,
         (["quick", "--against=quick", "--data=dev.tsv", "--threads=0"], "threads is 0: expected 1 or more"),
         (["quick", "--against=quick", "--data=dev.tsv", "--label=txet"], 'did you mean "text"?'),
         (["classes", "--against=quick", "--data=dev.tsv"], "answers with other classes than OLD"),
-        (["quick", "--against=quick", "--data=tags.conll", "--kind=tokens"], "with one answer for each text"),
+        (["quick", "--against=quick", "--data=tags.conll", "--kind=tokens"], "the labels of the data and of quick"),
         (["quick", "--data=dev.tsv"], "required: --against"),
     ],
 )
@@ -288,12 +289,19 @@ def test_a_file_with_one_corrupted_weight_is_refused(folder: Path, quick: Path, 
 
 
 def test_parity_is_the_largest_difference_and_the_share_of_equal_answers():
-    new, ours = np.array([[0.0, 1.0], [2.0, 0.0]]), np.array([[0.5, 1.0], [-1.0, 0.0]])
-    assert held_against("b", "classification", new, ours, False) == Parity("b", 3.0, 4.0, 0.5)
-    assert held_against("b", "multi_label", new, ours, True) == Parity("b", 3.0, 7 / 3, 0.0)
-    number = held_against("b", "regression", new[:, :1], np.array([[1.0], [-1.0]]), False)
-    assert number == Parity("b", 3.0, 3.0, None)
-    assert renamed(np.array([0, 0, 1, 1, 2]), np.array([1, 1, 0, 0, 2]), 3) == 1.0
-    assert renamed(np.array([0, 0, 0, 1, 1]), np.array([1, 1, 0, 0, 0]), 2) == 0.8
-    assert renamed(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]), 2) is None  # no other order
-    assert renamed(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 0]), 2) is None  # no order at all
+    new, ours = list(np.array([[0.0, 1.0], [2.0, 0.0]])), list(np.array([[0.5, 1.0], [-1.0, 0.0]]))
+    assert held_against("b", new, ours, 0.5, False) == Parity("b", 3.0, 4.0, 0.5)
+    assert held_against("b", new, ours, None, True) == Parity("b", 3.0, 7 / 3, None)
+    assert held_against("b", new, ours[:1], 0.5, True).distance == np.inf
+    classes = Task("classification", labels=("a", "b", "c"))
+    assert agreement("classification", *(answers("classification", np.stack(x)) for x in (new, ours))) == 0.5
+    assert agreement("multi_label", *(answers("multi_label", np.stack(x)) for x in (new, ours))) == 0.0
+    assert agreement("regression", new, ours) is None
+
+    def other_order(new: list[int], old: list[int]) -> float | None:
+        return renamed(*(class_numbers(classes, np.array(said)) for said in (new, old)))
+
+    assert other_order([0, 0, 1, 1, 2], [1, 1, 0, 0, 2]) == 1.0
+    assert other_order([0, 0, 0, 1, 1], [1, 1, 0, 0, 0]) == 0.8
+    assert other_order([0, 0, 1, 1], [0, 0, 1, 0]) is None  # no other order
+    assert other_order([0, 0, 1, 1], [0, 0, 0, 0]) is None  # no order at all
