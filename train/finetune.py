@@ -29,7 +29,7 @@ class Finetune(Training):
     packed: bool = False
     """Several short examples in one row of data.max_length pieces, so that next to nothing is padding. batch_size
     counts rows: divide it by the examples that share one, which a run says at its start, or a step learns from so many
-    times more. Two runs compare by the examples they saw and by their scores: a step's loss is that of its own batch."""
+    times more. Two runs compare by the examples they saw and by their scores: a step's loss is its own batch's."""
     ponder: float = 0.01
     """Price of a step, for a model whose positions halt by themselves."""
     runs: int = 1

@@ -50,6 +50,9 @@ def compare(
 ) -> Measured:
     """Everything that a verdict needs. `parity` is the bundle that NEW is exported from, where NEW does not say it.
 
+    Tags are scored by entities, answers over all windows of their context; what is timed of a question is one call with
+    as much of the context as fits.
+
     Raises:
       UserError: A file that is not the one that was written (card and report, too), or a link that leads out of NEW; a
         `parity` that is NEW or no bundle; a folder without a model or without names for its classes; two models that
