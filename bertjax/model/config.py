@@ -330,10 +330,14 @@ def has_placeholder_labels(labels: Sequence[str]) -> bool:
 
 
 def universal_config(preset: Literal["paper", "official"], **fields: Any) -> BertConfig:
-    """A Universal Transformer encoder, as its paper describes it (Dehghani et al. 2018) or as its authors' code has it
-    by default (tensor2tensor), with halting by position; `fields` are those of `BertConfig`.
+    """A Universal Transformer encoder on BERT's embeddings: block, signals and halting by position are as its paper
+    describes them (Dehghani et al. 2018) or as its authors' code has them by default (tensor2tensor); `fields` are
+    those of `BertConfig`.
 
-    They differ in where LayerNorm stands, in the signals, and in what the numbers of positions and steps begin with.
+    The two differ in where LayerNorm stands, in the signals, and in what the numbers of positions and steps begin with.
+    What the first step is given is BERT's with both: the sum of the tables of words, learned positions and token types,
+    with LayerNorm and dropout. The paper begins with the words alone, its authors' code with these times the root of
+    the width. `type_vocab_size=0` leaves the types out.
     """
     halting = Halting(epsilon=0.01, bias=1.0)
     presets: dict[str, dict[str, Any]] = {

@@ -245,6 +245,75 @@ def test_halting_is_decided_in_float32_whatever_the_model_computes_in():
     assert {leaf.dtype for leaf in jax.tree.leaves(out.trace)} == {jnp.dtype("float32")}
 
 
+def layer_norm(x: np.ndarray, norm: Any) -> np.ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + 1e-12) * norm["scale"] + norm["bias"]
+
+
+def dense(x: np.ndarray, layer: Any) -> np.ndarray:
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def coordinates(length: int, step: int, width: int) -> np.ndarray:
+    """Dehghani et al. (2018), eq. 6 and 7, number by number; positions and steps count from 1."""
+    signal = np.zeros((length, width))
+    for i, column in np.ndindex(length, width):
+        wave = math.sin if column % 2 == 0 else math.cos
+        scale = 10000 ** (2 * (column // 2) / width)
+        signal[i, column] = wave((i + 1) / scale) + wave(step / scale)
+    return signal
+
+
+def block(x: np.ndarray, layer: Any, heads: int) -> np.ndarray:
+    """Eq. 4 and 5: LayerNorm after each sum, ReLU between two affine maps."""
+    attention, ffn = layer["attention"], layer["ffn"]
+    cut = {
+        name: dense(x, attention[name]).reshape(len(x), heads, -1).swapaxes(0, 1) for name in ("query", "key", "value")
+    }
+    scores = np.exp(cut["query"] @ cut["key"].swapaxes(1, 2) / np.sqrt(cut["query"].shape[-1]))
+    looked = (scores / scores.sum(-1, keepdims=True) @ cut["value"]).swapaxes(0, 1).reshape(len(x), -1)
+    a = layer_norm(x + dense(looked, attention["output"]), attention["layer_norm"])
+    inner = np.maximum(dense(a, ffn["intermediate"]), 0)
+    return layer_norm(a + dense(inner, ffn["output"]), ffn["layer_norm"])
+
+
+def test_the_papers_preset_is_the_papers_equations_on_berts_embeddings():
+    """What its docstring says: block, signals and halting of the paper, after BERT's sum of tables and LayerNorm."""
+    sizes = {name: getattr(TINY, name) for name in ("vocab_size", "hidden_size", "num_attention_heads")}
+    config = universal_config("paper", **sizes, intermediate_size=10, max_position_embeddings=16)
+    model, params = tiny(**vars(config))
+    assert config.recurrence is not None
+    ids, types = np.array([[5, 7, 7, 30, 2]]), np.array([[0, 0, 1, 1, 0]])
+    out = apply(model, params, {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types})
+    exact: Any = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    table = exact["embeddings"]
+    total = table["word"]["embedding"][ids[0]] + table["position"]["embedding"][:5]
+    state = layer_norm(total + table["token_type"]["embedding"][types[0]], table["layer_norm"])
+    np.testing.assert_allclose(out.hidden_states[0][0], state, atol=1e-5)
+    probabilities, results = [], []
+    for step in range(1, config.recurrence.steps + 1):
+        x = state + coordinates(5, step, config.hidden_size)
+        probabilities.append(1 / (1 + np.exp(-dense(x, exact["encoder"]["halting"])[:, 0])))
+        state = block(x, exact["encoder"]["layer_0"], config.num_attention_heads)
+        results.append(state)
+    said = np.zeros_like(state)
+    for position in range(5):
+        weights, _, steps = plain_halting([float(p[position]) for p in probabilities], 0.01, False)
+        assert steps < config.recurrence.steps
+        for weight, result in zip(weights, results, strict=True):
+            said[position] = weight * result[position] + (1 - weight) * said[position]
+    np.testing.assert_allclose(out.hidden_states[-1][0], said, atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["paper", "official"])
+def test_both_presets_begin_with_berts_embeddings(preset):
+    config = universal_config(preset, vocab_size=9, hidden_size=12, num_attention_heads=3, intermediate_size=10)
+    embeddings = flatten(bertjax.model.abstract_params(config)["embeddings"])
+    assert {"word/embedding", "position/embedding", "token_type/embedding", "layer_norm/scale"} < set(embeddings)
+    without = bertjax.model.abstract_params(config.replace(type_vocab_size=0))["embeddings"]
+    assert "token_type" not in without
+
+
 @pytest.mark.parametrize("preset", ["paper", "official"])
 def test_the_presets_make_a_model_that_is_stored_and_comes_back(preset, tmp_path):
     sizes = {name: getattr(TINY, name) for name in ("vocab_size", "hidden_size", "num_attention_heads")}
