@@ -12,6 +12,7 @@ import pytest
 import bertjax
 from bertjax.bundle import Bundle
 from bertjax.export import export
+from bertjax.measure.onnx import FLOATS
 from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import Bounds, compare, verdict
@@ -159,12 +160,12 @@ def squad_em() -> Task:
 @pytest.mark.usefixtures("timeless")
 def test_one_spoilt_weight_costs_score_and_is_told(tagger: Path):
     spoilt = copied(tagger, "spoilt")
-    stored = onnx.load(spoilt / "model.onnx")
+    stored = onnx.load(spoilt / FLOATS)
     (tensor,) = [one for one in stored.graph.initializer if one.name.endswith("layer_0/ffn/output/kernel")]
     bits = np.frombuffer(tensor.raw_data, np.uint32).copy()
     bits[7] ^= 1 << 30  # the highest bit of the exponent
     tensor.raw_data = bits.tobytes()
-    onnx.save(stored, spoilt / "model.onnx")
+    onnx.save(stored, spoilt / FLOATS)
     found = compared(tagger, "spoilt")
     failures = verdict(found, Bounds(max_drop=1.0))
     assert failures[0].what.startswith("the score fell")
@@ -178,9 +179,9 @@ def test_one_spoilt_weight_costs_score_and_is_told(tagger: Path):
 def test_tags_called_by_each_others_names_are_recognised(tagger: Path):
     turned = copied(tagger, "turned")
     content = json.loads((turned / "config.json").read_text())
-    place = content if "id2label" in content else content["bertjax"]
-    names = dict(enumerate(("B-film", "O", "B-word", "I-film")))
-    place["id2label"] = {str(number): name for number, name in names.items()}
+    names = {str(number): name for number, name in enumerate(("B-film", "O", "B-word", "I-film"))}
+    for place in (content, content["bertjax"]):
+        place["id2label"] = names
     (turned / "config.json").write_text(json.dumps(content))
     found = compared(tagger, "turned")
     assert found.agreement < 0.5
