@@ -39,6 +39,7 @@ from bertjax.model.soundness import require_numbers, require_use, shortened
 from bertjax.params import Tree, compare, flatten, map_with_path, unflatten
 from bertjax.paths import at, is_remote, local, replaced
 from bertjax.predict import Predictions, predict
+from bertjax.quantize.activations import check_sites
 from bertjax.quantize.calibration import FILE as CALIBRATION_FILE
 from bertjax.quantize.calibration import Calibration, read_calibration, write_calibration
 from bertjax.quantize.tensor import Quantized
@@ -164,6 +165,7 @@ def load(
     if fits_tinybert(tensors) and config.architecture == "BertForSequenceClassification":
         config = config.replace(**{"classifier_activation": "relu", "classifier_dropout": 0.0, **settings})
     template = abstract_params(config)
+    check_sites(config, template)
     params, missing, ignored = parameters_from_tensors(tensors, template, config)
     lost = [path for path in missing if same_head or not path.startswith(HEADS)]
     if lost:

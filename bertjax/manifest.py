@@ -24,7 +24,10 @@ from bertjax.errors import UserError
 from bertjax.paths import at, names, write_text
 
 FILE = "digests.json"
-MODEL_FILES = ("config.json", "model.safetensors*", "model-*.safetensors", "tokenizer*.json", "vocab*")
+MODEL_FILES = (
+    *("config.json", "model.safetensors*", "model-*.safetensors"),
+    *("tokenizer*.json", "vocab*", "added_tokens.json", "special_tokens_map.json", "spiece.model"),
+)
 """What a model is opened from."""
 ANSWERS = (*MODEL_FILES, "*.onnx", "*.stablehlo", "*.tflite")
 """What decides about answers, of a bundle or an export."""

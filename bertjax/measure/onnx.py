@@ -18,7 +18,7 @@ import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.paths import at, is_remote, joined, local
-from bertjax.text.tokenizer_files import read_json
+from bertjax.typed import Size, read_json, value
 
 FLOATS, INTEGERS = "onnx/model.onnx", "onnx/model_quantized.onnx"
 """Where the file of an exported folder lies, by what its weights are: where transformers.js, sentence-transformers and
@@ -131,13 +131,20 @@ def answer(session: Any, ids: Any, mask: Any, types: Any) -> np.ndarray:
 
 def longest_input(folder: str | os.PathLike) -> int:
     """Positions of the model, from `config.json`."""
-    config = read_json(Path(folder) / "config.json")
-    return int(config.get("max_position_embeddings") or config.get("bertjax", {}).get("max_position_embeddings", 512))
+    content, ours = described(folder)
+    given = next((one["max_position_embeddings"] for one in (content, ours) if "max_position_embeddings" in one), 512)
+    return value(Size, given, f"{folder}/config.json: max_position_embeddings")
+
+
+def described(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `config.json` says, and what it says under our own key."""
+    content = read_json(local(folder) / "config.json")
+    return content, value(dict | None, content.get("bertjax"), f"{folder}/config.json: bertjax") or {}
 
 
 def origin_of(folder: str | os.PathLike) -> Any:
     """The path of the bundle that an export was made from, if `config.json` says so and it is still there."""
-    named = read_json(local(folder) / "config.json").get("bertjax", {}).get("bundle")
+    named = value(str | None, described(folder)[1].get("bundle"), f"{folder}/config.json: bertjax.bundle")
     if not named:
         return None
     remote = is_remote(folder) or is_remote(named)

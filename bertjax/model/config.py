@@ -9,12 +9,14 @@ laptop.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from bertjax.errors import UserError
-from bertjax.model.depth import Exits, Halting, Recurrence
+from bertjax.model.depth import DEEPEST, Exits, Halting, Recurrence
 from bertjax.quantize.formats import Quantization
+from bertjax.typed import Count, Rate, Size, Within, check, shown, value
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 Family = Literal["bert", "distilbert", "albert", "mobilebert"]
@@ -23,15 +25,8 @@ AttentionInput = Literal["shared", "input", "block"]
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "cudnn", "flash"]
 Arithmetic = Literal["integer", "float"]
-SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "inner_group_num",
-    "num_feedforward_networks",
-)
+Depth = Annotated[int, Within(1, DEEPEST)]
+Epsilon = Annotated[float, Within(0, 1)]
 PREFIXES = {"bert": "Bert", "distilbert": "DistilBert", "albert": "Albert", "mobilebert": "MobileBert"}
 """How the module classes of each family begin."""
 
@@ -44,14 +39,14 @@ class LayerConfig:
     each LayerNorm belongs to the group of the products before it. `BertConfig.depth_steps` leaves nothing open.
     """
 
-    num_attention_heads: int
+    num_attention_heads: Size
     """Each of the model's head size."""
-    intermediate_size: int
+    intermediate_size: Size
     """Neurons of the feed-forward layer."""
-    attention: int | None = None
-    ffn: int | None = None
-    attention_norm: int | None = None
-    ffn_norm: int | None = None
+    attention: Count | None = None
+    ffn: Count | None = None
+    attention_norm: Count | None = None
+    ffn_norm: Count | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,38 +80,38 @@ class BertConfig:
     model_type: Family = "bert"
     architecture: str = "BertModel"
     """Name of the module class, which decides the head; see `bertjax.model.ARCHITECTURES`."""
-    vocab_size: int = 30522
-    embedding_size: int = 0
+    vocab_size: Size = 30522
+    embedding_size: Count = 0
     """Width of the embedding tables; 0 means `hidden_size`. Another width is mapped to it (ALBERT does so always)."""
     factorised: Literal["sum", "words"] = "sum"
     """What has that width: the sum of all embeddings, mapped after its LayerNorm as in ALBERT, or the word table alone,
     mapped before it is added to the others, which is what a truncated SVD of a table gives."""
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_hidden_groups: int = 0
+    hidden_size: Size = 768
+    num_hidden_layers: Depth = 12
+    num_hidden_groups: Count = 0
     """Groups of successive layers that share all their parameters; 0 means that no two layers do. For any other
     pattern, give `layers`."""
-    inner_group_num: int = 1
+    inner_group_num: Depth = 1
     """Layers, with parameters of their own, that a group runs through for each of `num_hidden_layers`."""
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
+    num_attention_heads: Size = 12
+    intermediate_size: Size = 3072
     hidden_act: Activation = "gelu"
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    classifier_dropout: float | None = None
+    max_position_embeddings: Size = 512
+    type_vocab_size: Count = 2
+    hidden_dropout_prob: Rate = 0.1
+    attention_probs_dropout_prob: Rate = 0.1
+    classifier_dropout: Rate | None = None
     """Dropout before the head; None means `hidden_dropout_prob`."""
     classifier_activation: Literal["relu"] | None = None
     """What the pooled vector goes through on its way to the classifier, beside the pooler's tanh: TinyBERT's authors
     have a ReLU there, so that a text is judged by the positive half of its vector alone."""
-    layer_norm_eps: float = 1e-12
-    initializer_range: float = 0.02
-    pad_token_id: int = 0
+    layer_norm_eps: Epsilon = 1e-12
+    initializer_range: Annotated[float, Within(0)] = 0.02
+    pad_token_id: Count = 0
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     """Label names in id order (`id2label`). Regression has one; of answers there are always two, start and end."""
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
-    head_size: int = 0
+    head_size: Count = 0
     """Width of one attention head; 0 means `hidden_size / num_attention_heads`. Stays when heads are removed."""
     layers: tuple[LayerConfig, ...] = ()
     """One entry per depth step where layers differ or share; empty means that all are as the fields above say."""
@@ -126,17 +121,17 @@ class BertConfig:
     """Heads after some depth steps, at which an example may leave."""
     norm: Literal["post", "pre"] = "post"
     """LayerNorm after each residual sum, or before attention and feed-forward layer with one more at the end."""
-    intra_bottleneck_size: int = 0
+    intra_bottleneck_size: Count = 0
     """Width in which a MobileBERT layer computes, between two dense layers; 0 means that it has none of the two and
     computes in `hidden_size`. May be wider than that: IB-BERT."""
     bottleneck_attention: AttentionInput = "shared"
     """What attention reads. shared: queries and keys a bottleneck of their own, values the layer's input; input: all
     three what the input bottleneck gives; block: all three the layer's input."""
-    num_feedforward_networks: int = 1
+    num_feedforward_networks: Depth = 1
     """Feed-forward layers of a MobileBERT layer, one behind the other."""
     normalization_type: Norm = "layer_norm"
     """no_norm: in embeddings and layers a factor and an offset for each column, instead of LayerNorm."""
-    main_norm_eps: float = 0.0
+    main_norm_eps: Epsilon = 0.0
     """Of the LayerNorms of a MobileBERT that follow its embeddings and the last feed-forward layer of each layer; 0
     means `layer_norm_eps`. `transformers` has 1e-5 there, whatever its config says."""
     trigram_input: bool = False
@@ -158,27 +153,13 @@ class BertConfig:
     """Of products whose operands are both rounded: integers, or floating point numbers that were rounded alike."""
 
     def __post_init__(self):
-        kinds = {"model_type": Family, "hidden_act": Activation, "dtype": Dtype, "attention": Kernel}
-        kinds |= {"factorised": Literal["sum", "words"], "norm": Literal["post", "pre"]}
-        kinds |= {"bottleneck_attention": AttentionInput, "normalization_type": Norm, "arithmetic": Arithmetic}
-        for name, kind in kinds.items():
-            self._require(name, getattr(self, name) in get_args(kind), f"expected one of {', '.join(get_args(kind))}")
-        for name in SIZES:
-            self._require(name, getattr(self, name) >= 1, "it must be at least 1")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            self._require(name, 0 <= (getattr(self, name) or 0) < 1, "a dropout rate lies in [0, 1)")
+        check(self)
         begins, prefix = self.architecture.startswith(PREFIXES[self.model_type]), PREFIXES[self.model_type]
         self._require("architecture", begins, f"a model of type {self.model_type} has one that begins with {prefix}")
         distilled = self.model_type == "distilbert"
         self._require("type_vocab_size", not (distilled and self.type_vocab_size), "DistilBERT has none: give 0")
-        self._require(
-            "classifier_activation", self.classifier_activation in (None, "relu"), "expected one of relu, None"
-        )
-        pools = self.architecture.endswith("ForSequenceClassification") and not distilled
-        advice = f"a {self.architecture} has no pooled vector that a classifier reads: leave it out"
-        self._require("classifier_activation", pools or self.classifier_activation is None, advice)
-        answers = self.architecture.endswith("QuestionAnswering")
-        self._require("labels", not answers or len(self.labels) == 2, "answers have two, start and end")
+        self._require("pad_token_id", self.pad_token_id < self.vocab_size, f"the last id is {self.vocab_size - 1}")
+        self._check_head()
         if not self.head_size:
             name = "intra_bottleneck_size" if self.intra_bottleneck_size else "hidden_size"
             whole = self.inner_size % self.num_attention_heads == 0
@@ -191,6 +172,7 @@ class BertConfig:
         self._require("num_hidden_groups", 0 <= self.num_hidden_groups <= self.num_hidden_layers, most)
         described = f"layers describes {len(self.layers)} depth steps"
         whole = self.num_hidden_layers * self.inner_group_num
+        self._require("inner_group_num", whole <= DEEPEST, f"with it there are {whole} layers, more than {DEEPEST}")
         self._require("num_hidden_layers", len(self.layers) in (0, whole), described)
         self._check_groups()
         self._check_exits()
@@ -201,6 +183,18 @@ class BertConfig:
         self._require("main_norm_eps", 0 <= self.main_norm_eps < 1, "expected a small number, or 0 for layer_norm_eps")
         halves = self.attention != "cudnn" or self.dtype == "bfloat16"
         self._require("dtype", halves, "attention='cudnn' computes in bfloat16 alone: give that, or use 'xla'")
+
+    def _check_head(self) -> None:
+        """What each kind of head can answer with."""
+        classifies = self.architecture.endswith("ForSequenceClassification")
+        pools = classifies and self.model_type != "distilbert"
+        advice = f"a {self.architecture} has no pooled vector that a classifier reads: leave it out"
+        self._require("classifier_activation", pools or self.classifier_activation is None, advice)
+        answers = self.architecture.endswith("QuestionAnswering")
+        self._require("labels", not answers or len(self.labels) == 2, "answers have two, start and end")
+        self._require("labels", len(set(self.labels)) == len(self.labels) > 0, "expected a name for each output")
+        number = self.problem_type != "regression" or len(self.labels) == 1 or not classifies
+        self._require("problem_type", number, f"that is one output, and the model has {len(self.labels)}")
 
     def _check_groups(self) -> None:
         """A group of products has one shape, whichever step uses it."""
@@ -231,7 +225,6 @@ class BertConfig:
             for name, plain in PLAIN.items():
                 self._require(name, getattr(self, name) == plain, f"only a MobileBERT has that: leave it at {plain!r}")
             return
-        self._require("intra_bottleneck_size", self.intra_bottleneck_size >= 0, "expected a width, or 0 for none")
         self._require("factorised", self.factorised == "sum", "a MobileBERT maps its words as it does: leave it out")
         self._require("norm", self.norm == "post", "a MobileBERT has norm='post'")
         most = f"a MobileBERT's word table has at most the {self.hidden_size} columns of the encoder"
@@ -323,6 +316,21 @@ COMPUTE_FIELDS = ("dtype", "attention", "remat", "arithmetic")
 def numbered_labels(count: int) -> tuple[str, ...]:
     """Placeholder names, as Hugging Face writes them for a head that was never given any."""
     return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def labels_by_id(id2label: Any) -> tuple[str, ...]:
+    """The names of outputs in their order, from `id2label` as it stands in a `config.json`. Ids are places among the
+    outputs: they begin at 0 and leave none out."""
+    ids = [str(number) for number in range(len(id2label))] if isinstance(id2label, dict) else []
+    if not ids or set(id2label) != set(ids):
+        raise UserError(
+            f"id2label is {shown(id2label)}; expected the name of each output by its place, from 0: "
+            '{"0": "NAME", "1": "NAME"}.'
+        )
+    names = tuple(str(value(str | int, id2label[number], f"id2label.{number}")) for number in ids)
+    if doubled := [name for name, times in Counter(names).items() if times > 1]:
+        raise UserError(f"id2label calls two outputs {shown(doubled[0])}; expected a name of its own for each.")
+    return names
 
 
 def has_placeholder_labels(labels: Sequence[str]) -> bool:

@@ -6,10 +6,13 @@ and how the others go on without those who left, is `bertjax.adaptive`.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 from bertjax.errors import UserError
+from bertjax.typed import Rate, Within, check
 
+DEEPEST = 10_000
+"""Depth steps; nobody has trained a tenth of that."""
 Signal = Literal["none", "sinusoid", "learned"]
 
 
@@ -29,22 +32,21 @@ class Halting:
     remainder_at_end: bool = False
     """Whether a position that has not halted at the last step gives that step the rest, so that its weights sum to 1.
     Neither listing does."""
-    epsilon: float = 0.01
+    epsilon: Rate = 0.01
     bias: float = 1.0
     """Of the halting probability, at the start: sigmoid(1) = 0.73 halts everything at the second step."""
     scope: Literal["position", "example"] = "position"
     """Who halts: each position, or all of an example by the mean of their probabilities."""
 
     def __post_init__(self):
-        if not 0 <= self.epsilon < 1:
-            raise UserError(f"epsilon is {self.epsilon}; expected a number from 0, below 1.")
+        check(self)
 
 
 @dataclass(frozen=True)
 class Recurrence:
     """The layers of a model form one block, applied `steps` times (Dehghani et al. 2018)."""
 
-    steps: int = 6
+    steps: Annotated[int, Within(1, DEEPEST)] = 6
     """How often, or with `halting` how often at most."""
     positions: Signal = "sinusoid"
     """Added to the state at every step: where a piece stands."""
@@ -58,8 +60,7 @@ class Recurrence:
     halting: Halting | None = None
 
     def __post_init__(self):
-        if self.steps < 1:
-            raise UserError(f"steps is {self.steps}; a recurrence has at least 1.")
+        check(self)
 
 
 Rule = Literal["entropy", "normalised_entropy", "max_probability", "margin", "patience"]
@@ -73,19 +74,18 @@ class Leaving:
     rule: Rule = "entropy"
     threshold: float = 0.0
     """Leaves below it by entropy, above it by probability or margin; of patience, the number of agreeing answers."""
-    tolerance: float = 0.0
+    tolerance: Annotated[float, Within(0)] = 0.0
     """Of patience in regression: two numbers that differ by less agree."""
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(Rule):
-            raise UserError(f"rule is {self.rule!r}; expected one of {', '.join(get_args(Rule))}.")
+        check(self)
 
 
 @dataclass(frozen=True)
 class Exits:
     """Heads after some depth steps, beside the model's own after the last."""
 
-    after: tuple[int, ...]
+    after: tuple[Annotated[int, Within(-1, DEEPEST)], ...]
     """Depth steps, counted from 0; -1 is the embeddings, before the first of them."""
     head: Literal["own_pooler", "shared_pooler", "shared"] = "own_pooler"
     """A pooler and a classifier for each exit (DeeBERT, Xin et al. 2020), a classifier each behind the model's pooler
@@ -97,7 +97,8 @@ class Exits:
     layers of a model that was pre-trained with mean pooling the first row knows next to nothing of the text."""
 
     def __post_init__(self) -> None:
-        if not self.after or list(self.after) != sorted(set(self.after)) or self.after[0] < -1:
+        check(self)
+        if not self.after or list(self.after) != sorted(set(self.after)):
             raise UserError(
                 f"exits after {self.after}: expected depth steps from 0 in rising order, at least one; "
                 "-1 is the embeddings."

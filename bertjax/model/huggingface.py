@@ -11,26 +11,24 @@ import json
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bertjax.errors import UserError
 from bertjax.model.config import (
     COMPUTE_FIELDS,
     PREFIXES,
-    Activation,
     BertConfig,
-    LayerConfig,
+    labels_by_id,
     numbered_labels,
 )
-from bertjax.model.depth import Exits, Halting, Leaving, Recurrence
 from bertjax.params import Tree, flatten, unflatten
-from bertjax.quantize.formats import quantization_from_json
 from bertjax.quantize.packing import pack, packed_size, unpack
 from bertjax.quantize.tensor import Quantized
+from bertjax.tensors import stored_arrays
+from bertjax.typed import Count, Rate, Size, Within, build, hints, read_json, shown, value
 
 # Ours -> theirs. Beyond the prefixes, the last component decides: kernel is weight transposed, embedding is weight,
 # scale is weight, bias is bias.
@@ -164,6 +162,17 @@ DISTILBERT_HEAD_DROPOUT = {
 }
 SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id", "problem_type")
 SUPPORTED = (*NAMES, "bertjax")
+FORMAT = 1
+"""Of what stands under the key `bertjax`. It rises when an older version would misread what a newer one writes."""
+MOST_LABELS = 1_000_000
+SAME_ACTIVATION = {
+    "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu_fast": "gelu_new",
+}
+"""Names in `transformers` of functions that are ours to the last digit of float32."""
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -202,64 +211,81 @@ def config_from_json(content: dict[str, Any], where: str, architecture: str | No
     """A `BertConfig` from the content of a `config.json`, with another head if `architecture` names one.
 
     Raises:
-      UserError: The model type is not supported, or the config asks for something that this encoder does not compute.
+      UserError: The model type is not supported, a value is not what its field holds, or the config asks for something
+        that this encoder does not compute.
     """
     model_type = content.get("model_type")
     if model_type not in SUPPORTED:
-        raise UserError(f"{where} holds a model of type {model_type!r}; supported types: {', '.join(SUPPORTED)}.")
-    chosen = architecture or named_architecture(content)
-    if model_type == "bertjax":
-        return own_config(content, where, chosen)
-    refuse_unknown_computation(content, where, chosen)
+        raise UserError(f"{where} holds a model of type {shown(model_type)}; supported types: {', '.join(SUPPORTED)}.")
+    try:
+        chosen = architecture or named_architecture(content)
+        if model_type == "bertjax":
+            return own_config(content, chosen)
+        return stock_config(content, chosen)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def stock_config(content: dict[str, Any], architecture: str) -> BertConfig:
+    """The config of a folder that stock code opens: its fields, under their names there."""
+    model_type = content["model_type"]
+    refuse_unknown_computation(content, architecture)
     names = FIELDS[model_type] | {name: name for name in SHARED_FIELDS}
-    values = {ours: content[theirs] for ours, theirs in names.items() if content.get(theirs) is not None}
+    given = {ours: theirs for ours, theirs in names.items() if content.get(theirs) is not None}
+    values = {ours: value(hints(BertConfig)[ours], activated(content, theirs), theirs) for ours, theirs in given.items()}
     if model_type == "albert":
         values = ALBERT_DEFAULTS | values
     if model_type == "mobilebert":
         values = MOBILE_DEFAULTS | values | bottleneck_from_json(content)
     if model_type == "distilbert":
         values["type_vocab_size"] = 0
-        if chosen in DISTILBERT_HEAD_DROPOUT:
-            field, default = DISTILBERT_HEAD_DROPOUT[chosen]
-            values["classifier_dropout"] = content.get(field, default)
-    return BertConfig(model_type=model_type, architecture=chosen, labels=labels_from_json(content, chosen), **values)
+        if architecture in DISTILBERT_HEAD_DROPOUT:
+            values["classifier_dropout"] = typed(content, *DISTILBERT_HEAD_DROPOUT[architecture], Rate)
+    labels = labels_from_json(content, architecture)
+    return BertConfig(model_type=model_type, architecture=architecture, labels=labels, **values)
 
 
-def own_config(content: dict[str, Any], where: str, architecture: str) -> BertConfig:
-    """The config of a folder that stock code cannot express: every field of ours, under one key."""
-    try:
-        fields = dict(content["bertjax"])
-        fields["layers"] = tuple(LayerConfig(**layer) for layer in fields["layers"])
-        if recurrence := fields.get("recurrence"):
-            halting = recurrence["halting"] and Halting(**recurrence["halting"])
-            fields["recurrence"] = Recurrence(**{**recurrence, "halting": halting})
-        if quantization := fields.get("quantization"):
-            fields["quantization"] = quantization_from_json(quantization)
-        labels_texts = architecture.endswith("ForSequenceClassification")
-        if not labels_texts:
-            fields["classifier_activation"] = None
-        if exits := fields.get("exits"):
-            leaving = exits["leaving"] and Leaving(**exits["leaving"])
-            fields["exits"] = (
-                Exits(tuple(exits["after"]), exits["head"], leaving, exits["reads"]) if labels_texts else None
-            )
-        fields |= {"architecture": architecture, "labels": labels_from_json(content, architecture)}
-        return BertConfig(**fields)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{where} is of type bertjax, but not as this version writes it ({error}): open it with the one that did."
-        ) from None
+def typed(content: dict[str, Any], name: str, default: Any, annotation: Any) -> Any:
+    """A field that no dataclass of ours has; null is as good as missing, as in `transformers`."""
+    given = content.get(name)
+    return default if given is None else value(annotation, given, name)
+
+
+def activated(content: dict[str, Any], name: str) -> Any:
+    """A field's value, an activation by the name that it has here."""
+    given = content[name]
+    return SAME_ACTIVATION.get(given, given) if isinstance(given, str) else given
+
+
+def own_config(content: dict[str, Any], architecture: str) -> BertConfig:
+    """The config of a folder that stock code cannot express: every field of ours, under one key. A field that an older
+    folder lacks takes its default."""
+    fields = content.get("bertjax")
+    if not isinstance(fields, dict):
+        raise UserError(f"bertjax is {shown(fields)}; expected an object with the fields of this model.")
+    fields = dict(fields)
+    written = value(Count, fields.pop("format", 0), "bertjax.format")
+    if written > FORMAT:
+        raise UserError(f"written by a newer bertjax (format {written}; this one knows {FORMAT}): update bertjax.")
+    fields.pop("bundle", None)
+    if chosen := sorted(fields.keys() & set(COMPUTE_FIELDS)):
+        raise UserError(f"bertjax.{chosen[0]} is a choice of each run and no part of a model: take it out.")
+    if not architecture.endswith("ForSequenceClassification"):
+        fields |= {"classifier_activation": None, "exits": None}
+    if content.get("id2label") is not None or "labels" not in fields or architecture.endswith("QuestionAnswering"):
+        fields["labels"] = labels_from_json(content, architecture)
+    return build(BertConfig, fields | {"architecture": architecture}, "bertjax")
 
 
 def bottleneck_from_json(content: dict[str, Any]) -> dict[str, Any]:
     """The fields that `transformers` spreads over several, and the epsilon that it does not write."""
     fields: dict[str, Any] = {"main_norm_eps": MAIN_NORM_EPS}
-    if not content.get("use_bottleneck", True):
+    if not typed(content, "use_bottleneck", True, bool):
         return fields
-    shared = "shared" if content.get("key_query_shared_bottleneck", True) else "block"
-    reads = "input" if content.get("use_bottleneck_attention", False) else shared
+    shared = "shared" if typed(content, "key_query_shared_bottleneck", True, bool) else "block"
+    reads = "input" if typed(content, "use_bottleneck_attention", False, bool) else shared
     return fields | {
-        "intra_bottleneck_size": content.get("intra_bottleneck_size", 128),
+        "intra_bottleneck_size": typed(content, "intra_bottleneck_size", 128, Size),
         "bottleneck_attention": reads,
     }
 
@@ -277,32 +303,33 @@ def bottleneck_to_json(config: BertConfig) -> dict[str, Any]:
 
 
 def named_architecture(content: dict[str, Any]) -> str:
-    named = (content.get("architectures") or [None])[0]
-    return named or f"{PREFIXES.get(content['model_type'], 'Bert')}Model"
+    named = typed(content, "architectures", (), tuple[str, ...])
+    return named[0] if named else f"{PREFIXES.get(content['model_type'], 'Bert')}Model"
 
 
 def labels_from_json(content: dict[str, Any], architecture: str) -> tuple[str, ...]:
+    """The name of each output, in their order: the ids are their numbers, so they begin at 0 and leave none out."""
     if architecture.endswith("QuestionAnswering"):
         return numbered_labels(2)
-    by_id = {int(index): str(name) for index, name in (content.get("id2label") or {}).items()}
-    return tuple(by_id[index] for index in sorted(by_id)) or numbered_labels(content.get("num_labels", 2))
+    names = content.get("id2label")
+    if names is None:
+        return numbered_labels(typed(content, "num_labels", 2, Annotated[int, Within(1, MOST_LABELS)]))
+    return labels_by_id(names)
 
 
-def refuse_unknown_computation(content: dict[str, Any], where: str, architecture: str) -> None:
+def refuse_unknown_computation(content: dict[str, Any], architecture: str) -> None:
     """Options of `transformers` that change what is computed and that this encoder does not have."""
     wanted: dict[str, tuple[Any, ...]] = {
         "position_embedding_type": ("absolute",),
         "is_decoder": (False,),
         "add_cross_attention": (False,),
         "tie_word_embeddings": (True,) if architecture.endswith("MaskedLM") else (True, False),
-        "hidden_act": get_args(Activation),
-        "activation": get_args(Activation),
         "quantization_config": (),
     }
     for field, accepted in wanted.items():
-        value = content.get(field)
-        if value is not None and value not in accepted:
-            raise UserError(f"{where} says {field}={value!r}; supported: {', '.join(map(str, accepted)) or 'none'}.")
+        given = content.get(field)
+        if given is not None and given not in accepted:
+            raise UserError(f"{field} is {shown(given)}; supported: {', '.join(map(shown, accepted)) or 'none'}.")
 
 
 def config_to_json(config: BertConfig) -> dict[str, Any]:
@@ -310,7 +337,7 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
     graph = {k: v for k, v in dataclasses.asdict(config).items() if k not in COMPUTE_FIELDS}
     content: dict[str, Any] = {"architectures": [config.architecture], "model_type": config.model_type}
     if not is_stock(config):
-        content |= {"model_type": "bertjax", "bertjax": graph}
+        content |= {"model_type": "bertjax", "bertjax": {"format": FORMAT, **graph}}
     content |= {theirs: graph[ours] for ours, theirs in FIELDS[config.model_type].items()}
     content |= {name: graph[name] for name in SHARED_FIELDS if graph[name] is not None}
     if config.model_type == "albert":  # What we may leave open has to be a number there.
@@ -358,27 +385,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
-    return content
-
-
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """Every tensor of a folder, from one safetensors file or from shards with an index."""
     tensors: dict[str, np.ndarray] = {}
     for file in weight_files(folder):
         if not file.is_file():
             raise UserError(missing_weights(folder, file))
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise UserError(f"{file} is damaged ({error}); fetch or write it again.") from None
+        tensors |= stored_arrays(file)
     return tensors
 
 
@@ -492,4 +505,4 @@ def write_model(folder: Path, config: BertConfig, params: Tree) -> None:
         else:
             tensors[name] = convert(path, np.asarray(leaf))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config_to_json(config), indent=2, ensure_ascii=False) + "\n")
+    (folder / "config.json").write_text(json.dumps(config_to_json(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

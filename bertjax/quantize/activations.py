@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.errors import UserError
-from bertjax.model import BertModel
+from bertjax.model import BertModel, build
+from bertjax.model.config import BertConfig
 from bertjax.model.products import plain_product
 from bertjax.params import Tree
 from bertjax.quantize.formats import Activation
@@ -81,6 +82,20 @@ def integer_sites(model: BertModel, params: Tree) -> tuple[str, ...]:
     ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     jax.eval_shape(lambda params, ids: watching.apply({"params": params}, ids, ids, ids), params, ids)
     return tuple(found)
+
+
+def check_sites(config: BertConfig, params: Tree) -> None:
+    """Refuses a config that rounds what no product reads: the range would be passed over in silence. `params` may be
+    shapes alone."""
+    asked = [site for site, _ in config.quantization.activations] if config.quantization else []
+    if not asked:
+        return
+    known = integer_sites(build(config), params)
+    if wrong := next((site for site in asked if site not in known or asked.count(site) > 1), None):
+        raise UserError(
+            f"quantization rounds the input of {wrong}, {'twice' if wrong in known else 'where no product reads integers'}"
+            f"; this model has {', '.join(known[:3])} and {max(len(known) - 3, 0)} more."
+        )
 
 
 def combined(how: Calibrate, old: Ends | None, new: Ends, seen: int) -> Ends:

@@ -8,7 +8,7 @@ word table is a row of it, 32 inputs by one output are what formats of 4 bits ha
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from bertjax.errors import UserError
 
@@ -106,12 +106,4 @@ def full_int8(rules: tuple[tuple[str, Format | None], ...]) -> tuple[tuple[str, 
     in 32 bits (VNNI, AMX, the dot products of Arm); on others only as unsigned bytes, which are slower."""
     return tuple(
         (path, dataclasses.replace(format, bits=8) if format and format.bits == 7 else format) for path, format in rules
-    )
-
-
-def quantization_from_json(content: dict[str, Any]) -> Quantization:
-    """The inverse of `dataclasses.asdict`, after JSON has made lists of its tuples."""
-    return Quantization(
-        tuple((path, Format(**given)) for path, given in content["weights"]),
-        tuple((site, Activation(**given)) for site, given in content["activations"]),
     )

@@ -16,6 +16,7 @@ import tokenizers
 
 from bertjax.errors import UserError
 from bertjax.text.tokenizer_files import ROLES, has_tokenizer, read_folder, token_name, write_folder
+from bertjax.typed import is_unicode
 
 __all__ = ["Encodings", "Tokenizer", "has_tokenizer"]
 
@@ -154,11 +155,3 @@ class Tokenizer:
                     (start + i, text) for i, row in enumerate(rows) for text in row if not is_unicode(text)
                 )
                 raise UserError(f"text {number} cannot be tokenised: expected Unicode text, found {text!r}") from None
-
-
-def is_unicode(text: Any) -> bool:
-    """Whether this is a string that UTF-8 can write (JSON and badly decoded input bring halves of surrogate pairs)."""
-    try:
-        return isinstance(text, str) and text.encode() is not None
-    except UnicodeEncodeError:
-        return False

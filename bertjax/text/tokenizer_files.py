@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from bertjax.errors import UserError
+from bertjax.typed import read_json
 
 BERT_CLASSES = tuple(name + suffix for name in ("BertTokenizer", "DistilBertTokenizer") for suffix in ("", "Fast"))
 # Each special token's role, with BERT's name and the one that RoBERTa-like vocabularies have.
@@ -53,17 +54,6 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     if plain and (folder / "vocab.txt").is_file() and not (folder / "added_tokens.json").is_file():
         return from_vocabulary(read_vocabulary(folder / "vocab.txt"), config), config
     return from_transformers(folder), config
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where the file is missing."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found a {type(content).__name__}")
-    return content
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:

@@ -12,7 +12,9 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.measure.onnx import onnx_file, read_arrays
 from bertjax.measure.report import HONEST
-from bertjax.text.tokenizer_files import read_json
+from bertjax.model.config import labels_by_id
+from bertjax.tensors import stored_arrays
+from bertjax.typed import read_json, value
 from bertjax.verify.measured import Claim, Weights
 
 
@@ -29,15 +31,18 @@ def runtime_of(folder: Path) -> str:
 def config_of(folder: Path) -> dict[str, Any]:
     """`config.json`, with what it says under our own key beside the rest."""
     content = read_json(folder / "config.json")
-    return content | content.get("bertjax", {})
+    return content | (value(dict | None, content.get("bertjax"), f"{folder}/config.json: bertjax") or {})
 
 
 def classes_of(folder: Path) -> dict[int, str]:
     """The name of each output."""
     names = config_of(folder).get("id2label")
-    if not names:
+    if names is None:
         raise UserError(f"{folder}/config.json names no classes (id2label), so its answers cannot be read.")
-    return {int(number): str(name) for number, name in names.items()}
+    try:
+        return dict(enumerate(labels_by_id(names)))
+    except UserError as error:
+        raise UserError(f"{folder}/config.json: {error}") from None
 
 
 def shipped_bytes(folder: Path) -> int:
@@ -137,9 +142,7 @@ def _makeup(arrays: Mapping[str, np.ndarray], total: int) -> str:
 
 
 def _stored(folder: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return {name: array for file in sorted(folder.glob("*.safetensors")) for name, array in load_file(file).items()}
+    return {name: array for file in sorted(folder.glob("*.safetensors")) for name, array in stored_arrays(file).items()}
 
 
 def claims_of(folder: Path, old: Path, metric: str) -> tuple[Claim, ...]:

@@ -320,8 +320,8 @@ def test_exits_stand_on_top_and_half_of_the_layers_are_a_model():
         ({"factorised": "words"}, "factorised is 'words'; a MobileBERT maps its words as it does"),
         ({"embedding_size": 13}, "embedding_size is 13; a MobileBERT's word table has at most the 12 columns"),
         ({"intra_bottleneck_size": 7}, "num_attention_heads is 3; intra_bottleneck_size 7 is not divisible by it"),
-        ({"intra_bottleneck_size": -3}, "intra_bottleneck_size is -3; expected a width"),
-        ({"num_feedforward_networks": 0}, "num_feedforward_networks is 0; it must be at least 1"),
+        ({"intra_bottleneck_size": -3}, "intra_bottleneck_size is -3; expected a whole number from 0"),
+        ({"num_feedforward_networks": 0}, "num_feedforward_networks is 0; expected a whole number from 1"),
         (
             {"model_type": "bert", "architecture": "BertModel", "intra_bottleneck_size": 0},
             "num_feedforward_networks is 3; only a MobileBERT has that: leave it at 1",

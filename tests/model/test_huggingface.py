@@ -13,9 +13,11 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 import bertjax
-from bertjax.model import ARCHITECTURES, BertConfig, LayerConfig
+from bertjax.model import ARCHITECTURES, BertConfig, Exits, LayerConfig, Leaving, universal_config
 from bertjax.model.config import COMPUTE_FIELDS
+from bertjax.model.huggingface import FORMAT, SAME_ACTIVATION, config_from_json, config_to_json
 from bertjax.params import count, flatten
+from bertjax.quantize import Activation, Format, Quantization
 from tests.model.reference import everything, random_batch, torch_logits, torch_model, written
 from tests.model.tiny import TINY, apply, tiny, tiny_batch
 
@@ -26,6 +28,29 @@ SEQUENCE = "BertForSequenceClassification"
 def stock(tmp_path_factory) -> Path:
     """A classifier with three labels, as `transformers` writes it."""
     return written(torch_model(SEQUENCE, 1, num_labels=3), tmp_path_factory.mktemp("stock"))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> dict[str, Any]:
+    """What a folder of ours says of a model with something of everything."""
+    exits = Exits((0,), leaving=Leaving("margin", 0.5))
+    quantization = Quantization((("pooler/dense/kernel", Format(4)),), (("pooler", Activation(8, -1.0, 2.0)),))
+    layers = (LayerConfig(3, 10), LayerConfig(2, 7))
+    return json.loads(json.dumps(config_to_json(TINY.replace(layers=layers, exits=exits, quantization=quantization))))
+
+
+@pytest.fixture(scope="module")
+def recurrent() -> dict[str, Any]:
+    return json.loads(json.dumps(config_to_json(universal_config("official", num_hidden_layers=1))))
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    """A folder that stock code cannot express."""
+    model, params = tiny(head_size=5)
+    bertjax.save(bertjax.Bundle(model.config, params), tmp_path / "own")
+    (tmp_path / "own" / "digests.json").unlink()  # which would say alone that something was changed
+    return tmp_path / "own"
 
 
 @pytest.fixture
@@ -265,30 +290,28 @@ def test_answers_have_two_outputs_whatever_the_labels_were(stock, tmp_path):
 def test_an_unsupported_type_is_refused_in_one_line(folder):
     message = refusal(edit(folder, model_type="roberta"))
     assert message.endswith(
-        "holds a model of type 'roberta'; supported types: bert, distilbert, albert, mobilebert, bertjax."
+        'holds a model of type "roberta"; supported types: bert, distilbert, albert, mobilebert, bertjax.'
     )
     assert "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "supported"),
+    ("field", "value", "said"),
     [
-        ("position_embedding_type", "relative_key", "absolute"),
-        ("is_decoder", True, "False"),
-        ("add_cross_attention", True, "False"),
-        ("hidden_act", "silu", "gelu, gelu_new, relu"),
-        ("quantization_config", {"load_in_8bit": True}, "none"),
+        ("position_embedding_type", "relative_key", 'is "relative_key"; supported: "absolute"'),
+        ("is_decoder", True, "is true; supported: false"),
+        ("add_cross_attention", True, "is true; supported: false"),
+        ("hidden_act", "silu", 'is "silu"; expected one of gelu, gelu_new, relu'),
+        ("quantization_config", {"load_in_8bit": True}, "is {'load_in_8bit': True}; supported: none"),
     ],
 )
-def test_what_this_encoder_does_not_compute_is_refused(field, value, supported, folder):
-    assert refusal(edit(folder, **{field: value})).endswith(
-        f"config.json says {field}={value!r}; supported: {supported}."
-    )
+def test_what_this_encoder_does_not_compute_is_refused(field, value, said, folder):
+    assert refusal(edit(folder, **{field: value})).endswith(f"config.json: {field} {said}.")
 
 
 def test_an_untied_decoder_is_refused_where_it_matters(folder):
     bertjax.load(edit(folder, tie_word_embeddings=False))
-    assert "tie_word_embeddings=False" in refusal(folder, architecture="BertForMaskedLM")
+    assert "tie_word_embeddings is false; supported: true" in refusal(folder, architecture="BertForMaskedLM")
 
 
 def test_an_unknown_head_is_answered_with_the_known_ones(folder):
@@ -389,8 +412,8 @@ def test_integers_are_not_taken_for_weights(folder):
         ('{"weight_map": {"a": "../elsewhere/model.safetensors"}}', "names a file outside its folder, ../elsewhere"),
         ('{"weight_map": {"a": "/etc/passwd"}}', "names a file outside its folder, /etc/passwd"),
         ('{"weight_map": {}}', "has no weight_map"),
-        ("[]", "holds a list; expected a JSON object"),
-        ("{", "is not valid JSON"),
+        ("[]", "expected a JSON object, found []"),
+        ("{", "not valid JSON"),
         ('{"weight_map": {"a": "model-1.safetensors"}}', "has no model-1.safetensors"),
     ],
 )
@@ -402,20 +425,22 @@ def test_a_bad_index_is_refused(content, said, folder):
 
 def test_a_bad_config_is_refused(folder):
     (folder / "config.json").write_text("{not json")
-    assert "config.json is not valid JSON" in refusal(folder)
+    assert "config.json: not valid JSON" in refusal(folder)
     (folder / "config.json").unlink()
     assert "has no config.json, so it is not a model folder (found: model.safetensors)" in refusal(folder)
 
 
-def test_a_folder_of_a_later_version_is_refused(tmp_path):
-    config = TINY.replace(head_size=5)
-    bertjax.save(bertjax.Bundle(config, tiny(head_size=5)[1]), tmp_path / "own")
-    (tmp_path / "own" / "digests.json").unlink()
-    content = json.loads((tmp_path / "own" / "config.json").read_text())
-    edit(tmp_path / "own", bertjax=content["bertjax"] | {"spin": 1})
-    assert "not as this version writes it" in refusal(tmp_path / "own")
-    edit(tmp_path / "own", bertjax=None)
-    assert "not as this version writes it" in refusal(tmp_path / "own")
+def test_a_folder_of_a_later_version_is_refused(own):
+    fields = json.loads((own / "config.json").read_text())["bertjax"]
+    assert fields["format"] == FORMAT
+    edit(own, bertjax=fields | {"format": FORMAT + 1, "spin": 1})
+    assert f"written by a newer bertjax (format {FORMAT + 1}; this one knows {FORMAT})" in refusal(own)
+    edit(own, bertjax=fields | {"spin": 1})
+    assert 'bertjax has a field "spin" that this version does not know' in refusal(own)
+    edit(own, bertjax=fields | {"dtype": "bfloat16"})
+    assert "bertjax.dtype is a choice of each run" in refusal(own)
+    edit(own, bertjax=None)
+    assert "config.json: bertjax is null; expected an object with the fields of this model" in refusal(own)
 
 
 def test_a_vocabulary_larger_than_the_table_is_refused(folder):
@@ -429,3 +454,192 @@ def test_the_real_model_has_the_parameters_it_is_known_for():
     assert count(bundle.params) == 22_713_216
     assert (bundle.fresh, bundle.ignored) == ((), ())
     assert bundle.config == BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
+
+
+# --- every value through one door ------------------------------------------------------------------------------------
+
+STOCK = {
+    "model_type": "bert",
+    "architectures": [SEQUENCE],
+    "num_hidden_layers": 2,
+    "hidden_size": 12,
+    "num_attention_heads": 3,
+    "vocab_size": 43,
+    "id2label": {"0": "neg", "1": "pos"},
+}
+
+
+def not_read(content: dict[str, Any]) -> str:
+    """What is said of a config, in one line."""
+    with pytest.raises(bertjax.UserError) as caught:
+        config_from_json(content, "config.json")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 300
+    assert message.startswith("config.json")
+    return message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_hidden_layers": "2"}, 'num_hidden_layers is "2"; expected a whole number from 1 to 10000'),
+        ({"num_hidden_layers": [2]}, "num_hidden_layers is [2]; expected a whole number"),
+        ({"num_hidden_layers": 2.0}, "num_hidden_layers is 2.0; expected a whole number"),
+        ({"num_hidden_layers": True}, "num_hidden_layers is true; expected a whole number"),
+        ({"num_hidden_layers": {}}, "num_hidden_layers is {}; expected a whole number"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1; expected a whole number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; expected a whole number from 1 to 10000"),
+        ({"vocab_size": 10**30}, "vocab_size is 1000000000000000000000000000000; expected a whole number"),
+        ({"vocab_size": 0}, "vocab_size is 0; expected a whole number from 1"),
+        ({"hidden_act": ["gelu"]}, "hidden_act is ['gelu']; expected one of gelu, gelu_new, relu"),
+        ({"hidden_act": "gelu_10"}, 'hidden_act is "gelu_10"; expected one of'),
+        ({"layer_norm_eps": -1e-12}, "layer_norm_eps is -1e-12; expected a number from 0 to 1"),
+        ({"layer_norm_eps": 1e30}, "layer_norm_eps is 1e+30; expected a number from 0 to 1"),
+        ({"layer_norm_eps": "1e-12"}, 'layer_norm_eps is "1e-12"; expected a number'),
+        ({"hidden_dropout_prob": 1}, "hidden_dropout_prob is 1; expected a number of at least 0, below 1"),
+        ({"pad_token_id": 43}, "pad_token_id is 43; the last id is 42"),
+        ({"pad_token_id": -1}, "pad_token_id is -1; expected a whole number"),
+        ({"architectures": 5}, "architectures is 5; expected a list (Unicode text, ...)"),
+        ({"architectures": [5]}, "architectures[0] is 5; expected Unicode text"),
+        ({"architectures": "BertModel"}, 'architectures is "BertModel"; expected a list'),
+        ({"model_type": ["bert"]}, "a model of type ['bert']; supported types"),
+        ({"model_type": None}, "a model of type null; supported types"),
+        ({"is_decoder": "yes"}, 'is_decoder is "yes"; supported: false'),
+        ({"problem_type": "regression"}, "problem_type is 'regression'; that is one output, and the model has 2"),
+        ({"problem_type": "ranking"}, 'problem_type is "ranking"; expected one of regression'),
+        ({"id2label": None, "num_labels": 10**10}, "num_labels is 10000000000; expected a whole number from 1 to 1000"),
+        ({"id2label": None, "num_labels": "2"}, 'num_labels is "2"; expected a whole number'),
+        ({"model_type": "distilbert", "n_layers": "2"}, 'n_layers is "2"; expected a whole number'),
+        ({"model_type": "distilbert", "seq_classif_dropout": 7, "architectures": ["DistilBertForSequenceClassification"]},
+         "seq_classif_dropout is 7; expected a number of at least 0, below 1"),
+        ({"model_type": "mobilebert", "use_bottleneck": "no"}, 'use_bottleneck is "no"; expected true or false'),
+        ({"model_type": "mobilebert", "trigram_input": 1}, "trigram_input is 1; expected true or false"),
+        ({"model_type": "albert", "architectures": ["AlbertModel"], "inner_group_num": 5001}, "inner_group_num is 5001; with it there are 10002 layers"),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_field_holds_is_named(changes, said):
+    assert said in not_read(STOCK | changes)
+
+
+@pytest.mark.parametrize(
+    ("id2label", "said"),
+    [
+        ({"1": "neg", "2": "pos"}, "id2label is {'1': 'neg', '2': 'pos'}; expected the name of each output by its place"),
+        ({"0": "neg", "2": "pos"}, "expected the name of each output by its place, from 0"),
+        ({"neg": 0, "pos": 1}, "expected the name of each output by its place, from 0"),
+        (["neg", "pos"], "id2label is ['neg', 'pos']; expected the name of each output by its place, from 0"),
+        ({"0": "neg", "01": "pos"}, "expected the name of each output by its place, from 0"),
+        ({"0": "neg", "1_0": "pos"}, "expected the name of each output by its place, from 0"),
+        ({}, "id2label is {}; expected the name of each output by its place, from 0"),
+        ("neg", 'id2label is "neg"; expected the name of each output by its place, from 0'),
+        ({"0": "same", "1": "same"}, 'id2label calls two outputs "same"; expected a name of its own for each'),
+        ({"0": "neg", "1": None}, "id2label.1 is null; expected Unicode text or a whole number"),
+        ({"0": "neg", "1": ["pos"]}, "id2label.1 is ['pos']; expected Unicode text or a whole number"),
+        ({"0": "neg", "1": "\ud800"}, r'id2label.1 is "\ud800"; expected Unicode text or a whole number'),
+    ],
+)
+def test_names_of_outputs_are_never_guessed(id2label, said):
+    assert said in not_read(STOCK | {"id2label": id2label})
+
+
+def test_names_of_outputs_may_stand_in_any_order_and_be_numbers():
+    """As `transformers` takes them: by id."""
+    for names in ({"1": "pos", "0": "neg"}, {"0": 5, "1": 6}):
+        expected = transformers.BertConfig(id2label=names).id2label
+        found = config_from_json(STOCK | {"id2label": names}, "").labels
+        assert found == tuple(str(expected[number]) for number in range(2))
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "said"),
+    [
+        ("exits.head", "evil", 'bertjax.exits.head is "evil"; expected one of own_pooler, shared_pooler, shared'),
+        ("exits.after", [7], "exits is Exits(after=(7,)"),
+        ("exits.after", [[0]], "bertjax.exits.after[0] is [0]; expected a whole number"),
+        ("exits.leaving.threshold", float("nan"), "bertjax.exits.leaving.threshold is NaN; expected a number"),
+        ("exits.leaving.tolerance", -1, "bertjax.exits.leaving.tolerance is -1; expected a number of at least 0"),
+        ("exits.leaving.rule", 3, "bertjax.exits.leaving.rule is 3; expected one of entropy"),
+        ("exits.leaving.spin", 3, 'bertjax.exits.leaving has a field "spin" that this version does not know'),
+        ("exits.leaving", [], "bertjax.exits.leaving is []; expected an object"),
+        ("exits", {}, "bertjax.exits lacks after"),
+        ("layers", 5, "bertjax.layers is 5; expected a list"),
+        ("layers.0.intermediate_size", "10", 'bertjax.layers[0].intermediate_size is "10"; expected a whole number'),
+        ("layers.1.attention", -1, "bertjax.layers[1].attention is -1; expected a whole number"),
+        ("quantization.weights", [["a"]], "bertjax.quantization.weights[0] is ['a']; expected a list"),
+        ("quantization.weights.0.1.bits", 5, "bits is 5; expected"),
+        ("quantization.weights.0.1.scheme", "evil", 'scheme is "evil"; expected one of symmetric'),
+        ("quantization.activations.0.1.low", 1.0, "the range is 1.0 to 2.0; it has to hold 0"),
+        ("quantization.activations.0.0", 3, "bertjax.quantization.activations[0][0] is 3; expected Unicode text"),
+        ("format", "1", 'bertjax.format is "1"; expected a whole number'),
+        ("norm", None, "bertjax.norm is null; expected one of post, pre"),
+        ("labels", ["a", "b", 3], "bertjax.labels[2] is 3; expected Unicode text"),
+    ],
+)
+def test_a_value_of_ours_is_named_with_its_place_at_every_depth(path, given, said, stored):
+    content = json.loads(json.dumps(stored | {"id2label": None}))
+    branch: Any = content["bertjax"]
+    *way, last = path.split(".")
+    for name in way:
+        branch = branch[int(name) if isinstance(branch, list) else name]
+    branch[int(last) if isinstance(branch, list) else last] = given
+    assert said in not_read(content)
+
+
+def without(content: Any) -> Any:
+    """Every way to take one key from an object, at any depth."""
+    if isinstance(content, dict):
+        for key, child in content.items():
+            yield key, {name: other for name, other in content.items() if name != key}
+            yield from ((f"{key}.{path}", content | {key: smaller}) for path, smaller in without(child))
+    if isinstance(content, list):
+        for number, child in enumerate(content):
+            yield from ((f"{number}.{path}", [*content[:number], less, *content[number + 1 :]]) for path, less in without(child))
+
+
+def test_a_field_that_an_older_folder_lacks_takes_its_default_at_every_depth(stored, recurrent):
+    needed = {"num_attention_heads", "intermediate_size", "after"}
+    for content in (stored, recurrent):
+        read, refused = set(), set()
+        for path, ours in without(content["bertjax"]):
+            try:
+                config_from_json(content | {"bertjax": ours}, "")
+                read.add(path)
+            except bertjax.UserError as error:
+                refused.add(path)
+                inside = "." in path and path.rpartition(".")[2] in needed
+                sizes = path in ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+                ends = path.endswith((".low", ".high"))
+                assert inside or sizes or ends, f"{path}: {error}"
+        assert {"format", "norm", "labels"} <= read
+    assert {"recurrence.steps", "recurrence.halting", "recurrence.halting.scope"} <= read
+
+
+def test_activations_by_any_name_of_the_same_function_are_read_and_no_others():
+    """Held against each function of `transformers`, in float64: the tanh forms differ in the eleventh digit of a
+    constant, which float32 has not."""
+    x = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    ours = {name: transformers.activations.ACT2FN[name](x) for name in ("gelu", "gelu_new", "relu")}
+    for name in transformers.activations.ACT2CLS:
+        function = transformers.activations.ACT2FN[name]
+        computed = None if list(function.parameters()) else function(x)
+        same = [] if computed is None else [known for known in ours if (computed - ours[known]).abs().max() < 1e-9]
+        content = STOCK | {"hidden_act": name}
+        if not same:
+            assert "hidden_act is" in not_read(content)
+            continue
+        assert [config_from_json(content, "").hidden_act] == same
+        assert SAME_ACTIVATION.get(name, name) in ours
+
+
+def test_numbers_of_types_that_numpy_has_not_are_named(folder):
+    header = {"classifier.weight": {"dtype": "F8_E4M3", "shape": [2, 2], "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    assert "classifier.weight holds numbers of type F8_E4M3; expected floating point of 16 bits" in refusal(folder)
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"\x10", b"\xff" * 8, b"\x02" + bytes(7) + b"{", b"\x02" + bytes(7) + b"[]"])
+def test_a_header_that_is_cut_or_no_header_is_damage(spoilt, folder):
+    (folder / "model.safetensors").write_bytes(spoilt)
+    assert "model.safetensors is damaged" in refusal(folder)

@@ -332,9 +332,9 @@ def test_the_presets_make_a_model_that_is_stored_and_comes_back(preset, tmp_path
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(bertjax.UserError, match="steps is 0; a recurrence has at least 1"):
+    with pytest.raises(bertjax.UserError, match="steps is 0; expected a whole number from 1"):
         Recurrence(0)
-    with pytest.raises(bertjax.UserError, match=r"epsilon is 1\.0; expected a number from 0, below 1"):
+    with pytest.raises(bertjax.UserError, match=r"epsilon is 1\.0; expected a number of at least 0, below 1"):
         Halting(epsilon=1.0)
     model, params = recurrent(None)
     with pytest.raises(bertjax.UserError, match="gates belong to single layers"):

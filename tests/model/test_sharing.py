@@ -226,7 +226,7 @@ def test_an_albert_made_here_gives_the_same_logits_in_transformers(tmp_path):
     ("changes", "message"),
     [
         ({"num_hidden_groups": 3}, "num_hidden_groups is 3; expected 0 to 2, the number of layers"),
-        ({"inner_group_num": 0}, "inner_group_num is 0; it must be at least 1"),
+        ({"inner_group_num": 0}, "inner_group_num is 0; expected a whole number from 1"),
         ({"layers": (LayerConfig(3, 10, 0), LayerConfig(2, 10, 0))}, "step 1 uses attention group 0 with a size of 2"),
         ({"model_type": "albert"}, "a model of type albert has one that begins with Albert"),
     ],

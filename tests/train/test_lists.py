@@ -72,7 +72,7 @@ def test_a_higher_price_means_fewer_rounds(tmp_path: Path):
 
 
 def test_a_number_of_rounds_that_cannot_be_is_refused():
-    with pytest.raises(bertjax.UserError, match="steps is 0; a recurrence has at least 1"):
+    with pytest.raises(bertjax.UserError, match="steps is 0; expected a whole number from 1"):
         lists.Config(depths=(1, 0))
     with pytest.raises(bertjax.UserError, match="--test=0: expected at least 1 list"):
         lists.Config(test=0)

@@ -1,0 +1,195 @@
+"""One door for JSON that somebody else wrote: an object becomes a dataclass only where every value fits its annotation.
+
+What a field may hold is said once, where it is declared: its type, and its range as `Annotated[int, Within(1)]`. What is
+read by `build` or `value` has been through that at every depth; `check` holds to it what was made by hand.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import numbers
+import reprlib
+import types
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from bertjax.errors import UserError
+
+Built = TypeVar("Built")
+LARGEST = 2**31 - 1  # ids and sizes are 32-bit integers in every runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """The range of a number: from `least` to `most`, and below `under`."""
+
+    least: int | float = -math.inf
+    most: int | float = math.inf
+    under: int | float = math.inf
+
+    def __contains__(self, number: int | float) -> bool:
+        return self.least <= number <= self.most and (number < self.under or self.under == math.inf)
+
+    def __str__(self) -> str:
+        if self.most < math.inf:
+            return f" from {self.least:.10g} to {self.most:.10g}"
+        return f" of at least {self.least:.10g}" + (f", below {self.under:.10g}" if self.under < math.inf else "")
+
+
+
+Size = Annotated[int, Within(1, LARGEST)]
+Count = Annotated[int, Within(0, LARGEST)]
+Rate = Annotated[float, Within(0, under=1)]
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file, or an empty one where there is no file.
+
+    Raises:
+      UserError: No JSON, or JSON that readers take differently: NaN, numbers beyond float64, a key that stands twice.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=finite,
+            parse_float=finite,
+            object_pairs_hook=without_doubles,
+        )
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON (lists or objects in one another beyond any use)") from None
+    except ValueError as error:
+        reason = "a number of thousands of digits" if "integer string conversion" in str(error) else error
+        raise UserError(f"{path}: not valid JSON ({str(reason)[:200]})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {shown(content)}")
+    return content
+
+
+def finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is no finite number")
+    return number
+
+
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        ((doubled, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{shown(doubled)} stands there twice")
+    return content
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def build(cls: type[Built], content: Any, name: str) -> Built:
+    """The dataclass from an object; `name` says where that stood. What it lacks takes its default.
+
+    Raises:
+      UserError: A field that is not known here, one that has no default and is missing, or a value that does not fit.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{name} is {shown(content)}; expected an object.")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for given in content:
+        if given not in fields:
+            raise UserError(
+                f"{name} has a field {shown(given)} that this version does not know and that may change the answers: "
+                "open it with the version of bertjax that wrote it."
+            )
+    needed = [key for key, field in fields.items() if {field.default, field.default_factory} == {dataclasses.MISSING}]
+    if missing := [key for key in needed if key not in content]:
+        raise UserError(f"{name} lacks {missing[0]}.")
+    values = {key: value(hints(cls)[key], given, f"{name}.{key}") for key, given in content.items()}
+    try:
+        return cls(**values)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def value(annotation: Any, given: Any, name: str) -> Any:
+    """What JSON gave as a value of this type: lists as tuples, objects as dataclasses."""
+    if dataclasses.is_dataclass(annotation):
+        return given if isinstance(given, annotation) else build(annotation, given, name)
+    kind, parts = get_origin(annotation), get_args(annotation)
+    if kind in (Union, types.UnionType):
+        chosen = [part for part in parts if (part is type(None)) == (given is None)]
+        if len(chosen) == 1:
+            return value(chosen[0], given, name) if given is not None else None
+    elif kind is tuple and isinstance(given, list | tuple):
+        each = parts[:1] * len(given) if parts[1:] == (...,) else parts
+        if len(each) == len(given):
+            return tuple(value(part, item, f"{name}[{i}]") for i, (part, item) in enumerate(zip(each, given, strict=True)))
+    if not fits(annotation, given):
+        raise UserError(f"{name} is {shown(given)}; expected {expected(annotation)}.")
+    return float(given) if float in (annotation, *parts) and not isinstance(given, str | bool) else given
+
+
+def check(instance: Any) -> None:
+    """Holds the fields of a dataclass to their annotations."""
+    for name, annotation in hints(type(instance)).items():
+        value(annotation, getattr(instance, name), name)
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def fits(annotation: Any, given: Any) -> bool:
+    """Whether a plain value is of the type and within the range."""
+    kind, parts = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        return fits(parts[0], given) and given in parts[1]
+    if kind in (Union, types.UnionType):
+        return any(fits(part, given) for part in parts)
+    if kind is Literal:
+        return any(given == choice and type(given) is type(choice) for choice in parts)
+    if annotation in (int, float):
+        wide = numbers.Integral if annotation is int else numbers.Real
+        return isinstance(given, wide) and not isinstance(given, bool) and -1e300 < given < 1e300
+    return is_unicode(given) if annotation is str else kind is None and isinstance(given, annotation)
+
+
+def is_unicode(text: Any) -> bool:
+    """Whether this is a string that UTF-8 can write (JSON and badly decoded input bring halves of surrogate pairs)."""
+    try:
+        return isinstance(text, str) and text.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "Unicode text", type(None): "null"}
+
+
+def expected(annotation: Any) -> str:
+    """A type and its range in words."""
+    kind, parts = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        return f"{expected(parts[0])}{parts[1]}"
+    if kind in (Union, types.UnionType):
+        return " or ".join(map(expected, parts))
+    if kind is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if kind is tuple:
+        return f"a list ({', '.join('...' if part is ... else expected(part) for part in parts)})"
+    return PLAIN.get(annotation, "an object")
+
+
+def shown(given: Any) -> str:
+    """A value as JSON writes it, cut where it is long."""
+    nested = isinstance(given, dict | list | tuple)
+    text = reprlib.repr(given) if nested else json.dumps(given, ensure_ascii=not is_unicode(given), default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."
