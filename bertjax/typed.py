@@ -1,7 +1,7 @@
-"""One door for JSON that somebody else wrote: an object becomes a dataclass only where every value fits its annotation.
+"""One door for JSON that somebody else wrote: an object becomes a dataclass only where every value fits its field.
 
-What a field may hold is said once, where it is declared: its type, and its range as `Annotated[int, Within(1)]`. What is
-read by `build` or `value` has been through that at every depth; `check` holds to it what was made by hand.
+What a field may hold is said once, where it is declared: its type, and its range as `Annotated[int, Within(1)]`. What
+`build` or `value` read has been through that at every depth; `check` holds to it what was made by hand.
 """
 
 import dataclasses
@@ -36,7 +36,6 @@ class Within:
         if self.most < math.inf:
             return f" from {self.least:.10g} to {self.most:.10g}"
         return f" of at least {self.least:.10g}" + (f", below {self.under:.10g}" if self.under < math.inf else "")
-
 
 
 Size = Annotated[int, Within(1, LARGEST)]
@@ -119,7 +118,7 @@ def build(cls: type[Built], content: Any, name: str) -> Built:
 
 def value(annotation: Any, given: Any, name: str) -> Any:
     """What JSON gave as a value of this type: lists as tuples, objects as dataclasses."""
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return given if isinstance(given, annotation) else build(annotation, given, name)
     kind, parts = get_origin(annotation), get_args(annotation)
     if kind in (Union, types.UnionType):
@@ -129,10 +128,13 @@ def value(annotation: Any, given: Any, name: str) -> Any:
     elif kind is tuple and isinstance(given, list | tuple):
         each = parts[:1] * len(given) if parts[1:] == (...,) else parts
         if len(each) == len(given):
-            return tuple(value(part, item, f"{name}[{i}]") for i, (part, item) in enumerate(zip(each, given, strict=True)))
+            return tuple(
+                value(part, item, f"{name}[{i}]") for i, (part, item) in enumerate(zip(each, given, strict=True))
+            )
     if not fits(annotation, given):
         raise UserError(f"{name} is {shown(given)}; expected {expected(annotation)}.")
-    return float(given) if float in (annotation, *parts) and not isinstance(given, str | bool) else given
+    number: Any = given
+    return float(number) if float in (annotation, *parts[:1]) else given
 
 
 def check(instance: Any) -> None:
@@ -156,8 +158,8 @@ def fits(annotation: Any, given: Any) -> bool:
     if kind is Literal:
         return any(given == choice and type(given) is type(choice) for choice in parts)
     if annotation in (int, float):
-        wide = numbers.Integral if annotation is int else numbers.Real
-        return isinstance(given, wide) and not isinstance(given, bool) and -1e300 < given < 1e300
+        wide: Any = numbers.Integral if annotation is int else numbers.Real  # NumPy's, too
+        return isinstance(given, wide) and not isinstance(given, bool) and -1e300 < given < 1e300  # type: ignore[operator]
     return is_unicode(given) if annotation is str else kind is None and isinstance(given, annotation)
 
 

@@ -232,7 +232,9 @@ def stock_config(content: dict[str, Any], architecture: str) -> BertConfig:
     refuse_unknown_computation(content, architecture)
     names = FIELDS[model_type] | {name: name for name in SHARED_FIELDS}
     given = {ours: theirs for ours, theirs in names.items() if content.get(theirs) is not None}
-    values = {ours: value(hints(BertConfig)[ours], activated(content, theirs), theirs) for ours, theirs in given.items()}
+    values = {
+        ours: value(hints(BertConfig)[ours], activated(content, theirs), theirs) for ours, theirs in given.items()
+    }
     if model_type == "albert":
         values = ALBERT_DEFAULTS | values
     if model_type == "mobilebert":
@@ -505,4 +507,6 @@ def write_model(folder: Path, config: BertConfig, params: Tree) -> None:
         else:
             tensors[name] = convert(path, np.asarray(leaf))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config_to_json(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps(config_to_json(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

@@ -92,9 +92,10 @@ def check_sites(config: BertConfig, params: Tree) -> None:
         return
     known = integer_sites(build(config), params)
     if wrong := next((site for site in asked if site not in known or asked.count(site) > 1), None):
+        why = "twice" if wrong in known else "where no product reads integers"
         raise UserError(
-            f"quantization rounds the input of {wrong}, {'twice' if wrong in known else 'where no product reads integers'}"
-            f"; this model has {', '.join(known[:3])} and {max(len(known) - 3, 0)} more."
+            f"quantization rounds the input of {wrong} {why}; the model has {len(known)} such products: "
+            f"{', '.join(known[:3])} ..."
         )
 
 

@@ -1,8 +1,10 @@
 """The tokenizer's files in a Hugging Face folder: `tokenizer.json`, `tokenizer_config.json`, `vocab.txt`.
 
 Which file decides? `transformers` 5 rebuilds a `BertTokenizer` from the vocabulary and `tokenizer_config.json`, and
-takes from `tokenizer.json` neither lowercasing nor accents; other classes are taken from `tokenizer.json` as it is.
-We do the same, for a model was trained with the ids that `transformers` gave. What is written here agrees everywhere.
+takes from `tokenizer.json` neither lowercasing nor accents; a class that it does not know is taken from
+`tokenizer.json` as it is. We do the same, for a model was trained with the ids that `transformers` gave: the folders of
+BERT that say nothing else are read here, all others by `transformers` itself, which is slower to start. What is written
+here agrees everywhere.
 """
 
 import json
@@ -13,9 +15,13 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from bertjax.errors import UserError
-from bertjax.typed import read_json
+from bertjax.typed import read_json, value
 
-BERT_CLASSES = tuple(name + suffix for name in ("BertTokenizer", "DistilBertTokenizer") for suffix in ("", "Fast"))
+BERT_CLASSES = tuple(
+    f"{family}Tokenizer{suffix}" for family in ("Bert", "DistilBert", "MobileBert") for suffix in ("", "Fast")
+)
+AS_STORED = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes for which `tokenizer.json` counts as it is."""
 # Each special token's role, with BERT's name and the one that RoBERTa-like vocabularies have.
 ROLES = {
     "pad_token": ("[PAD]", "<pad>"),
@@ -24,6 +30,27 @@ ROLES = {
     "unk_token": ("[UNK]", "<unk>"),
     "mask_token": ("[MASK]", "<mask>"),
 }
+KINDS: dict[str, Any] = {
+    "tokenizer_class": str | None,
+    "do_lower_case": bool,
+    "strip_accents": bool | None,
+    "tokenize_chinese_chars": bool,
+    "model_max_length": int | float | None,
+    "added_tokens_decoder": dict | None,
+    "additional_special_tokens": list | dict | None,
+    "extra_special_tokens": list | dict | None,
+    **dict.fromkeys(ROLES, str | dict | None),
+}
+"""What the fields of `tokenizer_config.json` that are read here may hold."""
+SILENT = (
+    *("clean_up_tokenization_spaces", "do_basic_tokenize", "name_or_path", "special_tokens_map_file", "padding_side"),
+    *("backend", "is_local", "local_files_only", "model_input_names", "max_len", "truncation_side"),
+)
+"""Fields that change no id."""
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+STANDARD = (False, False, False, False, True)
+"""How BERT's special tokens are found in text."""
+Added = tuple[str, tuple[bool, ...]]
 
 
 def has_tokenizer(folder: str | Path) -> bool:
@@ -41,19 +68,100 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             f"{folder}: no tokenizer there\n"
             "expected tokenizer.json, or vocab.txt (with tokenizer_config.json saying whether it is cased)"
         )
-    config = read_json(folder / "tokenizer_config.json")
-    is_bert = config.get("tokenizer_class") in BERT_CLASSES
-    if config.get("tokenizer_class") is None:
-        is_bert = read_json(folder / "config.json").get("model_type", "none") in ("bert", "distilbert", "mobilebert")
-    if (folder / "tokenizer.json").is_file():
-        backend = read_tokenizer_json(folder / "tokenizer.json")
-        if is_bert and isinstance(backend.normalizer, normalizers.BertNormalizer):
-            backend.normalizer = bert_normalizer(config)
-        return backend, config
-    plain = is_bert or config.get("tokenizer_class") is None
-    if plain and (folder / "vocab.txt").is_file() and not (folder / "added_tokens.json").is_file():
-        return from_vocabulary(read_vocabulary(folder / "vocab.txt"), config), config
-    return from_transformers(folder), config
+    config = read_config(folder)
+    backend = from_files(folder, config) if says_nothing_else(folder, config) else None
+    return (backend, config) if backend else from_transformers(folder, config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json`, where what is read here is of the type that it should be."""
+    path = folder / "tokenizer_config.json"
+    config = read_json(path)
+    for name in config.keys() & KINDS.keys():
+        value(KINDS[name], config[name], f"{path}: {name}")
+        if name in ROLES and isinstance(config[name], dict):
+            value(str, config[name].get("content"), f"{path}: {name}.content")
+    return config
+
+
+def from_files(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer | None:
+    """The tokenizer of a folder that is BERT's and no more than that; None where `transformers` has to say."""
+    named = tokenizer_class(folder, config)
+    if not (folder / "tokenizer.json").is_file():
+        if named not in (*BERT_CLASSES, None) or not (folder / "vocab.txt").is_file():
+            return None
+        backend = from_vocabulary(read_vocabulary(folder / "vocab.txt"), config)
+        return backend if adds_nothing(config, added_tokens(backend)) else None
+    if named not in (*BERT_CLASSES, *AS_STORED, None):
+        return None
+    backend = read_tokenizer_json(folder / "tokenizer.json")
+    vocabulary, added = backend.get_vocab(), added_tokens(backend)
+    names = {role: token_name(config, role, vocabulary) for role in ROLES}
+    if not adds_nothing(config, added):
+        return None
+    if named not in BERT_CLASSES:
+        return backend
+    special = {(name, STANDARD) for name in names.values() if name in vocabulary}
+    if not is_bert(backend, names) or set(added.values()) != special:
+        return None
+    backend.normalizer = bert_normalizer(config)
+    return backend
+
+
+def tokenizer_class(folder: Path, config: dict[str, Any]) -> str | None:
+    """The class that `transformers` would take."""
+    path = folder / "config.json"
+    model = read_json(path)
+    named = config.get("tokenizer_class") or value(str | None, model.get("tokenizer_class"), f"{path}: tokenizer_class")
+    family = model.get("model_type")
+    if named is None and family in ("bert", "distilbert", "mobilebert"):
+        return "BertTokenizer"
+    return "AlbertTokenizer" if named is None and family == "albert" else named
+
+
+def says_nothing_else(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether no file beside them, and no field but those that are read here, may add tokens or change ids."""
+    special = read_json(folder / "special_tokens_map.json")
+    known = all(name in KINDS or name in SILENT or given in (None, [], {}) for name, given in config.items())
+    same = all(
+        role in ROLES and text_of(token) == (text_of(config.get(role)) or ROLES[role][0])
+        for role, token in special.items()
+    )
+    plain = all(is_plain(given.get(role)) for given in (config, special) for role in ROLES)
+    return known and same and plain and not (folder / "added_tokens.json").is_file()
+
+
+def adds_nothing(config: dict[str, Any], added: dict[int, Added]) -> bool:
+    """Whether all the special tokens that a configuration names are in the tokenizer already, and found alike."""
+    contents = {content for content, _ in added.values()}
+    listed = config.get("added_tokens_decoder") or {}
+    more = config.get("additional_special_tokens") or config.get("extra_special_tokens")
+    named = [text for role in ROLES if (text := text_of(config.get(role)))]
+    same = all(added.get(int(number)) == token_flags(token) for number, token in listed.items() if number.isdecimal())
+    return not more and contents.issuperset(named) and same and all(map(str.isdecimal, listed))
+
+
+def added_tokens(backend: tokenizers.Tokenizer) -> dict[int, Added]:
+    """The tokens that are cut out of a text before all else, by id: their texts, and how they are found."""
+    return {number: token_flags(token) for number, token in backend.get_added_tokens_decoder().items()}
+
+
+def token_flags(token: Any) -> Added:
+    """Of an `AddedToken`, or of one as JSON has it; no text for what is neither."""
+    if isinstance(token, tokenizers.AddedToken):
+        return token.content, tuple(getattr(token, name) for name in FLAGS)
+    found = token if isinstance(token, dict) else {}
+    return str(found.get("content", "")), tuple(found.get(name, False) for name in FLAGS)
+
+
+def is_plain(token: Any) -> bool:
+    """Whether a token is found in text as BERT's are."""
+    return not isinstance(token, dict) or not any(token_flags(token)[1][:-1])
+
+
+def text_of(token: Any) -> str | None:
+    """A token's text. Older versions wrote it with the flags of the token next to it."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
@@ -102,26 +210,29 @@ def bert_normalizer(config: dict[str, Any]) -> normalizers.BertNormalizer:
     )
 
 
-def from_transformers(folder: Path) -> tokenizers.Tokenizer:
-    """Whatever `transformers` makes of the folder: slower to start, and it knows every format."""
+def from_transformers(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """Whatever `transformers` makes of the folder: slower to start, and it knows every format. Code that a folder
+    brings along does not run, and nobody is asked whether it should."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # any of dozens, from a missing package to a broken file
-        raise UserError(f"{folder}: transformers cannot open the tokenizer there\n  {error}"[:500]) from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "trust_remote_code" in reason:
+            reason = "it is code of its own, which is not run here"
+        raise UserError(f"{folder}: transformers cannot open the tokenizer there\n  {reason}"[:500]) from None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(f"{folder}: {type(tokenizer).__name__} has no `tokenizers` backend, which is needed here")
-    return backend
+    names = {role: str(name) for role in ROLES if (name := getattr(tokenizer, role, None)) is not None}
+    return backend, config | names
 
 
 def token_name(config: dict[str, Any], role: str, vocabulary: dict[str, int]) -> str:
     """A special token's text: as configured, else the usual name that the vocabulary has."""
-    given = config.get(role)
-    if isinstance(given, dict):  # written by older versions, with the flags of the token next to its text
-        given = given.get("content")
-    return str(given) if given else next((name for name in ROLES[role] if name in vocabulary), ROLES[role][0])
+    given = text_of(config.get(role))
+    return given or next((name for name in ROLES[role] if name in vocabulary), ROLES[role][0])
 
 
 def write_folder(folder: Path, backend: tokenizers.Tokenizer, names: dict[str, str], max_length: int | None) -> None:

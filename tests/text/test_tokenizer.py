@@ -1,17 +1,23 @@
 # ruff: noqa: RUF001 (look-alike characters are the point)
 """Ids are those of `transformers`, for real sentences, hostile ones, and every kind of BERT vocabulary."""
 
+import contextlib
+import io
 import itertools
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
 from transformers import AutoTokenizer
 
+import bertjax
 from bertjax.errors import UserError
 from bertjax.text.demo import demo_examples, demo_model_folder
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
+from bertjax.text.tokenizer_files import from_vocabulary
 
 HOSTILE = [
     "",
@@ -232,6 +238,173 @@ def test_other_formats_go_through_transformers(tmp_path, ours):
     expected = Tokenizer.from_folder(source).encode(HOSTILE).ids
     (source / "added_tokens.json").write_text("{}")  # a sign of an older format, which is left to transformers
     assert Tokenizer.from_folder(source).encode(HOSTILE).ids == expected
+
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "the", "The", "fox", "##1", "x", "[", "]", "e"]
+ADDED = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+LISTED = {str(number): {"content": piece, **ADDED} for number, piece in enumerate(PIECES[:5])}
+ODD = ["The [E1] fox [MASK] x[unused1] <ent>", "[E1]The[E2] [CLS] fox", ""]
+BERT, OWN = {"model_type": "bert"}, {"model_type": "bertjax"}
+
+
+def odd_folder(folder: Path, files: dict[str, Any], stored: dict[str, Any] | None = None, extra: tuple = ()) -> Path:
+    """A vocabulary, these files, and a `tokenizer.json` with changes or tokens of its own if there are any."""
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    if stored is not None or extra:
+        made = from_vocabulary({piece: number for number, piece in enumerate(PIECES)}, {})
+        made.add_tokens(list(extra))
+        (folder / "tokenizer.json").write_text(json.dumps(json.loads(made.to_str()) | (stored or {})))
+    return folder
+
+
+def same_as_transformers(folder: Path) -> list[list[int]]:
+    found = Tokenizer.from_folder(folder).encode(ODD).ids
+    assert found == AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(ODD)["input_ids"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("config", "beside"),
+    [
+        ({"added_tokens_decoder": LISTED}, {}),
+        ({"added_tokens_decoder": {**LISTED, "14": {"content": "[E1]", **ADDED}}}, {}),
+        ({"added_tokens_decoder": {**LISTED, "14": {"content": "[E1]", **ADDED, "special": False}}}, {}),
+        ({"additional_special_tokens": ["[E1]", "[E2]"]}, {}),
+        ({"additional_special_tokens": ["[unused1]"]}, {}),
+        ({"extra_special_tokens": {"entity_token": "[E1]"}}, {}),
+        ({"ent_token": "<ent>"}, {}),
+        ({"bos_token": "[E1]"}, {}),
+        ({"mask_token": {"__type": "AddedToken", "content": "[MASK]", **ADDED, "lstrip": True}}, {}),
+        ({"auto_map": {"AutoTokenizer": ["code.Evil", None]}}, {}),
+        ({}, {"special_tokens_map": {"cls_token": "[CLS]", "mask_token": {"content": "[MASK]", **ADDED}}}),
+        ({}, {"special_tokens_map": {"additional_special_tokens": ["[E1]"]}}),
+        ({}, {"special_tokens_map": {"unk_token": "x"}}),
+        ({}, {"special_tokens_map": {"mask_token": {"content": "[MASK]", **ADDED, "lstrip": True}}}),
+        ({}, {"added_tokens": {"[E1]": 14, "<ent>": 15}}),
+    ],
+)
+def test_tokens_added_in_any_file_have_the_ids_of_transformers(config, beside, tmp_path):
+    given = {"tokenizer_class": "BertTokenizer", **config}
+    folder = odd_folder(tmp_path, {"config": BERT, "tokenizer_config": given, **beside})
+    same_as_transformers(folder)
+
+
+def test_an_added_token_is_one_id_and_survives_saving(tmp_path):
+    files = {"config": BERT, "tokenizer_config": {"additional_special_tokens": ["[E1]"]}}
+    found = same_as_transformers(odd_folder(tmp_path / "theirs", files))
+    assert [ids.count(len(PIECES)) for ids in found] == [1, 1, 0]
+    Tokenizer.from_folder(tmp_path / "theirs").save(tmp_path / "ours")
+    assert same_as_transformers(tmp_path / "ours") == found
+
+
+@pytest.mark.parametrize("model", [BERT, OWN, {"model_type": "distilbert"}, {"model_type": "mobilebert"}])
+@pytest.mark.parametrize(
+    "named", ["BertTokenizerFast", "DistilBertTokenizer", "PreTrainedTokenizerFast", "Unheard", None]
+)
+def test_tokenizer_json_counts_as_much_as_in_transformers(model, named, tmp_path):
+    config = {"do_lower_case": False, **({"tokenizer_class": named} if named else {})}
+    files = {"config": model, "tokenizer_config": config}
+    same_as_transformers(odd_folder(tmp_path / "plain", files, {}))
+    same_as_transformers(odd_folder(tmp_path / "added", files, extra=("[E1]", tokenizers.AddedToken("<ent>"))))
+    more = {"tokenizer_config": config | {"additional_special_tokens": ["[E2]"]}}
+    same_as_transformers(odd_folder(tmp_path / "named", files | more, {}))
+
+
+@pytest.mark.parametrize("named", ["BertTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pre_tokenizer": {"type": "WhitespaceSplit"}},
+        {"normalizer": {"type": "Lowercase"}},
+        {"added_tokens": [{"id": 0, "content": "[PAD]", **ADDED}]},
+        {"added_tokens": [{"id": 5, "content": "[unused1]", **ADDED}]},
+    ],
+)
+def test_a_tokenizer_json_that_is_not_berts_is_left_to_transformers(named, change, tmp_path):
+    same_as_transformers(odd_folder(tmp_path, {"config": BERT, "tokenizer_config": {"tokenizer_class": named}}, change))
+
+
+@pytest.mark.parametrize("stored", [None, {}])
+def test_a_class_in_config_json_alone_counts(stored, tmp_path):
+    """Japanese is cut into words before pieces; as plain WordPiece most of it would be unknown."""
+    japanese = {**BERT, "tokenizer_class": "BertJapaneseTokenizer"}
+    with pytest.raises(UserError, match=r"BertJapaneseTokenizer|transformers cannot open the tokenizer"):
+        Tokenizer.from_folder(odd_folder(tmp_path / "alone", {"config": japanese}, stored))
+    german = {**BERT, "tokenizer_class": "BertTokenizer"}
+    same_as_transformers(odd_folder(tmp_path / "plain", {"config": german}, stored))
+
+
+@pytest.mark.parametrize("where", ["config", "tokenizer_config", "both"])
+@pytest.mark.parametrize("there", ["tokenizer.json", "vocab.txt", "spiece.model"])
+def test_code_in_a_folder_never_runs_and_nobody_is_asked(where, there, tmp_path, monkeypatch):
+    """A file that leaves a mark, everything that may point at it, and a yes on standard input."""
+    marker = tmp_path / "marker"
+    folder = odd_folder(tmp_path / "folder", {}, {})
+    (folder / "code.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: pass\n")
+    points = {"auto_map": {"AutoConfig": "code.Evil", "AutoModel": "code.Evil", "AutoTokenizer": [None, "code.Evil"]}}
+    for name, content in (("config", OWN), ("tokenizer_config", {})):
+        (folder / f"{name}.json").write_text(json.dumps(content | (points if where in (name, "both") else {})))
+    for name in {"tokenizer.json", "vocab.txt"} - {there}:
+        (folder / name).unlink()
+    (folder / there).touch()
+    answers = io.StringIO("y\n" * 9)
+    monkeypatch.setattr("sys.stdin", answers)
+    with contextlib.suppress(UserError):
+        Tokenizer.from_folder(folder)
+    assert answers.tell() == 0
+    assert not marker.exists()
+
+
+def test_transformers_is_never_asked_without_forbidding_code():
+    """Wherever a folder is opened by `transformers`."""
+    root = Path(bertjax.__file__).parent.parent
+    opened = re.compile(r"^[^#\n]*\.from_pretrained\((?:[^()]|\([^()]*\))*\)", re.MULTILINE)
+    sources = [
+        file.read_text(encoding="utf-8") for part in ("bertjax", "train") for file in (root / part).rglob("*.py")
+    ]
+    calls = [call for source in sources for call in opened.findall(source) if "AutoConfig" not in call]
+    assert calls
+    assert all("trust_remote_code=False" in call for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"do_lower_case": "yes"}, 'tokenizer_config.json: do_lower_case is "yes"; expected true or false'),
+        ({"do_lower_case": None}, "do_lower_case is null; expected true or false"),
+        ({"strip_accents": 5}, "strip_accents is 5; expected true or false"),
+        ({"tokenize_chinese_chars": []}, "tokenize_chinese_chars is []; expected true or false"),
+        ({"tokenizer_class": ["BertTokenizer"]}, "tokenizer_class is ['BertTokenizer']; expected Unicode text"),
+        ({"cls_token": 5}, "cls_token is 5; expected"),
+        ({"cls_token": {"content": None}}, "cls_token.content is null; expected Unicode text"),
+        ({"cls_token": {}}, "cls_token.content is null; expected Unicode text"),
+        ({"added_tokens_decoder": [1]}, "added_tokens_decoder is [1]; expected"),
+        ({"added_tokens_decoder": {"x": {"content": "x"}}}, "transformers cannot open the tokenizer there"),
+        ({"added_tokens_decoder": {"3": 5}}, "transformers cannot open the tokenizer there"),
+        ({"additional_special_tokens": 5}, "additional_special_tokens is 5; expected"),
+        ({"additional_special_tokens": [5]}, "transformers cannot open the tokenizer there"),
+        ({"model_max_length": "512"}, 'model_max_length is "512"; expected'),
+    ],
+)
+def test_values_of_other_types_are_one_clear_line(config, said, tmp_path):
+    for stored in (None, {}):
+        with pytest.raises(UserError, match=re.escape(said)) as caught:
+            Tokenizer.from_folder(odd_folder(tmp_path, {"config": BERT, "tokenizer_config": config}, stored))
+        assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_files_beside_the_configuration_are_checked_too(tmp_path):
+    for name, content in (
+        ("special_tokens_map", [1]),
+        ("config", {**BERT, "tokenizer_class": 5}),
+        ("added_tokens", [1]),
+    ):
+        folder = odd_folder(tmp_path / name, {"config": BERT, name: content})
+        with pytest.raises(UserError, match=f"{name}|transformers cannot open"):
+            Tokenizer.from_folder(folder)
 
 
 def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path):
