@@ -87,7 +87,8 @@ class BertConfig:
     """What has that width: the sum of all embeddings, mapped after its LayerNorm as in ALBERT, or the word table alone,
     mapped before it is added to the others, which is what a truncated SVD of a table gives."""
     hidden_size: Size = 768
-    num_hidden_layers: Depth = 12
+    num_hidden_layers: Annotated[int, Within(0, DEEPEST)] = 12
+    """None at all in a piece of a model alone: the way from the embeddings to an exit there."""
     num_hidden_groups: Count = 0
     """Groups of successive layers that share all their parameters; 0 means that no two layers do. For any other
     pattern, give `layers`."""

@@ -219,9 +219,10 @@ def config_from_json(content: dict[str, Any], where: str, architecture: str | No
         raise UserError(f"{where} holds a model of type {shown(model_type)}; supported types: {', '.join(SUPPORTED)}.")
     try:
         chosen = architecture or named_architecture(content)
-        if model_type == "bertjax":
-            return own_config(content, chosen)
-        return stock_config(content, chosen)
+        config = own_config(content, chosen) if model_type == "bertjax" else stock_config(content, chosen)
+        if not config.num_hidden_layers:
+            raise UserError("num_hidden_layers is 0; expected at least 1.")
+        return config
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 

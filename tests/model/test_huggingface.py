@@ -486,13 +486,14 @@ def not_read(content: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"num_hidden_layers": "2"}, 'num_hidden_layers is "2"; expected a whole number from 1 to 10000'),
+        ({"num_hidden_layers": "2"}, 'num_hidden_layers is "2"; expected a whole number from 0 to 10000'),
         ({"num_hidden_layers": [2]}, "num_hidden_layers is [2]; expected a whole number"),
         ({"num_hidden_layers": 2.0}, "num_hidden_layers is 2.0; expected a whole number"),
         ({"num_hidden_layers": True}, "num_hidden_layers is true; expected a whole number"),
         ({"num_hidden_layers": {}}, "num_hidden_layers is {}; expected a whole number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0; expected at least 1"),
         ({"num_hidden_layers": -1}, "num_hidden_layers is -1; expected a whole number"),
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; expected a whole number from 1 to 10000"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; expected a whole number from 0 to 10000"),
         ({"vocab_size": 10**30}, "vocab_size is 1000000000000000000000000000000; expected a whole number"),
         ({"vocab_size": 0}, "vocab_size is 0; expected a whole number from 1"),
         ({"hidden_act": ["gelu"]}, "hidden_act is ['gelu']; expected one of gelu, gelu_new, relu"),
