@@ -7,11 +7,11 @@ What a field may hold is said once, where it is declared: its type, and its rang
 import dataclasses
 import functools
 import json
-import math
 import numbers
 import reprlib
 import types
 from collections import Counter
+from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -25,17 +25,17 @@ LARGEST = 2**31 - 1  # ids and sizes are 32-bit integers in every runtime
 class Within:
     """The range of a number: from `least` to `most`, and below `under`."""
 
-    least: int | float = -math.inf
-    most: int | float = math.inf
-    under: int | float = math.inf
+    least: int | float = -inf
+    most: int | float = inf
+    under: int | float = inf
 
     def __contains__(self, number: int | float) -> bool:
-        return self.least <= number <= self.most and (number < self.under or self.under == math.inf)
+        return self.least <= number <= self.most and (number < self.under or self.under == inf)
 
     def __str__(self) -> str:
-        if self.most < math.inf:
+        if self.most < inf:
             return f" from {self.least:.10g} to {self.most:.10g}"
-        return f" of at least {self.least:.10g}" + (f", below {self.under:.10g}" if self.under < math.inf else "")
+        return f" of at least {self.least:.10g}" + (f", below {self.under:.10g}" if self.under < inf else "")
 
 
 Size = Annotated[int, Within(1, LARGEST)]
@@ -55,12 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(
-            path.read_text(encoding="utf-8"),
-            parse_constant=finite,
-            parse_float=finite,
-            object_pairs_hook=without_doubles,
-        )
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=checked_pairs)
     except RecursionError:
         raise UserError(f"{path}: not valid JSON (lists or objects in one another beyond any use)") from None
     except ValueError as error:
@@ -73,19 +68,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError(f"{digits[:20]} is no finite number")
-    return number
-
-
-def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def checked_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, of which every reader makes the same."""
     content = dict(pairs)
     if len(content) < len(pairs):
         ((doubled, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"{shown(doubled)} stands there twice")
+    for name, given in pairs:
+        if not is_finite(given):
+            raise ValueError(f"{shown(name)} holds {shown(given)}, which is no number")
     return content
+
+
+def is_finite(given: Any) -> bool:
+    """Whether this is no NaN or infinity, and no list that holds one."""
+    return all(map(is_finite, given)) if isinstance(given, list) else not isinstance(given, float) or isfinite(given)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

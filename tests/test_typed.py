@@ -89,11 +89,11 @@ def test_what_is_made_by_hand_is_held_to_the_same(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"a": NaN}', "NaN is no finite number"),
-        ('{"a": -Infinity}', "-Infinity is no finite number"),
-        ('{"a": [1e999]}', "1e999 is no finite number"),
+        ('{"a": NaN}', '"a" holds NaN, which is no number'),
+        ('{"a": -Infinity}', '"a" holds -Infinity, which is no number'),
+        ('{"a": [1e999]}', '"a" holds [inf], which is no number'),
         ('{"a": ' + "9" * 10_000_000 + "}", "a number of thousands of digits"),
-        ('{"a": ' + "9" * 10_000_000 + ".5}", "99999999999999999999 is no finite number"),
+        ('{"a": ' + "9" * 10_000_000 + ".5}", '"a" holds Infinity, which is no number'),
         ('{"a": 1, "b": {"c": 1, "c": 2}}', '"c" stands there twice'),
         ("[" * 200_000 + "]" * 200_000, "in one another beyond any use"),
         ('{"a":' * 200_000, "in one another beyond any use"),

@@ -26,7 +26,7 @@ Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "cudnn", "flash"]
 Arithmetic = Literal["integer", "float"]
 Depth = Annotated[int, Within(1, DEEPEST)]
-Epsilon = Annotated[float, Within(0, 1)]
+Epsilon = Annotated[float, Within(1e-30, under=1)]
 PREFIXES = {"bert": "Bert", "distilbert": "DistilBert", "albert": "Albert", "mobilebert": "MobileBert"}
 """How the module classes of each family begin."""
 
@@ -132,7 +132,7 @@ class BertConfig:
     """Feed-forward layers of a MobileBERT layer, one behind the other."""
     normalization_type: Norm = "layer_norm"
     """no_norm: in embeddings and layers a factor and an offset for each column, instead of LayerNorm."""
-    main_norm_eps: Epsilon = 0.0
+    main_norm_eps: Rate = 0.0
     """Of the LayerNorms of a MobileBERT that follow its embeddings and the last feed-forward layer of each layer; 0
     means `layer_norm_eps`. `transformers` has 1e-5 there, whatever its config says."""
     trigram_input: bool = False
@@ -180,8 +180,6 @@ class BertConfig:
         self._check_bottlenecks()
         rounds = self.attention != "xla" and self.quantization is not None and self.quantization.activations
         self._require("attention", not rounds, "a fused kernel cannot round what its products read: use 'xla'")
-        self._require("layer_norm_eps", 0 < self.layer_norm_eps < 1, "expected a small number above 0, as 1e-12")
-        self._require("main_norm_eps", 0 <= self.main_norm_eps < 1, "expected a small number, or 0 for layer_norm_eps")
         halves = self.attention != "cudnn" or self.dtype == "bfloat16"
         self._require("dtype", halves, "attention='cudnn' computes in bfloat16 alone: give that, or use 'xla'")
 
