@@ -23,7 +23,8 @@ from bertjax.measure.report import (
     Row,
     read_report,
 )
-from bertjax.measure.words import bytes_text, markdown, rich_table, table_cells, verdicts
+from bertjax.measure.uncertainty import proportion_difference_interval
+from bertjax.measure.words import bytes_text, how_measured, markdown, rich_table, table_cells, verdicts
 
 
 def row(name, score, ms, size, **changes):
@@ -123,6 +124,22 @@ def test_verdicts_say_in_words_what_was_beaten_and_what_was_not():
     assert "1.6x smaller on disk, not less arithmetic, 3.1x faster" in said[0]
     assert "does **not** beat *same small model, trained without a teacher*" in said[1]
     assert "beats *bag of words* (difference +8.0 points, 95 % interval +5.0 to +11.0, p < 0.001)" in said[2]
+
+
+def test_a_difference_is_real_where_interval_and_exact_test_both_say_so():
+    """Five disagreements, all for one model: the interval is clear of 0, and a coin falls so in 6 % of all tries."""
+    low, high = proportion_difference_interval(5, 0, 1000)
+    few = Comparison("student", BAG_OF_WORDS, 0.005, (float(low), float(high)), 0.0625)
+    assert few.ci95[0] > 0
+    (_, said) = verdicts(dataclasses.replace(REPORT, comparisons=(few,)))
+    assert said.startswith("**student** does **not** beat *bag of words*")
+
+
+def test_how_it_was_measured_names_the_interval_of_the_metric():
+    assert "95 % interval is exact (Clopper and Pearson)" in how_measured(REPORT)
+    assert "95 % interval is a bootstrap over the examples and one more" in how_measured(
+        dataclasses.replace(REPORT, metric="f1")
+    )
 
 
 def exported(name: str, of: str, ms: float) -> Row:
