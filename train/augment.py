@@ -1,8 +1,8 @@
 """More text to learn from: copies of every example in which some words are others, with the same label.
 
-    python -m train.augment --model=hf:bert-base-uncased --data.train=train.tsv --copies=sst2 --out=runs/augmented
-    python -m train.augment --model=demo --substitutes=neighbours --data.train=demo --copies=5 --out=runs/more
-    python -m train.distill --data.train=runs/more/augmented.jsonl --model=runs/finetuned/bundle --out=runs/student
+    bertjax augment --model=hf:bert-base-uncased --data.train=train.tsv --copies=sst2 --out=runs/augmented
+    bertjax augment --model=demo --substitutes=neighbours --data.train=demo --copies=5 --out=runs/more
+    bertjax distill --data.train=runs/more/augmented.jsonl --model=runs/finetuned/bundle --out=runs/student
 
 Words come from a masked language model, or from the neighbours in its word table. The result is OUT/augmented.jsonl,
 each example followed by its copies. It is made in parts of 128 examples, and the same command again continues after

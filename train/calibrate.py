@@ -1,6 +1,6 @@
 """Find the threshold at which a model with exits may be left early, and show what that gains.
 
-    python -m train.calibrate --model=runs/exits/bundle --held_out=held-out.tsv --data.eval=dev.tsv --out=runs/early
+    bertjax calibrate --model=runs/exits/bundle --held_out=held-out.tsv --data.eval=dev.tsv --out=runs/early
 
 The threshold is the boldest whose score on --held_out is at most --bound below that of the whole model, interval
 included, for which one point takes 368 texts at the very least. That text must have trained nothing, and is not what is

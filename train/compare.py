@@ -1,7 +1,7 @@
 """Hold methods against each other: one teacher, one student shape, one budget, several seeds, one table.
 
-    python -m train.compare --config=compare --out=runs/compare
-    python -m train.compare --config=compare --row=minilm_v2/seed1 --out=runs/again
+    bertjax compare --config=compare --out=runs/compare
+    bertjax compare --config=compare --row=minilm_v2/seed1 --out=runs/again
 
 A row is a name and stages, as `compress` runs them; the first begins with the teacher. Every row sees as many examples,
 in the same order for one seed: --epochs (or --steps) is the budget of a row, and where it has several stages, what each

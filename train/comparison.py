@@ -11,11 +11,9 @@ from .compare import BUILT_IN, Bench, predict
 
 def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     """Scores, costs and times of all rows, the teacher first and those that are to be beaten next."""
-    import shlex
-    import sys
-
     from bertjax.measure.methods import Comparison, method_rows
 
+    from .commands import asked
     from .fields import to_dict
     from .log import note
     from .run import versions
@@ -26,8 +24,6 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     rows, best = method_rows(task.metric, gold, methods)
     tokens, on, found = machine_costs(bench, {m.name: folder_of(bench, m) for m in methods if m.runs})
     source = Path(config.data.eval).name if at(config.data.eval).exists() else config.data.eval
-    words = sys.argv[1:]
-    again = [w for before, w in zip(["", *words], words, strict=False) if "--out" not in (before, w.split("=")[0])]
     return Comparison(
         task=f"{task.kind} of {source}",
         metric=task.metric,
@@ -36,7 +32,7 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
         lengths=tokens,
         rows=tuple(dataclasses.replace(row, **found.get(row.name, {})) for row in rows),
         best=best,
-        command=shlex.join(["bertjax", "compare", *again, f"--out={config.out}-again"]),
+        command=asked("compare", config, out=f"{config.out}-again"),
         teacher_cost=f"training the teacher ({bench.taught * bench.examples:,.0f} passes)",
         config=to_dict(config),
         versions={**versions(), **on.versions},

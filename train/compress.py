@@ -1,14 +1,14 @@
 """The main job: stages that make a model smaller, and the proof of what that gained and cost.
 
-    python -m train.compress --config=quickstart --out=runs/quickstart
-    python -m train.compress --config=quickstart --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --out=runs/mine
+    bertjax compress --config=quickstart --out=runs/quickstart
+    bertjax compress --config=quickstart --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --out=runs/mine
 
 Each stage takes a model folder and leaves one, in OUT/stages; a finished stage is not run again, and an unfinished one
 continues. A model that already has a trained head for the task is the teacher as it is. At the end every model is
 measured beside two honest ones, the same small model trained without a teacher and a bag of words: OUT/report.md. After
 a last stage that exports, the first model is exported too, and the two files are compared with each other.
 
-    python -m train.compress --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --max_drop=1 --min_speedup=4
+    bertjax compress --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --max_drop=1 --min_speedup=4
 
 With a bound (--max_drop, --min_speedup, --max_mb) a short list of smaller models is made instead, and the fastest one
 within the bounds is kept (budget.py). Where none is, the best try is kept, and the exit code is 3.
@@ -107,20 +107,20 @@ def main(config: Config) -> None:
 
 def conclude(config: Config, models: list[Model], out: Path, log: Any) -> None:
     """Measures what came out, and says it."""
-    import shlex
-    import sys
-
+    from . import commands
     from .budget import MISSED, choose
     from .data import training_task
     from .fields import to_dict
     from .log import note
+    from .next_steps import next_steps
     from .proof import prove
     from .run import finish, update_record
 
-    command = shlex.join(["bertjax", "compress", *sys.argv[1:]])
-    steps = next_steps(config, models)
-    asked, task = to_dict(config), training_task(config.data)
-    report = prove(models, config.data, out, asked=asked, task=task, next_steps=steps, command=command)
+    command, asked, task = commands.asked("compress", config), to_dict(config), training_task(config.data)
+    steps = next_steps(config, models, task)
+    report = prove(
+        models, config.data, out, asked=asked, task=task, next_steps=steps, command=command, base=config.model
+    )
     kept, missed = models[-1], None
     if config.chooses:
         kept, report, missed = choose(report, models, config)
@@ -251,22 +251,6 @@ def try_candidates(config: Config, out: Path, log: Any) -> list[Model]:
         folders[plan.name] = out / "stages" / plan.name / "bundle"
     made = [Model(name or models[0].name, folder) for name, folder in folders.items()]
     return [models[0], *(exported(model, out) for model in made)]
-
-
-def next_steps(config: Config, models: list[Model]) -> list[tuple[str, str]]:
-    """What to try from here, as commands that run."""
-    data = f"--data.train={config.data.train} --data.eval={config.data.eval} --data.max_length={config.data.max_length}"
-    distil = f"bertjax distill --model={models[0].folder} {data}"
-    label = f'echo "a quiet masterpiece" | bertjax predict --model={config.out}/bundle'
-    gate = f"bertjax verify {config.out}/exported --against {config.out}/stages/{models[1].name}/bundle"
-    here = models[-1].exported and not is_remote(config.out)
-    bounds = f"--data {config.data.eval} --max-length {config.data.max_length} --min-speedup 2 --max-drop 1"
-    return [
-        *([("Measure the two exported files anew", f"{gate} {bounds}")] if here else []),
-        ("Label text of your own", label),
-        ("Keep one more layer", f"{distil} --student.num_hidden_layers=3 --epochs=4 --out={config.out}-deeper"),
-        ("Learn twice as long", f"{distil} --student.num_hidden_layers=2 --epochs=8 --out={config.out}-longer"),
-    ]
 
 
 def show(report: Any) -> None:

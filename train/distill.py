@@ -1,7 +1,7 @@
 """Distil a model into a smaller one: a fine-tuned teacher and text in, a student out.
 
-    python -m train.distill --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/distilled
-    python -m train.distill --model=runs/finetuned/bundle --data.train=unlabelled.txt --epochs=5 --out=runs/mine
+    bertjax distill --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/distilled
+    bertjax distill --model=runs/finetuned/bundle --data.train=unlabelled.txt --epochs=5 --out=runs/mine
 
 The student learns from what the teacher says of each text (--losses), so text without labels is enough. The teacher's
 outputs are computed once and stored in OUT/teacher (under bertjax.cache where OUT is in a bucket); a loss that needs

@@ -1,6 +1,6 @@
 """Measure finished models side by side: score with its interval, size, memory, arithmetic, time. Nothing is trained.
 
-    python -m train.evaluate --model=runs/a/bundle --against runs/b/bundle --data.eval=dev.tsv --out=runs/compared
+    bertjax evaluate --model=runs/a/bundle --against runs/b/bundle --data.eval=dev.tsv --out=runs/compared
 
 The first model is the baseline that the others are compared with. Exported folders may stand among those, and are
 measured in their own runtime. With --data.train a bag of words, fitted on that, stands beside them. The report is
@@ -35,11 +35,9 @@ class Config:
 
 
 def main(config: Config) -> None:
-    import shlex
-    import sys
-
     from bertjax.text.sources import infer_task
 
+    from .commands import asked as asked_command
     from .compress import resolve_model, show
     from .data import open_model, training_task
     from .fields import to_dict
@@ -61,10 +59,10 @@ def main(config: Config) -> None:
         models.append(model)
         if config.bfloat16 and not model.exported:
             models.append(model._replace(name=f"{model.name}-bfloat16", dtype="bfloat16"))
-    command = shlex.join(["bertjax", "evaluate", *sys.argv[1:]])
     if not learned:
         note("without --data.train no bag of words can be fitted to stand beside the models")
     asked = to_dict(config)
+    command = asked_command("evaluate", config)
     report = prove(models, config.data, at(config.out), asked=asked, task=task, command=command, words=learned)
     show(report)
     note(f"the report: {at(config.out) / 'report.md'}")

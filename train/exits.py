@@ -1,7 +1,7 @@
 """Give a model exits: heads after its inner layers, so that easy texts can leave early.
 
-    python -m train.exits --model=runs/finetuned/bundle --data.train=train.tsv --data.eval=dev.tsv --out=runs/exits
-    python -m train.exits --model=demo --method=joint --head=shared_pooler --epochs=3 --out=runs/pabee
+    bertjax exits --model=runs/finetuned/bundle --data.train=train.tsv --data.eval=dev.tsv --out=runs/exits
+    bertjax exits --model=demo --method=joint --head=shared_pooler --epochs=3 --out=runs/pabee
 
 Four ways to train them (--method): in two stages, a fine-tuned model frozen and its exits trained on the labels
 (DeeBERT); jointly with the model, later exits counting more (PABEE); alternating, the last layer in one step and all

@@ -80,10 +80,10 @@ def convert(path: str, leaf: Leaf, words: list[str]) -> Any:
 
     given = " ".join(words)
     members = _members(leaf.type)
-    if leaf.type is str and len(words) == 1:
-        return given  # even what tyro would take for a flag
     if type(None) in members and given.lower() == "none":
         return None
+    if {*members} <= {str, type(None)} and len(words) == 1:
+        return given  # even what tyro would take for a flag
     if bool in members:
         words = [given.capitalize() or "True"]
     elif len(words) == 1 and (origins := {get_origin(member) for member in members}) & {tuple, list, dict}:

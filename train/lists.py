@@ -1,6 +1,6 @@
 """Does a model that halts by itself think longer about harder inputs? Lists are copied whose cells refer to others.
 
-    python -m train.lists --config=lists --out=runs/lists
+    bertjax lists --config=lists --out=runs/lists
 
 Trains a Universal Transformer with Adaptive Computation Time, and the same block at fixed depths for comparison, on
 lists that are made on the fly. OUT/report.md says how steps follow difficulty, how accuracy compares at equal steps,

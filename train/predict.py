@@ -1,7 +1,7 @@
 """Label text with a model: one text a line in, one line of JSON out.
 
-    echo "a quiet masterpiece" | python -m train.predict --model=runs/quickstart/bundle
-    python -m train.predict --model=runs/quickstart/bundle --input=reviews.txt --out=labels.jsonl
+    echo "a quiet masterpiece" | bertjax predict --model=runs/quickstart/bundle
+    bertjax predict --model=runs/quickstart/bundle --input=reviews.txt --out=labels.jsonl
 
 For pairs of texts, a tab stands between the two. Each line of the answer holds `text`, `label` and `probabilities`,
 and the `depth` at which the text left, where the model lets texts leave early.

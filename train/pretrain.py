@@ -1,8 +1,8 @@
 """Pre-train a model on raw text: a vocabulary is learnt, words are hidden and guessed, the order of sentences is told.
 
-    python -m train.pretrain --data.train=wiki.txt --data.eval=held-out.txt --vocab_size=8000 --out=runs/pretrained
-    python -m train.pretrain --model=demo --sentences=none --data.train=reviews.txt --steps=2000 --out=runs/adapted
-    python -m train.pretrain --config=minilm --data.train=wiki --out=runs/minilm
+    bertjax pretrain --data.train=wiki.txt --data.eval=held-out.txt --vocab_size=8000 --out=runs/pretrained
+    bertjax pretrain --model=demo --sentences=none --data.train=reviews.txt --steps=2000 --out=runs/adapted
+    bertjax pretrain --config=minilm --data.train=wiki --out=runs/minilm
 
 With a student in the config file, the model given is its teacher: raw text then is enough to make a small model that
 can be fine-tuned to anything, as DistilBERT, MiniLM, MobileBERT and TinyBERT's first stage do.

@@ -32,13 +32,14 @@ def prove(
     task: Any,
     next_steps: Sequence[tuple[str, str]] = (),
     command: str,
+    base: str | None = None,
     words: bool = True,
 ) -> Any:
     """Measures the models (the first is the baseline) and writes the report into `out`; with `words` beside a bag of
     words, for which there is text to learn from.
 
     Every model is scored on `data.eval`, which has chosen nothing: not a step, not a setting. Each bundle that lies in
-    `out` gets its model card.
+    `out` gets its model card, which names the model `base` that they were made from.
     """
     import dataclasses
 
@@ -54,7 +55,7 @@ def prove(
     from .run import read_record, versions
 
     _, task = open_model(str(models[0].folder), task, 0)
-    source = Path(data.eval).name if at(data.eval).exists() else data.eval
+    source = named(data.eval)
     entries: list[Any] = []
     splits: dict[str, Any] = {}
     gold: Any = None
@@ -94,8 +95,16 @@ def prove(
             measured.setdefault(at(absolute(origin)), model.name)
     for folder, name in measured.items():
         if at(absolute(out)) in folder.parents:
-            write_card(folder, report, name, task=task, source=source, command=command)
+            about = {"base": base, "learned_from": named(data.train) if words else None, "max_length": data.max_length}
+            write_card(folder, report, name, task=task, source=source, command=command, **about)
     return report
+
+
+def named(source: str) -> str:
+    """A file's name, without the folders that mean something on this machine alone."""
+    from bertjax.paths import at
+
+    return Path(source).name if at(source).exists() else source
 
 
 def evaluation_split(splits: dict[str, Any], data: Data, task: Any, tokenizer: Any) -> Any:

@@ -1,6 +1,6 @@
 """Take parts out of a model: heads, neurons, layers, for good; or weights, which stay where they are as zeros.
 
-    python -m train.prune --model=runs/tuned/bundle --heads=0.5 --neurons=0.5 --data.train=train.tsv --out=runs/pruned
+    bertjax prune --model=runs/tuned/bundle --heads=0.5 --neurons=0.5 --data.train=train.tsv --out=runs/pruned
 
 What goes is what is worth least (`--score`, measured on training text, `bertjax.prune`), at once or in several rounds
 with the worth of the rest measured anew. What that costs is then won back: the smaller model learns from the whole one,

@@ -1,7 +1,7 @@
 """Quantise a model: a fine-tuned model and text in, a model of integers out.
 
-    python -m train.quantize --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/int8
-    python -m train.quantize --config=qbert --model=runs/finetuned/bundle --data.train=train.tsv --out=runs/mixed
+    bertjax quantize --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/int8
+    bertjax quantize --config=qbert --model=runs/finetuned/bundle --data.train=train.tsv --out=runs/mixed
 
 Without training the text only says in which ranges the inputs of products lie (`activations="fixed"`); labels are not
 needed. With `mean_bits`, each layer of the encoder gets as many bits as it needs (bits.py). With `learn`, the model is

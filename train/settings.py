@@ -1,6 +1,6 @@
 """From a command line to a frozen config, and from a mistake to one clear message.
 
-    python -m train.distill --config=quickstart --data.max_length=64 --losses.0.weight=0.5 --out=runs/mine
+    bertjax distill --config=quickstart --data.max_length=64 --losses.0.weight=0.5 --out=runs/mine
 
 A file with several recipes has them under names: --config=tinybert:prediction. Three layers, the later wins: the
 defaults of the script's `Config`, the `config` that a config file exports, the flags. A config file is plain Python.
@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from bertjax.allocator import keep_freed_memory
 from bertjax.errors import UserError
 
-from . import processes
+from . import commands, processes
 from .fields import Leaf, convert, describe, fits, is_branch, leaves, nearest, replace
 from .processes import Processes
 
@@ -47,7 +47,8 @@ def run(script: str, argv: Sequence[str] | None = None, prog: str | None = None)
     reason = ""
     try:
         together, argv = take_group("processes", Processes(), argv)
-        config = parse(module.Config, argv, module.__doc__ or "", prog or f"python -m {module.__name__}")
+        config = parse(module.Config, argv, module.__doc__ or "", prog or f"bertjax {script}")
+        commands.remember(config, argv)
         if getattr(config, "compile_only", None):
             from .compile_only import aside
 

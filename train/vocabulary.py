@@ -1,6 +1,6 @@
 """Leave out of a model's vocabulary what the texts at hand never use: a smaller folder, and the same answers.
 
-    python -m train.vocabulary --model=runs/tuned/bundle --data.train=demo --data.eval=demo --out=runs/fewer-words
+    bertjax vocabulary --model=runs/tuned/bundle --data.train=demo --data.eval=demo --out=runs/fewer-words
 
 Nothing is trained. Texts whose pieces all stay are answered exactly as before; other words are spelled with the pieces
 that are left, which costs a shallow model more than a deep one: look at the score. The result is OUT/bundle.

@@ -11,6 +11,7 @@ from typing import Any
 from bertjax import manifest
 from bertjax.measure.onnx import onnx_file
 from bertjax.measure.report import Report, Row
+from bertjax.measure.usage import bundle_usage, exported_usage
 from bertjax.measure.words import how_measured, markdown_table, metric_name, verdicts
 from bertjax.paths import at
 from bertjax.text.tasks import Task
@@ -44,17 +45,20 @@ def write_card(
     task: Task,
     source: str,
     command: str,
-    base_model: str | None = None,
-    language: str = "en",
+    max_length: int,
+    learned_from: str | None = None,
+    base: str | None = None,
 ) -> Any:
     """Write the card of the bundle in `folder`, which is the row named `row` of the report, and return its path.
 
-    `source` names the data, `command` made the bundle, `base_model` is the hub's name of what it was made from.
+    `source` names the text that it was measured on, cut at `max_length` tokens, `learned_from` the text that it learned
+    from, if any; `command` made the bundle out of the model `base`: a folder, hf:NAME or demo.
     """
     place, measured = at(folder), report.row(row)
-    front = _front_matter(place, measured, report.metric, task, source, base_model, language)
-    parts = [f"---\n{front}\n---", f"# {_title(place, row)}", _about(measured, report, task, source)]
-    parts += ["## Use", _usage(place, task), "## What was measured", markdown_table(report)]
+    front = _front_matter(place, measured, report.metric, task, source, _known_of(base))
+    made = _made(base, learned_from)
+    parts = [f"---\n{front}\n---", f"# {_title(place, row)}", _about(measured, report, task, source, max_length) + made]
+    parts += ["## Use", _usage(place, task, max_length), "## What was measured", markdown_table(report)]
     said = [sentence for sentence in verdicts(report) if sentence.startswith(f"**{row}**")]
     parts += ["\n".join(f"- {sentence}" for sentence in said)] if said else []
     parts += [how_measured(report), "## Made by", f"```sh\n{command}\n```"]
@@ -62,9 +66,7 @@ def write_card(
     return place / "README.md"
 
 
-def _front_matter(
-    folder: Any, row: Row, metric: str, task: Task, source: str, base_model: str | None, language: str
-) -> str:
+def _front_matter(folder: Any, row: Row, metric: str, task: Task, source: str, known: dict[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     kind, pipeline = METRIC_TYPES.get(metric, metric), PIPELINES[task.kind]
@@ -77,12 +79,10 @@ def _front_matter(
         metric_value=round(row.score, 4),
     )
     data = ModelCardData(
-        language=language,
-        license="apache-2.0",
+        **known,
         library_name="bertjax",
         pipeline_tag=pipeline,
         tags=["bertjax", "jax", "flax", "bert", "model-compression"],
-        base_model=base_model,
         metrics=[kind],
         model_name=_title(folder, row.name),
         eval_results=[result],
@@ -95,46 +95,42 @@ def _title(folder: Any, row: str) -> str:
     return row if folder.name in ("", "bundle") else folder.name
 
 
-def _about(row: Row, report: Report, task: Task, source: str) -> str:
+def _made(base: str | None, learned_from: str | None) -> str:
+    origin = f" from `{base.removeprefix('hf:')}`" if base else ""
+    text = f" with the text of {learned_from}" if learned_from else ""
+    return f" Made{origin}{text}." if origin or text else ""
+
+
+def _about(row: Row, report: Report, task: Task, source: str, max_length: int) -> str:
     labels = f" Labels: {', '.join(task.labels)}." if task.labels else ""
     low, high = (f"{100 * end:.1f}" for end in row.score_ci95)
     return (
-        f"A BERT for {task.kind.replace('_', ' ')}, trained and measured on {source}: {metric_name(report.metric)} "
-        f"{100 * row.score:.1f} (95 % interval {low} to {high}), {row.parameters / 1e6:.1f} million parameters.{labels}"
+        f"A BERT for {task.kind.replace('_', ' ')}, measured on {source}: {metric_name(report.metric)} "
+        f"{100 * row.score:.1f} (95 % interval {low} to {high}), {row.parameters / 1e6:.1f} million parameters. The "
+        f"numbers hold for inputs cut at {max_length} tokens.{labels}"
     )
 
 
-def _usage(folder: Any, task: Task) -> str:
+def _usage(folder: Any, task: Task, max_length: int) -> str:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    ours = config.get("bertjax", {})
+    positions = config.get("max_position_embeddings") or ours.get("max_position_embeddings") or max_length
+    length = min(max_length, positions)
     if (file := onnx_file(folder)) is not None:
-        return _exported_usage(task, os.path.relpath(file, folder))
-    pairs = ', ["the second text"]' if task.text_pair else ""
-    lines = [
-        "```python",
-        "import bertjax",
-        "",
-        'bundle = bertjax.load("path/to/this/folder")',
-        f'bundle.predict(["a text to judge"]{pairs}).labels',
-        "```",
-    ]
-    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "bertjax":
-        lines += ["", "The folder opens with `transformers` too, and gives the same logits."]
-    return "\n".join(lines)
+        return exported_usage(task, os.path.relpath(file, folder), length)
+    return bundle_usage(task, length, stock=config.get("model_type") != "bertjax")
 
 
-def _exported_usage(task: Task, file: str) -> str:
-    """The file needs no framework: its runtime and a tokenizer."""
-    pair = ', "the second text"' if task.text_pair else ""
-    lines = [
-        "```python",
-        "import numpy as np",
-        "import onnxruntime",
-        "from tokenizers import Tokenizer",
-        "",
-        'text = Tokenizer.from_file("path/to/this/folder/tokenizer.json").encode("a text to judge"PAIR)',
-        f'session = onnxruntime.InferenceSession("path/to/this/folder/{file}")',
-        'given = {"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}',
-        "inputs = {one.name: np.array([given[one.name]]) for one in session.get_inputs()}",
-        "session.run(None, inputs)",
-        "```",
-    ]
-    return "\n".join(lines).replace("PAIR", pair)
+def _known_of(base: str | None) -> dict[str, Any]:
+    """What the card of the model that one begins with says: its name on the hub, its licence, its language. Nothing is
+    claimed that no card says."""
+    if base is None or base.startswith("hf:"):
+        return {"base_model": base and base.removeprefix("hf:")}
+    from huggingface_hub import ModelCard
+
+    path = at(base) / "README.md"
+    try:
+        data: Any = ModelCard(path.read_text(encoding="utf-8")).data
+    except Exception:  # no card, or one of somebody else that cannot be read: of a dozen kinds
+        return {}
+    return {name: getattr(data, name, None) for name in ("base_model", "license", "language")}

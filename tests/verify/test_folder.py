@@ -206,7 +206,15 @@ def test_a_plain_report_claims_its_numbers(bundle: Path):
 
 def test_the_model_card_claims_the_score_it_was_given(bundle: Path):
     report = Report("x", "accuracy", "cpu", 1, Percentiles(5.0, 9.0), "s", (row("s", bundle, 0.81234, 100, 2.0),))
-    write_card(bundle, report, "s", task=Task("classification", labels=("a", "b")), source="demo", command="make")
+    write_card(
+        bundle,
+        report,
+        "s",
+        task=Task("classification", labels=("a", "b")),
+        source="demo",
+        command="make",
+        max_length=64,
+    )
     (claim,) = claims_of(bundle, bundle, "accuracy")
     assert (claim.file, claim.what, claim.value) == ("README.md", "score", 0.8123)
     assert claims_of(bundle, bundle, "f1") == ()

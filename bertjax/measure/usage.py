@@ -1,0 +1,96 @@
+"""The snippet in a model card: from text to labels and probabilities, as it stands there.
+
+An exported file needs its runtime and a tokenizer, nothing of ours. What `predict` does around the model, the snippet
+does too: it cuts where the model was measured, and says what the logits mean.
+"""
+
+from bertjax.text.tasks import Task
+
+BEGIN = """\
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder = Path("path/to/this/folder")
+labels = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.enable_truncation(LENGTH)
+session = onnxruntime.InferenceSession(str(folder / "FILE"))
+
+text = tokenizer.encode(GIVEN)
+given = {"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}
+inputs = {one.name: np.array([given[one.name]], np.int64) for one in session.get_inputs()}
+"""
+LOGITS = 'logits = session.run(["logits"], inputs)[0][0]\n'
+ENDS = {
+    "classification": LOGITS
+    + """\
+shares = np.exp(logits - logits.max())
+answer = {labels[str(place)]: float(share) for place, share in enumerate(shares / shares.sum())}
+""",
+    "multi_label": LOGITS
+    + """\
+answer = {labels[str(place)]: float(share) for place, share in enumerate(1 / (1 + np.exp(-logits)))}  # true above 0.5
+""",
+    "regression": LOGITS + "answer = float(logits[0])\n",
+    "tokens": LOGITS
+    + """\
+answer = ["O"] * len(words)  # of words beyond the limit, too
+for place, word in reversed([*enumerate(text.word_ids)]):  # the first piece of a word decides
+    if word is not None:
+        answer[word] = labels[str(logits[place].argmax())]
+""",
+    "qa": """\
+start, end = (logits[0] for logits in session.run(["start_logits", "end_logits"], inputs))
+inside = np.array([part == 1 for part in text.sequence_ids])
+scores = np.where(inside, start, -np.inf)[:, None] + np.where(inside, end, -np.inf)
+possible = np.triu(np.ones_like(scores)) - np.triu(np.ones_like(scores), 30)  # answers of up to 30 pieces
+first, last = divmod(int(np.where(possible, scores, -np.inf).argmax()), len(scores))
+answer = context[text.offsets[first][0] : text.offsets[last][1]]
+""",
+}
+TEXTS = {
+    "tokens": ('words = ["a", "text", "to", "judge"]\n', "words, is_pretokenized=True"),
+    "qa": ('question, context = "a question", "the text in which its answer stands"\n', "question, context"),
+}
+LONG_CONTEXTS = (
+    "Of a long context this reads the beginning; `bertjax predict` reads all of it, in windows that overlap."
+)
+
+
+def exported_usage(task: Task, file: str, length: int) -> str:
+    """The snippet for a folder with an ONNX file, as Markdown."""
+    before, given = TEXTS.get(task.kind, ("", f'"a text to judge"{pair(task)}'))
+    begin = BEGIN.replace("LENGTH", cut(task, length)).replace("FILE", file)
+    begin = begin.replace("text = tokenizer", f"{before}text = tokenizer").replace("GIVEN", given)
+    snippet = f"```python\n{begin}{ENDS[task.kind]}print(answer)\n```"
+    return f"{snippet}\n\n{LONG_CONTEXTS}" if task.kind == "qa" else snippet
+
+
+def bundle_usage(task: Task, length: int, stock: bool) -> str:
+    """The snippet for a bundle, as Markdown; `stock`: plain transformers computes the same."""
+    text, second = '"a text to judge"', '["and its second"]' if task.text_pair else ""
+    if task.kind == "qa":
+        text, second = '"a question"', '["the text in which its answer stands"]'
+    given = ", ".join(part for part in (f"[{text}]", second, f"max_length={length}") if part)
+    said = "said.labels, said.probabilities" if task.kind in ("classification", "multi_label") else "said.labels"
+    snippet = f"""\
+```python
+import bertjax
+
+bundle = bertjax.load("path/to/this/folder")
+said = bundle.predict({given})
+print({said})
+```"""
+    return f"{snippet}\n\nThe folder opens with `transformers` too, and gives the same logits." if stock else snippet
+
+
+def pair(task: Task) -> str:
+    return ', "and its second"' if task.text_pair else ""
+
+
+def cut(task: Task, length: int) -> str:
+    return f'{length}, strategy="only_second"' if task.kind == "qa" else str(length)
