@@ -252,7 +252,7 @@ def run_row(bench: Bench, row: Row, seed: int, folder: Path) -> Any:
     costs = [cost_of(stage.bundle.parent, examples_of(bench, stage.data)) for stage in done]
     run = Run(seed, predictions, *(sum(parts) for parts in zip(*costs, strict=True)))
     plain = predictions.tolist() if hasattr(predictions, "tolist") else predictions
-    write_text(stored, json.dumps({**vars(run), "predictions": plain}) + "\n")
+    write_text(stored, json.dumps({**vars(run), "predictions": plain}, allow_nan=False) + "\n")
     note(f"row {row.name}/seed{seed}: {bench.task.metric} {score(bench.task.metric, predictions, gold):.4f}")
     return run
 

@@ -8,6 +8,7 @@ stays readable.
 """
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -83,7 +84,7 @@ class Log:
             raise UserError(f"cannot write to {self._bucket}: {error.strerror or error}.") from None
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps({**line, "time": round(time.time(), 3)}) + "\n")
+        self._file.write(json.dumps(defined({**line, "time": round(time.time(), 3)}), allow_nan=False) + "\n")
         self._file.flush()
 
 
@@ -145,6 +146,15 @@ def worked_seconds(folder: Path) -> float:
         if line.get("event") == "compiled":
             seconds -= line["seconds"]
     return seconds + last - began
+
+
+def defined(value: Any) -> Any:
+    """For JSON, which has no NaN: null where a number is none, as a metric that is not defined for a batch."""
+    if isinstance(value, dict):
+        return {name: defined(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [defined(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def note(text: str) -> None:

@@ -15,7 +15,7 @@ from bertjax.errors import UserError
 
 from .fields import to_dict
 from .inputs import changes, inputs
-from .log import note
+from .log import defined, note
 from .processes import agree, is_first, wait
 
 PACKAGES = ("bertjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "transformers")
@@ -138,7 +138,8 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
     if not is_first():
         return
     try:
-        write_text(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(defined(record), indent=2, ensure_ascii=False, allow_nan=False)
+        write_text(out / "run.json", text + "\n")
     except OSError as error:
         raise UserError(
             f"cannot write to {out}: {error.strerror or error}. Free space, or give another --out."

@@ -158,7 +158,8 @@ def identity(teacher: Bundle, encoded: Encoded, needs: tuple[Need, ...]) -> str:
     digest.update(encoded.ids.tobytes() + encoded.type_ids.tobytes() + encoded.offsets.tobytes())
     for path, leaf in flatten(teacher.params).items():
         digest.update(path.encode())
-        digest.update(np.ascontiguousarray(leaf).data)
+        for array in jax.tree.leaves(leaf):  # of integers, their scales too
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 

@@ -47,7 +47,7 @@ def require_use(ignored: Sequence[str], where: str) -> None:
 
 @cache
 def tell_of_others(names: tuple[str, ...], where: str) -> None:
-    logging.getLogger("bertjax").warning("%s: %d tensors have no use here: %s", where, len(names), shortened(names))
+    logging.getLogger("bertjax").warning("%s: tensors without a use (%d): %s", where, len(names), shortened(names))
 
 
 def require_numbers(params: Tree, config: BertConfig, where: str) -> None:

@@ -14,10 +14,12 @@ import bertjax
 from bertjax.bundle import Bundle, init_params
 from bertjax.distill.pairing import pair_layers
 from bertjax.distill.student import Student
-from bertjax.distill.teacher import stored_bytes, stored_outputs
+from bertjax.distill.teacher import identity, stored_bytes, stored_outputs
 from bertjax.distill.terms import HiddenStates, SoftTargets
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
+from bertjax.quantize import quantise_weights
+from bertjax.quantize.formats import INT8
 from bertjax.text.batches import eval_batches, inputs_of
 from tests.text.tiny import made_up, random_lengths, tiny_tokenizer
 from tests.tolerances import SAME_MATHS
@@ -123,6 +125,20 @@ def test_stored_outputs_are_found_again_but_never_those_of_other_weights_or_text
         stored_outputs(tmp_path, teacher, text, frozenset({("hidden_states", 1)}), batch_size=16, progress=count)
     assert sum(calls) == 3
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_stored_outputs_of_integers_are_named_by_the_integers():
+    """And not by where they lie in memory, where others lie later."""
+    encoded = made_up(random_lengths(9, 16))
+    config, params = quantise_weights(CONFIG, TEACHER.params, INT8)
+    copied = jax.tree.map(np.copy, params)
+    assert identity(Bundle(config, copied), encoded, ()) == identity(Bundle(config, params), encoded, ())
+    named = set()
+    for part in ("values", "scale"):
+        other = jax.tree.map(np.copy, params)
+        getattr(other["encoder"]["layer_0"]["attention"]["query"]["kernel"], part)[0, 0] += 1
+        named.add(identity(Bundle(config, other), encoded, ()))
+    assert len(named | {identity(Bundle(config, params), encoded, ())}) == 3
 
 
 def test_the_size_on_disk_is_what_was_announced(tmp_path: Path):

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 import bertjax
+from bertjax import manifest
 from bertjax.distill.student import Student
 from bertjax.errors import UserError
 from bertjax.measure.onnx import origin_of
 from bertjax.measure.report import Latency, Percentiles, Report, Row, read_report
 from bertjax.measure.words import speed_up
+from bertjax.paths import names as names_in
 from bertjax.verify.folder import claims_of
 from tests.train.tiny import run, write_model, write_table
 from train import finetune
@@ -148,6 +150,18 @@ def test_a_budget_that_nothing_keeps_ends_with_3_and_the_best_try(tmp_path):
         if claim.what == "speed-up"
     ]
     assert claimed.value == pytest.approx(speed_up(kept, report.row("teacher-onnx")))
+    for place in (tmp_path / "o").rglob(manifest.FILE):  # whatever was added to a folder after it was saved
+        manifest.check(place.parent, manifest.EVERYTHING)
+    for folder in (exported, bundle):
+        listed = manifest.read(folder).files
+        assert sorted([*listed, manifest.FILE]) == sorted(names_in(folder))
+        assert {"README.md", "report.json", "config.json"} <= listed.keys()
+        for name in listed:
+            content = (folder / name).read_bytes()
+            (folder / name).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+            with pytest.raises(UserError, match=f"{name} is not what was written there"):
+                manifest.check(folder, manifest.EVERYTHING)
+            (folder / name).write_bytes(content)
     again = run("compress", *flags, check=False)
     assert again.returncode == 3
     assert "finished already" in again.stderr

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -272,3 +273,20 @@ def test_an_export_of_other_weights_is_made_anew(work: Path):
     assert (folder / "onnx" / "model.onnx").stat().st_mtime_ns != first
     assert manifest.read(folder).made_from == manifest.fingerprint(work / "model")
     assert origin_of(folder) == work / "model"
+
+
+def test_records_are_json_whatever_was_measured(tmp_path: Path):
+    nan, inf = float("nan"), float("inf")
+    write_record(tmp_path, {"config": {}, "result": {"pearson": nan}, "costs": [(1.0, inf), {"deep": -inf}]})
+    log = Log(tmp_path, "trying", 1, start=None)
+    log.metrics(1, {"loss": 0.5, "undefined": nan})
+    log.close()
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    record = json.loads((tmp_path / "run.json").read_text(), parse_constant=refuse)
+    assert record["result"] == {"pearson": None}
+    assert record["costs"] == [[1.0, None], {"deep": None}]
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert (line["loss"], line["undefined"]) == (0.5, None)

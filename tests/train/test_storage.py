@@ -1,5 +1,6 @@
 """The scripts on `gs://` paths: real processes and real clients, and a Cloud Storage on this machine (tests/gcs.py)."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -115,6 +116,11 @@ def test_a_compression_in_a_bucket_leaves_stages_a_report_and_what_ships(work: P
     assert not bucket.names("small/stages/2-augmented/parts/")
     for name in ("bundle/model.safetensors", "exported/onnx/model.onnx"):
         assert f"small/{name}" in bucket.names()
+    for folder in ("small/stages/3-pruned/bundle", "small/bundle", "small/exported"):
+        listed = json.loads(bucket.objects[f"{folder}/digests.json"].content)["files"]
+        assert "README.md" in listed
+        for name, digest in listed.items():
+            assert hashlib.sha256(bucket.objects[f"{folder}/{name}"].content).hexdigest() == digest, name
     shipped = json.loads(bucket.objects["small/exported/report.json"].content)
     assert "." in {row["bundle"] for row in shipped["rows"]}
     assert json.loads(bucket.objects["small/exported/config.json"].content)["bertjax"]["bundle"] == "../bundle"
