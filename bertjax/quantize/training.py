@@ -115,11 +115,18 @@ def quantise_trained(
     for path, (format, grid) in roundings.items():
         found = None
         if learned is not None and format.scheme != "ternary":
-            found = scales_of[f"{path}/scale"], scales_of.get(f"{path}/offset", np.zeros((1, 1), np.float32))
+            offset = scales_of.get(f"{path}/offset", np.zeros((1, 1), np.float32))
+            found = above_zero(scales_of[f"{path}/scale"], offset, format)
         flat[path] = integers_of(path, np.asarray(flat[path]), format, grid, "min_max", found)
     formats = tuple((path, rounding.format) for path, rounding in roundings.items())
     activations = config.quantization.activations if config.quantization else ()
     return config.replace(quantization=Quantization(formats, activations)), unflatten(flat)
+
+
+def above_zero(scale: np.ndarray, offset: np.ndarray, format: Format) -> tuple[np.ndarray, np.ndarray]:
+    """The same steps with scales above 0. One that is learned may go below, where it rounds as its opposite does, and
+    the integers -128 to 127 of an asymmetric format run the other way: 127 to -128, one step further up."""
+    return np.abs(scale), offset - np.minimum(scale, 0) * (format.scheme == "asymmetric")
 
 
 def learned_ranges(activations: Mapping[str, Activation], learned: Mapping[str, Any]) -> dict[str, Activation]:

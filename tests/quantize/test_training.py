@@ -12,7 +12,9 @@ from bertjax.model import build
 from bertjax.params import flatten
 from bertjax.quantize import Activation, Format, dequantised
 from bertjax.quantize.products import fixed_scale, quantise_input
+from bertjax.quantize.rounding import round_through
 from bertjax.quantize.training import (
+    above_zero,
     first_scales,
     learned_ranges,
     quantise_trained,
@@ -105,3 +107,21 @@ def test_learned_ranges_of_inputs_keep_their_zero():
     after = learned_ranges(before, {"a": np.float32(scale * 0.7)})
     assert after["b"] == before["b"]
     assert fixed_scale(after["a"]) == (pytest.approx(scale * 0.7, rel=1e-5), zero)
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+def test_scales_that_were_learned_below_zero_ship_above_it_and_round_alike(scheme):
+    format = Format(4, scheme)
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    scale, offset = np.array([[-0.2, 0.2, -0.05]], np.float32), np.zeros((1, 3), np.float32)
+    if scheme == "asymmetric":
+        offset += np.float32(0.31)
+    ends = format.lowest, format.highest
+
+    def rounded(scale: np.ndarray, offset: np.ndarray) -> Any:
+        return round_through(jnp.asarray(x), jnp.asarray(scale), jnp.asarray(offset), *ends)
+
+    trained = rounded(scale, offset)
+    scale, offset = above_zero(scale, offset, format)
+    assert (scale > 0).all()
+    np.testing.assert_allclose(rounded(scale, offset), trained, **SAME_MATHS)
