@@ -170,7 +170,14 @@ def is_unicode(text: Any) -> bool:
 
 # --- words -----------------------------------------------------------------------------------------------------------
 
-PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "Unicode text", type(None): "null"}
+PLAIN = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "Unicode text",
+    type(None): "null",
+    list: "a list",
+}
 
 
 def expected(annotation: Any) -> str:

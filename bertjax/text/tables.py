@@ -4,6 +4,7 @@ A tab separates and nothing quotes in a TSV file, because GLUE's sentences hold 
 the usual rules. Every row keeps its line number, for a message without one helps nobody with 400,000 lines.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -94,9 +95,14 @@ def parquet_table(path: Path) -> Table:
     import pyarrow.parquet
 
     try:
-        columns = pyarrow.parquet.read_table(str(path)).to_pydict()
+        found = pyarrow.parquet.read_table(str(path))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+    columns = {}
+    for name, column in zip(found.column_names, found.columns, strict=True):
+        # Times before the year 1 or after 9999 are values that Python has not: no text and no label is among them.
+        with contextlib.suppress(ValueError, OverflowError):
+            columns[name] = column.to_pylist()
     return Table(columns, str(path), lambda row: f"row {row}")
 
 

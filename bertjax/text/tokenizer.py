@@ -52,6 +52,7 @@ class Tokenizer:
         backend = copy.deepcopy(backend)
         backend.no_truncation()
         backend.no_padding()
+        require_sound(backend)
         vocabulary = backend.get_vocab()
         self._names = {role: token_name(config, role, vocabulary) for role in ROLES}
         if missing := [name for role, name in self._names.items() if name not in vocabulary and role != "mask_token"]:
@@ -155,3 +156,14 @@ class Tokenizer:
                     (start + i, text) for i, row in enumerate(rows) for text in row if not is_unicode(text)
                 )
                 raise UserError(f"text {number} cannot be tokenised: expected Unicode text, found {text!r}") from None
+
+
+def require_sound(backend: tokenizers.Tokenizer) -> None:
+    """Refuses rules that contradict one another, which `tokenizers` notices with the first text and ends in a panic."""
+    try:
+        backend.encode("a")
+        backend.encode("a", "b")
+    except BaseException as error:  # a panic is no Exception, and its class cannot be imported
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"the tokenizer's rules contradict one another: {str(error).splitlines()[0][:200]}") from None

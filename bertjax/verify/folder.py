@@ -5,7 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -14,8 +14,17 @@ from bertjax.measure.onnx import onnx_file, read_arrays
 from bertjax.measure.report import HONEST
 from bertjax.model.config import labels_by_id
 from bertjax.tensors import stored_arrays
-from bertjax.typed import read_json, value
+from bertjax.typed import Within, read_json, value
 from bertjax.verify.measured import Claim, Weights
+
+SAID: dict[str, Any] = {
+    **dict.fromkeys(("name", "bundle", "exported_from", "metric", "baseline"), str | None),
+    **dict.fromkeys(("score", "size_bytes", "bytes", "speed_up", "speedup"), float | None),
+    "score_ci95": tuple[float, float] | None,
+    "latency_ms": dict | None,
+    "rows": list | None,
+}
+"""What is read of a report, and what it may hold."""
 
 
 def runtime_of(folder: Path) -> str:
@@ -154,10 +163,11 @@ def _of_report(folder: Path, old: Path, metric: str) -> Iterator[Claim]:
     path = folder / "report.json"
     if not path.is_file():
         return
-    content = read_json(path)
-    row, baseline = _rows(content, folder) if "rows" in content else (content, None)
+    content = _checked(read_json(path), metric, str(path))
+    rows = [_checked(row, metric, f"{path}: rows[{number}]") for number, row in enumerate(content.get("rows") or ())]
+    row, baseline = _rows(rows, content.get("baseline"), folder) if "rows" in content else (content, None)
     name = path.name
-    if content.get("metric", metric) == metric and (score := _first(row, "score", metric)) is not None:
+    if (content.get("metric") or metric) == metric and (score := _first(row, "score", metric)) is not None:
         interval = row.get("score_ci95")
         yield Claim(name, "score", _fraction(score), interval and (_fraction(interval[0]), _fraction(interval[1])))
     if (size := _first(row, "size_bytes", "bytes")) is not None:
@@ -165,51 +175,71 @@ def _of_report(folder: Path, old: Path, metric: str) -> Iterator[Claim]:
     if (speed_up := _first(row, "speed_up", "speedup")) is not None:
         yield Claim(name, "speed-up", speed_up)
     elif baseline and _is_same(path.parent, baseline.get("bundle"), old):
-        before, after = (one.get("latency_ms") for one in (_beside(content["rows"], row, baseline), row))
+        before, after = (one.get("latency_ms") for one in (_beside(rows, row, baseline), row))
         if before and after:
-            yield Claim(name, "speed-up", before["batch_1"]["p50"] / after["batch_1"]["p50"])
+            yield Claim(name, "speed-up", _median(before, path) / _median(after, path))
 
 
-def _rows(content: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _checked(row: Any, metric: str, where: str) -> dict[str, Any]:
+    """A report or a row of one, where what is read of it is of the type that it should be."""
+    kinds = SAID | {metric: float | None}
+    given = value(dict, row, where)
+    return given | {name: value(kind, given[name], f"{where}: {name}") for name, kind in kinds.items() if name in given}
+
+
+def _median(latency: dict[str, Any], path: Path) -> float:
+    """Of one text at a time."""
+    both = value(dict, latency.get("batch_1"), f"{path}: latency_ms.batch_1")
+    return value(Annotated[float, Within(1e-6)], both.get("p50"), f"{path}: latency_ms.batch_1.p50")
+
+
+def _rows(rows: list[dict[str, Any]], baseline: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The row of this folder in a report of several models (empty if it is not sure which), and the baseline's."""
-    rows, baseline = content["rows"], content.get("baseline")
     mine = [row for row in rows if _is_same(folder, row.get("bundle"), folder)]
     exactly = [row for row in mine if (folder / row["bundle"]).resolve() == folder.resolve()]
-    others = [row for row in rows if row["name"] not in (baseline, *HONEST)]
+    others = [row for row in rows if row.get("name") not in (baseline, *HONEST)]
     chosen = exactly or mine or (others if len(others) == 1 else [{}])
-    return chosen[0], next((row for row in rows if row["name"] == baseline), None)
+    return chosen[0], next((row for row in rows if row.get("name") == baseline is not None), None)
 
 
 def _beside(rows: Sequence[dict[str, Any]], row: Mapping[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
     """The baseline in the runtime of a row, as `Report.against` has it."""
     if row.get("exported_from") is None:
         return baseline
-    return next((one for one in rows if one.get("exported_from") == baseline["bundle"]), baseline)
+    return next((one for one in rows if one.get("exported_from") == baseline.get("bundle")), baseline)
 
 
 def _is_same(folder: Path, named: str | None, model: Path) -> bool:
     """Whether a path that a report in `folder` names is the model or the bundle it was exported from."""
-    return named is not None and (folder / named).resolve() in (model.resolve(), named_bundle(model)[0])
+    return (
+        named is not None
+        and "\0" not in named
+        and (folder / named).resolve() in (model.resolve(), named_bundle(model)[0])
+    )
 
 
 def _of_card(folder: Path, metric: str) -> Iterator[Claim]:
     """The result that the hub reads, rounded to four digits as `write_card` does it."""
     path = folder / "README.md"
-    if not path.is_file() or not path.read_text(encoding="utf-8").startswith("---"):
+    if not path.is_file() or not path.read_bytes().startswith(b"---"):
         return
     from huggingface_hub import ModelCard
 
     from bertjax.measure.card import METRIC_TYPES
 
-    data: Any = ModelCard.load(path).data
+    try:
+        data: Any = ModelCard.load(path).data
+    except Exception as error:  # YAML has an exception for every mistake, and the card has its own
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: its front matter is no model card's ({reason})") from None
     for result in data.eval_results or ():
         if result.metric_type == METRIC_TYPES.get(metric, metric):
-            value = _fraction(float(result.metric_value))
-            yield Claim(path.name, "score", value, (value - 5e-5, value + 5e-5))
+            score = _fraction(value(float, result.metric_value, f"{path}: metric value"))
+            yield Claim(path.name, "score", score, (score - 5e-5, score + 5e-5))
 
 
 def _first(row: Mapping[str, Any], *names: str) -> float | None:
-    return next((float(row[name]) for name in names if isinstance(row.get(name), int | float)), None)
+    return next((row[name] for name in names if row.get(name) is not None), None)
 
 
 def _fraction(score: float) -> float:

@@ -10,6 +10,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.text.sources import infer_task, load_examples
+from bertjax.text.tables import parquet_table
 from bertjax.text.tasks import Task
 
 TASK = Task("classification", labels=("bad", "good"))
@@ -244,3 +245,21 @@ def test_one_class_is_enough_once_the_classes_are_known():
     assert load_examples(rows, TASK).labels == ["good"]
     with pytest.raises(UserError, match="expected at least two classes"):
         infer_task(rows)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.timestamp("us"),
+        pyarrow.timestamp("us", tz="Mars/Phobos"),
+        pyarrow.timestamp("ns"),
+        pyarrow.list_(pyarrow.timestamp("ms")),
+        pyarrow.struct([("at", pyarrow.timestamp("ms"))]),
+    ],
+)
+def test_a_time_that_python_cannot_hold_stands_in_nobodys_way(kind, tmp_path):
+    far = 2**61 + 1
+    value = [far] if pyarrow.types.is_list(kind) else {"at": far} if pyarrow.types.is_struct(kind) else far
+    table = pyarrow.table({"when": pyarrow.array([value, value], kind), "text": ["a", "b"], "label": ["x", "y"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert parquet_table(tmp_path / "a.parquet").columns == {"text": ["a", "b"], "label": ["x", "y"]}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,77 @@ def test_the_model_card_claims_the_score_it_was_given(bundle: Path):
     assert claims_of(bundle, bundle, "f1") == ()
     (bundle / "README.md").write_text("# No front matter, no claim that a program could read")
     assert claims_of(bundle, bundle, "accuracy") == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows": 5}, "rows is 5; expected a list"),
+        ({"rows": [5]}, "rows[0] is 5; expected an object"),
+        ({"rows": {}}, "rows is {}; expected a list"),
+        ({"rows": [{"name": 5}]}, "rows[0]: name is 5; expected Unicode text"),
+        ({"rows": [{"bundle": ["."]}]}, "rows[0]: bundle is ['.']; expected Unicode text"),
+        ({"rows": [{"bundle": ".", "score": "0.9"}]}, 'rows[0]: score is "0.9"; expected a number'),
+        ({"rows": [{"bundle": ".", "score": True}]}, "rows[0]: score is true; expected a number"),
+        (
+            {"rows": [{"bundle": ".", "score": 0.9, "score_ci95": [0.8]}]},
+            "rows[0]: score_ci95 is [0.8]; expected a list",
+        ),
+        ({"rows": [{"bundle": ".", "score": 0.9, "score_ci95": 0.8}]}, "rows[0]: score_ci95 is 0.8; expected a list"),
+        ({"rows": [{"bundle": ".", "size_bytes": [1]}]}, "rows[0]: size_bytes is [1]; expected a number"),
+        ({"rows": [{"bundle": ".", "size_bytes": 10**400}]}, "rows[0]: size_bytes is 1000"),
+        ({"rows": [{"bundle": ".", "latency_ms": 3}]}, "rows[0]: latency_ms is 3; expected an object"),
+        ({"metric": 5}, "metric is 5; expected Unicode text"),
+        ({"accuracy": "high"}, 'accuracy is "high"; expected a number'),
+        ({"speed_up": [4]}, "speed_up is [4]; expected a number"),
+    ],
+)
+def test_a_report_that_holds_something_else_is_one_clear_line(bundle: Path, changes, said):
+    """What cannot be read is no claim that holds."""
+    (bundle / "report.json").write_text(json.dumps(changes))
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        claims_of(bundle, bundle, "accuracy")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("latency", [{"p50": 0}, {"p50": "8"}, {"p50": None}, {}, 5, None])
+def test_times_that_are_none_are_named(bundle: Path, latency):
+    rows = [{"name": "t", "bundle": ".", "latency_ms": {"batch_1": latency}}]
+    (bundle / "report.json").write_text(json.dumps({"rows": rows, "baseline": "t"}))
+    with pytest.raises(UserError, match=r"latency_ms\.batch_1(\.p50)? is .*; expected"):
+        claims_of(bundle, bundle, "accuracy")
+
+
+def test_rows_that_say_little_claim_little(bundle: Path):
+    for content in (
+        {"rows": []},
+        {"rows": [{}]},
+        {"rows": None},
+        {"rows": [{"bundle": "a\0b"}, {"bundle": "x" * 300}]},
+    ):
+        (bundle / "report.json").write_text(json.dumps(content))
+        assert claims_of(bundle, bundle, "accuracy") == ()
+
+
+@pytest.mark.parametrize(
+    "card", ["---\n: [\n---\n", "---\n\xff\n---\n", "---\nmodel-index: 5\n---\n", "---\n- a\n---\n"]
+)
+def test_a_card_that_is_none_is_named(bundle: Path, card):
+    (bundle / "README.md").write_bytes(card.encode("latin1"))
+    with pytest.raises(UserError, match=r"README\.md: its front matter is no model card's"):
+        claims_of(bundle, bundle, "accuracy")
+
+
+def test_a_card_whose_score_is_no_number_is_named(bundle: Path):
+    result = "{task: {type: x}, dataset: {type: x, name: x}, metrics: [{type: accuracy, value: high}]}"
+    card = f"---\nmodel-index:\n- name: m\n  results:\n  - {result}\n---\n"
+    (bundle / "README.md").write_text(card)
+    with pytest.raises(UserError, match='metric value is "high"; expected a number'):
+        claims_of(bundle, bundle, "accuracy")
+
+
+@pytest.mark.parametrize("names", [["a", "b"], {"a": 0}, {"1": "a", "2": "b"}, 5])
+def test_names_of_classes_in_other_forms_are_refused(bundle: Path, names):
+    (bundle / "config.json").write_text(json.dumps({"id2label": names}))
+    with pytest.raises(UserError, match=r"config\.json: id2label is .*; expected the name of each output"):
+        classes_of(bundle)
