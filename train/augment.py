@@ -80,6 +80,7 @@ class Config(Augment):
 
 def main(config: Config) -> Data:
     from bertjax.text.examples import chosen_by_text
+    from bertjax.text.facts import described
     from bertjax.text.sources import read_source
 
     from .log import note
@@ -89,6 +90,7 @@ def main(config: Config) -> Data:
     out, file = at(config.out), at(config.out) / "augmented.jsonl"
     task, examples = read_source(config.data.train, config.data.task, "train", labelled=False)
     examples = chosen_by_text(examples, config.data.rows)
+    note(described(examples))
     if task.kind in ("tokens", "qa"):
         raise UserError(
             f"{config.data.train}: the answers of a task of kind {task.kind} stand in the text, and would not fit one "

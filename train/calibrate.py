@@ -54,7 +54,7 @@ def main(config: Config) -> None:
     from bertjax.adaptive import calibrate
     from bertjax.adaptive.calibration import answers_at_exits
 
-    from .data import open_model, read_split, training_task
+    from .data import open_model, read_split, tell, training_task
     from .depth_table import report_depths
     from .log import note
     from .run import begin, finish
@@ -71,6 +71,7 @@ def main(config: Config) -> None:
     reported = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")
     if held_out.encoded.fingerprint == reported.encoded.fingerprint:
         raise UserError(f"--held_out and --data.eval are the same text, {config.held_out}: what chose is no proof.")
+    facts = tell(config.data, held_out, reported, "held_out", config.held_out)
     found = calibrate(
         bundle.config,
         *answers_at_exits(bundle.model, bundle.device_params, held_out.encoded),
@@ -85,7 +86,7 @@ def main(config: Config) -> None:
     exits = dataclasses.replace(bundle.config.exits, leaving=found.leaving)
     early = dataclasses.replace(bundle, config=bundle.config.replace(exits=exits))
     bertjax.save(early, out / "bundle")
-    result = report_depths(early, found, reported, config, out)
+    result = report_depths(early, found, reported, config, out, facts)
     finish(out, result, held_out=held_out.encoded.fingerprint, eval=reported.encoded.fingerprint)
 
 

@@ -42,7 +42,7 @@ class Data:
     metric: Metric = "auto"
     """The score that counts. auto takes the usual one of the kind."""
     max_length: int = 128
-    """Longest input in tokens. Longer text is cut, and counted in a warning."""
+    """Longest input in tokens. Longer text is cut, and counted before the first step and in the report."""
     rows: int | None = None
     """So many of the training examples, chosen by a hash of their text: always the same ones. None takes all."""
 

@@ -156,6 +156,8 @@ class Bench:
     """Rows of the training data."""
     taught: float
     """Passes over them that the teacher was trained for."""
+    facts: Any = ()
+    """What was said of the texts before the first step."""
     splits: dict[str, Any] = field(default_factory=dict)
     """The evaluation examples, by tokenizer."""
 
@@ -195,11 +197,12 @@ def main(config: Config) -> None:
 def set_up(config: Config, out: Path) -> Bench:
     """The teacher, made or found, and what there is to learn from."""
     from .compress import has_trained_head, resolve_model
-    from .data import training_examples, training_task
+    from .data import tell_first, training_examples, training_task
     from .run import read_record
 
     task = training_task(config.data)
     examples = training_examples(config.data, task, labelled=True)
+    facts = tell_first(config.data, config.trained or config.model, task)
     folders = []
     if config.trained or has_trained_head(config.model, task):
         teacher = resolve_model(config.trained or config.model)
@@ -208,7 +211,7 @@ def set_up(config: Config, out: Path) -> Bench:
         done = run_in_order(config.teacher, Context(config.model, config.data, str(out / "teacher")))
         teacher, folders = done[-1].bundle, [stage.bundle.parent for stage in done]
     taught = sum((read_record(folder) or {}).get("epochs", 0.0) for folder in folders)
-    return Bench(config, out, task, str(teacher), len(examples), taught)
+    return Bench(config, out, task, str(teacher), len(examples), taught, facts)
 
 
 def attempt(bench: Bench, row: Row, seed: int) -> Any:

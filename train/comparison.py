@@ -14,6 +14,7 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     from bertjax.measure.methods import Comparison, method_rows
 
     from .commands import asked
+    from .data import short
     from .fields import to_dict
     from .log import note
     from .run import versions
@@ -23,9 +24,8 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     note("measuring: scores and their intervals")
     rows, best = method_rows(task.metric, gold, methods)
     tokens, on, found = machine_costs(bench, {m.name: folder_of(bench, m) for m in methods if m.runs})
-    source = Path(config.data.eval).name if at(config.data.eval).exists() else config.data.eval
     return Comparison(
-        task=f"{task.kind} of {source}",
+        task=f"{task.kind} of {short(config.data.eval)}",
         metric=task.metric,
         device=on.device,
         threads=on.threads,
@@ -36,6 +36,7 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
         teacher_cost=f"training the teacher ({bench.taught * bench.examples:,.0f} passes)",
         config=to_dict(config),
         versions={**versions(), **on.versions},
+        texts=bench.facts,
     )
 
 

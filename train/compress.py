@@ -91,6 +91,7 @@ class Config:
 
 def main(config: Config) -> None:
     from .budget import MISSED
+    from .data import tell_first, training_task
     from .log import Log
     from .processes import alone, is_first
     from .run import begin, read_record
@@ -100,12 +101,13 @@ def main(config: Config) -> None:
     if begin(out, config):
         leave_if((read_record(out) or {}).get("missed"), MISSED)
         return
+    facts = tell_first(config.data, config.model, training_task(config.data))
     log = Log(out, "compressing", len(stages), start=None, quiet=not is_first())
     models = (try_candidates if config.chooses else run_stages)(config, out, log)
-    alone(lambda: conclude(config, models, out, log))
+    alone(lambda: conclude(config, models, out, log, facts))
 
 
-def conclude(config: Config, models: list[Model], out: Path, log: Any) -> None:
+def conclude(config: Config, models: list[Model], out: Path, log: Any, facts: Any) -> None:
     """Measures what came out, and says it."""
     from . import commands
     from .budget import MISSED, choose
@@ -117,10 +119,8 @@ def conclude(config: Config, models: list[Model], out: Path, log: Any) -> None:
     from .run import finish, update_record
 
     command, asked, task = commands.asked("compress", config), to_dict(config), training_task(config.data)
-    steps = next_steps(config, models, task)
-    report = prove(
-        models, config.data, out, asked=asked, task=task, next_steps=steps, command=command, base=config.model
-    )
+    told = {"next_steps": next_steps(config, models, task), "command": command, "base": config.model, "facts": facts}
+    report = prove(models, config.data, out, asked=asked, task=task, **told)
     kept, missed = models[-1], None
     if config.chooses:
         kept, report, missed = choose(report, models, config)

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from bertjax.errors import UserError
+from bertjax.paths import at
 
 from .common import Data
 from .log import note
@@ -16,7 +17,7 @@ class Split(NamedTuple):
 
 
 def read_split(data: Data, source: str, task: Any, tokenizer: Any, split: str, labelled: bool = True) -> Split:
-    """Reads and encodes one source, of a training split `data.rows` examples; says how many texts were cut."""
+    """Reads and encodes one source, of a training split `data.rows` examples."""
     from bertjax.text.encode import encode_examples
     from bertjax.text.examples import chosen_by_text
     from bertjax.text.sources import load_examples
@@ -24,10 +25,43 @@ def read_split(data: Data, source: str, task: Any, tokenizer: Any, split: str, l
     examples = load_examples(source, task, split, labelled=labelled)
     if split == "train":
         examples = chosen_by_text(examples, data.rows)
-    encoded = encode_examples(examples, task, tokenizer, data.max_length)
-    if encoded.truncated:
-        note(f"{source}: cut {encoded.truncated} of {len(examples)} texts to {data.max_length} tokens")
-    return Split(examples, encoded)
+    return Split(examples, encode_examples(examples, task, tokenizer, data.max_length))
+
+
+def tell(data: Data, train: Split | None, held_out: Split, role: str = "train", source: str | None = None) -> Any:
+    """Says what was read, before anything is learned from it, and returns it for the report (`Facts`). `train` is what
+    is learned or, by another `role`, chosen from; `source` names it where it is not `data.train`."""
+    from bertjax.text.facts import described, facts_of, overlap
+
+    learned = train and train.examples
+    sources = [(role, source or data.train, train, None)] if train else []
+    sources.append(("eval", data.eval, held_out, learned))
+    facts = tuple(
+        facts_of(role, short(name), one.examples, one.encoded, data.max_length, known)
+        for role, name, one, known in sources
+    )
+    shown = learned if learned and learned.labels is not None else held_out.examples
+    note(f"{described(shown)} (otherwise: --data.text, .label, .kind, .labels, .metric)")
+    for one in facts:
+        note(one.sentence())
+    if warning := overlap(facts):
+        note(f"warning: {warning}")
+    return facts
+
+
+def tell_first(data: Data, name: str, task: Any, learned: bool = True) -> Any:
+    """As `tell`, for who has read nothing yet: the text as the model of that name reads it; `learned` says whether the
+    training text is looked at at all."""
+    bundle, task = open_model(name, task, 0)
+    train = read_split(data, data.train, task, bundle.tokenizer, "train", labelled=False) if learned else None
+    return tell(data, train, read_split(data, data.eval, task, bundle.tokenizer, "test"))
+
+
+def short(source: str) -> str:
+    """A source as reports name it: a file without its folder."""
+    from pathlib import Path
+
+    return Path(source).name if at(source).exists() else source
 
 
 def training_examples(data: Data, task: Any, labelled: bool = False) -> Any:

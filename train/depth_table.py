@@ -1,5 +1,6 @@
 """The table of a model with exits: what each threshold costs in score and gains in layers, arithmetic and time."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ ROWS = 6
 """Thresholds in the table, of those tried."""
 
 
-def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path) -> dict[str, float]:
-    """Measures on text that chose nothing; writes OUT/report.json and OUT/report.md, and returns the main numbers."""
+def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, facts: Any = ()) -> dict[str, float]:
+    """Measures on text that chose nothing; writes OUT/report.json and OUT/report.md, and returns the main numbers.
+    `facts` say what was read."""
     import numpy as np
 
     from bertjax.adaptive.calibration import answers, answers_at_exits, chosen, depths_of
     from bertjax.adaptive.policies import first_exit, oracle_exit, policy_of
     from bertjax.measure import score
     from bertjax.measure.uncertainty import paired_difference_interval, score_interval
+    from bertjax.text.facts import paragraph
 
     from .fields import to_dict
     from .log import note
@@ -75,9 +78,10 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path) ->
         "held_out": [{**vars(t.leaving), **t._asdict(), "leaving": None} for t in found.tried],
         "config": to_dict(config),
         "versions": versions(),
+        "texts": [dataclasses.asdict(one) for one in facts],
     }
     (out / "report.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    text = markdown(content)
+    text = markdown(content) + (f"\n{paragraph(facts)}\n" if facts else "")
     (out / "report.md").write_text(text, encoding="utf-8")
     note(text)
     final = next((r for r in rows if r["name"].endswith("calibrated")), rows[1])

@@ -80,7 +80,7 @@ def main(config: Config, score: bool = True, thinner: Any = None) -> None:
     from bertjax.prune.masks import apply_masks
     from bertjax.text.batches import inputs_of, places_of
 
-    from .data import read_split, score_of, training_batches
+    from .data import read_split, score_of, tell, training_batches
     from .lessons import layer_by_layer, lessons
     from .loop import fit
     from .run import begin, finish, keep, update_record
@@ -95,6 +95,8 @@ def main(config: Config, score: bool = True, thinner: Any = None) -> None:
     train = read_split(config.data, config.data.train, task, teacher.tokenizer, "train", labelled)
     student = config.student.initialise(teacher, config.seed, train.encoded)
     held_out = read_split(config.data, config.data.eval, task, teacher.tokenizer, "test")
+    if score:
+        tell(config.data, train, held_out)
     if config.packed:
         check_packing(config, student.config, [t.config for t in teachers])
     data = training_batches(config, train.encoded, student.config)

@@ -39,7 +39,7 @@ def main(config: Config) -> None:
 
     from .commands import asked as asked_command
     from .compress import resolve_model, show
-    from .data import open_model, training_task
+    from .data import open_model, tell_first, training_task
     from .fields import to_dict
     from .log import note
     from .proof import Model, prove
@@ -61,9 +61,9 @@ def main(config: Config) -> None:
             models.append(model._replace(name=f"{model.name}-bfloat16", dtype="bfloat16"))
     if not learned:
         note("without --data.train no bag of words can be fitted to stand beside the models")
-    asked = to_dict(config)
-    command = asked_command("evaluate", config)
-    report = prove(models, config.data, at(config.out), asked=asked, task=task, command=command, words=learned)
+    facts = tell_first(config.data, str(models[0].folder), task, learned)
+    told = {"command": asked_command("evaluate", config), "words": learned, "facts": facts}
+    report = prove(models, config.data, at(config.out), asked=to_dict(config), task=task, **told)
     show(report)
     note(f"the report: {at(config.out) / 'report.md'}")
 

@@ -64,7 +64,7 @@ def main(config: Config, score: bool = True) -> None:
     from bertjax.losses import TASK_LOSSES, ponder_cost
     from bertjax.text.batches import inputs_of, places_of
 
-    from .data import open_model, read_split, score_of, to_be_changed, training_batches, training_task
+    from .data import open_model, read_split, score_of, tell, to_be_changed, training_batches, training_task
     from .loop import fit
     from .run import begin, finish, keep
     from .step import Term
@@ -81,6 +81,8 @@ def main(config: Config, score: bool = True) -> None:
     if config.student:
         bundle = config.student.initialise(bundle, config.seed, train.encoded)
     held_out = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")
+    if score:  # a stage of another run is told by that
+        tell(config.data, train, held_out)
     data = training_batches(config, train.encoded, bundle.config)
     task_loss = TASK_LOSSES[task.kind]
 
@@ -109,10 +111,12 @@ def average_of_runs(config: Config, out: Any, score: bool) -> None:
     import bertjax
     from bertjax.paths import write_text
 
-    from .data import open_model, read_split, score_of, training_task
+    from .data import open_model, read_split, score_of, tell_first, training_task
     from .processes import alone
     from .run import finish, keep, read_record, update_record
 
+    if score:
+        tell_first(config.data, config.model, training_task(config.data))
     folders = [out / f"run{number}" for number in range(config.runs)]
     for seed, folder in enumerate(folders, start=config.seed * config.runs):
         main(dataclasses.replace(config, runs=1, seed=seed, out=str(folder)), score=False)

@@ -4,11 +4,12 @@
     bertjax predict --model=runs/quickstart/bundle --input=reviews.txt --out=labels.jsonl
 
 For pairs of texts, a tab stands between the two. Each line of the answer holds `text`, `label` and `probabilities`,
-and the `depth` at which the text left, where the model lets texts leave early.
+and the `depth` at which the text left, where the model lets texts leave early. There is an answer for every line: of a
+blank one the label is null.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 TRAINS = False
 
@@ -38,17 +39,19 @@ def main(config: Config) -> None:
 
     from .log import note
 
-    lines = [line for line in read_lines(config.input) if line.strip()]
-    if not lines:
+    lines = read_lines(config.input)
+    given = [number for number, line in enumerate(lines) if line.strip()]
+    if not given:
         raise UserError(
             f"{'standard input' if config.input == '-' else config.input} holds no text; expected one a line."
         )
-    columns = [line.split("\t") for line in lines]
+    columns = [lines[number].split("\t") for number in given]
     counts = {len(row) for row in columns}
     if len(counts) > 1 or max(counts) > 2:
         odd = next(i for i, row in enumerate(columns) if len(row) > 2 or len(row) != len(columns[0]))
         raise UserError(
-            f"line {odd + 1} has {len(columns[odd])} columns; expected one text a line, or two with a tab between."
+            f"line {given[odd] + 1} has {len(columns[odd])} columns; expected one text a line, or two with a tab "
+            "between."
         )
     texts = [row[0] for row in columns]
     pairs = [row[1] for row in columns] if counts == {2} else None
@@ -56,33 +59,28 @@ def main(config: Config) -> None:
     predictions = bundle.predict(texts, pairs, batch_size=config.batch_size, max_length=config.max_length)
     if predictions.truncated:
         note(f"{predictions.truncated} of {len(texts)} texts were too long and lost their end")
-    answers = []
-    for i, line in enumerate(lines):
-        answer = {"text": line, "label": predictions.labels[i]}
+    answers: list[dict[str, Any]] = [{"text": line, "label": None} for line in lines]
+    for i, number in enumerate(given):
+        answer = answers[number]
+        answer["label"] = predictions.labels[i]
         if predictions.probabilities is not None:
             rounded = [round(float(p), 4) for p in predictions.probabilities[i]]
             answer["probabilities"] = dict(zip(bundle.config.labels, rounded, strict=True))
         if predictions.depths is not None:
             answer["depth"] = predictions.depths[i]
-        answers.append(json.dumps(answer, ensure_ascii=False, allow_nan=False))
-    write_lines(config.out, answers)
+    write_lines(config.out, [json.dumps(answer, ensure_ascii=False, allow_nan=False) for answer in answers])
 
 
 def read_lines(source: str) -> list[str]:
+    """The lines of a file or of standard input, as `bertjax.text.files` reads text; what ends none of its lines (a form
+    feed, U+2028) is part of one."""
     import sys
 
-    from bertjax.errors import UserError
     from bertjax.paths import local
+    from bertjax.text.files import decoded, read_text
 
-    try:
-        if source == "-":
-            return sys.stdin.buffer.read().decode("utf-8-sig").splitlines()
-        with local(source).open(encoding="utf-8-sig") as file:
-            return file.read().splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source}: byte {error.start} is not UTF-8; expected UTF-8 text.") from None
-    except OSError as error:
-        raise UserError(f"cannot read {source}: {error.strerror}.") from None
+    text = decoded(sys.stdin.buffer.read(), "standard input") if source == "-" else read_text(local(source))
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def write_lines(target: str, lines: list[str]) -> None:

@@ -1,7 +1,6 @@
 """From finished models to the report: predictions, the honest baselines, measurement, and what to try next."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .common import Data
@@ -34,9 +33,10 @@ def prove(
     command: str,
     base: str | None = None,
     words: bool = True,
+    facts: Any = (),
 ) -> Any:
     """Measures the models (the first is the baseline) and writes the report into `out`; with `words` beside a bag of
-    words, for which there is text to learn from.
+    words, for which there is text to learn from. `facts` is what `tell` said of the texts.
 
     Every model is scored on `data.eval`, which has chosen nothing: not a step, not a setting. Each bundle that lies in
     `out` gets its model card, which names the model `base` that they were made from.
@@ -50,12 +50,12 @@ def prove(
     from bertjax.paths import absolute, at, local
     from bertjax.text.tokenizer import Tokenizer
 
-    from .data import open_model, predict_exported, predict_split
+    from .data import open_model, predict_exported, predict_split, short
     from .log import note
     from .run import read_record, versions
 
     _, task = open_model(str(models[0].folder), task, 0)
-    source = named(data.eval)
+    source = short(data.eval)
     entries: list[Any] = []
     splits: dict[str, Any] = {}
     gold: Any = None
@@ -85,6 +85,7 @@ def prove(
         max_length=data.max_length,
         config={**asked, "eval_fingerprint": split.encoded.fingerprint},
         next_steps=next_steps,
+        facts=facts,
         notify=lambda doing: note(f"measuring: {doing}"),
     )
     report = dataclasses.replace(report, versions={**versions(), **report.versions})
@@ -95,16 +96,9 @@ def prove(
             measured.setdefault(at(absolute(origin)), model.name)
     for folder, name in measured.items():
         if at(absolute(out)) in folder.parents:
-            about = {"base": base, "learned_from": named(data.train) if words else None, "max_length": data.max_length}
+            about = {"base": base, "learned_from": short(data.train) if words else None, "max_length": data.max_length}
             write_card(folder, report, name, task=task, source=source, command=command, **about)
     return report
-
-
-def named(source: str) -> str:
-    """A file's name, without the folders that mean something on this machine alone."""
-    from bertjax.paths import at
-
-    return Path(source).name if at(source).exists() else source
 
 
 def evaluation_split(splits: dict[str, Any], data: Data, task: Any, tokenizer: Any) -> Any:

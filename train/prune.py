@@ -120,7 +120,7 @@ def main(config: Config, score: bool = True) -> None:
 
     from .cut import cut, thinned
     from .data import open_model as opened
-    from .data import read_split, score_of, to_be_changed, training_task
+    from .data import read_split, score_of, tell_first, to_be_changed, training_task
     from .distill import main as distil
     from .log import note
     from .processes import agree, alone
@@ -136,6 +136,8 @@ def main(config: Config, score: bool = True) -> None:
             f"{config.model} has no trained head; fine-tune it first (train.finetune). Before that, parts can go by "
             "--score=magnitude --recover=False alone."
         )
+    if score:
+        tell_first(config.data, config.model, task)
     if not (trained := not model.fresh):
         model = bertjax.load(config.model)  # the head that training will need comes then
     model = to_be_changed(model, config.model)

@@ -109,7 +109,7 @@ def main(config: Config, score: bool = True) -> None:
     from bertjax.quantize.calibration import calibration_of
 
     from .bits import assigned_rules
-    from .data import open_model, read_split, score_of, to_be_changed, training_task
+    from .data import open_model, read_split, score_of, tell, to_be_changed, training_task
     from .run import begin, finish, keep
 
     out = at(config.out)
@@ -125,6 +125,8 @@ def main(config: Config, score: bool = True) -> None:
     labelled = asked and any(type(loss).__name__ == "HardLabels" for loss in config.losses)
     train = read_split(config.data, config.data.train, task, model.tokenizer, "train", labelled)
     held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")
+    if score:
+        tell(config.data, train, held_out)
     if config.mean_bits is not None:
         batches = sample(train.encoded, config.texts, one_length=True)
         config = dataclasses.replace(config, weights=assigned_rules(config, model, batches, out))

@@ -52,7 +52,7 @@ def main(config: Config, score: bool = True) -> None:
     from bertjax.bundle import HEAD_OF_KIND, stored_config
     from bertjax.share import prune_vocabulary
 
-    from .data import open_model, read_split, score_of, training_examples, training_task
+    from .data import open_model, read_split, score_of, tell_first, training_examples, training_task
     from .log import note
     from .run import begin, finish
 
@@ -62,6 +62,8 @@ def main(config: Config, score: bool = True) -> None:
     task = None
     if stored_config(config.model).architecture.endswith(tuple(HEAD_OF_KIND.values())):
         bundle, task = open_model(config.model, training_task(config.data), 0)
+        if score and not bundle.fresh:
+            tell_first(config.data, config.model, task)
         examples = training_examples(config.data, task)
         texts = [*examples.texts, *(examples.pairs or ())]
     else:

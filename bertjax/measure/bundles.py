@@ -31,6 +31,7 @@ from bertjax.measure.report import HONEST, Comparison, Flip, PeakMemory, Percent
 from bertjax.measure.scores import score
 from bertjax.measure.uncertainty import paired_difference_interval, paired_p_value, score_interval
 from bertjax.paths import absolute, local
+from bertjax.text.facts import Facts
 from bertjax.text.tasks import Task
 
 FLIPS = 3  # texts shown of each kind: enough to see what sort of text it is
@@ -66,12 +67,14 @@ def measure_bundles(
     threads: int | None = None,
     config: Mapping[str, Any] | None = None,
     next_steps: Sequence[tuple[str, str]] = (),
+    facts: tuple[Facts, ...] = (),
     notify: Callable[[str], None] = lambda message: None,
 ) -> Report:
     """Measure every entry and compare it with the baseline (a bundle) and with the honest rows.
 
     `labels` and predictions are in the form that `score` compares, `texts` and `pairs` the words that are timed (a
-    random `sample` of them). `notify` hears what is being done; it takes about a minute.
+    random `sample` of them), `facts` what is known of how they were read. `notify` hears what is being done; it takes
+    about a minute.
     """
     names = [entry.name for entry in entries]
     if baseline not in names:
@@ -117,6 +120,7 @@ def measure_bundles(
         versions={name: version for timing in timings.values() for name, version in timing.versions.items()},
         flips=_flips(task, by_name, baseline, labels, texts, pairs),
         next_steps=tuple(next_steps),
+        texts=facts,
     )
     return dataclasses.replace(report, comparisons=_comparisons(report, by_name, labels))
 

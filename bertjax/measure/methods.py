@@ -19,6 +19,7 @@ from bertjax.measure.report import Latency, Percentiles
 from bertjax.measure.scores import score
 from bertjax.measure.uncertainty import holm, mean_difference_interval, mean_interval, mean_p_value
 from bertjax.paths import added, at, write_text
+from bertjax.text.facts import Facts
 
 TEACHER, NO_TEACHER, MORE_EPOCHS, BAG_OF_WORDS = "teacher", "no_teacher", "more_epochs", "bag_of_words"
 BUILT_IN = (TEACHER, NO_TEACHER, MORE_EPOCHS, BAG_OF_WORDS)
@@ -98,6 +99,8 @@ class Comparison:
     teacher_cost: str
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    texts: tuple[Facts, ...] = ()
+    """What was read: how many texts were cut, left out, or stand in the training text, too."""
 
     def row(self, name: str) -> MethodRow:
         return next(row for row in self.rows if row.name == name)

@@ -24,6 +24,7 @@ from bertjax.measure.words import (
     p_text,
     short_number,
 )
+from bertjax.text.facts import overlap, paragraph
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,6 +106,8 @@ def verdicts(report: Comparison) -> list[str]:
     """What the numbers say: each row against no teacher, the rows against more epochs, the best, the seeds."""
     rows = [row for row in report.rows if row.name not in (TEACHER, NO_TEACHER)]
     said = [_against_no_teacher(row, len(rows)) for row in rows if row.score is not None]
+    if warning := overlap(report.texts):
+        said.insert(0, f"**Mind that {warning}**.")
     said += [_against_more_epochs(report), _best(report), _teacher(report), _seeds(report), _time(report)]
     said += [
         f"**{title(row.name)}**, seed {seed}, failed: {one_line((why.splitlines() or [why])[0])}"
@@ -209,6 +212,7 @@ def markdown(report: Comparison, picture: str) -> str:
 def how_measured(report: Comparison) -> str:
     """One paragraph that says what the columns mean."""
     exact = f"; of one seed it is {interval_name(report.metric)}" if report.metric in RIGHT_OR_WRONG else ""
+    texts = f"{paragraph(report.texts)} ".lstrip()
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return (
         f"Scores are times 100, means over the seeds; the 95 % interval is {BOOTSTRAP}, each with the answers of all "
@@ -221,8 +225,8 @@ def how_measured(report: Comparison) -> str:
         "time of one text, measured once for all rows of one shape, each shape in a process of its own, the processes "
         "taking turns. "
         f"FLOPs are those of one text of the median length. Device: {report.device}, {report.threads} threads; texts "
-        f"have {report.lengths.p50:g} tokens in the median, {report.lengths.p95:g} at the 95th percentile. Versions: "
-        f"{versions}."
+        f"have {report.lengths.p50:g} tokens in the median, {report.lengths.p95:g} at the 95th percentile. {texts}"
+        f"Versions: {versions}."
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.paths import added, at, joined, relative
+from bertjax.text.facts import Facts
 
 WITHOUT_TEACHER = "same small model, trained without a teacher"
 BAG_OF_WORDS = "bag of words"
@@ -121,6 +122,8 @@ class Report:
     """(what to try, the command that does it)."""
     conclusion: str = ""
     """What was decided from these numbers."""
+    texts: tuple[Facts, ...] = ()
+    """What was read: how many texts were cut, left out, or stand in the training text, too."""
 
     def __post_init__(self):
         names = [row.name for row in self.rows]
@@ -169,7 +172,8 @@ def read_report(path: str | os.PathLike) -> Report:
     file = at(path)
     content = json.loads(file.read_text(encoding="utf-8"))
     rows = tuple(_row(row, file.parent) for row in content.pop("rows"))
-    return Report(**content | {"rows": rows, "lengths": Percentiles(**content["lengths"])})
+    texts = tuple(Facts(**one | {"notes": tuple(one["notes"])}) for one in content.get("texts", ()))
+    return Report(**content | {"rows": rows, "lengths": Percentiles(**content["lengths"]), "texts": texts})
 
 
 def _row(content: dict[str, Any], folder: os.PathLike) -> Row:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bertjax.measure.report import HONEST, Comparison, Flip, Report, Row
 from bertjax.measure.scores import RIGHT_OR_WRONG
+from bertjax.text.facts import overlap, paragraph
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,8 +120,9 @@ def rich_table(report: Report) -> "Table":
 
 
 def verdicts(report: Report) -> list[str]:
-    """What the numbers say, a sentence or two for each model that is neither the baseline nor an honest row."""
-    sentences = []
+    """What the numbers say, a sentence or two for each model that is neither the baseline nor an honest row; first of
+    all, where it is so, that their texts are not new."""
+    sentences = [f"**Mind that {warning}**."] if (warning := overlap(report.texts)) else []
     for row in report.rows:
         if row.name == report.baseline or row.name in HONEST:
             continue
@@ -243,10 +245,11 @@ def _flips(report: Report) -> str:
 
 def how_measured(report: Report) -> str:
     """One paragraph that says what the columns mean."""
+    texts = f"{paragraph(report.texts)} ".lstrip()
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return (
         f"Device: {report.device}, {report.threads} threads. Texts have {report.lengths.p50:g} tokens in the median, "
-        f"{report.lengths.p95:g} at the 95th percentile. Scores are times 100; their 95 % interval is "
+        f"{report.lengths.p95:g} at the 95th percentile. {texts}Scores are times 100; their 95 % interval is "
         f"{interval_name(report.metric)}; p compares a row with *{report.baseline}* on the same examples (McNemar's "
         "exact test for accuracy, else a permutation test). Size counts stored weights. FLOPs are those of one text of "
         "the median length, memory is what one compiled call holds at once: parameters, inputs, outputs and "

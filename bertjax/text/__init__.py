@@ -7,6 +7,7 @@
     tasks        what a data set asks for: columns, kind, label names, metric; a model's own label order
     sources      `load_examples`: files, TFDS, lists, the demo; each reader returns a `Table`
     examples     a table's cells as texts and answers, or one error naming source, line and column
+    facts        what was read: classes, texts that were cut, that are in two files, words that are not known
     tokenizer    text to ids, exactly those of `transformers`
     encode       examples to pieces, once, before training
     batches      buckets or packing, in an order that any number of processes share and that can be resumed anywhere

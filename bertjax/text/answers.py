@@ -19,7 +19,8 @@ def tags_or_answers(logits: Sequence[np.ndarray], encoded: Encoded, examples: Ex
     if encoded.task.kind == "tokens":
         return predicted_tags(logits, encoded, examples)
     starts, ends = ([row[:, side] for row in logits] for side in (0, 1))
-    return best_answers(starts, ends, encoded, examples)
+    # Where answers are known, each question has one; elsewhere a model that learned to say so may find none.
+    return best_answers(starts, ends, encoded, examples, may_be_empty=examples.labels is None)
 
 
 def predicted_tags(logits: Sequence[np.ndarray] | np.ndarray, encoded: Encoded, examples: Examples) -> list[list[str]]:

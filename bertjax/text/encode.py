@@ -48,6 +48,8 @@ class Encoded:
     """tokens: the word whose first piece stands here, else -1."""
     spans: Int32[np.ndarray, "pieces 2"] | None = None
     """qa: the characters of the context this piece covers, [start, end); -1 outside the context."""
+    unknown: float = 0.0
+    """Share of the pieces, [CLS] and [SEP] aside, that are [UNK]."""
 
     def __len__(self) -> int:
         return len(self.example)
@@ -79,12 +81,14 @@ def encode_examples(
     truncated = int(arrays.pop("truncated").sum())
     offsets = np.concatenate([[0], np.cumsum(arrays.pop("lengths"), dtype=np.int64)])
     labels = arrays.pop("labels", None) if task.kind in ("tokens", "qa") else sentence_labels(examples, task)
+    words = ~np.isin(arrays["ids"], (tokenizer.cls_id, tokenizer.sep_id))
+    unknown = float((arrays["ids"] == tokenizer.unk_id).sum() / max(1, words.sum()))
     digest = hashlib.sha256()
     for array in (arrays["ids"], arrays["type_ids"], offsets, labels):
         digest.update(b"none" if array is None else f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return Encoded(
         task, offsets=offsets, labels=labels, pad_id=tokenizer.pad_id, truncated=truncated,
-        fingerprint=digest.hexdigest(), **arrays,
+        fingerprint=digest.hexdigest(), unknown=unknown, **arrays,
     )  # fmt: skip
 
 

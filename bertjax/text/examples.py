@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from bertjax.errors import UserError
-from bertjax.text.labels import guess_kind, typed_labels
+from bertjax.text.labels import as_list, guess_kind, is_integer, read_labels
 from bertjax.text.table import Table, choose_columns
 from bertjax.text.tasks import METRICS, Task
 from bertjax.text.tokenizer import is_unicode
@@ -26,7 +26,8 @@ class Examples:
     `labels` is None for unlabelled text, else one entry per text: a class name; a float (regression); a list of names
     (multi_label); a list of tags (tokens); or `{"text": [...], "answer_start": [...]}` (qa, where `texts` are the
     questions and `pairs` the contexts). For tokens `words` holds each text's words, joined by single spaces in `texts`.
-    `groups` names what must not be torn apart by a split (the film of a review).
+    `groups` names what must not be torn apart by a split (the film of a review). `task` says how they were read, its
+    columns included; `notes` what happened that a reader of the file might not expect, as rows that were left out.
     """
 
     texts: list[str]
@@ -35,6 +36,8 @@ class Examples:
     words: list[list[str]] | None = None
     groups: list[str] | None = None
     source: str = "examples in memory"
+    task: Task = Task()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -62,38 +65,33 @@ def chosen_by_text(examples: Examples, count: int | None) -> Examples:
 
 
 def make_examples(table: Table, task: Task) -> tuple[Task, Examples]:
-    """The task with nothing left open, and the table's rows as it wants them.
-
-    An open `kind` is guessed from the cells: numbers with a fraction are regression, lists several labels (or, next to
-    lists of words, tags), a SQuAD answer is qa, the rest classification. Open `labels` become the names in the
-    source's own order or sorted (numerically where all are integers). Where the task's labels are names and the cells
-    numbers, the number is the position, as in GLUE's files.
-    """
+    """The task with nothing left open, and the table's rows as it wants them, but for those without a label. How labels
+    are read, and what is found out from them, stands in `bertjax.text.labels`."""
     if len(table) == 0:
         raise UserError(f"{table.source}: there are no examples in it; expected at least one row")
     task = choose_columns(table, task)
-    text, label = task.text, task.label
-    assert text is not None
-    if task.kind == "auto":
-        task = dataclasses.replace(task, kind=guess_kind(table, task))
-    if task.metric == "auto":
-        task = dataclasses.replace(task, metric=usual_metric(table, task))
-    words = word_lists(table, text) if task.kind == "tokens" else None
-    texts = [" ".join(row) for row in words] if words else check_texts(table, text)
+    labels, notes = None, ()
+    if task.label is not None:
+        task, rows, labels, notes = read_labels(table, task.label, task)
+        table = table.take(rows) if len(rows) < len(table) else table
+    elif task.kind == "auto":
+        task = dataclasses.replace(task, kind=guess_kind(table, None, task))
+    task = dataclasses.replace(task, metric=fitting_metric(table, task))
+    assert task.text is not None
+    words = word_lists(table, task.text) if task.kind == "tokens" else None
+    texts = [" ".join(row) for row in words] if words else check_texts(table, task.text)
     pairs = check_texts(table, task.text_pair) if task.text_pair else None
     if task.kind == "qa" and pairs is None:
         raise UserError(
             f"{table.source}: qa needs the questions in `text` and the contexts in `text_pair`\n{table.listing()}"
         )
-    labels = None
-    if label is not None:
-        task, labels = typed_labels(table, label, task)
+    if task.label is not None and labels is not None:
         if words is not None:
-            check_tags(table, label, words, labels)
+            check_tags(table, task.label, words, labels)
         if task.kind == "qa" and pairs is not None:
-            check_answers(table, label, pairs, labels)
+            check_answers(table, task.label, pairs, labels)
     groups = table.columns[table.groups] if table.groups else None
-    return task, Examples(texts, pairs, labels, words, groups, table.source)
+    return task, Examples(texts, pairs, labels, words, groups, table.source, task, notes)
 
 
 def plain_texts(table: Table, column: str | None) -> list[str]:
@@ -106,10 +104,18 @@ def plain_texts(table: Table, column: str | None) -> list[str]:
     return ["\n".join(cells) for cells in zip(*map(read, names), strict=True)]
 
 
-def usual_metric(table: Table, task: Task) -> str:
-    """The published metric of a known layout where it fits the kind, else the kind's first."""
+def fitting_metric(table: Table, task: Task) -> str:
+    """The task's metric; an open one is the published one of a known layout where it fits, else the kind's first."""
+    two = len(task.labels) in (0, 2)
+    if task.metric == "f1" and not two:
+        raise UserError(
+            f"{table.source}: metric f1 is of one class of two, there are {len(task.labels)}; expected f1_macro or "
+            "accuracy"
+        )
+    if task.metric != "auto":
+        return task.metric
     implied = "f1" if task.label in F1_COLUMNS else table.metric
-    return implied if implied in METRICS[task.kind] else METRICS[task.kind][0]
+    return implied if implied in METRICS[task.kind] and (two or implied != "f1") else METRICS[task.kind][0]
 
 
 def check_texts(table: Table, column: str) -> list[str]:
@@ -126,13 +132,14 @@ def check_texts(table: Table, column: str) -> list[str]:
 
 def word_lists(table: Table, column: str) -> list[list[str]]:
     """A column of lists of words, none of them empty."""
-    for row, words in enumerate(table.columns[column]):
+    cells = [as_list(cell) for cell in table.columns[column]]
+    for row, words in enumerate(cells):
         if not isinstance(words, list) or not words:
             raise table.error(row, column, f"expected a list of words, found {words!r}")
         for word in words:
             if not is_unicode(word) or not word.strip():
                 raise table.error(row, column, f"expected a word, found {word!r}")
-    return table.columns[column]
+    return cells
 
 
 def check_tags(table: Table, column: str, words: list[list[str]], labels: list) -> None:
@@ -141,7 +148,18 @@ def check_tags(table: Table, column: str, words: list[list[str]], labels: list) 
         if len(tags) != len(words[row]):
             raise table.error(row, column, f"expected a tag for each of {len(words[row])} words, found {len(tags)}")
         if wrong := [tag for tag in tags if tag != "O" and not re.match("[BI]-.", tag)]:
-            raise table.error(row, column, f'"{wrong[0]}" is no IOB tag; expected O, B-NAME or I-NAME')
+            raise table.error(
+                row, column, f'"{wrong[0]}" is no IOB tag; expected O, B-NAME or I-NAME\n{advice(wrong[0])}'
+            )
+
+
+def advice(tag: str) -> str:
+    """What to do about a tag of another notation, of which entity F1 would say something else."""
+    if re.match("[ESLU]-.", tag):
+        return "of BIOES and BILOU, write S- and U- as B-, E- and L- as I-: the same entities"
+    if is_integer(tag):
+        return "name the numbers with `labels`, in their order"
+    return "plain tags of words, as parts of speech, are not supported: the score is of entities"
 
 
 def check_answers(table: Table, column: str, contexts: list[str], labels: list) -> None:

@@ -1,6 +1,7 @@
 """A data file's text: opened, unpacked and decoded, each with its own clear error."""
 
 import bz2
+import codecs
 import difflib
 import gzip
 import zlib
@@ -8,12 +9,19 @@ from pathlib import Path
 
 from bertjax.errors import UserError
 
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 PACKED = {".gz": gzip.decompress, ".bz2": bz2.decompress}
 
 
 def ending(path: Path) -> str:
     """The ending that says what is inside: `.tsv` for both `train.tsv` and `train.tsv.gz`."""
-    return Path(path.stem if path.suffix in PACKED else path.name).suffix
+    return Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
 
 
 def check_exists(path: Path) -> None:
@@ -30,22 +38,36 @@ def check_exists(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The whole text of a file in UTF-8 (with or without byte order mark), unpacked if it ends in .gz or .bz2."""
+    """The whole text of a file, unpacked if it ends in .gz or .bz2."""
     try:
         content = path.read_bytes()
-        content = PACKED.get(path.suffix, bytes)(content)
+        content = PACKED.get(path.suffix.lower(), bytes)(content)
     except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: damaged or incomplete {path.suffix} file ({error})") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not content:
         raise UserError(f"{path}: the file is empty; expected at least one row")
+    return decoded(content, str(path))
+
+
+def decoded(content: bytes, source: str) -> str:
+    """Bytes as text: UTF-8, or what their byte order mark says; lines end where a line feed is, or a carriage return
+    where there is no line feed at all."""
+    # That of UTF-32 begins with that of UTF-16.
+    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         place = error.start - content.rfind(b"\n", 0, error.start)
         raise UserError(
-            f"{path}, line {line}, byte {place}: 0x{content[error.start]:02x} cannot be decoded; expected UTF-8 text\n"
-            f"convert the file first, for instance: iconv -f latin1 -t utf-8 {path.name} > fixed"
+            f"{source}, line {line}, byte {place}: 0x{content[error.start]:02x} cannot be decoded; expected UTF-8 text"
+            f"\nconvert the file first, for instance: iconv -f latin1 -t utf-8 {Path(source).name} > fixed"
         ) from None
+    if text.count("\0") > len(text) / 4:
+        raise UserError(
+            f"{source}: many of its bytes are 0, as in UTF-16 without its mark; expected UTF-8 text\n"
+            f"convert the file first, for instance: iconv -f utf-16le -t utf-8 {Path(source).name} > fixed"
+        )
+    return text.replace("\r", "\n") if "\n" not in text else text

@@ -1,65 +1,230 @@
 """From label cells to answers: a name, a score, several names, a tag per word, or a span of the context.
 
-Files say "1", JSON says 1, a table with gaps says 1.0 and TFDS says position 1 of a list of names; after this module
-all of them are the same class name, and the order of the names is the order of the model's outputs.
+One function, `read_labels`, reads the column from which a task is inferred and every later one, so that the two cannot
+disagree. What the task says already (`kind`, `labels`) is never overruled; for the rest the first rule that fits holds,
+and where two readings make sense it asks for one of these fields instead of taking either.
+
+cells   A text that begins with [ is a list, as JSON or Python writes it. 1, 1.0, "1", "1.0" and "+1" are one name, "1".
+kind    objects                                   qa
+        lists, the text a list of words           tokens
+        lists, else                               multi_label
+        numbers with a fraction                   regression
+        whole numbers with a point (1.0)          classification up to `FEW` different ones, else regression
+        everything else                           classification
+asked   Numbers with a decimal comma; several names in a cell ("joy|anger", or with ; or a comma) that are in others
+        too; IOB tags beside a text that is no list of words; more than `FEW` different names, most of which occur once.
+none    In classification, "-" says that annotators did not agree, -1 and -100 that there is no label: such rows are
+        left out and counted. They are names where the task's labels hold them, "-" beside "+", -1 beside other negative
+        numbers or beside 1 alone. -1 beside 0 and 1 is asked about. An empty cell is an error.
+names   Of several labels, lists of 0 and 1 (or false and true) in which one of both occurs twice are indicators, one
+        for each of the task's labels, and so are pairs of 0 and 1; without labels the classes are LABEL_0, LABEL_1, ...
+        Numbers in the cells are positions in the task's labels where none of these is a number itself, as in GLUE's
+        files; they stand for nothing else than themselves where one is. Labels that are open become the names in the
+        source's own order, else sorted, numerically where all are numbers.
 """
 
+import ast
 import dataclasses
+import json
 import math
-from collections.abc import Iterable
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from bertjax.errors import UserError
 from bertjax.text.table import Table
 from bertjax.text.tasks import Kind, Task
+from bertjax.text.tokenizer import is_unicode
+
+FEW = 20
+"""So many different numbers with a point are classes at most."""
+MARKS = "|;,"
+"""What may stand between several names in one cell, the first that occurs."""
 
 
-def guess_kind(table: Table, task: Task) -> Kind:
-    """The kind that the cells speak for; unlabelled text counts as classification."""
-    given = [cell for cell in table.columns[task.label] if not is_missing(cell)] if task.label else []
-    first = given[0] if given else None
-    if isinstance(first, dict):
-        return "qa"
-    if task.text and isinstance(next(iter(table.columns[task.text]), None), list):
-        return "tokens"
-    if isinstance(first, list):
-        return "multi_label"
-    numeric = bool(given) and all(as_number(cell) is not None for cell in given)
-    if numeric and not task.labels and not all(is_integer(cell) for cell in given):
-        return "regression"
+class Read(NamedTuple):
+    """What a label column says."""
+
+    task: Task
+    """With kind and labels known."""
+    rows: list[int]
+    """The rows that have a label."""
+    answers: list | None
+    """One for each of these rows, as the task's kind has it; None where no row of a class has one."""
+    notes: tuple[str, ...]
+    """What happened that a reader of the file might not expect."""
+
+
+def read_labels(table: Table, column: str, task: Task) -> Read:
+    """The task with kind and labels known, and the column's answers; the rules stand above.
+
+    Raises:
+      UserError: A cell that cannot be read as the kind wants it, a label that is none of the task's, or more than one
+        sensible reading.
+    """
+    cells = [unpacked(table, column, row, task.kind) for row in range(len(table))]
+    if task.kind == "auto":
+        task = dataclasses.replace(task, kind=guess_kind(table, column, task, cells))
+    rows, notes = list(range(len(cells))), []
+    if task.kind == "classification":
+        answers = typed(table, column, cells, read_name)
+        nothing = without_label(table, column, task, set(answers))
+        rows = [row for row, name in enumerate(answers) if name not in nothing]
+        if len(rows) < len(answers):
+            listed = " or ".join(f'"{name}"' for name in sorted(nothing))
+            notes.append(f"left out {len(answers) - len(rows)} of {len(answers)} whose label is {listed}")
+        if not rows:
+            return Read(task, list(range(len(cells))), None, (f"no label: all are {listed}",))
+        task, nested, note = named(table.take(rows), column, task, [[answers[row]] for row in rows])
+        return Read(task, rows, [name for (name,) in nested], (*notes, *note))
+    if task.kind == "multi_label":
+        return Read(*several(table, column, task, cells, rows))
+    answers = typed(table, column, cells, READERS[task.kind])
+    if task.kind == "tokens":
+        task, answers, notes = named(table, column, task, answers)
+    return Read(task, rows, answers, tuple(notes))
+
+
+def guess_kind(table: Table, column: str | None, task: Task, cells: Sequence[Any] = ()) -> Kind:
+    """The kind that the unpacked cells speak for; unlabelled text counts as classification."""
+    words = bool(task.text) and isinstance(as_list(next(iter(table.columns[task.text or ""]), None)), list)
+    given = [(row, cell) for row, cell in enumerate(cells) if not is_missing(cell)]
+    if not given or column is None:
+        return "tokens" if words and not cells else "classification"
+    for form in (dict, list):
+        if isinstance(given[0][1], form):
+            if odd := [row for row, cell in given if not isinstance(cell, form)]:
+                kind = "object" if form is dict else "list"
+                raise table.error(odd[0], column, f"expected a {kind} as in the rows before, found {cells[odd[0]]!r}")
+            return "qa" if form is dict else "tokens" if words else "multi_label"
+    if task.labels:
+        return "classification"
+    numbers = [as_number(cell) for _, cell in given]
+    if None not in numbers and not all(is_integer(cell) for _, cell in given):
+        whole = all(number.is_integer() for number in numbers)  # type: ignore[union-attr]
+        return "classification" if whole and len(set(numbers)) <= FEW else "regression"
+    ask(table, column, given)
     return "classification"
 
 
-def typed_labels(table: Table, column: str, task: Task) -> tuple[Task, list]:
-    """The task with its labels known, and the label column as the task's kind has it."""
-    read = READERS[task.kind]
+def ask(table: Table, column: str, given: list[tuple[int, Any]]) -> None:
+    """A `UserError` where names may well be something else."""
+    texts = [(row, str(cell).strip()) for row, cell in given]
+    commas = [row for row, text in texts if re.fullmatch(r"[+-]?[\d.]*\d,\d+", text)]
+    if commas and all(re.fullmatch(r"[+-]?[\d.]*\d(,\d+)?", text) for _, text in texts):
+        raise table.error(
+            commas[0],
+            column,
+            f"{dict(texts)[commas[0]]!r} may be a number or several labels\n"
+            "write numbers with a point; with `kind` multi_label these are labels, with classification names",
+        )
+    for mark in MARKS:
+        parts = {text: {part.strip() for part in text.split(mark)} for _, text in texts}
+        cells_with = Counter(part for several in parts.values() for part in several)
+        for row, text in texts:
+            if len(parts[text]) > 1 and all(part and cells_with[part] > 1 for part in parts[text]):
+                raise table.error(
+                    row,
+                    column,
+                    f'"{text}" may be several labels or one, for other cells hold its parts\n'
+                    "give `kind`: multi_label for several, classification for one",
+                )
+    names = Counter(text for _, text in texts)
+    if len(names) > FEW and sum(count == 1 for count in names.values()) > len(given) / 2:
+        raise table.error(
+            given[0][0],
+            column,
+            f"{len(names)} different labels, most of which occur once, in {len(given)} rows\n"
+            "give `kind`: classification for classes, regression for numbers; or another column as `label`",
+        )
+
+
+def typed(table: Table, column: str, cells: Sequence[Any], read: Any) -> list:
+    """Every cell read, or a `UserError` that names it."""
     answers = []
-    for row, cell in enumerate(table.columns[column]):
+    for row, cell in enumerate(cells):
         try:
             answers.append(read(cell))
         except ValueError as error:
             raise table.error(row, column, str(error)) from None
-    if task.kind in ("regression", "qa"):
-        return task, answers
-    if task.kind == "classification":
-        task, nested = name_labels(table, column, task, [[name] for name in answers])
-        return task, [name for (name,) in nested]
-    return name_labels(table, column, task, answers)
+    return answers
 
 
-def name_labels(table: Table, column: str, task: Task, answers: list[list[str]]) -> tuple[Task, list[list[str]]]:
+def without_label(table: Table, column: str, task: Task, used: set[str]) -> set[str]:
+    """Which of the names used say that there is no label."""
+    known = set(map(as_name, task.labels))
+    nothing = {"-100"} & (used - known) | ({"-"} & (used - known) if "+" not in used else set())
+    others = used - nothing - {"-1"}
+    if "-1" not in used - known or others == {"1"} or any(is_integer(name) and int(name) < 0 for name in others):
+        return nothing
+    if others and others <= {"0", "1"} and not others <= known:
+        if known:
+            return nothing  # and so an unknown label
+        raise UserError(
+            f'{table.source}, column "{column}": -1 may be a class beside 0 and 1, or say that there is no label\n'
+            "give `labels`: -1 0 1 for three classes, 0 1 to leave such rows out"
+        )
+    return nothing | {"-1"}
+
+
+def named(
+    table: Table, column: str, task: Task, answers: list[list[str]]
+) -> tuple[Task, list[list[str]], tuple[str, ...]]:
     """Names checked against the task's labels, which are filled from the data where open; positions become names."""
     used = {name for names in answers for name in names}
     if not task.labels:
         task = dataclasses.replace(task, labels=found_labels(table, column, used, multiple=task.kind == "multi_label"))
-    names = {name: name for name in task.labels}
+    names, note = {as_name(name): name for name in task.labels}, ()
     positions = {str(position): name for position, name in enumerate(task.labels)}
-    if used.isdisjoint(names) and used <= positions.keys():
+    if used and not any(is_integer(name) for name in names) and used <= positions.keys():
         names = positions
+        read = ", ".join(f"{number} = {positions[number]}" for number in sorted_names(used)[:FEW])
+        note = (f"read class numbers as positions: {read}",)
     if used <= names.keys():
-        return task, [[names[name] for name in row] for row in answers]
+        return task, [[names[name] for name in row] for row in answers], note
     row, name = next((row, name) for row, names_here in enumerate(answers) for name in names_here if name not in names)
-    raise table.error(row, column, f'unknown label "{name}"; expected one of: {", ".join(task.labels)}')
+    known = ", ".join(task.labels[:FEW])
+    raise table.error(row, column, f'unknown label "{name}"; expected one of: {known}')
+
+
+def several(
+    table: Table, column: str, task: Task, cells: Sequence[Any], rows: list[int]
+) -> tuple[Task, list[int], list[list[str]], tuple[str, ...]]:
+    """Lists of names, or of an indicator for each class."""
+    known = set(map(as_name, task.labels))
+    single = [cell for cell in cells if isinstance(cell, str) and as_name(cell) not in known]
+    mark = next((mark for mark in MARKS if any(mark in cell for cell in single)), ",")
+    answers = typed(table, column, cells, lambda cell: read_names(cell, mark, known))
+    if not are_indicators([row for row in answers if row], known):
+        names = {name for row in answers for name in row}
+        if names and not known and all((as_number(name) or 0) % 1 for name in names):
+            raise table.error(0, column, "expected names of classes, or 0 and 1 for each; found probabilities")
+        if "O" in names and any(re.match("[BI]-.", name) for name in names):
+            raise table.error(0, column, "these are tags of words: expected the text as a list of words, too")
+        task, answers, notes = named(table, column, task, answers)
+        return task, rows, answers, notes
+    width = len(task.labels) or len(table.label_names.get(column, ())) or max(map(len, answers))
+    for row, bits in enumerate(answers):
+        if len(bits) != width:
+            raise table.error(row, column, f"expected {width} times 0 or 1, one for each class, found {len(bits)}")
+    labels = task.labels or table.label_names.get(column) or tuple(f"LABEL_{place}" for place in range(width))
+    chosen = [
+        [name for name, bit in zip(labels, bits_of(bits), strict=True) if bit in ("1", "true")] for bits in answers
+    ]
+    return dataclasses.replace(task, labels=labels), rows, chosen, ()
+
+
+def are_indicators(rows: list[list[str]], known: set[str]) -> bool:
+    """Whether lists of names are a 0 or 1 for each class: as names, one would stand twice in a row, or both in all."""
+    if not rows or not {bit for row in rows for bit in bits_of(row)} <= {"0", "1", "false", "true"}:
+        return False
+    twice = any(len(set(row)) < len(row) for row in rows)
+    return twice or ({len(row) for row in rows} == {2} and not {"0", "1"} <= known)
+
+
+def bits_of(row: list[str]) -> list[str]:
+    return [name.lower() for name in row]
 
 
 def found_labels(table: Table, column: str, used: set[str], multiple: bool) -> tuple[str, ...]:
@@ -76,7 +241,39 @@ def found_labels(table: Table, column: str, used: set[str], multiple: bool) -> t
 def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
     """Alphabetical, or numeric where every name is an integer."""
     names = list(names)
-    return tuple(sorted(names, key=int) if all(is_integer(name) for name in names) else sorted(names))
+    return tuple(
+        sorted(names, key=lambda name: (int(name), name)) if all(is_integer(name) for name in names) else sorted(names)
+    )
+
+
+def unpacked(table: Table, column: str, row: int, kind: Kind) -> Any:
+    """A cell, or the list that it writes down."""
+    found = as_list(table.columns[column][row])
+    if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
+        return side_by_side(found)
+    if kind in ("classification", "regression") or not isinstance(found, str) or not found.lstrip().startswith("["):
+        return found
+    raise table.error(
+        row,
+        column,
+        f"{found[:40]!r} begins like a list and is none\n"
+        'expected JSON, as ["joy", "fear"]; names that begin so need `kind` classification',
+    )
+
+
+def as_list(cell: Any) -> Any:
+    """The list that a text writes down, as JSON or as Python prints it; anything else as it is."""
+    if not (isinstance(cell, str) and cell.lstrip().startswith("[")):
+        return cell
+    # Of ['a' 'b'], as NumPy prints it, Python would make one name.
+    readers = (json.loads,) if re.search(r"""['"]\s+['"]""", cell) else (json.loads, ast.literal_eval)
+    for read in readers:
+        try:
+            found = read(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return found if isinstance(found, list) else cell
+    return cell
 
 
 def read_name(cell: Any) -> str:
@@ -84,9 +281,19 @@ def read_name(cell: Any) -> str:
         raise ValueError("the label is missing; expected a class name")
     if isinstance(cell, list | dict):
         raise ValueError(f"expected one class name, found {cell!r}")
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)  # tables with gaps hold their class numbers as floats
-    return str(cell).strip()
+    name = as_name(cell)
+    if name.lower() == "nan":
+        raise ValueError(f'the label is missing ("{name}"); expected a class name')
+    if not is_unicode(name):
+        raise ValueError(f"expected a name that UTF-8 can write, found {name!r}")
+    return name
+
+
+def as_name(cell: Any) -> str:
+    """A name without blanks around it, a whole number without point and plus sign."""
+    name = str(cell).strip()
+    found = re.fullmatch(r"\+?(-?(?:0|[1-9][0-9]*))(?:\.0*)?", name)
+    return name if found is None else "0" if found[1] == "-0" else found[1]
 
 
 def read_score(cell: Any) -> float:
@@ -98,11 +305,13 @@ def read_score(cell: Any) -> float:
     return score
 
 
-def read_names(cell: Any) -> list[str]:
-    """Several names: a list, or one cell with commas between them; an empty one says that no class applies."""
+def read_names(cell: Any, mark: str, known: set[str]) -> list[str]:
+    """Several names: a list, or one cell with marks between them; an empty one says that no class applies."""
     if is_missing(cell):
         return []
-    parts = cell.split(",") if isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
+    parts = cell if isinstance(cell, list) else [cell]
+    if isinstance(cell, str) and as_name(cell) not in known:
+        parts = cell.split(mark)
     return [read_name(name) for name in parts]
 
 
@@ -114,18 +323,22 @@ def read_tags(cell: Any) -> list[str]:
 
 def read_answer(cell: Any) -> dict[str, list]:
     texts, starts = (cell.get("text"), cell.get("answer_start")) if isinstance(cell, dict) else (None, None)
-    if not isinstance(texts, list) or not isinstance(starts, list) or not texts or len(texts) != len(starts):
-        raise ValueError('expected {"text": [...], "answer_start": [...]} with at least one answer, as in SQuAD 1.1')
-    return {"text": texts, "answer_start": [int(start) for start in starts]}
+    expected = 'expected {"text": [...], "answer_start": [...]} with at least one answer, as in SQuAD 1.1'
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        raise ValueError(expected)
+    if not texts or not all(str(text).strip() for text in texts):
+        raise ValueError(f"{expected}\nit has none, as in SQuAD 2, which is not supported: leave such questions out")
+    if not all(isinstance(text, str) for text in texts) or not all(type(at) is int and at >= 0 for at in starts):
+        raise ValueError(f"{expected}: texts, and the characters of the context where they begin, counted from 0")
+    return {"text": texts, "answer_start": starts}
 
 
-READERS = {
-    "classification": read_name,
-    "regression": read_score,
-    "multi_label": read_names,
-    "tokens": read_tags,
-    "qa": read_answer,
-}
+def side_by_side(answers: list[dict[str, Any]]) -> dict[str, list]:
+    """The answers of a question as SQuAD's file lists them, in the form of its tables."""
+    return {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
+
+
+READERS = {"regression": read_score, "tokens": read_tags, "qa": read_answer}
 
 
 def is_missing(cell: Any) -> bool:
@@ -136,8 +349,11 @@ def is_missing(cell: Any) -> bool:
 
 
 def as_number(cell: Any) -> float | None:
+    """The number that a cell is or writes down in digits; Python would read "1_2" and digits of other scripts, too."""
+    if isinstance(cell, bool) or (isinstance(cell, str) and ("_" in cell or not cell.isascii())):
+        return None
     try:
-        return None if isinstance(cell, bool) else float(cell)
+        return float(cell)
     except (TypeError, ValueError):
         return None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.text.files import read_text
+from bertjax.text.labels import side_by_side
 from bertjax.text.table import Table
 from bertjax.text.tables import at_line
 
@@ -18,15 +19,22 @@ def conll_table(path: Path) -> Table:
     """One word a line with its tags behind it, a blank line after each sentence.
 
     Columns are called `word`, 2, 3, .. and the last one `tag`; with one column alone there are no tags. Tabs separate
-    where a line has any, else blanks. `-DOCSTART-` lines are left out.
+    where a line has any, else blanks. `-DOCSTART-` lines are left out, and so is a comment: a line with a # where a
+    sentence begins that has not the columns of a word.
     """
+    text = read_text(path)
+    lines = [line.strip("\r") for line in text.split("\n")]
+    split = [line.split("\t") if "\t" in line else line.split() for line in lines]
+    plain = [fields for fields in split if fields and fields[0] != "-DOCSTART-" and not fields[0].startswith("#")]
+    width, tabs = len(next(iter(plain), [])), "\t" in text
     sentences: list[list[list[str]]] = []
     starts: list[int] = []
-    width, inside = 0, False
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        fields = line.strip("\r").split("\t") if "\t" in line else line.split()
+    inside = False
+    for number, (line, fields) in enumerate(zip(lines, split, strict=True), start=1):
         if not line.strip() or fields[0] == "-DOCSTART-":
             inside = False
+            continue
+        if line.startswith("#") and not inside and (len(fields) != (width or 1) or (tabs and "\t" not in line)):
             continue
         width = width or len(fields)
         if len(fields) != width:
@@ -62,21 +70,20 @@ def squad_table(path: Path) -> Table:
         columns: dict[str, list[Any]] = {
             "question": [question["question"] for _, question in asked],
             "context": [context for context, _ in asked],
-            "answers": [spans(question.get("answers")) for _, question in asked],
+            "answers": [spans(question) for _, question in asked],
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: expected SQuAD 1.1, that is data -> paragraphs -> context and qas -> question and answers\n"
             f"  failed at: {error}\nrows as JSON objects belong into a .jsonl file, one a line"
         ) from None
-    if not any(columns["answers"]):
+    if not any(answers and answers["text"] for answers in columns["answers"]):
         del columns["answers"]
     names = [question.get("id", number) for number, (_, question) in enumerate(asked)]
     return Table(columns, str(path), lambda row: f'question "{names[row]}"')
 
 
-def spans(answers: list | None) -> dict[str, list] | None:
-    """The answers of a question side by side."""
-    if not answers:
-        return None
-    return {"text": [a["text"] for a in answers], "answer_start": [a["answer_start"] for a in answers]}
+def spans(question: dict[str, Any]) -> dict[str, list] | None:
+    """The answers of a question, or None where the file says nothing about them."""
+    answers = [] if question.get("is_impossible") else question.get("answers")
+    return None if answers is None else side_by_side(answers)

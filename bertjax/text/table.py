@@ -5,7 +5,7 @@ Files, TFDS, lists and the demo all meet here, so that columns are looked up, gu
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,11 @@ class Table:
         near = difflib.get_close_matches(name, self.columns, n=1)
         hint = f' (did you mean "{near[0]}"?)' if near else ""
         raise UserError(f'{self.source}: no column "{name}"{hint}\n{self.listing()}')
+
+    def take(self, rows: Sequence[int]) -> "Table":
+        """The table of these rows alone, which are where they were."""
+        columns = {name: [cells[row] for row in rows] for name, cells in self.columns.items()}
+        return dataclasses.replace(self, columns=columns, at=lambda row: self.at(rows[row]))
 
     def listing(self) -> str:
         return f"  columns there: {', '.join(self.columns)}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.text.files import read_text
+from bertjax.text.files import ending, read_text
 from bertjax.text.table import Table
 
 COLA = ["source", "label", "mark", "sentence"]  # the one GLUE task whose files have no header
@@ -22,7 +22,7 @@ QQP = {"question1", "question2", "is_duplicate"}
 
 def tsv_table(path: Path) -> Table:
     """Tab-separated columns under a header line, or CoLA's four without one."""
-    lines = read_text(path).removesuffix("\n").split("\n")
+    lines = read_text(path).rstrip("\r\n").split("\n")
     records = [(number, line.removesuffix("\r").split("\t")) for number, line in enumerate(lines, start=1)]
     first = records[0][1]
     if len(first) == 4 and first[1] in ("0", "1") and first[2] in ("", "*"):
@@ -34,6 +34,7 @@ def csv_table(path: Path) -> Table:
     """Comma-separated columns under a header line; a quoted cell may span lines (a row's number is its first)."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     records, line = [], 1
+    limit = csv.field_size_limit(2**31 - 1)  # of a cell: Python's own, 131072, is less than a long text
     try:
         for fields in reader:
             if fields:
@@ -41,6 +42,8 @@ def csv_table(path: Path) -> Table:
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}, the row that begins in line {line}: not valid CSV ({error})") from None
+    finally:
+        csv.field_size_limit(limit)
     if not records:
         raise UserError(f"{path}: the file is empty; expected a header line and rows")
     return table_of(path, records[0][1], records[1:])
@@ -53,6 +56,11 @@ def table_of(path: Path, header: list[str], records: list[tuple[int, list[str]]]
         raise UserError(f'{path}, line 1: the header holds "{min(doubled)}" twice; expected different column names')
     if set(names) >= QQP:
         records = without_broken(path, names, records)
+    if len(names) == 1 and (marks := [mark for mark in ";,\t|" if mark in names[0]]):
+        expected = "a tab" if ending(path) == ".tsv" else "a comma"
+        raise UserError(
+            f"{path}, line 1: one column, {names[0]!r}; expected {expected} between columns, not {marks[0]!r}"
+        )
     for line, fields in records:
         if len(fields) != len(names):
             raise UserError(

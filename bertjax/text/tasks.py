@@ -64,7 +64,8 @@ def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
     2. a task without labels (unlabelled text) takes the model's names;
     3. every name of the task is one of the model's: the model's names in its order (a small file may lack a class);
     4. the model's names are the placeholders LABEL_0, LABEL_1, ..: the task's own names if their count fits;
-    5. the data says 0 .. n-1 and the model has n real names: the number is the position, as in GLUE's files.
+    5. the data says 0 .. n-1 or LABEL_0 .. and the model has n names that are no numbers: the position counts, as in
+       GLUE's files.
     """
     names = tuple(str(name) for _, name in sorted((int(key), name) for key, name in id2label.items()))
     outputs = {"regression": 1, "qa": 2}.get(task.kind)
@@ -80,8 +81,14 @@ def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
     placeholders = tuple(f"LABEL_{position}" for position in positions)
     if names == placeholders and len(task.labels) == len(names):
         return task
-    if sorted(task.labels) == sorted(positions):
+    numbers = any(name.removeprefix("-").isdecimal() for name in names)
+    if task.labels == placeholders or (sorted(task.labels) == sorted(positions) and not numbers):
         return dataclasses.replace(task, labels=names)
+    if len(names) == 1:
+        raise UserError(
+            f"{where} gives a number, and the data has classes: {', '.join(task.labels[:20])}\n"
+            "give kind regression if these are numbers, or start from a model without a trained head"
+        )
     raise UserError(
         f"the labels of the data and of {where} disagree\n"
         f"  data:  {', '.join(task.labels)}\n"

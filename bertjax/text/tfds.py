@@ -45,7 +45,7 @@ def tfds_table(source: str) -> Table:
     rows = read_rows(source, builder, split)
     features = builder.info.features
     columns = {column: [plain(features[column], row[column]) for row in rows] for column in features}
-    columns = {column: cells for column, cells in columns.items() if any(cell is not None for cell in cells)}
+    columns = {column: cells for column, cells in columns.items() if set(map(str, cells)) - {"None", "-"}}
     names = {column: class_names(features[column]) for column in columns}
     metric = METRICS.get(name.partition(":")[0], "auto")
     return Table(columns, source, lambda row: f"row {row}", label_names=names, metric=metric)
@@ -166,7 +166,7 @@ def read_rows(source: str, builder: Any, split: str) -> list[dict[str, Any]]:
 
 
 def plain(feature: Any, value: Any) -> Any:
-    """A TFDS value as Python has it: text, number, class name (None for -1), or lists and dicts of these."""
+    """A TFDS value as Python has it: text, number, class name ("-", no label, for -1), or lists and dicts of these."""
     inner = getattr(feature, "feature", None)  # what a sequence is made of
     if isinstance(value, dict) and inner is not None:
         return {key: [plain(inner[key], item) for item in items] for key, items in value.items()}
@@ -175,7 +175,7 @@ def plain(feature: Any, value: Any) -> Any:
     if inner is not None:
         return [plain(inner, item) for item in value]
     if names := getattr(feature, "names", None):
-        return names[value] if value >= 0 else None
+        return names[value] if value >= 0 else "-"
     if isinstance(value, bytes):
         return value.decode(errors="surrogateescape")  # what is no UTF-8 is complained about with row and column later
     return value.tolist() if hasattr(value, "tolist") else value

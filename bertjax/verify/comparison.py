@@ -23,6 +23,7 @@ from bertjax.processor import processor_features
 from bertjax.text.answers import tags_or_answers
 from bertjax.text.encode import Encoded, encode_examples, sentence_labels
 from bertjax.text.examples import Examples
+from bertjax.text.facts import described
 from bertjax.text.sources import infer_task, load_examples
 from bertjax.text.tasks import BY_PIECE, Task, align_labels
 from bertjax.text.tokenizer import Tokenizer
@@ -69,6 +70,7 @@ def compare(
         check_origin(new, paths[bundle])
     runtimes = {name: folders.runtime_of(path) for name, path in paths.items()}
     task, examples, gold = labelled(source, task, old)
+    notify(described(examples))
     candidates = {name: Candidate(runtimes[name], path) for name, path in paths.items()}
     rows = {name: cut(path, examples, task, max_length) for name, path in paths.items()}
     timings, logits = run(candidates, examples, rows, max_length, threads, rounds, notify)

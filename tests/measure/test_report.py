@@ -25,6 +25,7 @@ from bertjax.measure.report import (
 )
 from bertjax.measure.uncertainty import proportion_difference_interval
 from bertjax.measure.words import bytes_text, how_measured, markdown, rich_table, table_cells, verdicts
+from bertjax.text.facts import Facts
 
 
 def row(name, score, ms, size, **changes):
@@ -70,6 +71,7 @@ SCHEMA = {
     "rows": list,
     "config": dict,
     "versions": dict,
+    "texts": list,
 }
 ROW = {
     "name": str,
@@ -115,6 +117,21 @@ def test_bundle_paths_are_relative_to_the_report_and_come_back_whole(tmp_path):
     written = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
     assert [r["bundle"] for r in written["rows"]] == [None, "../student/bundle"]
     assert read_report(tmp_path / "run" / "report" / "report.json") == report
+
+
+def test_what_was_read_is_in_both_files_and_comes_first_where_texts_are_not_new(tmp_path):
+    learned = Facts("train", "a.tsv", 8, 0, 32, 0.0)
+    for seen, warned in ((3, True), (0, False)):
+        scored = Facts("eval", "b.tsv", 4, 2, 32, 0.125, ("left out 1 of 5",), seen=seen)
+        report = dataclasses.replace(REPORT, texts=(learned, scored), comparisons=(), flips=(), next_steps=())
+        written = report.write(tmp_path).read_text()
+        assert "Eval: b.tsv, 4 texts, 2 cut at 32 tokens, 12.5 % [UNK]; left out 1 of 5." in written
+        assert read_report(tmp_path / "report.json") == report
+        assert (
+            verdicts(report)[0] == "**Mind that 3 of 4 texts of b.tsv (eval) stand in a.tsv (train) too: the score "
+            "is not one on new text**."
+        ) == warned
+        assert ("No text of b.tsv stands in what was learned" in written) != warned
 
 
 def test_verdicts_say_in_words_what_was_beaten_and_what_was_not():

@@ -1,8 +1,11 @@
 """From logits back to tags and answers: what training was told, put through as logits, comes out again."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from bertjax.predict import labels_from_logits, score_inputs
 from bertjax.text.answers import best_answers, best_span, predicted_tags
 from bertjax.text.encode import encode_examples
 from bertjax.text.examples import Examples
@@ -73,3 +76,13 @@ def test_a_word_has_the_tag_of_its_first_piece_and_o_where_it_has_none():
         for piece in np.flatnonzero(labels >= 0):
             logits[row, piece, labels[piece]] = 1.0
     assert predicted_tags(logits, encoded, examples) == [["B", "I", "I", "O", "B"], ["B"] * 6 + ["O"] * 3]
+
+
+def test_a_model_that_finds_no_answer_says_so_where_nobody_promised_one():
+    """A [CLS] that wins by far is a model's way of saying it (SQuAD 2); a labelled question has an answer."""
+    examples = Examples(["who?"], ["the cat sat on the mat."])
+    encoded = encode_examples(examples, QA, tiny_tokenizer(), 20)
+    logits = [np.where(np.arange(length) == 0, 38.0, 0.0)[:, None].repeat(2, axis=1) for length in encoded.lengths]
+    assert labels_from_logits("qa", (), logits, encoded, examples)[0] == [""]
+    known = dataclasses.replace(examples, labels=[{"text": ["cat"], "answer_start": [4]}])
+    assert score_inputs(encoded, known, logits) == (["the"], [["cat"]])

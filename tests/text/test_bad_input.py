@@ -101,7 +101,13 @@ CASES = {
         TASK,
         ["a.tsv, line 3, byte 4: 0xe9 cannot be decoded; expected UTF-8 text", "iconv"],
     ),
-    "utf-16": ("a.tsv", "text\tlabel\n".encode("utf-16"), TASK, ["a.tsv, line 1, byte 1", "expected UTF-8 text"]),
+    "utf-16 without a mark": (
+        "a.tsv",
+        "text\tlabel\n".encode("utf-16le"),
+        TASK,
+        ["a.tsv: many of its bytes are 0, as in UTF-16 without its mark", "iconv -f utf-16le"],
+    ),
+    "half of utf-16": ("a.txt", "text".encode("utf-16")[:-1], TASK, ["a.txt, line 1, byte 9", "cannot be decoded"]),
     "ragged row": (
         "a.tsv",
         b"text\tlabel\na\tgood\nb\tc\tbad\n",
@@ -109,6 +115,13 @@ CASES = {
         ["a.tsv, line 3: expected 2 fields, found 3", "columns: text, label"],
     ),
     "blank line": ("a.tsv", b"text\tlabel\na\tgood\n\nb\tbad\n", TASK, ["a.tsv, line 3: expected 2 fields, found 1"]),
+    "semicolons": (
+        "a.csv",
+        "text;label\nschön, teuer;gut\n".encode(),
+        Task(),
+        ["a.csv, line 1: one column, 'text;label'; expected a comma between columns, not ';'"],
+    ),
+    "commas in a tsv": ("a.TSV", b"text,label\na,good\n", Task(), ["one column, 'text,label'; expected a tab between"]),
     "column twice": ("a.tsv", b"text\ttext\na\tb\n", TASK, ['a.tsv, line 1: the header holds "text" twice']),
     "open quote": (
         "a.csv",

@@ -164,3 +164,58 @@ def test_other_json_is_no_squad(tmp_path):
         path.write_text(content)
         with pytest.raises(UserError, match=r"rows\.json: (not valid JSON|expected SQuAD 1\.1|there are no)"):
             load_examples(path)
+
+
+@pytest.mark.parametrize("separator", [" ", "\t"])
+def test_comments_of_conll_are_left_out_and_words_that_begin_with_a_hash_are_not(separator, tmp_path):
+    lines = ["# sent_id = 1", "# EU rejects", "EU B-ORG", "# O", "#film O", "", "# newdoc", "#film B-X", "ends O"]
+    words = {"EU B-ORG", "# O", "#film O", "#film B-X", "ends O"}
+    path = tmp_path / "a.conll"
+    path.write_text("\n".join(line.replace(" ", separator) if line in words else line for line in lines) + "\n")
+    if separator == " ":  # "# EU rejects" has the three columns of nothing here, "# newdoc" the two of a word
+        with pytest.raises(UserError, match='sentence from line 7, column "tag": "newdoc" is no IOB tag'):
+            load_examples(path)
+        path.write_text(path.read_text().replace("# newdoc\n", ""))
+    examples = load_examples(path)
+    assert examples.words == [["EU", "#", "#film"], ["#film", "ends"]]
+    assert examples.labels == [["B-ORG", "O", "O"], ["B-X", "O"]]
+
+
+def test_a_comment_that_nothing_follows_is_no_sentence(tmp_path):
+    path = tmp_path / "a.conll"
+    path.write_text("# global.columns = ID\n\na B-X\nb O\n\n# end of file here\n")
+    assert load_examples(path).words == [["a", "b"]]
+
+
+UNANSWERED = {
+    "an empty list": {"answers": []},
+    "an empty text": {"answers": [{"text": "", "answer_start": 0}]},
+    "a blank": {"answers": [{"text": " ", "answer_start": 1}]},
+    "as SQuAD 2 marks it": {"answers": [{"text": "big", "answer_start": 34}], "is_impossible": True},
+}
+
+
+@pytest.mark.parametrize("form", UNANSWERED)
+def test_questions_without_an_answer_are_refused_with_the_reason(form, tmp_path):
+    def change(paragraph):
+        paragraph["qas"][1].update(UNANSWERED[form])
+
+    with pytest.raises(UserError) as caught:
+        load_examples(squad_file(tmp_path, change))
+    message = str(caught.value)
+    assert 'question "q2", column "answers": expected' in message
+    assert "as in SQuAD 2, which is not supported: leave such questions out" in message
+    assert len(message.splitlines()) <= 5
+
+
+def test_answers_of_rows_are_read_in_both_of_their_forms():
+    row = {"question": "how big?", "context": "It is big."}
+    answer = {"text": ["big"], "answer_start": [6]}
+    for answers in (answer, [{"text": "big", "answer_start": 6}]):
+        assert load_examples([{**row, "answers": answers}]).labels == [answer]
+    for answers in ({"text": [], "answer_start": []}, {"text": [""], "answer_start": [0]}):
+        with pytest.raises(UserError, match="as in SQuAD 2, which is not supported"):
+            load_examples([{**row, "answers": answers}])
+    for answers in ({"text": ["big"], "answer_start": [-4]}, {"text": ["big"], "answer_start": [None]}):
+        with pytest.raises(UserError, match="where they begin, counted from 0"):
+            load_examples([{**row, "answers": answers}])

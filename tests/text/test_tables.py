@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from bertjax.errors import UserError
 from bertjax.text.sources import infer_task, load_examples
 from bertjax.text.tasks import Task
 
@@ -190,7 +191,7 @@ def test_typed_cells_mean_the_same_as_written_ones(tmp_path):
         assert load_examples(path).labels == load_examples(written).labels == ["1", "0"]
     floats = [{"text": "a", "label": 1.0}, {"text": "b", "label": 0.0}]  # a table with gaps, for classification
     assert load_examples(floats, Task("classification")).labels == ["1", "0"]
-    assert infer_task(floats).kind == "regression"
+    assert infer_task(floats).kind == "classification"
 
 
 def test_several_labels_are_lists_or_separated_by_commas(tmp_path):
@@ -226,3 +227,72 @@ def test_the_fingerprint_follows_the_content_alone(tmp_path):
     renamed = load_examples([{"sentence": "a", "score": "x"}, {"sentence": "b", "score": "y"}])
     other = load_examples([{"text": "a", "label": "y"}, {"text": "b", "label": "x"}])
     assert base.fingerprint == renamed.fingerprint != other.fingerprint
+
+
+def test_a_byte_order_mark_says_how_a_file_is_written(tmp_path):
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        for name, mark in (("a.tsv", "\t"), ("a.csv", ",")):
+            (tmp_path / name).write_bytes(f"text{mark}label\r\nköstlich{mark}a\r\nfad{mark}b\r\n".encode(encoding))
+            examples = load_examples(tmp_path / name)
+            assert (examples.texts, examples.labels) == (["köstlich", "fad"], ["a", "b"])
+    big = "\ufefftext\tlabel\na\tx\nb\ty\n".encode("utf-16be")
+    (tmp_path / "big.tsv").write_bytes(big)
+    assert load_examples(tmp_path / "big.tsv").labels == ["x", "y"]
+
+
+def test_lines_may_end_as_on_old_macs(tmp_path):
+    contents = {
+        "a.tsv": "text\tlabel\rone\ta\rtwo\tb\r",
+        "a.csv": 'text,label\rone,a\r"two",b\r',
+        "a.jsonl": '{"text": "one", "label": "a"}\r{"text": "two", "label": "b"}\r',
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content.encode())
+        examples = load_examples(tmp_path / name)
+        assert (examples.texts, examples.labels) == (["one", "two"], ["a", "b"])
+    (tmp_path / "a.txt").write_bytes(b"one\rtwo\r")
+    assert load_examples(tmp_path / "a.txt").texts == ["one", "two"]
+
+
+def test_blank_lines_at_the_end_are_no_rows_and_an_empty_last_cell_is(tmp_path):
+    path = tmp_path / "a.tsv"
+    for end in ("", "\n", "\n\n", "\r\n\r\n", "\n\r\n\n"):
+        path.write_bytes(f"text\tlabel\none\ta\ntwo\tb{end}".encode())
+        assert load_examples(path).labels == ["a", "b"]
+    path.write_text("text\tlabel\none\tx\ntwo\t\n\n")
+    assert load_examples(path, Task("multi_label")).labels == [["x"], []]
+
+
+def test_an_ending_may_be_in_capitals(tmp_path):
+    for name in ("A.TSV", "A.Tsv.GZ"):
+        content = b"text\tlabel\none\ta\ntwo\tb\n"
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("GZ") else content)
+        assert load_examples(tmp_path / name).labels == ["a", "b"]
+
+
+def test_a_cell_may_be_a_long_text_and_the_limit_of_others_stays(tmp_path):
+    long, limit = "word " * 40_000, csv.field_size_limit()
+    path = tmp_path / "a.csv"
+    path.write_text(f'text,label\n"{long}",a\nshort,b\n')
+    assert load_examples(path).texts == [long, "short"]
+    assert csv.field_size_limit() == limit
+
+
+def test_rare_separators_are_characters_of_the_text(tmp_path):
+    texts = ["one\u2028line", "form\x0cfeed", "next\x85line", "vertical\x0btab", "group\x1dmark"]
+    for name in ("a.tsv", "a.csv", "a.jsonl", "a.txt"):
+        path = tmp_path / name
+        path.write_text("\n".join(texts) + "\n") if name == "a.txt" else write(path, [{"text": text} for text in texts])
+        assert load_examples(path).texts == texts
+
+
+def test_what_pandas_writes_is_read_as_meant(tmp_path):
+    """`to_csv` with its index, a column of classes with a gap elsewhere, quotes, and `to_json(orient="records")`."""
+    path = tmp_path / "a.csv"
+    path.write_text(',text,label,other\n0,"He said ""no""",1.0,\n1,fine,0.0,3\n')
+    examples = load_examples(path)
+    assert (examples.texts, examples.labels) == (['He said "no"', "fine"], ["1", "0"])
+    path = tmp_path / "a.jsonl"
+    path.write_text('[{"text": "a", "label": 1}]\n')
+    with pytest.raises(UserError, match="line 1: expected a JSON object, found"):
+        load_examples(path)

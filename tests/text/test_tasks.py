@@ -63,6 +63,15 @@ def test_numbers_in_the_data_are_positions_of_the_models_names():
         align_labels(task, {0: "negative", 1: "neutral", 2: "positive"}, "m")
 
 
+def test_numbers_are_no_positions_where_the_models_names_are_numbers_and_placeholders_are():
+    with pytest.raises(UserError, match="disagree"):
+        align_labels(Task("classification", labels=("0", "1")), {0: "5", 1: "6"}, "m")
+    placeholders = Task("multi_label", labels=("LABEL_0", "LABEL_1"))
+    assert align_labels(placeholders, {0: "joy", 1: "anger"}, "m").labels == ("joy", "anger")
+    with pytest.raises(UserError, match="disagree"):
+        align_labels(placeholders, {0: "joy", 1: "anger", 2: "fear"}, "m")
+
+
 def test_unlabelled_text_takes_the_models_names():
     task = infer_task(["some text", "more text"])
     assert (task.kind, task.labels) == ("classification", ())
@@ -87,6 +96,11 @@ def test_regression_and_answers_need_heads_of_their_size():
     assert align_labels(answers, {0: "LABEL_0", 1: "LABEL_1"}, "m") == answers
     with pytest.raises(UserError, match="m: kind regression needs a head with 1 output"):
         align_labels(score, {0: "a", 1: "b"}, "m")
+
+
+def test_a_model_that_gives_numbers_is_not_asked_for_classes():
+    with pytest.raises(UserError, match=r"m gives a number, and the data has classes: 1, 2\ngive kind regression"):
+        align_labels(infer_task([{"text": "a", "label": 1.0}, {"text": "b", "label": 2.0}]), {0: "LABEL_0"}, "m")
 
 
 def test_every_kind_has_a_default_metric():
@@ -114,7 +128,7 @@ def test_open_labels_are_sorted_as_numbers_or_as_words():
     def labels(names):
         return infer_task([{"text": "t", "label": name} for name in names]).labels
 
-    assert labels(["10", "9", "-1"]) == ("-1", "9", "10")
+    assert labels(["10", "9", "-5"]) == ("-5", "9", "10")
     assert labels([True, False]) == ("False", "True")
     assert labels(["b", "a", "10"]) == ("10", "a", "b")
 

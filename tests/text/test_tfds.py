@@ -246,4 +246,17 @@ def test_undecodable_bytes_are_named_with_row_and_column(data_dir, monkeypatch):
     )
     prepared(TinyVerdicts, data_dir)
     with pytest.raises(UserError, match=r'tiny_verdicts/train, row 0, column "text": expected Unicode text'):
-        load_examples("tfds:tiny_verdicts/train")
+        load_examples("tfds:tiny_verdicts/train", Task(labels=("bad", "good")))
+
+
+def test_rows_on_whose_class_nobody_agreed_are_left_out_and_counted(data_dir, monkeypatch):
+    monkeypatch.setattr(
+        TinyVerdicts,
+        "_generate_examples",
+        lambda self, rows: ((i, {"text": f"text {i}", "label": -1 if i % 4 == 3 else i % 4}) for i in rows),
+    )
+    prepared(TinyVerdicts, data_dir)
+    examples = load_examples("tfds:tiny_verdicts/train")
+    assert len(examples) == 23
+    assert set(examples.labels or ()) == {"good", "bad", "mixed"}
+    assert examples.notes == ('left out 7 of 30 whose label is "-"',)
