@@ -3,14 +3,13 @@
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.processor import thread_count
+from bertjax.swap import scratch
 
 
 def cache_dir() -> Path:
@@ -40,20 +39,17 @@ def made_once(kind: str, identity: Any, make: Callable[[Path], None]) -> Path:
     place = cache_dir() / kind / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     if place.is_dir():
         return place
-    partial = place.with_name(f".{place.name}.{uuid.uuid4().hex}.partial")  # process numbers repeat from host to host
     try:
-        partial.mkdir(parents=True)
-        make(partial)
-        try:
-            os.replace(partial, place)
-        except OSError:
-            if not place.is_dir():
-                raise
+        with scratch(place) as new:
+            make(new)
+            try:
+                os.replace(new, place)
+            except OSError:
+                if not place.is_dir():
+                    raise
     except OSError as error:
         raise UserError(
             f"cannot write {place}: {error.strerror or error}.\n"
             "Free space, or set BERTJAX_CACHE to a folder that can be written."
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return place

@@ -4,7 +4,8 @@ A bucket knows whole objects only. There is no renaming of folders, no appending
 itself (safetensors, ONNX Runtime, TensorBoard). So small files are read and written in place (`at`), and all else goes
 through a folder of this machine: `local` has a copy of what is to be read, kept under bertjax.cache and made anew where
 the bucket holds another; `replaced` and `added` give a folder to fill, which is sent when it is full. Of a path of this
-machine all of them give that path itself, so nothing is copied where there is no bucket.
+machine all of them give that path itself, so nothing is copied where there is no bucket; how a folder takes the place
+of another there, bertjax.swap says.
 
 A folder in a bucket is replaced object by object, its `config.json` deleted first and written last: without one, it is
 no model. So a process that is killed meanwhile leaves neither the old one nor the new one, and the same command again
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.swap import put, scratch
 
 BUCKETS = "gs://"
 DECIDING = "config.json"
@@ -110,18 +112,24 @@ def local(path: Given) -> Path:
 
 @contextlib.contextmanager
 def replaced(target: Given) -> Iterator[Path]:
-    """A folder to fill that takes the place of `target`, as a whole, when the block ends without an error."""
-    place = Path(target)
-    partial = _scratch() if is_remote(target) else place.with_name(f".{place.name}.{os.getpid()}.partial")
+    """A folder to fill that takes the place of `target`, as a whole, when the block ends without an error.
+
+    Raises:
+      UserError: The folder cannot be written. What was there stays.
+    """
     try:
-        partial.mkdir(parents=True, exist_ok=is_remote(target))
-        yield partial
         if is_remote(target):
-            _publish(partial, target)
+            with scratch(_sending()) as new:
+                yield new
+                _publish(new, target)
         else:
-            _put_in_place(partial, place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            place = Path(target).resolve()
+            with scratch(place) as new:
+                yield new
+                put(new, place)
+    except OSError as error:
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error  # of copytree
+        raise UserError(f"cannot write {target}: {reason}. Free space or choose another folder.") from error
 
 
 @contextlib.contextmanager
@@ -131,12 +139,9 @@ def added(folder: Given) -> Iterator[Path]:
         Path(folder).mkdir(parents=True, exist_ok=True)
         yield Path(folder)
         return
-    partial = _scratch()
-    try:
-        yield partial
-        send(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with scratch(_sending()) as new:
+        yield new
+        send(new, folder)
 
 
 def send(source: Path, folder: Given) -> None:
@@ -151,10 +156,9 @@ def write_text(path: Given, text: str) -> None:
             at(path).write_text(text)
         return
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with scratch(path) as new:
+        (new / path.name).write_text(text, encoding="utf-8")
+        os.replace(new / path.name, path)
 
 
 def remove(folder: Given) -> None:
@@ -165,22 +169,9 @@ def remove(folder: Given) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _scratch() -> Path:
-    return Path(tempfile.mkdtemp(prefix="bertjax-"))
-
-
-def _put_in_place(new: Path, target: Path) -> None:
-    """Renames a finished folder to the name of another one, or leaves that one where it is."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(new, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _sending() -> Path:
+    """Beside this name lies what is sent to a bucket when it is full."""
+    return Path(tempfile.gettempdir(), "bertjax")
 
 
 def _publish(source: Path, target: Given) -> None:

@@ -148,7 +148,7 @@ def write(path: Any, text: str) -> None:
 def collect(parts: Any, count: int, file: Any) -> None:
     """All parts in order, as one file."""
     with added(file.parent) as folder:
-        whole = folder / f".{file.name}.{os.getpid()}"
+        whole = folder / f".{file.name}.partial"
         with whole.open("wb") as target:
             for number in range(count):
                 with (parts / part_name(number)).open("rb") as part:

@@ -10,8 +10,6 @@ what was asked for: outputs of another model or of other text are never found by
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -27,6 +25,7 @@ from bertjax.bundle import Bundle
 from bertjax.errors import UserError
 from bertjax.model import BertModel
 from bertjax.params import Tree, flatten
+from bertjax.paths import replaced
 from bertjax.text.batches import Batch, eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
@@ -121,17 +120,10 @@ def stored_outputs(
     ordered = tuple(sorted(needs))
     place = folder / identity(teacher, encoded, ordered)
     if not place.is_dir():
-        partial_folder = place.with_name(f".{place.name}.{os.getpid()}.partial")
-        try:
-            partial_folder.mkdir(parents=True)
+        with replaced(place) as new:
             began = time.monotonic()
-            compute(partial_folder, teacher, encoded, ordered, batch_size, progress)
-            (partial_folder / "seconds").write_text(f"{time.monotonic() - began:.3f}")
-            os.replace(partial_folder, place)
-        except OSError as error:
-            raise UserError(f"cannot store the teacher's outputs in {folder}: {error.strerror or error}.") from error
-        finally:
-            shutil.rmtree(partial_folder, ignore_errors=True)
+            compute(new, teacher, encoded, ordered, batch_size, progress)
+            (new / "seconds").write_text(f"{time.monotonic() - began:.3f}")
     return StoredOutputs(place, encoded, ordered, name)
 
 

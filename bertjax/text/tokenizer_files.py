@@ -238,7 +238,8 @@ def token_name(config: dict[str, Any], role: str, vocabulary: dict[str, int]) ->
 def write_folder(folder: Path, backend: tokenizers.Tokenizer, names: dict[str, str], max_length: int | None) -> None:
     """The files from which `transformers` gives the same ids: two, and `vocab.txt` where the model is WordPiece."""
     folder.mkdir(parents=True, exist_ok=True)
-    backend.save(str(folder / "tokenizer.json"))
+    # Not by `backend.save`, which tells of a full disk in an exception of no kind (tokenizers 0.23).
+    (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8", newline="\n")
     known = {role: name for role, name in names.items() if backend.token_to_id(name) is not None}
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **known}
     if max_length is not None:
