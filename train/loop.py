@@ -2,8 +2,8 @@
 
 One plain loop around one jitted step. Everything that decides what comes next (parameters, optimiser, step, position in
 the data) is in the checkpoint; the key of a step is a function of seed and step. So a run that was cut anywhere and
-started again ends with the same bits as one that was not. SIGTERM saves and leaves; a loss that is not finite stops the
-run with the last good state stored.
+started again ends with the same bits as one that was not. A signal saves and leaves (bertjax.signals); a loss that is
+not finite stops the run with the last good state stored.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import re
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from bertjax.chips import topology
 from bertjax.errors import UserError
 from bertjax.paths import added
+from bertjax.signals import Stopped, deferred
 
 from .optimiser import Optimiser, Phases
 from .processes import does, has_company, is_first, told_to_stop, wait
@@ -156,7 +157,7 @@ def fit(
     if training.compile_only:
         compile_and_leave(training, program.step, program.state, prepare(batches.longest()), constants or {}, mesh)
     constants = jax.device_put(constants or {}, NamedSharding(mesh, PartitionSpec()))
-    with Checkpoints(out / "checkpoints", keep=2, every=training.save_every) as checkpoints, StopSignal() as stop:
+    with Checkpoints(out / "checkpoints", keep=2, every=training.save_every) as checkpoints, leaving() as told:
         restored = checkpoints.restore_latest(program.state)
         if restored is None:
             step, state = 0, program.start(*given)
@@ -179,9 +180,9 @@ def fit(
                 state, metrics = steps(state, put_batch(prepare(batch), mesh), constants)
                 step += 1
                 pace.add(int(batch["attention_mask"].sum()) * jax.process_count(), steps.flops, steps.compiling)
-                stopping = stop.after_step()  # looked at once: a signal that comes while metrics are read is for later
-                leaving = stopping > 0 or step == total
-                saving = leaving or step % training.save_every == 0
+                stopping = told()  # looked at once: a signal that comes while metrics are read is for later
+                last = stopping > 0 or step == total
+                saving = last or step % training.save_every == 0
                 if saving or step % LOG_EVERY == 0:
                     values = {name: float(value) for name, value in metrics.items()}
                     bad = int(values.pop("bad_step"))
@@ -196,12 +197,12 @@ def fit(
                 log.progress(step, int((batch["weights"] > 0).sum()), loss)
                 if saving:
                     log.keep()  # all that was told up to a checkpoint is there when it is
-                if saving and checkpoints.save(step, state, {"data": batches.get_state()}, force=leaving):
+                if saving and checkpoints.save(step, state, {"data": batches.get_state()}, force=last):
                     log.event("checkpoint", step)
-                if stopping and step < total:
+                if stopping:
                     checkpoints.wait()
                     log.event("stopped", step, signal=stopping)
-                    raise SystemExit(128 + stopping)
+                    raise Stopped(stopping)
         finally:
             does()
             profile.end(metrics)
@@ -370,27 +371,12 @@ class Profile:
         self.recording.close()
 
 
-class StopSignal:
-    """Remembers SIGTERM, so that the loop can save before it leaves.
-
-    Where there are several processes, all have to leave at the same step: see `processes.told_to_stop`.
-    """
-
-    def __init__(self):
-        self.requested = 0
-
-    def __enter__(self) -> "StopSignal":
-        if not has_company():
-            self._before = signal.signal(signal.SIGTERM, self._remember)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not has_company():
-            signal.signal(signal.SIGTERM, self._before)
-
-    def after_step(self) -> int:
-        """The signal's number if the run is to end now; else 0. To be asked once a step."""
-        return signal.SIGTERM * told_to_stop() if has_company() else self.requested
-
-    def _remember(self, number: int, _: object) -> None:
-        self.requested = number
+@contextlib.contextmanager
+def leaving() -> Iterator[Callable[[], int]]:
+    """Gives what is asked once after every step: the number of a signal that ends the run there, or 0. Of several
+    processes all leave after the same step, by SIGTERM: see `processes.told_to_stop`."""
+    if has_company():
+        yield lambda: signal.SIGTERM * told_to_stop()
+    else:
+        with deferred() as told:
+            yield told

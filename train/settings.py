@@ -9,10 +9,12 @@ valid spelling, and because flags that belong together have to be applied togeth
 """
 
 import dataclasses
+import errno
 import importlib
 import inspect
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from typing import Any, NoReturn, TypeVar
 
 from bertjax.allocator import keep_freed_memory
 from bertjax.errors import UserError
+from bertjax.signals import Stopped, listening, obey
 
 from . import commands, processes
 from .fields import Leaf, convert, describe, fits, is_branch, leaves, nearest, replace
@@ -40,6 +43,11 @@ def run(script: str, argv: Sequence[str] | None = None, prog: str | None = None)
     The script is imported under its own name even when it is `__main__`, so that the `Config` which config files import
     from it is the same class.
     """
+    with listening():
+        _run(script, argv, prog)
+
+
+def _run(script: str, argv: Sequence[str] | None, prog: str | None) -> NoReturn:
     keep_freed_memory()
     module = importlib.import_module(f".{script}", __package__)
     argv = sys.argv[1:] if argv is None else argv
@@ -59,23 +67,32 @@ def run(script: str, argv: Sequence[str] | None = None, prog: str | None = None)
             module.main(config)
         else:
             processes.alone(lambda: module.main(config))
+        obey()
         sys.stdout.flush()
     except UserError as mistake:
         code, reason = 2, str(mistake)
         print(*reason.strip().splitlines()[:5], sep="\n", file=sys.stderr)
+    except Stopped as stop:
+        # Of several processes all leave together by SIGTERM; by another signal this one does, and tells the others.
+        code, reason = stop.code, "" if stop.number == signal.SIGTERM else str(stop)
+        print(stop, file=sys.stderr)
     except SystemExit as leaving:
         code = leaving.code
-    except KeyboardInterrupt:
-        code, reason = 130, "interrupted"  # as shells count: 128 + SIGINT
-        print(reason, file=sys.stderr)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         code, reason = 141, "its output was closed"  # 128 + SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
     except Exception as error:
-        if not processes.has_company():
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            code, reason = (
+                2,
+                f"cannot write {error.filename or 'a file'}: {error.strerror}. Free space and run it again.",
+            )
+            print(reason, file=sys.stderr)
+        elif processes.has_company():
+            traceback.print_exc()
+            code, reason = 1, f"{type(error).__name__}: {error}"
+        else:
             raise
-        traceback.print_exc()
-        code, reason = 1, f"{type(error).__name__}: {error}"
     processes.leave(code, reason)
 
 

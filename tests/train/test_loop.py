@@ -16,10 +16,11 @@ import pytest
 
 from bertjax.checkpoint import steps as stored_steps
 from bertjax.errors import UserError
+from bertjax.signals import SIGNALS, Stopped
 from tests.train.problem import batches, objective, params
 from tests.train.tiny import ROOT, metrics
 from train.log import Log
-from train.loop import Training, fit
+from train.loop import CompiledSteps, Training, fit
 from train.optimiser import Optimiser
 from train.sharding import Sharding
 
@@ -70,19 +71,46 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path):
     assert [line["step"] for line in metrics(tmp_path / "cut") if line.get("event") == "restart"] == [10]
 
 
-def test_a_signal_that_comes_while_metrics_are_read_loses_no_step(tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_comes_while_metrics_are_read_loses_no_step(number: int, tmp_path: Path, monkeypatch):
     write = Log.metrics
 
     def interrupted(self, step, values):
         write(self, step, values)
         if step == 10:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     whole = train(tmp_path / "whole")
     monkeypatch.setattr(Log, "metrics", interrupted)
-    with pytest.raises(SystemExit):
+    with pytest.raises(Stopped) as left:
         train(tmp_path / "cut", save_every=100)
+    assert left.value.code == 128 + number
     assert stored_steps(tmp_path / "cut" / "checkpoints") == [11]
+    jax.tree.map(np.testing.assert_array_equal, train(tmp_path / "cut", save_every=100), whole)
+
+
+@pytest.mark.parametrize("place", ["computing", "metrics"])
+def test_a_signal_in_the_last_step_ends_the_run_with_that_step_stored(place: str, tmp_path: Path, monkeypatch):
+    """Whether the loop still looks for it or not: what is waiting behind the loop does not begin."""
+
+    owner, name, last = {
+        "computing": (CompiledSteps, "__call__", lambda state, *_: int(state.step) == 19),
+        "metrics": (Log, "metrics", lambda step, _: step == 20),
+    }[place]
+    function = getattr(owner, name)
+
+    def interrupting(self, *given):
+        if last(*given):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(self, *given)
+
+    whole = train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupting)
+        with pytest.raises(Stopped) as left:
+            train(tmp_path / "cut", save_every=100)
+    assert left.value.code == 143
+    assert stored_steps(tmp_path / "cut" / "checkpoints") == [20]
     jax.tree.map(np.testing.assert_array_equal, train(tmp_path / "cut", save_every=100), whole)
 
 
