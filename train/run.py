@@ -4,14 +4,26 @@
 the run began from) and, once it is finished, what came out. The same command on the same folder continues an unfinished
 run and leaves a finished one as it is; another command on it is refused, because the folder would then hold something
 that nobody asked for, and so is the same command where another model or text stands under the same name by now.
+
+While a command works on the folder, `OUT/.lock` says so, and any other is refused. A bucket has no locks, so nothing
+keeps two commands apart there.
 """
 
+import atexit
 import json
+import os
 import re
+import shlex
+import socket
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.locks import Held, Lock, acquire
+from bertjax.paths import absolute, is_remote
+from bertjax.swap import settle_all
 
 from .fields import to_dict
 from .inputs import changes, inputs
@@ -25,8 +37,8 @@ def begin(out: Path, config: Any) -> bool:
     """Claims the folder for this config. True if the run is finished already.
 
     Raises:
-      UserError: The folder holds a run with other settings, or one that began from other models or texts than those
-        that stand there now; it cannot be written, or is another one for each process.
+      UserError: Another command works on the folder; it holds a run with other settings, or one that began from other
+        models or texts than those that stand there now; it cannot be written, or is another one for each process.
     """
     return agree(lambda: claim(out, config))
 
@@ -41,6 +53,7 @@ def claim(out: Path, config: Any) -> bool:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(compiled_dir()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    occupy(out)
     asked = {name: value for name, value in to_dict(config).items() if name != "out"}
     record = read_record(out)
     differing = differences(what(record["config"]), what(asked)) if record else []
@@ -67,8 +80,54 @@ def claim(out: Path, config: Any) -> bool:
         )
     if "result" in record:
         note(f"{out}: finished already{', ' * bool(record['result'])}{show(record['result'])}")
+        vacate(out)
         return True
     return False
+
+
+_locks: dict[str, Lock] = {}
+
+
+def occupy(out: Path) -> None:
+    """Locks the folder for this process until it ends or is done with it, and removes what killed ones left there.
+
+    Raises:
+      UserError: Another process works on it, or it cannot be written.
+    """
+    name = absolute(out)
+    if is_remote(out) or not is_first() or (name in _locks and _locks[name].stands):
+        return
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:500]
+    since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _locks[name] = acquire(
+            out / ".lock", f"process {os.getpid()} on {socket.gethostname()}, since {since}: {command}"
+        )
+    except Held as holder:
+        raise UserError(
+            f"another command works on {out}: {holder}\nWait until it ends, or give another --out."
+        ) from None
+    except OSError as error:
+        raise no_room(out, error) from None
+    settle_all(out)
+
+
+def vacate(out: Path) -> None:
+    """Lets others work on the folder."""
+    if lock := _locks.pop(absolute(out), None):
+        lock.delete()
+        lock.close()
+
+
+@atexit.register
+def _vacate_all() -> None:
+    for out in list(_locks):
+        vacate(Path(out))
+
+
+def no_room(out: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {out}: {error.strerror or error}. Free space, or give another --out.")
 
 
 WHERE = ("sharding", "profile")
@@ -105,6 +164,7 @@ def holds_work(out: Path) -> bool:
 def finish(out: Path, result: dict[str, float], **fingerprints: str) -> None:
     """Records the result; from now on the run is finished."""
     update_record(out, data=fingerprints, result=result)
+    vacate(out)
     note(f"{out / 'bundle'}: {show(result) or 'trained'}")
 
 
@@ -141,9 +201,9 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
         text = json.dumps(defined(record), indent=2, ensure_ascii=False, allow_nan=False)
         write_text(out / "run.json", text + "\n")
     except OSError as error:
-        raise UserError(
-            f"cannot write to {out}: {error.strerror or error}. Free space, or give another --out."
-        ) from None
+        raise no_room(out, error) from None
+    except UnicodeEncodeError as error:
+        raise UserError(f"the settings hold {error.object[error.start : error.end]!r}, which is no Unicode.") from None
 
 
 def differences(there: Any, here: Any, path: str = "") -> list[str]:

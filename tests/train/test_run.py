@@ -1,0 +1,144 @@
+"""A run's folder: one command at a time, whoever was killed before."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bertjax import locks, swap
+from bertjax.errors import UserError
+from tests.killed import WHOLE, killed_at
+from tests.train.tiny import ROOT, write_model
+from train import run
+
+HOLDER = """
+    import sys, time
+    from pathlib import Path
+    from train.run import occupy
+    occupy(Path(sys.argv[1]))
+    print("works", flush=True)
+    time.sleep(600)
+"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    words: int = 3
+    out: str = "runs"
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    yield
+    run._vacate_all()
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """Another process that works on OUT."""
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "works\n"
+        yield process
+        process.kill()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_second_command_is_refused_before_it_touches_anything_and_told_who_works(tmp_path: Path, other):
+    out = tmp_path / "out"
+    half = out / "checkpoints" / "4.orbax-checkpoint-tmp-1"
+    half.mkdir(parents=True)
+    (half / "d").write_text("half a step")
+    before = contents(out)
+    with pytest.raises(UserError) as refused:
+        run.claim(out, Asked())
+    host = re.escape(os.uname().nodename)
+    said = (
+        rf"another command works on .*out: process {other.pid} on {host}, since \d{{4}}-\d\d-\d\d [\d:]{{8}} \w+: -c "
+    )
+    assert re.match(said, str(refused.value))
+    assert str(refused.value).endswith("Wait until it ends, or give another --out.")
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_who_was_killed_is_in_nobodys_way(number: int, tmp_path: Path, other):
+    other.send_signal(number)
+    other.wait()
+    assert run.claim(tmp_path / "out", Asked()) is False
+    assert str(os.getpid()) in (tmp_path / "out" / ".lock").read_text()
+
+
+def test_a_command_puts_back_what_was_cut_before_it_begins(tmp_path: Path):
+    out = tmp_path / "out"
+    model = write_model(out / "stages" / "1-teacher" / "bundle")
+    debris = model.with_name(f".bundle.{'a' * 12}.partial")
+    (debris / "new").mkdir(parents=True)
+    (debris / "lock").touch()
+    os.rename(model, debris / "old")
+    run.claim(out, Asked())
+    assert (model / "config.json").is_file()
+    assert not debris.exists()
+
+
+def test_a_finished_run_lets_others_in(tmp_path: Path):
+    run.claim(tmp_path, Asked())
+    with pytest.raises(locks.Held):
+        locks.acquire(tmp_path / ".lock")
+    run.finish(tmp_path, {})
+    assert not (tmp_path / ".lock").exists()
+    assert run.claim(tmp_path, Asked()) is True
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_the_same_process_goes_on_where_it_failed(tmp_path: Path):
+    run.claim(tmp_path, Asked())
+    assert run.claim(tmp_path, Asked()) is False
+
+
+def test_processes_that_all_have_the_number_1_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    (tmp_path / ".bundle.1.old").mkdir()
+    (tmp_path / ".bundle.1.old" / "config.json").touch()
+
+    def first() -> None:
+        run.claim(tmp_path, Asked())
+        with swap.scratch(tmp_path / "bundle"):
+            os._exit(9)
+
+    assert killed_at(WHOLE, tmp_path, first)
+    assert run.claim(tmp_path, Asked()) is False
+    write_model(tmp_path / "bundle")
+    assert not [name for name in os.listdir(tmp_path) if swap.SCRATCH.fullmatch(name)]
+
+
+def test_only_the_first_of_several_processes_locks(tmp_path: Path, other, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run, "is_first", lambda: False)
+    run.occupy(tmp_path / "out")
+
+
+def test_settings_that_are_no_unicode_are_refused_before_anything_is_done(tmp_path: Path):
+    @dataclass(frozen=True)
+    class Named(Asked):
+        labels: tuple[str, ...] = ("good", "\ud800")
+
+    with pytest.raises(UserError, match="which is no Unicode"):
+        run.claim(tmp_path, Named())
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
+]
