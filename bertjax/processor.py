@@ -27,6 +27,11 @@ def processor_features() -> frozenset[str] | None:
     return None if named is None else frozenset(named.split())
 
 
+def multiplies_integers(features: frozenset[str] | None) -> bool:
+    """Whether such a processor multiplies 8-bit integers faster than floats, as far as is known."""
+    return features is None or not features.isdisjoint(INTEGER_PRODUCTS)
+
+
 def integer_products(features: frozenset[str] | None) -> str:
     """What to expect of products of 8-bit integers on such a processor, as a sentence."""
     if features is None:

@@ -1,8 +1,9 @@
 """The smallest number of decisions: what may be lost is said, a short list is tried, the fastest that fits is kept.
 
-Tried are the model in 8-bit integers, half of its layers and a quarter of them, each of the two also in integers; every
-one is exported, and measured as it ships. Few enough that each is trained properly. Because the choice is made on the
-evaluation texts, the score of the winner is a little kind to it; the sentence that names it says of how many.
+Tried are the model in 8-bit integers, half of its layers and a quarter of them, each of the two also in integers where
+those are faster here or the size counts; every one is exported, and measured as it ships. Few enough that each is
+trained properly. Because the choice is made on the evaluation texts, the score of the winner is a little kind to it;
+the sentence that names it says of how many.
 """
 
 import dataclasses
@@ -27,8 +28,9 @@ class Plan(NamedTuple):
     begins: str = ""
 
 
-def plans(stages: Sequence[Stage], depth: int) -> list[Plan]:
-    """What is tried of a model with so many layers, with the recipes of the first Distill and Quantize of `stages`."""
+def plans(stages: Sequence[Stage], depth: int, integers: bool = True) -> list[Plan]:
+    """What is tried of a model with so many layers, with the recipes of the first Distill and Quantize of `stages`.
+    Without `integers`, only the whole model is rounded, which loses the least."""
     learn = next((stage for stage in stages if type(stage) is Distill), Distill())
     fewer_bits = next((stage for stage in stages if isinstance(stage, Quantize)), Quantize())
 
@@ -40,8 +42,16 @@ def plans(stages: Sequence[Stage], depth: int) -> list[Plan]:
     for name, count in layers.items():
         if count < depth and count not in [layers[plan.name] for plan in found if plan.name in layers]:
             student = dataclasses.replace(learn.student, num_hidden_layers=count)
-            found += [Plan(name, dataclasses.replace(learn, name=name, student=student)), rounded(f"{name}-int8", name)]
+            found.append(Plan(name, dataclasses.replace(learn, name=name, student=student)))
+            found += [rounded(f"{name}-int8", name)] * integers
     return found
+
+
+def worth_integers(bounds: Any) -> bool:
+    """Whether integers are to be had in every size: they are faster on this processor, or the size counts."""
+    from bertjax.processor import multiplies_integers, processor_features
+
+    return bounds.max_mb is not None or multiplies_integers(processor_features())
 
 
 def depth_of(folder: Path) -> int:

@@ -11,8 +11,8 @@ there: no_teacher (the labels alone), more_epochs (the same, and on top as many 
 asking it once cost) and bag_of_words.
 
 Each row and seed has its folder, OUT/rows/ROW/seedN, and a finished one is not run again; a row that fails is reported
-with its reason, and the others go on. Rows and seeds may be added to a finished comparison. The report is
-OUT/report.md.
+with its reason, the others go on, and the exit code is 4. Rows and seeds may be added to a finished comparison. The
+report is OUT/report.md.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -36,7 +37,7 @@ from .finetune import Finetune
 from .loop import Training
 from .prune import Prune
 from .quantize import Quantize
-from .stages import Context, Stage, run_in_order
+from .stages import FAILED, Context, Failure, Stage, attempt, leave_if, left_out, run_in_order
 
 NO_TEACHER, MORE_EPOCHS = "no_teacher", "more_epochs"
 BUILT_IN = ("teacher", NO_TEACHER, MORE_EPOCHS, "bag_of_words")
@@ -179,8 +180,17 @@ def main(config: Config) -> None:
             return
     bench = set_up(config, out)
     outcomes: dict[str, dict[int, Any]] = {}
+    failures: list[Failure] = []
     for row, seed in config.chosen():
-        outcomes.setdefault(row.name, {})[seed] = attempt(bench, row, seed)
+        name = f"{row.name}/seed{seed}"
+        folder = out / "rows" / name
+        note(f"row {name}")
+        work = partial(run_row, bench, row, seed, folder)
+        found = work() if config.row else attempt(f"row {name}", folder, work)
+        if isinstance(found, Failure):
+            failures.append(found)
+            found = str(found)
+        outcomes.setdefault(row.name, {})[seed] = found
     if config.row is None:
 
         def conclude() -> None:
@@ -190,6 +200,7 @@ def main(config: Config) -> None:
             report.write(out)
             show(report)
             note(f"the report: {out / 'report.md'}")
+            leave_if(left_out(failures), FAILED)
 
         alone(conclude)
 
@@ -212,28 +223,6 @@ def set_up(config: Config, out: Path) -> Bench:
         teacher, folders = done[-1].bundle, [stage.bundle.parent for stage in done]
     taught = sum((read_record(folder) or {}).get("epochs", 0.0) for folder in folders)
     return Bench(config, out, task, str(teacher), len(examples), taught, facts)
-
-
-def attempt(bench: Bench, row: Row, seed: int) -> Any:
-    """One run of a row, or the reason why there is none: the others go on."""
-    import traceback
-
-    from .log import note
-
-    name = f"{row.name}/seed{seed}"
-    folder = bench.out / "rows" / name
-    note(f"row {name}")
-    try:
-        run = run_row(bench, row, seed, folder)
-    except Exception as error:
-        if not isinstance(error, UserError):  # a defect, perhaps in a loss of the user's own: the rest is not lost
-            write_text(folder / "error.txt", traceback.format_exc())
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        note(f"row {name} failed: {reason}")
-        if bench.config.row:
-            raise
-        return reason
-    return run
 
 
 def run_row(bench: Bench, row: Row, seed: int, folder: Path) -> Any:

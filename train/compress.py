@@ -12,10 +12,16 @@ a last stage that exports, the first model is exported too, and the two files ar
 
 With a bound (--max_drop, --min_speedup, --max_mb) a short list of smaller models is made instead, and the fastest one
 within the bounds is kept (budget.py). Where none is, the best try is kept, and the exit code is 3.
+
+What fails is left out, with all that would have begun with it: the rest is measured and kept, and the exit code is 4.
+The same command tries again what failed.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +37,7 @@ from .loop import Training
 from .proof import Model
 from .prune import Prune
 from .quantize import Quantize
-from .stages import Context, Done, Stage, run_in_order
+from .stages import FAILED, Context, Done, Failure, Stage, attempt, leave_if, left_out, run_in_order
 
 
 @dataclass(frozen=True)
@@ -102,12 +108,13 @@ def main(config: Config) -> None:
         leave_if((read_record(out) or {}).get("missed"), MISSED)
         return
     facts = tell_first(config.data, config.model, training_task(config.data))
-    log = Log(out, "compressing", len(stages), start=None, quiet=not is_first())
-    models = (try_candidates if config.chooses else run_stages)(config, out, log)
-    alone(lambda: conclude(config, models, out, log, facts))
+    failures: list[Failure] = []
+    with contextlib.closing(Log(out, "compressing", len(stages), start=None, quiet=not is_first())) as log:
+        models = (try_candidates if config.chooses else run_stages)(config, out, log, failures)
+        alone(lambda: conclude(config, models, failures, out, log, facts))
 
 
-def conclude(config: Config, models: list[Model], out: Path, log: Any, facts: Any) -> None:
+def conclude(config: Config, models: list[Model], failures: list[Failure], out: Path, log: Any, facts: Any) -> None:
     """Measures what came out, and says it."""
     from . import commands
     from .budget import MISSED, choose
@@ -120,19 +127,24 @@ def conclude(config: Config, models: list[Model], out: Path, log: Any, facts: An
 
     command, asked, task = commands.asked("compress", config), to_dict(config), training_task(config.data)
     told = {"next_steps": next_steps(config, models, task), "command": command, "base": config.model, "facts": facts}
-    report = prove(models, config.data, out, asked=asked, task=task, **told)
+    report = prove(models, config.data, out, asked=asked, task=task, failures=failures, **told)
+    models = [model for model in models if model.name in [row.name for row in report.rows]]
     kept, missed = models[-1], None
     if config.chooses:
+        refuse_if_nothing(len(models) > 2, failures)
         kept, report, missed = choose(report, models, config)
-        report.write(out)
+    if failed := left_out(failures):
+        report = dataclasses.replace(report, conclusion=f"{report.conclusion} {failed}".strip())
+    report.write(out)
     ship(kept, report, out)
     show(report)
     log.event("finished", len(config.stages))
-    log.close()
     update_record(out, missed=missed)  # before it counts as finished
-    finish(out, {row.name: row.score for row in report.rows})
+    if not failures:
+        finish(out, {row.name: row.score for row in report.rows})
     note(f"the report: {out / 'report.md'}")
-    leave_if(missed, MISSED)
+    leave_if(missed and f"{missed} {failed}".strip(), MISSED)
+    leave_if(failed, FAILED)
 
 
 def prepare(stages: list[Stage], chooses: bool) -> None:
@@ -148,13 +160,10 @@ def prepare(stages: list[Stage], chooses: bool) -> None:
         note(integer_products(processor_features()))
 
 
-def leave_if(missed: str | None, code: int) -> None:
-    """Leaves with the code and the sentence, where there is one."""
-    import sys
-
-    if missed:
-        print(missed, file=sys.stderr)
-        sys.exit(code)
+def refuse_if_nothing(finished: bool, failures: list[Failure]) -> None:
+    """Where nothing came out, the reason why is all there is to say."""
+    if not finished:
+        raise failures[0].error
 
 
 def ship(kept: Model, report: Any, out: Path) -> None:
@@ -189,7 +198,7 @@ def ship(kept: Model, report: Any, out: Path) -> None:
                 write_origin(filled, relative(out / "bundle", out / name))
 
 
-def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
+def run_stages(config: Config, out: Path, log: Any, failures: list[Failure]) -> list[Model]:
     """Every stage in order; returns the models for the report, the baseline first and the result last."""
     from bertjax.measure import WITHOUT_TEACHER
 
@@ -197,18 +206,34 @@ def run_stages(config: Config, out: Path, log: Any) -> list[Model]:
 
     models, stages, task = *teacher_as_it_is(config), training_task(config.data)
     context = Context(config.model, config.data, str(out / "stages"))
-    done = run_in_order(stages, context, lambda number, name: log.event("stage", number, name=name))
+    done = run_in_order(stages, context, lambda number, name: log.event("stage", number, name=name), failures)
+    refuse_if_nothing(bool(done), failures)
     models += [Model(stage.name, bundle) for stage, _, bundle in done]
     taught = [one for one in done if isinstance(one.stage, Distill)]
     if taught and has_labels(config.data, task):
         folder = out / "stages" / "without-teacher"
         log.event("stage", len(stages) + 1, name="without-teacher")
         stage, begins = without_teacher(taught, config.model)
-        stage.run(Context(begins, taught[-1].data, str(folder)))
-        models.insert(1, Model(WITHOUT_TEACHER, folder / "bundle"))
+        make = partial(made, stage, Context(begins, taught[-1].data, str(folder)), WITHOUT_TEACHER)
+        add(make, stage.name, folder, models, failures)
     if models[-1].exported:
-        models.insert(1, exported(models[0], out))
+        add(partial(exported, models[0], out), f"{models[0].name}-onnx", out / "stages", models, failures)
     return models
+
+
+def add(make: Callable[[], Model], name: str, folder: Any, models: list[Model], failures: list[Failure]) -> None:
+    """A model that the report is the better for, behind the baseline."""
+    found = attempt(name, folder, make)
+    if isinstance(found, Failure):
+        failures.append(found)
+    else:
+        models.insert(1, found)
+
+
+def made(stage: Stage, context: Context, name: str) -> Model:
+    """What a stage leaves."""
+    stage.run(context)
+    return Model(name, at(context.out) / "bundle")
 
 
 def teacher_as_it_is(config: Config) -> tuple[list[Model], list[Stage]]:
@@ -233,24 +258,33 @@ def exported(model: Model, out: Path) -> Model:
     return Model(name, out / "stages" / name / "bundle")
 
 
-def try_candidates(config: Config, out: Path, log: Any) -> list[Model]:
+def try_candidates(config: Config, out: Path, log: Any, failures: list[Failure]) -> list[Model]:
     """The teacher and, exported, itself and everything that was made of it; for the report."""
-    from .budget import depth_of, plans
+    from .budget import depth_of, plans, worth_integers
+    from .log import note
 
     models, stages = teacher_as_it_is(config)
     if not models:
         first = stages[0]
         if not isinstance(first, Finetune):
             raise UserError(f"{config.model} has no trained head, and the first stage is no Finetune to give it one.")
-        first.run(Context(config.model, config.data, str(out / "stages" / first.name)))
-        models = [Model(first.name, out / "stages" / first.name / "bundle")]
-    folders = {"": models[0].folder}
-    for number, plan in enumerate(plans(config.planned_stages(), depth_of(models[0].folder)), start=1):
+        models = [made(first, Context(config.model, config.data, str(out / "stages" / first.name)), first.name)]
+    models.append(exported(models[0], out))  # what all are compared with
+    bundles = {"": models[0]}
+    if not (integers := worth_integers(config)):
+        note("so one candidate is in integers, and not three; all three are tried where --max_mb asks for size")
+    for number, plan in enumerate(plans(config.planned_stages(), depth_of(models[0].folder), integers), start=1):
         log.event("candidate", number, name=plan.name)
-        plan.stage.run(Context(str(folders[plan.begins]), config.data, str(out / "stages" / plan.name)))
-        folders[plan.name] = out / "stages" / plan.name / "bundle"
-    made = [Model(name or models[0].name, folder) for name, folder in folders.items()]
-    return [models[0], *(exported(model, out) for model in made)]
+        if plan.begins not in bundles:
+            continue
+        folder = out / "stages" / plan.name
+        context = Context(str(bundles[plan.begins].folder), config.data, str(folder))
+        found = attempt(plan.name, folder, partial(made, plan.stage, context, plan.name))
+        if not isinstance(found, Failure):
+            bundles[plan.name] = found
+            found = attempt(plan.name, folder, partial(exported, found, out))
+        (failures if isinstance(found, Failure) else models).append(found)  # type: ignore[arg-type]
+    return models
 
 
 def show(report: Any) -> None:

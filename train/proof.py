@@ -1,9 +1,11 @@
 """From finished models to the report: predictions, the honest baselines, measurement, and what to try next."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from .common import Data
+from .stages import Failure, attempt
 
 
 class Model(NamedTuple):
@@ -34,12 +36,14 @@ def prove(
     base: str | None = None,
     words: bool = True,
     facts: Any = (),
+    failures: list[Failure] | None = None,
 ) -> Any:
     """Measures the models (the first is the baseline) and writes the report into `out`; with `words` beside a bag of
     words, for which there is text to learn from. `facts` is what `tell` said of the texts.
 
     Every model is scored on `data.eval`, which has chosen nothing: not a step, not a setting. Each bundle that lies in
-    `out` gets its model card, which names the model `base` that they were made from.
+    `out` gets its model card, which names the model `base` that they were made from. With a list of `failures`, a model
+    other than the first that does not answer is added to it and left out.
     """
     import dataclasses
 
@@ -60,15 +64,25 @@ def prove(
     splits: dict[str, Any] = {}
     gold: Any = None
     runtime_of = {dtype: runtime for runtime, dtype in BUNDLE_RUNTIMES.items()}
-    for model in models:
+
+    def answers(model: Model) -> tuple[Any, Any]:
         split = evaluation_split(splits, data, task, Tokenizer.from_folder(local(model.folder)))
-        record: Any = read_record(model.folder.parent) or {}
         if model.exported:
-            predictions, gold = predict_exported(model.folder, split)
-        else:
-            predictions, gold = predict_split(bertjax.load(model.folder, dtype=model.dtype), split)
+            return predict_exported(model.folder, split)
+        return predict_split(bertjax.load(model.folder, dtype=model.dtype), split)
+
+    answering = []
+    for model in models:
+        needed = failures is None or model is models[0]
+        found = answers(model) if needed else attempt(model.name, model.folder.parent, partial(answers, model))
+        if isinstance(found, Failure):
+            failures.append(found)  # type: ignore[union-attr]
+            continue
+        answering.append(model)
+        record: Any = read_record(model.folder.parent) or {}
         runtime = "onnx" if model.exported else runtime_of[model.dtype]
         peak = record.get("training_step_bytes")
+        predictions, gold = found
         entries.append(Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak))
     split = next(iter(splits.values()))
     if words and (bag := bag_of_words(data, task, out)) is not None:
@@ -90,8 +104,8 @@ def prove(
     )
     report = dataclasses.replace(report, versions={**versions(), **report.versions})
     report.write(out)
-    measured = {at(absolute(model.folder)): model.name for model in models if model.dtype == "float32"}
-    for model in models:  # what a file was made of has the card of the file, if it was not measured itself
+    measured = {at(absolute(model.folder)): model.name for model in answering if model.dtype == "float32"}
+    for model in answering:  # what a file was made of has the card of the file, if it was not measured itself
         if model.exported and (origin := origin_of(model.folder)):
             measured.setdefault(at(absolute(origin)), model.name)
     for folder, name in measured.items():

@@ -1,8 +1,10 @@
 """Bounds in, a model out: what is tried, what is kept, and what happens where nothing fits."""
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,13 +13,14 @@ from bertjax import manifest
 from bertjax.distill.student import Student
 from bertjax.errors import UserError
 from bertjax.measure.onnx import origin_of
-from bertjax.measure.report import Latency, Percentiles, Report, Row, read_report
+from bertjax.measure.report import WITHOUT_TEACHER, Latency, Percentiles, Report, Row, read_report
 from bertjax.measure.words import speed_up
 from bertjax.paths import names as names_in
+from bertjax.text.tasks import Task
 from bertjax.verify.folder import claims_of
 from tests.train.tiny import run, write_model, write_table
-from train import finetune
-from train.budget import choose, plans
+from train import compress, finetune
+from train.budget import choose, plans, worth_integers
 from train.common import Data
 from train.compress import Config
 from train.distill import Distill
@@ -45,6 +48,155 @@ def test_what_is_tried_follows_the_recipes_and_the_depth():
     assert (rounded.stage.name, rounded.stage.bits, rounded.begins) == ("quarter-int8", 4, "quarter")
     assert [plan.name for plan in plans((), 2)] == ["int8", "half", "half-int8"]  # a quarter would be the half again
     assert [plan.name for plan in plans((), 1)] == ["int8"]
+
+
+@pytest.mark.parametrize(
+    ("features", "bounds", "names"),
+    [
+        (frozenset({"avx2"}), {"max_drop": 1.0, "min_speedup": 1.5}, ["int8", "half", "quarter"]),
+        (frozenset({"avx2"}), {"max_mb": 5.0}, ["int8", "half", "half-int8", "quarter", "quarter-int8"]),
+        (frozenset({"avx512_vnni"}), {"max_drop": 1.0}, ["int8", "half", "half-int8", "quarter", "quarter-int8"]),
+        (None, {"max_drop": 1.0}, ["int8", "half", "half-int8", "quarter", "quarter-int8"]),
+    ],
+)
+def test_where_integers_are_hardly_faster_most_of_what_is_tried_is_something_else(features, bounds, names, monkeypatch):
+    monkeypatch.setattr("bertjax.processor.processor_features", lambda: features)
+    assert [plan.name for plan in plans((), 12, worth_integers(Config(**bounds)))] == names
+
+
+class Shop:
+    """`compress` with everything replaced that trains and measures; `broken` is what does not work today."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch):
+        self.folder, self.broken, self.ran, self.measured = folder, set(), [], []
+        patch.setattr("bertjax.processor.processor_features", lambda: frozenset({"avx_vnni"}))
+        patch.setattr(compress, "has_trained_head", lambda model, task: True)
+        patch.setattr("train.data.training_task", lambda data: Task(kind="classification"))
+        patch.setattr("train.data.has_labels", lambda data, task: True)
+        patch.setattr(compress, "resolve_model", Path)
+        patch.setattr("train.budget.depth_of", lambda folder: 4)
+        patch.setattr(compress, "exported", self.export)
+        patch.setattr("train.proof.prove", self.prove)
+        patch.setattr(compress, "ship", lambda kept, report, out: self.measured.append(f"kept {kept.name}"))
+        patch.setattr(compress, "show", lambda report: None)
+        for stage in (Distill, Quantize, Finetune):
+            patch.setattr(stage, "run", lambda stage, context: self.work(stage.name, Path(context.out) / "bundle"))
+
+    def work(self, name: str, folder: Path) -> None:
+        if (folder / "config.json").exists():
+            return
+        self.ran.append(name)
+        if name in self.broken:
+            raise UserError(f"{name} is broken")
+        folder.mkdir(parents=True)
+        (folder / "config.json").touch()
+
+    def export(self, model: Model, out: Path) -> Model:
+        name = f"{model.name}-onnx"
+        folder = out / "stages" / name / "bundle"
+        self.work(name, folder)
+        (folder / "model.onnx").write_bytes(bytes(100))
+        return Model(name, folder)
+
+    def prove(self, models: Any, data: Any, out: Any, **_: Any) -> Report:
+        self.measured = [model.name for model in models]
+        times = Latency(Percentiles(1.0, 1.0), Percentiles(1.0, 1.0))
+        origin = {model.name: str(model.folder) for model in models}
+        rows = [
+            Row(m.name, str(m.folder), "onnxruntime", 0.9, (0.8, 1.0), None, 1, 1, exported_from=self.origin(m, origin))
+            for m in models
+        ]
+        timed = tuple(dataclasses.replace(row, latency_ms=times) for row in rows)
+        return Report("t", "accuracy", "cpu", 1, Percentiles(9.0, 9.0), models[0].name, timed)
+
+    def origin(self, model: Model, folders: dict[str, str]) -> str | None:
+        return folders["teacher"] if model.name.endswith("-onnx") else None
+
+    def compress(self, **asked: Any) -> int:
+        """The exit code."""
+        self.ran.clear()
+        code: Any = 0
+        try:
+            compress.main(Config(model=str(self.folder / "model"), out=str(self.folder / "out"), **asked))
+        except SystemExit as left:
+            code = left.code
+        return code
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    return Shop(tmp_path, monkeypatch)
+
+
+def test_a_candidate_that_fails_is_left_out_and_a_repeat_tries_nothing_else(shop: Shop, capsys):
+    shop.broken = {"half", "quarter-int8-onnx"}
+    assert shop.compress(max_drop=1.0) == 4
+    said = "Failed and left out: half (half is broken); quarter-int8 (quarter-int8-onnx is broken)."
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert said in (shop.folder / "out" / "report.md").read_text()
+    assert shop.measured == ["teacher", "teacher-onnx", "int8-onnx", "quarter-onnx", "kept int8-onnx"]
+    assert "half-int8" not in shop.ran
+    assert "result" not in json.loads((shop.folder / "out" / "run.json").read_text())
+    assert shop.compress(max_drop=1.0) == 4
+    assert shop.ran == ["half", "quarter-int8-onnx"]
+    shop.broken.clear()
+    assert shop.compress(max_drop=1.0) == 0
+    assert shop.ran == ["half", "half-onnx", "half-int8", "half-int8-onnx", "quarter-int8-onnx"]
+    assert len(shop.measured) == 8
+    assert shop.compress(max_drop=1.0) == 0
+    assert shop.ran == []
+
+
+def test_a_missed_bound_and_a_failure_are_both_said(shop: Shop, capsys):
+    shop.broken = {"half"}
+    assert shop.compress(max_mb=0.00001) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "None of 3 candidates keeps all bounds" in last
+    assert "Failed and left out: half" in last
+
+
+def test_where_every_candidate_fails_the_first_reason_is_the_error(shop: Shop):
+    shop.broken = {"int8", "half", "quarter"}
+    with pytest.raises(UserError, match="int8 is broken"):
+        shop.compress(max_drop=1.0)
+
+
+def test_what_all_are_compared_with_is_made_before_hours_of_work(shop: Shop):
+    shop.broken = {"teacher-onnx"}
+    with pytest.raises(UserError, match="teacher-onnx is broken"):
+        shop.compress(max_drop=1.0)
+    assert shop.ran == ["teacher-onnx"]
+
+
+STAGES = (Finetune(), Distill(name="student"), Quantize(name="int8"), Export())
+
+
+@pytest.mark.parametrize(
+    ("broken", "measured"),
+    [
+        ({"int8"}, ["teacher", WITHOUT_TEACHER, "student", "kept student"]),
+        ({"without-teacher"}, ["teacher", "teacher-onnx", "student", "int8", "onnx", "kept onnx"]),
+        ({"teacher-onnx"}, ["teacher", WITHOUT_TEACHER, "student", "int8", "onnx", "kept onnx"]),
+    ],
+)
+def test_what_was_finished_before_a_stage_that_fails_is_measured_and_kept(shop: Shop, monkeypatch, broken, measured):
+    def export(_: Export, context: Any) -> None:
+        shop.work("onnx", Path(context.out) / "bundle")
+        (Path(context.out) / "bundle" / "model.onnx").touch()
+
+    monkeypatch.setattr(Export, "run", export)
+    shop.broken = broken
+    assert shop.compress(stages=STAGES) == 4
+    assert shop.measured == measured
+    shop.broken = set()
+    assert shop.compress(stages=STAGES) == 0
+    assert shop.ran[0] in broken
+
+
+def test_where_nothing_was_made_the_reason_is_the_error(shop: Shop):
+    shop.broken = {"student"}
+    with pytest.raises(UserError, match="student is broken"):
+        shop.compress(stages=STAGES)
 
 
 def made(tmp_path: Path, **numbers: tuple[float, float, int]) -> tuple[Report, list[Model]]:

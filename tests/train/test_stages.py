@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 import bertjax
+from bertjax.errors import UserError
 from bertjax.share import prune_vocabulary
+from bertjax.signals import Stopped
 from tests.train.tiny import write_model
 from train import quantize
 from train.common import Data
 from train.finetune import Finetune
-from train.stages import Context, run_in_order
+from train.stages import Context, Failure, left_out, run_in_order
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,47 @@ def test_who_knew_the_task_first_is_the_model_given_or_what_became_of_it_by_fine
     run_in_order([Tuned(), *noted], start)
     assert [one.first for one in given] == ["given"] * 2 + [str(tmp_path / "1-teacher" / "bundle")] * 2
     assert given[-1].model == str(tmp_path / "2-one" / "bundle")
+
+
+@dataclass(frozen=True)
+class Failing(Noted):
+    """A stage that does not work."""
+
+    error: Exception
+
+    def run(self, context: Context) -> None:
+        super().run(context)
+        raise self.error
+
+
+def test_a_stage_that_fails_is_the_last_and_what_was_finished_is_kept(tmp_path: Path, capsys):
+    given: list[Context] = []
+    failures: list[Failure] = []
+    stages = [Noted("one", given), Failing("two", given, UserError("no room\nat all")), Noted("three", given)]
+    done = run_in_order(stages, Context("given", Data(), str(tmp_path)), failures=failures)
+    assert [one.stage.name for one in done] == ["one"]
+    assert [one.model for one in given] == ["given", str(tmp_path / "1-one" / "bundle")]
+    assert left_out(failures).startswith("Failed and left out: two (no room). The same command tries what failed again")
+    assert not (tmp_path / "2-two").exists()
+    assert "two failed: no room" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no room"):
+        run_in_order(stages, Context("given", Data(), str(tmp_path)))
+
+
+def test_a_defect_in_a_stage_leaves_its_traceback(tmp_path: Path):
+    failures: list[Failure] = []
+    stage = Failing("odd", [], ZeroDivisionError("in a loss"))
+    run_in_order([stage], Context("given", Data(), str(tmp_path)), failures=failures)
+    assert "Traceback" in (tmp_path / "1-odd" / "error.txt").read_text()
+    assert str(failures[0]) == "ZeroDivisionError: in a loss"
+
+
+def test_a_signal_is_no_failure(tmp_path: Path):
+    failures: list[Failure] = []
+    stages = [Failing("told", [], Stopped(15)), Noted("next", given := [])]  # type: ignore[arg-type]
+    with pytest.raises(Stopped):
+        run_in_order(stages, Context("given", Data(), str(tmp_path)), failures=failures)
+    assert (failures, given) == ([], [])
 
 
 def test_rounding_learns_from_the_first_model_where_it_reads_the_same_pieces(tmp_path: Path, monkeypatch):
