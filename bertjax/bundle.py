@@ -20,7 +20,6 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-from safetensors import SafetensorError
 
 from bertjax import manifest
 from bertjax.errors import UserError
@@ -29,6 +28,7 @@ from bertjax.model.attention import require_backend
 from bertjax.model.config import COMPUTE_FIELDS, PREFIXES
 from bertjax.model.huggingface import (
     config_from_json,
+    config_text,
     fits_tinybert,
     parameters_from_tensors,
     read_config,
@@ -43,6 +43,7 @@ from bertjax.quantize.activations import check_sites
 from bertjax.quantize.calibration import FILE as CALIBRATION_FILE
 from bertjax.quantize.calibration import Calibration, read_calibration, write_calibration
 from bertjax.quantize.tensor import Quantized
+from bertjax.swap import settle
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
 
 HEADS = (
@@ -87,6 +88,9 @@ class Bundle:
     """Tensors of the folder that this architecture has no place for, all of them outside of the encoder."""
     calibration: Calibration | None = None
     """Of a model whose activations are rounded: some texts like those that its ranges were found on."""
+
+    def __post_init__(self) -> None:
+        config_text(self.config)  # what could not be saved is refused before anybody trains it
 
     @cached_property
     def model(self) -> BertModel:
@@ -219,17 +223,13 @@ def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
     target = at(path) if is_remote(path) else Path(path).resolve()
     if target.exists() and not (target / "config.json").is_file() and not is_empty_folder(target):
         raise UserError(f"{target} exists and is no model folder, so it is not replaced; choose another name.")
-    try:
-        with replaced(target) as folder:
-            write_model(folder, bundle.config, bundle.params)
-            if bundle.tokenizer is not None:
-                bundle.tokenizer.save(folder)
-            if bundle.calibration is not None:
-                write_calibration(folder, bundle.calibration)
-            manifest.write(folder)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {target}: {reason}. Free space or choose another folder.") from error
+    with replaced(target) as folder:
+        write_model(folder, bundle.config, bundle.params)
+        if bundle.tokenizer is not None:
+            bundle.tokenizer.save(folder)
+        if bundle.calibration is not None:
+            write_calibration(folder, bundle.calibration)
+        manifest.write(folder)
 
 
 def is_empty_folder(path: Any) -> bool:
@@ -246,6 +246,8 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
         return demo_model_folder()
     if name.startswith("hf:"):
         return hub_folder(name.removeprefix("hf:"))
+    if not is_remote(name):
+        settle(Path(name).resolve())
     if not at(name).is_dir():
         raise UserError(f"no model folder at {name}; give a folder, hf:NAME for a model of the hub, or demo.")
     if is_remote(name) and not (at(name) / "config.json").is_file():

@@ -1,10 +1,13 @@
 """The arrays of a safetensors file, in NumPy alone."""
 
+import errno
+import re
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  (with it, NumPy knows bfloat16)
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from bertjax.errors import UserError
 
@@ -30,3 +33,21 @@ def stored_arrays(file: Path) -> dict[str, np.ndarray]:
     except SafetensorError as error:
         raise UserError(f"{file} is damaged ({str(error)[:200]}); fetch or write it again.") from None
     return arrays
+
+
+def count_arrays(file: Path) -> int:
+    """How many arrays there are, by the file's header; 0 for a file that is missing or damaged."""
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return len(opened.keys())
+    except (OSError, SafetensorError):
+        return 0
+
+
+def save_tensors(arrays: dict[str, np.ndarray], file: Path) -> None:
+    """Writes a file; raises `OSError` where the disk refuses, which safetensors has its own error for."""
+    try:
+        save_file(arrays, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error

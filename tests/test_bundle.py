@@ -3,10 +3,10 @@
 Folders of every kind are the subject of model/test_huggingface.py; here is what is around them.
 """
 
-import errno
 import json
-import os
+import re
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -251,21 +251,6 @@ def test_saving_again_replaces_the_whole_folder(bundle, folder):
     assert bertjax.load(folder).predict(TEXTS).labels == bundle.predict(TEXTS).labels
 
 
-@pytest.mark.parametrize("moment", ["writing", "renaming"])
-def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(bundle, folder, monkeypatch, moment):
-    def full(partial, *_):
-        if partial.name.endswith(".partial"):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return rename(partial, *_)
-
-    rename = os.replace
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("bertjax.bundle.write_model" if moment == "writing" else "os.replace", full)
-    assert "No space left on device. Free space or choose another folder" in refusal(bertjax.save, bundle, folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
-
-
 def test_a_folder_of_something_else_is_not_replaced(bundle, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years")
@@ -380,3 +365,61 @@ def test_whatever_the_hub_client_raises_is_one_clear_message(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     assert refusal(bertjax.load, "hf:some/model").startswith("cannot get hf:some/model from the hub: ConnectionError")
+
+
+# --- what cannot be ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 100_000},
+        {"num_hidden_layers": 10**12},
+        {"num_hidden_layers": float("inf")},
+        {"id2label": None, "num_labels": 10_000_000_000},
+        {"id2label": None, "num_labels": 1_000_000, "hidden_size": 4096},
+        {"vocab_size": 10**13},
+        {"max_position_embeddings": 1e300},
+        {"intermediate_size": 10**20},
+    ],
+    ids=str,
+)
+def test_sizes_are_compared_with_the_files_before_anything_is_built(folder, changes):
+    content = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(
+        json.dumps({name: value for name, value in content.items() if value is not None})
+    )
+    began = time.monotonic()
+    said = [refusal(bertjax.load, folder), refusal(stored_config, folder)]
+    assert time.monotonic() - began < 5
+    for message in said:
+        assert re.search(
+            rf"config.json says ({'|'.join(changes)})=.*no room for that: they are of [\d,]+ bytes", message
+        )
+
+
+def test_sizes_of_our_own_configs_are_compared_too(bundle, tmp_path):
+    config = bundle.config.replace(num_hidden_groups=1)
+    params = bundle.params | {"encoder": {"layer_0": bundle.params["encoder"]["layer_0"]}}
+    bertjax.save(bertjax.Bundle(config, params), tmp_path / "shared")
+    content = json.loads((tmp_path / "shared" / "config.json").read_text())
+    assert content["model_type"] == "bertjax"
+    content["bertjax"]["num_hidden_layers"] = 100_000
+    (tmp_path / "shared" / "config.json").write_text(json.dumps(content))
+    assert "says num_hidden_layers=100000" in refusal(bertjax.load, tmp_path / "shared")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": ("fine", "\ud800", "odd")}, r"\ud800"),
+        ({"labels": ("a", "b", "\udcff of a name")}, r"\udcff of a name"),
+        ({"layer_norm_eps": float("nan")}, "could not be saved"),
+    ],
+)
+def test_a_model_that_could_not_be_saved_is_refused_when_it_is_made(bundle, changes, said):
+    assert said in refusal(lambda: bertjax.Bundle(bundle.config.replace(**changes), bundle.params))
+
+
+def test_a_head_for_labels_that_could_not_be_saved_is_refused_before_it_is_trained(stock):
+    assert "half of a character" in refusal(bertjax.load, stock, labels=("good", "\ud800"))

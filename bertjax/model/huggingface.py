@@ -9,12 +9,11 @@ stock code cannot express gets the type `bertjax`, and what it is stands under t
 import dataclasses
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from bertjax.errors import UserError
 from bertjax.model.config import (
@@ -27,7 +26,7 @@ from bertjax.model.config import (
 from bertjax.params import Tree, flatten, unflatten
 from bertjax.quantize.packing import pack, packed_size, unpack
 from bertjax.quantize.tensor import Quantized
-from bertjax.tensors import stored_arrays
+from bertjax.tensors import count_arrays, save_tensors, stored_arrays
 from bertjax.typed import Count, Rate, Size, Within, build, hints, read_json, shown, value
 
 # Ours -> theirs. Beyond the prefixes, the last component decides: kernel is weight transposed, embedding is weight,
@@ -355,6 +354,26 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
     return content | {"dtype": "float32"}
 
 
+def config_text(config: BertConfig) -> str:
+    """`config.json` as it is written.
+
+    Raises:
+      UserError: A value that no such file can hold: half a character in a label, a number that is none, an array.
+    """
+    try:
+        text = json.dumps(config_to_json(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = error.object[error.start : error.end + 20]
+        raise UserError(
+            f"a model with {near!r} in its config could not be saved: that is half of a character. Mend the labels, in "
+            "the data or where they are named."
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a model with such a config could not be saved: {error}.") from None
+    return text
+
+
 def is_stock(config: BertConfig) -> bool:
     """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, the sharing
     and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT and MobileBERT the
@@ -385,7 +404,51 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8])
         raise UserError(f"{folder} has no config.json, so it is not a model folder (found: {found or 'nothing'}).")
-    return read_json(path)
+    content = read_json(path)
+    check_sizes(content, folder)
+    return content
+
+
+def check_sizes(content: dict[str, Any], folder: Path) -> None:
+    """Compares the sizes in a config with what the folder holds, before anything of such a size is made.
+
+    Raises:
+      UserError: No model of these sizes is in these files.
+    """
+    bits = max(8 * sum(file.stat().st_size for file in folder.iterdir() if file.is_file()), LITTLE)
+    layers = max(sum(count_arrays(file) for file in weight_files(folder)), SHARED)
+    width = max((value for name, value in sizes(content) if name in ("hidden_size", "dim")), default=1)
+    for name, value in sizes(content):
+        most = layers if name in DEPTHS else bits / max(width, 1) if name == "num_labels" else bits
+        if not value <= most:
+            raise UserError(
+                f"{folder / 'config.json'} says {name}={value}, and its files have no room for that: they are of "
+                f"{bits // 8:,} bytes. Fetch or write the folder again."
+            )
+
+
+DEPTHS = ("num_hidden_layers", "n_layers", "inner_group_num", "steps", "num_feedforward_networks")
+WIDTHS = (
+    "hidden_size",
+    "dim",
+    "intermediate_size",
+    "hidden_dim",
+    "embedding_size",
+    "intra_bottleneck_size",
+    "head_size",
+)
+COUNTS = ("vocab_size", "max_position_embeddings", "type_vocab_size", "num_attention_heads", "n_heads", "num_labels")
+LITTLE, SHARED = 10**6, 200
+"""Sizes that need no room: of a model whose weights are elsewhere, and the number of layers, which may share all."""
+
+
+def sizes(content: Any) -> Iterator[tuple[str, float]]:
+    """Numbers in a config that say how large something is, at any depth."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for name, value in items:
+        if name in (*DEPTHS, *WIDTHS, *COUNTS) and isinstance(value, (int, float)):
+            yield name, value
+        yield from sizes(value)
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -507,7 +570,5 @@ def write_model(folder: Path, config: BertConfig, params: Tree) -> None:
             tensors |= {f"{name}.{part}": array for part, array in to_parts(leaf).items()}
         else:
             tensors[name] = convert(path, np.asarray(leaf))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(
-        json.dumps(config_to_json(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    save_tensors(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(config_text(config), encoding="utf-8")

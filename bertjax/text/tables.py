@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def csv_table(path: Path) -> Table:
 def table_of(path: Path, header: list[str], records: list[tuple[int, list[str]]], metric: str = "auto") -> Table:
     """Records of (line number, fields) as columns; each must have as many fields as the header."""
     names = [name.strip() for name in header]
-    if doubled := {name for name in names if names.count(name) > 1}:
+    if doubled := {name for name, count in Counter(names).items() if count > 1}:
         raise UserError(f'{path}, line 1: the header holds "{min(doubled)}" twice; expected different column names')
     if set(names) >= QQP:
         records = without_broken(path, names, records)
