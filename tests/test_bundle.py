@@ -21,7 +21,7 @@ import transformers
 from scipy.special import expit, softmax
 
 import bertjax
-from bertjax import predict
+from bertjax import manifest, predict
 from bertjax.bundle import architecture_for, stored_config
 from bertjax.model.config import Halting, Recurrence
 from bertjax.params import flatten
@@ -406,6 +406,7 @@ def test_sizes_of_our_own_configs_are_compared_too(bundle, tmp_path):
     assert content["model_type"] == "bertjax"
     content["bertjax"]["num_hidden_layers"] = 100_000
     (tmp_path / "shared" / "config.json").write_text(json.dumps(content))
+    (tmp_path / "shared" / manifest.FILE).unlink()
     assert "says num_hidden_layers=100000" in refusal(bertjax.load, tmp_path / "shared")
 
 

@@ -19,7 +19,7 @@ from bertjax.export.stablehlo import program_and_weights
 from bertjax.export.twin import stock_twin
 from bertjax.measure.onnx import FLOATS, INTEGERS, onnx_file
 from bertjax.model.config import BertConfig
-from bertjax.model.huggingface import config_to_json, write_model
+from bertjax.model.huggingface import config_to_json, save_tensors, write_model
 from bertjax.paths import at, is_remote, relative, replaced
 
 EXPORTED: tuple[Target, ...] = ("onnx", "stablehlo", "litert")
@@ -60,21 +60,16 @@ def export(
     origin = at(model) if is_remote(model) else resolve(model).resolve()
     if target == origin:
         raise UserError(f"--out {out} is the model itself; choose another folder.")
-    try:
-        with replaced(target) as folder:
-            write(bundle, to, folder, dequantise, weights)
-            if to != "huggingface":  # whose config is the twin's
-                (folder / "config.json").write_text(json.dumps(described(bundle.config, to, folder)))
-                write_origin(folder, relative(origin, target))
-            if bundle.tokenizer is not None:
-                bundle.tokenizer.save(folder)
-                limit_tokenizer(folder, bundle.config.max_position_embeddings)
-            manifest.write(folder, made_from=manifest.fingerprint(resolve(model)))
-            distance = check(bundle, to, folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {target}: {error.strerror or error}. Free space or choose another folder."
-        ) from error
+    with replaced(target) as folder:
+        write(bundle, to, folder, dequantise, weights)
+        if to != "huggingface":  # whose config is the twin's
+            (folder / "config.json").write_text(json.dumps(described(bundle.config, to, folder)))
+            write_origin(folder, relative(origin, target))
+        if bundle.tokenizer is not None:
+            bundle.tokenizer.save(folder)
+            limit_tokenizer(folder, bundle.config.max_position_embeddings)
+        manifest.write(folder, made_from=manifest.fingerprint(resolve(model)))
+        distance = check(bundle, to, folder)
     return distance
 
 
@@ -127,8 +122,6 @@ def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool, weights: B
     if to == "litert":
         (folder / FILES[to]).write_bytes(litert_model(bundle.model, bundle.params))
         return
-    from safetensors.numpy import save_file
-
     program, arrays = program_and_weights(bundle.model, bundle.params)
     (folder / FILES[to]).write_bytes(program)
-    save_file(arrays, folder / "model.safetensors")
+    save_tensors(arrays, folder / "model.safetensors")
