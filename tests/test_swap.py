@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import bertjax
-from bertjax import paths, swap
+from bertjax import paths, swap, tensors
 from bertjax.errors import UserError
-from bertjax.model import huggingface
 from bertjax.params import flatten
 from tests.killed import WHOLE, killed_at, refused_from
 from tests.train.tiny import write_model
@@ -26,7 +25,7 @@ WRITING: tuple[tuple[Any, str], ...] = (
     (Path, "mkdir"),
     (os, "rename"),
     (swap, "acquire"),
-    (huggingface, "save_file"),
+    (tensors, "save_file"),
 )
 WORDS = "embeddings/word/embedding"
 

@@ -19,8 +19,9 @@ from bertjax.export.stablehlo import program_and_weights
 from bertjax.export.twin import stock_twin
 from bertjax.measure.onnx import FLOATS, INTEGERS, onnx_file
 from bertjax.model.config import BertConfig
-from bertjax.model.huggingface import config_to_json, save_tensors, write_model
+from bertjax.model.huggingface import config_to_json, write_model
 from bertjax.paths import at, is_remote, relative, replaced
+from bertjax.tensors import save_tensors
 
 EXPORTED: tuple[Target, ...] = ("onnx", "stablehlo", "litert")
 """Whose files no bundle has."""

@@ -415,7 +415,7 @@ def check_sizes(content: dict[str, Any], folder: Path) -> None:
     Raises:
       UserError: No model of these sizes is in these files.
     """
-    bits = max(8 * sum(file.stat().st_size for file in folder.iterdir() if file.is_file()), LITTLE)
+    bits = max(8 * sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()), LITTLE)
     layers = max(sum(count_arrays(file) for file in weight_files(folder)), SHARED)
     width = max((value for name, value in sizes(content) if name in ("hidden_size", "dim")), default=1)
     for name, value in sizes(content):
