@@ -417,12 +417,12 @@ def check_sizes(content: dict[str, Any], folder: Path) -> None:
     """
     bits = max(8 * sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()), LITTLE)
     layers = max(sum(count_arrays(file) for file in weight_files(folder)), SHARED)
-    width = max((value for name, value in sizes(content) if name in ("hidden_size", "dim")), default=1)
-    for name, value in sizes(content):
+    width = max((size for name, size in sizes(content) if name in ("hidden_size", "dim")), default=1)
+    for name, size in sizes(content):
         most = layers if name in DEPTHS else bits / max(width, 1) if name == "num_labels" else bits
-        if not value <= most:
+        if not size <= most:
             raise UserError(
-                f"{folder / 'config.json'} says {name}={value}, and its files have no room for that: they are of "
+                f"{folder / 'config.json'} says {name}={size}, and its files have no room for that: they are of "
                 f"{bits // 8:,} bytes. Fetch or write the folder again."
             )
 
@@ -445,10 +445,10 @@ LITTLE, SHARED = 10**6, 200
 def sizes(content: Any) -> Iterator[tuple[str, float]]:
     """Numbers in a config that say how large something is, at any depth."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    for name, value in items:
-        if name in (*DEPTHS, *WIDTHS, *COUNTS) and isinstance(value, (int, float)):
-            yield name, value
-        yield from sizes(value)
+    for name, inner in items:
+        if name in (*DEPTHS, *WIDTHS, *COUNTS) and isinstance(inner, (int, float)):
+            yield name, inner
+        yield from sizes(inner)
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
