@@ -409,16 +409,13 @@ def test_sizes_of_our_own_configs_are_compared_too(bundle, tmp_path):
     assert "says num_hidden_layers=100000" in refusal(bertjax.load, tmp_path / "shared")
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"labels": ("fine", "\ud800", "odd")}, r"\ud800"),
-        ({"labels": ("a", "b", "\udcff of a name")}, r"\udcff of a name"),
-    ],
-)
-def test_a_model_that_could_not_be_saved_is_refused_when_it_is_made(bundle, changes, said):
-    assert said in refusal(lambda: bertjax.Bundle(bundle.config.replace(**changes), bundle.params))
+def test_a_model_that_could_not_be_saved_is_refused_when_it_is_made(bundle):
+    config = bundle.config.replace()
+    object.__setattr__(config, "layer_norm_eps", np.float32(1e-12))
+    said = refusal(bertjax.Bundle, config, bundle.params)
+    assert said == "a model with such a config could not be saved: Object of type float32 is not JSON serializable."
 
 
-def test_a_head_for_labels_that_could_not_be_saved_is_refused_before_it_is_trained(stock):
-    assert "half of a character" in refusal(bertjax.load, stock, labels=("good", "\ud800"))
+@pytest.mark.parametrize("label", ["\ud800", "half \udcff of a name"])
+def test_a_head_for_labels_that_could_not_be_saved_is_refused_before_it_is_trained(stock, label):
+    assert "expected Unicode text" in refusal(bertjax.load, stock, labels=("good", label))

@@ -72,6 +72,7 @@ class Shop:
         patch.setattr("bertjax.processor.processor_features", lambda: frozenset({"avx_vnni"}))
         patch.setattr(compress, "has_trained_head", lambda model, task: True)
         patch.setattr("train.data.training_task", lambda data: Task(kind="classification"))
+        patch.setattr("train.data.tell_first", lambda data, model, task: ())
         patch.setattr("train.data.has_labels", lambda data, task: True)
         patch.setattr(compress, "resolve_model", Path)
         patch.setattr("train.budget.depth_of", lambda folder: 4)
