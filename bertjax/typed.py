@@ -11,6 +11,7 @@ import numbers
 import reprlib
 import types
 from collections import Counter
+from collections.abc import Mapping
 from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -154,6 +155,8 @@ def fits(annotation: Any, given: Any) -> bool:
         return any(fits(part, given) for part in parts)
     if kind is Literal:
         return any(given == choice and type(given) is type(choice) for choice in parts)
+    if kind in (dict, Mapping):
+        return isinstance(given, Mapping)
     if annotation in (int, float):
         wide: Any = numbers.Integral if annotation is int else numbers.Real  # NumPy's, too
         return isinstance(given, wide) and not isinstance(given, bool) and -1e300 < given < 1e300  # type: ignore[operator]

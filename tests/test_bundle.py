@@ -340,6 +340,7 @@ def test_a_hub_name_opens_from_the_local_cache_without_a_network(stock, tmp_path
 def test_of_a_hub_folder_no_pickle_is_fetched(stock, monkeypatch):
     names = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
     names += ["tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+    names += ["added_tokens.json", "special_tokens_map.json", "spiece.model"]
     others = [
         "pytorch_model.bin",
         "tf_model.h5",

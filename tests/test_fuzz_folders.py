@@ -37,7 +37,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film", "dul
 TEXTS = ["a fine film", "dulls plots [E1] Fine", "", "finer"]
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "report.json")
 CHANGES = 12
-SECONDS = 10.0
+SECONDS = 10.0  # of a processor: nothing waits for anything, and other work on the machine is no hang
 MEANT = {
     "config.json": {
         *("hidden_act", "layer_norm_eps", "num_attention_heads", "head_size", "problem_type", "id2label", "labels"),
@@ -239,7 +239,7 @@ def fuzz(
         text = (folder / file).read_text(encoding="utf-8")
         raw, change = changed(file, text, rng)
         (folder / file).write_bytes(raw)
-        begun, outcome = time.monotonic(), ""
+        begun, outcome = time.process_time(), ""
         try:
             with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
                 warnings.simplefilter("ignore")
@@ -251,7 +251,7 @@ def fuzz(
             outcome = "refused" if len(str(error).splitlines()) <= 5 and len(str(error)) < 2000 else "A LONG STORY"
         except BaseException as error:  # a panic of a library in Rust is no Exception
             outcome = f"TRACEBACK {type(error).__name__}: {str(error)[:200]}"
-        if time.monotonic() - begun > SECONDS:
+        if time.process_time() - begun > SECONDS:
             outcome = "TOO LONG"
         outcomes[outcome.split(":")[0]] += 1
         if outcome.isupper() or outcome.startswith("TRACEBACK"):

@@ -177,8 +177,11 @@ def read_record(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+            raise ValueError("no record of a run")
+        return record
+    except (ValueError, RecursionError):
         raise UserError(
             f"{path} is damaged. Delete it if the settings are the same as before, or use another --out."
         ) from None

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.paths import added, at, joined, relative
+from bertjax.paths import added, at, joined, local, relative
 from bertjax.text.facts import Facts
+from bertjax.typed import build, read_json
 
 WITHOUT_TEACHER = "same small model, trained without a teacher"
 BAG_OF_WORDS = "bag of words"
@@ -168,24 +169,18 @@ class Report:
 
 
 def read_report(path: str | os.PathLike) -> Report:
-    """The report in a `report.json`; bundle paths are those of this machine again."""
+    """The report in a `report.json`; bundle paths are those of this machine again.
+
+    Raises:
+      UserError: There is none, or it holds something else.
+    """
     file = at(path)
-    content = json.loads(file.read_text(encoding="utf-8"))
-    rows = tuple(_row(row, file.parent) for row in content.pop("rows"))
-    texts = tuple(Facts(**one | {"notes": tuple(one["notes"])}) for one in content.get("texts", ()))
-    return Report(**content | {"rows": rows, "lengths": Percentiles(**content["lengths"]), "texts": texts})
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; expected the report.json of a run.")
+    report = build(Report, read_json(local(path)), str(file))
+    return dataclasses.replace(report, rows=tuple(_placed(row, file.parent) for row in report.rows))
 
 
-def _row(content: dict[str, Any], folder: os.PathLike) -> Row:
-    latency, edge, exported_from = content["latency_ms"], content.get("edge"), content.get("exported_from")
-    return Row(
-        **content
-        | {
-            "bundle": content["bundle"] and joined(folder, content["bundle"]),
-            "exported_from": exported_from and joined(folder, exported_from),
-            "score_ci95": tuple(content["score_ci95"]),
-            "peak_memory_bytes": PeakMemory(**content["peak_memory_bytes"]),
-            "edge": edge and Edge(**edge | {"latency_ms": Percentiles(**edge["latency_ms"])}),
-            "latency_ms": latency and Latency(**{name: Percentiles(**both) for name, both in latency.items()}),
-        }
-    )
+def _placed(row: Row, folder: Any) -> Row:
+    bundle, origin = (named and joined(folder, named) for named in (row.bundle, row.exported_from))
+    return dataclasses.replace(row, bundle=bundle, exported_from=origin)

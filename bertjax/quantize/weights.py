@@ -19,6 +19,7 @@ from bertjax.quantize.grid import Grid, expand, grid_of
 from bertjax.quantize.ranges import least_squares, min_max, percentile, ternary
 from bertjax.quantize.rounding import quantise, scales
 from bertjax.quantize.tensor import Quantized
+from bertjax.typed import shown
 
 Find = Literal["min_max", "percentile", "least_squares"]
 """How the range of a block is found: its extremes, without a thousandth of its numbers, or with the smallest error."""
@@ -50,7 +51,7 @@ def abstract_weights(config: BertConfig, params: Tree) -> Tree:
     flat = flatten(params)
     for path, format in config.quantization.weights:
         if path not in flat:
-            raise UserError(f"the config says that {path} is quantised, but the model has no such parameter.")
+            raise UserError(f"the config says that {shown(path)} is quantised, but the model has no such parameter.")
         grid = unit_grid(path, flat[path].shape, format, config)
         scale = jax.ShapeDtypeStruct(grid.shape, jnp.float32)
         values = jax.ShapeDtypeStruct(flat[path].shape, jnp.int8)

@@ -168,7 +168,7 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for every kind of bad file
-        raise UserError(f"{path}: not a tokenizer that `tokenizers` can read ({error})") from None
+        raise UserError(f"{path}: not a tokenizer that `tokenizers` can read ({str(error)[:300]})") from None
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:

@@ -4,6 +4,8 @@ import dataclasses
 import io
 import itertools
 import json
+import re
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -268,3 +270,32 @@ def test_rows_need_names_of_their_own_and_a_baseline():
         dataclasses.replace(REPORT, rows=(TEACHER, TEACHER))
     with pytest.raises(UserError, match="baseline among them"):
         dataclasses.replace(REPORT, baseline="gold")
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "said"),
+    [
+        ("rows", 5, "report.json.rows is 5; expected a list"),
+        ("rows.0", [], "rows[0] is []; expected an object"),
+        ("rows.0.score", "high", 'rows[0].score is "high"; expected a number'),
+        ("rows.0.score_ci95", [0.1], "rows[0].score_ci95 is [0.1]; expected a list (a number, a number)"),
+        ("rows.0.latency_ms", 3, "rows[0].latency_ms is 3; expected an object"),
+        ("rows.0.parameters", 1.5, "rows[0].parameters is 1.5; expected a whole number"),
+        ("rows.0.spin", 1, 'rows[0] has a field "spin" that this version does not know'),
+        ("lengths", None, "lengths is null; expected an object"),
+        ("versions", [], "versions is []; expected an object"),
+        ("baseline", "nobody", "A report needs a name of its own for each row and its baseline among them"),
+    ],
+)
+def test_a_report_with_something_else_in_it_is_named(path, given, said, tmp_path):
+    content = json.loads(REPORT.json_text(tmp_path))
+    branch: Any = content
+    *way, last = path.split(".")
+    for name in way:
+        branch = branch[int(name) if isinstance(branch, list) else name]
+    branch[int(last) if isinstance(branch, list) else last] = given
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=re.escape(said)):
+        read_report(tmp_path / "report.json")
+    with pytest.raises(UserError, match="no such file; expected the report"):
+        read_report(tmp_path / "other.json")

@@ -214,6 +214,23 @@ def test_shapes_are_told_without_weights(mixed):
     assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.parametrize(
+    ("sites", "said"),
+    [
+        (("step_9/attention/query",), "step_9/attention/query where no product reads integers"),
+        (("step_0/attention/qeury",), "step_0/attention/qeury where no product reads integers"),
+        (("classifier",), "classifier where no product reads integers"),
+        (("step_0/attention/query", "step_0/attention/query"), "step_0/attention/query twice"),
+    ],
+)
+def test_a_range_for_a_place_that_does_not_exist_is_refused(mixed, sites, said, tmp_path):
+    """It would be passed over in silence, and another model answer."""
+    config = rounded(mixed[0], tuple((site, Activation(8, -1.0, 1.0)) for site in sites))
+    bertjax.save(Bundle(config, mixed[1]), tmp_path / "q")
+    with pytest.raises(UserError, match=f"quantization rounds the input of {said}; the model has 12 such products"):
+        bertjax.load(tmp_path / "q")
+
+
 def test_damaged_integers_are_refused(mixed, tmp_path):
     from safetensors.numpy import load_file, save_file
 

@@ -86,3 +86,10 @@ def test_as_a_stage_it_leaves_a_bundle_like_any_other(asked: Config, tmp_path: P
 def test_no_runs_are_refused():
     with pytest.raises(UserError, match="--runs=0: expected 1, or more whose weights are averaged"):
         Finetune(runs=0)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "{}", '{"config": 5}', "[" * 200_000, '{"config": '])
+def test_a_record_that_is_none_is_called_damaged(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"run\.json is damaged\. Delete it if the settings are the same as before"):
+        read_record(tmp_path)
