@@ -85,7 +85,7 @@ class Bundle:
     fresh: tuple[str, ...] = ()
     """Parameters that the folder did not hold and that were drawn at random: a head that is still to be trained."""
     ignored: tuple[str, ...] = ()
-    """Tensors of the folder that this architecture has no place for, all of them outside of the encoder."""
+    """Tensors of the folder that this architecture has no place for: heads of other tasks, and what nothing reads."""
     calibration: Calibration | None = None
     """Of a model whose activations are rounded: some texts like those that its ranges were found on."""
 
@@ -181,7 +181,7 @@ def load(
         known = flatten(params) | flatten(init_params(config, seed, only=missing))
         params = unflatten({path: known[path] for path in flatten(template)})
     chex.assert_trees_all_equal_shapes_and_dtypes(params, template)
-    require_use(ignored, str(folder))
+    require_use(ignored, config, str(folder))
     require_numbers(params, config, str(folder))
     sizes = config.vocab_size, config.type_vocab_size, config.max_position_embeddings
     calibration = read_calibration(folder, *sizes)

@@ -29,13 +29,16 @@ SMALLEST = float(np.nextafter(np.float32(0), np.float32(1)))
 """Above 0."""
 
 
-def require_use(ignored: Sequence[str], where: str) -> None:
+def require_use(ignored: Sequence[str], config: BertConfig, where: str) -> None:
     """Refuses a folder with parts of an encoder that its config does not mention; names other tensors without a use,
     once, as a warning of the logger `bertjax`.
 
     Raises:
       UserError: The config describes another encoder than the one whose tensors are there.
     """
+    # `transformers` stores a bottleneck for queries and keys also where they read another, and computes nothing of it.
+    unread = "bottleneck.attention." if config.bottleneck_attention == "input" else None
+    ignored = [name for name in ignored if unread is None or unread not in name]
     if left := [name for name in ignored if ENCODER.search(name)]:
         raise UserError(
             f"{where} holds {len(left)} tensors of an encoder that its config.json leaves out: {shortened(left)}.\n"

@@ -218,3 +218,18 @@ def test_other_tensors_are_named_once_in_one_short_line(folder: Path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f"{folder}: tensors without a use (9): adapter.0, adapter.1, adapter.2, adapter.3 ..."
     ]
+
+
+def test_a_bottleneck_that_nothing_reads_may_be_stored_and_one_that_is_read_may_not_be_left_out():
+    stored = ["mobilebert.encoder.layer.0.bottleneck.attention.dense.weight"]
+    for reads in ("input", "block"):
+        config = TINY.replace(
+            model_type="mobilebert",
+            architecture="MobileBertForSequenceClassification",
+            intra_bottleneck_size=6,
+            bottleneck_attention=reads,
+        )
+        if reads == "input":
+            soundness.require_use(stored, config, "here")
+        else:
+            assert "leaves out: mobilebert.encoder" in refusal(soundness.require_use, stored, config, "here")
