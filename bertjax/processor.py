@@ -15,6 +15,10 @@ INTEGER_PRODUCTS: Mapping[str, str] = {
 """What multiplies integers of eight bits faster than floats, as Linux calls it."""
 
 
+BFLOAT16_PRODUCTS = ("amx_bf16", "avx512_bf16", "bf16")
+"""What multiplies numbers in bfloat16; without it they are made float32 first, or worse."""
+
+
 def processor_name() -> str:
     """The name of this machine's processor."""
     named = _line("model name")
@@ -43,6 +47,11 @@ def integer_products(features: frozenset[str] | None) -> str:
         "this processor has no instruction for sums of 8-bit products (VNNI or the like): int8 will be smaller, and "
         "hardly faster"
     )
+
+
+def emulates_bfloat16(features: frozenset[str] | None) -> bool:
+    """Whether such a processor has no products in bfloat16 of its own; False where nothing says what it has."""
+    return features is not None and not features & {*BFLOAT16_PRODUCTS}
 
 
 def thread_count() -> int:

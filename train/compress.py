@@ -37,7 +37,7 @@ from .loop import Training
 from .proof import Model
 from .prune import Prune
 from .quantize import Quantize
-from .stages import FAILED, Context, Done, Failure, Stage, attempt, leave_if, left_out, run_in_order
+from .stages import FAILED, Context, Done, Failure, Stage, attempt, leave_if, left_out, run_in_order, to_do
 
 
 @dataclass(frozen=True)
@@ -200,13 +200,24 @@ def ship(kept: Model, report: Any, out: Path) -> None:
 
 def run_stages(config: Config, out: Path, log: Any, failures: list[Failure]) -> list[Model]:
     """Every stage in order; returns the models for the report, the baseline first and the result last."""
+    import time
+
     from bertjax.measure import WITHOUT_TEACHER
 
-    from .data import has_labels, training_task
+    from .data import has_labels, training_examples, training_task
+    from .log import note
 
     models, stages, task = *teacher_as_it_is(config), training_task(config.data)
     context = Context(config.model, config.data, str(out / "stages"))
-    done = run_in_order(stages, context, lambda number, name: log.event("stage", number, name=name), failures)
+    note(f"to do: {to_do(stages, len(training_examples(config.data, task)))}; then everything is measured")
+    began = time.monotonic()
+
+    def announce(number: int, name: str) -> None:
+        log.event("stage", number, name=name)
+        if number > 1:
+            note(f"{(time.monotonic() - began) / 60:.1f} minutes; stage {number} of {len(stages)}: {name}")
+
+    done = run_in_order(stages, context, announce, failures)
     refuse_if_nothing(bool(done), failures)
     models += [Model(stage.name, bundle) for stage, _, bundle in done]
     taught = [one for one in done if isinstance(one.stage, Distill)]

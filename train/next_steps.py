@@ -23,8 +23,8 @@ def next_steps(config: Config, models: list[Model], task: Any) -> list[Step]:
 
 
 def verify(config: Config, models: list[Model], task: Any) -> list[Step]:
-    """The gate over the two exported files, with the bounds that were asked for; none for a bucket, which it does not
-    read."""
+    """The gate over the two exported files, where both could be made, with the bounds that were asked for; none for a
+    bucket, which it does not read."""
     if len(models) < 3 or not (models[1].exported and models[-1].exported) or is_remote(config.out):
         return []
     data = config.data

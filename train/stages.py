@@ -13,6 +13,7 @@ from bertjax.paths import at, write_text
 
 from .common import Data
 from .finetune import Finetune
+from .loop import Training
 
 
 class Stage(Protocol):
@@ -100,6 +101,18 @@ def leave_if(sentence: str | None, code: int) -> None:
     if sentence:
         print(sentence, file=sys.stderr)
         sys.exit(code)
+
+
+def to_do(stages: Sequence[Stage], examples: int) -> str:
+    """What is to be done, in a line; of what trains, about how many steps, as far as so many training examples say it:
+    a stage that makes more of them makes longer ones."""
+    parts = []
+    for stage in stages:
+        name = stage.name
+        if isinstance(stage, Training) and getattr(stage, "learn", "") != "nothing":
+            name += f" (about {stage.total_steps(-(-examples // stage.batch_size)):,} steps)"
+        parts.append(name)
+    return ", ".join(parts)
 
 
 def run_in_order(

@@ -8,8 +8,8 @@ over padding to the maximum. Each framework runs in a process of its own and the
 share a process starve each other and because a shared machine speeds up and slows down. Milliseconds are the median
 over rounds of each round's median; a ratio is taken within each round, and its median, lowest and highest are printed:
 what bertjax in float32 is ahead by, and, of bfloat16, what bertjax in bfloat16 is; "x | bertjax, bfloat16" is that one
-beside the fastest in float32. The ratios are what holds. Inference results are compared, so that nobody is fast by
-computing less.
+beside the fastest in float32. Where bfloat16 would be emulated it is left out. The ratios are what holds. Inference
+results are compared, so that nobody is fast by computing less.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from bertjax.allocator import keep_freed_memory
+from bertjax.processor import emulates_bfloat16, processor_features, processor_name
 
 SHAPES = [
     ("train", 32, 64),
@@ -87,13 +88,21 @@ def take_turns(builders: dict[str, Callable], rounds: int, seconds: float) -> tu
     return ready, times
 
 
+def contestants(kind: str) -> dict[str, Callable]:
+    """Who takes part on this processor: nobody in bfloat16 where it would be emulated, for hours."""
+    from tests.benchmarks.contestants import CONTESTANTS
+
+    left_out = "bfloat16" if emulates_bfloat16(processor_features()) else None
+    return {name: build for name, build in CONTESTANTS[kind].items() if left_out is None or left_out not in name}
+
+
 def compare(task: tuple, folder: str, rounds: int, seconds: float) -> dict[str, dict]:
     """Every contestant's milliseconds, and its ratio to ours."""
     import numpy as np
 
-    from tests.benchmarks.contestants import CONTESTANTS, Task
+    from tests.benchmarks.contestants import Task
 
-    builders = {name: partial(build, Task(*task), folder) for name, build in CONTESTANTS[task[0]].items()}
+    builders = {name: partial(build, Task(*task), folder) for name, build in contestants(task[0]).items()}
     ready, times = take_turns(builders, rounds, seconds)
     if task[0] == "infer":
         for name in builders:
@@ -121,20 +130,24 @@ def main() -> None:
     parser.add_argument("--only", choices=("train", "infer", "text"), help="one kind of work")
     parser.add_argument("--out", help="file for the numbers as JSON")
     arguments = parser.parse_args()
+    threads = len(os.sched_getaffinity(0))
+    print(
+        f"{threads} threads, {arguments.rounds} rounds; milliseconds, and bertjax's speed relative to each", flush=True
+    )
+    if emulates_bfloat16(processor_features()):
+        print(f"bfloat16 is left out: {processor_name()} has no products in it and would emulate them", flush=True)
     import bertjax
 
-    threads = len(os.sched_getaffinity(0))
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         bundle = bertjax.load("demo", architecture="BertForSequenceClassification", labels=("rotten", "fresh"))
         bertjax.save(bundle, folder)
-        print(f"{threads} threads, {arguments.rounds} rounds; milliseconds, and bertjax's speed relative to each\n")
         for kind, batch, length in SHAPES:
             if arguments.only not in (None, kind):
                 continue
             timed = compare((kind, batch, length, threads), folder, arguments.rounds, arguments.seconds)
             results[f"{kind} {batch}x{length}"] = timed
-            print(f"{kind} {batch} x {length}")
+            print(f"\n{kind} {batch} x {length}", flush=True)
             for name, entry in sorted(timed.items(), key=lambda item: item[1]["ms"]):
                 low, high = min(entry["ratios"]), max(entry["ratios"])
                 print(f"  {name:34} {entry['ms']:9.2f}  {entry['ratio']:5.2f}x ({low:.2f} to {high:.2f})", flush=True)

@@ -106,6 +106,9 @@ def test_the_next_steps_of_a_compression_run_as_they_are_printed(paired: bool, t
         verify(words["Measure the two exported files anew"][2:])
     assert (left.value.code, "accuracy" in capsys.readouterr().out) == (0, True)
 
+    alone = printed(next_steps(config, [models[0], models[-1]], task))  # the first one's file could not be made
+    assert list(alone) == list(words)[1:]
+
     before, _, after = dict(steps)["Label text of your own"].partition(" | ")
     said = subprocess.run(["sh", "-c", before], capture_output=True, text=True, check=True).stdout
     (tmp_path / "zeile.txt").write_text(said, encoding="utf-8")
@@ -120,7 +123,7 @@ def test_the_next_steps_of_a_compression_run_as_they_are_printed(paired: bool, t
     assert len({config.out, deeper.out, longer.out}) == 3
     assert deeper.model == config.model
     log = Log(Path(deeper.out), "deeper", 2, quiet=True)
-    made = run_stages(dataclasses.replace(deeper, stages=deeper.stages[:2]), Path(deeper.out), log)
+    made = run_stages(dataclasses.replace(deeper, stages=deeper.stages[:2]), Path(deeper.out), log, [])
     log.close()
     assert bertjax.load(made[-1].folder).config.depth == 2
 

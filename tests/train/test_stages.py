@@ -12,8 +12,9 @@ from bertjax.signals import Stopped
 from tests.train.tiny import write_model
 from train import quantize
 from train.common import Data
+from train.distill import Distill
 from train.finetune import Finetune
-from train.stages import Context, Failure, left_out, run_in_order
+from train.stages import Context, Failure, left_out, run_in_order, to_do
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,16 @@ def test_a_signal_is_no_failure(tmp_path: Path):
     with pytest.raises(Stopped):
         run_in_order(stages, Context("given", Data(), str(tmp_path)), failures=failures)
     assert (failures, given) == ([], [])
+
+
+def test_a_plan_names_the_stages_and_the_steps_of_those_that_learn():
+    stages = (
+        Finetune(epochs=2, batch_size=32),
+        Distill(steps=7),
+        quantize.Quantize(),
+        quantize.Quantize(learn="weights"),
+    )
+    assert to_do(stages, 65) == "teacher (about 6 steps), student (about 7 steps), int8, int8 (about 9 steps)"
 
 
 def test_rounding_learns_from_the_first_model_where_it_reads_the_same_pieces(tmp_path: Path, monkeypatch):
