@@ -53,11 +53,11 @@ def test_scores_and_differences_are_means_over_the_seeds(report):
         assert report.row(name).score == pytest.approx(right(name).mean())
     drawn = np.random.default_rng(0).integers(300, size=(2000, 300))
     ours, theirs = right("good").mean(0), right("no_teacher").mean(0)
-    near = {"abs": 0.01}  # one example more of 300, and other draws
-    assert report.row("good").score_ci95 == pytest.approx(np.percentile(ours[drawn].mean(1), (2.5, 97.5)), **near)
+    near = 0.01  # one example more of 300, and other draws
+    assert report.row("good").score_ci95 == pytest.approx(np.percentile(ours[drawn].mean(1), (2.5, 97.5)), abs=near)
     found = report.row("good").differences["no_teacher"]
     assert found.value == pytest.approx(ours.mean() - theirs.mean())
-    assert found.ci95 == pytest.approx(np.percentile((ours - theirs)[drawn].mean(1), (2.5, 97.5)), **near)
+    assert found.ci95 == pytest.approx(np.percentile((ours - theirs)[drawn].mean(1), (2.5, 97.5)), abs=near)
     assert found.p_value == pytest.approx(4 / 10_001)  # no swap is as extreme; five rows, "half" before it
     half = report.row("half").differences["no_teacher"]
     assert half.value == pytest.approx(right("half").mean() - right("no_teacher")[0].mean())  # the seed that both have

@@ -118,7 +118,7 @@ def test_a_student_may_be_the_next_ones_teacher_and_the_baseline_has_its_shape(w
     config = Compress(model=str(work / "one"), data=data(work), stages=stages)
     out = work / "chain"
     log = Log(out, "compressing", 2, start=None)
-    models = run_stages(config, out, log)
+    models = run_stages(config, out, log, [])
     log.close()
     assert models[0].name == "middle"
     shapes = [bertjax.load(model.folder).config for model in models]
