@@ -1,6 +1,7 @@
 """The arrays of a safetensors file, in NumPy alone."""
 
 import errno
+import os
 import re
 from pathlib import Path
 
@@ -50,4 +51,5 @@ def save_tensors(arrays: dict[str, np.ndarray], file: Path) -> None:
         save_file(arrays, file, metadata={"format": "pt"})
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
+        reason = (int(code[1]), os.strerror(int(code[1]))) if code else (errno.EIO, str(error))
+        raise OSError(*reason) from error
