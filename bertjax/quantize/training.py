@@ -130,11 +130,11 @@ def above_zero(scale: np.ndarray, offset: np.ndarray, format: Format) -> tuple[n
 
 
 def learned_ranges(activations: Mapping[str, Activation], learned: Mapping[str, Any]) -> dict[str, Activation]:
-    """The activations with the scales that were learned."""
+    """The activations with the scales that were learned; one that fell below zero has the same steps, turned round."""
     found = dict(activations)
     for site, scale in learned.items():
         bits = activations[site].bits
         zero = fixed_scale(activations[site])[1]
-        low, high = (float(scale) * (end - zero) for end in (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
+        low, high = sorted(float(scale) * (end - zero) for end in (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
         found[site] = Activation(bits, min(low, 0.0), max(high, 0.0))
     return found

@@ -125,3 +125,11 @@ def test_scales_that_were_learned_below_zero_ship_above_it_and_round_alike(schem
     scale, offset = above_zero(scale, offset, format)
     assert (scale > 0).all()
     np.testing.assert_allclose(rounded(scale, offset), trained, **SAME_MATHS)
+
+
+def test_a_range_whose_learned_scale_fell_below_zero_has_the_same_steps():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(40, 8)), jnp.float32)
+    activation, scale = Activation(8, -1.0, 3.0), jnp.float32(-0.011)
+    trained = round_input(x, activation, scale)
+    shipped = learned_ranges({"site": activation}, {"site": scale})["site"]
+    np.testing.assert_allclose(round_input(x, shipped), trained, rtol=1e-5, atol=1e-5)
