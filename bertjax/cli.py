@@ -50,7 +50,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"bertjax {__version__}")
         sys.exit(0)
     if command in LIBRARY:
-        importlib.import_module(f"bertjax.{command}.__main__").main(rest, f"bertjax {command}")
+        from bertjax.signals import Stopped, listening
+
+        try:
+            with listening():
+                importlib.import_module(f"bertjax.{command}.__main__").main(rest, f"bertjax {command}")
+        except Stopped as stop:
+            print(stop, file=sys.stderr)
+            raise
     if command not in COMMANDS:
         known = [*COMMANDS, *LIBRARY]
         near = difflib.get_close_matches(command, known, n=1)

@@ -1,5 +1,8 @@
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,17 @@ def test_a_mistake_on_the_command_line_ends_with_code_two_and_a_hint(command, tm
     assert done.stdout == ""
     assert "did you mean --out?" in done.stderr
     assert done.stderr.count("\n") <= 5
+
+
+@pytest.mark.parametrize("command", cli.LIBRARY)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_commands_of_the_library_in_a_line(command, number, monkeypatch, capsys):
+    def works(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    monkeypatch.setattr(f"bertjax.{command}.__main__.main", works)
+    with pytest.raises(SystemExit) as left:
+        cli.main([command])
+    assert left.value.code == 128 + number
+    assert capsys.readouterr().err == f"stopped by {number.name}\n"
