@@ -8,6 +8,7 @@ and the `depth` at which the text left, where the model lets texts leave early. 
 blank one the label is null.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,7 +69,12 @@ def main(config: Config) -> None:
             answer["probabilities"] = dict(zip(bundle.config.labels, rounded, strict=True))
         if predictions.depths is not None:
             answer["depth"] = predictions.depths[i]
-    write_lines(config.out, [json.dumps(answer, ensure_ascii=False, allow_nan=False) for answer in answers])
+    write_lines(config.out, [one_line(json.dumps(answer, ensure_ascii=False, allow_nan=False)) for answer in answers])
+
+
+def one_line(text: str) -> str:
+    """JSON in which no reader sees a second line: some end one at these as well, which a text may hold."""
+    return re.sub("[\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def read_lines(source: str) -> list[str]:

@@ -32,7 +32,8 @@ class Quantize(Training):
     """In a config file: rules (regex, format) over parameter paths, the first match wins."""
     full_int8: bool = False
     """Kernels of 8 bits where the rules say 7. As a file they are exact on processors with VNNI, AMX or the dot product
-    of Arm alone, or as slower unsigned bytes; those of 7 bits are exact everywhere."""
+    of Arm alone, or as slower unsigned bytes; those of 7 bits are exact everywhere. It changes the rules, and is then
+    false again: two spellings of one recipe are one."""
     mean_bits: float | None = None
     """Bits that a weight of the encoder's layers may take in the mean, scales included: which layer gets which of
     `choices` is then found before anything else."""
@@ -62,6 +63,9 @@ class Quantize(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.full_int8:
+            object.__setattr__(self, "weights", full_int8(self.weights))
+            object.__setattr__(self, "full_int8", False)
         if self.attention != "xla":
             raise UserError(f"--attention={self.attention} cannot round what its products read; leave it at xla")
         if self.texts < 1:
@@ -130,8 +134,6 @@ def main(config: Config, score: bool = True) -> None:
     if config.mean_bits is not None:
         batches = sample(train.encoded, config.texts, one_length=True)
         config = dataclasses.replace(config, weights=assigned_rules(config, model, batches, out))
-    if config.full_int8:
-        config = dataclasses.replace(config, weights=full_int8(config.weights))
     masks = zeros(config, model)
     activations = inputs_to_round(config, model, train.encoded)
     described, params = train_rounded(config, out, model, train.encoded, activations, masks)

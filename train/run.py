@@ -10,6 +10,7 @@ keeps two commands apart there.
 """
 
 import atexit
+import dataclasses
 import json
 import os
 import re
@@ -56,7 +57,7 @@ def claim(out: Path, config: Any) -> bool:
     occupy(out)
     asked = {name: value for name, value in to_dict(config).items() if name != "out"}
     record = read_record(out)
-    differing = differences(what(record["config"]), what(asked)) if record else []
+    differing = differences(what(completed(record["config"], config)), what(asked)) if record else []
     found = inputs(asked)
     changed = changes((record or {}).get("inputs", {}), found)
     if record is None or ((differing or changed) and not holds_work(out)):
@@ -78,7 +79,9 @@ def claim(out: Path, config: Any) -> bool:
             f"{out} {state} with something else than what stands there now:\n  {'; '.join(changed[:3])}.\n"
             "Put back what it began with, or use another --out."
         )
-    if "result" in record:
+    if "result" in record and record.get("bundle") and not holds_bundle(out):
+        note(f"{out} was finished, and its model is gone: it is made again")
+    elif "result" in record:
         note(f"{out}: finished already{', ' * bool(record['result'])}{show(record['result'])}")
         vacate(out)
         return True
@@ -163,9 +166,15 @@ def holds_work(out: Path) -> bool:
 
 def finish(out: Path, result: dict[str, float], **fingerprints: str) -> None:
     """Records the result; from now on the run is finished."""
-    update_record(out, data=fingerprints, result=result)
+    update_record(out, data=fingerprints, result=result, bundle=holds_bundle(out))
     vacate(out)
     note(f"{out / 'bundle'}: {show(result) or 'trained'}")
+
+
+def holds_bundle(out: Path) -> bool:
+    """Whether there is a model, config and weights, in the folder of a run."""
+    folder = out / "bundle"
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
 def show(result: dict[str, float]) -> str:
@@ -207,6 +216,24 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
         raise no_room(out, error) from None
     except UnicodeEncodeError as error:
         raise UserError(f"the settings hold {error.object[error.start : error.end]!r}, which is no Unicode.") from None
+
+
+def completed(stored: Any, config: Any) -> Any:
+    """A stored config with the fields that its version did not know yet: each at its default, which is what it did."""
+    if dataclasses.is_dataclass(config) and isinstance(stored, dict):
+        defaults = {field.name: default_of(field) for field in dataclasses.fields(config) if field.init}
+        known = {name: completed(value, getattr(config, name, None)) for name, value in stored.items()}
+        return {**{name: to_dict(value) for name, value in defaults.items() if name not in known}, **known}
+    if isinstance(stored, list) and isinstance(config, (list, tuple)) and len(stored) == len(config):
+        return [completed(*pair) for pair in zip(stored, config, strict=True)]
+    return stored
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """A field's default; None where it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 def differences(there: Any, here: Any, path: str = "") -> list[str]:

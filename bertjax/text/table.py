@@ -24,8 +24,9 @@ TEXT_COLUMNS = (
     ("text", None),
     ("sentence", None),
     ("word", None),
+    ("tokens", None),
 )
-LABEL_COLUMNS = ("label", "gold_label", "is_duplicate", "Quality", "score", "labels", "tag", "answers")
+LABEL_COLUMNS = ("label", "ner_tags", "gold_label", "is_duplicate", "Quality", "score", "labels", "tag", "answers")
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def lacks_integer_products(measured: Measured) -> bool:
 
 def contradiction(claim: Claim, measured: Measured) -> str | None:
     """What is not true of a claim, or None. A score and its interval must meet the measured interval, bytes be those of
-    the weights or of the folder to 1 %, and a speed-up not be far above the best round's."""
+    the weights, of their file or of the folder to 1 %, and a speed-up not be far above the best round's."""
     new, (low, high) = measured.new, measured.new.interval
     if not all(map(math.isfinite, (claim.value, *(claim.interval or ())))):
         return f"{claim.file} claims a {claim.what} of {claim.value}, which is no number"
@@ -160,7 +160,7 @@ def contradiction(claim: Claim, measured: Measured) -> str | None:
                 f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
             )
     elif claim.what == "bytes":
-        sizes = (new.weights.bytes, new.bytes)
+        sizes = (new.weights.bytes, new.file_bytes, new.bytes)
         if all(abs(claim.value - size) > 0.01 * size for size in sizes):
             return f"{claim.file} claims {bytes_text(claim.value)}; on disk are {bytes_text(new.bytes)}"
     elif claim.value > SPEED_UP_SLACK * measured.speed_up_range[1]:

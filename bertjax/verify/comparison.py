@@ -12,6 +12,7 @@ import numpy as np
 
 from bertjax import manifest
 from bertjax.errors import UserError
+from bertjax.measure.cost import stored_bytes
 from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.latency import Timing, measure_latency
 from bertjax.measure.onnx import longest_input, read_graph
@@ -171,6 +172,7 @@ def side(path: Path, rows: Encoded, gold: Answers, logits: Logits, said: Answers
         truncated=rows.truncated,
         finite=all(bool(np.isfinite(row).all()) for row in logits),
         answers=distinct(task.kind, said),
+        file_bytes=stored_bytes(path),
         inexact=inexact_products(path) if folders.runtime_of(path) == "onnx" else (),
     )
 

@@ -78,6 +78,8 @@ class Side:
     answers: int | None = None
     """How many different answers it gives; None for numbers."""
     claims: tuple[Claim, ...] = ()
+    file_bytes: int = 0
+    """Of the file or files that the weights are in."""
     inexact: tuple[str, ...] = ()
     """Its matrices of integers whose products this runtime gets wrong on this processor."""
 

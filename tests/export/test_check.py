@@ -23,6 +23,7 @@ from bertjax.quantize import Activation, Format, quantise_weights
 from bertjax.quantize.activations import find_ranges, integer_sites, shares_outside
 from bertjax.quantize.calibration import Calibration
 from bertjax.quantize.formats import INT8, full_int8
+from train.quantize import Quantize
 
 CONFIG = BertConfig(
     architecture="BertForSequenceClassification",
@@ -214,3 +215,8 @@ def test_an_onnx_runtime_that_is_too_old_is_refused_by_its_version(tmp_path, mon
 def test_full_int8_widens_the_kernels_that_have_seven_bits():
     rules = ((r"a", Format(4)), (r"b", None), *INT8)
     assert [format and format.bits for _, format in full_int8(rules)] == [4, None, 8, 8]
+
+
+def test_two_spellings_of_full_int8_are_one_recipe():
+    assert Quantize(full_int8=True) == Quantize(weights=full_int8(INT8))
+    assert dataclasses.replace(Quantize(full_int8=True), bits=8).weights == full_int8(INT8)

@@ -34,6 +34,12 @@ class Asked:
     out: str = "runs"
 
 
+@dataclass(frozen=True)
+class Nested:
+    stages: tuple[Asked, ...] = (Asked(), Asked())
+    out: str = "runs"
+
+
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     yield
@@ -101,6 +107,30 @@ def test_a_finished_run_lets_others_in(tmp_path: Path):
     assert not (tmp_path / ".lock").exists()
     assert run.claim(tmp_path, Asked()) is True
     assert not (tmp_path / ".lock").exists()
+
+
+def test_a_finished_run_whose_model_is_gone_makes_it_again(tmp_path: Path, capsys):
+    run.claim(tmp_path, Asked())
+    write_model(tmp_path / "bundle", num_hidden_layers=1)
+    run.finish(tmp_path, {})
+    assert run.claim(tmp_path, Asked()) is True
+    (tmp_path / "bundle" / "model.safetensors").unlink()
+    assert run.claim(tmp_path, Asked()) is False
+    assert "its model is gone: it is made again" in capsys.readouterr().err
+
+
+def test_a_field_that_an_older_run_did_not_know_had_its_default(tmp_path: Path):
+    """What it did is what the default does; another value is another run, in stages inside as well."""
+    run.claim(tmp_path, Nested())
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    record = run.read_record(tmp_path)
+    assert record is not None
+    for asked in (record["config"], *record["config"]["stages"]):
+        asked.pop("words", None)
+    run.write_record(tmp_path, record)
+    assert run.claim(tmp_path, Nested()) is False
+    with pytest.raises(UserError, match=r"other settings \(there -> here\): stages\.1\.words: 3 -> 4\."):
+        run.claim(tmp_path, Nested(stages=(Asked(), Asked(words=4))))
 
 
 def test_the_same_process_goes_on_where_it_failed(tmp_path: Path):
