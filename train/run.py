@@ -55,9 +55,11 @@ def claim(out: Path, config: Any) -> bool:
         jax.config.update("jax_compilation_cache_dir", str(compiled_dir()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     occupy(out)
-    asked = {name: value for name, value in to_dict(config).items() if name != "out"}
-    record = read_record(out)
-    differing = differences(what(completed(record["config"], config)), what(asked)) if record else []
+    asked, record = to_dict(config), read_record(out)
+    asked.pop("out", None)
+    stored = completed(record["config"], config) if record else {}
+    stored.pop("out", None)
+    differing = differences(what(stored), what(asked)) if record else []
     found = inputs(asked)
     changed = changes((record or {}).get("inputs", {}), found)
     if record is None or ((differing or changed) and not holds_work(out)):

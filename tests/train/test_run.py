@@ -123,6 +123,7 @@ def test_a_field_that_an_older_run_did_not_know_had_its_default(tmp_path: Path):
     """What it did is what the default does; another value is another run, in stages inside as well."""
     run.claim(tmp_path, Nested())
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "3" / "state").touch()
     record = run.read_record(tmp_path)
     assert record is not None
     for asked in (record["config"], *record["config"]["stages"]):
