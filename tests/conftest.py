@@ -6,6 +6,7 @@ environment. It lies in the temporary folder of this machine because the program
 
 import getpass
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 
 COMPILED = Path(tempfile.gettempdir()) / f"bertjax-tests-{getpass.getuser()}"
+
+# Whoever starts the suite under nohup ignores this one, and so would every process that a test starts.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))

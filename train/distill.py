@@ -95,7 +95,7 @@ def main(config: Config, score: bool = True, thinner: Any = None) -> None:
     train = read_split(config.data, config.data.train, task, teacher.tokenizer, "train", labelled)
     student = config.student.initialise(teacher, config.seed, train.encoded)
     held_out = read_split(config.data, config.data.eval, task, teacher.tokenizer, "test")
-    if score:
+    if score and config.compile_only is None:
         tell(config.data, train, held_out)
     if config.packed:
         check_packing(config, student.config, [t.config for t in teachers])

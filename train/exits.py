@@ -107,7 +107,7 @@ def main(config: Config, score: bool = True) -> None:
     policy_of(new_config, Leaving("patience", 1, 1.0) if number else Leaving())  # says it where exits make no sense
     train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train", config.method != "self_distil")
     held_out = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")
-    if score:
+    if score and config.compile_only is None:
         tell(config.data, train, held_out)
     buckets = length_buckets(train.encoded.lengths, config.data.max_length)
     data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **share())

@@ -81,7 +81,7 @@ def main(config: Config, score: bool = True) -> None:
     if config.student:
         bundle = config.student.initialise(bundle, config.seed, train.encoded)
     held_out = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")
-    if score:  # a stage of another run is told by that
+    if score and config.compile_only is None:  # the run that a stage belongs to says it
         tell(config.data, train, held_out)
     data = training_batches(config, train.encoded, bundle.config)
     task_loss = TASK_LOSSES[task.kind]

@@ -129,7 +129,7 @@ def main(config: Config, score: bool = True) -> None:
     labelled = asked and any(type(loss).__name__ == "HardLabels" for loss in config.losses)
     train = read_split(config.data, config.data.train, task, model.tokenizer, "train", labelled)
     held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")
-    if score:
+    if score and config.compile_only is None:
         tell(config.data, train, held_out)
     if config.mean_bits is not None:
         batches = sample(train.encoded, config.texts, one_length=True)

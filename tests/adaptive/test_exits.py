@@ -101,7 +101,7 @@ def test_the_named_class_insists_on_exits():
         (lambda: Exits(()), "at least one"),
         (lambda: Exits((1, 0)), "rising order"),
         (lambda: Exits((0,), "shared", reads="mean"), "cannot read the mean"),
-        (lambda: Exits((-2, 0), reads="mean"), "from 0 in rising order"),
+        (lambda: Exits((-2, 0), reads="mean"), "expected a whole number from -1"),
         (lambda: Exits((-1, 0)), "has to read the mean"),
         (lambda: TINY.replace(exits=Exits((5,))), "the last depth step is 1"),
         (lambda: BertConfig(exits=Exits((0,))), "no label that could be had early"),

@@ -577,7 +577,7 @@ def test_names_of_outputs_may_stand_in_any_order_and_be_numbers():
         ("quantization.weights", [["a"]], "bertjax.quantization.weights[0] is ['a']; expected a list"),
         ("quantization.weights.0.1.bits", 5, "bits is 5; expected"),
         ("quantization.weights.0.1.scheme", "evil", 'scheme is "evil"; expected one of symmetric'),
-        ("quantization.activations.0.1.low", 1.0, "the range is 1.0 to 2.0; it is finite and holds 0"),
+        ("quantization.activations.0.1.low", 1.0, "the range is 1.0 to 2.0; it has to be finite and to hold 0"),
         ("quantization.activations.0.0", 3, "bertjax.quantization.activations[0][0] is 3; expected Unicode text"),
         ("format", "1", 'bertjax.format is "1"; expected a whole number'),
         ("norm", None, "bertjax.norm is null; expected one of post, pre"),

@@ -222,7 +222,7 @@ def test_weights_are_rounded_as_by_qwix_with_its_scale():
         (lambda: Format(bits=5), "bits is 5; expected 2, 3, 4, 7 or 8"),
         (lambda: Format(outputs=0), "outputs is 0; expected at least 1, or None"),
         (lambda: Activation(low=-1.0), "give both ends of a range, or neither"),
-        (lambda: Activation(low=0.5, high=1.0), "it has to hold 0"),
+        (lambda: Activation(low=0.5, high=1.0), "it has to be finite and to hold 0"),
     ],
 )
 def test_impossible_formats_say_so(wrong, message):
