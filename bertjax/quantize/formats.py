@@ -75,7 +75,7 @@ class Activation:
             raise UserError(f"low is {self.low} and high {self.high}; give both ends of a range, or neither.")
         if self.low is not None and self.high is not None and not -math.inf < self.low <= 0 <= self.high < math.inf:
             raise UserError(
-                f"the range is {self.low} to {self.high}; it has to be finite and to hold 0, which padding and zeros are."
+                f"the range is {self.low} to {self.high}; it has to be finite and to hold 0, which padding is."
             )
 
 
