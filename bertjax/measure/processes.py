@@ -126,8 +126,10 @@ class Process:
         assert self._process.stdout is not None
         alarm = threading.Timer(self._timeout_s, self._kill_late)
         alarm.start()
-        line = self._process.stdout.readline()
-        alarm.cancel()
+        try:
+            line = self._process.stdout.readline()
+        finally:  # after a signal, too: Python waits for every timer before it ends
+            alarm.cancel()
         if not line:
             raise self._died()
         answer = json.loads(line)
