@@ -72,8 +72,10 @@ class Found(NamedTuple):
 
     def misses(self, bounds: Any) -> list[str]:
         """Every bound that it does not keep."""
+        from bertjax.verify.measured import exceeds
+
         tests = {
-            f"--max_drop={bounds.max_drop}": bounds.max_drop is not None and not self.drop <= bounds.max_drop,
+            f"--max_drop={bounds.max_drop}": exceeds(self.drop, bounds.max_drop),
             f"--min_speedup={bounds.min_speedup}": bool(bounds.min_speedup) and not self.speed_up >= bounds.min_speedup,
             f"--max_mb={bounds.max_mb}": bounds.max_mb is not None and not self.megabytes <= bounds.max_mb,
         }

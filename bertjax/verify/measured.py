@@ -26,6 +26,12 @@ class Bounds:
                 raise UserError(f"--{name.replace('_', '-')}={bound}: expected a number, or nothing for no bound")
 
 
+def exceeds(drop: float, bound: float | None) -> bool:
+    """Whether so many points lost are more than the bound. A tolerance far below one example of any evaluation set
+    keeps 18 of 600 examples, 3.0000000000000027 points as float64 subtracts them, within a bound of 3. NaN exceeds."""
+    return bound is not None and not drop <= bound + 1e-9
+
+
 class Weights(NamedTuple):
     """The arrays of a model as they are stored."""
 

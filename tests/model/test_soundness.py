@@ -126,7 +126,7 @@ def test_scales_of_integers_are_numbers_above_0(tmp_path: Path, rules, part: str
     "ends", [(-np.inf, 1.0), (-1.0, np.inf), (np.nan, 1.0), (-1.0, np.nan), (1.0, -1.0), (1.0, 2.0)]
 )
 def test_ranges_of_inputs_are_finite_and_hold_0(ends: tuple[float, float]):
-    with pytest.raises(bertjax.UserError, match="finite and holds 0"):
+    with pytest.raises(bertjax.UserError, match="finite and to hold 0"):
         Activation(8, *ends)
 
 
@@ -139,7 +139,7 @@ def test_a_stored_range_that_is_no_range_is_refused(tmp_path: Path):
     text = (folder / "config.json").read_text()
     for number in ("Infinity", "NaN", "-2.0"):
         (folder / "config.json").write_text(re.sub(r'"high": 1.0', f'"high": {number}', text))
-        assert re.search('holds 0|"high" holds (NaN|Infinity)', refusal(bertjax.load, folder))
+        assert re.search('to hold 0|"high" holds (NaN|Infinity)', refusal(bertjax.load, folder))
 
 
 @pytest.mark.parametrize("epsilon", [np.nan, np.inf, -1e-12, 0.0])

@@ -18,6 +18,7 @@ from bertjax.measure.words import speed_up
 from bertjax.paths import names as names_in
 from bertjax.text.tasks import Task
 from bertjax.verify.folder import claims_of
+from bertjax.verify.measured import exceeds
 from tests.train.tiny import run, write_model, write_table
 from train import compress, finetune
 from train.budget import choose, plans, worth_integers
@@ -259,6 +260,14 @@ def test_the_fastest_within_the_bounds_is_kept_or_the_best_try(tmp_path, given, 
 def test_a_gain_is_not_called_a_loss(tmp_path, score, said):
     _, concluded, _ = choose(*made(tmp_path, int8=(score, 3.0, 1)), bounds(max_drop=5.0))
     assert f"as fast, {said}, 0.0 MB)" in concluded.conclusion
+
+
+def test_a_loss_of_just_the_bound_keeps_it(tmp_path):
+    scores = {"teacher-onnx": (523 / 600, 6.0, 1), "int8": (505 / 600, 3.0, 1)}  # 3.0000000000000027 points in float64
+    _, _, said = choose(*made(tmp_path, **scores), bounds(max_drop=3.0))
+    assert said is None
+    assert exceeds(3.1, 3.0)
+    assert exceeds(float("nan"), 3.0)
 
 
 def test_a_bound_below_zero_and_an_export_in_the_middle_are_refused():
