@@ -4,9 +4,9 @@
     bundle.predict(["a quiet masterpiece"]).labels
     bertjax.save(bundle, "my-model")
 
-A folder is written beside its destination and then takes its place, so a reader never sees half of one; bertjax.paths
-says what that is in a bucket. Parameters are held as NumPy arrays: they belong to nobody's device, and no training step
-can donate them away.
+A folder is written beside its destination and then takes its place, so a reader never sees half of one;
+bertjax.storage.paths says what that is in a bucket. Parameters are held as NumPy arrays: they belong to nobody's
+device, and no training step can donate them away.
 """
 
 import dataclasses
@@ -21,7 +21,6 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from bertjax import manifest
 from bertjax.errors import UserError
 from bertjax.model import ARCHITECTURES, BertConfig, BertModel, abstract_params, build, init_params
 from bertjax.model.attention import require_backend
@@ -35,15 +34,16 @@ from bertjax.model.huggingface import (
     read_tensors,
     write_model,
 )
+from bertjax.model.sites import check_sites
 from bertjax.model.soundness import require_numbers, require_use, shortened
 from bertjax.params import Tree, compare, flatten, map_with_path, unflatten
-from bertjax.paths import at, is_remote, local, replaced
 from bertjax.predict import Predictions, predict
-from bertjax.quantize.activations import check_sites
-from bertjax.quantize.calibration import FILE as CALIBRATION_FILE
-from bertjax.quantize.calibration import Calibration, read_calibration, write_calibration
-from bertjax.quantize.tensor import Quantized
-from bertjax.swap import settle
+from bertjax.quantized.calibration import FILE as CALIBRATION_FILE
+from bertjax.quantized.calibration import Calibration, read_calibration, write_calibration
+from bertjax.quantized.tensor import Quantized
+from bertjax.storage import manifest
+from bertjax.storage.atomic import settle
+from bertjax.storage.paths import at, is_remote, local, replaced
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
 
 HEADS = (

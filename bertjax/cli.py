@@ -1,16 +1,14 @@
 """The `bertjax` command: a thin door to the scripts in `train/`, and to the commands of the library itself.
 
-`bertjax distill ...` is `python -m train.distill ...`, from any folder. The scripts are always the package `train`, so
-that a config file can say `from train.distill import Config` everywhere, but it is loaded by location: from inside the
-installed package, or from beside it in a checkout, never whatever else is called `train` on the user's path.
+`bertjax distill ...` is `python train/distill.py ...`, from any folder: the script is run by its location, inside the
+installed package or beside it in a checkout, never whatever else is called `train` on the user's path.
 """
 
 import difflib
 import importlib
-import importlib.util
+import runpy
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 COMMANDS = {
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"bertjax {__version__}")
         sys.exit(0)
     if command in LIBRARY:
-        from bertjax.signals import Stopped, listening
+        from bertjax.machine.signals import Stopped, listening
 
         try:
             with listening():
@@ -64,22 +62,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         hint = f"did you mean {near[0]}?" if near else f"expected one of: {', '.join(known)}"
         print(f"unknown command {command}; {hint}", file=sys.stderr)
         sys.exit(2)
-    load_scripts()
-    from train.settings import run
+    from bertjax.engine.command_line import shipped_folder
 
-    run(command, rest, f"bertjax {command}")
-
-
-def load_scripts() -> None:
-    """Make the scripts importable as `train`, wherever the package lies."""
-    package = Path(__file__).resolve().parent
-    inside, beside = package / "train", package.parent / "train"
-    folder = inside if inside.is_dir() else beside
-    spec = importlib.util.spec_from_file_location("train", folder / "__init__.py")
-    assert spec is not None, folder
-    assert spec.loader is not None, folder
-    module = sys.modules["train"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    script = str(shipped_folder("train") / f"{command}.py")
+    sys.argv = [script, *rest]
+    runpy.run_path(script, run_name="__main__")
+    raise AssertionError(f"{script} leaves by itself")
 
 
 if __name__ == "__main__":

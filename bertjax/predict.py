@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 from scipy.special import expit, softmax
 
 from bertjax.errors import UserError
-from bertjax.measure.scores import answers
+from bertjax.machine.xla import Forward, platform
+from bertjax.metrics.scores import answers
 from bertjax.model import BertConfig, BertModel
 from bertjax.params import Tree
 from bertjax.text.batches import Inputs, eval_batches, inputs_of
@@ -23,7 +24,6 @@ from bertjax.text.encode import Encoded, encode_examples
 from bertjax.text.examples import Examples
 from bertjax.text.tasks import Kind, Task
 from bertjax.text.tokenizer import Tokenizer
-from bertjax.xla import Forward, platform
 
 PIECES = 2048
 """A CPU computes so many at once: of more, what one product gives has left its cache before the next reads it. In
@@ -163,7 +163,7 @@ def check(kind: Kind, texts: Sequence[str], pairs: Sequence[str] | None, batch_s
 
 
 def score_inputs(encoded: Encoded, examples: Examples, logits: list[np.ndarray]) -> tuple[Any, Any]:
-    """Predictions and labels in the form that `bertjax.measure.scores.score` compares (its table says which)."""
+    """Predictions and labels in the form that `bertjax.metrics.scores.score` compares (its table says which)."""
     kind, gold = encoded.task.kind, encoded.labels
     if kind in ("tokens", "qa"):
         found, _ = labels_from_logits(kind, encoded.task.labels, logits, encoded, examples)

@@ -9,9 +9,9 @@ is BERT's 0.1; the second version of the published weights was trained without i
 Not run: tests check that the encoder has the published number of parameters and that the whole step can be traced.
 """
 
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.pretrain import Config, Shape, Text
 from bertjax.text.masking import Masking
-from train.optimiser import Optimiser
-from train.pretrain import Config, Shape, Text
 
 config = Config(
     shape=Shape(

@@ -70,11 +70,11 @@ learnt from hidden pieces, after two passes, is grammar and topic. Nearest to "d
 for the two stand in the same places.
 """
 
+from bertjax.recipes.data import Data
+from bertjax.recipes.finetune import Config as Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.pretrain import Config, Shape, Text
 from bertjax.text.masking import Masking
-from train.common import Data
-from train.finetune import Config as Finetune
-from train.optimiser import Optimiser
-from train.pretrain import Config, Shape, Text
 
 config = Config(
     shape=Shape(

@@ -9,9 +9,9 @@ dropout, which the paper found to harm its largest model.
 Not run: tests check that the encoder has the published number of parameters and that the whole step can be traced.
 """
 
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.pretrain import Config, Shape, Text
 from bertjax.text.masking import Masking
-from train.optimiser import Optimiser
-from train.pretrain import Config, Shape, Text
 
 config = Config(
     shape=Shape(

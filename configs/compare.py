@@ -98,7 +98,6 @@ passes over the task's own text, so their figures say in which order to expect t
 the papers where they name some, else equal; the learning rate is the same for all and was not tuned for any.
 """
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import (
     AttentionScores,
     HardLabels,
@@ -108,13 +107,14 @@ from bertjax.distill.terms import (
     Relations,
     SoftTargets,
 )
-from train.augment import Augment
-from train.common import Data
-from train.compare import Config, Published, Row
-from train.distill import Distill
-from train.finetune import Finetune
-from train.optimiser import Optimiser
-from train.prune import Prune
+from bertjax.recipes.augment import Augment
+from bertjax.recipes.compare import Config, Published, Row
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.prune import Prune
+from bertjax.student import Student
 
 RATE = Optimiser(learning_rate=2e-4)
 SOFT = SoftTargets(temperature=2.0)

@@ -40,9 +40,9 @@ many layers, 46 %, at 88.1; but who leaves there has paid for one. The places we
 known, so these have chosen too.
 """
 
-from train.common import Data
-from train.exits import Config
-from train.optimiser import Optimiser
+from bertjax.recipes.data import Data
+from bertjax.recipes.exits import Config
+from bertjax.recipes.optimiser import Optimiser
 
 config = Config(
     model="runs/tuned/bundle",

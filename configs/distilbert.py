@@ -22,11 +22,11 @@ Not run at full size: tests check the number of parameters and that the whole st
 
 from dataclasses import replace
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import LastHiddenState, SoftWords
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.pretrain import Config, Text
+from bertjax.student import Student
 from bertjax.text.masking import Masking
-from train.optimiser import Optimiser
-from train.pretrain import Config, Text
 
 shape = Student(num_hidden_layers=6, pairing=(0, 2, 4, 7, 9, 11), family="distilbert")
 

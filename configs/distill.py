@@ -7,11 +7,11 @@ The student begins with every third layer of the teacher and learns its probabil
 states. Add `HardLabels()` to the losses to learn from the labels too; without it, text alone is enough.
 """
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, SoftTargets
-from train.common import Data
-from train.distill import Config
-from train.optimiser import Optimiser
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Config
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.student import Student
 
 config = Config(
     model="runs/finetune/bundle",

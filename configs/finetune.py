@@ -6,9 +6,9 @@ Two passes over the demo's 10,177 training sentences, a few minutes on two CPU c
 sentences of films that training never saw.
 """
 
-from train.common import Data
-from train.finetune import Config
-from train.optimiser import Optimiser
+from bertjax.recipes.data import Data
+from bertjax.recipes.finetune import Config
+from bertjax.recipes.optimiser import Optimiser
 
 config = Config(
     model="demo",

@@ -27,9 +27,9 @@ The price matters: at 0.02 (--ponder) all lists still come out right, but nearly
 0.1 ms, and a call as much as several of them.
 """
 
+from bertjax.recipes.lists import Config
+from bertjax.recipes.optimiser import Optimiser
 from bertjax.text.lists import Lists
-from train.lists import Config
-from train.optimiser import Optimiser
 
 config = Config(
     lists=Lists(shortest=12, longest=16, references=8),

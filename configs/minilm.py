@@ -22,11 +22,11 @@ models and no code for distillation, so there is nothing else to compare with.
 
 from dataclasses import replace
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import Relations
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.pretrain import Config, Text
+from bertjax.student import Student
 from bertjax.text.masking import Masking
-from train.optimiser import Optimiser
-from train.pretrain import Config, Text
 
 attention_and_values = Relations(of=(("queries", "keys"), ("values", "values")), heads=None, preset="paper")
 shape = Student(num_hidden_layers=6, hidden_size=384, intermediate_size=1536, start="random")

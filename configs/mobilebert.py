@@ -47,11 +47,11 @@ Not run at full size: tests check the number of parameters, and that the step of
 from dataclasses import replace
 
 from bertjax.distill.progressive import Progressive
-from bertjax.distill.student import Student
 from bertjax.distill.terms import AttentionMaps, FeatureMaps, Relations, SoftWords
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.pretrain import Config, Shape, Text
+from bertjax.student import Student
 from bertjax.text.masking import Masking
-from train.optimiser import Optimiser
-from train.pretrain import Config, Shape, Text
 
 shape = Student(
     num_hidden_layers=24,

@@ -11,9 +11,9 @@ knows next to nothing of the text there in a model that was pre-trained with mea
 the fourth layer; configs/deebert.py lets exits read the mean. Its calibration has not been run.
 """
 
-from train.common import Data
-from train.exits import Config
-from train.optimiser import Optimiser
+from bertjax.recipes.data import Data
+from bertjax.recipes.exits import Config
+from bertjax.recipes.optimiser import Optimiser
 
 config = Config(
     model="demo",

@@ -25,12 +25,12 @@ work; one seed; 872 sentences):
 Differences among the rows above 89 may be noise; layers bring the most time for what they cost, until the third goes.
 """
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
-from train.compare import Config, Row
-from train.finetune import Finetune
-from train.optimiser import Optimiser
-from train.prune import Prune
+from bertjax.recipes.compare import Config, Row
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.prune import Prune
+from bertjax.student import Student
 
 RATE = Optimiser(learning_rate=1e-4)
 

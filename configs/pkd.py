@@ -20,12 +20,12 @@ Not run at full size: tests check the number of parameters and that the whole st
 
 from dataclasses import replace
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import HardLabels, Patience, SoftTargets
-from train import finetune
-from train.common import Data
-from train.distill import Config
-from train.optimiser import Optimiser
+from bertjax.jobs import finetune
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Config
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.student import Student
 
 ALPHA, BETA, TEMPERATURE = 0.7, 100.0, 10.0
 

@@ -42,12 +42,12 @@ of the five measures are within a point of the whole, activity is within 1.3, th
 """
 
 from bertjax.distill.terms import HardLabels, SoftTargets
-from train.compress import Config
-from train.export import Export
-from train.finetune import Finetune
-from train.optimiser import Optimiser
-from train.prune import Prune
-from train.quantize import Quantize
+from bertjax.recipes.compress import Config
+from bertjax.recipes.export import Export
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.prune import Prune
+from bertjax.recipes.quantize import Quantize
 
 RATE = Optimiser(learning_rate=1e-4, average=0.33)
 

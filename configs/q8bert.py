@@ -15,10 +15,10 @@ product rounds what it reads. `small` needs no training data but the demo's.
 import dataclasses
 
 from bertjax.distill.terms import HardLabels
-from bertjax.quantize.formats import Format
-from train.common import Data
-from train.optimiser import Optimiser
-from train.quantize import Config
+from bertjax.quantized.formats import Format
+from bertjax.recipes.data import Data
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.quantize import Config
 
 MATRIX = Format(bits=8, scheme="symmetric", inputs=None, outputs=None)
 

@@ -23,10 +23,10 @@ looked at.
 import dataclasses
 
 from bertjax.distill.terms import HardLabels
-from bertjax.quantize.formats import Format
-from train.common import Data
-from train.optimiser import Optimiser
-from train.quantize import Config
+from bertjax.quantized.formats import Format
+from bertjax.recipes.data import Data
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.quantize import Config
 
 TABLE = (r"^embeddings/.*embedding$", Format(8, "asymmetric", inputs=1, outputs=None))
 

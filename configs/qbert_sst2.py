@@ -47,13 +47,13 @@ with 768 (Shen et al. 2020).
 import dataclasses
 
 from bertjax.distill.terms import HiddenStates, SoftTargets
-from bertjax.quantize.formats import INT8, TABLE, Format, full_int8
-from train.common import Data
-from train.compress import Config
-from train.finetune import Finetune
-from train.optimiser import Optimiser
-from train.quantize import Quantize
-from train.vocabulary import Vocabulary
+from bertjax.quantized.formats import INT8, TABLE, Format, full_int8
+from bertjax.recipes.compress import Config
+from bertjax.recipes.data import Data
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.quantize import Quantize
+from bertjax.recipes.vocabulary import Vocabulary
 
 TEACHER = Finetune(name="teacher", epochs=2, batch_size=64, optimiser=Optimiser(learning_rate=1e-4), save_every=500)
 TABLES = (r"^embeddings/.*embedding$", TABLE)

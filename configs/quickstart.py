@@ -13,15 +13,15 @@ teacher 76.7 (the student's gain: p = 0.003), int8 78.9 (p = 0.013), a bag of wo
 as the teacher's. With `--data.max_length=64`, before there was int8: 81.6, 78.6, 77.7 (p = 0.33), 75.9.
 """
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, SoftTargets
-from train.common import Data
-from train.compress import Config
-from train.distill import Distill
-from train.export import Export
-from train.finetune import Finetune
-from train.optimiser import Optimiser
-from train.quantize import Quantize
+from bertjax.recipes.compress import Config
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.export import Export
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.quantize import Quantize
+from bertjax.student import Student
 
 config = Config(
     model="demo",

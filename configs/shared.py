@@ -22,11 +22,11 @@ to -1.8), which is no better than a bag of words (75.9). In batches sharing save
 as fast, because fewer weights have to be fetched.
 """
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, SoftTargets
-from train.common import Data
-from train.distill import Config
-from train.optimiser import Optimiser
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Config
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.student import Student
 
 config = Config(
     model="runs/quickstart/stages/1-teacher/bundle",

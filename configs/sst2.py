@@ -52,14 +52,14 @@ last, which never saw the teacher nor its weights, 87.3. No difference among the
 labels as here.
 """
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import HardLabels, HiddenStates, SoftTargets
-from train import prune
-from train.common import Data
-from train.compress import Config
-from train.distill import Distill
-from train.finetune import Finetune
-from train.optimiser import Optimiser
+from bertjax.jobs import prune
+from bertjax.recipes.compress import Config
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.student import Student
 
 DATA = Data(train="SST-2/train.tsv", eval="SST-2/dev.tsv", max_length=64)
 

@@ -28,14 +28,14 @@ Not run at full size: tests check the number of parameters and that the whole st
 
 from dataclasses import replace
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import AttentionScores, HiddenStates, SoftTargets
+from bertjax.jobs import augment as augmentation
+from bertjax.jobs import distill, pretrain
+from bertjax.recipes.data import Data
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.pretrain import Text
+from bertjax.student import Student
 from bertjax.text.masking import Masking
-from train import augment as augmentation
-from train import distill, pretrain
-from train.common import Data
-from train.optimiser import Optimiser
-from train.pretrain import Text
 
 shape = Student(num_hidden_layers=4, hidden_size=312, intermediate_size=1200, start="random")
 layers = (AttentionScores(preset="paper"), HiddenStates(preset="paper"))

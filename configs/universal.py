@@ -26,12 +26,12 @@ price the block has learned to do with fewer, and not which text needs more. A b
 block for six layers is too small for this task, or 20,000 texts are too few to teach it.
 """
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, SoftTargets
 from bertjax.model.config import Halting, Recurrence
-from train.common import Data
-from train.distill import Config
-from train.optimiser import Optimiser
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Config
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.student import Student
 
 
 def recurrent(halting: Halting | None, out: str) -> Config:

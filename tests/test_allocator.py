@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import resource, statistics, sys
-from bertjax.allocator import keep_freed_memory
+from bertjax.machine.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 import jax, jax.numpy as jnp

@@ -21,11 +21,12 @@ import transformers
 from scipy.special import expit, softmax
 
 import bertjax
-from bertjax import manifest, predict
+from bertjax import predict
 from bertjax.bundle import architecture_for, stored_config
 from bertjax.model.config import Halting, Recurrence
 from bertjax.params import flatten
 from bertjax.predict import forward
+from bertjax.storage import manifest
 from tests.model.reference import torch_logits, torch_model, written
 from tests.model.tiny import apply, tiny, tiny_batch
 from tests.tolerances import OTHER_FRAMEWORK

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import jax
 
-from bertjax.cache import made_once
+from bertjax.engine.record import begin
+from bertjax.machine.processor import thread_count
 from bertjax.measure.processes import environment, processors
-from bertjax.processor import thread_count
-from train.finetune import Config
-from train.run import begin
+from bertjax.recipes.finetune import Config
+from bertjax.storage.cache import made_once
 
 
 def test_programs_compiled_for_another_number_of_processors_are_kept_apart(tmp_path: Path, monkeypatch):

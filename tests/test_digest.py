@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bertjax.digest import _sums, digests
+from bertjax.checkpoint.digest import _sums, digests
 
 MASK = 2**32 - 1
 DTYPES = ["float32", "float16", "bfloat16", "float8_e4m3fn", "int8", "uint8", "int16", "int32", "uint32", "bool"]

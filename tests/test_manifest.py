@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import bertjax
-from bertjax import manifest
 from bertjax.bundle import stored_config
 from bertjax.export.folder import export
-from bertjax.paths import names
 from bertjax.quantize import quantise_weights
-from bertjax.quantize.formats import INT8
+from bertjax.quantized.formats import INT8
+from bertjax.storage import manifest
+from bertjax.storage.paths import names
 from tests.train.tiny import write_model
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")

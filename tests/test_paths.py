@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import bertjax
-from bertjax import UserError, checkpoint, paths
+from bertjax import UserError, checkpoint
 from bertjax.params import flatten
+from bertjax.storage import paths
 from tests.gcs import Storage
 from tests.train.tiny import write_model
 

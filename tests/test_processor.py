@@ -2,7 +2,7 @@
 
 import pytest
 
-from bertjax.processor import emulates_bfloat16
+from bertjax.machine.processor import emulates_bfloat16
 from tests.benchmarks import speed
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import bertjax
-from bertjax.distill.student import Student
+from bertjax.student import Student
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

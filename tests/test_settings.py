@@ -6,16 +6,16 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, Protocol, get_args
 
 import pytest
 
+from bertjax.engine import command_line
+from bertjax.engine.fields import leaves, replace, to_dict
 from bertjax.errors import UserError
-from bertjax.signals import Stopped
+from bertjax.machine.signals import Stopped
+from bertjax.recipes.data import Data, Metric
 from bertjax.text.tasks import METRICS
-from train import common, settings
-from train.fields import leaves, replace, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Stage:
 class Config:
     model: str = "demo"
     """Where the weights are."""
-    data: common.Data = common.Data()
+    data: Data = Data()
     stages: tuple[Any, ...] = (Stage(),)
     more: tuple[Any, ...] = ()
     steps: int | None = None  # number of updates
@@ -63,7 +63,7 @@ class Config:
 
 
 def parse(*argv: str) -> Config:
-    return settings.parse(Config, argv)
+    return command_line.parse(Config, argv)
 
 
 def mistake(*argv: str) -> str:
@@ -226,10 +226,10 @@ def test_help_lists_every_field_with_meaning_and_default(config_file, capsys):
         config = Config(batch_size=7, stages=(Stage(), Stage(losses=(Soft(0.25),))))
     """)
     with pytest.raises(SystemExit) as left:
-        settings.parse(Config, [flag, "--help"], "Teach a model.", "prog")
+        command_line.parse(Config, [flag, "--help"], "Teach a model.", "prog")
     printed = capsys.readouterr().out
     assert left.value.code == 0
-    config = settings.load_config(flag.removeprefix("--config="), Config)
+    config = command_line.load_config(flag.removeprefix("--config="), Config)
     for path in leaves(config):
         assert f"--{path} " in printed
     for words in ("Teach a model.", "Where the weights are.", "number of updates", "default: 7", "0.25", "--config"):
@@ -252,18 +252,6 @@ def test_replacing_a_leaf_keeps_every_other_object():
     assert changed.data is config.data
 
 
-@pytest.fixture
-def script(monkeypatch):
-    """A script `train.sample` whose `main` is given by the test."""
-
-    def install(main) -> None:
-        module = ModuleType("train.sample", "Do nothing, well.")
-        vars(module).update(Config=Config, main=main)
-        monkeypatch.setitem(sys.modules, "train.sample", module)
-
-    return install
-
-
 def fails_with(error: BaseException):
     def main(config: Config) -> None:
         raise error
@@ -284,44 +272,45 @@ def fails_with(error: BaseException):
         ),
     ],
 )
-def test_a_script_ends_with_a_code_and_a_few_lines(script, capsys, error, code, said):
-    script(fails_with(error))
+def test_a_script_ends_with_a_code_and_a_few_lines(capsys, error, code, said):
     with pytest.raises(SystemExit) as left:
-        settings.run("sample", [])
+        command_line.run(fails_with(error), "Do nothing, well.", [])
     assert left.value.code == code
     assert capsys.readouterr().err.startswith(said)
 
 
-def test_a_script_that_works_gets_its_config_and_ends_with_zero(script):
+def test_a_script_that_works_gets_its_config_and_ends_with_zero():
     seen = []
-    script(seen.append)
+
+    def main(config: Config) -> None:
+        seen.append(config)
+
     with pytest.raises(SystemExit) as left:
-        settings.run("sample", ["--batch_size=3"])
+        command_line.run(main, "Do nothing, well.", ["--batch_size=3"])
     assert left.value.code == 0
     assert seen == [Config(batch_size=3)]
 
 
-def test_a_defect_keeps_its_traceback(script):
-    script(fails_with(ZeroDivisionError("ours")))
+def test_a_defect_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError, match="ours"):
-        settings.run("sample", [])
+        command_line.run(fails_with(ZeroDivisionError("ours")), "Do nothing, well.", [])
 
 
 def test_a_reader_who_has_seen_enough_gets_no_complaint(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent("""
-        import sys, types
         from dataclasses import make_dataclass
-        from train.settings import run
-        sample = sys.modules["train.sample"] = types.ModuleType("train.sample", "Talk.")
-        sample.Config = make_dataclass("Config", [("words", int, 3)], frozen=True)
-        sample.main = lambda config: [print("word") for _ in range(100_000)]
-        run("sample")
+        from bertjax.engine.command_line import run
+        Config = make_dataclass("Config", [("words", int, 3)], frozen=True)
+        def main(config: Config) -> None:
+            for _ in range(100_000):
+                print("word")
+        run(main, "Talk.")
         """)
     )
     pipe = f"{sys.executable} {program} 2>{tmp_path / 'err'} | head -n 1; echo ${{PIPESTATUS[0]}}"
-    root = Path(settings.__file__).parent.parent
+    root = Path(command_line.__file__).parents[2]
     done = subprocess.run(
         ["bash", "-c", pipe], capture_output=True, text=True, env={"PYTHONPATH": str(root)}, check=True
     )
@@ -330,4 +319,4 @@ def test_a_reader_who_has_seen_enough_gets_no_complaint(tmp_path):
 
 
 def test_the_metrics_offered_are_the_ones_there_are():
-    assert {"auto", *(name for names in METRICS.values() for name in names)} == set(get_args(common.Metric))
+    assert {"auto", *(name for names in METRICS.values() for name in names)} == set(get_args(Metric))

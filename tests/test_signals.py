@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjax.signals import SIGNALS, Stopped, deferred, listening, obey
+from bertjax.machine.signals import SIGNALS, Stopped, deferred, listening, obey
 
 ROOT = Path(__file__).resolve().parents[1]
 CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
@@ -95,7 +95,7 @@ def test_what_is_ignored_stays_so():
 def test_the_second_ends_at_once_what_does_not_listen():
     program = textwrap.dedent("""
         import hashlib
-        from bertjax.signals import deferred
+        from bertjax.machine.signals import deferred
         with deferred():
             print("ready", flush=True)
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**9)  # as inside a compiler: no line of Python runs

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import bertjax
-from bertjax import paths, swap, tensors
 from bertjax.errors import UserError
 from bertjax.params import flatten
+from bertjax.storage import atomic, paths, tensors
 from tests.killed import WHOLE, killed_at, refused_from
 from tests.train.tiny import write_model
 
@@ -24,7 +24,7 @@ WRITING: tuple[tuple[Any, str], ...] = (
     (Path, "write_text"),
     (Path, "mkdir"),
     (os, "rename"),
-    (swap, "acquire"),
+    (atomic, "acquire"),
     (tensors, "save_file"),
 )
 WORDS = "embeddings/word/embedding"
@@ -34,7 +34,7 @@ WORDS = "embeddings/word/embedding"
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways in which a folder takes the place of another."""
     if request.param == "two renames":
-        monkeypatch.setattr(swap, "exchanged", lambda one, other: False)
+        monkeypatch.setattr(atomic, "exchanged", lambda one, other: False)
 
 
 def write(place: Path, value: int) -> None:
@@ -53,7 +53,7 @@ def test_killed_at_any_line_the_old_folder_or_the_new_one_stands_there(tmp_path:
     place, moment, old, seen = tmp_path / "run" / "bundle", 0, 0, []
     write(place, old)
     while killed_at(moment, tmp_path, write, place, old + 1, module="swap.py"):
-        swap.settle(place)
+        atomic.settle(place)
         seen.append(written(place) - old)
         assert seen[-1] in (0, 1), moment
         assert os.listdir(place.parent) == ["bundle"], moment
@@ -92,8 +92,8 @@ def test_who_puts_the_old_folder_back_may_be_killed_too(tmp_path: Path):
     place, moment, work = tmp_path / "run" / "bundle", 0, True
     while work:
         cut_between_renames(place)
-        work = killed_at(moment, tmp_path, swap.settle, place, module="swap.py")
-        swap.settle(place)
+        work = killed_at(moment, tmp_path, atomic.settle, place, module="swap.py")
+        atomic.settle(place)
         assert written(place) == 0
         assert os.listdir(place.parent) == ["bundle"], moment
         paths.remove(place)
@@ -171,8 +171,8 @@ def test_the_scratch_of_a_living_process_is_left_alone(tmp_path: Path):
     place = tmp_path / "bundle"
     with paths.replaced(place) as first:
         (first / "config.json").write_text("1")
-        swap.settle(place)
-        swap.settle_all(tmp_path)
+        atomic.settle(place)
+        atomic.settle_all(tmp_path)
         with paths.replaced(place) as second:
             (second / "config.json").write_text("2")
         assert first.is_dir()
@@ -188,9 +188,9 @@ def test_a_command_clears_what_lies_anywhere_in_its_folder_and_nothing_else(tmp_
     places = [tmp_path / "bundle", tmp_path / "stages" / "1.a" / "bundle"]
     for place in places:
         assert killed_at(WHOLE, tmp_path, cut_while_filling, place)
-        assert len([name for name in os.listdir(place.parent) if swap.SCRATCH.fullmatch(name)]) == 1
-    swap.settle_all(tmp_path)
-    assert not [name for _, folders, _ in os.walk(tmp_path) for name in folders if swap.SCRATCH.fullmatch(name)]
+        assert len([name for name in os.listdir(place.parent) if atomic.SCRATCH.fullmatch(name)]) == 1
+    atomic.settle_all(tmp_path)
+    assert not [name for _, folders, _ in os.walk(tmp_path) for name in folders if atomic.SCRATCH.fullmatch(name)]
     assert all(file.read_text() == "mine" for file in kept)
     write(places[0], 3)
     assert written(places[0]) == 3
@@ -204,9 +204,9 @@ def cut_while_filling(place: Path) -> None:
 
 def test_what_belongs_to_a_longer_name_is_not_put_under_a_shorter_one(tmp_path: Path):
     debris = cut_between_renames(tmp_path / "a.b")
-    swap.settle(tmp_path / "a")
+    atomic.settle(tmp_path / "a")
     assert os.listdir(tmp_path) == [debris.name]
-    swap.settle(tmp_path / "a.b")
+    atomic.settle(tmp_path / "a.b")
     assert os.listdir(tmp_path) == ["a.b"]
     assert written(tmp_path / "a.b") == 0
 

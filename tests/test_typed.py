@@ -8,7 +8,7 @@ import jaxtyping
 import pytest
 
 from bertjax import UserError
-from bertjax.typed import Rate, Size, Within, build, check, read_json
+from bertjax.storage.typed_json import Rate, Size, Within, build, check, read_json
 
 
 @dataclasses.dataclass(frozen=True)

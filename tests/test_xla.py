@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from bertjax.machine.xla import MANY_ROWS, Forward, knows_option
 from bertjax.model import BertConfig, build, init_params
 from bertjax.predict import forward
 from bertjax.quantize import Quantization, quantise_weights
 from bertjax.quantize.activations import find_ranges
-from bertjax.xla import MANY_ROWS, Forward, knows_option
 from tests.tolerances import SAME_MATHS
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bertjax.adaptive.executors import Left, Segmented, Walker, full, looped
     from bertjax.adaptive.exits import add_exits, forget_threshold, remove_exits
     from bertjax.adaptive.policies import Confidence, Patience, Policy, policy_of
-    from bertjax.adaptive.walk import Walk, walk_of
+    from bertjax.adaptive.segments import Walk, walk_of
 
 _HOMES = {
     "calibrate": "calibration",

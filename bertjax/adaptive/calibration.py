@@ -5,7 +5,7 @@ are tried from the most careful to the boldest, and the first whose loss cannot 
 the promise: its paired 95 % interval reaches above `bound`. Testing in a fixed order, and ending with the first that
 fails, keeps the promise from being the best of many tries (Angelopoulos et al. 2021, "Learn then Test"); a threshold
 that merely scored well enough would break it about every second time. Of accuracy it is broken in at most 2.5 % of all
-calibrations, which is what the interval's upper end keeps (`bertjax.measure.uncertainty`); of other scores in about as
+calibrations, which is what the interval's upper end keeps (`bertjax.metrics.uncertainty`); of other scores in about as
 many. Few texts promise little: where all of n are answered alike, 3.7 / n of the others may still be lost, so that no
 number of texts promises a bound of 0.
 
@@ -23,15 +23,15 @@ from jaxtyping import Array, Float, Int
 from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.adaptive.policies import first_exit, policy_of
 from bertjax.errors import UserError
-from bertjax.measure.scores import score
-from bertjax.measure.uncertainty import examples_needed, paired_difference_interval
+from bertjax.machine.xla import Forward
+from bertjax.metrics.scores import score
+from bertjax.metrics.uncertainty import examples_needed, paired_difference_interval
 from bertjax.model import BertConfig, BertModel
 from bertjax.model.depth import Leaving, Rule
 from bertjax.params import Tree
 from bertjax.text.batches import eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
-from bertjax.xla import Forward
 
 STEPS = 40
 """Parts of the answers; between two of them lies a threshold that is tried."""

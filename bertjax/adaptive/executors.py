@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from bertjax.adaptive.walk import After, Rows, Segment, Walk
+from bertjax.adaptive.segments import After, Rows, Segment, Walk
+from bertjax.machine.xla import Forward
 from bertjax.params import Tree
 from bertjax.text.batches import Inputs
-from bertjax.xla import Forward
 
 Ids = Int[np.ndarray, "b l"]
 SIZES = (1, *range(2, 33, 2))

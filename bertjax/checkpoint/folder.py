@@ -16,7 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from bertjax.errors import UserError
-from bertjax.paths import at, is_remote
+from bertjax.storage.paths import at, is_remote
 
 Folder = str | os.PathLike[str]
 

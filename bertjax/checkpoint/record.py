@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from bertjax.digest import digests
+from bertjax.checkpoint.digest import digests
 from bertjax.errors import UserError
 
 Stored = jax.Array | np.ndarray

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bertjax.bundle import Bundle
+from bertjax.machine.xla import Forward
 from bertjax.model import BertModel
 from bertjax.params import Tree
 from bertjax.text.batches import inputs_of
-from bertjax.xla import Forward
 
 Pairs = tuple[tuple[int, int], ...]
 

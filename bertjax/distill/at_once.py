@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bertjax.losses import Sum
+from bertjax.learn.losses import Sum
 
 Total = Float[Array, ""]
 Pair = tuple[Float[Array, "b l _ _"], Float[Array, "b l _ _"]]

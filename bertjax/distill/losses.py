@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bertjax.distill.at_once import Pair, over_heads
-from bertjax.losses import Sum, keep, weighted
+from bertjax.learn.losses import Sum, keep, weighted
 
 
 def soft_targets(

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from bertjax.distill.pairing import pair_layers
 from bertjax.distill.terms import AttentionMaps, FeatureMaps, Loss
 from bertjax.errors import UserError
+from bertjax.learn.phases import Phases
 
 if TYPE_CHECKING:
     from jax import Array
 
-    from bertjax.losses import Batch, Sum
+    from bertjax.learn.losses import Batch, Sum
     from bertjax.model import BertConfig, BertModel
     from bertjax.params import Tree
 
@@ -114,3 +115,52 @@ def up_to(model: BertModel, params: Tree, batch: Batch, last: Array, **options: 
         output = jax.lax.cond(number <= last, lambda o, n=number: layer(n, o.hidden), lambda o: o, output)
     inside = (output.queries,), (output.keys,), (output.values,)
     return ModelOutput(None, None, None, (embedded, output.hidden), *inside)
+
+
+def layer_by_layer(
+    progressive: Progressive | None, student: Any, teacher: Any, steps: int
+) -> tuple[Phases | None, Callable[..., dict[str, Any]]]:
+    """The phases of a run of so many steps in which one layer learns, and `(params, teacher_params, batch, step, key,
+    afterwards) -> terms`, which asks `afterwards()` once they are over. Without `progressive` they never begin.
+
+    Raises:
+      UserError: The phases take more steps than the run has.
+    """
+    if progressive is None:
+        return None, lambda params, teacher_params, batch, step, key, afterwards: afterwards()
+    from bertjax.learn.step import Term
+
+    depth, first = student.config.depth, progressive.first_phases(student.config)
+    phases = Phases(depth, progressive.steps_per_layer, first, progressive.below)
+    if phases.count * phases.steps > steps:
+        raise UserError(
+            f"progressive: {depth} layers of {phases.steps} steps each are more than the {steps} steps of the run; "
+            "lower steps_per_layer, or raise --steps."
+        )
+    sums_of, losses = progressive.build(student, teacher), progressive.named_losses()
+
+    def terms(
+        params: Any, teacher_params: Any, batch: Any, step: Any, key: Any, afterwards: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        layer = step // phases.steps
+
+        def learn_layer() -> dict[str, Any]:
+            sums = sums_of(params, teacher_params, batch, layer, key)
+            return {name: Term(*total, losses[name].weight) for name, total in sums.items()}
+
+        return either(layer < phases.count, learn_layer, afterwards)
+
+    return phases, terms
+
+
+def either(first: Any, one: Callable[[], dict], other: Callable[[], dict]) -> dict:
+    """The terms of one or of the other, and sums and weights of 0 for those that are not asked."""
+    import jax
+    import jax.numpy as jnp
+
+    def zeros(terms: Callable[[], dict]) -> dict:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), jax.eval_shape(terms))
+
+    none = {**zeros(one), **zeros(other)}
+    taken = lambda terms: {**none, **jax.tree.map(jnp.float32, terms())}  # noqa: E731
+    return jax.lax.cond(first, lambda: taken(one), lambda: taken(other))

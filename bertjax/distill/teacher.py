@@ -23,13 +23,13 @@ from jaxtyping import Array
 
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
+from bertjax.machine.xla import Forward
 from bertjax.model import BertModel
 from bertjax.params import Tree, flatten
-from bertjax.paths import replaced
+from bertjax.storage.paths import replaced
 from bertjax.text.batches import Batch, eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
-from bertjax.xla import Forward
 
 Need = tuple[str, int]
 """A field of `ModelOutput` and a place in it: ("hidden_states", 0) is the embedding, ("queries", 5) those of layer 5.

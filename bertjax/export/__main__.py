@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
     given = parser.parse_args(argv)
     from bertjax.errors import UserError
     from bertjax.export.litert import INSTALL
-    from bertjax.paths import local
+    from bertjax.storage.paths import local
 
     try:
         from bertjax.export.folder import export, exported_file

@@ -17,10 +17,10 @@ import numpy as np
 from bertjax.bundle import Bundle, load
 from bertjax.errors import UserError
 from bertjax.export.litert import answer_each
+from bertjax.machine.processor import integer_products, processor_features, processor_name, thread_count
 from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.onnx import answer, existing_file, new_session, open_session
 from bertjax.predict import forward
-from bertjax.processor import integer_products, processor_features, processor_name, thread_count
 
 Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
 FILES = {"stablehlo": "model.stablehlo", "huggingface": "model.safetensors", "litert": "model.tflite"}

@@ -9,19 +9,19 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
-from bertjax import manifest
 from bertjax.bundle import Bundle, is_empty_folder, load, resolve
 from bertjax.errors import UserError
 from bertjax.export.check import FILES, Target, check
+from bertjax.export.hf_equivalent import stock_twin
 from bertjax.export.litert import litert_model
 from bertjax.export.onnx import Bytes, has_integers, onnx_model
 from bertjax.export.stablehlo import program_and_weights
-from bertjax.export.twin import stock_twin
 from bertjax.measure.onnx import FLOATS, INTEGERS, onnx_file
 from bertjax.model.config import BertConfig
 from bertjax.model.huggingface import config_to_json, write_model
-from bertjax.paths import at, is_remote, relative, replaced
-from bertjax.tensors import save_tensors
+from bertjax.storage import manifest
+from bertjax.storage.paths import at, is_remote, relative, replaced
+from bertjax.storage.tensors import save_tensors
 
 EXPORTED: tuple[Target, ...] = ("onnx", "stablehlo", "litert")
 """Whose files no bundle has."""

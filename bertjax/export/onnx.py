@@ -17,11 +17,11 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.export.graph import Graph
 from bertjax.model.config import BertConfig
+from bertjax.model.quantized import fixed_scale
 from bertjax.params import Tree, flatten
-from bertjax.quantize.formats import Activation
-from bertjax.quantize.grid import group_of
-from bertjax.quantize.products import fixed_scale
-from bertjax.quantize.tensor import Quantized
+from bertjax.quantized.formats import Activation
+from bertjax.quantized.grid import group_of
+from bertjax.quantized.tensor import Quantized
 
 HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 

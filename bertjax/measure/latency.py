@@ -18,9 +18,41 @@ import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.measure.processes import Candidate, Here, Process, ask, load_requests, processors
-from bertjax.measure.report import Latency, Percentiles
 
 SETTLE_S = 0.2  # threads that spin for more work after a call have gone to sleep by then
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """The median and the 95th percentile."""
+
+    p50: float
+    p95: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds for one text: from its token ids, and from its words (`end_to_end`)."""
+
+    batch_1: Percentiles
+    end_to_end: Percentiles
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Bytes alive at once: arguments, outputs and temporaries of one compiled call."""
+
+    inference: int | None = None
+    training_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One text at a time on one thread; from starting the process to the first answer; bytes that the process held."""
+
+    latency_ms: Percentiles
+    cold_start_ms: float
+    peak_resident_bytes: int
 
 
 @dataclass(frozen=True)

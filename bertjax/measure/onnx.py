@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.paths import at, is_remote, joined, local
-from bertjax.typed import Size, read_json, value
+from bertjax.storage.paths import at, is_remote, joined, local
+from bertjax.storage.typed_json import Size, read_json, value
 
 FLOATS, INTEGERS = "onnx/model.onnx", "onnx/model_quantized.onnx"
 """Where the file of an exported folder lies, by what its weights are: where transformers.js, sentence-transformers and

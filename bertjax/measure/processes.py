@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjax.cache import compiled_dir
 from bertjax.errors import UserError
-
-BUNDLE_RUNTIMES = {"jax": "float32", "jax-bfloat16": "bfloat16"}
-"""The runtimes of a bundle, and the dtype of the products in each."""
+from bertjax.storage.cache import compiled_dir
 
 
 @dataclass(frozen=True)

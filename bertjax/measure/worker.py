@@ -27,11 +27,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from bertjax.allocator import keep_freed_memory
 from bertjax.errors import UserError
+from bertjax.machine.allocator import keep_freed_memory
+from bertjax.machine.processor import processor_name, thread_count
 from bertjax.measure.onnx import answer, longest_input, open_session
-from bertjax.measure.processes import BUNDLE_RUNTIMES
-from bertjax.processor import processor_name, thread_count
+from bertjax.measure.runtimes import BUNDLE_RUNTIMES
 
 BATCH = 32
 
@@ -132,7 +132,7 @@ class SklearnRuntime:
     def __init__(self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int):
         import sklearn
 
-        from bertjax.measure.bag_of_words import load_bag_of_words
+        from bertjax.baselines.bag_of_words import load_bag_of_words
 
         del texts, pairs, max_length  # it reads all of any text
         self.model = load_bag_of_words(path)

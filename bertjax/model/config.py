@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from bertjax.errors import UserError
 from bertjax.model.depth import DEEPEST, Exits, Halting, Recurrence
-from bertjax.quantize.formats import Quantization
-from bertjax.typed import Count, Rate, Size, Within, check, shown, value
+from bertjax.quantized.formats import Quantization
+from bertjax.storage.typed_json import Count, Rate, Size, Within, check, shown, value
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 Family = Literal["bert", "distilbert", "albert", "mobilebert"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from bertjax.errors import UserError
-from bertjax.typed import Rate, Within, check
+from bertjax.storage.typed_json import Rate, Within, check
 
 DEEPEST = 10_000
 """Depth steps; nobody has trained a tenth of that."""

@@ -274,7 +274,7 @@ def product_of(config: BertConfig) -> Product:
     """How a model computes its products: with rounded inputs where its config says so."""
     if config.quantization is None or not config.quantization.activations:
         return plain_product
-    from bertjax.quantize.products import Rounded
+    from bertjax.model.quantized import Rounded
 
     return Rounded(config.quantization.activations, config.arithmetic == "integer")
 
@@ -284,7 +284,7 @@ def abstract_params(config: BertConfig) -> Tree:
     params = jax.eval_shape(lambda: initial(config, jax.random.key(0)))
     if config.quantization is None:
         return params
-    from bertjax.quantize.weights import abstract_weights
+    from bertjax.model.quantized import abstract_weights
 
     return abstract_weights(config, params)
 

@@ -16,18 +16,12 @@ from typing import Annotated, Any
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.model.config import (
-    COMPUTE_FIELDS,
-    PREFIXES,
-    BertConfig,
-    labels_by_id,
-    numbered_labels,
-)
+from bertjax.model.config import COMPUTE_FIELDS, PREFIXES, BertConfig, labels_by_id, numbered_labels
 from bertjax.params import Tree, flatten, unflatten
-from bertjax.quantize.packing import pack, packed_size, unpack
-from bertjax.quantize.tensor import Quantized
-from bertjax.tensors import count_arrays, save_tensors, stored_arrays
-from bertjax.typed import Count, Rate, Size, Within, build, hints, read_json, shown, value
+from bertjax.quantized.packing import pack, packed_size, unpack
+from bertjax.quantized.tensor import Quantized
+from bertjax.storage.tensors import count_arrays, save_tensors, stored_arrays
+from bertjax.storage.typed_json import Count, Rate, Size, Within, build, hints, read_json, shown, value
 
 # Ours -> theirs. Beyond the prefixes, the last component decides: kernel is weight transposed, embedding is weight,
 # scale is weight, bias is bias.

@@ -20,11 +20,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from bertjax.errors import UserError
+from bertjax.machine.xla import platform
 from bertjax.model.attention import Mask, fused_attention
 from bertjax.model.config import BertConfig
 from bertjax.model.products import Product, as_row, dense, dropout, plain_product
-from bertjax.quantize.tensor import Quantized
-from bertjax.xla import platform
+from bertjax.quantized.tensor import Quantized
 
 
 @jax.checkpoint

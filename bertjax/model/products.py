@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from bertjax.quantize.tensor import Quantized
-from bertjax.xla import platform
+from bertjax.machine.xla import platform
+from bertjax.quantized.tensor import Quantized
 
 Product = Callable[[str, str, Array, Any], Array]
 """`(site, subscripts, left, right) -> result`, as `jnp.einsum(subscripts, left, right)`, in the dtype of the left. A

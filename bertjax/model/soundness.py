@@ -16,7 +16,7 @@ from bertjax.errors import UserError
 from bertjax.model.config import PREFIXES, BertConfig
 from bertjax.model.huggingface import torch_name
 from bertjax.params import Tree, flatten
-from bertjax.quantize.tensor import Quantized
+from bertjax.quantized.tensor import Quantized
 
 ENCODER = re.compile(rf"^(({'|'.join(PREFIXES)})\.)?(embeddings|encoder|transformer)\.")
 """Tensors that decide about every answer, if they are there at all."""

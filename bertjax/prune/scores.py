@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bertjax.errors import UserError
-from bertjax.losses import Batch, Sum
+from bertjax.learn.losses import Batch, Sum
 from bertjax.model import BertConfig, BertModel, LayerGates
 from bertjax.model.products import plain_product
 from bertjax.params import Tree, flatten

@@ -21,7 +21,7 @@ from bertjax.errors import UserError
 from bertjax.model import BertConfig, LayerConfig
 from bertjax.model.layers import ACTIVATIONS
 from bertjax.params import Tree, flatten, step_params, unflatten
-from bertjax.quantize.tensor import Quantized
+from bertjax.quantized.tensor import Quantized
 from bertjax.share.tying import described, with_steps
 
 Kept = Mapping[int, Sequence[int]]

@@ -26,11 +26,11 @@ group it serves fewer, and each costs four bytes. Below four bits it matters mor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bertjax.quantize.formats import Activation, Format, Quantization
+from bertjax.quantized.formats import Activation, Format, Quantization
 
 if TYPE_CHECKING:
-    from bertjax.quantize.tensor import Quantized, dequantised
     from bertjax.quantize.weights import quantise_weights
+    from bertjax.quantized.tensor import Quantized, dequantised
 
 __all__ = ["Activation", "Format", "Quantization", "Quantized", "dequantised", "quantise_weights"]
 

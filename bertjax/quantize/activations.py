@@ -15,13 +15,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.errors import UserError
-from bertjax.model import BertModel, build
-from bertjax.model.config import BertConfig
+from bertjax.model import BertModel
 from bertjax.model.products import plain_product
+from bertjax.model.quantized import fixed_scale
 from bertjax.params import Tree
-from bertjax.quantize.formats import Activation
-from bertjax.quantize.products import fixed_scale
-from bertjax.quantize.tensor import Quantized
+from bertjax.quantized.formats import Activation
+from bertjax.quantized.tensor import Quantized
 
 Calibrate = Literal["min_max", "moving_average", "percentile", "least_squares"]
 """Extremes over all the text; their average over batches, later ones counting more; an average of each batch's ends
@@ -67,36 +66,6 @@ def shares_outside(model: BertModel, params: Tree, batches: Iterable[tuple[Any, 
         found = jax.device_get(_watched(model, params, *batch, statistic="outside", argument=ranges))
         counts = {site: counts.get(site, 0) + np.array(found[site], np.float64) for site in fixed}
     return {site: float(out / total) for site, (out, total) in counts.items()}
-
-
-def integer_sites(model: BertModel, params: Tree) -> tuple[str, ...]:
-    """The sites whose product reads a matrix of integers; nothing is computed."""
-    found: dict[str, None] = {}
-
-    def product(site: str, subscripts: str, left: Array, right: Any) -> Array:
-        if subscripts != "lookup" and isinstance(right, Quantized):
-            found[site] = None
-        return plain_product(site, subscripts, left, right)
-
-    watching = type(model)(model.config, product)
-    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    jax.eval_shape(lambda params, ids: watching.apply({"params": params}, ids, ids, ids), params, ids)
-    return tuple(found)
-
-
-def check_sites(config: BertConfig, params: Tree) -> None:
-    """Refuses a config that rounds what no product reads: the range would be passed over in silence. `params` may be
-    shapes alone."""
-    asked = [site for site, _ in config.quantization.activations] if config.quantization else []
-    if not asked:
-        return
-    known = integer_sites(build(config), params)
-    if wrong := next((site for site in asked if site not in known or asked.count(site) > 1), None):
-        why = "twice" if wrong in known else "where no product reads integers"
-        raise UserError(
-            f"quantization rounds the input of {wrong} {why}; the model has {len(known)} such products: "
-            f"{', '.join(known[:3])} ..."
-        )
 
 
 def combined(how: Calibrate, old: Ends | None, new: Ends, seen: int) -> Ends:

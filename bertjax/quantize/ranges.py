@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bertjax.quantize.formats import Format
-from bertjax.quantize.grid import Grid, expand, reduce
-from bertjax.quantize.rounding import dequantise, quantise, scales
+from bertjax.quantized.formats import Format
+from bertjax.quantized.grid import Grid, expand, reduce
+from bertjax.quantized.rounding import dequantise, quantise, scales
 
 
 class Range(NamedTuple):

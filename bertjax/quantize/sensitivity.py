@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bertjax.errors import UserError
-from bertjax.losses import Batch, Sum
+from bertjax.learn.losses import Batch, Sum
 from bertjax.params import Tree, assign, flatten, map_with_path
 
 Loss = Callable[[Tree, Batch], Sum]

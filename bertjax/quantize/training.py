@@ -17,13 +17,13 @@ from jaxtyping import Array, Float
 
 from bertjax.model.config import BertConfig
 from bertjax.model.products import Product, plain_product
+from bertjax.model.quantized import fixed_scale, token_scale, unit_grid
 from bertjax.params import Rules, Tree, flatten, map_with_path, unflatten
-from bertjax.quantize.formats import Activation, Format, Quantization
-from bertjax.quantize.grid import Grid, expand
-from bertjax.quantize.products import fixed_scale, token_scale
 from bertjax.quantize.ranges import min_max, ternary
-from bertjax.quantize.rounding import round_through, scale_gradient, scales
-from bertjax.quantize.weights import Find, find_scales, formats_of, integers_of, unit_grid
+from bertjax.quantize.weights import Find, find_scales, formats_of, integers_of
+from bertjax.quantized.formats import Activation, Format, Quantization
+from bertjax.quantized.grid import Grid, expand
+from bertjax.quantized.rounding import round_through, scale_gradient, scales
 
 
 class Rounding(NamedTuple):

@@ -4,22 +4,20 @@ LayerNorms and biases stay as they are, whatever a rule says: they are a thousan
 costs more than a thousandth of the score. The result is a model of its own, whose config says what became of what.
 """
 
-import re
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.model.config import BertConfig
+from bertjax.model.quantized import unit_grid
 from bertjax.params import Rules, Tree, assign, flatten, unflatten
-from bertjax.quantize.formats import INT8, Format, Quantization
-from bertjax.quantize.grid import Grid, expand, grid_of
 from bertjax.quantize.ranges import least_squares, min_max, percentile, ternary
-from bertjax.quantize.rounding import quantise, scales
-from bertjax.quantize.tensor import Quantized
-from bertjax.typed import shown
+from bertjax.quantized.formats import INT8, Format, Quantization
+from bertjax.quantized.grid import Grid, expand
+from bertjax.quantized.rounding import quantise, scales
+from bertjax.quantized.tensor import Quantized
 
 Find = Literal["min_max", "percentile", "least_squares"]
 """How the range of a block is found: its extremes, without a thousandth of its numbers, or with the smallest error."""
@@ -45,32 +43,11 @@ def quantise_weights(
     return described, unflatten({path: done.get(path, leaf) for path, leaf in flat.items()})
 
 
-def abstract_weights(config: BertConfig, params: Tree) -> Tree:
-    """The tree of shapes of a model's parameters, from that of the same model in floating point."""
-    assert config.quantization is not None
-    flat = flatten(params)
-    for path, format in config.quantization.weights:
-        if path not in flat:
-            raise UserError(f"the config says that {shown(path)} is quantised, but the model has no such parameter.")
-        grid = unit_grid(path, flat[path].shape, format, config)
-        scale = jax.ShapeDtypeStruct(grid.shape, jnp.float32)
-        values = jax.ShapeDtypeStruct(flat[path].shape, jnp.int8)
-        flat[path] = Quantized(values, scale, scale if format.scheme == "asymmetric" else None, format, grid)
-    return unflatten(flat)
-
-
 def formats_of(params: Tree, rules: Rules[Format | None]) -> dict[str, Format]:
     """The format of each matrix that has one; vectors have none."""
     flat = flatten(params)
     assigned = assign(rules, params, None)
     return {path: format for path, format in assigned.items() if format is not None and len(flat[path].shape) == 2}
-
-
-def unit_grid(path: str, shape: tuple[int, ...], format: Format, config: BertConfig) -> Grid:
-    """The blocks of a parameter. Queries, keys and values are made head by head, and read so by the next product."""
-    columns = config.head_size if re.search(r"attention/(query|key|value)/kernel$", path) else 0
-    rows = config.head_size if re.search(r"attention/output/kernel$", path) else 0
-    return grid_of((shape[0], shape[1]), format, rows, columns)
 
 
 def integers_of(

@@ -15,7 +15,7 @@ import numpy as np
 
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
-from bertjax.quantize.tensor import Quantized
+from bertjax.quantized.tensor import Quantized
 from bertjax.text.tokenizer import CHUNK, Tokenizer
 
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from bertjax.cache import made_once
 from bertjax.errors import UserError
+from bertjax.storage.cache import made_once
 from bertjax.text.documents import read_documents, source_digest
 from bertjax.text.draws import CHUNKS, Draws
 from bertjax.text.tokenizer import Tokenizer

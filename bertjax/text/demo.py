@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bertjax.cache import cache_dir
 from bertjax.errors import UserError
+from bertjax.storage.cache import cache_dir
 from bertjax.text.examples import Examples, make_examples
 from bertjax.text.table import Table
 from bertjax.text.tasks import Task

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from bertjax.errors import UserError
-from bertjax.paths import local
+from bertjax.storage.paths import local
 from bertjax.text.examples import plain_texts
 from bertjax.text.files import check_exists, ending, read_text
 from bertjax.text.sources import read_table

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.paths import local
+from bertjax.storage.paths import local
 from bertjax.text.demo import demo_table
 from bertjax.text.examples import Examples, make_examples
 from bertjax.text.files import check_exists, ending

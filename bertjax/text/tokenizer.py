@@ -15,8 +15,8 @@ from typing import Any
 import tokenizers
 
 from bertjax.errors import UserError
+from bertjax.storage.typed_json import is_unicode
 from bertjax.text.tokenizer_files import ROLES, has_tokenizer, read_folder, token_name, write_folder
-from bertjax.typed import is_unicode
 
 __all__ = ["Encodings", "Tokenizer", "has_tokenizer"]
 

@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from bertjax.errors import UserError
-from bertjax.typed import read_json, value
+from bertjax.storage.typed_json import read_json, value
 
 BERT_CLASSES = tuple(
     f"{family}Tokenizer{suffix}" for family in ("Bert", "DistilBert", "MobileBert") for suffix in ("", "Fast")

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from bertjax.cache import made_once
 from bertjax.errors import UserError
+from bertjax.storage.cache import made_once
 from bertjax.text.documents import read_documents, source_digest
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.text.tokenizer_files import ROLES, bert_normalizer, from_vocabulary

@@ -28,10 +28,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.verif
 
 def run(given: argparse.Namespace) -> int:
     from bertjax.errors import UserError
-    from bertjax.paths import is_remote
+    from bertjax.storage.paths import is_remote
     from bertjax.text.tasks import Task
     from bertjax.verify import Bounds, compare, verdict
-    from bertjax.verify.words import lines
+    from bertjax.verify.text import lines
 
     for folder in (given.new, given.against, given.parity):
         if folder and is_remote(folder):

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from bertjax import manifest
 from bertjax.errors import UserError
+from bertjax.machine.processor import processor_features
 from bertjax.measure.cost import stored_bytes
 from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.latency import Timing, measure_latency
 from bertjax.measure.onnx import longest_input, read_graph
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
-from bertjax.measure.scores import answers, example_sums, score, score_of_sums
-from bertjax.measure.uncertainty import paired_difference_interval, paired_p_value, score_interval
-from bertjax.processor import processor_features
+from bertjax.metrics.scores import answers, example_sums, score, score_of_sums
+from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value, score_interval
+from bertjax.storage import manifest
 from bertjax.text.answers import tags_or_answers
 from bertjax.text.encode import Encoded, encode_examples, sentence_labels
 from bertjax.text.examples import Examples

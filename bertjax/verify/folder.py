@@ -11,10 +11,10 @@ import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.measure.onnx import onnx_file, read_arrays
-from bertjax.measure.report import HONEST
 from bertjax.model.config import labels_by_id
-from bertjax.tensors import stored_arrays
-from bertjax.typed import Within, read_json, value
+from bertjax.report.report import HONEST
+from bertjax.storage.tensors import stored_arrays
+from bertjax.storage.typed_json import Within, read_json, value
 from bertjax.verify.measured import Claim, Weights
 
 SAID: dict[str, Any] = {
@@ -225,7 +225,7 @@ def _of_card(folder: Path, metric: str) -> Iterator[Claim]:
         return
     from huggingface_hub import ModelCard
 
-    from bertjax.measure.card import METRIC_TYPES
+    from bertjax.report.card import METRIC_TYPES
 
     try:
         data: Any = ModelCard.load(path).data

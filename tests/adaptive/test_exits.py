@@ -11,11 +11,12 @@ import bertjax
 from bertjax.adaptive import add_exits, remove_exits
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
+from bertjax.jobs.exits import objective_of, split_exits
 from bertjax.model import BertConfig, EarlyExitBert, Exits, Leaving, build
 from bertjax.params import count, flatten
+from bertjax.recipes.exits import EarlyExit
 from tests.model.tiny import TINY, apply, tiny, tiny_batch
 from tests.tolerances import SAME_MATHS
-from train.exits import EarlyExit, objective_of, split_exits
 
 EVERY = Exits((0, 1))
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertjax.engine.optimiser import build_optimiser
+
 RATE = 2e-5
 VOCABULARY = 30522
 
@@ -80,12 +82,12 @@ def fine_tuning_step(bundle: Any) -> Callable[[dict[str, np.ndarray]], float]:
     """A function that takes one step and returns its loss."""
     import jax
 
-    from bertjax.losses import TASK_LOSSES
+    from bertjax.learn.losses import TASK_LOSSES
+    from bertjax.learn.step import Term, init_state, make_step
+    from bertjax.recipes.optimiser import Optimiser
     from bertjax.text.batches import inputs_of, places_of
-    from train.optimiser import Optimiser
-    from train.step import Term, init_state, make_step
 
-    optimiser = Optimiser(learning_rate=RATE).build(1000, {"params": bundle.params, "extra": {}})
+    optimiser = build_optimiser(Optimiser(learning_rate=RATE), 1000, {"params": bundle.params, "extra": {}})
 
     def objective(params, extra, state, batch, step, key):
         inputs, places = inputs_of(batch), places_of(batch)

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.coverage [--samples=300]
 
 Of one accuracy and of the difference of two on the same examples, for every number that may be seen, with its
-probability. Beside the intervals of `bertjax.measure.uncertainty` stand Wilson's and Tango's (1998), which fall short
+probability. Beside the intervals of `bertjax.metrics.uncertainty` stand Wilson's and Tango's (1998), which fall short
 for small n, and the percentile bootstrap over the examples alone. Coverage of a difference is the least over pairs of
 models, the better of which has the accuracy of the row: such as agree nearly always, and such as disagree often. F1 has
 no such count: it is simulated, on data of which a quarter is positive.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bertjax.measure.uncertainty import proportion_difference_interval, proportion_interval, score_interval
+from bertjax.metrics.uncertainty import proportion_difference_interval, proportion_interval, score_interval
 
 SIZES = (20, 60, 277, 872)
 ACCURACIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from bertjax import manifest
+from bertjax.machine.processor import integer_products, processor_features, processor_name
 from bertjax.measure.latency import Timing, measure_latency
 from bertjax.measure.onnx import BESIDE, onnx_file
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
-from bertjax.measure.scores import score
-from bertjax.measure.uncertainty import paired_difference_interval, paired_p_value
-from bertjax.processor import integer_products, processor_features, processor_name
+from bertjax.metrics.scores import score
+from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value
+from bertjax.storage import manifest
 from bertjax.text.encode import encode_examples, sentence_labels
 from bertjax.text.sources import infer_task, load_examples
 from bertjax.text.tasks import Task, align_labels

@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.measure import score
+from bertjax.jobs.data import open_model, read_split, training_task
+from bertjax.jobs.prune import worth
+from bertjax.jobs.quantize import sample
+from bertjax.metrics.scores import score
 from bertjax.model import LayerGates
-from bertjax.prune.choice import strongest
+from bertjax.prune.select import strongest
+from bertjax.recipes.data import Data
+from bertjax.recipes.prune import Config
 from bertjax.text.batches import eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
-from train.common import Data
-from train.cut import worth
-from train.data import open_model, read_split, training_task
-from train.prune import Config
-from train.quantize import sample
 
 MEASURES = ("importance", "official", "transformers", "magnitude", "activity", "random")
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)

@@ -7,10 +7,11 @@ The state of a training run is compiled and nothing of it is made: parameters an
 
 import jax
 
+from bertjax.engine.optimiser import build_optimiser
+from bertjax.learn.step import init_state
 from bertjax.model import BertConfig, abstract_params
 from bertjax.params import count
-from train.optimiser import Optimiser
-from train.step import init_state
+from bertjax.recipes.optimiser import Optimiser
 
 BERT = BertConfig(vocab_size=30000)
 MODELS = {
@@ -23,7 +24,7 @@ MODELS = {
 
 def state_bytes(config: BertConfig) -> int:
     params = abstract_params(config)
-    optimiser = Optimiser().build(1000, {"params": params, "extra": {}})
+    optimiser = build_optimiser(Optimiser(), 1000, {"params": params, "extra": {}})
     compiled = jax.jit(lambda p: init_state(p, {}, {}, optimiser)).lower(params).compile()
     memory = compiled.memory_analysis()
     assert memory is not None, "this backend does not say"

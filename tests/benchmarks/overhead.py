@@ -26,17 +26,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import bertjax
-from bertjax.allocator import keep_freed_memory
-from bertjax.distill.student import Student
 from bertjax.distill.teacher import stored_outputs
 from bertjax.distill.terms import AttentionScores, HardLabels, HiddenStates, SoftTargets
+from bertjax.engine.optimiser import build_optimiser
+from bertjax.learn.step import Term, init_state, make_step
+from bertjax.machine.allocator import keep_freed_memory
 from bertjax.predict import forward
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.student import Student
 from bertjax.text.batches import batches, inputs_of
 from bertjax.text.encode import encode_examples
 from bertjax.text.examples import Examples
 from bertjax.text.tasks import Task
-from train.optimiser import Optimiser
-from train.step import Term, init_state, make_step
 
 TINYBERT = (HiddenStates(), AttentionScores(), SoftTargets())
 LEARNING = ("with the teacher in the step", "with stored outputs")
@@ -112,7 +113,7 @@ def contestants(folder: Path, size: int, length: int) -> dict[str, Any]:
             terms = {str(i): Term(total, count, weight) for i, (total, count, weight) in enumerate(sums)}
             return terms, state
 
-        optimiser = Optimiser().build(1000, {"params": student.params, "extra": {}})
+        optimiser = build_optimiser(Optimiser(), 1000, {"params": student.params, "extra": {}})
         state = init_state(jax.device_put(student.params), {}, {}, optimiser)
         step = jax.jit(make_step(objective, optimiser, jax.random.key(0)), donate_argnums=0)
 

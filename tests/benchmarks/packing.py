@@ -68,7 +68,7 @@ def losses(bundle: Any, run: Any) -> np.ndarray:
     respect to the text's weight."""
     import jax
 
-    from bertjax.losses import classification
+    from bertjax.learn.losses import classification
     from bertjax.text.batches import inputs_of, places_of
 
     @jax.jit

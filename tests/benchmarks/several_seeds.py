@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.several_seeds OURS/bundle ... --against THEIRS/bundle ... --data=dev.tsv
 
-Examples are resampled once for all runs, see `bertjax.measure.uncertainty`.
+Examples are resampled once for all runs, see `bertjax.metrics.uncertainty`.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 import bertjax
-from bertjax.measure.scores import score
-from bertjax.measure.uncertainty import mean_difference_interval, mean_p_value
+from bertjax.metrics.scores import score
+from bertjax.metrics.uncertainty import mean_difference_interval, mean_p_value
 from bertjax.predict import run_rows
 from bertjax.text.encode import encode_examples
 from bertjax.text.sources import infer_task, load_examples

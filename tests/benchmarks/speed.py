@@ -23,8 +23,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from bertjax.allocator import keep_freed_memory
-from bertjax.processor import emulates_bfloat16, processor_features, processor_name
+from bertjax.machine.allocator import keep_freed_memory
+from bertjax.machine.processor import emulates_bfloat16, processor_features, processor_name
 
 SHAPES = [
     ("train", 32, 64),

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train.finetune import Config
+from bertjax.engine.optimiser import learning_rate_schedule
+from bertjax.recipes.finetune import Config
 
 
 def main(config: Config) -> None:
@@ -23,8 +24,8 @@ def main(config: Config) -> None:
     import transformers
 
     import bertjax
-    from train.data import open_model, read_split, training_batches, training_task
-    from train.log import Log
+    from bertjax.engine.log import Log
+    from bertjax.jobs.data import open_model, read_split, training_batches, training_task
 
     out = Path(config.out)
     torch.manual_seed(config.seed)
@@ -85,7 +86,7 @@ def optimiser(model: Any, config: Config, total: int) -> Any:
         }
         for which in (True, False)
     ]
-    schedule = settings.schedule(total)
+    schedule = learning_rate_schedule(settings, total)
     rates = [float(schedule(step)) for step in range(total)]
     rule = torch.optim.AdamW(groups, lr=rates[0], betas=(settings.b1, settings.b2), eps=settings.epsilon, fused=True)
     steps = iter(rates)
@@ -104,6 +105,6 @@ def optimiser(model: Any, config: Config, total: int) -> Any:
 if __name__ == "__main__":
     import sys
 
-    from train.settings import parse
+    from bertjax.engine.command_line import parse
 
     main(parse(Config, sys.argv[1:], __doc__ or "", "python -m tests.benchmarks.torch_finetune"))

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from bertjax.distill.terms import AttentionMaps, AttentionScores, HiddenStates, Loss, Relations
+from bertjax.learn.objective import lessons
+from bertjax.learn.step import Term, accumulate, split
 from bertjax.measure.cost import peak_memory
 from bertjax.model import BertConfig, abstract_params, build
-from train.lessons import lessons
-from train.step import Term, accumulate, split
 
 ROWS, LENGTH, HEADS, WIDTH = 4, 128, 4, 128
 SCORES, STATE = 4 * ROWS * HEADS * LENGTH**2, 4 * ROWS * LENGTH * WIDTH

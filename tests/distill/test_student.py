@@ -13,13 +13,13 @@ import pytest
 import bertjax
 from bertjax.bundle import Bundle, init_params
 from bertjax.distill.pairing import pair_layers
-from bertjax.distill.student import Student
 from bertjax.distill.teacher import identity, stored_bytes, stored_outputs
 from bertjax.distill.terms import HiddenStates, SoftTargets
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
 from bertjax.quantize import quantise_weights
-from bertjax.quantize.formats import INT8
+from bertjax.quantized.formats import INT8
+from bertjax.student import Student
 from bertjax.text.batches import eval_batches, inputs_of
 from tests.text.tiny import made_up, random_lengths, tiny_tokenizer
 from tests.tolerances import SAME_MATHS

@@ -12,7 +12,6 @@ import torch.nn.functional as functional
 
 from bertjax.bundle import Bundle, init_params
 from bertjax.distill import losses
-from bertjax.distill.student import Student
 from bertjax.distill.teacher import stored_outputs
 from bertjax.distill.terms import (
     AttentionMaps,
@@ -26,6 +25,7 @@ from bertjax.distill.terms import (
 )
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
+from bertjax.student import Student
 from bertjax.text.batches import eval_batches, inputs_of
 from tests.text.tiny import made_up, random_lengths
 

@@ -19,11 +19,12 @@ from bertjax.export.folder import write
 from bertjax.measure import integer_products
 from bertjax.measure.integer_products import Operand, inexact_products, is_exact, operands
 from bertjax.model import BertConfig, init_params
+from bertjax.model.sites import integer_sites
 from bertjax.quantize import Activation, Format, quantise_weights
-from bertjax.quantize.activations import find_ranges, integer_sites, shares_outside
-from bertjax.quantize.calibration import Calibration
-from bertjax.quantize.formats import INT8, full_int8
-from train.quantize import Quantize
+from bertjax.quantize.activations import find_ranges, shares_outside
+from bertjax.quantized.calibration import Calibration
+from bertjax.quantized.formats import INT8, full_int8
+from bertjax.recipes.quantize import Quantize
 
 CONFIG = BertConfig(
     architecture="BertForSequenceClassification",

@@ -16,7 +16,6 @@ import tokenizers
 from scipy.special import expit, softmax
 
 import bertjax
-from bertjax import manifest
 from bertjax.errors import UserError
 from bertjax.export import export
 from bertjax.export.folder import exported_file
@@ -25,6 +24,7 @@ from bertjax.measure.onnx import FLOATS, INTEGERS, onnx_file, open_session, read
 from bertjax.model.huggingface import config_to_json
 from bertjax.prune import keep_neurons
 from bertjax.quantize import Activation, Format, Quantization, quantise_weights
+from bertjax.storage import manifest
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify.folder import runtime_of, shipped_bytes
 from tests.train.tiny import BAD, FILLER, GOOD, write_model

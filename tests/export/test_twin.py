@@ -13,7 +13,7 @@ import bertjax
 from bertjax import UserError
 from bertjax.bundle import Bundle
 from bertjax.export import export
-from bertjax.export.twin import stock_twin
+from bertjax.export.hf_equivalent import stock_twin
 from bertjax.model import Exits, LayerConfig, Recurrence
 from bertjax.prune import keep_heads, keep_layers, keep_neurons
 from bertjax.prune.surgery import sizes

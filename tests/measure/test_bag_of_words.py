@@ -5,10 +5,10 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from bertjax.baselines import bag_of_words as room
+from bertjax.baselines.bag_of_words import bag_of_words_bytes, fit_bag_of_words, load_bag_of_words
 from bertjax.errors import UserError
-from bertjax.measure import bag_of_words as room
-from bertjax.measure.bag_of_words import bag_of_words_bytes, fit_bag_of_words, load_bag_of_words
-from bertjax.measure.scores import score
+from bertjax.metrics.scores import score
 
 RNG = np.random.default_rng(3)
 MOODS = ["good fine warm lovely", "bad dull cold awful", "odd strange weird queer"]

@@ -10,23 +10,18 @@ import pytest
 from huggingface_hub import ModelCard
 
 import bertjax
+from bertjax.baselines.bag_of_words import fit_bag_of_words
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
-from bertjax.measure import (
-    BAG_OF_WORDS,
-    WITHOUT_TEACHER,
-    Entry,
-    fit_bag_of_words,
-    measure_bundles,
-    read_report,
-    write_card,
-)
-from bertjax.measure.bundles import program
 from bertjax.measure.cost import forward_cost
-from bertjax.measure.uncertainty import mcnemar, paired_difference_interval, score_interval
 from bertjax.measure.worker import JaxRuntime
+from bertjax.metrics.uncertainty import mcnemar, paired_difference_interval, score_interval
 from bertjax.model import BertConfig, init_params
 from bertjax.params import count
+from bertjax.report.build import Entry, measure_bundles, program
+from bertjax.report.card import write_card
+from bertjax.report.report import BAG_OF_WORDS, WITHOUT_TEACHER, read_report
+from bertjax.report.write import write_report
 from bertjax.text.tasks import Task
 from tests.measure.test_report import ROW, SCHEMA, assert_follows
 from tests.text.tiny import WHOLE, tiny_tokenizer
@@ -128,7 +123,7 @@ def test_a_bundle_in_bfloat16_is_a_bundle(folders):
 
 
 def test_report_is_written_and_read_back(report, folders):
-    report.write(folders)
+    write_report(report, folders)
     content = json.loads((folders / "report.json").read_text())
     assert_follows(content, SCHEMA)
     for row in content["rows"]:

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bertjax.chips import CHIPS, topology
 from bertjax.errors import UserError
+from bertjax.machine.chips import CHIPS, topology
+from bertjax.machine.peak_flops import BFLOAT16
 from bertjax.measure.cost import forward_cost, peak_memory, stored_bytes
-from bertjax.measure.peak import BFLOAT16
 from bertjax.model import BertConfig, abstract_params, build
 from bertjax.params import count
 

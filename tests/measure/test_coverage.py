@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bertjax.measure.uncertainty import TAIL, proportion_difference_interval, proportion_interval
+from bertjax.metrics.uncertainty import TAIL, proportion_difference_interval, proportion_interval
 from tests.benchmarks.coverage import (
     ACCURACIES,
     ALONE,

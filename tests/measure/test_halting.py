@@ -5,8 +5,8 @@ import pytest
 
 from bertjax.measure.halting import Times, answers, early_stopping, never_halting, rank_correlation, time_early_stopping
 from bertjax.model import build, init_params
+from bertjax.recipes.lists import Config
 from bertjax.text.lists import as_batch
-from train.lists import Config
 
 TINY = Config(hidden_size=16, intermediate_size=16, num_attention_heads=2, rounds=5, depths=(2,), bias=3.0)
 SHAPE = TINY.model(TINY.rounds, TINY.halting())

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.measure.methods import Comparison, Method, Run, method_rows
-from bertjax.measure.methods_text import markdown, score_text, table_cells, verdicts
-from bertjax.measure.report import Percentiles
-from bertjax.measure.uncertainty import holm, mcnemar, mean_difference_interval, mean_interval, mean_p_value
+from bertjax.measure.latency import Percentiles
+from bertjax.metrics.uncertainty import holm, mcnemar, mean_difference_interval, mean_interval, mean_p_value
+from bertjax.report.comparison import Comparison, Method, Run, method_rows
+from bertjax.report.comparison_text import markdown, score_text, table_cells, verdicts
+from bertjax.report.write import write_comparison
 
 RNG = np.random.default_rng(3)
 GOLD = RNG.integers(0, 2, 300)
@@ -86,7 +87,7 @@ def test_words_call_noise_noise_and_failures_failures(report):
 
 
 def test_the_picture_and_the_files_are_written(report, tmp_path):
-    report.write(tmp_path)
+    write_comparison(report, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.png", "report.json"}
 
 

@@ -10,11 +10,12 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bertjax.losses import classification
-from bertjax.measure.program import Program, by_site
+from bertjax.engine.sharding import build_mesh, gathered, rows_on, state_shardings
+from bertjax.learn.losses import classification
+from bertjax.learn.step import Term, init_state, make_step
+from bertjax.measure.hlo import Program, by_site
 from bertjax.model import BertConfig, abstract_params, build
-from train.sharding import Sharding, gathered, rows_on, state_shardings
-from train.step import Term, init_state, make_step
+from bertjax.recipes.sharding import Sharding
 
 LOOP = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8,4]{1,0})->f32[8,4]{1,0}}
 
@@ -120,7 +121,7 @@ ROWS, LENGTH = 32, 32
 
 def compiled_step(sharding: Sharding, micro_batches: int = 1) -> tuple[Any, Any]:
     """A plain training step, and its state as arrays that are described alone."""
-    model, mesh, tx = build(CONFIG), sharding.mesh(), optax.adamw(1e-3)
+    model, mesh, tx = build(CONFIG), build_mesh(sharding), optax.adamw(1e-3)
 
     def objective(params, extra, state, batch, step, key):
         output: Any = model.apply({"params": params}, batch["input_ids"])
@@ -180,7 +181,7 @@ def test_divided_parameters_are_gathered_and_no_activations_are_moved(alone: Pro
 
 
 def test_gathering_changes_no_gradient():
-    mesh = Sharding(2, 4).mesh()
+    mesh = build_mesh(Sharding(2, 4))
     x = jax.device_put(
         np.arange(32.0, dtype=np.float32).reshape(8, 4), NamedSharding(mesh, PartitionSpec("parameters"))
     )

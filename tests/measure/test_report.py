@@ -11,22 +11,12 @@ import pytest
 from rich.console import Console
 
 from bertjax.errors import UserError
-from bertjax.measure.picture import figure
-from bertjax.measure.report import (
-    BAG_OF_WORDS,
-    WITHOUT_TEACHER,
-    Comparison,
-    Edge,
-    Flip,
-    Latency,
-    PeakMemory,
-    Percentiles,
-    Report,
-    Row,
-    read_report,
-)
-from bertjax.measure.uncertainty import proportion_difference_interval
-from bertjax.measure.words import bytes_text, how_measured, markdown, rich_table, table_cells, verdicts
+from bertjax.measure.latency import Edge, Latency, PeakMemory, Percentiles
+from bertjax.metrics.uncertainty import proportion_difference_interval
+from bertjax.report.plot import figure
+from bertjax.report.report import BAG_OF_WORDS, WITHOUT_TEACHER, Comparison, Flip, Report, Row, read_report
+from bertjax.report.text import bytes_text, how_measured, markdown, rich_table, table_cells, verdicts
+from bertjax.report.write import write_report
 from bertjax.text.facts import Facts
 
 
@@ -104,7 +94,7 @@ def assert_follows(content, schema):
 
 
 def test_report_json_has_the_published_fields_and_no_others(tmp_path):
-    REPORT.write(tmp_path)
+    write_report(REPORT, tmp_path)
     content = json.loads((tmp_path / "report.json").read_text())
     assert_follows(content, SCHEMA)
     for written in content["rows"]:
@@ -115,7 +105,7 @@ def test_bundle_paths_are_relative_to_the_report_and_come_back_whole(tmp_path):
     bundle = str(tmp_path / "run" / "student" / "bundle")
     rows = (TEACHER, dataclasses.replace(STUDENT, bundle=bundle))
     report = dataclasses.replace(REPORT, rows=rows, comparisons=(), flips=(), next_steps=())
-    report.write(tmp_path / "run" / "report")
+    write_report(report, tmp_path / "run" / "report")
     written = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
     assert [r["bundle"] for r in written["rows"]] == [None, "../student/bundle"]
     assert read_report(tmp_path / "run" / "report" / "report.json") == report
@@ -126,7 +116,7 @@ def test_what_was_read_is_in_both_files_and_comes_first_where_texts_are_not_new(
     for seen, warned in ((3, True), (0, False)):
         scored = Facts("eval", "b.tsv", 4, 2, 32, 0.125, ("left out 1 of 5",), seen=seen)
         report = dataclasses.replace(REPORT, texts=(learned, scored), comparisons=(), flips=(), next_steps=())
-        written = report.write(tmp_path).read_text()
+        written = write_report(report, tmp_path).read_text()
         assert "Eval: b.tsv, 4 texts, 2 cut at 32 tokens, 12.5 % [UNK]; left out 1 of 5." in written
         assert read_report(tmp_path / "report.json") == report
         assert (
@@ -177,7 +167,7 @@ def test_an_exported_model_is_timed_against_the_exported_baseline(tmp_path):
     assert "counted from *teacher-onnx*" in text
     assert "**Kept: int8.**" in text
     assert "| int8 | 1.50 | 2 | 812 | 123 MB |" in text
-    report.write(tmp_path)
+    write_report(report, tmp_path)
     assert read_report(tmp_path / "report.json").rows == rows
     alone = dataclasses.replace(report, rows=(teacher, rows[3]))
     assert alone.against(rows[3]) == teacher  # nothing else to compare with
@@ -218,7 +208,7 @@ def test_fewer_parameters_for_the_same_arithmetic_save_memory_and_no_time():
 
 
 def test_markdown_holds_table_picture_verdicts_flips_both_ways_and_commands(tmp_path):
-    text = REPORT.write(tmp_path).read_text(encoding="utf-8")
+    text = write_report(REPORT, tmp_path).read_text(encoding="utf-8")
     for part in (
         "| student | jax | 85.0 [83.0, 87.0] | 0.020 | 22.7M | 56.0 MB | 1.10G | 100 MB | 600 MB | 1.70 |",
         "![accuracy against time](report.png)",

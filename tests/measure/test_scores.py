@@ -6,9 +6,9 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from bertjax.errors import UserError
-from bertjax.measure import scores
-from bertjax.measure.scores import example_sums, score, score_of_sums
-from bertjax.measure.spans import entities, normalize_answer
+from bertjax.metrics import scores
+from bertjax.metrics.scores import example_sums, score, score_of_sums
+from bertjax.metrics.spans import entities, normalize_answer
 from tests.tolerances import SAME_MATHS
 
 RNG = np.random.default_rng(0)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bertjax.measure.scores import score
-from bertjax.measure.uncertainty import (
+from bertjax.metrics.scores import score
+from bertjax.metrics.uncertainty import (
     examples_needed,
     mcnemar,
     mean_difference_interval,
@@ -215,7 +215,7 @@ def test_chunks_change_nothing_but_memory(monkeypatch):
         paired_difference_interval("f1", GOOD, FAIR, LABELS),
         paired_p_value("f1", GOOD, FAIR, LABELS, permutations=99),
     )
-    monkeypatch.setattr("bertjax.measure.uncertainty._CELLS", 1000)
+    monkeypatch.setattr("bertjax.metrics.uncertainty._CELLS", 1000)
     cut = (
         paired_difference_interval("f1", GOOD, FAIR, LABELS),
         paired_p_value("f1", GOOD, FAIR, LABELS, permutations=99),

@@ -9,8 +9,9 @@ import pytest
 
 import bertjax
 from bertjax.export import export
-from bertjax.measure.card import write_card
-from bertjax.measure.report import Percentiles, Report, Row
+from bertjax.measure.latency import Percentiles
+from bertjax.report.card import write_card
+from bertjax.report.report import Report, Row
 from bertjax.text.tasks import METRICS, Task
 from tests.train.tiny import FILLER, GOOD, write_model
 

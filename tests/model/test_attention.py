@@ -20,7 +20,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, LayerGates, build, init_params
 from bertjax.model.attention import fused_attention, key_mask
-from bertjax.quantize.formats import Activation, Quantization
+from bertjax.quantized.formats import Activation, Quantization
 from tests.model.tiny import tiny
 
 FLOAT32: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-5}
@@ -199,12 +199,12 @@ os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LI
 import jax, numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
-from bertjax.losses import classification
+from bertjax.learn.losses import classification
 from bertjax.model import BertConfig, abstract_params, build
 from bertjax.text.batches import inputs_of, places_of
-from train.optimiser import Optimiser
-from train.sharding import state_shardings
-from train.step import Term, init_state, make_step
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.engine.sharding import state_shardings
+from bertjax.learn.step import Term, init_state, make_step
 
 chips = np.array(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)
 for dtype, length, devices, parts, heads, remat in (
@@ -225,7 +225,7 @@ for dtype, length, devices, parts, heads, remat in (
         return {"task": Term(*classification(output.logits, batch))}, state
 
     params = abstract_params(config)
-    optimiser = Optimiser().build(10, {"params": params, "extra": {}})
+    optimiser = build_optimiser(Optimiser(), 10, {"params": params, "extra": {}})
     state = jax.eval_shape(lambda p: init_state(p, {}, {}, optimiser), params)
     places = state_shardings(state, mesh)
     state = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), state, places)

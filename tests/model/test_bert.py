@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
+from bertjax.machine.xla import made_for, platform
 from bertjax.model import BertConfig, LayerConfig, LayerGates, abstract_params, build, init_params, key_mask
 from bertjax.model.products import plain_product
 from bertjax.params import Tree, count, flatten, unflatten
-from bertjax.xla import made_for, platform
 from tests.model.tiny import TINY, apply, run, tiny, tiny_batch
 from tests.tolerances import BFLOAT16, SAME_MATHS
 

@@ -295,7 +295,7 @@ def test_every_product_passes_the_one_place_under_a_name_of_its_own():
 
 
 def test_exits_stand_on_top_and_half_of_the_layers_are_a_model():
-    from bertjax.adaptive.walk import piece
+    from bertjax.adaptive.segments import piece
 
     model, params = tiny(**MOBILE, exits=Exits(after=(0,)))
     batch = tiny_batch()

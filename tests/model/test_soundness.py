@@ -13,7 +13,7 @@ import bertjax
 from bertjax.model import soundness
 from bertjax.params import flatten, map_with_path
 from bertjax.quantize import quantise_weights
-from bertjax.quantize.formats import INT8, Activation, Format, Quantization
+from bertjax.quantized.formats import INT8, Activation, Format, Quantization
 from tests.model.tiny import TINY, tiny
 from tests.train.tiny import write_model
 

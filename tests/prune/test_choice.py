@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bertjax import UserError
-from bertjax.prune.choice import STEPS, least_removal, strongest
+from bertjax.prune.select import STEPS, least_removal, strongest
 
 
 @pytest.mark.parametrize("multiple", [1, 8, 64, 128])

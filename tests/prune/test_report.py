@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import bertjax
-from bertjax.measure import Entry, measure_bundles
-from bertjax.measure.latency import Timing
-from bertjax.measure.report import Latency, Percentiles
-from bertjax.measure.words import markdown, table_cells, verdicts
+from bertjax.measure.latency import Latency, Percentiles, Timing
 from bertjax.prune.masks import apply_masks, magnitude_masks
+from bertjax.report.build import Entry, measure_bundles
+from bertjax.report.text import markdown, table_cells, verdicts
 from bertjax.text.tasks import Task
 from bertjax.verify import Bounds, compare, verdict
 from tests.train.tiny import write_model, write_table
@@ -44,7 +43,7 @@ def times(**ms: float) -> Any:
 
 
 def test_the_report_of_zeros_in_their_places_says_no_speed_up(folder: Path, monkeypatch):
-    monkeypatch.setattr("bertjax.measure.bundles.measure_latency", times(whole=10.0, zeros=9.0))
+    monkeypatch.setattr("bertjax.report.build.measure_latency", times(whole=10.0, zeros=9.0))
     entries = [Entry(name, folder / name, GOLD) for name in ("whole", "zeros")]
     report = measure_bundles(entries, GOLD, TEXTS, task=TASK, baseline="whole", source="dev.tsv", max_length=16)
     whole, zeros = report.rows
@@ -59,8 +58,8 @@ def test_the_report_of_zeros_in_their_places_says_no_speed_up(folder: Path, monk
 
 
 def test_a_masked_model_in_a_file_of_its_own_is_timed_and_says_no_speed_up(folder: Path, monkeypatch):
-    monkeypatch.setattr("bertjax.measure.bundles.measure_latency", times(whole=10.0, zeros=9.9))
-    monkeypatch.setattr("bertjax.measure.bundles.program", lambda entry: entry.name)
+    monkeypatch.setattr("bertjax.report.build.measure_latency", times(whole=10.0, zeros=9.9))
+    monkeypatch.setattr("bertjax.report.build.program", lambda entry: entry.name)
     entries = [Entry(name, folder / name, GOLD) for name in ("whole", "zeros")]
     report = measure_bundles(entries, GOLD, TEXTS, task=TASK, baseline="whole", source="dev.tsv", max_length=16)
     (said,) = verdicts(report)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from bertjax import UserError
-from bertjax.losses import classification
+from bertjax.learn.losses import classification
 from bertjax.model import LayerConfig, LayerGates
 from bertjax.model.products import plain_product
 from bertjax.params import flatten
-from bertjax.prune.choice import strongest
 from bertjax.prune.scores import activity, importance, layer_importance, magnitude, random
+from bertjax.prune.select import strongest
 from tests.model.tiny import run, tiny, tiny_batch
 
 HEADS, NEURONS, WIDTH = 3, 10, 4

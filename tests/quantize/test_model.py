@@ -14,10 +14,11 @@ from bertjax.bundle import Bundle
 from bertjax.errors import UserError
 from bertjax.measure.cost import forward_cost
 from bertjax.model import BertConfig, Halting, LayerConfig, Recurrence, abstract_params, build, init_params
+from bertjax.model.sites import integer_sites
 from bertjax.params import count, flatten
 from bertjax.predict import forward
 from bertjax.quantize import Activation, Format, Quantization, Quantized, dequantised, quantise_weights
-from bertjax.quantize.activations import find_ranges, integer_sites
+from bertjax.quantize.activations import find_ranges
 from bertjax.quantize.coverage import executed_products, traced_products
 from tests.tolerances import SAME_MATHS
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertjax.quantize.formats import Format
-from bertjax.quantize.packing import pack, packed_size, unpack
+from bertjax.quantized.formats import Format
+from bertjax.quantized.packing import pack, packed_size, unpack
 
 FORMATS = [Format(bits, scheme) for bits in (8, 4, 3, 2) for scheme in ("symmetric", "asymmetric")]
 FORMATS += [Format(scheme="ternary")]

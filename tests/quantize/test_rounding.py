@@ -10,13 +10,13 @@ from hypothesis.extra.numpy import arrays
 
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
-from bertjax.quantize.formats import Activation, Format
-from bertjax.quantize.grid import Grid, expand, grid_of, groups, reduce
-from bertjax.quantize.products import quantise_input
+from bertjax.model.quantized import quantise_input
 from bertjax.quantize.ranges import least_squares, min_max, percentile, ternary
-from bertjax.quantize.rounding import dequantise, quantise, round_through, scale_gradient, scales
 from bertjax.quantize.training import round_input, round_weights, roundings_of
 from bertjax.quantize.weights import integers_of
+from bertjax.quantized.formats import Activation, Format
+from bertjax.quantized.grid import Grid, expand, grid_of, groups, reduce
+from bertjax.quantized.rounding import dequantise, quantise, round_through, scale_gradient, scales
 
 FORMATS = [Format(bits, scheme, *shared) for bits in (8, 4, 3, 2) for scheme in ("symmetric", "asymmetric")
            for shared in ((None, 1), (None, None), (1, None), (3, 1), (None, 3), (2, None))]  # fmt: skip

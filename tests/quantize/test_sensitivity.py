@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from bertjax import UserError
-from bertjax.losses import classification
+from bertjax.learn.losses import classification
 from bertjax.params import Tree, flatten, select, unflatten
 from bertjax.quantize.sensitivity import (
     Eigenvalue,

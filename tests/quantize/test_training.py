@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from bertjax.model import build
+from bertjax.model.quantized import fixed_scale, quantise_input
 from bertjax.params import flatten
 from bertjax.quantize import Activation, Format, dequantised
-from bertjax.quantize.products import fixed_scale, quantise_input
-from bertjax.quantize.rounding import round_through
 from bertjax.quantize.training import (
     above_zero,
     first_scales,
@@ -23,6 +22,7 @@ from bertjax.quantize.training import (
     rounding_product,
     roundings_of,
 )
+from bertjax.quantized.rounding import round_through
 from tests.quantize.test_model import CONFIG, MIXED, PARAMS, batch, logits
 from tests.tolerances import SAME_MATHS
 

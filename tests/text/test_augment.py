@@ -10,7 +10,7 @@ import torch
 from tokenizers import models
 
 import bertjax
-from bertjax.distill.guesses import guesses
+from bertjax.distill.substitutes import guesses
 from bertjax.errors import UserError
 from bertjax.text.augment import STOP_WORDS, Word, altered, neighbours, read_texts, spelled, with_gap
 from bertjax.text.draws import SUBSTITUTES, Draws

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertjax.cache import cache_dir
 from bertjax.errors import UserError
+from bertjax.storage.cache import cache_dir
 from bertjax.text import corpus as module
 from bertjax.text.corpus import SHORT, build_corpus, chunks_of
 from bertjax.text.documents import read_documents

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bertjax.cache import cache_dir
 from bertjax.errors import UserError
+from bertjax.storage.cache import cache_dir
 from bertjax.text.demo import SPLITS, Wheel, demo_examples, demo_model_folder, fetch
 from bertjax.text.sources import infer_task, load_examples
 from bertjax.text.tasks import Task

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import transformers
 
-from bertjax.cache import cache_dir
 from bertjax.errors import UserError
+from bertjax.storage.cache import cache_dir
 from bertjax.text.wordpiece import SPECIAL, wordpiece
 from tests.train.tiny import ROOT
 

@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bertjax.engine.optimiser import build_optimiser
+from bertjax.learn.step import init_state, make_step
 from bertjax.model import abstract_params
-from train.step import init_state, make_step
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -41,7 +42,7 @@ def traced_step(
 ) -> set[str]:
     """The names of the metrics of a recipe's whole step, which must leave the state's shapes and types as they are."""
     trained = {"params": abstract_params(model), "extra": extra}
-    tx = config.optimiser.build(config.total_steps(1000), trained, phases)
+    tx = build_optimiser(config.optimiser, config.total_steps(1000), trained, phases)
     state = jax.eval_shape(lambda p, e: init_state(p, e, {}, tx), trained["params"], extra)
     step = make_step(objective, tx, jax.random.key(0), config.micro_batches)
     after, found = jax.eval_shape(step, state, batch, constants)

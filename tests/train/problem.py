@@ -5,12 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bertjax.losses import classification
+from bertjax.learn.losses import classification
+from bertjax.learn.step import Term
 from bertjax.model import BertConfig, build
 from bertjax.text.batches import BatchIterator
 from bertjax.text.batches import batches as make_batches
 from tests.text.tiny import made_up, random_lengths
-from train.step import Term
 
 ENCODED = made_up(random_lengths(120, 16))
 CONFIG = BertConfig(

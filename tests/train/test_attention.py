@@ -9,10 +9,11 @@ from jax.experimental import pallas
 
 import bertjax
 from bertjax.errors import UserError
+from bertjax.jobs import finetune, quantize
+from bertjax.jobs.data import compute_settings
 from bertjax.model import attention
+from bertjax.recipes.data import Data
 from tests.train.tiny import metrics, write_model, write_table
-from train import finetune, quantize
-from train.common import Data
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -41,7 +42,7 @@ def test_a_run_with_the_tpu_kernel_learns_as_the_plain_one(packed: bool, tmp_pat
 @pytest.mark.parametrize(("kernel", "device"), [("flash", "a TPU"), ("cudnn", "an NVIDIA GPU")])
 def test_a_kernel_that_does_not_run_here_is_refused_in_a_sentence(kernel: Any, device: str):
     with pytest.raises(UserError, match=f"attention='{kernel}' needs {device}, and jax finds none here"):
-        finetune.Config(attention=kernel).compute()
+        compute_settings(finetune.Config(attention=kernel))
 
 
 def test_rounding_and_a_fused_kernel_are_refused_together():

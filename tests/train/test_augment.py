@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from bertjax.errors import UserError
+from bertjax.jobs import augment
+from bertjax.jobs.augment import main, make_parts, open_source
+from bertjax.jobs.compress import Context
+from bertjax.recipes.augment import Augment, Config
+from bertjax.recipes.data import Data
 from bertjax.text.sources import load_examples, read_source
 from tests.train.test_kinds import classification_of_pairs, qa, tokens
 from tests.train.tiny import write_model, write_table
-from train import augment
-from train.augment import Augment, Config, main, make_parts, open_source
-from train.common import Data
-from train.compress import Context
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,7 @@ def test_of_a_pair_one_text_is_changed_at_a_time_and_of_a_stage_the_data_come_ba
     data = Data(train=str(classification_of_pairs(work / "pairs")["train"]))
     stage = Augment(substitutes="neighbours", copies=2, probability=0.9)
     after = stage.run(Context(str(work / "plain"), data, str(work / "pairs")))
+    assert after is not None
     assert after == Data(train=str(work / "pairs" / "augmented.jsonl"), kind="classification", metric="accuracy",
                          labels=("other", "same"))  # fmt: skip
     before, found = load_examples(data.train), load_examples(after.train, after.task)

@@ -9,28 +9,29 @@ from typing import Any
 import pytest
 
 import bertjax
-from bertjax import manifest
-from bertjax.distill.student import Student
 from bertjax.errors import UserError
+from bertjax.jobs import compress, finetune
+from bertjax.jobs.budget import choose, plans, worth_integers
+from bertjax.jobs.report import Model
+from bertjax.measure.latency import Latency, Percentiles
 from bertjax.measure.onnx import origin_of
-from bertjax.measure.report import WITHOUT_TEACHER, Latency, Percentiles, Report, Row, read_report
-from bertjax.measure.words import speed_up
-from bertjax.paths import names as names_in
+from bertjax.recipes.compress import Config
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.export import Export
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.prune import Prune
+from bertjax.recipes.quantize import Quantize
+from bertjax.report.report import WITHOUT_TEACHER, Report, Row, read_report
+from bertjax.report.text import speed_up
+from bertjax.storage import manifest
+from bertjax.storage.paths import names as names_in
+from bertjax.student import Student
 from bertjax.text.tasks import Task
 from bertjax.verify.folder import claims_of
 from bertjax.verify.measured import exceeds
 from tests.train.tiny import run, write_model, write_table
-from train import compress, finetune
-from train.budget import choose, plans, worth_integers
-from train.common import Data
-from train.compress import Config
-from train.distill import Distill
-from train.export import Export
-from train.finetune import Finetune
-from train.optimiser import Optimiser
-from train.proof import Model
-from train.prune import Prune
-from train.quantize import Quantize
 
 
 def test_what_is_tried_follows_the_recipes_and_the_depth():
@@ -61,7 +62,7 @@ def test_what_is_tried_follows_the_recipes_and_the_depth():
     ],
 )
 def test_where_integers_are_hardly_faster_most_of_what_is_tried_is_something_else(features, bounds, names, monkeypatch):
-    monkeypatch.setattr("bertjax.processor.processor_features", lambda: features)
+    monkeypatch.setattr("bertjax.machine.processor.processor_features", lambda: features)
     assert [plan.name for plan in plans((), 12, worth_integers(Config(**bounds)))] == names
 
 
@@ -70,7 +71,7 @@ class Shop:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch):
         self.folder, self.broken, self.ran, self.measured = folder, set(), [], []
-        patch.setattr("bertjax.processor.processor_features", lambda: frozenset({"avx_vnni"}))
+        patch.setattr("bertjax.machine.processor.processor_features", lambda: frozenset({"avx_vnni"}))
         patch.setattr(compress, "has_trained_head", lambda model, task: True)
         patch.setattr("train.data.training_task", lambda data: Task(kind="classification"))
         patch.setattr("train.data.tell_first", lambda data, model, task: ())

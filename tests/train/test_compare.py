@@ -11,25 +11,25 @@ import numpy as np
 import pytest
 
 import bertjax
-from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, SoftTargets
+from bertjax.engine.command_line import load_config
 from bertjax.errors import UserError
+from bertjax.jobs import compare
+from bertjax.jobs.stages import FAILED, Context
 from bertjax.measure.cost import forward_cost
 from bertjax.model import BertConfig, abstract_params, build
+from bertjax.recipes.augment import Augment
+from bertjax.recipes.compare import Config, Published, Row
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.prune import Prune
+from bertjax.recipes.quantize import Quantize
+from bertjax.recipes.training import Training
+from bertjax.student import Student
 from bertjax.text.examples import Examples, chosen_by_text
 from tests.train.tiny import metrics, weights, write_model, write_table
-from train import compare
-from train.augment import Augment
-from train.common import Data
-from train.compare import Config, Published, Row
-from train.distill import Distill
-from train.finetune import Finetune
-from train.loop import Training
-from train.optimiser import Optimiser
-from train.prune import Prune
-from train.quantize import Quantize
-from train.settings import load_config
-from train.stages import FAILED, Context
 
 FAST = Optimiser(learning_rate=0.01)
 

@@ -15,18 +15,20 @@ import jax.numpy as jnp
 import pytest
 
 import bertjax
-from bertjax.chips import topology
+from bertjax.engine.compile_only import TOO_LARGE, advice, bytes_of, compile_and_leave, tpu_devices
+from bertjax.engine.optimiser import build_optimiser
+from bertjax.engine.placeholders import stand_in
+from bertjax.engine.sharding import build_mesh, state_shardings
+from bertjax.learn.step import init_state
+from bertjax.machine.chips import topology
 from bertjax.model import BertConfig, abstract_params
 from bertjax.params import count
+from bertjax.recipes.finetune import Config
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.pretrain import Config as Pretrain
+from bertjax.recipes.pretrain import Shape, Text
+from bertjax.recipes.sharding import Sharding
 from tests.train.tiny import run
-from train.compile_only import TOO_LARGE, advice, bytes_of, compile_and_leave, tpu_devices
-from train.finetune import Config
-from train.optimiser import Optimiser
-from train.pretrain import Config as Pretrain
-from train.pretrain import Shape, Text
-from train.sharding import Sharding, state_shardings
-from train.stand_ins import stand_in
-from train.step import init_state
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 SIZES = {"vocab_size": 8192, "hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -45,7 +47,7 @@ def described(tmp_path: Path) -> Path:
 
 def described_state(config: BertConfig, mesh: Any) -> Any:
     params = abstract_params(config)
-    tx = Optimiser().build(100, {"params": params, "extra": {}})
+    tx = build_optimiser(Optimiser(), 100, {"params": params, "extra": {}})
     shapes = jax.eval_shape(lambda p: init_state(p, {}, {}, tx), params)
     places = state_shardings(shapes, mesh)
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
@@ -53,7 +55,7 @@ def described_state(config: BertConfig, mesh: Any) -> Any:
 
 @pytest.mark.parametrize("ways", [1, 8])
 def test_memory_is_that_of_parameters_and_two_moments_under_the_sharding(ways: int):
-    config, mesh = BertConfig(**SHAPE), Sharding(8 // ways, ways).mesh()
+    config, mesh = BertConfig(**SHAPE), build_mesh(Sharding(8 // ways, ways))
     state = described_state(config, mesh)
     sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
     expected = sum(4 * size // (ways if size >= 1024 else 1) for size in sizes)
@@ -64,7 +66,7 @@ def test_memory_is_that_of_parameters_and_two_moments_under_the_sharding(ways: i
 @needs_libtpu
 def test_a_state_that_cannot_fit_is_refused_before_anything_is_compiled(capsys: pytest.CaptureFixture):
     training = Config(compile_only="v5e:2x2", batch_size=4)
-    mesh = training.sharding.mesh(tpu_devices("v5e:2x2"))
+    mesh = build_mesh(training.sharding, tpu_devices("v5e:2x2"))
     huge = BertConfig(hidden_size=8192, intermediate_size=32768, num_attention_heads=64, num_hidden_layers=12)
     batch = {"input_ids": jax.ShapeDtypeStruct((4, 128), jnp.int32)}
     with pytest.raises(SystemExit) as left:
@@ -78,7 +80,7 @@ def test_a_state_that_cannot_fit_is_refused_before_anything_is_compiled(capsys: 
 @needs_libtpu
 def test_a_program_that_the_compiler_refuses_does_not_fit(capsys: pytest.CaptureFixture):
     training = Config(compile_only="v5e:1x1", batch_size=4)
-    mesh = training.sharding.mesh(tpu_devices("v5e:1x1"))
+    mesh = build_mesh(training.sharding, tpu_devices("v5e:1x1"))
     state = described_state(BertConfig(**SHAPE), mesh)
     large = jnp.ones((2**15, 2**15))
 
@@ -161,7 +163,7 @@ def test_a_word_that_is_no_topology_is_answered_when_it_is_read():
     ],
 )
 def test_advice_turns_one_flag_after_the_other(expected: str, ways: int, state: int, changes: dict):
-    training, mesh = Config(compile_only="v5e:2x4", **changes), Sharding(8 // ways, ways).mesh()
+    training, mesh = Config(compile_only="v5e:2x4", **changes), build_mesh(Sharding(8 // ways, ways))
     assert advice(training, state * 2**30, mesh) == expected
 
 

@@ -19,16 +19,18 @@ from bertjax.distill.terms import (
     SoftTargets,
     SoftWords,
 )
+from bertjax.engine.command_line import load_config
+from bertjax.engine.optimiser import learning_rate_schedule
+from bertjax.jobs import augment, distill, pretrain
+from bertjax.jobs.pretrain import learning
+from bertjax.learn.objective import lessons
+from bertjax.learn.phases import Phases
 from bertjax.model import BertConfig, abstract_params, build, mobile_config
 from bertjax.params import count, flatten
+from bertjax.recipes.pretrain import Text
+from bertjax.recipes.sharding import Sharding
 from tests.train.abstract import pretraining_batch, task_batch, traced_step
 from tests.train.tiny import metrics, write_model, write_table
-from train import augment, distill, pretrain
-from train.lessons import lessons
-from train.optimiser import Phases
-from train.pretrain import Text, learning
-from train.settings import load_config
-from train.sharding import Sharding
 
 BASE = BertConfig(architecture="BertForSequenceClassification")
 ONE_DEVICE = Sharding(1, 1)
@@ -132,7 +134,7 @@ def test_mobilebert_is_that_of_the_paper():
     for config, steps in ((teacher, 500_000), (layers, 24 * 10_000), (last, 500_000)):
         assert (config.steps, config.batch_size, config.data.max_length) == (steps, 2048, 512)
         assert (config.optimiser.rule, config.sentences, config.masking.rate) == ("lamb", "next", 0.15)
-    rate = last.optimiser.schedule(500_000)
+    rate = learning_rate_schedule(last.optimiser, 500_000)
     assert [float(rate(step)) for step in (9_999, 500_000)] == pytest.approx([1.5e-3, 0])
     assert last.losses == (SoftWords(weight=0.5, temperature=1.0),)
     assert last.words == 0.5
@@ -142,7 +144,7 @@ def test_mobilebert_is_that_of_the_paper():
         AttentionMaps(weight=1 / 24, preset="official"),
     )
     phases = Phases(24, layers.progressive.steps_per_layer, (), layers.progressive.below)
-    rate = layers.optimiser.schedule(240_000, phases)
+    rate = learning_rate_schedule(layers.optimiser, 240_000, phases)
     assert [float(rate(step)) for step in (999, 9_999, 10_999)] == pytest.approx([4.5e-3] * 3)
     assert float(rate(10_000)) < 1e-5  # each phase warms up anew
     assert [float(phases.share(layer, 15_000)) for layer in (0, 1, 2, 24)] == pytest.approx([0.1, 1, 0, 0])
@@ -152,7 +154,7 @@ def test_the_recipes_are_those_of_the_papers():
     distilbert, minilm, six = (load_config(name, pretrain.Config) for name in ("distilbert", "minilm", "tinybert:six"))
     assert six.student is not None
     assert count(abstract_params(six.student.config(BertConfig()))) == 66_955_008
-    rate = distilbert.optimiser.schedule(1000)
+    rate = learning_rate_schedule(distilbert.optimiser, 1000)
     assert [float(rate(step)) for step in (49, 1000)] == pytest.approx([5e-4, 0])
     assert (distilbert.optimiser.b2, distilbert.optimiser.clip, distilbert.optimiser.weight_decay) == (0.98, 5, 0)
     assert distilbert.losses[0] == SoftWords(weight=5.0, temperature=2.0, everywhere=True)
@@ -170,7 +172,7 @@ def test_the_recipes_are_those_of_the_papers():
     assert patience.pairs(BASE.replace(num_hidden_layers=6), BASE) == ((1, 2), (2, 4), (3, 6), (4, 8), (5, 10))
     layers, answers = (load_config(f"tinybert:{name}", distill.Config) for name in ("intermediate", "prediction"))
     assert layers.losses == (AttentionScores(preset="paper"), HiddenStates(preset="paper"))
-    constant = layers.optimiser.schedule(1000)
+    constant = learning_rate_schedule(layers.optimiser, 1000)
     assert float(constant(0)) == float(constant(999)) == pytest.approx(5e-5)
     assert answers.losses == (SoftTargets(temperature=1.0, preset="tinybert"),)
     assert load_config("tinybert:augment", augment.Config).tried == 20

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import bertjax
+from bertjax.engine.command_line import parse
 from bertjax.export import export
-from bertjax.measure.bundles import Entry, costs
+from bertjax.jobs import calibrate, distill, finetune, prune, quantize
 from bertjax.model import Leaving
 from bertjax.params import flatten
+from bertjax.report.build import Entry, costs
 from tests.train.tiny import run, weights, write_model, write_table
-from train import calibrate, distill, finetune, prune, quantize
-from train.settings import parse
 
 
 @pytest.fixture(scope="module")

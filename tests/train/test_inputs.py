@@ -12,19 +12,32 @@ import numpy as np
 import pytest
 
 import bertjax
-from bertjax import manifest
-from bertjax.distill.student import Student
+from bertjax.engine.inputs import MODELS, changes, inputs
+from bertjax.engine.log import Log
+from bertjax.engine.record import begin, holds_work, read_record, update_record, write_record
 from bertjax.errors import UserError
+from bertjax.jobs import (
+    augment,
+    calibrate,
+    compare,
+    compress,
+    distill,
+    exits,
+    finetune,
+    pretrain,
+    prune,
+    quantize,
+    vocabulary,
+)
+from bertjax.jobs.export import export_once
 from bertjax.measure.onnx import origin_of
 from bertjax.params import map_with_path
+from bertjax.recipes.data import Data
+from bertjax.recipes.pretrain import Text
+from bertjax.recipes.sharding import Sharding
+from bertjax.storage import manifest
+from bertjax.student import Student
 from tests.train.tiny import ROOT, write_model, write_table
-from train import augment, calibrate, compare, compress, distill, exits, finetune, pretrain, prune, quantize, vocabulary
-from train.common import Data
-from train.export import export_once
-from train.inputs import MODELS, changes, inputs
-from train.log import Log
-from train.run import begin, holds_work, read_record, update_record, write_record
-from train.sharding import Sharding
 
 HEAD: dict[str, Any] = {"architecture": "BertForSequenceClassification", "labels": ("bad", "good")}
 
@@ -90,7 +103,7 @@ RUNS: dict[str, tuple[Any, str, str]] = {
 
 def placed(value: Any, work: Path) -> Any:
     """A config whose models and texts are those of the test."""
-    if isinstance(value, Data | pretrain.Text):
+    if isinstance(value, Data | Text):
         return replace(value, train=str(work / "train.tsv"), eval=str(work / "eval.tsv"))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         named: dict[str, Any] = {"model": str(work / "model")} if hasattr(value, "out") else {}

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import bertjax
+from bertjax.jobs import lists
+from bertjax.jobs.halting_report import p_text
 from bertjax.measure.halting import answers
+from bertjax.recipes.optimiser import Optimiser
 from bertjax.text.lists import Lists, as_batch
 from tests.train.test_scripts import wait_for
 from tests.train.tiny import ROOT, metrics, run, script, weights
-from train import lists
-from train.halting import p_text
-from train.optimiser import Optimiser
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "rounds": 3}
 FLAGS = [*(f"--{name}={value}" for name, value in SIZES.items()), "--depths=2", "--steps=6", "--save_every=3"]

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 
 from bertjax.checkpoint import steps as stored_steps
+from bertjax.engine.log import Log
+from bertjax.engine.loop import CompiledSteps, fit
 from bertjax.errors import UserError
-from bertjax.signals import SIGNALS, Stopped
+from bertjax.machine.signals import SIGNALS, Stopped
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.sharding import Sharding
+from bertjax.recipes.training import Training
 from tests.train.problem import batches, objective, params
 from tests.train.tiny import ROOT, metrics
-from train.log import Log
-from train.loop import CompiledSteps, Training, fit
-from train.optimiser import Optimiser
-from train.sharding import Sharding
 
 ONE = Sharding(1, 1)
 

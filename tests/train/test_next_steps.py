@@ -11,22 +11,23 @@ from typing import Any
 import pytest
 
 import bertjax
-from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
+from bertjax.engine import commands
+from bertjax.engine.command_line import parse
+from bertjax.engine.log import Log
 from bertjax.export import export
-from bertjax.measure.latency import Timing
-from bertjax.measure.report import Latency, Percentiles
+from bertjax.jobs import distill, predict
+from bertjax.jobs.compress import run_stages
+from bertjax.jobs.data import training_task
+from bertjax.jobs.next_steps import another_depth, next_steps, twice
+from bertjax.jobs.report import Model
+from bertjax.measure.latency import Latency, Percentiles, Timing
+from bertjax.recipes.compress import Config
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.student import Student
 from bertjax.verify.__main__ import main as verify
 from tests.train.tiny import FILLER, write_model
-from train import commands, distill, predict
-from train.common import Data
-from train.compress import Config, run_stages
-from train.data import training_task
-from train.distill import Distill
-from train.log import Log
-from train.next_steps import another_depth, next_steps, twice
-from train.proof import Model
-from train.settings import parse
 
 pytest.importorskip("onnxruntime", reason="an extra")
 
@@ -44,12 +45,12 @@ def table(path: Path, paired: bool, rows: int) -> Path:
 
 
 CONFIG = """
-from bertjax.distill.student import Student
-from train.compress import Config
-from train.distill import Distill
-from train.export import Export
-from train.finetune import Finetune
-from train.quantize import Quantize
+from bertjax.student import Student
+from bertjax.recipes.compress import Config
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.export import Export
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.quantize import Quantize
 
 config = Config(stages=(Finetune(), Distill(student=Student(num_hidden_layers=1)), Quantize(), Export()))
 plain = Config(stages=(Finetune(), Quantize(), Export()))

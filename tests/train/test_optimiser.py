@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from bertjax.engine.optimiser import build_optimiser, clip_by_global_norm, learning_rate_schedule, shipped_params
 from bertjax.errors import UserError
-from train.optimiser import Optimiser, Phases, clip_by_global_norm
+from bertjax.learn.phases import Phases
+from bertjax.recipes.optimiser import Optimiser
 
 TREE = {
     "params": {"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "b": {"kernel": jnp.ones((2, 2))}},
@@ -19,7 +21,7 @@ NONE = jax.tree.map(jnp.zeros_like, TREE)
 
 
 def update(optimiser: Optimiser, gradient: dict, steps: int = 10) -> dict:
-    tx = optimiser.build(steps, TREE)
+    tx = build_optimiser(optimiser, steps, TREE)
     return tx.update(gradient, tx.init(TREE), TREE)[0]
 
 
@@ -42,11 +44,11 @@ def test_a_rate_of_zero_freezes_decay_included():
 
 def test_a_rule_that_matches_nothing_is_refused():
     with pytest.raises(UserError, match="matches no parameter"):
-        Optimiser(rates=(("encodr", 0.0),)).build(10, TREE)
+        build_optimiser(Optimiser(rates=(("encodr", 0.0),)), 10, TREE)
 
 
 def test_linear_schedule_rises_from_the_first_step_and_falls_to_zero():
-    rate = Optimiser(learning_rate=1.0, warmup=0.2).schedule(10)
+    rate = learning_rate_schedule(Optimiser(learning_rate=1.0, warmup=0.2), 10)
     np.testing.assert_allclose([float(rate(i)) for i in range(10)], [0.5, 1, *(1 - i / 8 for i in range(8))], rtol=1e-6)
     assert float(rate(10)) == 0
 
@@ -64,7 +66,7 @@ def test_the_average_is_that_of_the_last_weights_and_changes_none(share: float, 
     plain, averaging = (Optimiser(learning_rate=0.1, average=part) for part in (0.0, share))
     ended: list[Any] = []
     for optimiser in (plain, averaging):
-        tx, seen = optimiser.build(10, TREE), []
+        tx, seen = build_optimiser(optimiser, 10, TREE), []
         trained: Any = TREE
         state, step = tx.init(TREE), jax.jit(tx.update)
         for number in range(10):
@@ -72,7 +74,7 @@ def test_the_average_is_that_of_the_last_weights_and_changes_none(share: float, 
             updates, state = step(gradient, state, trained)
             trained = optax.apply_updates(trained, updates)
             seen.append(trained)
-        ended.append((trained, optimiser.shipped(trained, state), seen))
+        ended.append((trained, shipped_params(optimiser, trained, state), seen))
     (last, shipped, seen), (same, averages, _) = ended
     assert shipped is last
     jax.tree.map(np.testing.assert_array_equal, last, same)
@@ -105,7 +107,7 @@ def test_lamb_is_optax_lamb_for_what_decays_and_adam_for_the_rest():
     key = jax.random.key(0)
     tree = jax.tree.map(lambda x: jax.random.normal(key, x.shape), TREE)
     optimiser = Optimiser(rule="lamb", learning_rate=0.1, warmup=0, decay="constant", epsilon=1e-6, clip=1e9)
-    tx = optimiser.build(10, tree)
+    tx = build_optimiser(optimiser, 10, tree)
     lamb = optax.lamb(0.1, eps=1e-6, weight_decay=0.01)
     adam = optax.adam(0.1, eps=1e-6)
     states = [method.init(tree) for method in (tx, lamb, adam)]
@@ -127,7 +129,9 @@ def test_in_phases_what_is_below_moves_slowly_and_what_begins_is_corrected_from_
     """With one gradient ever since it began Adam's update is the learning rate, if its moments are corrected rightly;
     that of kernels of ones is so under LAMB too."""
     phases = Phases(2, 3, (("/a/", 0), ("/b/", 1)), below=0.1)
-    optimiser = Optimiser(rule, 0.01, warmup=0, decay="constant", weight_decay=0, clip=1e9).build(12, TREE, phases)
+    optimiser = build_optimiser(
+        Optimiser(rule, 0.01, warmup=0, decay="constant", weight_decay=0, clip=1e9), 12, TREE, phases
+    )
     state, step = optimiser.init(TREE), jax.jit(optimiser.update)
     shares = {"a": (1, 0.1, 1, 1), "b": (0, 1, 1, 1), "projection": (0, 0, 1, 1)}  # in phases 0 and 1, then afterwards
     for number in range(12):
@@ -143,5 +147,5 @@ def test_in_phases_what_is_below_moves_slowly_and_what_begins_is_corrected_from_
 
 
 def test_each_phase_warms_up_and_what_is_left_is_a_run_of_its_own():
-    rate = Optimiser(learning_rate=1.0, warmup=0.5).schedule(8, Phases(2, 2, (), 0.1))
+    rate = learning_rate_schedule(Optimiser(learning_rate=1.0, warmup=0.5), 8, Phases(2, 2, (), 0.1))
     np.testing.assert_allclose([float(rate(i)) for i in range(8)], [1, 1, 1, 1, 0.5, 1, 1, 0.5])

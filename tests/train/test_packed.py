@@ -12,11 +12,14 @@ import pytest
 
 import bertjax
 from bertjax.bundle import init_params
-from bertjax.distill.student import Student
 from bertjax.distill.terms import HardLabels, HiddenStates, SoftTargets
 from bertjax.errors import UserError
-from bertjax.losses import TASK_LOSSES
+from bertjax.jobs import distill, finetune
+from bertjax.learn.losses import TASK_LOSSES
 from bertjax.model import BertConfig, Exits, build, mobile_config, universal_config
+from bertjax.recipes.data import Data
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.student import Student
 from bertjax.text.batches import batches, inputs_of, places_of
 from bertjax.text.encode import Encoded, encode_examples
 from bertjax.text.examples import Examples, chosen_by_text
@@ -26,9 +29,6 @@ from bertjax.text.tasks import Kind, Task
 from tests.text.tiny import made_up, random_lengths, tiny_tokenizer
 from tests.train.test_kinds import PAIRS, classification_of_pairs, qa, tokens
 from tests.train.tiny import metrics, write_model, write_table
-from train import distill, finetune
-from train.common import Data
-from train.optimiser import Optimiser
 
 LENGTHS = random_lengths(24, 20)
 ROW = 32

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax.losses import classification, ponder_cost
-from bertjax.measure.program import Program
+from bertjax.engine.optimiser import build_optimiser
+from bertjax.learn.losses import classification, ponder_cost
+from bertjax.learn.step import Term, init_state, make_step
+from bertjax.machine.xla import made_for
+from bertjax.measure.hlo import Program
 from bertjax.model import BertConfig, abstract_params, build, mobile_config, universal_config
 from bertjax.model.products import dense, plain_product
+from bertjax.recipes.optimiser import Optimiser
 from bertjax.text.batches import inputs_of
-from bertjax.xla import made_for
 from tests.train.abstract import integers
-from train.optimiser import Optimiser
-from train.step import Term, init_state, make_step
 
 SIZES: dict[str, Any] = {
     "vocab_size": 100,
@@ -61,7 +62,7 @@ def equations(program: Any) -> Iterator[Any]:
 
 def step_of(config: BertConfig) -> Iterator[Any]:
     model, params = build(config), abstract_params(config)
-    optimiser = Optimiser().build(10, {"params": params, "extra": {}})
+    optimiser = build_optimiser(Optimiser(), 10, {"params": params, "extra": {}})
 
     def objective(params: Any, extra: Any, state: Any, batch: Any, step: Any, key: Any) -> Any:
         output: Any = model.apply({"params": params}, *inputs_of(batch), rngs={"dropout": key})

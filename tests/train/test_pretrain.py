@@ -16,8 +16,14 @@ import pytest
 import torch
 
 import bertjax
+from bertjax.engine.command_line import parse
+from bertjax.engine.optimiser import build_optimiser, learning_rate_schedule
+from bertjax.jobs.pretrain import apply, evaluate, main, open_bundle, terms_of
+from bertjax.learn.step import init_state, make_step
 from bertjax.model import build, init_params
 from bertjax.quantize import quantise_weights
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.pretrain import Config, Shape, Text
 from bertjax.text.corpus import build_corpus
 from bertjax.text.masking import Masking
 from bertjax.text.pretraining import Rows, lay_out, pretraining_batches
@@ -25,10 +31,6 @@ from tests.model.reference import torch_model, written
 from tests.text.test_corpus import write_documents
 from tests.text.tiny import tiny_tokenizer
 from tests.train.tiny import ROOT, metrics, run, script, weights, write_model
-from train.optimiser import Optimiser
-from train.pretrain import Config, Shape, Text, apply, evaluate, main, open_bundle, terms_of
-from train.settings import parse
-from train.step import init_state, make_step
 
 LONGEST = 24
 PIECES = tiny_tokenizer().vocab_size
@@ -86,7 +88,7 @@ def test_fifty_steps_give_the_losses_of_albert_in_torch(text: str, tmp_path: Pat
     bundle = bertjax.load(written(theirs, tmp_path / "albert"))
     batches = list(islice(pretraining_batches(rows_of(text), 16), 50))
     optimiser = Optimiser(learning_rate=3e-3)
-    tx = optimiser.build(50, {"params": bundle.params, "extra": {}})
+    tx = build_optimiser(optimiser, 50, {"params": bundle.params, "extra": {}})
 
     def objective(params, extra, state, batch, step, key):
         return terms_of(apply(bundle.model, params, batch), batch), state
@@ -96,7 +98,7 @@ def test_fifty_steps_give_the_losses_of_albert_in_torch(text: str, tmp_path: Pat
     for batch in batches:
         state, measured = step(state, batch, {})
         ours.append(float(measured["loss"]))
-    expected = torch_losses(theirs, batches, optimiser.schedule(50))
+    expected = torch_losses(theirs, batches, learning_rate_schedule(optimiser, 50))
     assert expected[-1] < expected[0] - 0.3
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-3)
 

@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bertjax.engine.command_line import load_config
+from bertjax.engine.optimiser import learning_rate_schedule
+from bertjax.jobs.pretrain import learning
 from bertjax.model import abstract_params, build
 from bertjax.params import count
+from bertjax.recipes.pretrain import Config
 from bertjax.text.masking import Masking
 from tests.train.abstract import pretraining_batch, traced_step
-from train.pretrain import Config, learning
-from train.settings import load_config
 
 SIZES = {"base": 11_683_584, "large": 17_683_968, "xlarge": 58_724_864, "xxlarge": 222_595_584}
 
@@ -40,5 +42,5 @@ def test_the_recipe_is_that_of_the_paper():
     config = load_config("albert_base", Config)
     assert (config.steps, config.batch_size, config.data.max_length) == (125_000, 4096, 512)
     assert (config.masking, config.sentences) == (Masking("ngrams", 0.15), "order")
-    rate = config.optimiser.schedule(125_000)
+    rate = learning_rate_schedule(config.optimiser, 125_000)
     np.testing.assert_allclose([rate(3124), rate(3125), rate(125_000)], [1.76e-3, 1.76e-3, 0], rtol=1e-6)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from bertjax.checkpoint import steps as stored_steps
+from bertjax.engine.command_line import take_group
+from bertjax.engine.hosts import AGAIN, Company, Lost, Processes
+from bertjax.engine.sharding import mesh_over
 from bertjax.errors import UserError
 from tests.train.tiny import ROOT, metrics, script, weights, write_model, write_table
-from train.processes import AGAIN, Company, Lost, Processes
-from train.settings import take_group
-from train.sharding import mesh_over
 
 
 @pytest.fixture(scope="module")

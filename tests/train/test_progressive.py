@@ -15,18 +15,18 @@ import pytest
 from bertjax.bundle import init_params
 from bertjax.distill import losses
 from bertjax.distill.progressive import Progressive
-from bertjax.distill.student import Student
 from bertjax.distill.terms import FeatureMaps
+from bertjax.engine.loop import CompiledSteps
 from bertjax.errors import UserError
+from bertjax.jobs import distill
 from bertjax.model import BertConfig, build, mobile_config
 from bertjax.params import flatten
+from bertjax.recipes.data import Data
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.sharding import Sharding
+from bertjax.student import Student
 from tests.tolerances import SAME_MATHS
 from tests.train.tiny import GOOD, metrics, weights, write_model
-from train import distill
-from train.common import Data
-from train.loop import CompiledSteps
-from train.optimiser import Optimiser
-from train.sharding import Sharding
 
 LAYERS = 2
 

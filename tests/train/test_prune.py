@@ -11,23 +11,23 @@ import pytest
 
 import bertjax
 from bertjax import UserError
-from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
+from bertjax.jobs import distill, finetune, prune, quantize
+from bertjax.jobs.compress import without_teacher
+from bertjax.jobs.prune import KERNELS
+from bertjax.jobs.stages import Done
 from bertjax.measure.cost import forward_cost
-from bertjax.measure.latency import Timing
-from bertjax.measure.report import Latency, Percentiles
+from bertjax.measure.latency import Latency, Percentiles, Timing
 from bertjax.params import flatten
 from bertjax.prune.masks import nonzero_masks, sparsity_of
 from bertjax.quantize import Format
-from bertjax.quantize.formats import INT8
+from bertjax.quantized.formats import INT8
+from bertjax.recipes.data import Data
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.stage import Context
+from bertjax.student import Student
 from bertjax.text.examples import Examples
 from tests.train.tiny import metrics, weights, write_model, write_table
-from train import cut, distill, finetune, prune, quantize
-from train.common import Data
-from train.compress import without_teacher
-from train.optimiser import Optimiser
-from train.prune import KERNELS
-from train.stages import Context, Done
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_as_many_parts_go_as_make_it_so_fast(work: Path, monkeypatch):
         bundle = bertjax.load(folder)
         return forward_cost(bundle.model, bundle.params, 16).flops or 0.0
 
-    monkeypatch.setattr(cut, "times_as_fast", lambda whole, smaller, *_: arithmetic(whole) / arithmetic(smaller))
+    monkeypatch.setattr(prune, "times_as_fast", lambda whole, smaller, *_: arithmetic(whole) / arithmetic(smaller))
     bundle = pruned(work, "fast", speedup=1.5, score="magnitude", recover=False)
     record = json.loads((work / "fast" / "run.json").read_text())
     assert record["speedup"]["asked"] == 1.5
@@ -215,7 +215,7 @@ def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkey
         return {name: Timing("jax", "cpu", 1, {}, Latency(t, t), 0.0) for name, t in alone.items()}
 
     monkeypatch.setattr("bertjax.measure.latency.measure_latency", clock)
-    assert cut.times_as_fast(str(whole), work / "smaller", texts, 16) == 1.5
+    assert prune.times_as_fast(str(whole), work / "smaller", texts, 16) == 1.5
 
 
 def test_what_makes_no_sense_is_refused(work: Path):

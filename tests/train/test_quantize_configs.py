@@ -9,16 +9,16 @@ import pytest
 
 import bertjax
 from bertjax.bundle import Bundle
+from bertjax.engine.command_line import load_config
+from bertjax.jobs import compress, mixed_precision, quantize
 from bertjax.model import BertConfig, abstract_params
 from bertjax.params import flatten
 from bertjax.quantize import quantise_weights
-from bertjax.quantize.packing import packed_size
 from bertjax.quantize.training import roundings_of
+from bertjax.quantized.packing import packed_size
+from bertjax.recipes.vocabulary import Vocabulary
 from bertjax.share import prune_vocabulary
 from bertjax.text.demo import demo_examples
-from train import bits, compress, quantize
-from train.settings import load_config
-from train.vocabulary import Vocabulary
 
 BASE = BertConfig(architecture="BertForSequenceClassification")
 PARAMS = abstract_params(BASE)
@@ -74,11 +74,13 @@ def last_stage(name: str) -> Any:
 @pytest.mark.parametrize("name", SMALLER)
 def test_a_whole_bundle_is_so_much_smaller_on_the_disk(name: str, minilm: Bundle, tmp_path, monkeypatch):
     """Whatever the layers turn out to bear: the dearest three bits that the mean allows are the largest file."""
-    monkeypatch.setattr(bits, "by_loss", lambda config, model, batches, trees: ({one: -one[1] for one in trees}, {}))
+    monkeypatch.setattr(
+        mixed_precision, "by_loss", lambda config, model, batches, trees: ({one: -one[1] for one in trees}, {})
+    )
     stage, model = last_stage(name), minilm
     if any(isinstance(one, Vocabulary) for one in load_config(f"qbert_sst2:{name}", compress.Config).stages):
         model = prune_vocabulary(model, demo_examples("train").texts)
-    rules = stage.weights if stage.mean_bits is None else bits.assigned_rules(stage, model, [], tmp_path)
+    rules = stage.weights if stage.mean_bits is None else mixed_precision.assigned_rules(stage, model, [], tmp_path)
     config, params = quantise_weights(model.config, model.params, rules, stage.find)
     smaller = bytes_on_disk(dataclasses.replace(model, config=config, params=params), tmp_path / "smaller")
     assert bytes_on_disk(minilm, tmp_path / "whole") / smaller > SMALLER[name]

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from bertjax import locks, swap
+from bertjax.engine import record
 from bertjax.errors import UserError
+from bertjax.storage import atomic, locks
 from tests.killed import WHOLE, killed_at
 from tests.train.tiny import ROOT, write_model
-from train import run
 
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from train.run import occupy
+    from bertjax.engine.record import occupy
     occupy(Path(sys.argv[1]))
     print("works", flush=True)
     time.sleep(600)
@@ -43,7 +43,7 @@ class Nested:
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     yield
-    run._vacate_all()
+    record._vacate_all()
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_second_command_is_refused_before_it_touches_anything_and_told_who_wor
     (half / "d").write_text("half a step")
     before = contents(out)
     with pytest.raises(UserError) as refused:
-        run.claim(out, Asked())
+        record.claim(out, Asked())
     host = re.escape(os.uname().nodename)
     said = (
         rf"another command works on .*out: process {other.pid} on {host}, since \d{{4}}-\d\d-\d\d [\d:]{{8}} \w+: -c "
@@ -83,7 +83,7 @@ def test_a_second_command_is_refused_before_it_touches_anything_and_told_who_wor
 def test_who_was_killed_is_in_nobodys_way(number: int, tmp_path: Path, other):
     other.send_signal(number)
     other.wait()
-    assert run.claim(tmp_path / "out", Asked()) is False
+    assert record.claim(tmp_path / "out", Asked()) is False
     assert str(os.getpid()) in (tmp_path / "out" / ".lock").read_text()
 
 
@@ -94,49 +94,49 @@ def test_a_command_puts_back_what_was_cut_before_it_begins(tmp_path: Path):
     (debris / "new").mkdir(parents=True)
     (debris / "lock").touch()
     os.rename(model, debris / "old")
-    run.claim(out, Asked())
+    record.claim(out, Asked())
     assert (model / "config.json").is_file()
     assert not debris.exists()
 
 
 def test_a_finished_run_lets_others_in(tmp_path: Path):
-    run.claim(tmp_path, Asked())
+    record.claim(tmp_path, Asked())
     with pytest.raises(locks.Held):
         locks.acquire(tmp_path / ".lock")
-    run.finish(tmp_path, {})
+    record.finish(tmp_path, {})
     assert not (tmp_path / ".lock").exists()
-    assert run.claim(tmp_path, Asked()) is True
+    assert record.claim(tmp_path, Asked()) is True
     assert not (tmp_path / ".lock").exists()
 
 
 def test_a_finished_run_whose_model_is_gone_makes_it_again(tmp_path: Path, capsys):
-    run.claim(tmp_path, Asked())
+    record.claim(tmp_path, Asked())
     write_model(tmp_path / "bundle", num_hidden_layers=1)
-    run.finish(tmp_path, {})
-    assert run.claim(tmp_path, Asked()) is True
+    record.finish(tmp_path, {})
+    assert record.claim(tmp_path, Asked()) is True
     (tmp_path / "bundle" / "model.safetensors").unlink()
-    assert run.claim(tmp_path, Asked()) is False
+    assert record.claim(tmp_path, Asked()) is False
     assert "its model is gone: it is made again" in capsys.readouterr().err
 
 
 def test_a_field_that_an_older_run_did_not_know_had_its_default(tmp_path: Path):
     """What it did is what the default does; another value is another run, in stages inside as well."""
-    run.claim(tmp_path, Nested())
+    record.claim(tmp_path, Nested())
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     (tmp_path / "checkpoints" / "3" / "state").touch()
-    record = run.read_record(tmp_path)
-    assert record is not None
-    for asked in (record["config"], *record["config"]["stages"]):
+    stored = record.read_record(tmp_path)
+    assert stored is not None
+    for asked in (stored["config"], *stored["config"]["stages"]):
         asked.pop("words", None)
-    run.write_record(tmp_path, record)
-    assert run.claim(tmp_path, Nested()) is False
+    record.write_record(tmp_path, stored)
+    assert record.claim(tmp_path, Nested()) is False
     with pytest.raises(UserError, match=r"other settings \(there -> here\): stages\.1\.words: 3 -> 4\."):
-        run.claim(tmp_path, Nested(stages=(Asked(), Asked(words=4))))
+        record.claim(tmp_path, Nested(stages=(Asked(), Asked(words=4))))
 
 
 def test_the_same_process_goes_on_where_it_failed(tmp_path: Path):
-    run.claim(tmp_path, Asked())
-    assert run.claim(tmp_path, Asked()) is False
+    record.claim(tmp_path, Asked())
+    assert record.claim(tmp_path, Asked()) is False
 
 
 def test_processes_that_all_have_the_number_1_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -145,19 +145,19 @@ def test_processes_that_all_have_the_number_1_are_told_apart(tmp_path: Path, mon
     (tmp_path / ".bundle.1.old" / "config.json").touch()
 
     def first() -> None:
-        run.claim(tmp_path, Asked())
-        with swap.scratch(tmp_path / "bundle"):
+        record.claim(tmp_path, Asked())
+        with atomic.scratch(tmp_path / "bundle"):
             os._exit(9)
 
     assert killed_at(WHOLE, tmp_path, first)
-    assert run.claim(tmp_path, Asked()) is False
+    assert record.claim(tmp_path, Asked()) is False
     write_model(tmp_path / "bundle")
-    assert not [name for name in os.listdir(tmp_path) if swap.SCRATCH.fullmatch(name)]
+    assert not [name for name in os.listdir(tmp_path) if atomic.SCRATCH.fullmatch(name)]
 
 
 def test_only_the_first_of_several_processes_locks(tmp_path: Path, other, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run, "is_first", lambda: False)
-    run.occupy(tmp_path / "out")
+    monkeypatch.setattr(record, "is_first", lambda: False)
+    record.occupy(tmp_path / "out")
 
 
 def test_settings_that_are_no_unicode_are_refused_before_anything_is_done(tmp_path: Path):
@@ -166,7 +166,7 @@ def test_settings_that_are_no_unicode_are_refused_before_anything_is_done(tmp_pa
         labels: tuple[str, ...] = ("good", "\ud800")
 
     with pytest.raises(UserError, match="which is no Unicode"):
-        run.claim(tmp_path, Named())
+        record.claim(tmp_path, Named())
 
 
 pytestmark = [

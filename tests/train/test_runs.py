@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 import bertjax
+from bertjax.engine.log import worked_seconds
+from bertjax.engine.record import read_record
 from bertjax.errors import UserError
+from bertjax.jobs import finetune
+from bertjax.jobs.compare import cost_of
 from bertjax.params import flatten
+from bertjax.recipes.data import Data
+from bertjax.recipes.finetune import Config, Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.stage import Context
 from tests.train.tiny import metrics, write_model, write_table
-from train import finetune
-from train.common import Data
-from train.compare import cost_of
-from train.finetune import Config, Finetune
-from train.log import worked_seconds
-from train.optimiser import Optimiser
-from train.run import read_record
-from train.stages import Context
 
 
 @pytest.fixture(scope="module")

@@ -135,14 +135,14 @@ def report(out: Path) -> dict:
 
 
 TRIAL = """
-from bertjax.distill.student import Student
+from bertjax.student import Student
 from bertjax.distill.terms import HiddenStates, SoftTargets
-from train.augment import Augment
-from train.compress import Config
-from train.distill import Distill
-from train.finetune import Finetune
-from train.optimiser import Optimiser
-from train.vocabulary import Vocabulary
+from bertjax.recipes.augment import Augment
+from bertjax.recipes.compress import Config
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.vocabulary import Vocabulary
 
 fast = Optimiser(learning_rate=0.01)
 config = Config(stages=(
@@ -174,7 +174,7 @@ def test_a_loss_from_a_users_own_file_distils_and_is_recorded(work: Path, straig
 OWN_LOSS = """
 from dataclasses import dataclass
 from bertjax.distill.terms import SoftTargets
-from train.distill import Config
+from bertjax.recipes.distill import Config
 
 @dataclass(frozen=True)
 class LogitLength:
@@ -205,10 +205,10 @@ def test_a_block_that_halts_by_itself_is_distilled_pays_for_its_steps_and_predic
 
 
 UNIVERSAL = """
-from bertjax.distill.student import Student
+from bertjax.student import Student
 from bertjax.model.config import Halting, Recurrence
-from train.distill import Config
-from train.optimiser import Optimiser
+from bertjax.recipes.distill import Config
+from bertjax.recipes.optimiser import Optimiser
 
 student = Student(num_hidden_layers=2, groups=1, recurrence=Recurrence(2, "none", halting=Halting(bias=-1.0)))
 config = Config(steps=40, student=student, ponder=10.0, optimiser=Optimiser(learning_rate=0.01))

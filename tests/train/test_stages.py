@@ -7,18 +7,19 @@ import pytest
 
 import bertjax
 from bertjax.errors import UserError
+from bertjax.jobs import quantize
+from bertjax.jobs.stages import Failure, left_out, run_in_order, to_do
+from bertjax.machine.signals import Stopped
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.stage import Context, Stage
 from bertjax.share import prune_vocabulary
-from bertjax.signals import Stopped
 from tests.train.tiny import write_model
-from train import quantize
-from train.common import Data
-from train.distill import Distill
-from train.finetune import Finetune
-from train.stages import Context, Failure, left_out, run_in_order, to_do
 
 
 @dataclass(frozen=True)
-class Noted:
+class Noted(Stage):
     """A stage that remembers what it was given."""
 
     name: str

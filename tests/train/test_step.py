@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from bertjax.losses import classification
+from bertjax.engine.sharding import build_mesh, gathered, put_batch, state_shardings
+from bertjax.learn.losses import classification
+from bertjax.learn.step import Term, init_state, make_step
 from bertjax.model import BertConfig, build
+from bertjax.recipes.sharding import Sharding
 from tests.tolerances import SAME_MATHS
-from train.sharding import Sharding, gathered, put_batch, state_shardings
-from train.step import Term, init_state, make_step
 
 KEY = jax.random.key(0)
 CONFIG = BertConfig(
@@ -114,7 +115,7 @@ def test_devices_give_the_same_losses_over_twenty_steps(data: int, parameters: i
 
 
 def losses_on(sharding: Sharding, steps: int) -> list[float]:
-    tx, mesh = optax.adamw(3e-3), sharding.mesh()
+    tx, mesh = optax.adamw(3e-3), build_mesh(sharding)
     start = lambda p: init_state(p, {}, {}, tx)  # noqa: E731
     shardings = state_shardings(jax.eval_shape(start, params()), mesh)
     state = jax.jit(start, out_shardings=shardings)(params())
@@ -127,7 +128,7 @@ def losses_on(sharding: Sharding, steps: int) -> list[float]:
 
 
 def test_parameter_sharding_divides_parameters_and_moments():
-    tx, mesh = optax.adamw(1e-3), Sharding(1, 8).mesh()
+    tx, mesh = optax.adamw(1e-3), build_mesh(Sharding(1, 8))
     start = lambda p: init_state(p, {}, {}, tx)  # noqa: E731
     shapes = jax.eval_shape(start, params())
     state = jax.jit(start, out_shardings=state_shardings(shapes, mesh))(params())

@@ -127,14 +127,14 @@ def test_a_compression_in_a_bucket_leaves_stages_a_report_and_what_ships(work: P
 
 
 TRIAL = """
-from bertjax.distill.student import Student
-from train.augment import Augment
-from train.compress import Config
-from train.distill import Distill
-from train.export import Export
-from train.finetune import Finetune
-from train.optimiser import Optimiser
-from train.prune import Prune
+from bertjax.student import Student
+from bertjax.recipes.augment import Augment
+from bertjax.recipes.compress import Config
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.export import Export
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from bertjax.recipes.prune import Prune
 
 fast = Optimiser(learning_rate=0.01)
 config = Config(stages=(

@@ -14,20 +14,20 @@ import torch.nn.functional as functional
 import bertjax
 from bertjax.bundle import Bundle, init_params
 from bertjax.distill import losses
-from bertjax.distill.student import Student
 from bertjax.distill.terms import HiddenStates, SoftTargets
+from bertjax.engine.log import Log
 from bertjax.errors import UserError
+from bertjax.jobs import distill
+from bertjax.jobs.compress import run_stages
+from bertjax.jobs.data import read_split, training_task
 from bertjax.predict import run_rows
+from bertjax.recipes.compress import Config as Compress
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.sharding import Sharding
+from bertjax.student import Student
 from bertjax.text.tokenizer import Tokenizer
 from tests.train.tiny import metrics, write_model, write_table
-from train import distill
-from train.common import Data
-from train.compress import Config as Compress
-from train.compress import run_stages
-from train.data import read_split, training_task
-from train.distill import Distill
-from train.log import Log
-from train.sharding import Sharding
 
 HEAD: dict[str, Any] = {"architecture": "BertForSequenceClassification", "labels": ("bad", "good")}
 HEAD |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.3}

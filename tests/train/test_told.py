@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bertjax.distill.student import Student
 from bertjax.distill.terms import SoftTargets
+from bertjax.jobs import compare, compress, distill, evaluate, exits, finetune, prune, quantize, vocabulary
+from bertjax.jobs.data import tell_first, training_task
+from bertjax.recipes.data import Data
+from bertjax.student import Student
 from tests.train.test_evaluate import write_headed
 from tests.train.tiny import write_model, write_table
-from train import compare, compress, distill, evaluate, exits, finetune, prune, quantize, vocabulary
-from train.common import Data
-from train.data import tell_first, training_task
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ def main(port: str, index: int, folder: str, data: int, parameters: int) -> None
     jax.config.update("jax_num_cpu_devices", 2)
     import numpy as np
 
+    from bertjax.engine.hosts import Processes, join, leave, share
+    from bertjax.engine.loop import fit
+    from bertjax.recipes.optimiser import Optimiser
+    from bertjax.recipes.sharding import Sharding
+    from bertjax.recipes.training import Training
     from tests.train.problem import batches, objective, params
-    from train.loop import Training, fit
-    from train.optimiser import Optimiser
-    from train.processes import Processes, join, leave, share
-    from train.sharding import Sharding
 
     join(Processes(f"localhost:{port}", 2, index))
     training = Training(

@@ -18,7 +18,7 @@ from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import Bounds, compare, verdict
 from bertjax.verify.__main__ import main
 from bertjax.verify.comparison import class_numbers, distinct, renamed
-from bertjax.verify.words import lines
+from bertjax.verify.text import lines
 from tests.model.tiny import tiny
 from tests.verify.test_gate import timeless, without_frameworks  # noqa: F401  (a fixture)
 from tests.verify.tiny import VOCABULARY, WORDS, arrays, write_onnx

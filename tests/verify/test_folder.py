@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from bertjax import UserError
-from bertjax.measure.card import write_card
+from bertjax.measure.latency import Latency, Percentiles
 from bertjax.measure.onnx import origin_of
-from bertjax.measure.report import BAG_OF_WORDS, Latency, Percentiles, Report, Row
+from bertjax.report.card import write_card
+from bertjax.report.report import BAG_OF_WORDS, Report, Row
 from bertjax.text.tasks import Task
 from bertjax.verify.folder import (
     check_files,
@@ -94,7 +95,7 @@ def test_a_folder_of_anybody_names_no_bundle_but_one_beside_it(bundle: Path, cas
     (hollow / "model.safetensors").symlink_to(bundle / "model.safetensors")
     text = json.dumps({"bertjax": {"bundle": str(bundle) if named == "BUNDLE" else named}})
     (export / "config.json").write_text(text)
-    monkeypatch.setattr("bertjax.paths._client", lambda bucket: pytest.fail("the gate calls nobody"))
+    monkeypatch.setattr("bertjax.storage.paths._client", lambda bucket: pytest.fail("the gate calls nobody"))
     found, said = named_bundle(export)
     assert found is None
     assert why in said

@@ -14,17 +14,16 @@ import pytest
 
 import bertjax
 from bertjax.export import export
-from bertjax.measure.latency import Timing
+from bertjax.measure.latency import Latency, Percentiles, Timing
 from bertjax.measure.onnx import FLOATS
-from bertjax.measure.report import Latency, Percentiles
-from bertjax.measure.scores import answers
+from bertjax.metrics.scores import answers
 from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import Bounds, Measured, compare, verdict
 from bertjax.verify.__main__ import main
 from bertjax.verify.comparison import agreement, class_numbers, columns, held_against, renamed
 from bertjax.verify.measured import Parity
-from bertjax.verify.words import lines
+from bertjax.verify.text import lines
 from tests.model.tiny import tiny
 from tests.verify.tiny import LABELS, VOCABULARY, WIDTH, arrays, stored_as_integers, write_data, write_onnx
 

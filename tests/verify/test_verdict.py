@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.measure.latency import Timing
+from bertjax.measure.latency import Latency, Percentiles, Timing
 from bertjax.measure.onnx import Graph
-from bertjax.measure.report import Latency, Percentiles
 from bertjax.verify import Bounds, Failure, Measured, verdict
 from bertjax.verify.__main__ import _parser, run
 from bertjax.verify.measured import Claim, Parity, Side, Weights
-from bertjax.verify.words import lines
+from bertjax.verify.text import lines
 
 BOUNDS = Bounds(min_speedup=2.0, max_drop=1.0, max_mb=10.0)
 SHAPES = ((8, 8), (8, 32))

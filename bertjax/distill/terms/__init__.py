@@ -21,9 +21,10 @@ code takes the mean over pieces, as LastHiddenState and SoftWords do.
 
 from bertjax.distill.terms.answers import HardLabels, SoftTargets
 from bertjax.distill.terms.attention import AttentionMaps, AttentionScores, Relations
+from bertjax.distill.terms.layers import Preset
+from bertjax.distill.terms.masked_words import SoftWords
 from bertjax.distill.terms.states import FeatureMaps, HiddenStates, LastHiddenState, Patience
-from bertjax.distill.terms.term import Loss, LossFunction, Preset
-from bertjax.distill.terms.words import SoftWords
+from bertjax.learn.loss import Loss, LossFunction
 
 __all__ = [
     "AttentionMaps",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bertjax.distill.terms.term import LossFunction
 from bertjax.errors import UserError
+from bertjax.learn.loss import LossFunction
 
 if TYPE_CHECKING:
     from bertjax.distill.teacher import Need
-    from bertjax.losses import Batch, Sum
+    from bertjax.learn.losses import Batch, Sum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 
@@ -25,7 +25,7 @@ class HardLabels:
         return frozenset()
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
-        from bertjax.losses import TASK_LOSSES
+        from bertjax.learn.losses import TASK_LOSSES
         from bertjax.predict import kind_of
 
         task_loss = TASK_LOSSES[kind_of(student)]
@@ -52,7 +52,7 @@ class SoftTargets:
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
-        from bertjax.losses import weights_of_pieces
+        from bertjax.learn.losses import weights_of_pieces
         from bertjax.predict import kind_of
 
         kind, temperature, preset = kind_of(student), self.temperature, self.preset

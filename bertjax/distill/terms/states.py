@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertjax.distill.pairing import pair_layers
-from bertjax.distill.terms.term import LossFunction, Preset, over_layers, piece_weights, same
+from bertjax.distill.terms.layers import Preset, over_layers, piece_weights, same
 from bertjax.errors import UserError
+from bertjax.learn.loss import LossFunction
 
 if TYPE_CHECKING:
     from jax import Array
 
     from bertjax.bundle import Bundle
     from bertjax.distill.teacher import Need
-    from bertjax.losses import Batch, Sum
+    from bertjax.learn.losses import Batch, Sum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 

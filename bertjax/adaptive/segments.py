@@ -1,0 +1,204 @@
+"""A model as a walk: segments in a row, behind each of which an example may leave.
+
+What travels is a tree whose leaves all have a row per example, so that who goes on can be gathered into a smaller one.
+With exits, a segment is itself a small model: the layers up to the next exit, under names of its own, and its head; no
+layers, where the exit stands on the embeddings. Two segments of the same shape are then the same program with other
+parameters, compiled once. With halting, the segment is the recurrent block, every round of it the same program, and an
+example leaves when all its positions have halted.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bertjax.adaptive.policies import Policy, policy_of
+from bertjax.errors import UserError
+from bertjax.model import BertConfig, BertModel, LayerConfig, build, key_mask
+from bertjax.model.recurrence import Carry, begin
+from bertjax.params import Tree, put_step, step_params
+from bertjax.quantized.formats import Quantization
+
+
+class Rows(NamedTuple):
+    """What goes on from one segment to the next."""
+
+    mask: Int[Array, "b l"]
+    hidden: Float[Array, "b l d"] | Carry
+    memory: Any
+    """Of the policy."""
+
+
+class After(NamedTuple):
+    """Behind a segment: what goes on, who leaves, and the answers they leave with, in float32."""
+
+    rows: Rows
+    leave: Bool[Array, "b"]
+    logits: Float[Array, "b c"]
+
+
+@runtime_checkable
+class Segment(Protocol):
+    """Hashable: the static half of a program. `number` counts segments."""
+
+    def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Rows) -> After: ...
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Some layers and the head behind them: an exit, or without a `policy` the model's own head, where all leave."""
+
+    model: BertModel
+    policy: Policy | None
+
+    def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Rows) -> After:
+        del number
+        variables: Any = {"params": params}
+        hidden, memory, logits = self.model.apply(variables, rows, self.policy is None, method=layers_and_head)  # type: ignore[misc]
+        logits = logits.astype(jnp.float32)
+        if self.policy is None:
+            return After(rows, jnp.ones(len(logits), bool), logits)
+        memory, leave = self.policy.decide(rows.memory, logits)
+        return After(Rows(rows.mask, hidden, memory), leave, logits)
+
+
+def layers_and_head(module: BertModel, rows: Rows, last: bool) -> tuple[Any, Any, Array | None]:
+    hidden: Any = rows.hidden
+    outputs, first = module.layers(hidden, key_mask(rows.mask, kernel=module.config.attention)), None
+    if outputs:  # an exit may stand on the embeddings
+        hidden, first = outputs[-1].hidden, outputs[-1].first
+    if last:
+        return hidden, rows.memory, module.finish(hidden, first=first)[0]
+    return hidden, rows.memory, module.exit(module.config.depth - 1, hidden, rows.mask)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of a recurrence that halts by itself."""
+
+    model: BertModel
+
+    def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Rows) -> After:
+        variables: Any = {"params": params}
+        carry, logits = self.model.apply(variables, jnp.asarray(number), rows, method=round_and_head)  # type: ignore[misc]
+        assert isinstance(logits, jax.Array)
+        real = rows.mask > 0
+        leave = jnp.all((carry.halting.total >= 1) | ~real, axis=1) | (number == self.model.config.depth - 1)
+        return After(rows._replace(hidden=carry), leave, logits.astype(jnp.float32))
+
+
+def round_and_head(module: BertModel, number: Int[Array, ""], rows: Rows) -> tuple[Carry, Array | None]:
+    encoder: Any = module.encoder
+    positions = encoder.position_signals(jnp.arange(rows.mask.shape[1])[None])
+    fixed = key_mask(rows.mask, kernel=module.config.attention), rows.mask > 0, positions
+    carry, (output, _) = encoder.advance(rows.hidden, number, fixed)
+    return carry, module.finish(output.hidden, first=output.first)[0]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The static half of a model that may be left early; `params_of` gives the other."""
+
+    model: BertModel
+    policy: Policy | None
+    segments: tuple[Segment, ...]
+    depths: tuple[int, ...]
+    """Depth steps that are done behind each segment."""
+
+    def start(self, rows: int) -> Any:
+        """What the policy knows before the first segment; made outside of compiled programs, and given to them."""
+        return () if self.policy is None else self.policy.start(rows)
+
+    def begin(
+        self, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"], memory: Any
+    ) -> Rows:
+        """Every example before the first segment."""
+        variables: Any = {"params": params}
+        hidden: Any = self.model.apply(variables, ids, types, method="embed")
+        if self.policy is not None:
+            return Rows(mask, hidden, memory)
+        return Rows(mask, Carry(hidden, jnp.zeros(hidden.shape, jnp.float32), begin(mask > 0)), memory)
+
+    def params_of(self, params: Tree) -> tuple[Tree, ...]:
+        """The parameters of each segment; segments that share them get the same arrays."""
+        if self.policy is None:
+            return (params,) * len(self.segments)
+        starts = (0, *self.depths[:-1])
+        return tuple(piece(self.model.config, params, *cut)[1] for cut in zip(starts, self.depths, strict=True))
+
+
+def walk_of(config: BertConfig, policy: Policy | None = None) -> Walk:
+    """The walk through a model with exits (left by the `policy`, or by the one that the config holds), or through a
+    recurrence with halting.
+
+    Raises:
+      UserError: The model can only be walked to its end.
+    """
+    model = build(config)
+    if config.recurrence and config.recurrence.halting:
+        return Walk(model, None, (Round(model),) * config.depth, tuple(range(1, config.depth + 1)))
+    if config.exits is None:
+        raise UserError("this model has no exits and does not halt: add exits (bertjax exits), or call predict.")
+    policy = policy or policy_of(config)
+    depths = (*(number + 1 for number in config.exits.after), config.depth)
+    starts = (0, *depths[:-1])
+    models = [build(piece(config, None, *cut)[0]) for cut in zip(starts, depths, strict=True)]
+    inner = tuple(Layers(one, policy) for one in models[:-1])
+    return Walk(model, policy, (*inner, Layers(models[-1], None)), depths)
+
+
+def rounding_of(quantization: Quantization | None, start: int, stop: int) -> Quantization | None:
+    """How depth steps `start` to `stop`, and the head behind them, round their inputs, each site under the name that it
+    has in the piece. Weights are integers already, or not."""
+    if quantization is None:
+        return None
+    names = {f"step_{number}": f"step_{number - start}" for number in range(start, stop)}
+    names[f"exit_{stop - 1}"] = f"exit_{stop - start - 1}"
+    found = []
+    for site, activation in quantization.activations:
+        place, _, rest = site.partition("/")
+        if place in names:
+            found.append((f"{names[place]}/{rest}", activation))
+        elif not place.startswith(("step_", "exit_")):
+            found.append((site, activation))
+    return Quantization(activations=tuple(found))
+
+
+def piece(config: BertConfig, params: Tree | None, start: int, stop: int) -> tuple[BertConfig, Tree]:
+    """Depth steps `start` to `stop` as a model of their own, its groups of parameters counted from 0, with the head
+    behind them. Without `params`, the config alone."""
+    steps, names = config.depth_steps()[start:stop], {}
+    for step in steps:
+        for group in (step.attention, step.ffn, step.attention_norm, step.ffn_norm):
+            names.setdefault(group, len(names))
+    layers = tuple(
+        LayerConfig(
+            *step.shape, names[step.attention], names[step.ffn], names[step.attention_norm], names[step.ffn_norm]
+        )
+        for step in steps
+    )
+    assert config.exits is not None
+    last = stop == config.depth
+    exits = None if last else dataclasses.replace(config.exits, after=(len(steps) - 1,), leaving=None)
+    small = config.replace(
+        num_hidden_layers=len(steps),
+        inner_group_num=1,
+        num_hidden_groups=0,
+        layers=layers,
+        exits=exits,
+        quantization=rounding_of(config.quantization, start, stop),
+    )
+    if params is None:
+        return small, {}
+    stack: Tree = {}
+    for step, renamed in zip(steps, layers, strict=True):
+        put_step(stack, renamed, step_params(params, step))
+    head = {name: branch for name, branch in params.items() if name not in ("embeddings", "encoder", "exits")}
+    if not last and config.exits.head == "own_pooler":
+        head = {}
+    if not last and config.exits.head != "shared":
+        head["exits"] = {f"exit_{len(steps) - 1}": params["exits"][f"exit_{stop - 1}"]}
+    return small, {"encoder": stack, **head}

@@ -1,0 +1,1 @@
+"""What every result is held against."""

@@ -1,0 +1,150 @@
+"""The baseline that knows no word order beyond pairs: TF-IDF of words and word pairs, and a linear model.
+
+It trains in seconds, answers in microseconds and is hard to beat on some data; a compressed BERT that does not beat it
+has no reason to be. To be worth losing against, it gets a little care: one-letter words stay (the `t` of `isn't` is
+half of a negation), counts grow with their logarithm, and how strongly to regularise is chosen on a tenth of the
+training texts. Logistic regression for classes (one against the rest) and labels, ridge regression for numbers. A text
+pair is read as one text.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from bertjax.errors import UserError
+from bertjax.storage.paths import added
+
+Kind = Literal["classification", "multi_label", "regression"]
+STRENGTHS = (0.5, 2.0, 8.0, 32.0)
+"""Tried values of C (1 / alpha for ridge): the inverse strength of the regularisation."""
+
+
+@dataclass(frozen=True)
+class BagOfWords:
+    """A fitted baseline: `coef` has one row per output, `vectorizer` the words of its columns and their weights."""
+
+    kind: Kind
+    vectorizer: Any
+    coef: Float[np.ndarray, "k v"]
+    intercept: Float[np.ndarray, "k"]
+    classes: tuple[int, ...]
+
+    def features(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Any:
+        """The sparse [n, v] matrix of the texts."""
+        return self.vectorizer.transform(_joined(texts, pairs))
+
+    def outputs(self, features: Any) -> np.ndarray:
+        """Class ids [n], 0/1 [n, c] for several labels, or numbers [n]."""
+        scores = features @ self.coef.T + self.intercept
+        if self.kind == "regression":
+            return scores[:, 0]
+        if self.kind == "multi_label":
+            return (scores > 0).astype(np.int64)
+        best = scores.argmax(1) if len(self.classes) > 2 else (scores[:, 0] > 0).astype(np.int64)
+        return np.asarray(self.classes)[best]
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+        """What `outputs` returns for these texts."""
+        return self.outputs(self.features(texts, pairs))
+
+    @property
+    def parameters(self) -> int:
+        """Weights, intercepts and the inverse document frequencies."""
+        return self.coef.size + self.intercept.size + self.coef.shape[1]
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write `bag_of_words.npz` and `vocabulary.json`; their size is the model's size."""
+        arrays = {"coef": self.coef, "intercept": self.intercept, "idf": self.vectorizer.idf_}
+        words = {"kind": self.kind, "classes": self.classes, "words": self.vectorizer.get_feature_names_out().tolist()}
+        with added(folder) as here:
+            np.savez(here / "bag_of_words.npz", **{name: array.astype(np.float32) for name, array in arrays.items()})
+            (here / "vocabulary.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+
+
+def load_bag_of_words(folder: str | os.PathLike) -> BagOfWords:
+    """The baseline that `save` wrote; the same outputs but for the rounding to float32."""
+    words = json.loads((Path(folder) / "vocabulary.json").read_text(encoding="utf-8"))
+    arrays = {name: array.astype(np.float64) for name, array in np.load(Path(folder) / "bag_of_words.npz").items()}
+    vectorizer = _vectorizer(vocabulary={word: i for i, word in enumerate(words["words"])})
+    vectorizer.idf_ = arrays["idf"]
+    return BagOfWords(words["kind"], vectorizer, arrays["coef"], arrays["intercept"], tuple(words["classes"]))
+
+
+def bag_of_words_bytes(folder: str | os.PathLike) -> int:
+    """Stored size: weights and vocabulary."""
+    return sum((Path(folder) / name).stat().st_size for name in ("bag_of_words.npz", "vocabulary.json"))
+
+
+def fit_bag_of_words(
+    kind: str, texts: Sequence[str], labels: Sequence | np.ndarray, pairs: Sequence[str] | None = None, *, seed: int = 0
+) -> BagOfWords:
+    """Fit the baseline on training texts. Labels as for `score`: class ids [n], 0/1 [n, c], or numbers [n].
+
+    Raises:
+      UserError: Of token labels and answers, which a bag of words cannot give, and of less than two classes.
+    """
+    if kind not in ("classification", "multi_label", "regression"):
+        raise UserError(f"There is no bag of words for {kind!r}: expected classification, multi_label or regression.")
+    targets = np.asarray(labels)
+    if kind == "classification" and len(np.unique(targets)) < 2:
+        raise UserError("The training texts are all of one class: expected two or more.")
+    vectorizer = _vectorizer(min_df=2 if len(texts) > 1000 else 1)  # what occurs once is most of the size, for no score
+    features = vectorizer.fit_transform(_joined(texts, pairs))
+    order = np.random.default_rng(seed).permutation(len(targets))
+    held, kept = np.split(order, [max(1, len(order) // 10)])
+
+    def error(strength: float) -> float:
+        coef, intercept = _linear(kind, features[kept], targets[kept], strength)
+        model = BagOfWords(kind, vectorizer, coef, intercept, _classes(kind, targets[kept]))
+        wrong = model.outputs(features[held]) - targets[held]
+        return float((wrong**2).mean() if kind == "regression" else (wrong != 0).mean())
+
+    coef, intercept = _linear(kind, features, targets, min(STRENGTHS, key=error))
+    return BagOfWords(kind, vectorizer, coef, intercept, _classes(kind, targets))
+
+
+def _linear(kind: str, features: Any, targets: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [k, v] and intercepts [k]: one row for numbers and for two classes, else one per class or label."""
+    if kind == "regression":
+        from sklearn.linear_model import Ridge
+
+        ridge: Any = Ridge(alpha=1 / strength)
+        ridge.fit(features, targets)
+        return np.reshape(ridge.coef_, (1, -1)), np.reshape(ridge.intercept_, -1)
+    if kind == "classification":
+        classes = np.unique(targets)
+        targets = targets[:, None] == (classes if len(classes) > 2 else classes[1:])
+    rows = [_one_against_rest(features, column, strength) for column in targets.T]
+    return np.stack([coef for coef, _ in rows]), np.array([intercept for _, intercept in rows])
+
+
+def _one_against_rest(features: Any, column: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
+    """One row of weights; a label that is always (or never) there needs none but the intercept."""
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(column)) < 2:
+        return np.zeros(features.shape[1]), 1.0 if column[0] else -1.0
+    # The dual solver takes 0.1 s for 10,000 texts where the default takes 5 s of two cores, for the same optimum.
+    model: Any = LogisticRegression(C=strength, solver="liblinear", dual=True, max_iter=1000, random_state=0)
+    model.fit(features, column)
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def _classes(kind: str, targets: np.ndarray) -> tuple[int, ...]:
+    return tuple(np.unique(targets).tolist()) if kind == "classification" else ()
+
+
+def _vectorizer(**settings: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", sublinear_tf=True, **settings)
+
+
+def _joined(texts: Sequence[str], pairs: Sequence[str] | None) -> Sequence[str]:
+    return texts if pairs is None else [f"{text} {pair}" for text, pair in zip(texts, pairs, strict=True)]

@@ -1,0 +1,82 @@
+"""What else could stand in a place: the guesses of a masked language model, for copies of a text (`text.augment`)."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from bertjax.bundle import Bundle
+from bertjax.machine.xla import Forward
+from bertjax.model import BertModel
+from bertjax.params import Tree
+from bertjax.text.augment import Read, with_gap
+from bertjax.text.buckets import bucket_of
+
+
+@partial(Forward, static=("count",))
+def best_pieces(
+    model: BertModel,
+    params: Tree,
+    ids: Int[Array, "b l"],
+    mask: Int[Array, "b l"],
+    types: Int[Array, "b l"],
+    places: Int[Array, "b 1"],
+    count: int,
+) -> Int[Array, "b k"]:
+    """The pieces that fit each place best, the best first."""
+    logits = model.apply({"params": params}, ids, mask, types, masked_positions=places).logits  # type: ignore[union-attr]
+    return jax.lax.top_k(logits[:, 0].astype(jnp.float32), count)[1]
+
+
+def guesses(
+    bundle: Bundle,
+    texts: Sequence[Read],
+    names: Sequence[str],
+    *,
+    count: int,
+    buckets: tuple[int, ...],
+    batch_size: int,
+) -> list[dict[int, list[str]]]:
+    """For each text, candidates by the number of the word: those of the `count` likeliest pieces that are words.
+
+    Only words of one piece have any. Texts are batched as they come, so that the same texts get the same bits.
+    """
+    tokenizer, limit = bundle.tokenizer, buckets[-1]
+    assert tokenizer is not None
+    assert tokenizer.mask_id is not None
+    where = [
+        (text, number)
+        for text, read in enumerate(texts)
+        for number, word in enumerate(read.words)
+        if len(word.pieces) == 1 and word.place < limit
+    ]
+    found: list[dict[int, list[str]]] = [{} for _ in texts]
+    if not where:
+        return found
+    places = [texts[text].words[number].place for text, number in where]
+    rows = [
+        with_gap(texts[text].ids, place, tokenizer.mask_id, limit)
+        for (text, _), place in zip(where, places, strict=True)
+    ]
+    special = {tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id}
+    edges = bucket_of(np.array([len(ids) for ids, _ in rows]), buckets)
+    for edge in np.unique(edges):
+        members = np.flatnonzero(edges == edge)
+        for begin in range(0, len(members), batch_size):
+            some = members[begin : begin + batch_size]
+            ids, mask, types = np.zeros((3, batch_size, edge), np.int32)
+            at = np.zeros((batch_size, 1), np.int32)
+            for line, member in enumerate(some):
+                length = len(rows[member][0])
+                ids[line, :length], types[line, :length] = rows[member]
+                mask[line, :length], at[line] = 1, places[member]
+            best = best_pieces(bundle.model, bundle.device_params, ids, mask, types, at, count)
+            for member, pieces in zip(some, np.asarray(best)[: len(some)].tolist(), strict=True):
+                text, number = where[member]
+                real = (piece for piece in pieces if piece not in special and piece < len(names))
+                words = [names[int(piece)] for piece in real]
+                found[text][number] = [word for word in words if not word.startswith("##")]
+    return found

@@ -1,0 +1,46 @@
+"""What a teacher that guesses hidden words says of them, as a loss for a student that learns from raw text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bertjax.errors import UserError
+
+if TYPE_CHECKING:
+    from bertjax.learn.loss import LossFunction
+    from bertjax.learn.losses import Batch, Sum
+    from bertjax.model import BertConfig
+    from bertjax.params import Tree
+
+
+@dataclass(frozen=True)
+class SoftWords:
+    """The teacher's probabilities over the vocabulary at a temperature, T^2 KL per place (Hinton et al. 2015). The
+    student may share the teacher's vocabulary alone.
+
+    `everywhere` asks at every real piece, as DistilBERT's code does (Sanh et al. 2019), and not at the hidden ones
+    alone: seven times as many places, each as wide as the vocabulary."""
+
+    weight: float = 1.0
+    temperature: float = 2.0
+    everywhere: bool = False
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        from bertjax.distill import losses
+
+        for config in (student, teacher):
+            if not config.architecture.endswith(("MaskedLM", "PreTraining")):
+                raise UserError(f"SoftWords is about guessed words; a {config.architecture} guesses none.")
+        if student.vocab_size != teacher.vocab_size:
+            raise UserError(
+                f"SoftWords: the student has {student.vocab_size} pieces, the teacher {teacher.vocab_size}."
+            )
+        everywhere, temperature = self.everywhere, self.temperature
+
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+            del extra
+            weights = batch["attention_mask"] * batch["weights"][:, None] if everywhere else batch["masked_weights"]
+            return losses.soft_targets(student_out.logits, teacher_out.logits, weights, temperature)
+
+        return loss

@@ -1,0 +1,238 @@
+"""From a command line to a frozen config, and from a mistake to one clear message.
+
+    bertjax distill --config=quickstart --data.max_length=64 --losses.0.weight=0.5 --out=runs/mine
+
+A file with several recipes has them under names: --config=tinybert:prediction. Three layers, the later wins: the
+defaults of the script's `Config`, the `config` that a config file exports, the flags. A config file is plain Python.
+tyro prints the help; the flags are split here, because a typing mistake has to end in a few lines that name the nearest
+valid spelling, and because flags that belong together have to be applied together.
+"""
+
+import dataclasses
+import errno
+import inspect
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, TypeVar, get_type_hints
+
+from bertjax.engine import commands, hosts
+from bertjax.engine.fields import Leaf, convert, describe, fits, is_branch, leaves, replace
+from bertjax.engine.hosts import Processes
+from bertjax.errors import UserError, nearest
+from bertjax.machine.allocator import keep_freed_memory
+from bertjax.machine.signals import Stopped, listening, obey
+
+C = TypeVar("C")
+Job = Callable[[Any], object]
+
+
+def shipped_folder(name: str) -> Path:
+    """`train` or `configs`: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+CONFIGS = shipped_folder("configs")
+
+
+def run(main: Job, description: str | None, argv: Sequence[str] | None = None, *, trains: bool = True) -> NoReturn:
+    """Run `main(config)` on a command line and leave: 0, or 2 with a few lines on stderr after a mistake of the user.
+
+    The config is of the class that `main` declares. Of several processes (hosts.py), the main process alone runs a
+    command that does not train.
+    """
+    with listening():
+        _run(main, description or "", sys.argv[1:] if argv is None else argv, trains)
+
+
+def _run(main: Job, description: str, argv: Sequence[str], trains: bool) -> NoReturn:
+    keep_freed_memory()
+    cls, command = get_type_hints(main)["config"], Path(main.__code__.co_filename).stem
+    code: Any = 0
+    reason = ""
+    try:
+        together, argv = take_group("processes", Processes(), argv)
+        config = parse(cls, argv, description, f"bertjax {command}")
+        commands.remember(config, argv)
+        if getattr(config, "compile_only", None):
+            from bertjax.engine.compile_only import aside
+
+            aside(main, config)
+            sys.exit(0)
+        hosts.join(together)
+        if trains:
+            main(config)
+        else:
+            hosts.alone(lambda: main(config))
+        obey()
+        sys.stdout.flush()
+    except UserError as mistake:
+        code, reason = 2, str(mistake)
+        print(*reason.strip().splitlines()[:5], sep="\n", file=sys.stderr)
+    except Stopped as stop:
+        # Of several processes all leave together by SIGTERM; by another signal this one does, and tells the others.
+        code, reason = stop.code, "" if stop.number == signal.SIGTERM else str(stop)
+        print(stop, file=sys.stderr)
+    except SystemExit as leaving:
+        code = leaving.code
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        code, reason = 141, "its output was closed"  # 128 + SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            code, reason = (
+                2,
+                f"cannot write {error.filename or 'a file'}: {error.strerror}. Free space and run it again.",
+            )
+            print(reason, file=sys.stderr)
+        elif hosts.has_company():
+            traceback.print_exc()
+            code, reason = 1, f"{type(error).__name__}: {error}"
+        else:
+            raise
+    hosts.leave(code, reason)
+
+
+def parse(cls: type[C], argv: Sequence[str], description: str = "", prog: str | None = None) -> C:
+    """The config that `argv` asks for. Every field of `cls` needs a default. `--help` prints and leaves."""
+    flags = _split(argv)
+    config = load_config(" ".join(flags.pop("config")), cls) if "config" in flags else cls()
+    if "help" in flags:
+        _help(config, description, prog)
+    known = leaves(config)
+    for path in flags:
+        if path not in known:
+            raise UserError(_unknown(path, known))
+    try:
+        return replace(config, {path: convert(path, known[path], words) for path, words in flags.items()})
+    except ValueError as mistake:  # what a dataclass's own check raises
+        raise UserError(str(mistake)) from mistake
+
+
+def take_group(name: str, group: C, argv: Sequence[str]) -> tuple[C, list[str]]:
+    """A group of fields that belongs to every script and to no config, and what is left of the command line."""
+    own, rest, inside = [], [], False
+    for word in argv:
+        if word.startswith("--"):
+            inside = word.startswith(f"--{name}.")
+        (own if inside else rest).append(word)
+    known = {f"{name}.{path}": leaf for path, leaf in leaves(group).items()}
+    values = {}
+    for path, words in _split(own).items():
+        if path not in known:
+            raise UserError(_unknown(path, known))
+        values[path.removeprefix(f"{name}.")] = convert(path, known[path], words)
+    return replace(group, values), rest
+
+
+def load_config(name: str, cls: type[C]) -> C:
+    """The `config` that a config file exports: by its path, or by the bare name of a shipped one. NAME:OTHER is what it
+    calls OTHER, for a file of several recipes."""
+    given, (name, which) = name, re.fullmatch(r"(.*?)(?::(\w+))?", name).groups(default="config")  # type: ignore[union-attr]
+    path = CONFIGS / f"{name}.py" if re.fullmatch(r"\w+", name) else Path(name)
+    if not path.is_file():
+        shipped = _shipped()
+        raise UserError(f'no config file "{given}"{nearest(path.stem, shipped)}\nshipped configs: {", ".join(shipped)}')
+    module = _execute(path)
+    config = getattr(module, which, None)
+    if not isinstance(config, cls):
+        found = f"it is a {_name(type(config))}" if hasattr(module, which) else "there is no such name in it"
+        others = [f"{path.stem}:{other}" for other, value in vars(module).items() if isinstance(value, cls)]
+        hint = f". It has: {', '.join(others)}" if others else ""
+        raise UserError(f"{path}: `{which}` must be a {_name(cls)}; {found}{hint}")
+    for field, leaf in leaves(config).items():
+        if not fits(leaf):
+            raise UserError(f"{path}: {field} is {leaf.value!r}; expected {describe(leaf.type)}")
+    return config
+
+
+def _split(argv: Sequence[str]) -> dict[str, list[str]]:
+    """Flags with the words that follow: `--a.b=v` or `--a.b v w`; dashes may stand for underscores."""
+    flags: dict[str, list[str]] = {}
+    words: list[str] | None = None
+    for word in argv:
+        if word.startswith("--") or word == "-h":
+            name, equals, value = ("help" if word == "-h" else word[2:]).partition("=")
+            words = flags[name.replace("-", "_")] = [value] if equals else []
+        elif words is None:
+            raise UserError(f'unexpected word "{word}"; fields are set as --field=value, and --help lists them')
+        else:
+            words.append(word)
+    return flags
+
+
+def _unknown(path: str, known: dict[str, Leaf]) -> str:
+    inside = [f"--{name}" for name in known if name.startswith(f"{path}.")]
+    if inside:
+        return f"--{path} is a group of fields; set one of: {', '.join(inside)}"
+    return f"unknown field --{path}{nearest(path, list(known), '--')}\n--help lists every field"
+
+
+def _execute(path: Path) -> ModuleType:
+    module = sys.modules[f"config_file_{path.stem}"] = ModuleType(f"config_file_{path.stem}")
+    module.__file__ = str(
+        path
+    )  # with the entry in sys.modules, what dataclasses and tyro need to find the classes' source
+    try:
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
+    except Exception as error:
+        raise UserError(_explain(path, module, error)) from error
+    return module
+
+
+def _explain(path: Path, module: ModuleType, error: Exception) -> str:
+    """One line for a config file that failed: the line at which it did, and the field that was meant."""
+    if isinstance(error, SyntaxError):
+        return f"{path}, line {error.lineno}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    if found := re.match(r"TypeError: (\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
+        cls = getattr(module, found[1], None)
+        fields = [field.name for field in dataclasses.fields(cls)] if cls else []
+        text = found[0] + nearest(found[2], fields)  # Python 3.13 adds a hint of its own, which this replaces
+    return f"{path}, line {lines[-1] if lines else 1}: {text}"
+
+
+def _shipped() -> list[str]:
+    return sorted(file.stem for file in CONFIGS.glob("*.py"))
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _help(config: Any, description: str, prog: str | None) -> NoReturn:
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.struct_rule
+    def follow_values(tuple_: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+        """Show the items of a tuple by what they are: the declared type may be a mere protocol."""
+        if not (isinstance(tuple_.default, tuple) and is_branch(tuple_.default)):
+            return None
+        items = enumerate(tuple_.default)
+        fields = [tyro.constructors.StructFieldSpec(str(position), type(item), item) for position, item in items]
+        return tyro.constructors.StructConstructorSpec(instantiate=tuple, fields=tuple(fields))
+
+    configs = f"--config=FILE starts from a config file; shipped, by name: {', '.join(_shipped())}"
+    who = " ".join(f"--processes.{name}" for name in ("coordinator=HOST:PORT", "count=N", "index=I"))
+    hosts = f"On several hosts, unless they are those of a TPU slice: {who}"
+    tyro.cli(
+        type(config),
+        default=config,
+        args=["--help"],
+        prog=prog,
+        description=f"{inspect.cleandoc(description)}\n\n{configs}\n\n{hosts}",
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),
+        registry=registry,
+    )
+    raise AssertionError("tyro leaves after its help")

@@ -1,0 +1,132 @@
+"""A config as a tree: dataclasses and tuples of dataclasses are its branches, every other value is a leaf.
+
+`data.max_length` and `losses.0.weight` name leaves. Paths follow the values that are there and not the declared types,
+so a dataclass from a user's own config file is reached in the same way as ours. tyro turns words into typed values.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import re
+import types
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from bertjax.errors import UserError, nearest
+
+
+class Leaf(NamedTuple):
+    """One value that a flag can set, and the type that it must have."""
+
+    type: Any
+    value: Any
+
+
+def leaves(branch: Any, prefix: str = "") -> dict[str, Leaf]:
+    """Every leaf by its dotted path; the items of a tuple are counted from 0."""
+    hints = get_type_hints(type(branch)) if dataclasses.is_dataclass(branch) else {}
+    found = {}
+    for name, value in _children(branch):
+        declared = hints.get(name, Any)
+        if is_branch(value):
+            found |= leaves(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = Leaf(type(value) if declared is Any and value is not None else declared, value)
+    return found
+
+
+def is_branch(value: Any) -> bool:
+    """Whether the flags name what is inside: a dataclass, or a tuple that holds some."""
+    items = value if isinstance(value, tuple) else (value,)
+    return any(map(dataclasses.is_dataclass, items))
+
+
+def replace(branch: Any, changes: dict[str, Any]) -> Any:
+    """The tree with new leaves, by dotted path. All at once, so each dataclass checks its new values together."""
+    below: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        name, _, rest = path.partition(".")
+        below.setdefault(name, {})[rest] = value
+    new = {
+        name: deeper[""] if "" in deeper else replace(value, deeper)
+        for name, value in _children(branch)
+        if (deeper := below.get(name))
+    }
+    if dataclasses.is_dataclass(branch) and not isinstance(branch, type):
+        return dataclasses.replace(branch, **new)
+    return tuple(new.get(name, value) for name, value in _children(branch))
+
+
+def to_dict(value: Any) -> Any:
+    """A config as plain JSON, each dataclass with its class name as `_type`: for reports and checkpoints."""
+    if dataclasses.is_dataclass(value):
+        return {"_type": type(value).__name__, **{name: to_dict(child) for name, child in _children(value)}}
+    if isinstance(value, dict):
+        return {str(key): to_dict(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_dict(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise UserError(f"a config holds numbers, text, paths, tuples, dicts and dataclasses; {value!r} is none of them")
+
+
+def convert(path: str, leaf: Leaf, words: list[str]) -> Any:
+    """The typed value of a flag's words: `1e-4`, `true`, `none`, `1,2` or `1 2` for a pair, `0:1,1:3` for a dict."""
+    import tyro
+
+    given = " ".join(words)
+    members = _members(leaf.type)
+    if type(None) in members and given.lower() == "none":
+        return None
+    if {*members} <= {str, type(None)} and len(words) == 1:
+        return given  # even what tyro would take for a flag
+    if bool in members:
+        words = [given.capitalize() or "True"]
+    elif len(words) == 1 and (origins := {get_origin(member) for member in members}) & {tuple, list, dict}:
+        inner = given[1:-1] if given[:1] + given[-1:] in ("()", "[]", "{}") else given
+        words = [word for word in re.split(r"[,:\s]+" if dict in origins else r"[,\s]+", inner) if word]
+    # tyro prints what it thinks of a wrong value even when asked not to (1.0.17); the message below is ours
+    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+        return tyro.cli(leaf.type, args=words, console_outputs=False)
+    choices = [str(choice) for member in members if get_origin(member) is Literal for choice in get_args(member)]
+    flag = f"--{path}={given}" if words else f"--{path}"
+    raise UserError(f"{flag}: expected {describe(leaf.type)}{nearest(given, choices)}")
+
+
+def fits(leaf: Leaf) -> bool:
+    """Whether a value that no flag has set is of its declared type, as far as numbers, text and choices go."""
+    return any(_is_a(leaf.value, member) for member in _members(leaf.type))
+
+
+def describe(annotation: Any) -> str:
+    """A type in words: `a | b | None` for a choice, `int, int` for a pair."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " | ".join(map(describe, get_args(annotation)))
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) is tuple:
+        return ", ".join("..." if item is ... else describe(item) for item in get_args(annotation))
+    words = {bool: "true | false", type(None): "none", Any: "what only a config file can hold"}
+    return words.get(annotation) or inspect.formatannotation(annotation)
+
+
+def _children(branch: Any) -> list[tuple[str, Any]]:
+    if dataclasses.is_dataclass(branch):
+        return [(field.name, getattr(branch, field.name)) for field in dataclasses.fields(branch) if field.init]
+    return [(str(position), item) for position, item in enumerate(branch)]
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type itself."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _is_a(value: Any, member: Any) -> bool:
+    if get_origin(member) is Literal:
+        return value in get_args(member)
+    if member in (int, float):
+        return isinstance(value, (int, member)) and not isinstance(value, bool)
+    return isinstance(value, member) if member in (str, bool, Path, type(None)) else True

@@ -1,0 +1,97 @@
+"""A model in the shape that plain `transformers` knows: the same function, with zeros where parts were taken out.
+
+The files are as large as before anything was removed and the model is as slow, so this is for checking a result in
+another framework and for tools that know nothing else; what is small and fast is the bundle and its ONNX file. Heads of
+zeros say nothing, neurons of zeros neither (the activation of 0 is 0), layers that shared get parameters of their own,
+and a factorised word table is multiplied out.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.model import BertConfig
+from bertjax.model.huggingface import is_stock
+from bertjax.params import Tree, flatten, unflatten
+from bertjax.quantized.tensor import Quantized, dequantised
+from bertjax.share.tying import described, untie
+
+
+def stock_twin(config: BertConfig, params: Tree, dequantise: bool = False) -> tuple[BertConfig, Tree]:
+    """The model as a stock one; `dequantise` allows weights in floating point for those of integers, whose inputs are
+    then rounded no more.
+
+    Raises:
+      UserError: With the reason, where no stock model computes the same.
+    """
+    refuse(config, params, dequantise)
+    if config.quantization is not None:
+        config, params = config.replace(quantization=None), dequantised(params)
+    if config.model_type != "albert":
+        config, params = untie(config, params)
+        if config.factorised == "words":
+            config, params = multiplied_out(config, params)
+    config, params = padded(config, params)
+    if not is_stock(config):
+        raise UserError(
+            f"no stock {config.model_type} shares or maps its parameters as this model does; --to onnx or --to "
+            "stablehlo take it as it is."
+        )
+    return config, params
+
+
+def refuse(config: BertConfig, params: Tree, dequantise: bool) -> None:
+    """Says what no stock model has."""
+    integers = any(isinstance(leaf, Quantized) for leaf in flatten(params).values())
+    width, head = config.hidden_size, config.head_size
+    reasons = {
+        "its integers become floating point again only if asked (--dequantise)": integers and not dequantise,
+        "its texts may leave at exits; export the model without them": config.exits is not None,
+        "its layers recur": config.recurrence is not None,
+        "LayerNorm stands before its products (norm='pre')": config.norm == "pre",
+        "its pooled vector goes through another activation": config.classifier_activation is not None,
+        f"its heads of {head} columns do not fill its width of {width}": width % head != 0,
+        "a MobileBERT has no parts that could be put back": config.model_type == "mobilebert" and not is_stock(config),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(f"this model has no twin in plain transformers: {reason}.")
+
+
+def multiplied_out(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
+    """The word table at the width of the encoder."""
+    embeddings = dict(params["embeddings"])
+    mapping = np.asarray(embeddings.pop("word_mapping")["kernel"], np.float64)
+    table = np.asarray(embeddings["word"]["embedding"], np.float64) @ mapping
+    embeddings["word"] = {"embedding": table.astype(np.float32)}
+    return config.replace(factorised="sum", embedding_size=0), {**params, "embeddings": embeddings}
+
+
+def padded(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
+    """Every layer with as many heads as fill the width, and as many neurons as the largest."""
+    if config.model_type == "mobilebert":
+        return config, params
+    heads = config.hidden_size // config.head_size
+    neurons = max(step.intermediate_size for step in config.depth_steps())
+    flat = flatten(params)
+    for step in config.depth_steps():
+        attention, ffn = f"encoder/layer_{step.attention}/attention", f"encoder/layer_{step.ffn}/ffn"
+        for name in ("query", "key", "value"):
+            widen(flat, f"{attention}/{name}/kernel", 1, config.hidden_size)
+            widen(flat, f"{attention}/{name}/bias", 0, config.hidden_size)
+        widen(flat, f"{attention}/output/kernel", 0, config.hidden_size)
+        widen(flat, f"{ffn}/intermediate/kernel", 1, neurons)
+        widen(flat, f"{ffn}/intermediate/bias", 0, neurons)
+        widen(flat, f"{ffn}/output/kernel", 0, neurons)
+    sizes = {"num_attention_heads": heads, "intermediate_size": neurons}
+    steps = tuple(dataclasses.replace(step, **sizes) for step in config.depth_steps())
+    return described(dataclasses.replace(config, **sizes, layers=steps), steps), unflatten(flat)
+
+
+def widen(flat: Tree, path: str, axis: int, size: int) -> None:
+    """Zeros at the end of an axis."""
+    leaf = np.asarray(flat[path])
+    missing = [(0, 0)] * leaf.ndim
+    missing[axis] = (0, size - leaf.shape[axis])
+    flat[path] = np.pad(leaf, missing)

@@ -1,0 +1,197 @@
+"""Copies of examples with other words, made in parts that are finished one by one."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.recipes.augment import Augment, Config
+from bertjax.recipes.data import Data
+from bertjax.recipes.stage import Context
+from bertjax.storage.paths import added, at, remove, write_text
+
+PART = 128
+"""Examples that are finished together."""
+
+
+def main(config: Config) -> Data:
+    from bertjax.engine.hosts import alone, share, wait
+    from bertjax.engine.log import note
+    from bertjax.engine.record import begin, update_record
+    from bertjax.text.examples import chosen_by_text
+    from bertjax.text.facts import described
+    from bertjax.text.sources import read_source
+
+    out, file = at(config.out), at(config.out) / "augmented.jsonl"
+    task, examples = read_source(config.data.train, config.data.task, "train", labelled=False)
+    examples = chosen_by_text(examples, config.data.rows)
+    note(described(examples))
+    if task.kind in ("tokens", "qa"):
+        raise UserError(
+            f"{config.data.train}: the answers of a task of kind {task.kind} stand in the text, and would not fit one "
+            "with other words; only whole texts can be augmented. Distil with the text as it is."
+        )
+    data = dataclasses.replace(
+        config.data,
+        train=str(file),
+        rows=None,
+        labels=task.labels,
+        kind=task.kind,
+        metric=task.metric,  # type: ignore[arg-type]
+    )
+    if begin(out, config):
+        return data
+    parts = out / "parts" / examples.fingerprint[:16]
+    count = make_parts(open_source(config, task, examples), parts, **share())
+    wait()
+    alone(lambda: collect(parts, count, file))
+    update_record(out, data={"train": examples.fingerprint}, result={})
+    remove(parts.parent)
+    with file.open(encoding="utf-8") as lines:
+        note(f"{file}: {len(examples)} examples became {sum(1 for _ in lines)}")
+    return data
+
+
+def make_parts(source: "Source", parts: Any, process_index: int, process_count: int) -> int:
+    """Writes this process's share of the parts, but for those that are there; returns how many there are of all."""
+    from bertjax.engine.log import Progress
+
+    examples = len(source.examples)
+    mine = range(process_index, -(-examples // PART), process_count)
+    left = [number for number in mine if not (parts / part_name(number)).is_file()]
+    bar = Progress("augmenting", len(mine), len(mine) - len(left))
+    for done, number in enumerate(left, start=len(mine) - len(left) + 1):
+        lines = source.lines(number * PART, min((number + 1) * PART, examples))
+        write(parts / part_name(number), "".join(lines))
+        bar.update(done, PART, None)
+    bar.close()
+    return -(-examples // PART)
+
+
+def part_name(number: int) -> str:
+    return f"{number:06d}.jsonl"
+
+
+def write(path: Any, text: str) -> None:
+    """A file that is there as a whole or not at all."""
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}. Free space, or give another --out.") from None
+
+
+def collect(parts: Any, count: int, file: Any) -> None:
+    """All parts in order, as one file."""
+    with added(file.parent) as folder:
+        whole = folder / f".{file.name}.partial"
+        with whole.open("wb") as target:
+            for number in range(count):
+                with (parts / part_name(number)).open("rb") as part:
+                    shutil.copyfileobj(part, target)
+        os.replace(whole, folder / file.name)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Examples, and all that their copies depend on."""
+
+    config: Config
+    task: Any
+    examples: Any
+    bundle: Any
+    names: list[str]
+    near: dict[str, list[str]]
+    """Candidates of the words that are not guessed."""
+    buckets: tuple[int, ...]
+    """Lengths that gaps are padded to; the same for every part, so that each is what it would be in any run."""
+
+    def lines(self, start: int, end: int) -> Iterator[str]:
+        """These examples and their copies as lines of JSON."""
+        from bertjax.text.augment import altered, read_texts
+        from bertjax.text.draws import SUBSTITUTES, Draws
+
+        columns = [column[start:end] for column in (self.examples.texts, self.examples.pairs) if column is not None]
+        read = [read_texts(column, self.bundle.tokenizer, self.names) for column in columns]
+        candidates = [self.candidates(texts) for texts in read]
+        for row in range(end - start):
+            original = [column[row] for column in columns]
+            yield self.line(start + row, original)
+            for side, texts in enumerate(read):
+                draws = Draws(self.config.seed, 0, SUBSTITUTES, start + row, side)
+                asked = self.config.tried, self.config.probability
+                for copy in altered(original[side], texts[row].words, candidates[side][row], *asked, draws):
+                    yield self.line(start + row, [*original[:side], copy, *original[side + 1 :]])
+
+    def candidates(self, texts: list[Any]) -> list[list[list[str]]]:
+        """Of every word of every text."""
+        guessed: list[dict[int, list[str]]] = [{} for _ in texts]
+        if self.config.substitutes == "guesses":
+            from bertjax.distill.substitutes import guesses
+
+            sizes = {"count": self.config.candidates, "batch_size": self.config.batch_size, "buckets": self.buckets}
+            guessed = guesses(self.bundle, texts, self.names, **sizes)  # type: ignore[arg-type]
+        return [
+            [known.get(number, self.near.get(word.name, [])) for number, word in enumerate(text.words)]
+            for text, known in zip(texts, guessed, strict=True)
+        ]
+
+    def line(self, row: int, texts: list[str]) -> str:
+        named: dict[str, Any] = dict(zip((self.task.text, self.task.text_pair), texts, strict=False))
+        if self.examples.labels is not None:
+            named[self.task.label] = self.examples.labels[row]
+        return json.dumps(named, ensure_ascii=False) + "\n"
+
+
+def open_source(config: Config, task: Any, examples: Any) -> Source:
+    """Reads everything once: for the words whose neighbours are wanted, and the lengths of the gaps."""
+    import numpy as np
+
+    from bertjax.text.augment import neighbours, read_texts, spelled
+    from bertjax.text.buckets import length_buckets
+
+    bundle = open_guesser(config)
+    guessing, limit = config.substitutes == "guesses", bundle.config.max_position_embeddings
+    names, seen, lengths = spelled(bundle.tokenizer), Counter(), [4]
+    asked: dict[str, tuple[int, ...]] = {}
+    for column in (examples.texts, examples.pairs or []):
+        for start in range(0, len(column), PART):
+            for text in read_texts(column[start : start + PART], bundle.tokenizer, names):
+                single = [word for word in text.words if len(word.pieces) == 1] if guessing else []
+                lengths += [min(2 * len(text.ids) - 1, limit)] * len(single)
+                others = [word for word in text.words if word not in single]
+                seen.update(word.name for word in others)
+                asked |= {word.name: word.pieces for word in others}
+    table = np.asarray(bundle.params["embeddings"]["word"]["embedding"])
+    near = neighbours(asked, seen, table, names, config.candidates)
+    return Source(config, task, examples, bundle, names, near, length_buckets(np.array(lengths), limit))
+
+
+def open_guesser(config: Config) -> Any:
+    """The model, with a head that guesses words where that is wanted."""
+    from bertjax.bundle import load, stored_config
+    from bertjax.model.config import PREFIXES
+
+    stored = stored_config(config.model)
+    guessing = config.substitutes == "guesses"
+    architecture = PREFIXES[stored.model_type] + "ForMaskedLM" if guessing else None
+    bundle = load(config.model, architecture=architecture)
+    if bundle.tokenizer is None:
+        raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so no text can be read with it.")
+    if guessing and (bundle.fresh or bundle.tokenizer.mask_id is None):
+        raise UserError(
+            f"{config.model} cannot guess hidden words: it has no head for them. Train one on text like yours,\n"
+            f"  bertjax pretrain --model={config.model} --sentences=none --data.train=TEXT --out=runs/words\n"
+            "and give --model=runs/words/bundle; or take --substitutes=neighbours, which needs none."
+        )
+    return bundle
+
+
+def run(recipe: Augment, context: Context) -> Data:
+    """The stage: the context's data with the larger training file."""
+    model = recipe.model or context.model
+    return main(Config(**{**vars(recipe), "model": model, "data": context.data, "out": context.out}))

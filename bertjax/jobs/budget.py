@@ -1,0 +1,122 @@
+"""The smallest number of decisions: what may be lost is said, a short list is tried, the fastest that fits is kept.
+
+Tried are the model in 8-bit integers, half of its layers and a quarter of them, each of the two also in integers where
+those are faster here or the size counts; every one is exported, and measured as it ships. Few enough that each is
+trained properly. Because the choice is made on the evaluation texts, the score of the winner is a little kind to it;
+the sentence that names it says of how many.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertjax.jobs.report import Model
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.quantize import Quantize
+from bertjax.recipes.stage import Stage
+
+MISSED = 3
+"""Exit code where no candidate is within the bounds; that of `bertjax verify`."""
+
+
+class Plan(NamedTuple):
+    """A candidate: a stage, and the candidate whose model it begins with ("" is the teacher)."""
+
+    name: str
+    stage: Stage
+    begins: str = ""
+
+
+def plans(stages: Sequence[Stage], depth: int, integers: bool = True) -> list[Plan]:
+    """What is tried of a model with so many layers, with the recipes of the first Distill and Quantize of `stages`.
+    Without `integers`, only the whole model is rounded, which loses the least."""
+    learn = next((stage for stage in stages if type(stage) is Distill), Distill())
+    fewer_bits = next((stage for stage in stages if isinstance(stage, Quantize)), Quantize())
+
+    def rounded(name: str, begins: str = "") -> Plan:
+        return Plan(name, dataclasses.replace(fewer_bits, name=name), begins)
+
+    found = [rounded("int8")]
+    layers = {"half": max(1, round(depth / 2)), "quarter": max(1, round(depth / 4))}
+    for name, count in layers.items():
+        if count < depth and count not in [layers[plan.name] for plan in found if plan.name in layers]:
+            student = dataclasses.replace(learn.student, num_hidden_layers=count)
+            found.append(Plan(name, dataclasses.replace(learn, name=name, student=student)))
+            found += [rounded(f"{name}-int8", name)] * integers
+    return found
+
+
+def worth_integers(bounds: Any) -> bool:
+    """Whether integers are to be had in every size: they are faster on this processor, or the size counts."""
+    from bertjax.machine.processor import multiplies_integers, processor_features
+
+    return bounds.max_mb is not None or multiplies_integers(processor_features())
+
+
+def depth_of(folder: Path) -> int:
+    """Layers of a bundle."""
+    from bertjax.bundle import stored_config
+
+    return stored_config(str(folder)).num_hidden_layers
+
+
+class Found(NamedTuple):
+    """A candidate as it was measured, beside the exported teacher."""
+
+    model: Model
+    speed_up: float
+    drop: float
+    """Points of the score."""
+    megabytes: float
+
+    def misses(self, bounds: Any) -> list[str]:
+        """Every bound that it does not keep."""
+        from bertjax.verify.measured import exceeds
+
+        tests = {
+            f"--max_drop={bounds.max_drop}": exceeds(self.drop, bounds.max_drop),
+            f"--min_speedup={bounds.min_speedup}": bool(bounds.min_speedup) and not self.speed_up >= bounds.min_speedup,
+            f"--max_mb={bounds.max_mb}": bounds.max_mb is not None and not self.megabytes <= bounds.max_mb,
+        }
+        return [bound for bound, missed in tests.items() if missed]
+
+    def __str__(self) -> str:
+        from bertjax.report.text import change_text
+
+        changed = change_text(-self.drop)
+        return f"{self.model.name} ({self.speed_up:.1f} times as fast, {changed}, {self.megabytes:.1f} MB)"
+
+
+def choose(report: Any, models: Sequence[Model], bounds: Any) -> tuple[Model, Any, str | None]:
+    """What is kept, the report with a sentence that says why, and that sentence if a bound is missed.
+
+    The fastest candidate that keeps all bounds; where none does, the one that misses fewest, and of those the one that
+    loses least. The first two models are the teacher and the teacher exported.
+    """
+    found = [measured(report, model) for model in models[2:]]
+    fit = [one for one in found if not one.misses(bounds)]
+    if fit:
+        best = max(fit, key=lambda one: one.speed_up)
+        said = f"Kept: {best}, the fastest of {len(fit)} within the bounds, of {len(found)} tried, on these texts."
+        return best.model, dataclasses.replace(report, conclusion=said), None
+    best = min(found, key=lambda one: (len(one.misses(bounds)), one.drop))
+    said = (
+        f"None of {len(found)} candidates keeps all bounds. The best try is kept: {best}; it misses "
+        f"{' and '.join(best.misses(bounds))}. Allow more, or train longer (--epochs)."
+    )
+    return best.model, dataclasses.replace(report, conclusion=said), said
+
+
+def measured(report: Any, model: Model) -> Found:
+    """A candidate's numbers: score and time from the report, bytes from its folder and the report that ships in it."""
+    from bertjax.report.text import speed_up
+    from bertjax.storage.paths import local
+    from bertjax.verify.folder import shipped_bytes
+
+    row = report.row(model.name)
+    beside = report.against(row)
+    faster = speed_up(row, beside)
+    assert faster is not None, model.name  # every row of a report from here was timed
+    size = shipped_bytes(local(model.folder)) + len(report.json_text(model.folder).encode())
+    return Found(model, faster, 100 * (beside.score - row.score), size / 1e6)

@@ -1,0 +1,150 @@
+"""What a comparison found: the table of its rows, with scores, costs and times, and what it says in words."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertjax.recipes.compare import BUILT_IN, Config
+from bertjax.storage.paths import at, local
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all rows share."""
+
+    config: Config
+    out: Path
+    task: Any
+    teacher: str
+    examples: int
+    """Rows of the training data."""
+    taught: float
+    """Passes over them that the teacher was trained for."""
+    facts: Any = ()
+    """What was said of the texts before the first step."""
+    splits: dict[str, Any] = field(default_factory=dict)
+    """The evaluation examples, by tokenizer."""
+
+
+def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
+    """Scores, costs and times of all rows, the teacher first and those that are to be beaten next."""
+    from bertjax.engine.commands import asked
+    from bertjax.engine.fields import to_dict
+    from bertjax.engine.log import note
+    from bertjax.engine.record import versions
+    from bertjax.jobs.data import short
+    from bertjax.report.comparison import Comparison, method_rows
+
+    config, task = bench.config, bench.task
+    methods, gold = gather(bench, outcomes)
+    note("measuring: scores and their intervals")
+    rows, best = method_rows(task.metric, gold, methods)
+    tokens, on, found = machine_costs(bench, {m.name: folder_of(bench, m) for m in methods if m.runs})
+    return Comparison(
+        task=f"{task.kind} of {short(config.data.eval)}",
+        metric=task.metric,
+        device=on.device,
+        threads=on.threads,
+        lengths=tokens,
+        rows=tuple(dataclasses.replace(row, **found.get(row.name, {})) for row in rows),
+        best=best,
+        command=asked("compare", config, out=f"{config.out}-again"),
+        teacher_cost=f"training the teacher ({bench.taught * bench.examples:,.0f} passes)",
+        config=to_dict(config),
+        versions={**versions(), **on.versions},
+        texts=bench.facts,
+    )
+
+
+def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any], Any]:
+    """All rows in the order of the table, with their predictions; and the labels."""
+    import time
+
+    from bertjax.jobs.report import bag_of_words
+    from bertjax.report.comparison import Method, Run
+
+    predictions, gold = predict(bench, bench.teacher)
+    methods = {"teacher": Method("teacher", (Run(None, predictions),))}
+    published = {row.name: row.paper for row in bench.config.rows}
+    for name, runs in outcomes.items():
+        done = tuple(run for run in runs.values() if not isinstance(run, str))
+        failures = tuple((seed, why) for seed, why in runs.items() if isinstance(why, str))
+        paper = published.get(name)
+        methods[name] = Method(name, done, failures, paper and paper.value, paper and paper.source)
+    began = time.monotonic()
+    words = bag_of_words(bench.config.data, bench.task, bench.out)
+    if words is not None:
+        took, examples = time.monotonic() - began, next(iter(bench.splits.values())).examples
+        predictions = words.predict(examples.texts, examples.pairs)
+        methods["bag_of_words"] = Method("bag_of_words", (Run(None, predictions, float(bench.examples), seconds=took),))
+    return [methods[name] for name in dict.fromkeys([*BUILT_IN, *methods]) if name in methods], gold
+
+
+def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dict[str, dict[str, Any]]]:
+    """Tokens per text, what the teacher was timed on, and each row's size, arithmetic and time. Rows of one shape are
+    one program, which is measured once for all of them."""
+    from bertjax.engine.log import note
+    from bertjax.measure.latency import Candidate, measure_latency
+    from bertjax.report.build import Entry, costs, lengths, one_process_only, program
+
+    texts, pairs = (examples := next(iter(bench.splits.values())).examples).texts, examples.pairs
+    shapes = {
+        name: name if name in ("teacher", "bag_of_words") else program(Entry(name, folder, ()))
+        for name, folder in folders.items()
+    }
+    first = {shape: name for name, shape in reversed(shapes.items())}
+    runtimes = {name: "sklearn" if name == "bag_of_words" else "jax" for name in first.values()}
+    max_length = bench.config.data.max_length
+    tokens = lengths(Entry("teacher", bench.teacher, ()), texts, pairs, max_length)
+    timings = measure_latency(
+        {name: Candidate(runtime, local(folders[name])) for name, runtime in runtimes.items()},
+        texts,
+        pairs,
+        max_length=max_length,
+        isolated=not one_process_only(),
+        notify=lambda doing: note(f"measuring: {doing}"),
+    )
+
+    def cost(name: str) -> dict[str, Any]:
+        known = costs(Entry(name, folders[name], (), runtimes[name]), round(tokens.p50))
+        wanted = ("parameters", "size_bytes", "flops_per_example")
+        times = {"latency_ms": timings[name].latency, "throughput_per_s": timings[name].throughput_per_s}
+        return {field: known[field] for field in wanted if field in known} | times
+
+    found = {name: cost(name) for name in runtimes}
+    return tokens, timings["teacher"], {name: found[first[shape]] for name, shape in shapes.items()}
+
+
+def folder_of(bench: Bench, method: Any) -> Any:
+    """A model of the row: what its first finished seed left."""
+    if method.name == "teacher":
+        return at(bench.teacher)
+    if method.name == "bag_of_words":
+        return bench.out / "bag-of-words"
+    seed = method.runs[0].seed
+    every = dataclasses.replace(bench.config, row=f"{method.name}/seed{seed}").chosen()
+    stages = every[0][0].stages
+    return bench.out / "rows" / method.name / f"seed{seed}" / f"{len(stages)}-{stages[-1].name}" / "bundle"
+
+
+def show(report: Any) -> None:
+    """The table and what it means, on the terminal."""
+    from rich.console import Console
+
+    from bertjax.report.comparison_text import rich_table, verdicts
+
+    console = Console()
+    console.print(rich_table(report))
+    for sentence in verdicts(report):
+        console.print(f"- {sentence.replace('**', '')}", markup=False)
+
+
+def predict(bench: Bench, folder: Path | str) -> tuple[Any, Any]:
+    """Predictions of a model for the evaluation examples, and the labels."""
+    import bertjax
+    from bertjax.jobs.data import predict_split
+    from bertjax.jobs.report import evaluation_split
+
+    bundle = bertjax.load(folder)
+    return predict_split(bundle, evaluation_split(bench.splits, bench.config.data, bench.task, bundle.tokenizer))

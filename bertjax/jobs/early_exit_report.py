@@ -1,0 +1,201 @@
+"""The table of a model with exits: what each threshold costs in score and gains in layers, arithmetic and time."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+CLOSED, LAST = "nobody leaves", "the model without exits"
+ORACLE = "oracle: the first exit that says what the last layer says"
+WAYS: tuple[str, ...] = ("batch_1", "batch_32", "stream_32")
+"""Texts one by one, batch by batch, and all batches in one call, where survivors of several may go on together."""
+BATCH = 32
+ROWS = 6
+"""Thresholds in the table, of those tried."""
+
+
+def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, facts: Any = ()) -> dict[str, float]:
+    """Measures on text that chose nothing; writes OUT/report.json and OUT/report.md, and returns the main numbers.
+    `facts` say what was read."""
+    import numpy as np
+
+    from bertjax.adaptive.calibration import answers, answers_at_exits, chosen, depths_of
+    from bertjax.adaptive.policies import first_exit, oracle_exit, policy_of
+    from bertjax.engine.fields import to_dict
+    from bertjax.engine.log import note
+    from bertjax.engine.record import device, versions
+    from bertjax.metrics.scores import score
+    from bertjax.metrics.uncertainty import paired_difference_interval, score_interval
+    from bertjax.text.facts import paragraph
+
+    task, gold = split.encoded.task, split.encoded.labels
+    exit_logits, logits = answers_at_exits(early.model, early.device_params, split.encoded)
+    whole, depth = answers(early.config, logits), early.config.depth
+    leavings = shown(found)
+    count = min(config.sample, len(gold))
+    timed = np.random.default_rng(0).permutation(len(gold))[: count - count % BATCH if count >= BATCH else count]
+    times = time_all(early, leavings, split.encoded, timed, config.data.max_length)
+    costs = cost_by_depth(early, round(float(np.median(split.encoded.lengths))))
+
+    def row(name: str, taken: Any, way: str | None) -> dict[str, Any]:
+        said = answers(early.config, chosen(exit_logits, logits, taken))
+        depths = depths_of(early.config, taken)
+        line = {
+            "name": name,
+            "score": score(task.metric, said, gold),
+            "score_ci95": score_interval(task.metric, said, gold),
+            "difference_ci95": paired_difference_interval(task.metric, said, whole, gold),
+            "mean_depth": float(depths.mean()),
+            "layer_saving": 1 - float(depths.mean()) / depth,
+            "flops": None if costs is None else float(np.mean([costs[int(d)] for d in depths])),
+        }
+        if way is None:
+            return line
+        plain, own = times[LAST], times[way]
+        return line | {
+            "ms": {kind: float(np.median(ms)) for kind, ms in own.items()},
+            "time_saving": {kind: float(np.median(1 - ms / plain[kind])) for kind, ms in own.items()},
+            "timed_layer_saving": 1 - float(depths[timed].mean()) / depth,
+        }
+
+    nobody = np.full(len(logits), len(exit_logits))
+    rows = [row(LAST, nobody, LAST), row(CLOSED, nobody, CLOSED)]
+    for name, leaving in leavings.items():
+        rows.append(row(name, first_exit(policy_of(early.config, leaving), exit_logits, logits), name))
+    if task.kind == "classification":
+        rows.append(row(ORACLE, oracle_exit(exit_logits, logits), None))
+    content = {
+        "task": f"{task.kind} of {config.data.eval}",
+        "metric": task.metric,
+        "device": device(),
+        "depth": depth,
+        "calibrated": None if found.leaving is None else vars(found.leaving),
+        "why_none": found.why_none,
+        "bound": config.bound,
+        "timed": len(timed),
+        "rows": rows,
+        "held_out": [{**vars(t.leaving), **t._asdict(), "leaving": None} for t in found.tried],
+        "config": to_dict(config),
+        "versions": versions(),
+        "texts": [dataclasses.asdict(one) for one in facts],
+    }
+    (out / "report.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    text = markdown(content) + (f"\n{paragraph(facts)}\n" if facts else "")
+    (out / "report.md").write_text(text, encoding="utf-8")
+    note(text)
+    final = next((r for r in rows if r["name"].endswith("calibrated")), rows[1])
+    return {task.metric: final["score"], "mean depth": final["mean_depth"]}
+
+
+def shown(found: Any) -> dict[str, Any]:
+    """Some of the thresholds that were tried, from careful to bold, by what they are called."""
+    import numpy as np
+
+    tried = [one.leaving for one in found.tried]
+    picked = sorted({int(i) for i in np.linspace(0, len(tried) - 1, min(ROWS, len(tried)))})
+    chosen = [tried[i] for i in picked]
+    if found.leaving is not None and found.leaving not in chosen:
+        chosen = sorted([*chosen, found.leaving], key=tried.index)
+    return {f"{one.rule} {one.threshold:.3g}{', calibrated' if one == found.leaving else ''}": one for one in chosen}
+
+
+def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_length: int) -> dict[str, Any]:
+    """Milliseconds per text of these rows, in each of the `WAYS`, of the plain model, of closed exits, and of every
+    threshold, by round."""
+    import numpy as np
+
+    from bertjax.adaptive import Walker, policy_of, remove_exits, walk_of
+    from bertjax.engine.log import note
+    from bertjax.measure.depth import time_ways
+    from bertjax.model import Leaving, build
+    from bertjax.predict import forward
+    from bertjax.text.batches import gather, inputs_of
+    from bertjax.text.buckets import bucket_of, length_buckets
+
+    buckets = length_buckets(encoded.lengths, max_length)
+    rows = rows[np.argsort(encoded.lengths[rows], kind="stable")]
+
+    def batch(part: Any) -> Any:
+        length = int(bucket_of(encoded.lengths[part].max(keepdims=True), buckets)[0])
+        return inputs_of(gather(encoded, part, length))
+
+    alone = [batch(rows[i : i + 1]) for i in range(len(rows))]
+    full = [batch(rows[i : i + BATCH]) for i in range(0, len(rows) - BATCH + 1, BATCH)]
+    config, params = remove_exits(early.config, early.device_params)
+    plain = forward.bound(build(config), params)
+    never = Leaving("patience", float(early.config.depth), 1.0) if len(config.labels) == 1 else Leaving("entropy", 0.0)
+
+    def walker(leaving: Any) -> Any:
+        return Walker(walk_of(early.config, policy_of(early.config, leaving)), early.device_params)
+
+    ways = {
+        LAST: lambda batches: [np.asarray(plain(*batch)) for batch in batches],
+        CLOSED: walker(never),
+    }
+    ways |= {name: walker(leaving) for name, leaving in leavings.items()}
+    calls = {WAYS[0]: [[one] for one in alone]}
+    if full:
+        calls |= {WAYS[1]: [[one] for one in full], WAYS[2]: [full]}
+    return time_ways(ways, calls, notify=lambda doing: note(f"measuring: {doing}"))
+
+
+def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:
+    """FLOPs of one text of this length that leaves after so many depth steps, by XLA's count."""
+    import jax
+    import numpy as np
+
+    from bertjax.adaptive import walk_of
+    from bertjax.adaptive.executors import _advance, _begin
+    from bertjax.adaptive.policies import Confidence
+
+    walk = walk_of(early.config, Confidence("entropy", 0.0))
+    row = np.ones((1, length), np.int32)
+    rows, total, found = _begin(walk, early.device_params, row, row, row * 0, walk.start(1)), 0.0, {}
+    for number, (segment, own, depth) in enumerate(
+        zip(walk.segments, walk.params_of(early.device_params), walk.depths, strict=True)
+    ):
+        inputs = own, rows.mask, jax.numpy.asarray(number), rows.hidden, rows.memory
+        counted = (_advance.lower(segment, *inputs).compile().cost_analysis() or {}).get("flops")
+        if counted is None:
+            return None
+        total += counted
+        found[depth] = total
+    return found
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The report in words."""
+    lines = [
+        f"# {content['task']}: leaving early",
+        "",
+        f"| | {content['metric']} [95 %] | against the whole model | mean depth of {content['depth']} | layers saved | "
+        f"FLOPs | layers saved, {content['timed']} texts that were timed | ms, batch 1 | time saved | ms a text, "
+        "a batch of 32 | time saved | ms a text, many batches of 32 | time saved |",
+        "| --- |" + " ---: |" * 12,
+    ]
+    for row in content["rows"]:
+        low, high = (100 * end for end in row["score_ci95"])
+        down, up = (100 * end for end in row["difference_ci95"])
+        cells = [
+            row["name"],
+            f"{100 * row['score']:.1f} [{low:.1f}, {high:.1f}]",
+            f"[{down:+.1f}, {up:+.1f}]",
+            f"{row['mean_depth']:.2f}",
+            f"{row['layer_saving']:.0%}",
+            "-" if row["flops"] is None else f"{row['flops'] / 1e6:.0f}M",
+        ]
+        timed = "ms" in row
+        cells += [f"{row['timed_layer_saving']:.0%}" if timed else "-"]
+        for way in WAYS:
+            there = timed and way in row["ms"]  # of fewer texts than a batch has, one by one alone
+            cells += [f"{row['ms'][way]:.2f}", f"{row['time_saving'][way]:.0%}"] if there else ["-", "-"]
+        lines.append(f"| {' | '.join(cells)} |")
+    kept = content["calibrated"]
+    said = (
+        f"On the held-out text {kept['rule']} {kept['threshold']:g} loses at most {100 * content['bound']:g} points, "
+        "its interval included; it is stored in the bundle."
+        if kept
+        else f"No threshold is promised to lose at most {100 * content['bound']:g} points, and nobody leaves early: "
+        f"{content['why_none']}."
+    )
+    return "\n".join([*lines, "", said, ""])

@@ -1,0 +1,51 @@
+"""The stage that leaves what ships: the model before it as an ONNX file with its tokenizer, held against JAX.
+
+It is the last stage of `bertjax compress`; alone it is `bertjax export`.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from bertjax.errors import UserError
+from bertjax.recipes.export import Export
+from bertjax.recipes.stage import Context
+from bertjax.storage.paths import at, is_remote
+
+
+def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["int8", "uint8"] = "int8") -> None:
+    """Exports a bundle unless the folder holds it already: an export stands in its place only when it is finished, and
+    one of another model that stood there before is made anew."""
+    from bertjax.bundle import resolve
+    from bertjax.engine.log import note
+    from bertjax.export.folder import export
+    from bertjax.measure.onnx import onnx_file, origin_of
+    from bertjax.storage import manifest
+
+    origin = at(model) if is_remote(model) else Path(model).resolve()
+    if onnx_file(folder) is not None and origin_of(folder) == origin:
+        known = manifest.read(folder).made_from
+        if not known or known == manifest.fingerprint(resolve(model)):
+            return
+    distance = export(model, "onnx", folder, weights=weights)
+    note(f"{folder}: differs from JAX by {distance:.1g} of its output")
+
+
+def require_packages() -> None:
+    """Says before any work is done that an export needs packages of its own.
+
+    Raises:
+      UserError: One of them is missing.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"an export needs {' and '.join(missing)}: pip install 'bertjax[export]'.")
+
+
+def run(recipe: Export, context: Context) -> None:
+    """The stage: exports the context's model into its folder."""
+    from bertjax.engine.hosts import alone
+
+    alone(lambda: export_once(context.model, at(context.out) / "bundle", recipe.weights))

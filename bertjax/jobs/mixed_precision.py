@@ -1,0 +1,143 @@
+"""Which layer of an encoder gets how many bits, where the mean is given: asked before anything is trained.
+
+Every layer is rounded alone, in each of the formats to choose from, and what that costs is measured on training text:
+the rise of the loss itself, or the curvature of the loss times the squared error (Q-BERT and HAWQ; dearer by far, and
+blind to what large steps do). The assignment with the least total cost within the size is then exact; that costs add up
+is assumed. Q-BERT's authors chose by hand.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.quantized.formats import Format
+
+
+def assigned_rules(config: Any, model: Any, batches: Sequence[Any], out: Any) -> tuple[tuple[str, Any], ...]:
+    """The rules of a config with one for each layer of the encoder before them, so that the weights of all layers take
+    `config.mean_bits` bits in the mean, scales included. What was found stands in `run.json`, and is not asked twice.
+
+    Raises:
+      UserError: Not even the smallest choice for every layer is small enough.
+    """
+    from bertjax.engine.log import note
+    from bertjax.engine.record import read_record, update_record
+
+    found = (read_record(out) or {}).get("assignment")
+    if found is None:
+        found = assignment(config, model, batches)
+        update_record(out, assignment=found)
+    for layer, about in found["layers"].items():
+        costs = ", ".join(f"{bits} bits {cost:.3g}" for bits, cost in about["cost"].items())
+        note(f"{layer}: {found['bits'][layer]} bits ({config.sensitivity}: {costs})")
+    formats = {format.bits: format for format in config.choices}
+    return (*((f"^{layer}.*kernel$", formats[bits]) for layer, bits in found["bits"].items()), *config.weights)
+
+
+def assignment(config: Any, model: Any, batches: Sequence[Any]) -> dict[str, Any]:
+    """The bits of every layer, what each choice costs, and every other trade of size against cost. Asked in float32,
+    whatever is trained in: small differences decide, and products in bfloat16 have no second derivative on a CPU."""
+    from bertjax.quantize.assignment import Choice, cheapest, frontier
+
+    model = dataclasses.replace(model, config=model.config.replace(dtype="float32"))
+    formats = {format.bits: format for format in config.choices}
+    layers = layers_of(model.params)
+    rounded = {
+        (layer, bits): round_layer(config, model, layer, format) for layer in layers for bits, format in formats.items()
+    }
+    sizes = {name: sum(map(stored_size, leaves)) for name, (_, leaves) in rounded.items()}
+    weights = {layer: sum(leaf.values.size for leaf in rounded[layer, min(formats)][1]) for layer in layers}
+    trees = {name: tree for name, (tree, _) in rounded.items()}
+    costs, about = (by_loss if config.sensitivity == "loss" else by_curvature)(config, model, batches, trees)
+    parts = {layer: [Choice(bits, sizes[layer, bits], costs[layer, bits]) for bits in formats] for layer in layers}
+    budget = int(config.mean_bits * sum(weights.values()) / 8)
+    return {
+        "bits": cheapest(parts, budget),
+        "budget_bytes": budget,
+        "layers": {
+            layer: {
+                "bytes": {bits: sizes[layer, bits] for bits in formats},
+                "cost": {bits: costs[layer, bits] for bits in formats},
+                **about.get(layer, {}),
+            }
+            for layer in layers
+        },
+        "frontier": [point._asdict() for point in frontier(parts)],
+    }
+
+
+def layers_of(params: Any) -> list[str]:
+    """The groups of parameters of the encoder: "encoder/layer_0/" and so on."""
+    from bertjax.params import flatten
+
+    paths = (path.split("/") for path in flatten(params))
+    return list(dict.fromkeys(f"encoder/{path[1]}/" for path in paths if path[0] == "encoder" and "layer_" in path[1]))
+
+
+def round_layer(config: Any, model: Any, layer: str, format: Format) -> tuple[Any, list[Any]]:
+    """The parameters with one layer rounded, in floating point; and the matrices of that layer in integers."""
+    from bertjax.params import flatten
+    from bertjax.quantize import Quantized, quantise_weights
+    from bertjax.quantized.tensor import dequantised
+
+    _, params = quantise_weights(model.config, model.params, ((f"^{layer}.*kernel$", format),), config.find)
+    return dequantised(params), [leaf for leaf in flatten(params).values() if isinstance(leaf, Quantized)]
+
+
+def stored_size(leaf: Any) -> int:
+    """Bytes of a matrix of integers in a file, scales and offsets included."""
+    from bertjax.quantized.packing import packed_size
+
+    shared = leaf.scale.size + (0 if leaf.offset is None else leaf.offset.size)
+    return packed_size(leaf.values.size, leaf.format) + 4 * shared
+
+
+def loss_of(config: Any, model: Any) -> Any:
+    """The mean of what is learned (`config.losses`, from the model as it is) over a batch, as a sum and a weight."""
+    import jax.numpy as jnp
+
+    from bertjax.learn.objective import lessons
+    from bertjax.text.batches import inputs_of
+
+    taught = lessons(config.losses, model.config, [model.config], config.seed)
+
+    def loss(params: Any, batch: Any) -> Any:
+        said = model.model.apply({"params": model.params}, *inputs_of(batch))
+        guess = model.model.apply({"params": params}, *inputs_of(batch))
+        terms = taught.terms(taught.extra, guess, [said], batch).values()
+        weight = jnp.sum(batch["weights"])
+        return weight * sum(term.factor * term.total / term.weight for term in terms), weight
+
+    return loss
+
+
+def by_loss(config: Any, model: Any, batches: Sequence[Any], trees: Any) -> tuple[dict[Any, float], dict[str, Any]]:
+    """The rise of the loss with each layer rounded alone; below 0 where it falls, which is noise."""
+    from bertjax.quantize.sensitivity import loss_increases
+
+    transforms = {name: lambda _, tree=tree: tree for name, tree in trees.items()}
+    return loss_increases(loss_of(config, model), model.params, batches, transforms), {}
+
+
+def by_curvature(config: Any, model: Any, batches: Sequence[Any], trees: Any) -> tuple[dict[Any, float], Any]:
+    """|mean| + std of the largest eigenvalue of a layer's Hessian over ten parts of the text (Q-BERT, eq. 2) times the
+    squared error of the rounding (HAWQ, eq. 9)."""
+    from bertjax.engine.log import note
+    from bertjax.quantize.sensitivity import SUBSETS, sensitivities, squared_change
+
+    subsets = [batches[number::SUBSETS] for number in range(SUBSETS)]
+    if not all(subsets):
+        raise UserError(f"--texts={config.texts} gives {len(batches)} batches; the curvature needs {SUBSETS} or more.")
+    layers = dict.fromkeys(layer for layer, _ in trees)
+    found = sensitivities(loss_of(config, model), model.params, {layer: f"^{layer}" for layer in layers}, subsets)
+    about = {}
+    for layer, one in found.items():
+        note(
+            f"{layer}: largest eigenvalue {one.mean:.3g} +- {one.std:.3g} over {SUBSETS} parts of the text, below 0 in "
+            f"{one.negative}, not settled in {one.unconverged}"
+        )
+        values = [eigenvalue.value for eigenvalue in one.eigenvalues]
+        about[layer] = {"eigenvalues": values, "unconverged": one.unconverged}
+    costs = {(layer, b): found[layer].omega * squared_change(model.params, t) for (layer, b), t in trees.items()}
+    return costs, about

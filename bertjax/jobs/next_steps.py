@@ -1,0 +1,88 @@
+"""What to try after a compression: commands that run as they are printed, made from what ran."""
+
+import shlex
+from typing import Any
+
+from bertjax.engine.commands import asked, flags, line, spelled
+from bertjax.jobs.report import Model
+from bertjax.recipes.compress import Config
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.finetune import Finetune
+from bertjax.storage.paths import at, is_remote
+from bertjax.student import Student
+
+Step = tuple[str, str]
+"""What to try, and the command that does it."""
+
+
+def next_steps(config: Config, models: list[Model], task: Any) -> list[Step]:
+    """What to try from here. `models` as the report has them: the first one first, the result last."""
+    learn = [] if config.chooses else learn_more(config, models)
+    return [*verify(config, models, task), ("Label text of your own", label(config, task)), *learn]
+
+
+def verify(config: Config, models: list[Model], task: Any) -> list[Step]:
+    """The gate over the two exported files, where both could be made, with the bounds that were asked for; none for a
+    bucket, which it does not read."""
+    if len(models) < 3 or not (models[1].exported and models[-1].exported) or is_remote(config.out):
+        return []
+    data = config.data
+    said = {"text": data.text, "text-pair": data.text_pair, "label": data.label, "kind": task.kind}
+    said |= {"metric": None if data.metric == "auto" else data.metric, "max-length": data.max_length}
+    bounds = {"max-drop": config.max_drop, "min-speedup": config.min_speedup, "max-mb": config.max_mb}
+    given = {name: value for name, value in {**said, **bounds}.items() if value is not None}
+    folders = (str(at(config.out) / "exported"), f"--against={models[1].folder}", f"--data={data.eval}")
+    return [("Measure the two exported files anew", line("verify", *folders, *spelled(given)))]
+
+
+def label(config: Config, task: Any) -> str:
+    """One text, or two with a tab between them, through `bertjax predict`."""
+    pair = task.kind == "qa" or task.text_pair is not None
+    texts = shlex.join(["printf", "%s\\t%s\\n", "a text", "and its second"] if pair else ["echo", "a text to judge"])
+    model, length = f"--model={at(config.out) / 'bundle'}", f"--max_length={config.data.max_length}"
+    return f"{texts} | {line('predict', model, length)}"
+
+
+def learn_more(config: Config, models: list[Model]) -> list[Step]:
+    """The same compression from the finished teacher with a student of another depth, and for longer; where nothing was
+    distilled, a student of half of the layers."""
+    from bertjax.jobs.budget import depth_of
+
+    depth, places = depth_of(models[0].folder), [i for i, s in enumerate(config.stages) if isinstance(s, Distill)]
+    if not places:
+        data = [f"--data.{flag[2:]}" if flag.startswith("--") else flag for flag in flags(config.data)]
+        size = spelled({"student.num_hidden_layers": depth // 2, "out": f"{config.out}-half"})
+        half = line("distill", f"--model={models[0].folder}", *data, *size)
+        return [("Teach a student of half of the layers", half)] if depth > 1 else []
+    stage: Any = config.stages[places[-1]]
+    begin = {"model": models[0].folder} if isinstance(config.stages[0], Finetune) else {}
+    prefix, found = f"stages__{places[-1]}__", []
+    if (other := another_depth(stage, depth)) is not None:
+        what = "Keep one more layer" if other > stage.student.num_hidden_layers else "Keep half of these layers"
+        changes = {f"{prefix}student__num_hidden_layers": other}
+        found.append((what, asked("compress", config, **begin, **changes, out=f"{config.out}-{other}-layers")))
+    longer = twice(config, stage, prefix)
+    return [*found, ("Learn twice as long", asked("compress", config, **begin, **longer, out=f"{config.out}-longer"))]
+
+
+def another_depth(stage: Any, depth: int) -> int | None:
+    """One layer more than the student has, if the teacher's `depth` is more than that, or else half of them. None where
+    the depth is not free: layers are named one by one, shared, or those of another model."""
+    student: Student = stage.student
+    named = [value for loss in (student, *stage.losses) for value in vars(loss).values() if isinstance(value, tuple)]
+    if named or student.whole or student.groups or student.start not in ("teacher", "random"):
+        return None
+    layers = student.num_hidden_layers
+    return layers + 1 if layers + 1 < depth else layers // 2 or None
+
+
+def twice(config: Config, stage: Any, prefix: str) -> dict[str, Any]:
+    """What doubles the training of a stage: where the whole config says how long, that of all stages."""
+    lengths = {"steps": config.steps, "epochs": config.epochs}
+    if lengths != {"steps": None, "epochs": None}:
+        return {name: 2 * value for name, value in lengths.items() if value is not None}
+    name = "epochs" if stage.steps is None else "steps"
+    return {f"{prefix}{name}": 2 * (getattr(stage, name) or 3.0)}
+
+
+__all__ = ["next_steps"]

@@ -1,0 +1,46 @@
+"""A model as a small device would run it: one thread, texts one at a time, from a cold start.
+
+Each candidate has the machine to itself, one after the other: nothing is compared with what runs beside it, and the
+memory is that of the whole process, interpreter and runtime included, which is what a device has to have.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from bertjax.measure.latency import Edge, Percentiles
+from bertjax.measure.processes import Candidate, Process, ask, load_requests, processors
+
+
+def measure_edge(
+    candidates: Mapping[str, Candidate],
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    max_length: int = 512,
+    sample: int = 64,
+    seed: int = 0,
+    timeout_s: float = 600.0,
+    notify: Callable[[str], None] = lambda message: None,
+) -> dict[str, Edge]:
+    """The edge profile of every candidate on a random `sample` of the texts.
+
+    Raises:
+      UserError: A candidate cannot be loaded.
+      RuntimeError: As in `measure_latency`.
+    """
+    chosen: list[int] = np.random.default_rng(seed).permutation(len(texts))[:sample].tolist()
+    second = None if pairs is None else [pairs[i] for i in chosen]
+    found = {}
+    for name, load in load_requests(candidates, [texts[i] for i in chosen], second, max_length).items():
+        notify(f"{name} on one thread, from a cold start")
+        start = time.perf_counter()
+        with processors(1), Process(name, timeout_s) as process:
+            ask({name: process}, {name: load})
+            ask({name: process}, {name: {"command": "first"}})
+            cold = time.perf_counter() - start
+            answer = ask({name: process}, {name: {"command": "singly"}})[name]
+        p50, p95 = np.percentile(answer["batch_1"], (50, 95))
+        found[name] = Edge(Percentiles(float(p50), float(p95)), 1000 * cold, answer["peak_bytes"])
+    return found

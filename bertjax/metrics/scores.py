@@ -1,0 +1,169 @@
+"""One door to every score, and the same scores as sums over examples.
+
+`score` is the number a report prints; accuracy, F1, Matthews, Pearson and Spearman come from scikit-learn and SciPy.
+Intervals and tests need the score of thousands of resampled data sets, for which calling a library each time is slow.
+All scores but one are functions of sums over examples (of the confusion table, of products, of counted entities), so
+`example_sums` gives every example's share and `score_of_sums` the score of any sum of shares: a bootstrap is then one
+matrix product. The exception is Spearman, whose ranks depend on the whole sample.
+
+    metric         predictions             labels                  score
+    accuracy       int [n]                 int [n]                 share of right ones
+    f1             0/1 [n]                 0/1 [n]                 F1 of the class with id 1
+    f1_macro       int [n]                 int [n]                 mean F1 of the classes that occur
+    matthews       int [n]                 int [n]                 Matthews correlation, any number of classes
+    pearson        float [n]               float [n]               linear correlation
+    spearman       float [n]               float [n]               rank correlation, ties at their mean rank
+    f1_micro       0/1 [n, c]              0/1 [n, c]              F1 over all (example, label) cells
+    entity_f1      n lists of IOB tags     n lists of IOB tags     F1 of exact spans with their type
+    squad_em/_f1   n strings               n lists of strings      exact match / word F1 against the best gold answer
+
+A model that always gives the same answer correlates with nothing: its correlations are 0, not undefined.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from bertjax.errors import UserError
+from bertjax.metrics.spans import answer_scores, entity_counts
+
+METRICS = (
+    *("accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"),
+    *("f1_micro", "entity_f1", "squad_f1", "squad_em"),
+)
+RIGHT_OR_WRONG = ("accuracy", "squad_em")  # the score is the share of examples that are right
+MEANS = ("accuracy", "squad_em", "squad_f1")  # the score is the mean of one number per example
+
+
+def score(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> float:
+    """The score in [0, 1] ([-1, 1] for the three correlations) of `predictions`, the table above says of what."""
+    predictions, labels = checked(metric, predictions, labels)
+    match metric:
+        case "accuracy":
+            from sklearn.metrics import accuracy_score
+
+            return float(accuracy_score(labels, predictions))
+        case "f1" | "f1_macro" | "f1_micro":
+            from sklearn.metrics import f1_score
+
+            averages = {"f1": "binary", "f1_macro": "macro", "f1_micro": "micro"}
+            options: Any = {"average": averages[metric], "zero_division": 0}
+            return float(f1_score(labels, predictions, **options))
+        case "matthews":
+            from sklearn.metrics import matthews_corrcoef
+
+            return float(matthews_corrcoef(labels, predictions))
+        case "pearson" | "spearman":
+            from scipy import stats
+
+            if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+                return 0.0
+            correlation: Any = stats.pearsonr if metric == "pearson" else stats.spearmanr
+            return float(correlation(predictions, labels).statistic)
+        case _:
+            (sums,) = example_sums(metric, labels, predictions)
+            return float(score_of_sums(metric, sums.sum(0, keepdims=True))[0])
+
+
+def answers(kind: str, logits: Float[np.ndarray, "n c"]) -> np.ndarray:
+    """What logits with one row per text say, as `score` compares it: a class id, a number, or 0 and 1 per label."""
+    if kind == "classification":
+        return logits.argmax(axis=-1)
+    return logits[:, 0] if kind == "regression" else (logits > 0).astype(np.int64)
+
+
+def checked(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> tuple[Any, Any]:
+    """Both sides as the arrays (or lists, for tags and answers) that the metric wants, or a `UserError`."""
+    if metric not in METRICS:
+        raise UserError(f"Unknown metric {metric!r}.\nKnown: {', '.join(METRICS)}.")
+    if len(predictions) != len(labels) or len(labels) == 0:
+        raise UserError(
+            f"{metric} got {len(predictions)} predictions for {len(labels)} labels: expected as many, not 0."
+        )
+    if metric in ("entity_f1", "squad_f1", "squad_em"):
+        return predictions, labels
+    return _numbers(metric, "predictions", predictions), _numbers(metric, "labels", labels)
+
+
+def _numbers(metric: str, name: str, values: Sequence | np.ndarray) -> np.ndarray:
+    """Finite numbers of the metric's rank, class ids among them as int64."""
+    array, rank = np.asarray(values), 2 if metric == "f1_micro" else 1
+    real = metric in ("pearson", "spearman")
+    if array.dtype.kind not in "biuf" or array.ndim != rank or not np.isfinite(array).all():
+        given = f"{array.dtype} {list(array.shape)}"
+        raise UserError(f"{metric} got {name} {given}: expected finite numbers in {rank} dimension{'s' * (rank > 1)}.")
+    if metric in ("f1", "f1_micro") and not np.isin(array, (0, 1)).all():
+        raise UserError(f"{metric} got {name} other than 0 and 1.\nFor more than two classes use 'f1_macro'.")
+    if not real and ((array < 0).any() or (array % 1).any()):
+        raise UserError(f"{metric} got {name} that are no class ids: expected whole numbers from 0.")
+    return array.astype(np.float64 if real else np.int64)
+
+
+def example_sums(metric: str, labels: Any, *predictions: Any) -> list[Float[np.ndarray, "n k"]]:
+    """For each model's predictions, what every example adds to the sums that `score_of_sums` reads.
+
+    The columns of all the models mean the same, so a row may be swapped between them. Not for Spearman.
+    """
+    if metric == "pearson":
+        y, centred = labels - labels.mean(), [x - labels.mean() for x in predictions]  # the same shift for all
+        return [np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1) for x in centred]
+    if metric == "entity_f1":
+        return [entity_counts(tags, labels) for tags in predictions]
+    if metric in ("f1", "f1_micro"):
+        cells, tables = labels.reshape(len(labels), -1), [p.reshape(len(labels), -1) for p in predictions]
+        return [_counts(table, cells).sum(axis=2) for table in tables]
+    if metric in ("f1_macro", "matthews"):
+        classes = np.unique(np.concatenate([labels, *predictions]))
+        return [_counts(p[:, None] == classes, labels[:, None] == classes).reshape(len(p), -1) for p in predictions]
+    column = {"squad_em": 0, "squad_f1": 1}
+    values = [answer_scores(p, labels)[:, column[metric]] if metric in column else p == labels for p in predictions]
+    return [np.stack([value, np.ones(len(value))], axis=1).astype(np.float64) for value in values]
+
+
+def _counts(found: Shaped[np.ndarray, "n c"], gold: Shaped[np.ndarray, "n c"]) -> Float[np.ndarray, "n 3 c"]:
+    """Per cell: found and right, found, in the gold labels."""
+    return np.stack([found * gold, found, gold], axis=1).astype(np.float64)
+
+
+def answered(metric: str, sums: Float[np.ndarray, "n k"], right: bool) -> Float[np.ndarray, "n k"]:
+    """`example_sums` as they would be if every example were answered rightly, or every one wrongly.
+
+    Wrongly is with the next class, or with as many labels or entities as there are, none of them right. What F1 leaves
+    out, an example with none of either, has one here.
+    """
+    if metric in MEANS:
+        return np.stack([np.full(len(sums), float(right)), np.ones(len(sums))], axis=1)
+    gold = sums.reshape(len(sums), 3, -1)[:, 2]
+    if metric in ("f1", "f1_micro", "entity_f1"):
+        gold = np.maximum(gold, 1)
+        found = 0 * gold if metric == "f1" else gold
+    else:
+        found = np.roll(gold, 1, axis=1) if gold.shape[1] > 1 else 0 * gold
+    return np.stack([gold, gold, gold] if right else [0 * gold, found, gold], axis=1).reshape(len(sums), -1)
+
+
+def score_of_sums(metric: str, sums: Float[np.ndarray, "r k"]) -> Float[np.ndarray, "r"]:
+    """The score of each of r data sets, whose examples' `example_sums` add up to one row of `sums`."""
+    if metric in MEANS:
+        return sums[..., 0] / sums[..., 1]
+    if metric == "pearson":
+        n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+        return _ratio(n * xy - x * y, np.sqrt(_positive(n * xx - x * x, n * xx) * _positive(n * yy - y * y, n * yy)))
+    hits, found, gold = np.moveaxis(sums.reshape(len(sums), 3, -1), 1, 0)
+    if metric == "matthews":  # Gorodkin 2004, eq. 8, from the margins of the confusion table
+        n, right = gold.sum(-1), hits.sum(-1)
+        spread = (n * n - (found * found).sum(-1)) * (n * n - (gold * gold).sum(-1))
+        return _ratio(right * n - (found * gold).sum(-1), np.sqrt(spread))
+    f1 = _ratio(2 * hits, found + gold)
+    return f1.sum(-1) / np.maximum((found + gold > 0).sum(-1), 1)  # a class that does not occur has no F1
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)
+
+
+def _positive(difference: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The difference, or 0 where it is nothing but the rounding of two equal numbers."""
+    return np.where(difference > 1e-12 * scale, difference, 0.0)

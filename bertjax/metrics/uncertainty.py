@@ -1,0 +1,288 @@
+"""How far a score would move on other examples of the same kind, and whether two models really differ.
+
+*Interval*: 95 %, however small the sample and however near a perfect score. Where an example is right or wrong, as for
+accuracy, it is Clopper and Pearson's exact one (1934), which holds the truth in at least 95 % of all samples; Wilson's
+is narrower by 2 to 10 %, and holds it in 92 % for 20 examples and a share of 0.95. Of a difference it joins the exact
+limits of the two shares of examples that one model alone gets right, by the square of their distances: Newcombe's
+method 10 (1998, Statistics in Medicine 17, p. 2635), which joins Wilson's limits of the two scores. It covers at least
+95 % too, and from ten examples on errs to either side in at most 2.5 %: `python -m tests.benchmarks.coverage`.
+All other scores (F1, correlations, scores with fractions, means over seeds) take the percentile bootstrap over examples
+(Efron and Tibshirani 1993, ch. 13), which needs no formula. It draws no error that the sample does not hold, so that 20
+of 20 right would be certain; so each of its ends comes from the sample and one example more, answered wrongly for the
+lower end and rightly for the upper one. That covers about 95 % where every class has ten examples or so; of fewer no
+interval knows. None says anything of other seeds of the training: two runs of one recipe may differ by more.
+*Paired test*: both models answer the same examples, so only those examples where they differ carry information. Where
+an example is right or wrong, McNemar's exact test asks if a fair coin would split the disagreements so unevenly. For
+other scores the permutation test does the same by force: if the models were equal, swapping their answers to any
+example would change nothing, so it swaps at random and counts how often the scores then differ as much.
+*Several seeds*: the score of a method is the mean over its runs, and an example carries the answers of all of them, to
+be resampled or swapped together. Runs of one method are alike in what they find hard, so three runs on n examples are
+far from 3 n examples. The interval is that of these runs on other examples.
+*Many tests*: the more rows are held against one, the sooner one of them differs by chance; `holm` makes up for it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from bertjax.errors import UserError
+from bertjax.metrics.scores import MEANS, RIGHT_OR_WRONG, answered, checked, example_sums, score_of_sums
+
+TAIL = 0.025
+"""How often an interval may lie above the truth, and how often below."""
+Counts = int | Int[np.ndarray, "..."]
+_CELLS = 2**22  # resamples are drawn in chunks of about this many numbers (32 MB)
+
+
+def score_interval(
+    metric: str,
+    predictions: Sequence | np.ndarray,
+    labels: Sequence | np.ndarray,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The 95 % interval (low, high) of `score(metric, predictions, labels)`."""
+    return mean_interval(metric, [predictions], labels, resamples=resamples, seed=seed)
+
+
+def mean_interval(
+    metric: str, runs: Sequence, labels: Sequence | np.ndarray, *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % interval of the mean score of several runs, whose predictions are `runs`."""
+    runs, labels = _checked(metric, runs, labels)
+    if metric in MEANS:
+        values = _by_example(metric, labels, runs)
+        if np.isin(values, (0, 1)).all():
+            return _floats(*proportion_interval(int(values.sum()), len(values)))
+    wrong, right = _bootstrap(metric, labels, runs, resamples, seed)
+    return _ends(wrong.mean(axis=0), right.mean(axis=0))
+
+
+def paired_difference_interval(
+    metric: str,
+    a: Sequence | np.ndarray,
+    b: Sequence | np.ndarray,
+    labels: Sequence | np.ndarray,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The 95 % interval of score(a) - score(b), both on the same other examples. Clear of 0: they differ.
+
+    What is hard for both cancels out. Equal answers to all n examples leave room for 3.7 / n either way.
+    """
+    return mean_difference_interval(metric, [a], [b], labels, resamples=resamples, seed=seed)
+
+
+def mean_difference_interval(
+    metric: str, a: Sequence, b: Sequence, labels: Sequence | np.ndarray, *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % interval of the mean score of the runs `a` less that of the runs `b`, which may be more or fewer."""
+    runs, labels = _checked(metric, [*a, *b], labels)
+    if metric in MEANS:
+        values = _by_example(metric, labels, runs[: len(a)]) - _by_example(metric, labels, runs[len(a) :])
+        if np.isin(values, (-1, 0, 1)).all():
+            only_a, only_b = int((values > 0).sum()), int((values < 0).sum())
+            return _floats(*proportion_difference_interval(only_a, only_b, len(values)))
+    wrong, right = _bootstrap(metric, labels, runs, resamples, seed)
+    ours, theirs = slice(len(a)), slice(len(a), None)
+    least, most = ((x[ours].mean(axis=0) - y[theirs].mean(axis=0)) for x, y in ((wrong, right), (right, wrong)))
+    return _ends(least, most)
+
+
+def proportion_interval(count: Counts, of: int) -> tuple[Any, Any]:
+    """Clopper and Pearson's interval of a share of which `count` in `of` examples were seen."""
+    from scipy.stats import beta
+
+    count = np.asarray(count)
+    low = beta.ppf(TAIL, np.maximum(count, 1), of - count + 1)
+    high = beta.ppf(1 - TAIL, count + 1, np.maximum(of - count, 1))
+    return np.where(count > 0, low, 0.0), np.where(count < of, high, 1.0)
+
+
+def proportion_difference_interval(only_a: Counts, only_b: Counts, of: int) -> tuple[Any, Any]:
+    """The interval of P(only a is right) - P(only b is right), seen in `only_a` and `only_b` of `of` examples.
+
+    With the shares p and q, their exact limits l, u and l', u', and the correlation r of their counts, as an example
+    that is one is not the other: p - q - sqrt((p - l)^2 + (u' - q)^2 - 2 r (p - l) (u' - q)), and its mirror image.
+    """
+    p, q = np.asarray(only_a) / of, np.asarray(only_b) / of
+    (low, high), (low_q, high_q) = proportion_interval(only_a, of), proportion_interval(only_b, of)
+    apart = np.maximum((1 - p) * (1 - q), 0.5 / of**2)  # where it is 0, p q is
+    r = -np.sqrt(p * q / apart)
+
+    def distance(x: Any, y: Any) -> Any:
+        return np.sqrt(x * x + y * y - 2 * r * x * y)
+
+    below, above = distance(p - low, high_q - q), distance(high - p, q - low_q)
+    return np.maximum(p - q - below, -1.0), np.minimum(p - q + above, 1.0)
+
+
+def examples_needed(bound: float) -> int:
+    """How many examples show, if two models are right on the same ones, that neither loses more than `bound`."""
+    return math.ceil(math.log(TAIL) / math.log1p(-bound))
+
+
+def paired_p_value(
+    metric: str,
+    a: Sequence | np.ndarray,
+    b: Sequence | np.ndarray,
+    labels: Sequence | np.ndarray,
+    *,
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> float:
+    """Two-sided p-value for "a and b are equally good": exact McNemar where answers are right or wrong.
+
+    The smallest p-value that a permutation test can give is 1 / (permutations + 1).
+    """
+    return mean_p_value(metric, [a], [b], labels, permutations=permutations, seed=seed)
+
+
+def mean_p_value(
+    metric: str, a: Sequence, b: Sequence, labels: Sequence | np.ndarray, *, permutations: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p-value for "the runs a and the runs b are equally good in the mean", as many of one as of the other.
+
+    An example's answers are swapped in all pairs of runs or in none, because they are not independent of each other.
+    """
+    if len(a) != len(b):
+        raise UserError(f"a paired test got {len(a)} runs on one side and {len(b)} on the other: expected as many.")
+    runs, labels = _checked(metric, [*a, *b], labels)
+    pairs = list(zip(runs[: len(a)], runs[len(a) :], strict=True))
+    if metric in RIGHT_OR_WRONG and len(pairs) == 1:
+        right_a, right_b = (sums[:, 0] > 0 for sums in example_sums(metric, labels, *pairs[0]))
+        return mcnemar(right_a, right_b)
+    swaps = [_swaps(metric, labels, *pair) for pair in pairs]
+
+    def difference(swap: Bool[np.ndarray, "r n"]) -> Float[np.ndarray, "r"]:
+        return np.abs(np.mean([np.subtract(*swapped(swap)) for swapped in swaps], axis=0))
+
+    observed = difference(np.zeros((1, len(labels)), bool)).item()
+    rng, as_extreme = np.random.default_rng(seed), 0
+    for size in _chunks(permutations, len(labels)):
+        swap = rng.random((size, len(labels))) < 0.5
+        as_extreme += int((difference(swap) >= observed - 1e-12).sum())  # equal but for rounding counts as equal
+    return (as_extreme + 1) / (permutations + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p-value as if it were the only one (Holm 1979): to reject where it is below 5 % errs in 5 % of all tables.
+
+    The k-th smallest of m (k from 0) is multiplied by m - k; none becomes smaller than one before it, nor more than 1.
+    """
+    order = np.argsort(p_values, kind="stable")
+    corrected = np.asarray(p_values, np.float64)
+    corrected[order] = np.maximum.accumulate(corrected[order] * np.arange(len(order), 0, -1))
+    return np.minimum(corrected, 1.0).tolist()
+
+
+def mcnemar(right_a: Bool[np.ndarray, "n"], right_b: Bool[np.ndarray, "n"]) -> float:
+    """Exact two-sided McNemar test (McNemar 1947, with the binomial in place of chi-square): fit for any count."""
+    from scipy.stats import binomtest
+
+    only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+
+
+def _checked(metric: str, runs: Sequence, labels: Any) -> tuple[list, Any]:
+    pairs = [checked(metric, run, labels) for run in runs]
+    return [predictions for predictions, _ in pairs], pairs[0][1]
+
+
+def _by_example(metric: str, labels: Any, runs: list) -> Float[np.ndarray, "n"]:
+    """What an example adds to a score that is a mean, itself the mean over the runs."""
+    return np.mean([sums[:, 0] for sums in example_sums(metric, labels, *runs)], axis=0)
+
+
+def _bootstrap(
+    metric: str, labels: Any, models: list, resamples: int, seed: int
+) -> tuple[Float[np.ndarray, "m r"], Float[np.ndarray, "m r"]]:
+    """The score of every model on `resamples` samples with replacement, the same for all the models, of the examples
+    and one more: any of them, which is answered wrongly, and rightly."""
+    rng, n = np.random.default_rng(seed), len(labels)
+    correlation, ranked = metric in ("pearson", "spearman"), _ranks if metric == "spearman" else np.asarray
+    tables = _correlation_tables(labels, models, rng) if correlation else _sum_tables(metric, labels, models)
+    chunks = []
+    for size in _chunks(resamples, 2 * n):
+        drawn = rng.integers(n * (n + 1), size=(size, n + 1))  # n times the examples, and once those answered anew
+        drawn = np.where(drawn < n * n, drawn // n, n + drawn - n * n)
+        if correlation:
+            gold = ranked(np.tile(labels, 2)[drawn])
+            chunks.append([_correlations(ranked(table[drawn]), gold) for table in tables])
+        else:
+            times = _multiplicity(drawn, 2 * n)
+            chunks.append([score_of_sums(metric, times @ table) for table in tables])
+    wrong, right = np.split(np.concatenate(chunks, axis=1), 2)
+    return wrong, right
+
+
+def _sum_tables(metric: str, labels: Any, models: list) -> list[Float[np.ndarray, "two_n k"]]:
+    """For each model what every example adds, and after that what it would add, answered wrongly; then all the models
+    again, with right answers."""
+    sums = example_sums(metric, labels, *models)
+    return [np.vstack([own, answered(metric, own, right)]) for right in (False, True) for own in sums]
+
+
+def _correlation_tables(
+    labels: Float[np.ndarray, "n"], models: list, rng: np.random.Generator
+) -> list[Float[np.ndarray, "two_n"]]:
+    """The same of numbers. Wrong is the one that the model gives to any other example, right are its numbers in the
+    order of the labels."""
+    other, place = rng.permutation(len(labels)), labels.argsort(kind="stable").argsort(kind="stable")
+    wrong = [np.concatenate([own, own[other]]) for own in models]
+    return wrong + [np.concatenate([own, np.sort(own)[place]]) for own in models]
+
+
+def _swaps(metric: str, labels, a, b) -> Callable[[Bool[np.ndarray, "r n"]], tuple[np.ndarray, np.ndarray]]:
+    """A function of `swap`: the two scores after the models' answers are exchanged where it is true."""
+    if metric == "spearman":
+        gold = _ranks(labels[None])
+        return lambda swap: (
+            _correlations(_ranks(np.where(swap, b, a)), gold),
+            _correlations(_ranks(np.where(swap, a, b)), gold),
+        )
+    sums_a, sums_b = example_sums(metric, labels, a, b)
+    moved, total_a, total_b = sums_b - sums_a, sums_a.sum(0), sums_b.sum(0)
+
+    def swapped(swap):
+        change = swap.astype(np.float64) @ moved
+        return score_of_sums(metric, total_a + change), score_of_sums(metric, total_b - change)
+
+    return swapped
+
+
+def _chunks(total: int, width: int) -> Iterator[int]:
+    step = max(1, _CELLS // width)
+    return (min(step, total - start) for start in range(0, total, step))
+
+
+def _multiplicity(drawn: Int[np.ndarray, "r m"], n: int) -> Float[np.ndarray, "r n"]:
+    """How often each of n examples was drawn into each resample."""
+    r = len(drawn)
+    flat = drawn + n * np.arange(r)[:, None]
+    return np.bincount(flat.ravel(), minlength=r * n).reshape(r, n).astype(np.float64)
+
+
+def _ranks(values: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r n"]:
+    from scipy.stats import rankdata
+
+    return rankdata(values, axis=1)
+
+
+def _correlations(x: Float[np.ndarray, "r n"], y: Float[np.ndarray, "#r n"]) -> Float[np.ndarray, "r"]:
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    spread = np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    return np.divide((x * y).sum(1), spread, out=np.zeros(len(x)), where=spread > 0)
+
+
+def _ends(low: Float[np.ndarray, "r"], high: Float[np.ndarray, "r"]) -> tuple[float, float]:
+    return _floats(np.percentile(low, 100 * TAIL), np.percentile(high, 100 * (1 - TAIL)))
+
+
+def _floats(low: Any, high: Any) -> tuple[float, float]:
+    return float(low), float(high)

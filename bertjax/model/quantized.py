@@ -1,0 +1,119 @@
+"""What a quantised model computes with: each product whose input is rounded, in integers or in floating point.
+
+Both round the input alike. Integers are multiplied as bytes and added up in 32 bits, and the scales of both sides come
+in once per result; in floating point the same numbers are multiplied as the integers stand for them. They differ by the
+order of summation alone, so the second is the first on a device without integer products.
+
+A matrix whose inputs are in several groups has no one scale per result: there the product is the one in floating point.
+What reads rounded ids (tables) or rounds nothing (attention scores, heads) is left as it is.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int8
+
+from bertjax.errors import UserError
+from bertjax.model.config import BertConfig
+from bertjax.model.products import plain_product
+from bertjax.params import Tree, flatten, unflatten
+from bertjax.quantized.formats import Activation, Format
+from bertjax.quantized.grid import Grid, expand, grid_of
+from bertjax.quantized.rounding import SMALLEST
+from bertjax.quantized.tensor import Quantized
+from bertjax.storage.typed_json import shown
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A `Product` that rounds the inputs of the sites it is told of."""
+
+    activations: tuple[tuple[str, Activation], ...]
+    integer: bool
+    by_rows = True
+    """Each row is computed by itself, so any of them may be computed apart."""
+
+    def __call__(self, site: str, subscripts: str, left: Array, right: Array | Quantized) -> Array:
+        activation = dict(self.activations).get(site)
+        if activation is None or subscripts == "lookup":
+            return plain_product(site, subscripts, left, right)
+        integers, scale, zero = quantise_input(left, activation)
+        if self.integer and isinstance(right, Quantized) and len(right.grid.rows) == 1 and subscripts.endswith("o"):
+            return integer_product(integers, scale, zero, right).astype(left.dtype)
+        rounded = (integers.astype(jnp.float32) - zero) * scale
+        return plain_product(site, subscripts, rounded.astype(left.dtype), right)
+
+
+def quantise_input(
+    x: Float[Array, "*rows i"], activation: Activation
+) -> tuple[Int8[Array, "*rows i"], Float[Array, "..."], float]:
+    """Integers, scale and the integer that means 0: of all tokens, or a scale of its own for each."""
+    highest = 2 ** (activation.bits - 1) - 1
+    x = x.astype(jnp.float32)
+    if activation.low is None:
+        scale = token_scale(x, highest)
+        return jnp.round(x / scale).astype(jnp.int8), scale, 0.0
+    scale, zero = fixed_scale(activation)
+    return jnp.clip(jnp.round(x / scale) + zero, -highest - 1, highest).astype(jnp.int8), jnp.float32(scale), zero
+
+
+def token_scale(x: Float[Array, "*rows i"], highest: int) -> Float[Array, "*rows 1"]:
+    """The scale of each row by itself."""
+    return jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True) / highest, SMALLEST)
+
+
+def fixed_scale(activation: Activation) -> tuple[float, float]:
+    """Scale and zero point of a fixed range. 0 is exactly an integer, so that what is 0 stays 0."""
+    low, high = activation.low, activation.high
+    assert low is not None
+    assert high is not None
+    lowest, levels = -(2 ** (activation.bits - 1)), 2**activation.bits - 1
+    scale = max((high - low) / levels, SMALLEST)
+    return scale, float(lowest - round(low / scale))
+
+
+def integer_product(
+    integers: Int8[Array, "*rows i"], scale: Float[Array, "..."], zero: float, right: Quantized
+) -> Float[Array, "*rows o"]:
+    """`(scale * (integers - zero)) @ right`: bytes times bytes, summed in 32 bits."""
+    rows, values = integers.reshape(math.prod(integers.shape[:-1]), integers.shape[-1]), jnp.asarray(right.values)
+    product = partial(jax.lax.dot_general, dimension_numbers=(((1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
+    if zero:
+        # What 0 gives is taken away again. It rides along as one row more, because XLA's CPU backend takes longer to
+        # sum up a matrix of bytes than to multiply by it.
+        nothing = jnp.full((1, rows.shape[1]), zero, jnp.int8)
+        sums = product(jnp.concatenate([rows, nothing]), values)
+        sums = sums[:-1] - sums[-1:]
+    else:
+        sums = product(rows, values)
+    scale = scale.reshape(-1, 1) if scale.ndim else scale.reshape(1, 1)
+    result = sums.astype(jnp.float32) * (scale * expand(jnp.asarray(right.scale), right.grid))
+    if right.offset is not None:
+        totals = jnp.sum(rows.astype(jnp.int32), axis=1, keepdims=True).astype(jnp.float32) - zero * rows.shape[1]
+        result = result + totals * scale * expand(jnp.asarray(right.offset), right.grid)
+    return result.reshape(*integers.shape[:-1], values.shape[1])
+
+
+def abstract_weights(config: BertConfig, params: Tree) -> Tree:
+    """The tree of shapes of a model's parameters, from that of the same model in floating point."""
+    assert config.quantization is not None
+    flat = flatten(params)
+    for path, format in config.quantization.weights:
+        if path not in flat:
+            raise UserError(f"the config says that {shown(path)} is quantised, but the model has no such parameter.")
+        grid = unit_grid(path, flat[path].shape, format, config)
+        scale = jax.ShapeDtypeStruct(grid.shape, jnp.float32)
+        values = jax.ShapeDtypeStruct(flat[path].shape, jnp.int8)
+        flat[path] = Quantized(values, scale, scale if format.scheme == "asymmetric" else None, format, grid)
+    return unflatten(flat)
+
+
+def unit_grid(path: str, shape: tuple[int, ...], format: Format, config: BertConfig) -> Grid:
+    """The blocks of a parameter. Queries, keys and values are made head by head, and read so by the next product."""
+    columns = config.head_size if re.search(r"attention/(query|key|value)/kernel$", path) else 0
+    rows = config.head_size if re.search(r"attention/output/kernel$", path) else 0
+    return grid_of((shape[0], shape[1]), format, rows, columns)

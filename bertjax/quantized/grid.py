@@ -1,0 +1,73 @@
+"""The blocks of a matrix that share a scale.
+
+A grid cuts the rows of a matrix into groups and the columns into others; what a block shares stands in a small array
+with one number for each. Groups may differ in size by one, where heads or matrices cannot be cut evenly, so nothing
+here reshapes: reductions and their inverse go by the group of each row and column, which are constants of the program.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bertjax.quantized.formats import Format
+
+SEGMENTS = {"max": jax.ops.segment_max, "min": jax.ops.segment_min, "sum": jax.ops.segment_sum}
+WHOLE = {"max": jnp.max, "min": jnp.min, "sum": jnp.sum}
+
+
+class Grid(NamedTuple):
+    """Sizes of the groups of rows and of columns, in their order."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of an array with one number for each block."""
+        return len(self.rows), len(self.columns)
+
+
+def grid_of(shape: tuple[int, int], format: Format, row_unit: int = 0, column_unit: int = 0) -> Grid:
+    """The blocks of a matrix of this shape. Groups stay within units (attention heads) of so many rows or columns; 0
+    means that there are none."""
+    return Grid(groups(shape[0], format.inputs, row_unit), groups(shape[1], format.outputs, column_unit))
+
+
+def groups(length: int, size: int | None, unit: int = 0) -> tuple[int, ...]:
+    """Sizes of groups of at most `size`, as equal as they can be, none across the edge of a unit."""
+    if size is None:
+        return (length,)
+    unit = unit or length
+    parts = np.array_split(np.arange(unit), -(-unit // size))
+    return tuple(len(part) for part in parts) * (length // unit)
+
+
+def reduce(x: Float[Array, "i o"], grid: Grid, how: str) -> Float[Array, "gi go"]:
+    """ "max", "min" or "sum" of each block."""
+    return _reduce_rows(_reduce_rows(x, grid.rows, how).T, grid.columns, how).T
+
+
+def _reduce_rows(x: Float[Array, "i o"], sizes: tuple[int, ...], how: str) -> Float[Array, "g o"]:
+    if len(sizes) == 1:
+        return WHOLE[how](x, axis=0, keepdims=True)
+    if len(sizes) == x.shape[0]:
+        return x
+    function: Callable[..., Array] = SEGMENTS[how]
+    return function(x, group_of(sizes), num_segments=len(sizes), indices_are_sorted=True)
+
+
+def expand(shared: Float[Array, "gi go"], grid: Grid) -> Float[Array, "#i #o"]:
+    """What each element of the matrix shares with its block; one row or column where all are the same."""
+    for axis, sizes in enumerate(grid):
+        if 1 < len(sizes) < sum(sizes):
+            shared = jnp.take(shared, group_of(sizes), axis=axis)
+    return shared
+
+
+def group_of(sizes: tuple[int, ...]) -> np.ndarray:
+    """The group of each row."""
+    return np.repeat(np.arange(len(sizes)), sizes)

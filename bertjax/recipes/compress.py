@@ -1,0 +1,68 @@
+"""Stages in order, or bounds to keep to."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bertjax.errors import UserError
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.export import Export
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.stage import Stage
+from bertjax.recipes.training import Training
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compression: stages, then the report."""
+
+    model: str = "demo"
+    """The model to begin with: a folder, hf:NAME, or demo."""
+    data: Data = field(default_factory=Data)
+    stages: tuple[Stage, ...] = (Finetune(epochs=2), Distill(epochs=4))
+    """What is done, in order. With a bound: the recipes of what is tried."""
+    max_drop: float | None = None
+    """Points of the score that may be lost: choose among several smaller models."""
+    min_speedup: float | None = None
+    """How many times as fast the result must be, for one text, exported: choose among several smaller models."""
+    max_mb: float | None = None
+    """Megabytes (10^6 bytes) that the exported folder may take: choose among several smaller models."""
+    steps: int | None = None
+    """Steps of every training stage, instead of what each says: for a short trial."""
+    epochs: float | None = None
+    """Passes over the training data of every training stage, instead of what each says."""
+    batch_size: int | None = None
+    """Examples per step in every training stage, instead of what each says."""
+    seed: int | None = None
+    """Seed of every training stage, instead of what each says."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Compute dtype of every training stage, instead of what each says: bfloat16 on TPU, GPU and processors with
+    AMX."""
+    out: str = "runs/compress"
+    """Folder for everything: stages, the final bundle, report.md."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise UserError("stages is empty; a config for compress lists at least one stage.")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise UserError(f"every stage needs a name of its own; given: {', '.join(names)}.")
+        if any(isinstance(stage, Export) for stage in self.stages[:-1]):
+            raise UserError("an export is a file for another runtime, from which no stage goes on: make it the last.")
+        for name in ("max_drop", "min_speedup", "max_mb"):
+            if (bound := getattr(self, name)) is not None and not bound >= 0:
+                raise UserError(f"--{name}={bound}: expected 0 or more.")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there is a bound to keep to."""
+        return (self.max_drop, self.min_speedup, self.max_mb) != (None, None, None)
+
+    def planned_stages(self) -> list[Stage]:
+        """The stages with what this config says for all of them."""
+        names = "batch_size", "seed", "dtype"
+        common = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.steps is not None or self.epochs is not None:
+            common |= {"steps": self.steps, "epochs": self.epochs}
+        return [dataclasses.replace(s, **common) if isinstance(s, Training) else s for s in self.stages]

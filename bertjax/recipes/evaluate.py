@@ -1,0 +1,21 @@
+"""Models to be measured side by side."""
+
+from dataclasses import dataclass, field
+
+from bertjax.recipes.data import Data
+
+
+@dataclass(frozen=True)
+class Config:
+    """Evaluation."""
+
+    model: str = "runs/quickstart/stages/1-teacher/bundle"
+    """The baseline: a folder or hf:NAME, with a trained head."""
+    against: tuple[str, ...] = ()
+    """More models to compare with it, and folders of exported ones."""
+    data: Data = field(default_factory=Data)
+    out: str = "runs/evaluate"
+    """Folder for the report."""
+    bfloat16: bool = False
+    """Measure each bundle a second time with its products in bfloat16, which TPUs, GPUs and processors with AMX do
+    several times as fast."""

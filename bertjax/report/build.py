@@ -1,0 +1,245 @@
+"""From folders and predictions to the report: the one call at the end of a compression.
+
+    report = measure_bundles(
+        [Entry("teacher", teacher_folder, teacher_predictions),
+         Entry("student", student_folder, student_predictions, training_step_bytes=peak),
+         Entry(WITHOUT_TEACHER, alone_folder, alone_predictions),
+         Entry(BAG_OF_WORDS, words_folder, words_predictions, runtime="sklearn")],
+        labels, examples.texts, examples.pairs, task=task, baseline="teacher", source=examples.source)
+    write_report(report, out)
+
+Predictions come from the caller, who has the encoded examples; everything else is taken from the folders as they would
+be shipped. Scores, intervals and tests share one set of resampled examples; time is measured last, with nothing else
+running in this process.
+"""
+
+import dataclasses
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.measure.cold_start import measure_edge
+from bertjax.measure.latency import Candidate, PeakMemory, Percentiles, Timing, measure_latency
+from bertjax.measure.onnx import origin_of
+from bertjax.measure.runtimes import BUNDLE_RUNTIMES
+from bertjax.metrics.scores import score
+from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value, score_interval
+from bertjax.report.report import HONEST, Comparison, Flip, Report, Row
+from bertjax.storage.paths import absolute, local
+from bertjax.text.facts import Facts
+from bertjax.text.tasks import Task
+
+FLIPS = 3  # texts shown of each kind: enough to see what sort of text it is
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to measure: its name, the folder as shipped, its predictions on the evaluation examples.
+
+    `runtime` is one of `BUNDLE_RUNTIMES` for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of
+    words. `training_step_bytes` is the peak memory of the step that trained it (`cost.peak_memory`); of models that
+    were not trained here it is not known.
+    """
+
+    name: str
+    folder: str | os.PathLike
+    predictions: Sequence | np.ndarray
+    runtime: str = "jax"
+    training_step_bytes: int | None = None
+
+
+def measure_bundles(
+    entries: Sequence[Entry],
+    labels: Sequence | np.ndarray,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    task: Task,
+    baseline: str,
+    source: str,
+    max_length: int = 512,
+    sample: int = 128,
+    threads: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    next_steps: Sequence[tuple[str, str]] = (),
+    facts: tuple[Facts, ...] = (),
+    notify: Callable[[str], None] = lambda message: None,
+) -> Report:
+    """Measure every entry and compare it with the baseline (a bundle) and with the honest rows.
+
+    `labels` and predictions are in the form that `score` compares, `texts` and `pairs` the words that are timed (a
+    random `sample` of them), `facts` what is known of how they were read. `notify` hears what is being done; it takes
+    about a minute.
+    """
+    names = [entry.name for entry in entries]
+    if baseline not in names:
+        raise UserError(f"The baseline {baseline!r} is none of the models to measure: {', '.join(names)}.")
+    by_name = {entry.name: entry for entry in entries}
+    notify("scores and their intervals")
+    scored = {entry.name: _scored(task.metric, entry, by_name[baseline], labels) for entry in entries}
+    tokens = lengths(by_name[baseline], texts, pairs, max_length)
+    cost = {}
+    for entry in entries:
+        notify(f"size and arithmetic of {entry.name}")
+        cost[entry.name] = costs(entry, round(tokens.p50))
+    candidates = {entry.name: Candidate(entry.runtime, local(entry.folder)) for entry in entries}
+    programs = {entry.name: program(entry) for entry in entries}
+    first = {programs[name]: name for name in reversed(programs)}
+    timings = measure_latency(
+        {name: candidates[name] for name in first.values()},
+        texts,
+        pairs,
+        max_length=max_length,
+        sample=sample,
+        threads=threads,
+        isolated=not one_process_only(),
+        notify=notify,
+    )
+    timings = {name: timings[first[programs[name]]] for name in programs}
+    exported = {entry.name: candidates[entry.name] for entry in entries if entry.runtime == "onnx"}
+    edges = measure_edge(exported, texts, pairs, max_length=max_length, notify=notify)
+    on = timings[baseline]
+    rows = [
+        _row(entry, scored[entry.name] | cost[entry.name] | {"edge": edges.get(entry.name)}, timings[entry.name], on)
+        for entry in entries
+    ]
+    report = Report(
+        task=f"{task.kind} of {source}",
+        metric=task.metric,
+        device=on.device,
+        threads=on.threads,
+        lengths=tokens,
+        baseline=baseline,
+        rows=tuple(rows),
+        config=dict(config or {}),
+        versions={name: version for timing in timings.values() for name, version in timing.versions.items()},
+        flips=_flips(task, by_name, baseline, labels, texts, pairs),
+        next_steps=tuple(next_steps),
+        texts=facts,
+    )
+    return dataclasses.replace(report, comparisons=_comparisons(report, by_name, labels))
+
+
+def program(entry: Entry) -> str:
+    """The same for two bundles that are one compiled program with other numbers in it, as a model and its copy with
+    zeros are: to time both would make a difference of what is none. Where a text may leave early, the numbers
+    decide."""
+    from bertjax.bundle import stored_config
+
+    if entry.runtime not in BUNDLE_RUNTIMES:
+        return entry.name
+    config = stored_config(entry.folder)
+    leaves = (config.exits and config.exits.leaving) or (config.recurrence and config.recurrence.halting)
+    return entry.name if leaves else f"{entry.runtime}: {config!r}"
+
+
+def _scored(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str, Any]:
+    predictions = entry.predictions
+    against = None if entry is baseline else paired_p_value(metric, predictions, baseline.predictions, labels)
+    interval = score_interval(metric, predictions, labels)
+    return {"score": score(metric, predictions, labels), "score_ci95": interval, "p_value_vs_baseline": against}
+
+
+def lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Percentiles:
+    """Tokens per text, special ones included, as the baseline cuts them."""
+    import bertjax
+
+    bundle = bertjax.load(baseline.folder)
+    if bundle.tokenizer is None:
+        raise UserError(f"{baseline.folder} has no tokenizer, so {baseline.name} cannot be measured on texts.")
+    limit = min(max_length, bundle.config.max_position_embeddings)
+    ids = bundle.tokenizer.encode(texts, pairs, limit, spans=False).ids
+    p50, p95 = np.percentile([len(row) for row in ids], (50, 95))
+    return Percentiles(float(p50), float(p95))
+
+
+def costs(entry: Entry, length: int) -> dict[str, Any]:
+    """What a model holds and computes; of an exported one, what its bundle does."""
+    import bertjax
+    from bertjax.baselines.bag_of_words import bag_of_words_bytes, load_bag_of_words
+    from bertjax.measure.cost import forward_cost, stored_bytes
+    from bertjax.params import count
+
+    folder = local(entry.folder)
+    if entry.runtime == "sklearn":
+        return {"parameters": load_bag_of_words(folder).parameters, "size_bytes": bag_of_words_bytes(folder)}
+    exported = entry.runtime == "onnx"
+    dtype = BUNDLE_RUNTIMES.get(entry.runtime, "float32")
+    bundle = bertjax.load(origin(entry) if exported else entry.folder, dtype=dtype)
+    cost = forward_cost(bundle.model, bundle.params, length)
+    by_text = bundle.config.exits is not None and bundle.config.exits.leaving is not None
+    return {
+        "parameters": count(bundle.params),
+        "size_bytes": stored_bytes(folder),
+        "flops_per_example": None if by_text else cost.flops,  # each text leaves where it will: see train.calibrate
+        "bytes_accessed_per_example": None if exported else cost.bytes_accessed,
+        "peak_memory_bytes": PeakMemory(None if exported else cost.peak_memory, entry.training_step_bytes),
+    }
+
+
+def origin(entry: Entry) -> Any:
+    """The path of the bundle that an exported folder comes from."""
+    found = origin_of(entry.folder)
+    if found is None:
+        raise UserError(
+            f"{entry.folder} does not say from which bundle it was exported, or that is no longer there, so what it "
+            "computes cannot be counted. Export it again (bertjax export)."
+        )
+    return found
+
+
+def _row(entry: Entry, numbers: dict[str, Any], timing: Timing, on: Timing) -> Row:
+    bundle = None if entry.runtime == "sklearn" else absolute(entry.folder)
+    runtime = timing.runtime if timing.device == on.device else f"{timing.runtime} on {timing.device}"
+    exported_from = absolute(origin(entry)) if entry.runtime == "onnx" else None
+    measured: Any = {"latency_ms": timing.latency, "throughput_per_s": {"batch_32": timing.throughput_per_s}}
+    return Row(entry.name, bundle, runtime, exported_from=exported_from, **measured, **numbers)
+
+
+def _comparisons(report: Report, by_name: Mapping[str, Entry], labels: Any) -> tuple[Comparison, ...]:
+    """Every compressed model with the baseline, the one in its own runtime too, and with each honest row."""
+    others = [name for name in (report.baseline, *HONEST) if name in by_name]
+    comparisons, metric = [], report.metric
+    for name in [name for name in by_name if name not in others]:
+        for other in dict.fromkeys([*others, report.against(report.row(name)).name]):
+            a, b = by_name[name].predictions, by_name[other].predictions
+            difference = score(metric, a, labels) - score(metric, b, labels)
+            interval = paired_difference_interval(metric, a, b, labels)
+            comparisons.append(Comparison(name, other, difference, interval, paired_p_value(metric, a, b, labels)))
+    return tuple(comparisons)
+
+
+def _flips(
+    task: Task,
+    by_name: Mapping[str, Entry],
+    baseline: str,
+    labels: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+) -> tuple[Flip, ...]:
+    """For every compressed bundle a few texts, drawn at random, that only the baseline or only the model gets right."""
+    if task.kind != "classification":
+        return ()
+    gold, before = np.asarray(labels), np.asarray(by_name[baseline].predictions)
+    flips = []
+    others = [name for name, entry in by_name.items() if entry.runtime in BUNDLE_RUNTIMES and name != baseline]
+    for name in [name for name in others if name not in HONEST]:
+        after = np.asarray(by_name[name].predictions)
+        for right in (before, after):
+            rows = np.flatnonzero((before != after) & (right == gold)).tolist()
+            for i in random.Random(0).sample(rows, min(FLIPS, len(rows))):
+                text = texts[i] if pairs is None else f"{texts[i]} / {pairs[i]}"
+                flips.append(Flip(name, text, *(task.labels[ids[i]] for ids in (gold, before, after))))
+    return tuple(flips)
+
+
+def one_process_only() -> bool:
+    """A TPU belongs to the process that opened it, which this one has."""
+    import jax
+
+    return jax.default_backend() == "tpu"

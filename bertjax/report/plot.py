@@ -1,0 +1,104 @@
+"""The picture of a report: score against time, stored size as area.
+
+Up and to the left is better. Time is on a logarithmic axis because what matters is the ratio; the bars are the scores'
+95 % intervals. Labels are put beside their circles greedily, in the first of a ring of places that overlaps nothing.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from bertjax.report.report import HONEST, Report, Row
+from bertjax.report.text import bytes_text, metric_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BLUE, _GREY, _ORANGE = "#2a6fbb", "#6b7280", "#c2640c"
+_LARGEST = 2600.0  # area of the largest circle, in square points
+
+
+def draw(report: Report, path: str | os.PathLike) -> None:
+    """Write the picture; its format follows the file's suffix."""
+    figure(report).savefig(path)
+
+
+def figure(report: Report) -> "Figure":
+    """The picture as a matplotlib figure. Rows without a measured time are left out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [row for row in report.rows if row.latency_ms is not None]
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot, whose global state belongs to the caller
+    axes = figure.add_subplot()
+    circles = [_circle(axes, report, row) for row in sorted(rows, key=lambda row: -row.size_bytes)]
+    _frame(axes, report, rows)
+    figure.canvas.draw()  # settles the layout, which the places of the labels depend on
+    _label(axes, report, circles)
+    return figure
+
+
+def _circle(axes: Any, report: Report, row: Row) -> tuple[Row, float, float, float]:
+    """Draw one model; returns it with its position and radius (in points)."""
+    assert row.latency_ms is not None
+    x, y = row.latency_ms.batch_1.p50, 100 * row.score
+    area = max(_LARGEST * row.size_bytes / max(r.size_bytes for r in report.rows), 12.0)
+    colour = _colour(report, row)
+    low, high = (100 * end for end in row.score_ci95)
+    axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=colour, capsize=3, linewidth=1.2, zorder=3)
+    axes.scatter(x, y, s=area, color=colour, alpha=0.35, linewidth=0, zorder=2)
+    axes.scatter(x, y, s=10, color=colour, zorder=3)
+    return row, x, y, (area / 3.1416) ** 0.5
+
+
+def _colour(report: Report, row: Row) -> str:
+    return _ORANGE if row.name == report.baseline else _GREY if row.name in HONEST else _BLUE
+
+
+def _frame(axes: Any, report: Report, rows: list[Row]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.25, y=0.12)
+    axes.set_xlabel(f"milliseconds for one text (median; {report.device}, {report.threads} threads)")
+    axes.set_ylabel(f"{metric_name(report.metric)} times 100, with 95 % interval")
+    axes.set_title(f"{report.task}   (area: bytes stored)", loc="left", fontsize=11)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(axes: Any, report: Report, circles: list[tuple[Row, float, float, float]]) -> None:
+    """Write each name beside its circle where it covers neither a centre, an interval nor another name."""
+    from matplotlib.transforms import Bbox
+
+    pixels = axes.figure.dpi / 72  # per point
+    taken = []
+    for row, x, y, _ in circles:
+        ends = axes.transData.transform([(x, 100 * row.score_ci95[0]), (x, y), (x, 100 * row.score_ci95[1])])
+        taken.append(Bbox.from_extents(*(ends.min(0) - 5 * pixels), *(ends.max(0) + 5 * pixels)))
+    for row, x, y, radius in circles:
+        name = f"{row.name}\n{bytes_text(row.size_bytes)}"
+        text = axes.annotate(name, (x, y), (0, 0), textcoords="offset points", fontsize=8.5, color=_colour(report, row))
+        for dx, dy, horizontal, vertical in _places(radius):
+            text.set(position=(dx, dy), ha=horizontal, va=vertical)
+            box = text.get_window_extent()
+            inside = (
+                axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
+            )
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
+
+
+def _places(radius: float) -> Iterator[tuple[float, float, str, str]]:
+    """Offsets in points with the alignment of the text: right, left, above and below first, then further out."""
+    sides = ((1, 0), (-1, 0), (0.7, 0.7), (-0.7, 0.7), (0.7, -0.7), (-0.7, -0.7), (0, 1), (0, -1))
+    for ring, (right, up) in itertools.product((4, 14, 28, 44), sides):
+        horizontal = "left" if right > 0 else "right" if right < 0 else "center"
+        vertical = "bottom" if up > 0 else "top" if up < 0 else "center"
+        yield right * (radius + ring), up * (radius + ring), horizontal, vertical

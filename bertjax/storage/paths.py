@@ -1,0 +1,254 @@
+"""Where files are: on this machine, or in a bucket of Google Cloud Storage, `gs://bucket/...`.
+
+A bucket knows whole objects only. There is no renaming of folders, no appending, and no file for what opens files by
+itself (safetensors, ONNX Runtime, TensorBoard). So small files are read and written in place (`at`), and all else goes
+through a folder of this machine: `local` has a copy of what is to be read, kept under bertjax.storage.cache and made
+anew where the bucket holds another; `replaced` and `added` give a folder to fill, which is sent when it is full. Of a
+path of this machine all of them give that path itself, so nothing is copied where there is no bucket; how a folder
+takes the place of another there, bertjax.storage.atomic says.
+
+A folder in a bucket is replaced object by object, its `config.json` deleted first and written last: without one, it is
+no model. So a process that is killed meanwhile leaves neither the old one nor the new one, and the same command again
+writes it anew from the last checkpoint.
+"""
+
+import contextlib
+import errno
+import functools
+import importlib.util
+import os
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.storage.atomic import put, scratch
+
+BUCKETS = "gs://"
+DECIDING = "config.json"
+
+Given = str | os.PathLike[str]
+
+
+def is_remote(path: Given) -> bool:
+    return os.fspath(path).startswith(BUCKETS)
+
+
+def at(path: Given) -> Any:
+    """pathlib's Path; of a bucket, etils' epath.Path, which has the same methods.
+
+    Raises:
+      UserError: The bucket cannot be reached.
+    """
+    if not is_remote(path):
+        return Path(path)
+    from etils import epath
+
+    _client(_bucket(path))
+    return epath.Path(path)
+
+
+def absolute(path: Given) -> str:
+    """The one name of a path, without `..`."""
+    name = os.fspath(path)
+    if not is_remote(name):
+        return os.path.abspath(name)
+    return BUCKETS + posixpath.normpath(name.removeprefix(BUCKETS))
+
+
+def relative(path: Given, folder: Given) -> str:
+    """The path as seen from the folder; the path itself where one is in a bucket and the other is not."""
+    path, folder = absolute(path), absolute(folder)
+    if is_remote(path) != is_remote(folder):
+        return path
+    return Path(os.path.relpath(path.removeprefix(BUCKETS), folder.removeprefix(BUCKETS))).as_posix()
+
+
+def joined(folder: Given, name: str) -> str:
+    """The inverse of `relative`."""
+    whole = name if is_remote(name) else os.path.join(folder, name)
+    return absolute(whole) if is_remote(whole) else os.path.normpath(whole)
+
+
+def names(folder: Given) -> Iterator[str]:
+    """Every file below a folder, by its path from there; none where there is no such folder."""
+    if is_remote(folder):
+        start = _key(folder) + "/"
+        yield from (found.removeprefix(start) for found in sorted(_client(_bucket(folder)).find(start)))
+        return
+    for place, _, files in os.walk(folder):
+        yield from (os.path.relpath(os.path.join(place, file), folder) for file in files)
+
+
+def local(path: Given) -> Path:
+    """A file, or a folder with all that is below it, on this machine. Copies of what the bucket held before stay in the
+    cache until somebody deletes them.
+
+    Raises:
+      UserError: There is nothing at that place of the bucket, or it changes while it is copied.
+    """
+    if not is_remote(path):
+        return Path(path)
+    from bertjax.storage.cache import made_once
+
+    client, found = _client(_bucket(path)), _objects(path)
+    if not found:
+        raise UserError(f"{absolute(path)}: no such file or folder in the bucket.")
+
+    def make(copy: Path) -> None:
+        single = found[0][0] == _key(path)
+        start = len(posixpath.dirname(_key(path)) if single else _key(path)) + 1
+        with _plain_errors():
+            client.get([name for name, *_ in found], [str(copy / name[start:]) for name, *_ in found])
+        if _objects(path) != found:
+            raise UserError(f"{absolute(path)} was written while it was read; run again when it is complete.")
+
+    folder = made_once(f"buckets/{_key(path)}", found, make)
+    return folder / posixpath.basename(_key(path)) if found[0][0] == _key(path) else folder
+
+
+@contextlib.contextmanager
+def replaced(target: Given) -> Iterator[Path]:
+    """A folder to fill that takes the place of `target`, as a whole, when the block ends without an error.
+
+    Raises:
+      UserError: The folder cannot be written. What was there stays.
+    """
+    try:
+        if is_remote(target):
+            with scratch(_sending()) as new:
+                yield new
+                _publish(new, target)
+        else:
+            place = Path(target).resolve()
+            with scratch(place) as new:
+                yield new
+                put(new, place)
+    except OSError as error:
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error  # of copytree
+        raise UserError(f"cannot write {target}: {reason}. Free space or choose another folder.") from error
+
+
+@contextlib.contextmanager
+def added(folder: Given) -> Iterator[Path]:
+    """A folder whose files are in `folder`, beside those that were there, when the block ends without an error."""
+    if not is_remote(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        yield Path(folder)
+        return
+    with scratch(_sending()) as new:
+        yield new
+        send(new, folder)
+
+
+def send(source: Path, folder: Given) -> None:
+    """Writes every file below `source` to the same place below a folder in a bucket."""
+    _send(source, folder, list(names(source)))
+
+
+def write_text(path: Given, text: str) -> None:
+    """Writes a file as a whole: a killed process leaves the old one or the new one."""
+    if is_remote(path):
+        with _plain_errors():
+            at(path).write_text(text)
+        return
+    path = Path(path)
+    with scratch(path) as new:
+        (new / path.name).write_text(text, encoding="utf-8")
+        os.replace(new / path.name, path)
+
+
+def remove(folder: Given) -> None:
+    """Deletes a folder with all that is in it, if there is one."""
+    if is_remote(folder):
+        at(folder).rmtree(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sending() -> Path:
+    """Beside this name lies what is sent to a bucket when it is full."""
+    return Path(tempfile.gettempdir(), "bertjax")
+
+
+def _publish(source: Path, target: Given) -> None:
+    client, new, old = _client(_bucket(target)), set(names(source)), set(names(target))
+    # The deciding file first and alone: no order holds among the others.
+    for gone in ({DECIDING} & old, old - new - {DECIDING}):
+        if gone:
+            with _plain_errors():
+                client.rm([f"{_key(target)}/{name}" for name in sorted(gone)])
+    _send(source, target, sorted(new - {DECIDING}))
+    _send(source, target, sorted(new & {DECIDING}))
+
+
+def _send(source: Path, folder: Given, files: list[str]) -> None:
+    if files:
+        with _plain_errors():
+            there = [f"{_key(folder)}/{Path(name).as_posix()}" for name in files]
+            _client(_bucket(folder)).put([str(source / name) for name in files], there)
+
+
+def _objects(path: Given) -> list[tuple[str, int, str]]:
+    """Name, size and generation of an object, or of all below a folder."""
+    with _plain_errors():
+        try:
+            entries = _client(_bucket(path)).ls(_key(path), detail=True)
+        except FileNotFoundError:
+            return []
+    inner = [e["name"] for e in entries if e["type"] == "directory" and e["name"].strip("/") != _key(path)]
+    files = [(e["name"], e["size"], e["generation"]) for e in entries if e["type"] == "file"]
+    return files + [one for name in inner for one in _objects(BUCKETS + name)]
+
+
+def _key(path: Given) -> str:
+    """`bucket/place`, as the client names it."""
+    return absolute(path).removeprefix(BUCKETS)
+
+
+def _bucket(path: Given) -> str:
+    return _key(path).partition("/")[0]
+
+
+@functools.cache
+def _client(bucket: str) -> Any:
+    """What talks to a bucket, which answered once.
+
+    Raises:
+      UserError: gcsfs is missing, or the bucket cannot be read: no such bucket, no credentials, no network.
+    """
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"gs://{bucket} is reached through gcsfs, which is missing: pip install 'bertjax[tpu]'.")
+    import fsspec
+    import fsspec.config
+
+    # Others write there too (TensorStore in this process), so no listing is kept. With these options the client is the
+    # one that etils uses where TensorFlow is out of the way, so that this holds there too.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    client = fsspec.filesystem("gcs", finalize_on_close=True)
+    try:
+        with _plain_errors():
+            client.ls(bucket)
+    except OSError as error:
+        raise UserError(
+            f"gs://{bucket} cannot be read: {str(error)[:300]}.\n"
+            "Check its name, and who you are there (gcloud auth application-default login; on a TPU, its account)."
+        ) from None
+    return client
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What goes wrong on the way to a bucket, of a dozen kinds, as what goes wrong with a disk."""
+    try:
+        yield
+    except OSError:
+        raise
+    except UserError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, str(error)[:300] or type(error).__name__) from error

@@ -1,0 +1,83 @@
+"""A comparison and its verdict in lines of text."""
+
+from collections.abc import Iterator, Sequence
+
+from bertjax.metrics.scores import RIGHT_OR_WRONG
+from bertjax.report.text import bytes_text, equals, metric_name, p_text
+from bertjax.verify.measured import Failure, Measured, Side
+
+
+def lines(measured: Measured, failures: Sequence[Failure]) -> Iterator[str]:
+    """The table, what else was seen, and the verdict."""
+    old, new = measured.old, measured.new
+    yield f"{measured.texts} texts, {new.timing.device}, {new.timing.threads} thread(s)"
+    yield f"OLD: {old.folder} ({_runtime(old)})"
+    yield f"NEW: {new.folder} ({_runtime(new)})"
+    yield ""
+    for name, *cells in rows(measured):
+        yield f"{name:<22}{cells[0]:>22}{cells[1]:>22}   {cells[2]}".rstrip()
+    yield ""
+    yield from notes(measured)
+    if not failures:
+        yield "holds: every bound that was given, and every claim that was found"
+    for failure in failures:
+        yield f"refused: {failure.what}"
+        yield from (f"  likely cause: {cause}" for cause in failure.causes)
+
+
+def rows(measured: Measured) -> Iterator[tuple[str, str, str, str]]:
+    """Name, OLD, NEW, what became of it."""
+    old, new = measured.old, measured.new
+    times, before = new.timing.latency.batch_1, old.timing.latency.batch_1
+    low, high = measured.difference
+    slowest, fastest = measured.speed_up_range
+    test = "McNemar's exact test" if measured.metric in RIGHT_OR_WRONG else "permutation test"
+    yield "", "OLD", "NEW", ""
+    yield (
+        metric_name(measured.metric),
+        _score(old),
+        _score(new),
+        f"{measured.change:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f}), p {equals(p_text(measured.p_value))}, "
+        + test,
+    )
+    yield (
+        "ms, one text, p50",
+        f"{before.p50:.3g}",
+        f"{times.p50:.3g}",
+        f"{measured.speed_up:.2f} times as fast ({slowest:.2f} to {fastest:.2f} over the rounds)",
+    )
+    yield "ms, one text, p95", f"{before.p95:.3g}", f"{times.p95:.3g}", f"{before.p95 / times.p95:.2f} times as fast"
+    yield (
+        "texts/s, batches of 32",
+        f"{old.timing.throughput_per_s:.4g}",
+        f"{new.timing.throughput_per_s:.4g}",
+        f"{measured.throughput_ratio:.2f} times as many",
+    )
+    yield "bytes on disk", bytes_text(old.bytes), bytes_text(new.bytes), f"1/{old.bytes / new.bytes:.2f} of OLD's"
+    yield "zeros in the weights", f"{old.weights.zeros:.1%}", f"{new.weights.zeros:.1%}", ""
+    yield "texts cut short", str(old.truncated), str(new.truncated), ""
+
+
+def notes(measured: Measured) -> Iterator[str]:
+    """What has no two sides."""
+    if measured.old.answers == 1 and measured.labels != 1:
+        yield "OLD gives every text the same answer: that no score is lost beside it says nothing"
+    if claims := measured.new.claims:
+        yield f"NEW's own claims: {', '.join(f'{claim.what} ({claim.file})' for claim in claims)}"
+    if measured.unheld:
+        yield f"{measured.unheld}: NEW was held against no bundle (--parity=BUNDLE names one)"
+    if measured.agreement is not None:
+        yield f"OLD and NEW answer {measured.agreement:.2%} of the texts alike"
+    if (parity := measured.parity) is not None:
+        alike = "" if parity.agreement is None else f"; {parity.agreement:.2%} of the answers are the same"
+        yield f"NEW and {parity.bundle} in JAX: logits differ by at most {parity.largest:.3g}{alike}"
+
+
+def _score(side: Side) -> str:
+    low, high = side.interval
+    return f"{100 * side.score:.2f} ({100 * low:.1f}..{100 * high:.1f})"
+
+
+def _runtime(side: Side) -> str:
+    name = side.timing.runtime
+    return f"{name} {side.timing.versions.get(name, '')}".strip()
