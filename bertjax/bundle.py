@@ -43,7 +43,7 @@ from bertjax.quantized.calibration import Calibration, read_calibration, write_c
 from bertjax.quantized.tensor import Quantized
 from bertjax.storage import manifest
 from bertjax.storage.atomic import settle
-from bertjax.storage.paths import at, is_remote, local, replaced
+from bertjax.storage.paths import as_path, atomic_folder, is_remote, local
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
 
 HEADS = (
@@ -82,7 +82,7 @@ class Bundle:
     config: BertConfig
     params: Tree
     tokenizer: Tokenizer | None = None
-    fresh: tuple[str, ...] = ()
+    newly_initialized: tuple[str, ...] = ()
     """Parameters that the folder did not hold and that were drawn at random: a head that is still to be trained."""
     ignored: tuple[str, ...] = ()
     """Tensors of the folder that this architecture has no place for: heads of other tasks, and what nothing reads."""
@@ -120,8 +120,10 @@ class Bundle:
         """
         if self.tokenizer is None:
             raise UserError("this bundle has no tokenizer: load a folder with tokenizer.json or vocab.txt.")
-        if self.fresh:
-            raise UserError(f"the head was never trained ({', '.join(self.fresh[:3])}): fine-tune the model first.")
+        if self.newly_initialized:
+            raise UserError(
+                f"the head was never trained ({', '.join(self.newly_initialized[:3])}): fine-tune the model first."
+            )
         limit = min(max_length or self.config.max_position_embeddings, self.config.max_position_embeddings)
         return predict(self.model, self.device_params, self.tokenizer, texts, pairs, batch_size, limit)
 
@@ -143,10 +145,10 @@ def load(
     """Opens a model folder (also `gs://...`), a hub name (`hf:NAME`) or the `demo` model.
 
     The head follows the folder's `architectures`. With another `architecture`, or with `labels` of a number that the
-    folder's head does not have, the parameters of the head are drawn from `seed` and listed in `fresh`. `settings` are
-    fields of `BertConfig` that change no parameter: `dtype`, `attention`, `remat`, `arithmetic`, dropout rates,
-    `problem_type`, `classifier_activation`. A classifier of TinyBERT's authors is known by its projection, and gets
-    its ReLU.
+    folder's head does not have, the parameters of the head are drawn from `seed` and listed in `newly_initialized`.
+    `settings` are fields of `BertConfig` that change no parameter: `dtype`, `attention`, `remat`, `arithmetic`, dropout
+    rates, `problem_type`, `classifier_activation`. A classifier of TinyBERT's authors is known by its projection, and
+    gets its ReLU.
 
     Raises:
       UserError: No such folder, no supported model in it, a file that is not the one that was saved, damaged or missing
@@ -220,10 +222,10 @@ def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
     if differences:
         raise UserError("the parameters do not fit the config:\n" + "\n".join(differences[:4]))
     require_numbers(bundle.params, bundle.config, "this model")
-    target = at(path) if is_remote(path) else Path(path).resolve()
+    target = as_path(path) if is_remote(path) else Path(path).resolve()
     if target.exists() and not (target / "config.json").is_file() and not is_empty_folder(target):
         raise UserError(f"{target} exists and is no model folder, so it is not replaced; choose another name.")
-    with replaced(target) as folder:
+    with atomic_folder(target) as folder:
         write_model(folder, bundle.config, bundle.params)
         if bundle.tokenizer is not None:
             bundle.tokenizer.save(folder)
@@ -248,9 +250,9 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
         return hub_folder(name.removeprefix("hf:"))
     if not is_remote(name):
         settle(Path(name).resolve())
-    if not at(name).is_dir():
+    if not as_path(name).is_dir():
         raise UserError(f"no model folder at {name}; give a folder, hf:NAME for a model of the hub, or demo.")
-    if is_remote(name) and not (at(name) / "config.json").is_file():
+    if is_remote(name) and not (as_path(name) / "config.json").is_file():
         raise UserError(f"{name} has no config.json: it is no model, or one that is not wholly written yet.")
     return local(name)
 

@@ -71,9 +71,9 @@ def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Itera
     if not (exits or halts):
         run = forward.bound(model, params)
         return lambda batches: (Answered(batch_in_parts(run, *batch), None) for batch in batches)
-    from bertjax.adaptive import Walker, walk_of
+    from bertjax.adaptive import EarlyExitExecutor, segmented_model
 
-    walk = Walker(walk_of(config), params)
+    walk = EarlyExitExecutor(segmented_model(config), params)
     return lambda batches: (Answered(*left) for left in walk(list(batches)))
 
 

@@ -103,7 +103,7 @@ from bertjax.distill.terms import (
     HardLabels,
     HiddenStates,
     LastHiddenState,
-    Patience,
+    PatientStates,
     Relations,
     SoftTargets,
 )
@@ -146,7 +146,7 @@ config = Config(
         ),
         Row(
             "pkd",
-            (learn("student", SOFT, HardLabels(), Patience()),),
+            (learn("student", SOFT, HardLabels(), PatientStates()),),
             paper=Published(91.1, "SST-2 dev, 6 layers of BERT-base, PKD-Skip; results in the authors' code"),
         ),
         Row(

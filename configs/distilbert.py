@@ -22,7 +22,7 @@ Not run at full size: tests check the number of parameters and that the whole st
 
 from dataclasses import replace
 
-from bertjax.distill.terms import LastHiddenState, SoftWords
+from bertjax.distill.terms import LastHiddenState, MLMSoftTargets
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.pretrain import Config, Text
 from bertjax.student import Student
@@ -37,7 +37,7 @@ config = Config(
     masking=Masking(unit="pieces", rate=0.15),
     words=2.0,
     student=shape,
-    losses=(SoftWords(weight=5.0, temperature=2.0, everywhere=True), LastHiddenState(weight=1.0)),
+    losses=(MLMSoftTargets(weight=5.0, temperature=2.0, everywhere=True), LastHiddenState(weight=1.0)),
     epochs=3,
     batch_size=2000,
     micro_batches=50,

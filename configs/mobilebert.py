@@ -47,7 +47,7 @@ Not run at full size: tests check the number of parameters, and that the step of
 from dataclasses import replace
 
 from bertjax.distill.progressive import Progressive
-from bertjax.distill.terms import AttentionMaps, FeatureMaps, Relations, SoftWords
+from bertjax.distill.terms import AttentionMaps, FeatureMaps, MLMSoftTargets, Relations
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.pretrain import Config, Shape, Text
 from bertjax.student import Student
@@ -118,7 +118,7 @@ config = replace(
     vocab_size=None,
     student=taught,
     words=0.5,
-    losses=(SoftWords(weight=0.5, temperature=1.0),),
+    losses=(MLMSoftTargets(weight=0.5, temperature=1.0),),
     out="runs/mobilebert",
 )
 

@@ -20,7 +20,7 @@ Not run at full size: tests check the number of parameters and that the whole st
 
 from dataclasses import replace
 
-from bertjax.distill.terms import HardLabels, Patience, SoftTargets
+from bertjax.distill.terms import HardLabels, PatientStates, SoftTargets
 from bertjax.jobs import finetune
 from bertjax.recipes.data import Data
 from bertjax.recipes.distill import Config
@@ -45,7 +45,7 @@ config = Config(
     losses=(
         HardLabels(weight=1 - ALPHA),
         SoftTargets(weight=ALPHA, temperature=TEMPERATURE, preset="pkd"),
-        Patience(weight=BETA, pairing="uniform", preset="official"),
+        PatientStates(weight=BETA, pairing="uniform", preset="official"),
     ),
     epochs=4,
     batch_size=32,

@@ -214,8 +214,10 @@ def test_what_cannot_be_predicted_says_why(bundle, stock, folder, monkeypatch):
     assert "batch_size is 0" in refusal(bundle.predict, ["good"], batch_size=0)
     headless = bertjax.load(stock, architecture="BertModel")
     assert "a BertModel has no head that labels text" in refusal(headless.predict, ["good"])
-    fresh = bertjax.load(stock, labels=("yes", "no"))
-    assert "the head was never trained (classifier/bias, classifier/kernel)" in refusal(fresh.predict, ["good"])
+    newly_initialized = bertjax.load(stock, labels=("yes", "no"))
+    assert "the head was never trained (classifier/bias, classifier/kernel)" in refusal(
+        newly_initialized.predict, ["good"]
+    )
     (folder / "vocab.txt").unlink()
     bare = bertjax.load(folder)
     assert bare.tokenizer is None

@@ -8,7 +8,7 @@ from bertjax.engine.record import begin
 from bertjax.machine.processor import thread_count
 from bertjax.measure.processes import environment, processors
 from bertjax.recipes.finetune import Config
-from bertjax.storage.cache import made_once
+from bertjax.storage.cache import cached_folder
 
 
 def test_programs_compiled_for_another_number_of_processors_are_kept_apart(tmp_path: Path, monkeypatch):
@@ -40,8 +40,8 @@ def test_what_another_process_of_the_same_number_left_or_is_making_is_in_nobodys
 
     def slow(folder: Path) -> None:
         (folder / "whose").write_text("first")
-        made_once("kind", "same", quick)
+        cached_folder("kind", "same", quick)
 
-    place = made_once("kind", "same", slow)
+    place = cached_folder("kind", "same", slow)
     assert (place / "whose").read_text() == "second"  # it was ready first
     assert [entry.name for entry in place.parent.iterdir()] == [place.name]

@@ -26,7 +26,7 @@ import pytest
 
 import bertjax
 from bertjax.bundle import matching_tokenizer
-from bertjax.model import BertConfig, Exits, LayerConfig, Leaving, abstract_params
+from bertjax.model import BertConfig, ExitRule, Exits, LayerConfig, abstract_params
 from bertjax.params import map_with_path
 from bertjax.quantize import Activation, Quantization, quantise_weights
 from bertjax.text.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ def stock(folder: Path) -> Path:
 
 def own(folder: Path) -> Path:
     """Integers, ranges, layers of their own, and exits at which texts leave."""
-    exits = Exits((0,), leaving=Leaving("max_probability", 0.5))
+    exits = Exits((0,), leaving=ExitRule("max_probability", 0.5))
     return saved(folder, {"layers": (LayerConfig(2, 6), LayerConfig(1, 5)), "exits": exits, "head_size": 4})
 
 

@@ -28,26 +28,26 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, bucket: Storage) -> st
 
 
 def content(place: str) -> dict[str, str]:
-    return {name: (paths.at(place) / name).read_text() for name in paths.names(place)}
+    return {name: (paths.as_path(place) / name).read_text() for name in paths.names(place)}
 
 
 def test_a_folder_is_replaced_as_a_whole_and_added_to_file_by_file(place: str):
-    with paths.replaced(place) as folder:
+    with paths.atomic_folder(place) as folder:
         (folder / "config.json").write_text("1")
         (folder / "inner").mkdir()
         (folder / "inner" / "old").write_text("1")
-    with paths.added(place) as folder:
+    with paths.staged(place) as folder:
         (folder / "more").write_text("1")
     assert content(place) == {"config.json": "1", "inner/old": "1", "more": "1"}
-    with paths.replaced(place) as folder:
+    with paths.atomic_folder(place) as folder:
         (folder / "config.json").write_text("2")
     assert content(place) == {"config.json": "2"}
 
 
 def test_where_filling_fails_the_folder_before_stays(place: str):
-    with paths.replaced(place) as folder:
+    with paths.atomic_folder(place) as folder:
         (folder / "config.json").write_text("1")
-    with pytest.raises(ZeroDivisionError), paths.replaced(place) as folder:
+    with pytest.raises(ZeroDivisionError), paths.atomic_folder(place) as folder:
         (folder / "config.json").write_text(str(1 / 0))
     assert content(place) == {"config.json": "1"}
 
@@ -80,11 +80,11 @@ def test_in_a_bucket_what_is_not_wholly_written_is_no_model(tmp_path: Path, buck
 
 def test_the_deciding_file_goes_first_and_comes_last(bucket: Storage):
     seen = []
-    with paths.replaced("gs://bucket/order") as folder:
+    with paths.atomic_folder("gs://bucket/order") as folder:
         (folder / "config.json").write_text("1")
         (folder / "weights").write_text("1")
     bucket.heard = seen.append
-    with paths.replaced("gs://bucket/order") as folder:
+    with paths.atomic_folder("gs://bucket/order") as folder:
         (folder / "config.json").write_text("2")
         (folder / "weights").write_text("2")
     bucket.heard = lambda line: None
@@ -108,7 +108,7 @@ def test_a_copy_is_made_once(bucket: Storage, cache: Path):
 
 
 def test_a_copy_of_a_folder_has_the_folders_in_it(place: str):
-    with paths.replaced(place) as folder:
+    with paths.atomic_folder(place) as folder:
         (folder / "config.json").write_text("1")
         (folder / "onnx" / "more").mkdir(parents=True)
         (folder / "onnx" / "model.onnx").write_text("2")
@@ -163,18 +163,18 @@ def test_a_bucket_that_is_not_there_and_a_missing_package_are_told_plainly(
     bucket: Storage, monkeypatch: pytest.MonkeyPatch
 ):
     with pytest.raises(UserError, match="gs://nowhere cannot be read"):
-        paths.at("gs://nowhere/run")
+        paths.as_path("gs://nowhere/run")
     with pytest.raises(UserError, match="gs://bucket/nothing: no such file"):
         paths.local("gs://bucket/nothing")
     with pytest.raises(UserError, match="no model folder at gs://bucket/nothing"):
         bertjax.load("gs://bucket/nothing")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install 'bertjax"):
-        paths.at("gs://another/run")
+        paths.as_path("gs://another/run")
 
 
 def test_a_path_of_this_machine_is_its_own_copy(tmp_path: Path):
     assert paths.local(tmp_path) == tmp_path
-    assert type(paths.at(str(tmp_path))) is type(tmp_path)
-    with paths.added(tmp_path / "new") as folder:
+    assert type(paths.as_path(str(tmp_path))) is type(tmp_path)
+    with paths.staged(tmp_path / "new") as folder:
         assert os.fspath(folder) == str(tmp_path / "new")

@@ -17,8 +17,8 @@ def snippets() -> list[str]:
 
 def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     labels = ("rotten", "fresh")
-    fresh = bertjax.load("demo", architecture="BertForSequenceClassification", labels=labels)
-    teacher = bertjax.Bundle(fresh.config, fresh.params, fresh.tokenizer)
+    newly_initialized = bertjax.load("demo", architecture="BertForSequenceClassification", labels=labels)
+    teacher = bertjax.Bundle(newly_initialized.config, newly_initialized.params, newly_initialized.tokenizer)
     monkeypatch.chdir(tmp_path)
     bertjax.save(teacher, "runs/quickstart/stages/1-teacher/bundle")
     bertjax.save(

@@ -38,7 +38,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def write(place: Path, value: int) -> None:
-    with paths.replaced(place) as folder:
+    with paths.atomic_folder(place) as folder:
         for name in ("config.json", "weights"):
             (folder / name).write_text(str(value))
 
@@ -52,7 +52,7 @@ def written(place: Path) -> int:
 def test_killed_at_any_line_the_old_folder_or_the_new_one_stands_there(tmp_path: Path):
     place, moment, old, seen = tmp_path / "run" / "bundle", 0, 0, []
     write(place, old)
-    while killed_at(moment, tmp_path, write, place, old + 1, module="swap.py"):
+    while killed_at(moment, tmp_path, write, place, old + 1, module="atomic.py"):
         atomic.settle(place)
         seen.append(written(place) - old)
         assert seen[-1] in (0, 1), moment
@@ -67,7 +67,7 @@ def test_killed_at_any_line_the_old_folder_or_the_new_one_stands_there(tmp_path:
 @pytest.mark.usefixtures("way")
 def test_killed_at_any_line_of_the_first_time_nothing_is_in_the_way_of_the_second(tmp_path: Path):
     place, moment = tmp_path / "run" / "bundle", 0
-    while killed_at(moment, tmp_path, write, place, 1, module="swap.py"):
+    while killed_at(moment, tmp_path, write, place, 1, module="atomic.py"):
         assert not place.exists() or written(place) == 1
         write(place, 2)
         assert written(place) == 2
@@ -92,7 +92,7 @@ def test_who_puts_the_old_folder_back_may_be_killed_too(tmp_path: Path):
     place, moment, work = tmp_path / "run" / "bundle", 0, True
     while work:
         cut_between_renames(place)
-        work = killed_at(moment, tmp_path, atomic.settle, place, module="swap.py")
+        work = killed_at(moment, tmp_path, atomic.settle, place, module="atomic.py")
         atomic.settle(place)
         assert written(place) == 0
         assert os.listdir(place.parent) == ["bundle"], moment
@@ -169,11 +169,11 @@ def test_what_safetensors_says_of_a_full_disk_is_a_full_disk(tmp_path: Path):
 
 def test_the_scratch_of_a_living_process_is_left_alone(tmp_path: Path):
     place = tmp_path / "bundle"
-    with paths.replaced(place) as first:
+    with paths.atomic_folder(place) as first:
         (first / "config.json").write_text("1")
         atomic.settle(place)
         atomic.settle_all(tmp_path)
-        with paths.replaced(place) as second:
+        with paths.atomic_folder(place) as second:
             (second / "config.json").write_text("2")
         assert first.is_dir()
     assert (place / "config.json").read_text() == "1"  # the last one stays
@@ -197,7 +197,7 @@ def test_a_command_clears_what_lies_anywhere_in_its_folder_and_nothing_else(tmp_
 
 
 def cut_while_filling(place: Path) -> None:
-    with paths.replaced(place) as folder:
+    with paths.atomic_folder(place) as folder:
         (folder / "config.json").write_text("half")
         os._exit(9)
 
@@ -237,7 +237,7 @@ def test_a_file_is_written_by_processes_of_one_number(tmp_path: Path, monkeypatc
     file = tmp_path / "run.json"
     paths.write_text(file, "0")
     moment = 0
-    while killed_at(moment, tmp_path, paths.write_text, file, "1", module="swap.py"):
+    while killed_at(moment, tmp_path, paths.write_text, file, "1", module="atomic.py"):
         assert file.read_text() in ("0", "1")
         paths.write_text(file, "0")
         assert os.listdir(tmp_path) == ["run.json"]

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertjax.adaptive.calibration import calibrate
-    from bertjax.adaptive.executors import Left, Segmented, Walker, full, looped
+    from bertjax.adaptive.executors import EarlyExitExecutor, ExitOutput, SegmentExecutor, full, looped
     from bertjax.adaptive.exits import add_exits, forget_threshold, remove_exits
     from bertjax.adaptive.policies import Confidence, Patience, Policy, policy_of
-    from bertjax.adaptive.segments import Walk, walk_of
+    from bertjax.adaptive.segments import SegmentedModel, segmented_model
 
 _HOMES = {
     "calibrate": "calibration",
-    "Left": "executors",
-    "Segmented": "executors",
+    "ExitOutput": "executors",
+    "SegmentExecutor": "executors",
     "full": "executors",
     "looped": "executors",
     "add_exits": "exits",
@@ -41,19 +41,19 @@ _HOMES = {
     "Patience": "policies",
     "Policy": "policies",
     "policy_of": "policies",
-    "Walk": "walk",
-    "Walker": "executors",
-    "walk_of": "walk",
+    "SegmentedModel": "walk",
+    "EarlyExitExecutor": "executors",
+    "segmented_model": "walk",
 }
 
 __all__ = [
     "Confidence",
-    "Left",
+    "EarlyExitExecutor",
+    "ExitOutput",
     "Patience",
     "Policy",
-    "Segmented",
-    "Walk",
-    "Walker",
+    "SegmentExecutor",
+    "SegmentedModel",
     "add_exits",
     "calibrate",
     "forget_threshold",
@@ -61,7 +61,7 @@ __all__ = [
     "looped",
     "policy_of",
     "remove_exits",
-    "walk_of",
+    "segmented_model",
 ]
 
 

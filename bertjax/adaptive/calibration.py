@@ -27,7 +27,7 @@ from bertjax.machine.xla import Forward
 from bertjax.metrics.scores import score
 from bertjax.metrics.uncertainty import examples_needed, paired_difference_interval
 from bertjax.model import BertConfig, BertModel
-from bertjax.model.depth import Leaving, Rule
+from bertjax.model.depth import ExitRule, Rule
 from bertjax.params import Tree
 from bertjax.text.batches import eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
@@ -40,7 +40,7 @@ STEPS = 40
 class Tried(NamedTuple):
     """A rule on the held-out text."""
 
-    leaving: Leaving
+    leaving: ExitRule
     score: float
     loss_ci95: tuple[float, float]
     """Of the whole model's score minus this one's."""
@@ -48,7 +48,7 @@ class Tried(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    leaving: Leaving | None
+    leaving: ExitRule | None
     """None: no threshold keeps the promise, and nobody leaves early."""
     tried: tuple[Tried, ...]
     """Up to the first that breaks it; all of them where that is the first of all."""
@@ -103,15 +103,15 @@ def why_none(tried: Sequence[Tried], bound: float, texts: int) -> str:
 
 def candidates(
     config: BertConfig, rule: Rule, tolerance: float, exit_logits: Float[np.ndarray, "e n c"]
-) -> Sequence[Leaving]:
+) -> Sequence[ExitRule]:
     """Rules from careful to bold: of patience every number, else quantiles of how sure the answers are, each half-way
     between what two of them say: an answer that is the threshold might fall on either side by rounding alone."""
     if rule == "patience":
-        policy_of(config, Leaving(rule, 1.0, tolerance))
+        policy_of(config, ExitRule(rule, 1.0, tolerance))
         if len(exit_logits) < 2:
             raise UserError("patience needs two exits or more, of which the later agrees; this model has one.")
-        return [Leaving(rule, float(count), tolerance) for count in range(len(exit_logits) - 1, 0, -1)]
-    policy_of(config, Leaving(rule, 0.0))  # says what is wrong with the rule, if anything is
+        return [ExitRule(rule, float(count), tolerance) for count in range(len(exit_logits) - 1, 0, -1)]
+    policy_of(config, ExitRule(rule, 0.0))  # says what is wrong with the rule, if anything is
     sign = 1 if rule in LOW_IS_SURE else -1
     sure = sign * np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exit_logits)), np.float64)
     sure = sure[np.isfinite(sure)]
@@ -124,7 +124,7 @@ def candidates(
     halves = sign * (said[place] + said[place + 1]) / 2
     # As many digits as float32 has: probabilities close to 1 differ in the last ones.
     rounded = dict.fromkeys(float(f"{half:.7g}") for half in halves)
-    return [Leaving(rule, threshold) for threshold in rounded]
+    return [ExitRule(rule, threshold) for threshold in rounded]
 
 
 def chosen(

@@ -2,10 +2,10 @@
 
 `full` runs everybody to the end and looks afterwards; it is the definition, and gives no speed. `looped` is one program
 with a `lax.while_loop`: no look at the host between segments, but it goes on while anybody has to, so it is for single
-examples. `Segmented` runs a program per segment and looks who left. Survivors of several batches of one length wait
-behind a segment until they fill a batch again, so that what is left computes as efficiently as what came; those that
-still wait when the last batch came go on in the next smaller of a few batch sizes. Programs are compiled for (segment's
-shape, batch size, length); after `warm_up` there are no new ones.
+examples. `SegmentExecutor` runs a program per segment and looks who left. Survivors of several batches of one length
+wait behind a segment until they fill a batch again, so that what is left computes as efficiently as what came; those
+that still wait when the last batch came go on in the next smaller of a few batch sizes. Programs are compiled for
+(segment's shape, batch size, length); after `warm_up` there are no new ones.
 
 Rows without a single real piece are filler. They hold nobody up, and their depth is 0.
 """
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from bertjax.adaptive.segments import After, Rows, Segment, Walk
+from bertjax.adaptive.segments import Carry, Segment, SegmentedModel, SegmentOutput
 from bertjax.machine.xla import Forward
 from bertjax.params import Tree
 from bertjax.text.batches import Inputs
@@ -31,47 +31,53 @@ SIZES = (1, *range(2, 33, 2))
 compile half as long, cost one in 21."""
 
 
-class Left(NamedTuple):
+class ExitOutput(NamedTuple):
     """What each example left with, and the number of depth steps it took."""
 
     logits: Float[np.ndarray, "b c"]
     depths: Int[np.ndarray, "b"]
 
 
-def full(walk: Walk, params: Tree, ids: Ids, mask: Ids, types: Ids) -> Left:
+def full(walk: SegmentedModel, params: Tree, ids: Ids, mask: Ids, types: Ids) -> ExitOutput:
     """Runs every segment for everybody, then gives each example what it would have left with."""
-    return Left(*map(np.asarray, _full(walk, params, ids, mask, types, walk.start(len(ids)))))
+    return ExitOutput(*map(np.asarray, _full(walk, params, ids, mask, types, walk.start(len(ids)))))
 
 
-def looped(walk: Walk, params: Tree, ids: Ids, mask: Ids, types: Ids) -> Left:
+def looped(walk: SegmentedModel, params: Tree, ids: Ids, mask: Ids, types: Ids) -> ExitOutput:
     """One program that ends when all have left."""
-    return Left(*map(np.asarray, _looped(walk, params, ids, mask, types, walk.start(len(ids)))))
+    return ExitOutput(*map(np.asarray, _looped(walk, params, ids, mask, types, walk.start(len(ids)))))
 
 
-def settle(state: tuple[Bool[Array, "b"], Array, Array], after: After, depth: Array) -> tuple[Array, Array, Array]:
+def record_exits(
+    state: tuple[Bool[Array, "b"], Array, Array], after: SegmentOutput, depth: Array
+) -> tuple[Array, Array, Array]:
     """Who has left, with what, and how deep: those who leave now are added."""
     left, logits, depths = state
     now = after.leave & ~left
     return left | now, jnp.where(now[:, None], after.logits, logits), jnp.where(now, depth, depths)
 
 
-def nobody(mask: Int[Array, "b l"], classes: int) -> tuple[Array, Array, Array]:
+def none_exited(mask: Int[Array, "b l"], classes: int) -> tuple[Array, Array, Array]:
     """Before anybody left, fillers apart."""
     filler = ~jnp.any(mask > 0, axis=1)
     return filler, jnp.zeros((len(mask), classes), jnp.float32), jnp.zeros(len(mask), jnp.int32)
 
 
 @Forward
-def _full(model: Walk, params: Tree, ids: Array, mask: Array, types: Array, memory: Any) -> tuple[Array, Array]:
-    rows, state = model.begin(params, ids, mask, types, memory), nobody(mask, len(model.model.config.labels))
+def _full(
+    model: SegmentedModel, params: Tree, ids: Array, mask: Array, types: Array, memory: Any
+) -> tuple[Array, Array]:
+    rows, state = model.begin(params, ids, mask, types, memory), none_exited(mask, len(model.model.config.labels))
     for number, (segment, own) in enumerate(zip(model.segments, model.params_of(params), strict=True)):
         after = segment(own, number, rows)
-        rows, state = after.rows, settle(state, after, jnp.asarray(model.depths[number]))
+        rows, state = after.rows, record_exits(state, after, jnp.asarray(model.depths[number]))
     return state[1], state[2]
 
 
 @Forward
-def _looped(model: Walk, params: Tree, ids: Array, mask: Array, types: Array, memory: Any) -> tuple[Array, Array]:
+def _looped(
+    model: SegmentedModel, params: Tree, ids: Array, mask: Array, types: Array, memory: Any
+) -> tuple[Array, Array]:
     own, depths = model.params_of(params), jnp.asarray(model.depths)
     alike: dict[tuple[Segment, tuple[int, ...]], int] = {}  # segments that share parameters are one branch
     branch_of = [
@@ -88,30 +94,30 @@ def _looped(model: Walk, params: Tree, ids: Array, mask: Array, types: Array, me
     def once_more(looped: tuple) -> tuple:
         number, rows, state = looped
         after = jax.lax.switch(jnp.asarray(branch_of)[number], branches, number, rows)
-        return number + 1, after.rows, settle(state, after, depths[number])
+        return number + 1, after.rows, record_exits(state, after, depths[number])
 
-    begun = model.begin(params, ids, mask, types, memory), nobody(mask, len(model.model.config.labels))
+    begun = model.begin(params, ids, mask, types, memory), none_exited(mask, len(model.model.config.labels))
     _, _, (_, logits, taken) = jax.lax.while_loop(going_on, once_more, (jnp.asarray(0), *begun))
     return logits, taken
 
 
 @Forward
-def _begin(model: Walk, params: Tree, ids: Array, mask: Array, types: Array, memory: Any) -> Rows:
+def _begin(model: SegmentedModel, params: Tree, ids: Array, mask: Array, types: Array, memory: Any) -> Carry:
     return model.begin(params, ids, mask, types, memory)
 
 
 @Forward
-def _advance(model: Segment, params: Tree, mask: Array, number: Array, hidden: Any, memory: Any) -> After:
-    return model(params, number, Rows(mask, hidden, memory))
+def _advance(model: Segment, params: Tree, mask: Array, number: Array, hidden: Any, memory: Any) -> SegmentOutput:
+    return model(params, number, Carry(mask, hidden, memory))
 
 
 @jax.jit
-def _gather(rows: Rows, chosen: Int[Array, "s"]) -> Rows:
+def _gather(rows: Carry, chosen: Int[Array, "s"]) -> Carry:
     return jax.tree.map(lambda leaf: leaf[chosen], rows)
 
 
 @partial(jax.jit, donate_argnums=0)
-def _join(waiting: Rows, rows: Rows, places: Int[Array, "b"]) -> Rows:
+def _join(waiting: Carry, rows: Carry, places: Int[Array, "b"]) -> Carry:
     """Rows whose place is beyond the end are dropped."""
     return jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), waiting, rows)
 
@@ -125,7 +131,7 @@ class Queue:
         self._rows: Any = None
         self._as_it_came = False
 
-    def join(self, rows: Rows, stay: Bool[np.ndarray, "b"], who: Int[np.ndarray, "n"]) -> None:
+    def join(self, rows: Carry, stay: Bool[np.ndarray, "b"], who: Int[np.ndarray, "n"]) -> None:
         """Adds the examples of a batch that `stay`, of its first rows."""
         places, alone = np.flatnonzero(stay), not len(self.who)
         if alone and stay.all():
@@ -141,7 +147,7 @@ class Queue:
             self._rows = _join(self._rows, rows, target)
         self.who = np.concatenate([self.who, who])
 
-    def take(self, count: int, size: int) -> tuple[Rows, Int[np.ndarray, "n"]]:
+    def take(self, count: int, size: int) -> tuple[Carry, Int[np.ndarray, "n"]]:
         """The last `count`, filled up to `size` rows with any."""
         start = len(self.who) - count
         self.who, who = self.who[:start], self.who[start:]
@@ -150,22 +156,24 @@ class Queue:
         return _gather(self._rows, start + np.resize(np.arange(count), size)), who
 
 
-class Segmented:
+class SegmentExecutor:
     """Runs a walk segment by segment, with the survivors alone.
 
     `Segmented(walk, params)(batches)` takes any number of (ids, mask, types), of any number of rows and any lengths,
     and gives what each batch left with, in their order.
     """
 
-    def __init__(self, walk: Walk, params: Tree, sizes: Sequence[int] = SIZES):
+    def __init__(self, walk: SegmentedModel, params: Tree, sizes: Sequence[int] = SIZES):
         self.walk, self.sizes, params = walk, tuple(sorted(sizes)), jax.device_put(params)
         self.begin = _begin.bound(walk, params)
         self.segments = [_advance.bound(*pair) for pair in zip(walk.segments, walk.params_of(params), strict=True)]
         self.numbers = [jnp.asarray(number) for number in range(len(walk.segments))]
 
-    def __call__(self, batches: Sequence[Inputs]) -> list[Left]:
+    def __call__(self, batches: Sequence[Inputs]) -> list[ExitOutput]:
         ends = np.cumsum([0, *(len(ids) for ids, _, _ in batches)])
-        left = Left(np.zeros((ends[-1], len(self.walk.model.config.labels)), np.float32), np.zeros(ends[-1], np.int64))
+        left = ExitOutput(
+            np.zeros((ends[-1], len(self.walk.model.config.labels)), np.float32), np.zeros(ends[-1], np.int64)
+        )
         of_length: dict[int, list[int]] = {}
         for number, (ids, _, _) in enumerate(batches):
             of_length.setdefault(ids.shape[1], []).append(number)
@@ -174,9 +182,9 @@ class Segmented:
             who = np.concatenate([np.arange(ends[n], ends[n + 1]) for n in numbers])
             real = np.flatnonzero(together[1].any(axis=1))
             self._run([array[real] for array in together], who[real], left)
-        return [Left(*(array[start:end] for array in left)) for start, end in pairwise(ends)]
+        return [ExitOutput(*(array[start:end] for array in left)) for start, end in pairwise(ends)]
 
-    def _run(self, arrays: Sequence[np.ndarray], who: Int[np.ndarray, "n"], left: Left) -> None:
+    def _run(self, arrays: Sequence[np.ndarray], who: Int[np.ndarray, "n"], left: ExitOutput) -> None:
         """All examples of one length, each into its row of `left`."""
         most, queues = self.sizes[-1], [Queue(self.sizes[-1]) for _ in self.walk.segments]
         for start in range(0, len(who), most):
@@ -191,7 +199,9 @@ class Segmented:
             while count := min(len(queue.who), most):
                 self._advance(number, *queue.take(count, self._size_for(count)), queues, left)
 
-    def _advance(self, number: int, rows: Rows, who: Int[np.ndarray, "n"], queues: Sequence[Queue], left: Left) -> None:
+    def _advance(
+        self, number: int, rows: Carry, who: Int[np.ndarray, "n"], queues: Sequence[Queue], left: ExitOutput
+    ) -> None:
         """One segment for one batch: who leaves is written down, who goes on waits for the next."""
         after = self.segments[number](rows.mask, self.numbers[number], rows.hidden, rows.memory)
         leave = np.asarray(after.leave)[: len(who)]
@@ -219,14 +229,14 @@ class Segmented:
                 queue.take(1, size)
 
 
-class Walker:
+class EarlyExitExecutor:
     """The executor that pays: the loop for one example, segments for several; called like `Segmented`."""
 
-    def __init__(self, walk: Walk, params: Tree):
+    def __init__(self, walk: SegmentedModel, params: Tree):
         params = jax.device_put(params)
-        self.walk, self.segmented, self.looped = walk, Segmented(walk, params), _looped.bound(walk, params)
+        self.walk, self.segmented, self.looped = walk, SegmentExecutor(walk, params), _looped.bound(walk, params)
 
-    def __call__(self, batches: Sequence[Inputs]) -> list[Left]:
+    def __call__(self, batches: Sequence[Inputs]) -> list[ExitOutput]:
         if [len(ids) for ids, _, _ in batches] == [1]:
-            return [Left(*map(np.asarray, self.looped(*batches[0], self.walk.start(1))))]
+            return [ExitOutput(*map(np.asarray, self.looped(*batches[0], self.walk.start(1))))]
         return self.segmented(batches)

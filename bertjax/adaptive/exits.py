@@ -25,8 +25,8 @@ def add_exits(config: BertConfig, params: Tree, exits: Exits, seed: int) -> tupl
             f"expected steps from 0 to {config.depth - 2}, or -1, the embeddings."
         )
     new = config.replace(exits=exits)
-    fresh = [path for path in flatten(abstract_params(new)) if path.startswith("exits/")]
-    drawn = flatten(init_params(new, seed, only=fresh)) if fresh else {}
+    newly_initialized = [path for path in flatten(abstract_params(new)) if path.startswith("exits/")]
+    drawn = flatten(init_params(new, seed, only=newly_initialized)) if newly_initialized else {}
     known = flatten(params)
     for path in drawn:
         own = path.split("/", 2)[2]  # exits/exit_3/pooler/kernel -> pooler/kernel

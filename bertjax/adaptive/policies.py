@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.errors import UserError
 from bertjax.model.config import BertConfig
-from bertjax.model.depth import Leaving
+from bertjax.model.depth import ExitRule
 
 
 @runtime_checkable
@@ -87,7 +87,7 @@ class Patience:
         return memory._replace(agreed=agreed, before=answer), agreed >= memory.patience
 
 
-def policy_of(config: BertConfig, leaving: Leaving | None = None) -> Policy:
+def policy_of(config: BertConfig, leaving: ExitRule | None = None) -> Policy:
     """The policy that a config holds, or of another `leaving` for its exits.
 
     Raises:

@@ -18,24 +18,25 @@ from jaxtyping import Array, Bool, Float, Int
 from bertjax.adaptive.policies import Policy, policy_of
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, BertModel, LayerConfig, build, key_mask
-from bertjax.model.recurrence import Carry, begin
+from bertjax.model.recurrence import Carry as RecurrentCarry
+from bertjax.model.recurrence import begin
 from bertjax.params import Tree, put_step, step_params
 from bertjax.quantized.formats import Quantization
 
 
-class Rows(NamedTuple):
+class Carry(NamedTuple):
     """What goes on from one segment to the next."""
 
     mask: Int[Array, "b l"]
-    hidden: Float[Array, "b l d"] | Carry
+    hidden: Float[Array, "b l d"] | RecurrentCarry
     memory: Any
     """Of the policy."""
 
 
-class After(NamedTuple):
+class SegmentOutput(NamedTuple):
     """Behind a segment: what goes on, who leaves, and the answers they leave with, in float32."""
 
-    rows: Rows
+    rows: Carry
     leave: Bool[Array, "b"]
     logits: Float[Array, "b c"]
 
@@ -44,28 +45,28 @@ class After(NamedTuple):
 class Segment(Protocol):
     """Hashable: the static half of a program. `number` counts segments."""
 
-    def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Rows) -> After: ...
+    def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Carry) -> SegmentOutput: ...
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerSegment:
     """Some layers and the head behind them: an exit, or without a `policy` the model's own head, where all leave."""
 
     model: BertModel
     policy: Policy | None
 
-    def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Rows) -> After:
+    def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Carry) -> SegmentOutput:
         del number
         variables: Any = {"params": params}
         hidden, memory, logits = self.model.apply(variables, rows, self.policy is None, method=layers_and_head)  # type: ignore[misc]
         logits = logits.astype(jnp.float32)
         if self.policy is None:
-            return After(rows, jnp.ones(len(logits), bool), logits)
+            return SegmentOutput(rows, jnp.ones(len(logits), bool), logits)
         memory, leave = self.policy.decide(rows.memory, logits)
-        return After(Rows(rows.mask, hidden, memory), leave, logits)
+        return SegmentOutput(Carry(rows.mask, hidden, memory), leave, logits)
 
 
-def layers_and_head(module: BertModel, rows: Rows, last: bool) -> tuple[Any, Any, Array | None]:
+def layers_and_head(module: BertModel, rows: Carry, last: bool) -> tuple[Any, Any, Array | None]:
     hidden: Any = rows.hidden
     outputs, first = module.layers(hidden, key_mask(rows.mask, kernel=module.config.attention)), None
     if outputs:  # an exit may stand on the embeddings
@@ -76,21 +77,21 @@ def layers_and_head(module: BertModel, rows: Rows, last: bool) -> tuple[Any, Any
 
 
 @dataclass(frozen=True)
-class Round:
+class RecurrentSegment:
     """One round of a recurrence that halts by itself."""
 
     model: BertModel
 
-    def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Rows) -> After:
+    def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Carry) -> SegmentOutput:
         variables: Any = {"params": params}
         carry, logits = self.model.apply(variables, jnp.asarray(number), rows, method=round_and_head)  # type: ignore[misc]
         assert isinstance(logits, jax.Array)
         real = rows.mask > 0
         leave = jnp.all((carry.halting.total >= 1) | ~real, axis=1) | (number == self.model.config.depth - 1)
-        return After(rows._replace(hidden=carry), leave, logits.astype(jnp.float32))
+        return SegmentOutput(rows._replace(hidden=carry), leave, logits.astype(jnp.float32))
 
 
-def round_and_head(module: BertModel, number: Int[Array, ""], rows: Rows) -> tuple[Carry, Array | None]:
+def round_and_head(module: BertModel, number: Int[Array, ""], rows: Carry) -> tuple[RecurrentCarry, Array | None]:
     encoder: Any = module.encoder
     positions = encoder.position_signals(jnp.arange(rows.mask.shape[1])[None])
     fixed = key_mask(rows.mask, kernel=module.config.attention), rows.mask > 0, positions
@@ -99,7 +100,7 @@ def round_and_head(module: BertModel, number: Int[Array, ""], rows: Rows) -> tup
 
 
 @dataclass(frozen=True)
-class Walk:
+class SegmentedModel:
     """The static half of a model that may be left early; `params_of` gives the other."""
 
     model: BertModel
@@ -114,23 +115,23 @@ class Walk:
 
     def begin(
         self, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"], memory: Any
-    ) -> Rows:
+    ) -> Carry:
         """Every example before the first segment."""
         variables: Any = {"params": params}
         hidden: Any = self.model.apply(variables, ids, types, method="embed")
         if self.policy is not None:
-            return Rows(mask, hidden, memory)
-        return Rows(mask, Carry(hidden, jnp.zeros(hidden.shape, jnp.float32), begin(mask > 0)), memory)
+            return Carry(mask, hidden, memory)
+        return Carry(mask, RecurrentCarry(hidden, jnp.zeros(hidden.shape, jnp.float32), begin(mask > 0)), memory)
 
     def params_of(self, params: Tree) -> tuple[Tree, ...]:
         """The parameters of each segment; segments that share them get the same arrays."""
         if self.policy is None:
             return (params,) * len(self.segments)
         starts = (0, *self.depths[:-1])
-        return tuple(piece(self.model.config, params, *cut)[1] for cut in zip(starts, self.depths, strict=True))
+        return tuple(sub_model(self.model.config, params, *cut)[1] for cut in zip(starts, self.depths, strict=True))
 
 
-def walk_of(config: BertConfig, policy: Policy | None = None) -> Walk:
+def segmented_model(config: BertConfig, policy: Policy | None = None) -> SegmentedModel:
     """The walk through a model with exits (left by the `policy`, or by the one that the config holds), or through a
     recurrence with halting.
 
@@ -139,15 +140,15 @@ def walk_of(config: BertConfig, policy: Policy | None = None) -> Walk:
     """
     model = build(config)
     if config.recurrence and config.recurrence.halting:
-        return Walk(model, None, (Round(model),) * config.depth, tuple(range(1, config.depth + 1)))
+        return SegmentedModel(model, None, (RecurrentSegment(model),) * config.depth, tuple(range(1, config.depth + 1)))
     if config.exits is None:
         raise UserError("this model has no exits and does not halt: add exits (bertjax exits), or call predict.")
     policy = policy or policy_of(config)
     depths = (*(number + 1 for number in config.exits.after), config.depth)
     starts = (0, *depths[:-1])
-    models = [build(piece(config, None, *cut)[0]) for cut in zip(starts, depths, strict=True)]
-    inner = tuple(Layers(one, policy) for one in models[:-1])
-    return Walk(model, policy, (*inner, Layers(models[-1], None)), depths)
+    models = [build(sub_model(config, None, *cut)[0]) for cut in zip(starts, depths, strict=True)]
+    inner = tuple(LayerSegment(one, policy) for one in models[:-1])
+    return SegmentedModel(model, policy, (*inner, LayerSegment(models[-1], None)), depths)
 
 
 def rounding_of(quantization: Quantization | None, start: int, stop: int) -> Quantization | None:
@@ -167,7 +168,7 @@ def rounding_of(quantization: Quantization | None, start: int, stop: int) -> Qua
     return Quantization(activations=tuple(found))
 
 
-def piece(config: BertConfig, params: Tree | None, start: int, stop: int) -> tuple[BertConfig, Tree]:
+def sub_model(config: BertConfig, params: Tree | None, start: int, stop: int) -> tuple[BertConfig, Tree]:
     """Depth steps `start` to `stop` as a model of their own, its groups of parameters counted from 0, with the head
     behind them. Without `params`, the config alone."""
     steps, names = config.depth_steps()[start:stop], {}

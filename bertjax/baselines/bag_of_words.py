@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bertjax.errors import UserError
-from bertjax.storage.paths import added
+from bertjax.storage.paths import staged
 
 Kind = Literal["classification", "multi_label", "regression"]
 STRENGTHS = (0.5, 2.0, 8.0, 32.0)
@@ -62,7 +62,7 @@ class BagOfWords:
         """Write `bag_of_words.npz` and `vocabulary.json`; their size is the model's size."""
         arrays = {"coef": self.coef, "intercept": self.intercept, "idf": self.vectorizer.idf_}
         words = {"kind": self.kind, "classes": self.classes, "words": self.vectorizer.get_feature_names_out().tolist()}
-        with added(folder) as here:
+        with staged(folder) as here:
             np.savez(here / "bag_of_words.npz", **{name: array.astype(np.float32) for name, array in arrays.items()})
             (here / "vocabulary.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
 

@@ -16,7 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from bertjax.errors import UserError
-from bertjax.storage.paths import at, is_remote
+from bertjax.storage.paths import as_path, is_remote
 
 Folder = str | os.PathLike[str]
 
@@ -26,7 +26,7 @@ _WRITTEN_LAST = "commit_success.txt"
 
 def absolute(folder: Folder) -> epath.Path:
     """The folder as Orbax wants it."""
-    return at(folder) if is_remote(folder) else epath.Path(folder).expanduser().resolve()
+    return as_path(folder) if is_remote(folder) else epath.Path(folder).expanduser().resolve()
 
 
 def steps(folder: Folder) -> list[int]:

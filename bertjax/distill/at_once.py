@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bertjax.learn.losses import Sum
+from bertjax.learn.losses import WeightedSum
 
 Total = Float[Array, ""]
 Pair = tuple[Float[Array, "b l _ _"], Float[Array, "b l _ _"]]
@@ -37,7 +37,7 @@ def over_heads(
     masks: tuple[Int[Array, "b l"], ...],
     weights: Float[Array, "b #l"],
     heads: int,
-) -> Sum:
+) -> WeightedSum:
     """The mean over so many heads, cut anew from those of each array side by side. `error(student, teacher, *masks)` is
     what each piece gets wrong, summed over the heads that are given.
 
@@ -58,12 +58,12 @@ def over_heads(
 
 
 def over_pieces(
-    error: Callable[..., Sum],
+    error: Callable[..., WeightedSum],
     student: Float[Array, "b l s"],
     projection: Any,
     teacher: Float[Array, "b l t"],
     weights: Float[Array, "b l"],
-) -> Sum:
+) -> WeightedSum:
     """`error(student, projection, teacher, weights)` of hidden states, with a gradient for the projection's parameters
     as well; a quarter of the columns at a time where their number allows it."""
     formula = in_parts(lambda ours, own, theirs, _: error(ours, own, *theirs)[0], 1, math.gcd(student.shape[1], 4))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bertjax.distill.at_once import Pair, over_heads
-from bertjax.learn.losses import Sum, keep, weighted
+from bertjax.learn.losses import WeightedSum, keep, weighted
 
 
 def soft_targets(
@@ -21,7 +21,7 @@ def soft_targets(
     teacher: Float[Array, "*rows c"],
     weights: Float[Array, "*rows"],
     temperature: float = 1.0,
-) -> Sum:
+) -> WeightedSum:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)) per row (Hinton et al. 2015, section 2.1).
 
     The factor T^2 keeps the size of the gradient independent of the temperature.
@@ -36,7 +36,7 @@ def soft_cross_entropy(
     teacher: Float[Array, "*rows c"],
     weights: Float[Array, "*rows"],
     temperature: float = 1.0,
-) -> Sum:
+) -> WeightedSum:
     """-sum p log q per row, with the teacher's p and the student's q at a temperature: `soft_targets` and the teacher's
     entropy, without T^2 (TinyBERT, Jiao et al. 2020, eq. 10)."""
     target = jax.nn.softmax(keep(jax.lax.stop_gradient(teacher), weights) / temperature)
@@ -48,7 +48,7 @@ def binary_soft_targets(
     teacher: Float[Array, "*rows c"],
     weights: Float[Array, "*rows"],
     temperature: float = 1.0,
-) -> Sum:
+) -> WeightedSum:
     """`soft_targets` for labels that do not exclude each other: a two-way KL per label, averaged over the labels."""
 
     def pair(logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c 2"]:
@@ -62,7 +62,7 @@ def binary_soft_targets(
 
 def squared_error(
     student: Float[Array, "*rows c"], teacher: Float[Array, "*rows c"], weights: Float[Array, "*rows"]
-) -> Sum:
+) -> WeightedSum:
     """Mean squared error over the last axis, per row: hidden states, embeddings, or the teacher's number."""
     difference = keep(student, weights) - keep(jax.lax.stop_gradient(teacher), weights)
     return weighted(jnp.mean(jnp.square(difference), axis=-1), weights)
@@ -74,7 +74,7 @@ def span_soft_targets(
     mask: Int[Array, "b l"],
     weights: Float[Array, " b"],
     temperature: float = 1.0,
-) -> Sum:
+) -> WeightedSum:
     """`soft_targets` over positions, mean of start and end; padding takes no part in either softmax."""
 
     mask = kept(mask, weights)
@@ -94,7 +94,9 @@ def direction(x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
     return x * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
 
 
-def cosine(student: Float[Array, "*rows d"], teacher: Float[Array, "*rows d"], weights: Float[Array, "*rows"]) -> Sum:
+def cosine(
+    student: Float[Array, "*rows d"], teacher: Float[Array, "*rows d"], weights: Float[Array, "*rows"]
+) -> WeightedSum:
     """1 - cos of the angle between two vectors (DistilBERT, Sanh et al. 2019, section 2)."""
     guess, target = keep(student, weights), keep(jax.lax.stop_gradient(teacher), weights)
     return weighted(1 - jnp.sum(direction(guess) * direction(target), axis=-1), weights)
@@ -102,7 +104,7 @@ def cosine(student: Float[Array, "*rows d"], teacher: Float[Array, "*rows d"], w
 
 def direction_error(
     student: Float[Array, "*rows d"], teacher: Float[Array, "*rows d"], weights: Float[Array, "*rows"]
-) -> Sum:
+) -> WeightedSum:
     """`squared_error` of vectors brought to length 1 (patient distillation, Sun et al. 2019, eq. 7, over the width)."""
     guess, target = keep(student, weights), keep(jax.lax.stop_gradient(teacher), weights)
     return squared_error(direction(guess), direction(target), weights)
@@ -113,7 +115,7 @@ def feature_error(
     teacher: Float[Array, "*rows d"],
     weights: Float[Array, "*rows"],
     factors: tuple[float, float, float] = (100.0, 5000.0, 5.0),
-) -> Sum:
+) -> WeightedSum:
     """What two vectors differ in, taken apart: `squared_error` of both normalised to mean 0 and variance 1, the squared
     difference of their means, the absolute one of their variances, each times a factor (published code of MobileBERT,
     Sun et al. 2020). That code compares a layer's mean and variance with those of all the teacher's layers; here,
@@ -140,7 +142,7 @@ def score_error(
     teacher_keys: Float[Array, "b l h t"],
     mask: Int[Array, "b l"],
     weights: Float[Array, " b"],
-) -> Sum:
+) -> WeightedSum:
     """Mean squared error of the attention scores before the softmax, per query over its text's keys and the heads
     (TinyBERT, Jiao et al. 2020, eq. 7)."""
     mask = kept(mask, weights)
@@ -161,7 +163,7 @@ def score_error_with_padding(
     teacher_keys: Float[Array, "b l h t"],
     mask: Int[Array, "b l"],
     weights: Float[Array, " b"],
-) -> Sum:
+) -> WeightedSum:
     """`score_error` as TinyBERT's published code has it: queries of padding count like others, scores of -100 and less
     are taken for masked, and the mean is over all that there is. It depends on how far a batch is padded."""
 
@@ -185,7 +187,7 @@ def relation(
     mask: Int[Array, "b l"],
     weights: Float[Array, " b"],
     heads: int,
-) -> Sum:
+) -> WeightedSum:
     """KL(teacher || student) of how the pieces of a text relate: softmax(A B' / sqrt(d)) with the vectors of all heads
     side by side, cut anew into so many relation heads of width d; mean over these, per real piece (MiniLM v2, Wang et
     al. 2021, eq. 3 to 5).
@@ -210,7 +212,7 @@ def attention_cross_entropy_with_padding(
     teacher_keys: Float[Array, "b l h t"],
     mask: Int[Array, "b l"],
     weights: Float[Array, " b"],
-) -> Sum:
+) -> WeightedSum:
     """Attention maps as MobileBERT's published code compares them: -sum p log q over the keys with the teacher's p and
     the student's q, so the divergence of `relation` and the teacher's entropy; queries of padding count like others,
     and the mean is over all queries and heads. It depends on how far a batch is padded."""

@@ -24,7 +24,7 @@ from bertjax.learn.phases import Phases
 if TYPE_CHECKING:
     from jax import Array
 
-    from bertjax.learn.losses import Batch, Sum
+    from bertjax.learn.losses import Batch, WeightedSum
     from bertjax.model import BertConfig, BertModel
     from bertjax.params import Tree
 
@@ -65,7 +65,7 @@ class Progressive:
 
     def build(
         self, student: BertModel, teacher: BertModel
-    ) -> Callable[[Tree, Tree, Batch, Array, Array], dict[str, Sum]]:
+    ) -> Callable[[Tree, Tree, Batch, Array, Array], dict[str, WeightedSum]]:
         """`(params, teacher_params, batch, layer, key) -> sums`: what the student's layer of that number, which may be
         traced, has to learn; by the names of the losses."""
         import jax.numpy as jnp
@@ -74,7 +74,7 @@ class Progressive:
         narrowed = one_layer(student.config, "student"), one_layer(teacher.config, "teacher")
         formulas = {name: loss.build(*narrowed) for name, loss in self.named_losses().items()}
 
-        def sums(params: Tree, teacher_params: Tree, batch: Batch, layer: Array, key: Array) -> dict[str, Sum]:
+        def sums(params: Tree, teacher_params: Tree, batch: Batch, layer: Array, key: Array) -> dict[str, WeightedSum]:
             said = up_to(teacher, teacher_params, batch, pairing[layer])
             guess = up_to(student, params, batch, layer, rngs={"dropout": key})
             return {name: formula({}, guess, said, batch) for name, formula in formulas.items()}

@@ -31,7 +31,7 @@ def best_pieces(
     return jax.lax.top_k(logits[:, 0].astype(jnp.float32), count)[1]
 
 
-def guesses(
+def likely_words(
     bundle: Bundle,
     texts: Sequence[Read],
     names: Sequence[str],

@@ -26,7 +26,7 @@ from bertjax.errors import UserError
 from bertjax.machine.xla import Forward
 from bertjax.model import BertModel
 from bertjax.params import Tree, flatten
-from bertjax.storage.paths import replaced
+from bertjax.storage.paths import atomic_folder
 from bertjax.text.batches import Batch, eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
@@ -120,7 +120,7 @@ def stored_outputs(
     ordered = tuple(sorted(needs))
     place = folder / identity(teacher, encoded, ordered)
     if not place.is_dir():
-        with replaced(place) as new:
+        with atomic_folder(place) as new:
             began = time.monotonic()
             compute(new, teacher, encoded, ordered, batch_size, progress)
             (new / "seconds").write_text(f"{time.monotonic() - began:.3f}")

@@ -62,15 +62,15 @@ def _run(main: Job, description: str, argv: Sequence[str], trains: bool) -> NoRe
         config = parse(cls, argv, description, f"bertjax {command}")
         commands.remember(config, argv)
         if getattr(config, "compile_only", None):
-            from bertjax.engine.compile_only import aside
+            from bertjax.engine.compile_only import dry_run
 
-            aside(main, config)
+            dry_run(main, config)
             sys.exit(0)
         hosts.join(together)
         if trains:
             main(config)
         else:
-            hosts.alone(lambda: main(config))
+            hosts.on_main_process(lambda: main(config))
         obey()
         sys.stdout.flush()
     except UserError as mistake:
@@ -92,7 +92,7 @@ def _run(main: Job, description: str, argv: Sequence[str], trains: bool) -> NoRe
                 f"cannot write {error.filename or 'a file'}: {error.strerror}. Free space and run it again.",
             )
             print(reason, file=sys.stderr)
-        elif hosts.has_company():
+        elif hosts.has_other_processes():
             traceback.print_exc()
             code, reason = 1, f"{type(error).__name__}: {error}"
         else:

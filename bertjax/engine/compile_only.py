@@ -34,17 +34,17 @@ ENVIRONMENT = {
 """For libtpu, which reads it when it is loaded, and would otherwise complain that this is no TPU's machine."""
 
 
-def aside(main: Callable[[Any], object], config: Any) -> NoReturn:
+def dry_run(main: Callable[[Any], object], config: Any) -> NoReturn:
     """Runs a script as far as its step, in a folder that is gone afterwards."""
     import jax
 
-    from bertjax.engine.placeholders import stand_in
+    from bertjax.engine.placeholders import with_placeholders
 
     jax.config.update("jax_platforms", "cpu")  # for what runs while the step is prepared
     jax.config.update("jax_enable_compilation_cache", False)  # without a TPU, what it keeps cannot be read again
     tpu_devices(config.compile_only)  # its mistakes come before any work
     with tempfile.TemporaryDirectory() as folder:
-        config = stand_in(dataclasses.replace(config, out=str(Path(folder) / "out")), Path(folder))
+        config = with_placeholders(dataclasses.replace(config, out=str(Path(folder) / "out")), Path(folder))
         main(config)
     raise UserError(
         f"--compile_only={config.compile_only}: with these settings nothing is trained, so there is no step."

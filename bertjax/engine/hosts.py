@@ -23,13 +23,13 @@ from typing import Any, NoReturn
 
 from bertjax.errors import UserError
 
-AGAIN = 75
+EXIT_RETRY = 75
 """Exit code of who was left alone: nothing is wrong here, run it again. EX_TEMPFAIL of sysexits.h."""
-PERIOD = 3.0
+HEARTBEAT_PERIOD = 3.0
 """Seconds between two signs of life."""
-SILENCE = 60.0
+HEARTBEAT_TIMEOUT = 60.0
 """Seconds without a sign of life after which a process is taken for dead. jax takes 100, and then aborts."""
-LONG = 7 * 24 * 3600.0
+BARRIER_TIMEOUT = 7 * 24 * 3600.0
 """Seconds to wait for a process that works: as long as it is alive."""
 
 
@@ -62,11 +62,11 @@ class Processes:
             raise UserError(f"--processes.patience={self.patience}: expected seconds above 0")
 
 
-class Lost(Exception):
+class LostProcess(Exception):
     """Another process is gone, or hangs. The message says which."""
 
 
-class Company:
+class Cluster:
     """This process among the others: signs of life, and what they have to agree on.
 
     The signs go through the key-value store that the first process holds for jax, and need no device.
@@ -81,16 +81,16 @@ class Company:
         self.watcher = threading.Thread(target=self.watch, daemon=True)
         self.watcher.start()
 
-    def does(self, doing: str) -> None:
+    def heartbeat(self, doing: str) -> None:
         self.doing, self.since = doing, time.monotonic()
 
     def watch(self) -> None:
         """Gives signs of life and reads those of the others, until all is over."""
-        while not self.over.wait(PERIOD):
+        while not self.over.wait(HEARTBEAT_PERIOD):
             try:
                 self.give_sign()
                 self.look_around(time.monotonic())
-            except Lost as loss:
+            except LostProcess as loss:
                 self.leave(str(loss))
             except Exception as error:  # the store is gone, and the first process with it
                 self.leave(f"the first process cannot be reached ({first_line(error)})")
@@ -103,21 +103,21 @@ class Company:
         self.client.key_value_set(f"bertjax/alive/{self.index}", sign, allow_overwrite=True)
 
     def look_around(self, now: float) -> None:
-        """Raises `Lost` where another process ended or is silent, or where nobody gets any further."""
+        """Raises `LostProcess` where another process ended or is silent, or where nobody gets any further."""
         signs = {int(key.rsplit("/", 1)[1]): sign for key, sign in self.client.key_value_dir_get("bertjax/alive/")}
         told = {index: json.loads(sign) for index, sign in signs.items()}
         for index in range(self.count):
             before = self.seen.get(index, ("", now))
             self.seen[index] = before if before[0] == signs.get(index, "") else (signs[index], now)
             if index != self.index and told.get(index, {}).get("ended"):
-                raise Lost(f"process {index} of {self.count} stopped: {told[index]['ended']}")
+                raise LostProcess(f"process {index} of {self.count} stopped: {told[index]['ended']}")
             if index != self.index and told.get(index, {}).get("lost"):
-                raise Lost(told[index]["lost"])
-            if now - self.seen[index][1] > (silence := min(SILENCE, self.patience / 2)):
-                raise Lost(f"process {index} of {self.count} gave no sign of life for {silence:.0f} s")
+                raise LostProcess(told[index]["lost"])
+            if now - self.seen[index][1] > (silence := min(HEARTBEAT_TIMEOUT, self.patience / 2)):
+                raise LostProcess(f"process {index} of {self.count} gave no sign of life for {silence:.0f} s")
         if self.doing and now - self.since > self.patience:
             each = "; ".join(f"process {i} {told[i]['doing']} for {told[i]['seconds']} s" for i in sorted(told))
-            raise Lost(f"no step was finished for {self.patience:.0f} s. {each}")
+            raise LostProcess(f"no step was finished for {self.patience:.0f} s. {each}")
 
     def leave(self, reason: str) -> NoReturn:
         """Ends this process from any thread, whatever the others are doing: they may wait for a device forever."""
@@ -126,7 +126,7 @@ class Company:
         with contextlib.suppress(Exception):
             self.give_sign(lost=reason)
             self.outlast()
-        os._exit(AGAIN)
+        os._exit(EXIT_RETRY)
 
     def outlast(self) -> None:
         """With the first process goes the store, in which the others still have to look: it goes last."""
@@ -136,9 +136,9 @@ class Company:
             if signs == before:
                 break
             before = signs
-            time.sleep(2 * PERIOD)
+            time.sleep(2 * HEARTBEAT_PERIOD)
 
-    def wait(self, seconds: float = LONG) -> None:
+    def barrier(self, seconds: float = BARRIER_TIMEOUT) -> None:
         """Returns when every process has called it as often."""
         self.met += 1
         self.client.wait_at_barrier(f"bertjax/{self.met}", int(1000 * seconds))
@@ -146,12 +146,12 @@ class Company:
     def gather(self, said: str) -> list[str]:
         """What every process says, in their order."""
         self.client.key_value_set(f"bertjax/said/{self.met + 1}/{self.index}", said)
-        self.wait()
+        self.barrier()
         path = f"bertjax/said/{self.met}/"
         return [self.client.blocking_key_value_get(f"{path}{index}", 60_000) for index in range(self.count)]
 
 
-_company: Company | None = None
+_cluster: Cluster | None = None
 
 
 def join(given: Processes) -> None:
@@ -160,7 +160,7 @@ def join(given: Processes) -> None:
     Raises:
       UserError: They could not be reached.
     """
-    global _company
+    global _cluster
     automatic = None if given.count else tpu_cluster()
     if not (given.count or automatic):
         return
@@ -184,7 +184,7 @@ def join(given: Processes) -> None:
     multihost_utils.sync_global_devices("bertjax")
     if distributed.global_state.num_processes > 1:
         state = distributed.global_state
-        _company = Company(state.client, state.process_id, state.num_processes, given.patience)
+        _cluster = Cluster(state.client, state.process_id, state.num_processes, given.patience)
 
 
 def first_line(error: Exception) -> str:
@@ -201,31 +201,31 @@ def tpu_cluster() -> str | None:
     return "gketpu" if {"TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"} & os.environ.keys() else "gcetpu"
 
 
-def has_company() -> bool:
+def has_other_processes() -> bool:
     """Whether there are other processes."""
-    return _company is not None
+    return _cluster is not None
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes and speaks."""
-    return _company is None or _company.index == 0
+    return _cluster is None or _cluster.index == 0
 
 
-def share() -> dict[str, int]:
+def process_shard() -> dict[str, int]:
     """Which part of every batch this process reads."""
-    if _company is None:
+    if _cluster is None:
         return {"process_index": 0, "process_count": 1}
-    return {"process_index": _company.index, "process_count": _company.count}
+    return {"process_index": _cluster.index, "process_count": _cluster.count}
 
 
-def does(doing: str = "") -> None:
+def heartbeat(doing: str = "") -> None:
     """Tells the others what this process is about to do. Said again and again, it shows that steps are made; nothing
     said, that something else takes as long as it takes."""
-    if _company is not None:
-        _company.does(doing)
+    if _cluster is not None:
+        _cluster.heartbeat(doing)
 
 
-def told_to_stop() -> bool:
+def should_preempt() -> bool:
     """Whether this is the step after which all leave, because one of them got SIGTERM: a TPU host is to be maintained.
 
     jax listens to the signal from the moment the processes meet, and finds a step that none has finished. Steps are
@@ -234,71 +234,71 @@ def told_to_stop() -> bool:
     """
     from jax.experimental import multihost_utils
 
-    assert _company is not None
-    _company.steps += 1
-    return multihost_utils.reached_preemption_sync_point(_company.steps)
+    assert _cluster is not None
+    _cluster.steps += 1
+    return multihost_utils.reached_preemption_sync_point(_cluster.steps)
 
 
-def wait() -> None:
+def barrier() -> None:
     """Returns when every process has come as far."""
-    if _company is not None:
-        _company.wait()
+    if _cluster is not None:
+        _cluster.barrier()
 
 
-def alone(function: Callable[[], Any]) -> None:
+def on_main_process(function: Callable[[], Any]) -> None:
     """What the first process does while the others wait; where it leaves with a code, all do."""
-    global _company
-    company, code = _company, None
+    global _cluster
+    company, code = _cluster, None
     if company is None:
         return function()
     if company.index == 0:
-        _company = None  # nothing inside waits for the others
+        _cluster = None  # nothing inside waits for the others
         try:
             function()
         except SystemExit as leaving:
             code = leaving.code
         finally:
-            _company = company
+            _cluster = company
     if code := json.loads(company.gather(json.dumps(code))[0]):
         sys.exit(code)
 
 
-def agree(function: Callable[[], Any]) -> Any:
+def broadcast_from_main(function: Callable[[], Any]) -> Any:
     """What the function answers to the first process, which calls it before the others do.
 
     Raises:
       UserError: It did so in one of them: then in all.
     """
-    if _company is None:
+    if _cluster is None:
         return function()
     answer: Any = None
-    for turn in (_company.index == 0, _company.index > 0):
+    for turn in (_cluster.index == 0, _cluster.index > 0):
         mistake = ""
         try:
             answer = function() if turn else answer
         except UserError as error:
             mistake = str(error)
-        if mistakes := [said for said in _company.gather(mistake) if said]:
+        if mistakes := [said for said in _cluster.gather(mistake) if said]:
             raise UserError(mistakes[0])
-    return json.loads(_company.gather(json.dumps(answer))[0])
+    return json.loads(_cluster.gather(json.dumps(answer))[0])
 
 
 def leave(code: Any, reason: str = "") -> NoReturn:
     """Ends this process: with the others if all is well, and without waiting for them if not."""
     sys.stdout.flush()
-    if _company is None or not reason:
-        wait()
-        if _company is not None:
-            _company.over.set()
-            _company.watcher.join()
+    if _cluster is None or not reason:
+        barrier()
+        if _cluster is not None:
+            _cluster.over.set()
+            _cluster.watcher.join()
         sys.exit(code)
-    _company.does("")
+    _cluster.heartbeat("")
     with contextlib.suppress(Exception):  # whoever is not there has left already
-        _company.over.set()
-        _company.watcher.join()
-        _company.give_sign(ended=reason)
+        _cluster.over.set()
+        _cluster.watcher.join()
+        _cluster.give_sign(ended=reason)
         with contextlib.suppress(Exception):
-            _company.wait(4 * PERIOD)  # they may have the same to say
-        _company.outlast()
+            _cluster.barrier(4 * HEARTBEAT_PERIOD)  # they may have the same to say
+        _cluster.outlast()
     sys.stderr.flush()
     os._exit(code)

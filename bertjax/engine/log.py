@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bertjax.engine.hosts import is_first
+from bertjax.engine.hosts import is_main_process
 from bertjax.errors import UserError
 from bertjax.storage.paths import is_remote, send
 
@@ -158,5 +158,5 @@ def defined(value: Any) -> Any:
 
 def note(text: str) -> None:
     """One line for the person who watches, of the first process."""
-    if is_first():
+    if is_main_process():
         print(text, file=sys.stderr, flush=True)

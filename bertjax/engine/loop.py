@@ -15,14 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax.engine.hosts import does, has_company, is_first, told_to_stop, wait
+from bertjax.engine.hosts import barrier, has_other_processes, heartbeat, is_main_process, should_preempt
 from bertjax.engine.optimiser import build_optimiser, learning_rate_schedule, shipped_params
 from bertjax.engine.sharding import build_mesh
 from bertjax.errors import UserError
 from bertjax.learn.phases import Phases
 from bertjax.machine.signals import Stopped, deferred
 from bertjax.recipes.training import Training
-from bertjax.storage.paths import added
+from bertjax.storage.paths import staged
 
 LOG_EVERY = 10
 """Steps between two looks at the metrics. Looking waits for the devices; between two looks they are sent the next steps
@@ -90,7 +90,7 @@ def fit(
         else:
             step, state = restored.step, restored.state
             batches.set_state(restored.extra["data"])
-        log = Log(out, label, total, step, quiet=not is_first())
+        log = Log(out, label, total, step, quiet=not is_main_process())
         log.event("start" if restored is None else "restart", step, skipped=restored.skipped if restored else [])
         steps = CompiledSteps(program.step, out, log, training.micro_batches)
         pace, profile = Pace(peak), Profile(training.profile, out / "profile")
@@ -99,9 +99,9 @@ def fit(
         try:
             while step < total:
                 profile.before(step - first, metrics)
-                does(f"reads the batch of step {step}")
+                heartbeat(f"reads the batch of step {step}")
                 batch = next(batches)
-                does(f"waits for its devices in step {step}")
+                heartbeat(f"waits for its devices in step {step}")
                 recent.append((step, batch["example_ids"].ravel().tolist()))
                 state, metrics = steps(state, put_batch(prepare(batch), mesh), constants)
                 step += 1
@@ -130,7 +130,7 @@ def fit(
                     log.event("stopped", step, signal=stopping)
                     raise Stopped(stopping)
         finally:
-            does()
+            heartbeat()
             profile.end(metrics)
             log.close()
     update_record(out, epochs=total / batches.steps_per_epoch)
@@ -219,7 +219,7 @@ class CompiledSteps:
         from bertjax.engine.record import update_record
         from bertjax.measure.cost import peak_memory
 
-        does()  # this takes as long as it takes
+        heartbeat()  # this takes as long as it takes
         step, began = int(inputs[0].step), time.monotonic()
         compiled = self.step.lower(*inputs).compile()
         used, seconds = peak_memory(compiled) or 0, time.monotonic() - began
@@ -228,7 +228,7 @@ class CompiledSteps:
         self.compiling = seconds
         self.log.event("compiled", step, shape=shape, seconds=seconds, memory_bytes=used)
         self.log.apart(seconds)
-        wait()  # whoever is first in a collective may not wait long: 30 s between CPUs
+        barrier()  # whoever is first in a collective may not wait long: 30 s between CPUs
         if used > self.memory:
             self.memory = used
             update_record(self.out, training_step_bytes=used)
@@ -275,7 +275,7 @@ class Profile:
     """Records what host and devices do in a range of steps, in the first process."""
 
     def __init__(self, steps: str | None, folder: Path):
-        self.start, self.stop = map(int, steps.split(":")) if steps and is_first() else (-1, -1)
+        self.start, self.stop = map(int, steps.split(":")) if steps and is_main_process() else (-1, -1)
         self.folder, self.recording = folder, contextlib.ExitStack()
 
     def before(self, number: int, last: Any) -> None:
@@ -284,7 +284,7 @@ class Profile:
 
         if number == self.start:
             jax.block_until_ready(last)  # the steps before are not to be seen in it
-            jax.profiler.start_trace(str(self.recording.enter_context(added(self.folder))))
+            jax.profiler.start_trace(str(self.recording.enter_context(staged(self.folder))))
             self.recording.callback(jax.profiler.stop_trace)
         if number == self.stop:
             self.end(last)
@@ -300,8 +300,8 @@ class Profile:
 def leaving() -> Iterator[Callable[[], int]]:
     """Gives what is asked once after every step: the number of a signal that ends the run there, or 0. Of several
     processes all leave after the same step, by SIGTERM: see `processes.told_to_stop`."""
-    if has_company():
-        yield lambda: signal.SIGTERM * told_to_stop()
+    if has_other_processes():
+        yield lambda: signal.SIGTERM * should_preempt()
     else:
         with deferred() as told:
             yield told

@@ -12,11 +12,11 @@ from bertjax.engine.fields import leaves, replace
 from bertjax.engine.log import note
 from bertjax.errors import UserError
 
-PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a")
+TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a")
 """A vocabulary for a model that has none: enough for the text below, whatever the size of its word table."""
 
 
-def stand_in(config: Any, folder: Path) -> Any:
+def with_placeholders(config: Any, folder: Path) -> Any:
     """The config with every text and every model that is missing replaced by one in `folder`."""
     from bertjax.bundle import stored_config
     from bertjax.recipes.pretrain import VOCABULARY
@@ -72,7 +72,7 @@ def zeros(config: Any, tokenizer: Any, target: Path) -> str:
     if tokenizer is None:
         vocabulary = target.with_name(f"{target.name}-vocabulary")
         vocabulary.mkdir()
-        (vocabulary / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+        (vocabulary / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
         tokenizer = Tokenizer.from_folder(vocabulary)
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_params(config))
     save(Bundle(config, params, tokenizer), target)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.engine.fields import to_dict
-from bertjax.engine.hosts import agree, is_first, wait
+from bertjax.engine.hosts import barrier, broadcast_from_main, is_main_process
 from bertjax.engine.inputs import changes, inputs
 from bertjax.engine.log import defined, note
 from bertjax.errors import UserError
@@ -40,7 +40,7 @@ def begin(out: Path, config: Any) -> bool:
       UserError: Another command works on the folder; it holds a run with other settings, or one that began from other
         models or texts than those that stand there now; it cannot be written, or is another one for each process.
     """
-    return agree(lambda: claim(out, config))
+    return broadcast_from_main(lambda: claim(out, config))
 
 
 def claim(out: Path, config: Any) -> bool:
@@ -62,7 +62,7 @@ def claim(out: Path, config: Any) -> bool:
     found = inputs(asked)
     changed = changes((record or {}).get("inputs", {}), found)
     if record is None or ((differing or changed) and not holds_work(out)):
-        if not is_first():
+        if not is_main_process():
             raise UserError(
                 f"{out} is not the folder that the first process sees: give --out=gs://BUCKET/NAME, or a folder that "
                 "all of them share."
@@ -99,7 +99,7 @@ def occupy(out: Path) -> None:
       UserError: Another process works on it, or it cannot be written.
     """
     name = absolute(out)
-    if is_remote(out) or not is_first() or (name in _locks and _locks[name].stands):
+    if is_remote(out) or not is_main_process() or (name in _locks and _locks[name].stands):
         return
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:500]
     since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -149,9 +149,9 @@ def keep(bundle: Any, folder: Path) -> None:
     """Saves a model, from the first process; the others go on when it is there."""
     import bertjax
 
-    if is_first():
+    if is_main_process():
         bertjax.save(bundle, folder)
-    wait()
+    barrier()
 
 
 def holds_work(out: Path) -> bool:
@@ -208,7 +208,7 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
     """A killed run leaves the old record or the new one. The first process writes it."""
     from bertjax.storage.paths import write_text
 
-    if not is_first():
+    if not is_main_process():
         return
     try:
         text = json.dumps(defined(record), indent=2, ensure_ascii=False, allow_nan=False)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from bertjax.bundle import Bundle, is_empty_folder, load, resolve
 from bertjax.errors import UserError
 from bertjax.export.check import FILES, Target, check
-from bertjax.export.hf_equivalent import stock_twin
+from bertjax.export.hf_equivalent import hf_equivalent
 from bertjax.export.litert import litert_model
 from bertjax.export.onnx import Bytes, has_integers, onnx_model
 from bertjax.export.stablehlo import program_and_weights
@@ -20,7 +20,7 @@ from bertjax.measure.onnx import FLOATS, INTEGERS, onnx_file
 from bertjax.model.config import BertConfig
 from bertjax.model.huggingface import config_to_json, write_model
 from bertjax.storage import manifest
-from bertjax.storage.paths import at, is_remote, relative, replaced
+from bertjax.storage.paths import as_path, atomic_folder, is_remote, relative
 from bertjax.storage.tensors import save_tensors
 
 EXPORTED: tuple[Target, ...] = ("onnx", "stablehlo", "litert")
@@ -35,7 +35,7 @@ def export(
     weights: Bytes = "int8",
 ) -> float:
     """Writes a bundle as a folder for another runtime; returns how far its outputs are from those in JAX, see
-    `check.farthest`. `dequantise` is about integers in a folder for plain transformers, see `stock_twin`; `weights`
+    `check.farthest`. `dequantise` is about integers in a folder for plain transformers, see `hf_equivalent`; `weights`
     about kernels of 8 bits in an ONNX file, see bertjax/export/onnx.py.
 
     Raises:
@@ -44,9 +44,9 @@ def export(
     """
     if to not in get_args(Target):
         raise UserError(f"--to {to}: expected one of {', '.join(get_args(Target))}.")
-    bundle, target = load(model), at(out) if is_remote(out) else Path(out).resolve()
-    if bundle.fresh:
-        raise UserError(f"{model} has no trained head ({', '.join(bundle.fresh[:3])}); fine-tune it first.")
+    bundle, target = load(model), as_path(out) if is_remote(out) else Path(out).resolve()
+    if bundle.newly_initialized:
+        raise UserError(f"{model} has no trained head ({', '.join(bundle.newly_initialized[:3])}); fine-tune it first.")
     if bundle.config.exits is not None and bundle.config.exits.leaving is not None:
         raise UserError(
             f"{model} lets each text leave at an exit of its own, which no exported program can decide; export the "
@@ -58,10 +58,10 @@ def export(
         and not any(exported_file(one, target) for one in (to, *EXPORTED))
     ):
         raise UserError(f"{target} exists and is no exported folder, so it is not replaced; choose another name.")
-    origin = at(model) if is_remote(model) else resolve(model).resolve()
+    origin = as_path(model) if is_remote(model) else resolve(model).resolve()
     if target == origin:
         raise UserError(f"--out {out} is the model itself; choose another folder.")
-    with replaced(target) as folder:
+    with atomic_folder(target) as folder:
         write(bundle, to, folder, dequantise, weights)
         if to != "huggingface":  # whose config is the twin's
             (folder / "config.json").write_text(json.dumps(described(bundle.config, to, folder)))
@@ -112,7 +112,7 @@ def write_origin(folder: Path, bundle: str) -> None:
 def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool, weights: Bytes) -> None:
     """The model file, and the weights where they are not in it."""
     if to == "huggingface":
-        write_model(folder, *stock_twin(bundle.config, bundle.params, dequantise))
+        write_model(folder, *hf_equivalent(bundle.config, bundle.params, dequantise))
         return
     if to == "onnx":
         model = onnx_model(bundle.config, bundle.params, weights)

@@ -18,7 +18,7 @@ from bertjax.quantized.tensor import Quantized, dequantised
 from bertjax.share.tying import described, untie
 
 
-def stock_twin(config: BertConfig, params: Tree, dequantise: bool = False) -> tuple[BertConfig, Tree]:
+def hf_equivalent(config: BertConfig, params: Tree, dequantise: bool = False) -> tuple[BertConfig, Tree]:
     """The model as a stock one; `dequantise` allows weights in floating point for those of integers, whose inputs are
     then rounded no more.
 

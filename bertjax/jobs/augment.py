@@ -13,21 +13,21 @@ from bertjax.errors import UserError
 from bertjax.recipes.augment import Augment, Config
 from bertjax.recipes.data import Data
 from bertjax.recipes.stage import Context
-from bertjax.storage.paths import added, at, remove, write_text
+from bertjax.storage.paths import as_path, remove, staged, write_text
 
 PART = 128
 """Examples that are finished together."""
 
 
 def main(config: Config) -> Data:
-    from bertjax.engine.hosts import alone, share, wait
+    from bertjax.engine.hosts import barrier, on_main_process, process_shard
     from bertjax.engine.log import note
     from bertjax.engine.record import begin, update_record
     from bertjax.text.examples import chosen_by_text
     from bertjax.text.facts import described
     from bertjax.text.sources import read_source
 
-    out, file = at(config.out), at(config.out) / "augmented.jsonl"
+    out, file = as_path(config.out), as_path(config.out) / "augmented.jsonl"
     task, examples = read_source(config.data.train, config.data.task, "train", labelled=False)
     examples = chosen_by_text(examples, config.data.rows)
     note(described(examples))
@@ -47,9 +47,9 @@ def main(config: Config) -> Data:
     if begin(out, config):
         return data
     parts = out / "parts" / examples.fingerprint[:16]
-    count = make_parts(open_source(config, task, examples), parts, **share())
-    wait()
-    alone(lambda: collect(parts, count, file))
+    count = make_parts(open_source(config, task, examples), parts, **process_shard())
+    barrier()
+    on_main_process(lambda: collect(parts, count, file))
     update_record(out, data={"train": examples.fingerprint}, result={})
     remove(parts.parent)
     with file.open(encoding="utf-8") as lines:
@@ -87,7 +87,7 @@ def write(path: Any, text: str) -> None:
 
 def collect(parts: Any, count: int, file: Any) -> None:
     """All parts in order, as one file."""
-    with added(file.parent) as folder:
+    with staged(file.parent) as folder:
         whole = folder / f".{file.name}.partial"
         with whole.open("wb") as target:
             for number in range(count):
@@ -131,10 +131,10 @@ class Source:
         """Of every word of every text."""
         guessed: list[dict[int, list[str]]] = [{} for _ in texts]
         if self.config.substitutes == "guesses":
-            from bertjax.distill.substitutes import guesses
+            from bertjax.distill.substitutes import likely_words
 
             sizes = {"count": self.config.candidates, "batch_size": self.config.batch_size, "buckets": self.buckets}
-            guessed = guesses(self.bundle, texts, self.names, **sizes)  # type: ignore[arg-type]
+            guessed = likely_words(self.bundle, texts, self.names, **sizes)  # type: ignore[arg-type]
         return [
             [known.get(number, self.near.get(word.name, [])) for number, word in enumerate(text.words)]
             for text, known in zip(texts, guessed, strict=True)
@@ -182,7 +182,7 @@ def open_guesser(config: Config) -> Any:
     bundle = load(config.model, architecture=architecture)
     if bundle.tokenizer is None:
         raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so no text can be read with it.")
-    if guessing and (bundle.fresh or bundle.tokenizer.mask_id is None):
+    if guessing and (bundle.newly_initialized or bundle.tokenizer.mask_id is None):
         raise UserError(
             f"{config.model} cannot guess hidden words: it has no head for them. Train one on text like yours,\n"
             f"  bertjax pretrain --model={config.model} --sentences=none --data.train=TEXT --out=runs/words\n"

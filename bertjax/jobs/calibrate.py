@@ -2,7 +2,7 @@
 
 from bertjax.errors import UserError
 from bertjax.recipes.calibrate import Config
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
@@ -16,13 +16,13 @@ def main(config: Config) -> None:
     from bertjax.jobs.data import open_model, read_split, tell, training_task
     from bertjax.jobs.early_exit_report import report_depths
 
-    out = at(config.out)
+    out = as_path(config.out)
     if begin(out, config):
         return
     bundle, task = open_model(config.model, training_task(dataclasses.replace(config.data, train=config.held_out)), 0)
     if bundle.config.exits is None:
         raise UserError(f"{config.model} has no exits; train some first (bertjax exits).")
-    if bundle.fresh:
+    if bundle.newly_initialized:
         raise UserError(f"{config.model} has no trained head for this task; fine-tune it first (bertjax finetune).")
     held_out = read_split(config.data, config.held_out, task, bundle.tokenizer, "validation")
     reported = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")

@@ -18,16 +18,16 @@ from bertjax.recipes.prune import Prune
 from bertjax.recipes.quantize import Quantize
 from bertjax.recipes.stage import Context, Stage
 from bertjax.recipes.training import Training
-from bertjax.storage.paths import at, write_text
+from bertjax.storage.paths import as_path, write_text
 
 
 def main(config: Config) -> None:
     from bertjax.engine.fields import to_dict
-    from bertjax.engine.hosts import alone
+    from bertjax.engine.hosts import on_main_process
     from bertjax.engine.log import note
     from bertjax.engine.record import begin
 
-    out = at(config.out)
+    out = as_path(config.out)
     asked = to_dict(config)
     begin(out, {name: value for name, value in asked.items() if name not in ("rows", "seeds", "row")})
     finished = out / "report.json"
@@ -61,7 +61,7 @@ def main(config: Config) -> None:
             note(f"the report: {out / 'report.md'}")
             leave_if(left_out(failures), FAILED)
 
-        alone(conclude)
+        on_main_process(conclude)
 
 
 def set_up(config: Config, out: Path) -> Bench:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.recipes.compare import BUILT_IN, Config
-from bertjax.storage.paths import at, local
+from bertjax.storage.paths import as_path, local
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
 def folder_of(bench: Bench, method: Any) -> Any:
     """A model of the row: what its first finished seed left."""
     if method.name == "teacher":
-        return at(bench.teacher)
+        return as_path(bench.teacher)
     if method.name == "bag_of_words":
         return bench.out / "bag-of-words"
     seed = method.runs[0].seed

@@ -18,26 +18,26 @@ from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.prune import Prune
 from bertjax.recipes.quantize import Quantize
 from bertjax.recipes.stage import Context, Stage
-from bertjax.storage.paths import at, is_remote
+from bertjax.storage.paths import as_path, is_remote
 
 
 def main(config: Config) -> None:
-    from bertjax.engine.hosts import alone, is_first
+    from bertjax.engine.hosts import is_main_process, on_main_process
     from bertjax.engine.log import Log
     from bertjax.engine.record import begin, read_record
     from bertjax.jobs.budget import MISSED
     from bertjax.jobs.data import tell_first, training_task
 
-    out, stages = at(config.out), config.planned_stages()
+    out, stages = as_path(config.out), config.planned_stages()
     prepare(stages, config.chooses)
     if begin(out, config):
         leave_if((read_record(out) or {}).get("missed"), MISSED)
         return
     facts = tell_first(config.data, config.model, training_task(config.data))
     failures: list[Failure] = []
-    with contextlib.closing(Log(out, "compressing", len(stages), start=None, quiet=not is_first())) as log:
+    with contextlib.closing(Log(out, "compressing", len(stages), start=None, quiet=not is_main_process())) as log:
         models = (try_candidates if config.chooses else run_stages)(config, out, log, failures)
-        alone(lambda: conclude(config, models, failures, out, log, facts))
+        on_main_process(lambda: conclude(config, models, failures, out, log, facts))
 
 
 def conclude(config: Config, models: list[Model], failures: list[Failure], out: Path, log: Any, facts: Any) -> None:
@@ -49,12 +49,12 @@ def conclude(config: Config, models: list[Model], failures: list[Failure], out: 
     from bertjax.jobs.budget import MISSED, choose
     from bertjax.jobs.data import training_task
     from bertjax.jobs.next_steps import next_steps
-    from bertjax.jobs.report import prove
+    from bertjax.jobs.report import build_report
     from bertjax.report.write import write_report
 
     command, asked, task = commands.asked("compress", config), to_dict(config), training_task(config.data)
     told = {"next_steps": next_steps(config, models, task), "command": command, "base": config.model, "facts": facts}
-    report = prove(models, config.data, out, asked=asked, task=task, failures=failures, **told)
+    report = build_report(models, config.data, out, asked=asked, task=task, failures=failures, **told)
     models = [model for model in models if model.name in [row.name for row in report.rows]]
     kept, missed = models[-1], None
     if config.chooses:
@@ -99,7 +99,7 @@ def ship(kept: Model, report: Any, out: Path) -> None:
     from bertjax.export.folder import write_origin
     from bertjax.measure.onnx import origin_of
     from bertjax.storage import manifest
-    from bertjax.storage.paths import absolute, local, relative, replaced
+    from bertjax.storage.paths import absolute, atomic_folder, local, relative
 
     sources = {"bundle": kept.folder}
     if kept.exported:
@@ -117,7 +117,7 @@ def ship(kept: Model, report: Any, out: Path) -> None:
     ]
     report = dataclasses.replace(report, rows=tuple(rows))
     for name, folder in sources.items():
-        with replaced(out / name) as filled:
+        with atomic_folder(out / name) as filled:
             shutil.copytree(local(folder), filled, dirs_exist_ok=True)
             manifest.put_text(filled, "report.json", report.json_text(out / name))
             if name == "exported":
@@ -169,7 +169,7 @@ def add(make: Callable[[], Model], name: str, folder: Any, models: list[Model], 
 def made(stage: Stage, context: Context, name: str) -> Model:
     """What a stage leaves."""
     stage.run(context)
-    return Model(name, at(context.out) / "bundle")
+    return Model(name, as_path(context.out) / "bundle")
 
 
 def teacher_as_it_is(config: Config) -> tuple[list[Model], list[Stage]]:
@@ -186,11 +186,11 @@ def teacher_as_it_is(config: Config) -> tuple[list[Model], list[Stage]]:
 
 def exported(model: Model, out: Path) -> Model:
     """A model of this run as an ONNX file."""
-    from bertjax.engine.hosts import alone
+    from bertjax.engine.hosts import on_main_process
     from bertjax.jobs.export import export_once
 
     name = f"{model.name}-onnx"
-    alone(lambda: export_once(model.folder, out / "stages" / name / "bundle"))
+    on_main_process(lambda: export_once(model.folder, out / "stages" / name / "bundle"))
     return Model(name, out / "stages" / name / "bundle")
 
 
@@ -241,13 +241,13 @@ def has_trained_head(model: str, task: Any) -> bool:
     """Whether the model needs no fine-tuning: it has a head for this kind of task, with these labels."""
     from bertjax.jobs.data import open_model
 
-    return not open_model(model, task, 0)[0].fresh
+    return not open_model(model, task, 0)[0].newly_initialized
 
 
 def resolve_model(model: str) -> Any:
     from bertjax.bundle import resolve
 
-    return at(model) if is_remote(model) else resolve(model)
+    return as_path(model) if is_remote(model) else resolve(model)
 
 
 def without_teacher(taught: list[Done], model: str) -> tuple[Stage, str]:

@@ -6,7 +6,7 @@ from bertjax.engine.log import note
 from bertjax.errors import UserError
 from bertjax.recipes.data import Data
 from bertjax.recipes.training import Training
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 
 
 class Split(NamedTuple):
@@ -61,7 +61,7 @@ def short(source: str) -> str:
     """A source as reports name it: a file without its folder."""
     from pathlib import Path
 
-    return Path(source).name if at(source).exists() else source
+    return Path(source).name if as_path(source).exists() else source
 
 
 def training_examples(data: Data, task: Any, labelled: bool = False) -> Any:
@@ -88,7 +88,7 @@ def open_model(name: str, task: Any, seed: int, **settings: Any) -> tuple[Any, A
     """A bundle with a head for the task, and the task with its labels in the order of that head.
 
     A model that already has a head for this kind of task keeps it, and its labels must be the data's. Any other gets a
-    new head, drawn from `seed` and listed in `fresh`.
+    new head, drawn from `seed` and listed in `newly_initialized`.
     """
     from bertjax.bundle import architecture_for, load, stored_config
     from bertjax.text.tasks import align_labels
@@ -122,12 +122,12 @@ def to_be_changed(bundle: Any, name: str) -> Any:
 def training_batches(config: Any, encoded: Any, model: Any) -> Any:
     """What a run learns from, for a model of this `BertConfig`: rows of an example each, those of like length together,
     or with `config.packed` of several."""
-    from bertjax.engine.hosts import share
+    from bertjax.engine.hosts import process_shard
     from bertjax.text.batches import batches
     from bertjax.text.buckets import length_buckets
     from bertjax.text.packing import packed_batches
 
-    longest, common = config.data.max_length, {"seed": config.seed, **share()}
+    longest, common = config.data.max_length, {"seed": config.seed, **process_shard()}
     if not config.packed:
         buckets = length_buckets(encoded.lengths, longest)
         return batches(encoded, config.batch_size, buckets=buckets, **common)

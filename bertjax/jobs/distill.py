@@ -6,7 +6,7 @@ from typing import Any
 from bertjax.jobs.data import compute_settings
 from bertjax.recipes.distill import Config, Distill
 from bertjax.recipes.stage import Context
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 from bertjax.student import Student
 
 
@@ -23,13 +23,13 @@ def main(config: Config, score: bool = True, thinner: Any = None) -> None:
     from bertjax.engine.record import begin, finish, keep, update_record
     from bertjax.jobs.data import read_split, score_of, tell, training_batches
     from bertjax.learn.losses import ponder_cost
-    from bertjax.learn.objective import lessons
+    from bertjax.learn.objective import bind_losses
     from bertjax.learn.step import Term
     from bertjax.prune.masks import apply_masks
     from bertjax.student import sample_batches
     from bertjax.text.batches import inputs_of, places_of
 
-    out = at(config.out)
+    out = as_path(config.out)
     if begin(out, config):
         return
     teachers, task = open_teachers(config)
@@ -44,7 +44,7 @@ def main(config: Config, score: bool = True, thinner: Any = None) -> None:
         check_packing(config, student.config, [t.config for t in teachers])
     data = training_batches(config, train.encoded, student.config)
 
-    taught = lessons(config.losses, student.config, [t.config for t in teachers], config.seed)
+    taught = bind_losses(config.losses, student.config, [t.config for t in teachers], config.seed)
     extra = {
         name: lesson.loss.fit(own, student, teachers[lesson.teacher], sample_batches(train.encoded))  # type: ignore[attr-defined]
         if hasattr(lesson.loss, "fit")
@@ -89,10 +89,10 @@ def main(config: Config, score: bool = True, thinner: Any = None) -> None:
         state=masks,
         phases=phases,
     )
-    student = dataclasses.replace(student, params=apply_masks(trained.params, trained.state), fresh=())
+    student = dataclasses.replace(student, params=apply_masks(trained.params, trained.state), newly_initialized=())
     keep(student, out / "bundle")
     result = {task.metric: score_of(student, held_out)} if score else {}
-    update_record(out, asked_seconds=sum(s.seconds or 0 for s in stored if s) if any(stored) else None)
+    update_record(out, teacher_seconds=sum(s.seconds or 0 for s in stored if s) if any(stored) else None)
     finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 
 
@@ -106,7 +106,7 @@ def open_teachers(config: Config) -> tuple[list[Any], Any]:
     opened = [open_model(name, task, config.seed, **settings) for name in names]
     first, task = opened[0]
     for name, (teacher, _) in zip(names, opened, strict=True):
-        if teacher.fresh:
+        if teacher.newly_initialized:
             raise UserError(f"{name} has no trained head to learn from; fine-tune it first (train.finetune).")
         if teacher.tokenizer.fingerprint != first.tokenizer.fingerprint:
             raise UserError(f"{name} has another vocabulary than {config.model}; teachers read the same pieces.")
@@ -149,7 +149,7 @@ def store_teacher(config: Config, number: int, teacher: Any, encoded: Any, stude
     if not config.store or not all(hasattr(loss, "needs") for loss in config.losses):
         return None
     from bertjax.distill.teacher import stored_bytes, stored_outputs
-    from bertjax.engine.hosts import share
+    from bertjax.engine.hosts import process_shard
     from bertjax.engine.log import Progress, note
     from bertjax.storage.cache import cache_dir
     from bertjax.storage.paths import is_remote
@@ -157,11 +157,11 @@ def store_teacher(config: Config, number: int, teacher: Any, encoded: Any, stude
     asked = [loss.needs(student, teacher.config) for loss in config.losses]  # type: ignore[attr-defined]
     if None in asked:
         return None
-    needs, folder = frozenset().union(*asked), at(config.outputs or at(config.out) / "teacher")
+    needs, folder = frozenset().union(*asked), as_path(config.outputs or as_path(config.out) / "teacher")
     if is_remote(folder):  # the arrays are read row by row, from a disk
         folder = cache_dir() / "teacher"
-    if share()["process_count"] > 1:  # each asks for itself, at the same time: no text goes over the network
-        folder = folder / f"process_{share()['process_index']}"
+    if process_shard()["process_count"] > 1:  # each asks for itself, at the same time: no text goes over the network
+        folder = folder / f"process_{process_shard()['process_index']}"
     size = stored_bytes(teacher, encoded, needs) / 1e6
     note(f"the teacher's outputs for {len(encoded)} rows take {size:.0f} MB in {folder}")
     bar, before = None, 0

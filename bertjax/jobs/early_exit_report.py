@@ -104,10 +104,10 @@ def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_
     threshold, by round."""
     import numpy as np
 
-    from bertjax.adaptive import Walker, policy_of, remove_exits, walk_of
+    from bertjax.adaptive import EarlyExitExecutor, policy_of, remove_exits, segmented_model
     from bertjax.engine.log import note
     from bertjax.measure.depth import time_ways
-    from bertjax.model import Leaving, build
+    from bertjax.model import ExitRule, build
     from bertjax.predict import forward
     from bertjax.text.batches import gather, inputs_of
     from bertjax.text.buckets import bucket_of, length_buckets
@@ -123,10 +123,12 @@ def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_
     full = [batch(rows[i : i + BATCH]) for i in range(0, len(rows) - BATCH + 1, BATCH)]
     config, params = remove_exits(early.config, early.device_params)
     plain = forward.bound(build(config), params)
-    never = Leaving("patience", float(early.config.depth), 1.0) if len(config.labels) == 1 else Leaving("entropy", 0.0)
+    never = (
+        ExitRule("patience", float(early.config.depth), 1.0) if len(config.labels) == 1 else ExitRule("entropy", 0.0)
+    )
 
     def walker(leaving: Any) -> Any:
-        return Walker(walk_of(early.config, policy_of(early.config, leaving)), early.device_params)
+        return EarlyExitExecutor(segmented_model(early.config, policy_of(early.config, leaving)), early.device_params)
 
     ways = {
         LAST: lambda batches: [np.asarray(plain(*batch)) for batch in batches],
@@ -144,11 +146,11 @@ def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:
     import jax
     import numpy as np
 
-    from bertjax.adaptive import walk_of
+    from bertjax.adaptive import segmented_model
     from bertjax.adaptive.executors import _advance, _begin
     from bertjax.adaptive.policies import Confidence
 
-    walk = walk_of(early.config, Confidence("entropy", 0.0))
+    walk = segmented_model(early.config, Confidence("entropy", 0.0))
     row = np.ones((1, length), np.int32)
     rows, total, found = _begin(walk, early.device_params, row, row, row * 0, walk.start(1)), 0.0, {}
     for number, (segment, own, depth) in enumerate(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bertjax.errors import UserError
 from bertjax.recipes.evaluate import Config
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
@@ -13,7 +13,7 @@ def main(config: Config) -> None:
     from bertjax.engine.log import note
     from bertjax.jobs.compress import resolve_model, show
     from bertjax.jobs.data import open_model, tell_first, training_task
-    from bertjax.jobs.report import Model, prove
+    from bertjax.jobs.report import Model, build_report
     from bertjax.text.sources import infer_task
 
     # The default is the demo, which says nothing about other text.
@@ -26,7 +26,7 @@ def main(config: Config) -> None:
             raise UserError(
                 f"{name} is an exported file; the baseline is a model: its bundle, and the file --against it."
             )
-        if not model.exported and open_model(name, task, 0)[0].fresh:
+        if not model.exported and open_model(name, task, 0)[0].newly_initialized:
             raise UserError(f"{name} has no trained head for this task; fine-tune it first (bertjax finetune).")
         models.append(model)
         if config.bfloat16 and not model.exported:
@@ -35,9 +35,9 @@ def main(config: Config) -> None:
         note("without --data.train no bag of words can be fitted to stand beside the models")
     facts = tell_first(config.data, str(models[0].folder), task, learned)
     told = {"command": asked_command("evaluate", config), "words": learned, "facts": facts}
-    report = prove(models, config.data, at(config.out), asked=to_dict(config), task=task, **told)
+    report = build_report(models, config.data, as_path(config.out), asked=to_dict(config), task=task, **told)
     show(report)
-    note(f"the report: {at(config.out) / 'report.md'}")
+    note(f"the report: {as_path(config.out) / 'report.md'}")
 
 
 def short_name(folder: str, taken: list[str]) -> str:

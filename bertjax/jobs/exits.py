@@ -6,7 +6,7 @@ from bertjax.errors import UserError
 from bertjax.jobs.data import compute_settings
 from bertjax.recipes.exits import Config, EarlyExit
 from bertjax.recipes.stage import Context
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 
 
 def main(config: Config, score: bool = True) -> None:
@@ -14,19 +14,19 @@ def main(config: Config, score: bool = True) -> None:
 
     from bertjax.adaptive import add_exits
     from bertjax.adaptive.policies import policy_of
-    from bertjax.engine.hosts import share
+    from bertjax.engine.hosts import process_shard
     from bertjax.engine.loop import fit
     from bertjax.engine.record import begin, finish, keep
     from bertjax.jobs.data import open_model, read_split, tell, training_task
-    from bertjax.model.depth import Exits, Leaving
+    from bertjax.model.depth import ExitRule, Exits
     from bertjax.text.batches import batches
     from bertjax.text.buckets import length_buckets
 
-    out = at(config.out)
+    out = as_path(config.out)
     if begin(out, config):
         return
     start, task = open_model(config.model, training_task(config.data), config.seed, **compute_settings(config))
-    if config.frozen and start.fresh:
+    if config.frozen and start.newly_initialized:
         raise UserError(
             f"{config.model} has no trained head, and --method={config.method} freezes it: fine-tune it first "
             "(bertjax finetune), or use --method=joint."
@@ -35,15 +35,15 @@ def main(config: Config, score: bool = True) -> None:
         raise UserError("one layer has room for an exit on the embeddings alone: give --after=-1 --reads=mean.")
     exits = Exits(config.after or tuple(range(start.config.depth - 1)), config.head, reads=config.reads)
     new_config, params = add_exits(start.config, start.params, exits, config.seed)
-    bundle = dataclasses.replace(start, config=new_config, params=params, fresh=())
+    bundle = dataclasses.replace(start, config=new_config, params=params, newly_initialized=())
     number = len(new_config.labels) == 1
-    policy_of(new_config, Leaving("patience", 1, 1.0) if number else Leaving())  # says it where exits make no sense
+    policy_of(new_config, ExitRule("patience", 1, 1.0) if number else ExitRule())  # says it where exits make no sense
     train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train", config.method != "self_distil")
     held_out = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")
     if score and config.compile_only is None:
         tell(config.data, train, held_out)
     buckets = length_buckets(train.encoded.lengths, config.data.max_length)
-    data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **share())
+    data = batches(train.encoded, config.batch_size, seed=config.seed, buckets=buckets, **process_shard())
 
     trained, frozen = split_exits(params) if config.frozen else (params, {})
     trained = fit(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from bertjax.errors import UserError
 from bertjax.recipes.export import Export
 from bertjax.recipes.stage import Context
-from bertjax.storage.paths import at, is_remote
+from bertjax.storage.paths import as_path, is_remote
 
 
 def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["int8", "uint8"] = "int8") -> None:
@@ -22,7 +22,7 @@ def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["in
     from bertjax.measure.onnx import onnx_file, origin_of
     from bertjax.storage import manifest
 
-    origin = at(model) if is_remote(model) else Path(model).resolve()
+    origin = as_path(model) if is_remote(model) else Path(model).resolve()
     if onnx_file(folder) is not None and origin_of(folder) == origin:
         known = manifest.read(folder).made_from
         if not known or known == manifest.fingerprint(resolve(model)):
@@ -46,6 +46,6 @@ def require_packages() -> None:
 
 def run(recipe: Export, context: Context) -> None:
     """The stage: exports the context's model into its folder."""
-    from bertjax.engine.hosts import alone
+    from bertjax.engine.hosts import on_main_process
 
-    alone(lambda: export_once(context.model, at(context.out) / "bundle", recipe.weights))
+    on_main_process(lambda: export_once(context.model, as_path(context.out) / "bundle", recipe.weights))

@@ -5,7 +5,7 @@ from typing import Any
 from bertjax.jobs.data import compute_settings
 from bertjax.recipes.finetune import Config, Finetune
 from bertjax.recipes.stage import Context
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 
 
 def main(config: Config, score: bool = True) -> None:
@@ -18,7 +18,7 @@ def main(config: Config, score: bool = True) -> None:
     from bertjax.learn.step import Term
     from bertjax.text.batches import inputs_of, places_of
 
-    out = at(config.out)
+    out = as_path(config.out)
     if begin(out, config):
         return
     if config.runs > 1:
@@ -44,7 +44,7 @@ def main(config: Config, score: bool = True) -> None:
         return terms, state
 
     params = fit(config, out, "fine-tuning", params=bundle.params, extra={}, objective=objective, batches=data).params
-    tuned = dataclasses.replace(bundle, params=params, fresh=())
+    tuned = dataclasses.replace(bundle, params=params, newly_initialized=())
     keep(tuned, out / "bundle")
     result = {task.metric: score_of(tuned, held_out)} if score else {}
     finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
@@ -58,7 +58,7 @@ def average_of_runs(config: Config, out: Any, score: bool) -> None:
     import numpy as np
 
     import bertjax
-    from bertjax.engine.hosts import alone
+    from bertjax.engine.hosts import on_main_process
     from bertjax.engine.record import finish, keep, read_record, update_record
     from bertjax.jobs.data import open_model, read_split, score_of, tell_first, training_task
     from bertjax.storage.paths import write_text
@@ -72,7 +72,7 @@ def average_of_runs(config: Config, out: Any, score: bool) -> None:
     params = jax.tree.map(lambda *runs: np.mean(runs, axis=0, dtype=np.float32), *(one.params for one in bundles))
     keep(dataclasses.replace(bundles[0], params=params), out / "bundle")
     told = "".join((folder / "metrics.jsonl").read_text(encoding="utf-8") for folder in folders)
-    alone(lambda: write_text(out / "metrics.jsonl", told))
+    on_main_process(lambda: write_text(out / "metrics.jsonl", told))
     records = [read_record(folder) or {} for folder in folders]
     epochs, peak = ([record[name] for record in records] for name in ("epochs", "training_step_bytes"))
     update_record(out, epochs=sum(epochs), training_step_bytes=max(peak))

@@ -97,10 +97,10 @@ def loss_of(config: Any, model: Any) -> Any:
     """The mean of what is learned (`config.losses`, from the model as it is) over a batch, as a sum and a weight."""
     import jax.numpy as jnp
 
-    from bertjax.learn.objective import lessons
+    from bertjax.learn.objective import bind_losses
     from bertjax.text.batches import inputs_of
 
-    taught = lessons(config.losses, model.config, [model.config], config.seed)
+    taught = bind_losses(config.losses, model.config, [model.config], config.seed)
 
     def loss(params: Any, batch: Any) -> Any:
         said = model.model.apply({"params": model.params}, *inputs_of(batch))

@@ -8,7 +8,7 @@ from bertjax.jobs.report import Model
 from bertjax.recipes.compress import Config
 from bertjax.recipes.distill import Distill
 from bertjax.recipes.finetune import Finetune
-from bertjax.storage.paths import at, is_remote
+from bertjax.storage.paths import as_path, is_remote
 from bertjax.student import Student
 
 Step = tuple[str, str]
@@ -31,7 +31,7 @@ def verify(config: Config, models: list[Model], task: Any) -> list[Step]:
     said |= {"metric": None if data.metric == "auto" else data.metric, "max-length": data.max_length}
     bounds = {"max-drop": config.max_drop, "min-speedup": config.min_speedup, "max-mb": config.max_mb}
     given = {name: value for name, value in {**said, **bounds}.items() if value is not None}
-    folders = (str(at(config.out) / "exported"), f"--against={models[1].folder}", f"--data={data.eval}")
+    folders = (str(as_path(config.out) / "exported"), f"--against={models[1].folder}", f"--data={data.eval}")
     return [("Measure the two exported files anew", line("verify", *folders, *spelled(given)))]
 
 
@@ -39,7 +39,7 @@ def label(config: Config, task: Any) -> str:
     """One text, or two with a tab between them, through `bertjax predict`."""
     pair = task.kind == "qa" or task.text_pair is not None
     texts = shlex.join(["printf", "%s\\t%s\\n", "a text", "and its second"] if pair else ["echo", "a text to judge"])
-    model, length = f"--model={at(config.out) / 'bundle'}", f"--max_length={config.data.max_length}"
+    model, length = f"--model={as_path(config.out) / 'bundle'}", f"--max_length={config.data.max_length}"
     return f"{texts} | {line('predict', model, length)}"
 
 

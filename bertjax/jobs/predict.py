@@ -64,14 +64,14 @@ def read_lines(source: str) -> list[str]:
 
 def write_lines(target: str, lines: list[str]) -> None:
     from bertjax.errors import UserError
-    from bertjax.storage.paths import at
+    from bertjax.storage.paths import as_path
 
     text = "\n".join(lines) + "\n"
     if target == "-":
         print(text, end="")
         return
     try:
-        with at(target).open("w", encoding="utf-8") as file:
+        with as_path(target).open("w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}.") from None

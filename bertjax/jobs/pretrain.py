@@ -7,13 +7,13 @@ from bertjax.errors import UserError
 from bertjax.jobs.data import compute_settings
 from bertjax.learn.phases import Phases
 from bertjax.recipes.pretrain import VOCABULARY, Config
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
     import dataclasses
 
-    from bertjax.engine.hosts import share
+    from bertjax.engine.hosts import process_shard
     from bertjax.engine.log import note
     from bertjax.engine.loop import fit
     from bertjax.engine.record import begin, finish, keep, update_record
@@ -21,7 +21,7 @@ def main(config: Config) -> None:
     from bertjax.text.corpus import build_corpus
     from bertjax.text.pretraining import Rows, pretraining_batches
 
-    out, text = at(config.out), config.data
+    out, text = as_path(config.out), config.data
     if begin(out, config):
         return
     given = open_bundle(config)
@@ -37,7 +37,7 @@ def main(config: Config) -> None:
 
     train = rows_of(text.train, "train", config.seed)
     held_out = rows_of(text.eval, "test", 0) if text.eval else None  # the same masks, whatever --seed is
-    data = pretraining_batches(train, config.batch_size, packed=config.packed, **share())
+    data = pretraining_batches(train, config.batch_size, packed=config.packed, **process_shard())
     peak = device_peak(config.dtype)
     update_record(out, peak_flops=peak.flops, peak_source=peak.source)
 
@@ -55,7 +55,7 @@ def main(config: Config) -> None:
         phases=phases,
         peak=peak.flops,
     ).params
-    trained = dataclasses.replace(bundle, params=params, fresh=())
+    trained = dataclasses.replace(bundle, params=params, newly_initialized=())
     keep(trained, out / "bundle")
     fingerprints = {"train": train.corpus.fingerprint, "tokenizer": trained.tokenizer.fingerprint}
     if held_out is not None:
@@ -101,7 +101,7 @@ def open_bundle(config: Config) -> Any:
         bundle = load(config.model, architecture=architecture, seed=config.seed, **compute_settings(config))
         if bundle.tokenizer is None:
             raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so no text can be read with it.")
-        if bundle.fresh and any(type(loss).__name__ == "SoftWords" for loss in config.losses):
+        if bundle.newly_initialized and any(type(loss).__name__ == "SoftWords" for loss in config.losses):
             raise UserError(
                 f"{config.model} has no trained head that guesses words, for a student to learn from. Train it first:\n"
                 f"  bertjax pretrain --model={config.model} --sentences=none --data.train=TEXT --out=runs/words"
@@ -122,10 +122,10 @@ def learning(config: Config, model: Any, teacher: Any, steps: int) -> tuple[Call
     import jax.numpy as jnp
 
     from bertjax.distill.progressive import layer_by_layer
-    from bertjax.learn.objective import lessons
+    from bertjax.learn.objective import bind_losses
 
     everywhere = any(getattr(loss, "everywhere", False) for loss in config.losses)
-    taught = lessons(config.losses, model.config, [teacher.config], config.seed) if teacher else None
+    taught = bind_losses(config.losses, model.config, [teacher.config], config.seed) if teacher else None
     phases, by_layer = layer_by_layer(config.progressive, model, teacher, steps)
 
     def learn(params, extra, batch, key):

@@ -8,27 +8,27 @@ from bertjax.errors import UserError
 from bertjax.recipes.distill import Config as Distillation
 from bertjax.recipes.prune import Config, Prune
 from bertjax.recipes.stage import Context
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 from bertjax.student import Student
 
 KERNELS = r"^encoder/.*kernel$"
 
 
-def cut(config: Any, model: Any, task: Any) -> Any:
+def prune_model(config: Any, model: Any, task: Any) -> Any:
     """The model as a bundle without the parts that are worth least: layers, then heads, then neurons, then weights."""
     looks = config.score not in ("magnitude", "random")
     removes = config.layers or config.heads or config.neurons or config.speedup
-    batches = measured_on(config, model, task) if looks and removes else []
+    batches = scoring_batches(config, model, task) if looks and removes else []
     if config.layers:
-        model = without_layers(config, model, batches)
+        model = remove_layers(config, model, batches)
     parts = {"heads": config.heads, "neurons": config.neurons}
-    for part, fraction in (fast_enough(config, model, task, batches) if config.speedup else parts).items():
+    for part, fraction in (fractions_for_speedup(config, model, task, batches) if config.speedup else parts).items():
         if fraction:
-            model = without(config, model, batches, part, fraction)
-    return with_zeros(config, model) if config.zeros and not config.over else model
+            model = remove_parts(config, model, batches, part, fraction)
+    return zero_weights(config, model) if config.zeros and not config.over else model
 
 
-def measured_on(config: Any, model: Any, task: Any) -> list[Any]:
+def scoring_batches(config: Any, model: Any, task: Any) -> list[Any]:
     """Training texts in batches of one length."""
     from bertjax.jobs.data import read_split
     from bertjax.jobs.quantize import sample
@@ -37,7 +37,7 @@ def measured_on(config: Any, model: Any, task: Any) -> list[Any]:
     return sample(train.encoded, config.texts, one_length=True)
 
 
-def fast_enough(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[str, float]:
+def fractions_for_speedup(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[str, float]:
     """The smallest part of heads and neurons without which the model is fast enough; recorded with what was reached."""
     import tempfile
 
@@ -46,9 +46,9 @@ def fast_enough(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[
     from bertjax.engine.record import update_record
     from bertjax.jobs.data import training_examples
     from bertjax.prune.scores import OWNER
-    from bertjax.prune.select import least_removal
+    from bertjax.prune.select import search_speedup
     from bertjax.prune.surgery import sizes
-    from bertjax.storage.paths import at
+    from bertjax.storage.paths import as_path
 
     texts = training_examples(config.data, task)
     counts = {part: sizes(model.config, owner).values() for part, owner in OWNER.items()}
@@ -57,20 +57,20 @@ def fast_enough(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[
     def reached(fraction: float) -> float:
         smaller = model
         for part in most:
-            smaller = without(config, smaller, batches, part, min(fraction, most[part]))
+            smaller = remove_parts(config, smaller, batches, part, min(fraction, most[part]))
         with tempfile.TemporaryDirectory() as folder:
             bertjax.save(smaller, Path(folder) / "smaller")
-            found = times_as_fast(config.model, Path(folder) / "smaller", texts, config.data.max_length)
+            found = measure_speedup(config.model, Path(folder) / "smaller", texts, config.data.max_length)
         note(f"without {fraction:.0%} of heads and neurons: {found:.2f} times as fast")
         return found
 
-    fraction, speedup = least_removal(reached, config.speedup)
-    update_record(at(config.out), removed=fraction, speedup={"asked": config.speedup, "reached": speedup})
+    fraction, speedup = search_speedup(reached, config.speedup)
+    update_record(as_path(config.out), removed=fraction, speedup={"asked": config.speedup, "reached": speedup})
     note(f"{fraction:.0%} of heads and neurons go: {speedup:.2f} times as fast, asked for {config.speedup:g}")
     return {part: min(fraction, share) for part, share in most.items()}
 
 
-def times_as_fast(whole: str, smaller: Path, texts: Any, max_length: int) -> float:
+def measure_speedup(whole: str, smaller: Path, texts: Any, max_length: int) -> float:
     """The time of one model for one text over that of another, each in a process of its own, taking turns."""
     from bertjax.bundle import resolve
     from bertjax.measure.latency import Candidate, measure_latency
@@ -83,30 +83,30 @@ def times_as_fast(whole: str, smaller: Path, texts: Any, max_length: int) -> flo
     return timings["whole"].latency.batch_1.p50 / timings["smaller"].latency.batch_1.p50
 
 
-def without(config: Any, model: Any, batches: list[Any], part: Any, fraction: float) -> Any:
+def remove_parts(config: Any, model: Any, batches: list[Any], part: Any, fraction: float) -> Any:
     """The model without a part of its heads or neurons."""
     import dataclasses
     import math
 
     from bertjax.prune import keep_heads, keep_neurons
     from bertjax.prune.scores import OWNER
-    from bertjax.prune.select import strongest
+    from bertjax.prune.select import select_top
     from bertjax.prune.surgery import sizes
 
     whole = sum(sizes(model.config, OWNER[part]).values())
     columns = model.config.head_size if part == "heads" else 1
     multiple = config.multiple // math.gcd(config.multiple, columns)
     for number in range(1, config.rounds + 1):
-        scores = worth(config, model, batches, part)
+        scores = importance_scores(config, model, batches, part)
         gone = whole - sum(map(len, scores.values()))
         wanted = max(0, round(fraction * whole * number / config.rounds) - gone)
         keep = keep_heads if part == "heads" else keep_neurons
-        described, params = keep(model.config, model.params, strongest(scores, wanted, multiple=multiple))
+        described, params = keep(model.config, model.params, select_top(scores, wanted, multiple=multiple))
         model = dataclasses.replace(model, config=described, params=params)
     return model
 
 
-def worth(config: Any, model: Any, batches: list[Any], part: Any) -> dict[int, Any]:
+def importance_scores(config: Any, model: Any, batches: list[Any], part: Any) -> dict[int, Any]:
     """The scores of the parts that are left."""
     from bertjax.prune.scores import activity, importance, magnitude, random
 
@@ -121,7 +121,7 @@ def worth(config: Any, model: Any, batches: list[Any], part: Any) -> dict[int, A
     return importance(model.model, model.params, batches, task_loss(model), part, form)
 
 
-def without_layers(config: Any, model: Any, batches: list[Any]) -> Any:
+def remove_layers(config: Any, model: Any, batches: list[Any]) -> Any:
     """The model without a part of its layers."""
     import dataclasses
 
@@ -144,7 +144,7 @@ def without_layers(config: Any, model: Any, batches: list[Any]) -> Any:
     return model
 
 
-def with_zeros(config: Any, model: Any) -> Any:
+def zero_weights(config: Any, model: Any) -> Any:
     """The model with zeros instead of its smallest weights."""
     import dataclasses
 
@@ -154,14 +154,14 @@ def with_zeros(config: Any, model: Any) -> Any:
     return dataclasses.replace(model, params=apply_masks(model.params, masks))
 
 
-def thinned(config: Any, student: Any, steps: int) -> tuple[Any, Any]:
+def gradual_masks(config: Any, student: Any, steps: int) -> tuple[Any, Any]:
     """Masks that hide nothing yet, and how they hide more and more of the student over a part of these steps. The last
     step learns with all of the zeros."""
-    from bertjax.prune.masks import all_stay, thinning
+    from bertjax.prune.masks import all_ones, gradual_magnitude
 
     scope = 4 if config.pattern == "2:4" else config.pattern
     until = min(round(config.over * steps), steps - 1)
-    return all_stay(student.params, KERNELS, scope), thinning(scope, config.zeros, until)
+    return all_ones(student.params, KERNELS, scope), gradual_magnitude(scope, config.zeros, until)
 
 
 def task_loss(model: Any) -> Any:
@@ -180,27 +180,27 @@ def main(config: Config, score: bool = True) -> None:
     import shutil
 
     import bertjax
-    from bertjax.engine.hosts import agree, alone
+    from bertjax.engine.hosts import broadcast_from_main, on_main_process
     from bertjax.engine.log import note
     from bertjax.engine.record import begin, finish, read_record, update_record
     from bertjax.jobs.data import open_model as opened
     from bertjax.jobs.data import read_split, score_of, tell_first, to_be_changed, training_task
     from bertjax.jobs.distill import main as distil
-    from bertjax.storage.paths import local, replaced
+    from bertjax.storage.paths import atomic_folder, local
 
-    out = at(config.out)
+    out = as_path(config.out)
     if begin(out, config):
         return
     model, task = opened(config.model, training_task(config.data), config.seed, dtype=config.dtype)
     blind = config.score in ("magnitude", "random") and not (config.recover or config.speedup)
-    if model.fresh and not blind:
+    if model.newly_initialized and not blind:
         raise UserError(
             f"{config.model} has no trained head; fine-tune it first (train.finetune). Before that, parts can go by "
             "--score=magnitude --recover=False alone."
         )
     if score:
         tell_first(config.data, config.model, task)
-    if not (trained := not model.fresh):
+    if not (trained := not model.newly_initialized):
         model = bertjax.load(config.model)  # the head that training will need comes then
     model = to_be_changed(model, config.model)
     if not any(getattr(config, name) for name in ("layers", "heads", "neurons", "speedup", "zeros")):
@@ -209,12 +209,12 @@ def main(config: Config, score: bool = True) -> None:
         )
 
     def cut_once() -> None:  # by one process: another would measure other times
-        smaller = cut(config, model, task)
+        smaller = prune_model(config, model, task)
         note(f"what is left of {config.model}: {shapes(smaller.config)}")
         bertjax.save(smaller, out / "cut")
 
-    if not agree((out / "cut" / "config.json").is_file):
-        alone(cut_once)
+    if not broadcast_from_main((out / "cut" / "config.json").is_file):
+        on_main_process(cut_once)
     source = out / "cut"
     if config.recover:
         names = {one.name for one in fields(Distillation)}
@@ -222,15 +222,15 @@ def main(config: Config, score: bool = True) -> None:
         student = Student(start=str(out / "cut"), whole=True)
         pattern = KERNELS if config.zeros and not config.over else None
         changed = {"model": config.teacher or config.model, "student": student, "keep_zeros": pattern}
-        thinner = (lambda model, steps: thinned(config, model, steps)) if config.over else None
+        thinner = (lambda model, steps: gradual_masks(config, model, steps)) if config.over else None
         distil(Distillation(**{**recipe, **changed, "out": str(out / "recovery")}), score=False, thinner=thinner)
         source = out / "recovery" / "bundle"
 
     def ship() -> None:
-        with replaced(out / "bundle") as folder:
+        with atomic_folder(out / "bundle") as folder:
             shutil.copytree(local(source), folder, dirs_exist_ok=True)
 
-    alone(ship)
+    on_main_process(ship)
     held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")
     result = {task.metric: score_of(bertjax.load(out / "bundle"), held_out)} if score and trained else {}
     peak = (read_record(out / "recovery") or {}).get("training_step_bytes")

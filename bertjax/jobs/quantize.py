@@ -6,7 +6,7 @@ from typing import Any
 from bertjax.errors import UserError
 from bertjax.recipes.quantize import Config, Quantize
 from bertjax.recipes.stage import Context
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 
 
 def first_of(context: Any) -> str | None:
@@ -29,11 +29,11 @@ def main(config: Config, score: bool = True) -> None:
     from bertjax.jobs.mixed_precision import assigned_rules
     from bertjax.quantized.calibration import calibration_of
 
-    out = at(config.out)
+    out = as_path(config.out)
     if begin(out, config):
         return
     model, task = open_model(config.model, training_task(config.data), config.seed, dtype=config.dtype)
-    if model.fresh:
+    if model.newly_initialized:
         raise UserError(f"{config.model} has no trained head; fine-tune it first (train.finetune).")
     if model.config.quantization is not None:
         raise UserError(f"{config.model} is quantised already; begin with the model in floating point.")
@@ -114,9 +114,9 @@ def train_rounded(
     """Config and parameters of the model in integers, after training if that was asked for."""
     import jax.numpy as jnp
 
-    from bertjax.engine.hosts import share
+    from bertjax.engine.hosts import process_shard
     from bertjax.engine.loop import fit
-    from bertjax.learn.objective import lessons
+    from bertjax.learn.objective import bind_losses
     from bertjax.model.quantized import fixed_scale
     from bertjax.prune.masks import apply_masks
     from bertjax.quantize import Quantization, quantise_weights
@@ -136,7 +136,7 @@ def train_rounded(
         return quantise_weights(float_config, model.params, config.weights, config.find)
     teacher = open_teacher(config, model)
     roundings = roundings_of(model.config, model.params, config.weights)
-    taught = lessons(config.losses, model.config, [teacher.config], config.seed)
+    taught = bind_losses(config.losses, model.config, [teacher.config], config.seed)
     extra: dict[str, Any] = {"losses": taught.extra}
     if config.learn == "scales":
         extra["weights"] = first_scales(model.params, roundings, config.find)
@@ -147,7 +147,7 @@ def train_rounded(
         config.batch_size,
         seed=config.seed,
         buckets=length_buckets(encoded.lengths, config.data.max_length),
-        **share(),
+        **process_shard(),
     )
     begins = round(config.delay * config.total_steps(data.steps_per_epoch))
     plain = model.config.replace(remat=config.remat)
@@ -184,7 +184,7 @@ def open_teacher(config: Config, model: Any) -> Any:
     if config.teacher in (None, config.model):
         return model
     teacher, _ = open_model(config.teacher, training_task(config.data), config.seed, dtype=config.dtype)
-    if teacher.fresh:
+    if teacher.newly_initialized:
         raise UserError(f"{config.teacher} has no trained head and cannot teach; fine-tune it first.")
     if teacher.tokenizer.fingerprint != model.tokenizer.fingerprint:
         raise UserError(

@@ -24,7 +24,7 @@ class Model(NamedTuple):
         return onnx_file(self.folder) is not None
 
 
-def prove(
+def build_report(
     models: Sequence[Model],
     data: Data,
     out: Any,
@@ -57,7 +57,7 @@ def prove(
     from bertjax.report.card import write_card
     from bertjax.report.report import BAG_OF_WORDS
     from bertjax.report.write import write_report
-    from bertjax.storage.paths import absolute, at, local
+    from bertjax.storage.paths import absolute, as_path, local
     from bertjax.text.tokenizer import Tokenizer
 
     _, task = open_model(str(models[0].folder), task, 0)
@@ -106,12 +106,12 @@ def prove(
     )
     report = dataclasses.replace(report, versions={**versions(), **report.versions})
     write_report(report, out)
-    measured = {at(absolute(model.folder)): model.name for model in answering if model.dtype == "float32"}
+    measured = {as_path(absolute(model.folder)): model.name for model in answering if model.dtype == "float32"}
     for model in answering:  # what a file was made of has the card of the file, if it was not measured itself
         if model.exported and (origin := origin_of(model.folder)):
-            measured.setdefault(at(absolute(origin)), model.name)
+            measured.setdefault(as_path(absolute(origin)), model.name)
     for folder, name in measured.items():
-        if at(absolute(out)) in folder.parents:
+        if as_path(absolute(out)) in folder.parents:
             about = {"base": base, "learned_from": short(data.train) if words else None, "max_length": data.max_length}
             write_card(folder, report, name, task=task, source=source, command=command, **about)
     return report

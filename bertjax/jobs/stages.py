@@ -13,7 +13,7 @@ from bertjax.recipes.data import Data
 from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.stage import Context, Stage
 from bertjax.recipes.training import Training
-from bertjax.storage.paths import at, write_text
+from bertjax.storage.paths import as_path, write_text
 
 
 class Done(NamedTuple):
@@ -54,7 +54,7 @@ def attempt(what: str, folder: Any, work: Callable[[], Result]) -> Result | Fail
         return work()
     except Exception as error:
         if not isinstance(error, UserError):
-            write_text(at(folder) / "error.txt", traceback.format_exc())
+            write_text(as_path(folder) / "error.txt", traceback.format_exc())
         failure = Failure(what, error)
         note(f"{what} failed: {failure}")
         return failure
@@ -101,7 +101,7 @@ def run_in_order(
     first = context.model
     for number, stage in enumerate(stages, start=1):
         announce(number, stage.name)
-        folder = at(context.out) / f"{number}-{stage.name}"
+        folder = as_path(context.out) / f"{number}-{stage.name}"
         model = str(done[-1].bundle) if done else context.model
         given = context._replace(model=model, out=str(folder), first=first)
         other = stage.run(given) if failures is None else attempt(stage.name, folder, partial(stage.run, given))

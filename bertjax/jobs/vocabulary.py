@@ -6,7 +6,7 @@ from bertjax.errors import UserError
 from bertjax.recipes.data import Data
 from bertjax.recipes.stage import Context
 from bertjax.recipes.vocabulary import Config, Vocabulary
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 
 
 def main(config: Config, score: bool = True) -> None:
@@ -17,13 +17,13 @@ def main(config: Config, score: bool = True) -> None:
     from bertjax.jobs.data import open_model, read_split, score_of, tell_first, training_examples, training_task
     from bertjax.share import prune_vocabulary
 
-    out = at(config.out)
+    out = as_path(config.out)
     if begin(out, config):
         return
     task = None
     if stored_config(config.model).architecture.endswith(tuple(HEAD_OF_KIND.values())):
         bundle, task = open_model(config.model, training_task(config.data), 0)
-        if score and not bundle.fresh:
+        if score and not bundle.newly_initialized:
             tell_first(config.data, config.model, task)
         examples = training_examples(config.data, task)
         texts = [*examples.texts, *(examples.pairs or ())]
@@ -33,7 +33,7 @@ def main(config: Config, score: bool = True) -> None:
     note(f"{smaller.config.vocab_size} of {bundle.config.vocab_size} pieces stay")
     bertjax.save(smaller, out / "bundle")
     result = {}
-    if score and task and not bundle.fresh:
+    if score and task and not bundle.newly_initialized:
         result = {
             task.metric: score_of(smaller, read_split(config.data, config.data.eval, task, smaller.tokenizer, "test"))
         }
@@ -53,7 +53,7 @@ def raw_texts(data: Data) -> Iterator[str]:
 
 def run(recipe: Vocabulary, context: Context) -> None:
     """The stage: prunes the context's model to the pieces of the training texts."""
-    from bertjax.engine.hosts import alone
+    from bertjax.engine.hosts import on_main_process
 
     config = Config(recipe.name, model=context.model, data=context.data, out=context.out)
-    alone(lambda: main(config, score=False))
+    on_main_process(lambda: main(config, score=False))

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from bertjax.learn.losses import Sum
+    from bertjax.learn.losses import WeightedSum
     from bertjax.model import BertConfig
 
-LossFunction = Callable[..., "Sum"]
+LossFunction = Callable[..., "WeightedSum"]
 """`(extra, student_out, teacher_out, batch) -> (weighted sum, weight)`."""
 
 

@@ -17,11 +17,11 @@ from bertjax.text.tasks import Kind
 
 Batch = Mapping[str, Any]
 """Arrays by name, as `bertjax.text.batches` makes them (NumPy) or as a jitted step sees them."""
-Sum = tuple[Float[Array, ""], Float[Array, ""]]
+WeightedSum = tuple[Float[Array, ""], Float[Array, ""]]
 """A weighted sum and the weight to divide it by."""
 
 
-def weighted(values: Float[Array, "*rows"], weights: Float[Array, "*rows"]) -> Sum:
+def weighted(values: Float[Array, "*rows"], weights: Float[Array, "*rows"]) -> WeightedSum:
     """The pair that every loss returns."""
     return jnp.sum(values * weights), jnp.sum(weights)
 
@@ -35,38 +35,38 @@ def keep(x: Float[Array, "*rows c"], weights: Float[Array, "*rows"]) -> Float[Ar
     return jnp.where(weights[..., None] > 0, x.astype(jnp.float32), 0.0)
 
 
-def classification(logits: Float[Array, "*rows c"], batch: Batch) -> Sum:
+def classification(logits: Float[Array, "*rows c"], batch: Batch) -> WeightedSum:
     """Cross-entropy per row; labels are class ids."""
     kept = keep(logits, batch["weights"])
     return weighted(optax.softmax_cross_entropy_with_integer_labels(kept, batch["labels"]), batch["weights"])
 
 
-def regression(logits: Float[Array, "*rows 1"], batch: Batch) -> Sum:
+def regression(logits: Float[Array, "*rows 1"], batch: Batch) -> WeightedSum:
     """Squared error per row."""
     return weighted(jnp.square(keep(logits, batch["weights"])[..., 0] - batch["labels"]), batch["weights"])
 
 
-def multi_label(logits: Float[Array, "*rows c"], batch: Batch) -> Sum:
+def multi_label(logits: Float[Array, "*rows c"], batch: Batch) -> WeightedSum:
     """Binary cross-entropy per row, averaged over the labels."""
     losses = optax.sigmoid_binary_cross_entropy(keep(logits, batch["weights"]), batch["labels"])
     return weighted(jnp.mean(losses, axis=-1), batch["weights"])
 
 
-def tokens(logits: Float[Array, "b l c"], batch: Batch) -> Sum:
+def tokens(logits: Float[Array, "b l c"], batch: Batch) -> WeightedSum:
     """Cross-entropy per labelled piece; -100 marks a piece without a label."""
-    weights = (batch["labels"] >= 0) * weights_of_pieces(batch)
+    weights = (batch["labels"] >= 0) * token_weights(batch)
     labels = jnp.maximum(batch["labels"], 0)
     return weighted(optax.softmax_cross_entropy_with_integer_labels(keep(logits, weights), labels), weights)
 
 
-def weights_of_pieces(batch: Batch) -> Float[Array, "b #l"]:
+def token_weights(batch: Batch) -> Float[Array, "b #l"]:
     """The weight of the text that each piece belongs to; of a packed row, one of several."""
     if "segment_ids" not in batch:
         return batch["weights"][:, None]
     return jnp.take_along_axis(batch["weights"], jnp.maximum(batch["segment_ids"] - 1, 0), axis=1)
 
 
-def answers(logits: Float[Array, "b l 2"], batch: Batch) -> Sum:
+def answers(logits: Float[Array, "b l 2"], batch: Batch) -> WeightedSum:
     """Mean of the cross-entropies of start and end, over the real pieces of each row."""
     return weighted(jnp.mean(span_losses(logits, batch["attention_mask"], batch["labels"]), axis=-1), batch["weights"])
 
@@ -80,7 +80,7 @@ def span_losses(
     return -jnp.take_along_axis(log_probabilities, labels[:, None, :], axis=1)[:, 0]
 
 
-TASK_LOSSES: dict[Kind, Callable[[Array, Batch], Sum]] = {
+TASK_LOSSES: dict[Kind, Callable[[Array, Batch], WeightedSum]] = {
     "classification": classification,
     "regression": regression,
     "multi_label": multi_label,
@@ -90,6 +90,6 @@ TASK_LOSSES: dict[Kind, Callable[[Array, Batch], Sum]] = {
 """The loss against labels, by kind of task."""
 
 
-def ponder_cost(trace: Any, batch: Batch) -> Sum:
+def ponder_cost(trace: Any, batch: Batch) -> WeightedSum:
     """Steps plus remainder of every real position (Graves 2016, eq. 14): what a model that halts by itself pays."""
     return jnp.sum(trace.ponder), jnp.sum(batch["attention_mask"]).astype(jnp.float32)

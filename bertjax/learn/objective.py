@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 from bertjax.learn.loss import Loss, LossFunction
 
 
-class Lesson(NamedTuple):
+class BoundLoss(NamedTuple):
     loss: Loss
     teacher: int
     """Its number."""
     formula: LossFunction
 
 
-class Lessons(NamedTuple):
+class Distillation(NamedTuple):
     """One lesson per loss and teacher, by a name that says which it is, and their parameters, which do not ship."""
 
-    each: dict[str, Lesson]
+    each: dict[str, BoundLoss]
     teachers: int
     extra: dict[str, Any]
 
@@ -34,12 +34,12 @@ class Lessons(NamedTuple):
         return found
 
 
-def lessons(losses: Sequence[Loss], student: Any, teachers: Sequence[Any], seed: int) -> Lessons:
+def bind_losses(losses: Sequence[Loss], student: Any, teachers: Sequence[Any], seed: int) -> Distillation:
     """The losses of a config, for models of these `BertConfig`s; each has a projection of its own to each teacher."""
     import jax
 
     each = {
-        f"{i}_{type(loss).__name__}" + f"_of_{number}" * (number > 0): Lesson(
+        f"{i}_{type(loss).__name__}" + f"_of_{number}" * (number > 0): BoundLoss(
             loss, number, loss.build(student, teacher)
         )
         for number, teacher in enumerate(teachers)
@@ -52,4 +52,4 @@ def lessons(losses: Sequence[Loss], student: Any, teachers: Sequence[Any], seed:
         else {}
         for key, (name, lesson) in zip(keys, each.items(), strict=False)
     }
-    return Lessons(each, len(teachers), extra)
+    return Distillation(each, len(teachers), extra)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.storage.paths import at, is_remote, joined, local
+from bertjax.storage.paths import as_path, is_remote, joined, local
 from bertjax.storage.typed_json import Size, read_json, value
 
 FLOATS, INTEGERS = "onnx/model.onnx", "onnx/model_quantized.onnx"
@@ -54,7 +54,7 @@ def onnx_file(folder: str | os.PathLike) -> Any:
     Raises:
       UserError: There are several.
     """
-    place = at(folder)
+    place = as_path(folder)
     weights = any(place.glob("*.safetensors")) if place.is_dir() else False
     names = (BESIDE,) if weights else (BESIDE, FLOATS, INTEGERS)
     found = [name for name in names if (place / name).is_file()]
@@ -148,7 +148,7 @@ def origin_of(folder: str | os.PathLike) -> Any:
     if not named:
         return None
     remote = is_remote(folder) or is_remote(named)
-    path = at(joined(folder, named)) if remote else (Path(folder) / named).resolve()
+    path = as_path(joined(folder, named)) if remote else (Path(folder) / named).resolve()
     return path if path.is_dir() else None
 
 

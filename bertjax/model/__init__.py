@@ -24,7 +24,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bertjax.model.config import BertConfig, LayerConfig, mobile_config, universal_config
-from bertjax.model.depth import Exits, Halting, Leaving, Recurrence
+from bertjax.model.depth import ExitRule, Exits, Halting, Recurrence
 
 if TYPE_CHECKING:
     from bertjax.model.attention import key_mask
@@ -85,11 +85,11 @@ __all__ = [
     "DistilBertForTokenClassification",
     "DistilBertModel",
     "EarlyExitBert",
+    "ExitRule",
     "Exits",
     "Halting",
     "LayerConfig",
     "LayerGates",
-    "Leaving",
     "MobileBertForMaskedLM",
     "MobileBertForNextSentencePrediction",
     "MobileBertForPreTraining",

@@ -97,11 +97,11 @@ class BottleneckEncoder(Encoder):
         hidden: Float[Array, "b l d"],
         mask: Mask,
         gates: LayerGates,
-        first_apart: bool = False,
+        split_cls_row: bool = False,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> LayerOutput:
         """One depth step; every row is computed."""
-        del first_apart, cls_positions
+        del split_cls_row, cls_positions
         if any(gate is not None for gate in gates):
             raise UserError("gates scale the heads, neurons and layers of a plain BERT; a MobileBERT takes none.")
         group = self.config.depth_steps()[number].attention

@@ -67,7 +67,7 @@ Rule = Literal["entropy", "normalised_entropy", "max_probability", "margin", "pa
 
 
 @dataclass(frozen=True)
-class Leaving:
+class ExitRule:
     """When an example takes an exit: at the first one whose answer is sure enough, by one of the rules of
     `bertjax.adaptive.policies`."""
 
@@ -90,7 +90,7 @@ class Exits:
     head: Literal["own_pooler", "shared_pooler", "shared"] = "own_pooler"
     """A pooler and a classifier for each exit (DeeBERT, Xin et al. 2020), a classifier each behind the model's pooler
     (PABEE, Zhou et al. 2020), or the model's own head at every exit, which suits layers that share parameters."""
-    leaving: Leaving | None = None
+    leaving: ExitRule | None = None
     """None: nobody leaves early."""
     reads: Literal["first", "mean"] = "first"
     """What an exit's own pooler reads: the first row, as in both papers, or the mean over the real pieces. In the lower

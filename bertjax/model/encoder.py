@@ -40,16 +40,16 @@ class Encoder(nn.Module):
         gates: Sequence[LayerGates] | None,
         start: int,
         stop: int | None,
-        first_apart: bool = False,
+        split_cls_row: bool = False,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> list[LayerOutput]:
-        """The outputs of depth steps `start` to `stop` (exclusive); `first_apart` is about the last of the model, see
+        """The outputs of depth steps `start` to `stop` (exclusive); `split_cls_row` is about the last of the model, see
         `Layer.first_apart`, as are `cls_positions`."""
         outputs, reached = [], range(self.config.depth)[start:stop]
         step = type(self).step
         run = nn.remat(step, static_argnums=(1, 5)) if self.config.remat else step
         for number in reached:
-            apart = first_apart and number == self.config.depth - 1
+            apart = split_cls_row and number == self.config.depth - 1
             of_step = gates[number] if gates else LayerGates()
             outputs.append(run(self, number, hidden, mask, of_step, apart, cls_positions))
             hidden = outputs[-1].hidden
@@ -64,12 +64,12 @@ class Encoder(nn.Module):
         hidden: Float[Array, "b l d"],
         mask: Mask,
         gates: LayerGates,
-        first_apart: bool = False,
+        split_cls_row: bool = False,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> LayerOutput:
         """One depth step, with the groups that the config names for it."""
         step, groups = self.config.depth_steps()[number], self.groups
         attention, ffn = groups[step.attention].attention, groups[step.ffn].ffn
         norms = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
-        layer = Layer(number, attention, ffn, *norms, first_apart, norm_first=self.config.norm == "pre")
+        layer = Layer(number, attention, ffn, *norms, split_cls_row, norm_first=self.config.norm == "pre")
         return layer(hidden, mask, gates, cls_positions)

@@ -274,9 +274,9 @@ def product_of(config: BertConfig) -> Product:
     """How a model computes its products: with rounded inputs where its config says so."""
     if config.quantization is None or not config.quantization.activations:
         return plain_product
-    from bertjax.model.quantized import Rounded
+    from bertjax.model.quantized import QuantizedProduct
 
-    return Rounded(config.quantization.activations, config.arithmetic == "integer")
+    return QuantizedProduct(config.quantization.activations, config.arithmetic == "integer")
 
 
 def abstract_params(config: BertConfig) -> Tree:

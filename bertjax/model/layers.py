@@ -245,7 +245,7 @@ class Layer:
     ffn: FeedForward
     attention_norm: LayerNorm | NoNorm
     ffn_norm: LayerNorm | NoNorm
-    first_apart: bool = False
+    split_cls_row: bool = False
     """Compute what a head reads apart from the other rows, so that XLA drops these where it reads none of them: of the
     last layer, a classifier then costs two products in twelve. Only where nobody watches the products."""
     norm_first: bool = False
@@ -259,16 +259,16 @@ class Layer:
         cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> LayerOutput:
         site, parts = f"step_{self.step}/attention", [(hidden, mask)]
-        if self.first_apart and cls_positions is not None:
+        if self.split_cls_row and cls_positions is not None:
             seen = mask if mask.shape[2] == 1 else rows_at(mask[:, 0], cls_positions)[:, None]
             # These rows are computed twice if somebody reads both, and dropout then draws twice.
             parts = [(hidden, mask), (rows_at(hidden, cls_positions), seen)]
-        elif self.first_apart and hidden.shape[1] > 1 and mask.shape[2] == 1:
+        elif self.split_cls_row and hidden.shape[1] > 1 and mask.shape[2] == 1:
             parts = [(rows, mask) for rows in jnp.split(hidden, [1], axis=1)]
         queries = [self.attention.queries(self.attention_input(rows), site) for rows, _ in parts]
         keys, values = self.attention.keys_and_values(self.attention_input(hidden), site)
         after = [self.after(rows, q, keys, values, seen, gates) for (rows, seen), q in zip(parts, queries, strict=True)]
-        if self.first_apart and cls_positions is not None:
+        if self.split_cls_row and cls_positions is not None:
             return LayerOutput(after[0], after[1], queries[0], keys, values)
         return LayerOutput(joined(after), after[0][:, 0], joined(queries), keys, values)
 

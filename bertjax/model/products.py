@@ -41,16 +41,16 @@ def plain_product(site: str, subscripts: str, left: Array, right: Any) -> Array:
         contracted = right_axes.index(left_axes[-1])
         rows = left.reshape(math.prod(left.shape[:-1]), left.shape[-1])
         result: Any = (
-            in_halves("ri,io->ro" if contracted == 0 else "ri,oi->ro", rows, right)
+            bf16_matmul("ri,io->ro" if contracted == 0 else "ri,oi->ro", rows, right)
             if halves
             else jax.lax.dot_general(rows, right, (((1,), (contracted,)), ((), ())))
         )
         return result.reshape(*left.shape[:-1], right.shape[1 - contracted])
-    return in_halves(subscripts, left, right) if halves else jnp.einsum(subscripts, left, right)
+    return bf16_matmul(subscripts, left, right) if halves else jnp.einsum(subscripts, left, right)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def in_halves(subscripts: str, left: Array, right: Array) -> Array:
+def bf16_matmul(subscripts: str, left: Array, right: Array) -> Array:
     """`jnp.einsum` of two bfloat16 arrays, for a processor that multiplies such numbers (AMX), five times as many a
     second as float32. XLA lets it where the sum is float32 and the left operand lies row by row, and else multiplies in
     float32; so the sums are float32, here and in the gradients, and what the gradient of a matrix reads is turned."""
@@ -72,11 +72,11 @@ def _in_halves_gradient(subscripts: str, saved: tuple[Array, Array], gradient: A
     of_left = summed(f"{out},{second}->{first}", gradient, right)
     if right.ndim > 2:
         return of_left, summed(f"{first},{out}->{second}", left, gradient)
-    of_right = summed("ir,ro->io", turned(left), gradient)
+    of_right = summed("ir,ro->io", transpose(left), gradient)
     return of_left, of_right if second[0] == first[-1] else of_right.T
 
 
-def turned(rows: Array) -> Array:
+def transpose(rows: Array) -> Array:
     """The transpose, really written down. By way of three axes, which XLA's CPU backend does ten times as fast."""
     count, width = rows.shape
     block = math.gcd(count, 16)
@@ -84,7 +84,7 @@ def turned(rows: Array) -> Array:
     return jax.lax.optimization_barrier(apart.reshape(width, count))
 
 
-in_halves.defvjp(_in_halves, _in_halves_gradient)
+bf16_matmul.defvjp(_in_halves, _in_halves_gradient)
 
 
 def by_rows(product: Product) -> bool:

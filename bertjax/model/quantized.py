@@ -29,7 +29,7 @@ from bertjax.storage.typed_json import shown
 
 
 @dataclass(frozen=True)
-class Rounded:
+class QuantizedProduct:
     """A `Product` that rounds the inputs of the sites it is told of."""
 
     activations: tuple[tuple[str, Activation], ...]

@@ -6,10 +6,10 @@ to the parameters before the model sees them, inside of the compiled step, so wh
 matrices, and no bytes in a file that stores them; `surgery.remove_dead` takes out the heads and neurons that are 0
 altogether. Ties go by position: of equal weights the first ones stay.
 
-Weights go at once, or while the model learns (`thinning`): then the rest has time to take over what they did, which
-counts from about half of them on. The masks are in the training state, and a weight that went stays gone. Programs that
-pass the gradient straight through a mask can bring it back, and are another method; here decay and old momentum alone
-move what lies under a mask, which is no reason to return.
+Weights go at once, or while the model learns (`gradual_magnitude`): then the rest has time to take over what they did,
+which counts from about half of them on. The masks are in the training state, and a weight that went stays gone.
+Programs that pass the gradient straight through a mask can bring it back, and are another method; here decay and old
+momentum alone move what lies under a mask, which is no reason to return.
 """
 
 from collections.abc import Callable
@@ -40,8 +40,8 @@ def magnitude_masks(params: Tree, pattern: str, sparsity: float, scope: Scope = 
       UserError: No such matrix, a fraction outside of [0, 1), or inputs that are no multiple of the neighbours.
     """
     check_sparsity(sparsity)
-    whole = all_stay(params, pattern, scope)
-    return jax.tree.map(np.asarray, without_smallest(whole, params, scope, lambda n: int(sparsity * n)))
+    whole = all_ones(params, pattern, scope)
+    return jax.tree.map(np.asarray, drop_smallest(whole, params, scope, lambda n: int(sparsity * n)))
 
 
 def n_of_m_masks(params: Tree, pattern: str, n: int, m: int) -> Masks:
@@ -52,8 +52,8 @@ def n_of_m_masks(params: Tree, pattern: str, n: int, m: int) -> Masks:
     """
     if not 1 <= n <= m:
         raise UserError(f"{n} of {m}: expected 1 to {m} weights to stay of every {m}.")
-    whole = all_stay(params, pattern, m)
-    return jax.tree.map(np.asarray, without_smallest(whole, params, m, lambda _: m - n))
+    whole = all_ones(params, pattern, m)
+    return jax.tree.map(np.asarray, drop_smallest(whole, params, m, lambda _: m - n))
 
 
 def nonzero_masks(params: Tree, pattern: str) -> Masks:
@@ -61,7 +61,7 @@ def nonzero_masks(params: Tree, pattern: str) -> Masks:
     return unflatten({path: np.asarray(leaf) != 0 for path, leaf in chosen(params, pattern).items()})
 
 
-def all_stay(params: Tree, pattern: str, scope: Scope) -> Masks:
+def all_ones(params: Tree, pattern: str, scope: Scope) -> Masks:
     """Masks that hide nothing yet."""
     found = chosen(params, pattern)
     for path, leaf in found.items():
@@ -70,7 +70,7 @@ def all_stay(params: Tree, pattern: str, scope: Scope) -> Masks:
     return unflatten({path: np.ones(leaf.shape, bool) for path, leaf in found.items()})
 
 
-def thinning(scope: Scope, sparsity: float, steps: int) -> Callable[[Masks, Tree, Any], Masks]:
+def gradual_magnitude(scope: Scope, sparsity: float, steps: int) -> Callable[[Masks, Tree, Any], Masks]:
     """`(masks, params, step) -> masks`, for the inside of a compiled step: more and more of the smallest weights gone,
     by the cubic schedule from step 0 on; at step `steps` it is the fraction, rounded down.
 
@@ -87,12 +87,12 @@ def thinning(scope: Scope, sparsity: float, steps: int) -> Callable[[Masks, Tree
             return jnp.asarray([int(share * n) for share in shares])[jnp.argmax(step == when)]
 
         due = jnp.any(step == when)
-        return jax.lax.cond(due, lambda: without_smallest(masks, params, scope, removed), lambda: masks)
+        return jax.lax.cond(due, lambda: drop_smallest(masks, params, scope, removed), lambda: masks)
 
     return thinner
 
 
-def without_smallest(masks: Masks, params: Tree, scope: Scope, removed: Callable[[int], Any]) -> Masks:
+def drop_smallest(masks: Masks, params: Tree, scope: Scope, removed: Callable[[int], Any]) -> Masks:
     """The masks with `removed(n)` of every n weights hidden that are compared with each other: those that were hidden
     before, then the smallest."""
     weights, keys = flatten(params), {}
@@ -102,35 +102,37 @@ def without_smallest(masks: Masks, params: Tree, scope: Scope, removed: Callable
         keys[path] = jnp.where(mask, bits + 1, 0)
     if scope == "global":
         rows = jnp.concatenate([key.ravel() for key in keys.values()])[None]
-        parts = jnp.split(largest(rows, rows.size - removed(rows.size))[0], np.cumsum([k.size for k in keys.values()]))
+        parts = jnp.split(
+            top_k_mask(rows, rows.size - removed(rows.size))[0], np.cumsum([k.size for k in keys.values()])
+        )
         return unflatten({path: part.reshape(keys[path].shape) for path, part in zip(keys, parts, strict=False)})
     found = {}
     for path, key in keys.items():
         inputs, outputs = key.shape
         if scope == "matrix":
-            found[path] = largest(key.reshape(1, -1), key.size - removed(key.size)).reshape(key.shape)
+            found[path] = top_k_mask(key.reshape(1, -1), key.size - removed(key.size)).reshape(key.shape)
         else:
             members = inputs if scope == "row" else scope
-            rows = largest(key.T.reshape(-1, members), members - removed(members))
+            rows = top_k_mask(key.T.reshape(-1, members), members - removed(members))
             found[path] = rows.reshape(outputs, inputs).T
     return unflatten(found)
 
 
 @jax.jit
-def largest(keys: Int[Array, "rows n"], kept: Any) -> Bool[Array, "rows n"]:
+def top_k_mask(keys: Int[Array, "rows n"], kept: Any) -> Bool[Array, "rows n"]:
     """True at the `kept` largest of each row, at least one; of equal ones the first stay. For integers from 0 on.
 
     By bisection, which needs nothing but sums: ten million numbers take a CPU a sixth of the time of sorting them.
     """
     rows, n = keys.shape
-    threshold = highest(31, rows, lambda t: jnp.sum(keys >= t, axis=1) >= kept)
+    threshold = kth_largest(31, rows, lambda t: jnp.sum(keys >= t, axis=1) >= kept)
     equal, places = keys == threshold, jnp.arange(n)[None]
     left = kept - jnp.sum(keys > threshold, axis=1)
-    last = highest(n.bit_length(), rows, lambda place: jnp.sum(equal & (places < place), axis=1) < left)
+    last = kth_largest(n.bit_length(), rows, lambda place: jnp.sum(equal & (places < place), axis=1) < left)
     return (keys > threshold) | (equal & (places <= last))
 
 
-def highest(
+def kth_largest(
     bits: int, rows: int, holds: Callable[[Int[Array, "rows 1"]], Bool[Array, " rows"]]
 ) -> Int[Array, "rows 1"]:
     """For each row the highest number of so many bits for which `holds`, which holds for 0 and up to some number."""

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bertjax.errors import UserError
-from bertjax.learn.losses import Batch, Sum
+from bertjax.learn.losses import Batch, WeightedSum
 from bertjax.model import BertConfig, BertModel, LayerGates
 from bertjax.model.products import plain_product
 from bertjax.params import Tree, flatten
@@ -28,7 +28,7 @@ from bertjax.prune.surgery import sizes
 
 Part = Literal["heads", "neurons"]
 Form = Literal["paper", "official", "transformers"]
-Loss = Callable[[Any, Batch], Sum]
+Loss = Callable[[Any, Batch], WeightedSum]
 """`(output, batch) -> (weighted sum, weight)`, where the sum is over examples."""
 Scores = dict[int, np.ndarray]
 """For each group the score of each of its parts; higher stays longer."""

@@ -10,7 +10,7 @@ STEPS = 32
 """A speed is looked for among so many parts of the whole: what two measurements of one model differ by is no less."""
 
 
-def strongest(
+def select_top(
     scores: Mapping[int, np.ndarray], remove: int, at_least: int = 1, multiple: int = 1
 ) -> dict[int, list[int]]:
     """What stays of each group when the `remove` lowest of all go; ties by group and index, the last one goes first.
@@ -39,7 +39,7 @@ def strongest(
     return kept
 
 
-def least_removal(reached: Callable[[float], float], wanted: float) -> tuple[float, float]:
+def search_speedup(reached: Callable[[float], float], wanted: float) -> tuple[float, float]:
     """The smallest part that has to go for a model to be `wanted` times as fast, in steps of 1/32, and what it reached.
 
     `reached` measures a fraction, and is asked by bisection: what is smaller is faster. What that ends at is measured

@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bertjax.errors import UserError
-from bertjax.learn.losses import Batch, Sum
+from bertjax.learn.losses import Batch, WeightedSum
 from bertjax.params import Tree, assign, flatten, map_with_path
 
-Loss = Callable[[Tree, Batch], Sum]
+Loss = Callable[[Tree, Batch], WeightedSum]
 Name = TypeVar("Name", bound=Hashable)
 
 SUBSETS = 10

@@ -29,7 +29,7 @@ from bertjax.measure.onnx import origin_of
 from bertjax.measure.runtimes import BUNDLE_RUNTIMES
 from bertjax.metrics.scores import score
 from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value, score_interval
-from bertjax.report.report import HONEST, Comparison, Flip, Report, Row
+from bertjax.report.report import BASELINES, Comparison, Flip, Report, Row
 from bertjax.storage.paths import absolute, local
 from bertjax.text.facts import Facts
 from bertjax.text.tasks import Task
@@ -203,7 +203,7 @@ def _row(entry: Entry, numbers: dict[str, Any], timing: Timing, on: Timing) -> R
 
 def _comparisons(report: Report, by_name: Mapping[str, Entry], labels: Any) -> tuple[Comparison, ...]:
     """Every compressed model with the baseline, the one in its own runtime too, and with each honest row."""
-    others = [name for name in (report.baseline, *HONEST) if name in by_name]
+    others = [name for name in (report.baseline, *BASELINES) if name in by_name]
     comparisons, metric = [], report.metric
     for name in [name for name in by_name if name not in others]:
         for other in dict.fromkeys([*others, report.against(report.row(name)).name]):
@@ -228,7 +228,7 @@ def _flips(
     gold, before = np.asarray(labels), np.asarray(by_name[baseline].predictions)
     flips = []
     others = [name for name, entry in by_name.items() if entry.runtime in BUNDLE_RUNTIMES and name != baseline]
-    for name in [name for name in others if name not in HONEST]:
+    for name in [name for name in others if name not in BASELINES]:
         after = np.asarray(by_name[name].predictions)
         for right in (before, after):
             rows = np.flatnonzero((before != after) & (right == gold)).tolist()

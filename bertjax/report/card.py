@@ -13,7 +13,7 @@ from bertjax.report.report import Report, Row
 from bertjax.report.text import how_measured, markdown_table, metric_name, verdicts
 from bertjax.report.usage import bundle_usage, exported_usage
 from bertjax.storage import manifest
-from bertjax.storage.paths import at
+from bertjax.storage.paths import as_path
 from bertjax.text.tasks import Task
 
 PIPELINES = {
@@ -54,7 +54,7 @@ def write_card(
     `source` names the text that it was measured on, cut at `max_length` tokens, `learned_from` the text that it learned
     from, if any; `command` made the bundle out of the model `base`: a folder, hf:NAME or demo.
     """
-    place, measured = at(folder), report.row(row)
+    place, measured = as_path(folder), report.row(row)
     front = _front_matter(place, measured, report.metric, task, source, _known_of(base))
     made = _made(base, learned_from)
     parts = [f"---\n{front}\n---", f"# {_title(place, row)}", _about(measured, report, task, source, max_length) + made]
@@ -128,7 +128,7 @@ def _known_of(base: str | None) -> dict[str, Any]:
         return {"base_model": base and base.removeprefix("hf:")}
     from huggingface_hub import ModelCard
 
-    path = at(base) / "README.md"
+    path = as_path(base) / "README.md"
     try:
         data: Any = ModelCard(path.read_text(encoding="utf-8")).data
     except Exception:  # no card, or one of somebody else that cannot be read: of a dozen kinds

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bertjax.report.report import HONEST, Report, Row
+from bertjax.report.report import BASELINES, Report, Row
 from bertjax.report.text import bytes_text, metric_name
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _circle(axes: Any, report: Report, row: Row) -> tuple[Row, float, float, flo
 
 
 def _colour(report: Report, row: Row) -> str:
-    return _ORANGE if row.name == report.baseline else _GREY if row.name in HONEST else _BLUE
+    return _ORANGE if row.name == report.baseline else _GREY if row.name in BASELINES else _BLUE
 
 
 def _frame(axes: Any, report: Report, rows: list[Row]) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.measure.latency import Edge, Latency, PeakMemory, Percentiles
-from bertjax.storage.paths import at, joined, local, relative
+from bertjax.storage.paths import as_path, joined, local, relative
 from bertjax.storage.typed_json import build, read_json
 from bertjax.text.facts import Facts
 
 WITHOUT_TEACHER = "same small model, trained without a teacher"
 BAG_OF_WORDS = "bag of words"
-HONEST = (WITHOUT_TEACHER, BAG_OF_WORDS)
+BASELINES = (WITHOUT_TEACHER, BAG_OF_WORDS)
 """Names of the rows that a compressed model has to beat."""
 
 
@@ -131,7 +131,7 @@ def read_report(path: str | os.PathLike) -> Report:
     Raises:
       UserError: There is none, or it holds something else.
     """
-    file = at(path)
+    file = as_path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such file; expected the report.json of a run.")
     report = build(Report, read_json(local(path)), str(file))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from bertjax.metrics.scores import RIGHT_OR_WRONG
-from bertjax.report.report import HONEST, Comparison, Flip, Report, Row
+from bertjax.report.report import BASELINES, Comparison, Flip, Report, Row
 from bertjax.text.facts import overlap, paragraph
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def rich_table(report: Report) -> "Table":
         left = headings[i] == "model"
         table.add_column(headings[i], justify="left" if left else "right", min_width=widest, no_wrap=not left)
     for row, cells in zip(report.rows, rows, strict=True):
-        other = row.name == report.baseline or row.name in HONEST
+        other = row.name == report.baseline or row.name in BASELINES
         table.add_row(*(escape(cells[i]) for i in shown), style=None if other else "bold")
     return table
 
@@ -124,12 +124,12 @@ def verdicts(report: Report) -> list[str]:
     all, where it is so, that their texts are not new."""
     sentences = [f"**Mind that {warning}**."] if (warning := overlap(report.texts)) else []
     for row in report.rows:
-        if row.name == report.baseline or row.name in HONEST:
+        if row.name == report.baseline or row.name in BASELINES:
             continue
         sentences.append(_against_baseline(report, row))
         if row.exported_from and row.exported_from in [one.bundle for one in report.rows]:
             continue  # it answers as its bundle does
-        sentences += [_against_honest(c) for c in report.comparisons if c.row == row.name and c.other in HONEST]
+        sentences += [_against_honest(c) for c in report.comparisons if c.row == row.name and c.other in BASELINES]
     return sentences
 
 

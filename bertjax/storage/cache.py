@@ -27,7 +27,7 @@ def compiled_dir() -> Path:
     return cache_dir() / "compiled" / f"{thread_count()}-processors"
 
 
-def made_once(kind: str, identity: Any, make: Callable[[Path], None]) -> Path:
+def cached_folder(kind: str, identity: Any, make: Callable[[Path], None]) -> Path:
     """The folder `kind/digest of identity` in the cache; `make(folder)` fills it if it is not there yet.
 
     `identity` is everything that the content depends on, as JSON. The folder gets its name when it is complete, so one

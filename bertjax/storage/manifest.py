@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertjax.errors import UserError
-from bertjax.storage.paths import at, names, write_text
+from bertjax.storage.paths import as_path, names, write_text
 
 FILE = "digests.json"
 MODEL_FILES = (
@@ -59,9 +59,9 @@ def write(folder: Path, made_from: dict[str, str] | None = None) -> None:
 
 def put_text(folder: str | os.PathLike[str], name: str, text: str) -> None:
     """Writes a text file into a finished folder, and its digest where the folder has digests."""
-    write_text(at(folder) / name, text)
-    if (at(folder) / FILE).is_file():
-        found = read(at(folder))
+    write_text(as_path(folder) / name, text)
+    if (as_path(folder) / FILE).is_file():
+        found = read(as_path(folder))
         _write(folder, found._replace(files={**found.files, name: hashlib.sha256(text.encode()).hexdigest()}))
 
 
@@ -184,4 +184,4 @@ def is_inside(name: str) -> bool:
 
 def _write(folder: str | os.PathLike[str], content: Manifest) -> None:
     listed = content._replace(files=dict(sorted(content.files.items())))
-    write_text(at(folder) / FILE, json.dumps(listed._asdict(), indent=2, ensure_ascii=False) + "\n")
+    write_text(as_path(folder) / FILE, json.dumps(listed._asdict(), indent=2, ensure_ascii=False) + "\n")

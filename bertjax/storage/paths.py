@@ -1,11 +1,11 @@
 """Where files are: on this machine, or in a bucket of Google Cloud Storage, `gs://bucket/...`.
 
 A bucket knows whole objects only. There is no renaming of folders, no appending, and no file for what opens files by
-itself (safetensors, ONNX Runtime, TensorBoard). So small files are read and written in place (`at`), and all else goes
-through a folder of this machine: `local` has a copy of what is to be read, kept under bertjax.storage.cache and made
-anew where the bucket holds another; `replaced` and `added` give a folder to fill, which is sent when it is full. Of a
-path of this machine all of them give that path itself, so nothing is copied where there is no bucket; how a folder
-takes the place of another there, bertjax.storage.atomic says.
+itself (safetensors, ONNX Runtime, TensorBoard). So small files are read and written in place (`as_path`), and all else
+goes through a folder of this machine: `local` has a copy of what is to be read, kept under bertjax.storage.cache and
+made anew where the bucket holds another; `atomic_folder` and `staged` give a folder to fill, which is sent when it is
+full. Of a path of this machine all of them give that path itself, so nothing is copied where there is no bucket; how a
+folder takes the place of another there, bertjax.storage.atomic says.
 
 A folder in a bucket is replaced object by object, its `config.json` deleted first and written last: without one, it is
 no model. So a process that is killed meanwhile leaves neither the old one nor the new one, and the same command again
@@ -37,7 +37,7 @@ def is_remote(path: Given) -> bool:
     return os.fspath(path).startswith(BUCKETS)
 
 
-def at(path: Given) -> Any:
+def as_path(path: Given) -> Any:
     """pathlib's Path; of a bucket, etils' epath.Path, which has the same methods.
 
     Raises:
@@ -92,7 +92,7 @@ def local(path: Given) -> Path:
     """
     if not is_remote(path):
         return Path(path)
-    from bertjax.storage.cache import made_once
+    from bertjax.storage.cache import cached_folder
 
     client, found = _client(_bucket(path)), _objects(path)
     if not found:
@@ -106,12 +106,12 @@ def local(path: Given) -> Path:
         if _objects(path) != found:
             raise UserError(f"{absolute(path)} was written while it was read; run again when it is complete.")
 
-    folder = made_once(f"buckets/{_key(path)}", found, make)
+    folder = cached_folder(f"buckets/{_key(path)}", found, make)
     return folder / posixpath.basename(_key(path)) if found[0][0] == _key(path) else folder
 
 
 @contextlib.contextmanager
-def replaced(target: Given) -> Iterator[Path]:
+def atomic_folder(target: Given) -> Iterator[Path]:
     """A folder to fill that takes the place of `target`, as a whole, when the block ends without an error.
 
     Raises:
@@ -133,7 +133,7 @@ def replaced(target: Given) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def added(folder: Given) -> Iterator[Path]:
+def staged(folder: Given) -> Iterator[Path]:
     """A folder whose files are in `folder`, beside those that were there, when the block ends without an error."""
     if not is_remote(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def write_text(path: Given, text: str) -> None:
     """Writes a file as a whole: a killed process leaves the old one or the new one."""
     if is_remote(path):
         with _plain_errors():
-            at(path).write_text(text)
+            as_path(path).write_text(text)
         return
     path = Path(path)
     with scratch(path) as new:
@@ -164,7 +164,7 @@ def write_text(path: Given, text: str) -> None:
 def remove(folder: Given) -> None:
     """Deletes a folder with all that is in it, if there is one."""
     if is_remote(folder):
-        at(folder).rmtree(missing_ok=True)
+        as_path(folder).rmtree(missing_ok=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
 

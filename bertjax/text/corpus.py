@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from bertjax.errors import UserError
-from bertjax.storage.cache import made_once
+from bertjax.storage.cache import cached_folder
 from bertjax.text.documents import read_documents, source_digest
 from bertjax.text.draws import CHUNKS, Draws
 from bertjax.text.tokenizer import Tokenizer
@@ -109,7 +109,7 @@ def build_corpus(
         (folder / "corpus.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     identity = [RULES, source_digest(source, column, split), tokenizer.fingerprint, room]
-    folder = made_once("corpora", identity, make)
+    folder = cached_folder("corpora", identity, make)
     try:
         lengths, sentences, documents = np.load(folder / "index.npy", allow_pickle=False).T.astype(np.int32)
     except (OSError, ValueError) as error:

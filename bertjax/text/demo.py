@@ -62,7 +62,7 @@ def demo_model_folder() -> Path:
 def demo_examples(split: str = "train") -> Examples:
     """The review sentences of one split: train, validation or test (about 80, 8 and 12 %), whole films in each.
 
-    Label names are `rotten` and `fresh`, in this order; `groups` are the films.
+    Label names are `rotten` and `newly_initialized`, in this order; `groups` are the films.
     """
     return make_examples(demo_table(split), Task())[1]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bertjax.errors import UserError
-from bertjax.storage.cache import made_once
+from bertjax.storage.cache import cached_folder
 from bertjax.text.documents import read_documents, source_digest
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.text.tokenizer_files import ROLES, bert_normalizer, from_vocabulary
@@ -36,7 +36,7 @@ def wordpiece(source: str, size: int, column: str | None = None) -> Tokenizer:
     def make(folder: Path) -> None:
         Tokenizer.wrap(from_vocabulary(learn(source, size, column), {})).save(folder)
 
-    return Tokenizer.from_folder(made_once("vocabularies", [RULES, source_digest(source, column), size], make))
+    return Tokenizer.from_folder(cached_folder("vocabularies", [RULES, source_digest(source, column), size], make))
 
 
 def learn(source: str, size: int, column: str | None) -> dict[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.measure.onnx import onnx_file, read_arrays
 from bertjax.model.config import labels_by_id
-from bertjax.report.report import HONEST
+from bertjax.report.report import BASELINES
 from bertjax.storage.tensors import stored_arrays
 from bertjax.storage.typed_json import Within, read_json, value
 from bertjax.verify.measured import Claim, Weights
@@ -197,7 +197,7 @@ def _rows(rows: list[dict[str, Any]], baseline: Any, folder: Path) -> tuple[dict
     """The row of this folder in a report of several models (empty if it is not sure which), and the baseline's."""
     mine = [row for row in rows if _is_same(folder, row.get("bundle"), folder)]
     exactly = [row for row in mine if (folder / row["bundle"]).resolve() == folder.resolve()]
-    others = [row for row in rows if row.get("name") not in (baseline, *HONEST)]
+    others = [row for row in rows if row.get("name") not in (baseline, *BASELINES)]
     chosen = exactly or mine or (others if len(others) == 1 else [{}])
     return chosen[0], next((row for row in rows if row.get("name") == baseline is not None), None)
 

@@ -11,11 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax.adaptive import Left, Segmented, Walker, add_exits, full, looped, policy_of, walk_of
+from bertjax.adaptive import (
+    EarlyExitExecutor,
+    ExitOutput,
+    SegmentExecutor,
+    add_exits,
+    full,
+    looped,
+    policy_of,
+    segmented_model,
+)
 from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.adaptive.policies import first_exit
 from bertjax.errors import UserError
-from bertjax.model import Exits, Halting, LayerConfig, Leaving, Recurrence, build
+from bertjax.model import ExitRule, Exits, Halting, LayerConfig, Recurrence, build
 from bertjax.quantize import Activation, Quantization, quantise_weights
 from bertjax.quantize.activations import find_ranges
 from tests.model.tiny import apply, tiny, tiny_batch
@@ -49,15 +58,15 @@ def with_exits(exits: Exits = EVERY, **changes):
     return build(config), params
 
 
-def middling(rule: Any, model, params, batch) -> Leaving:
+def middling(rule: Any, model, params, batch) -> ExitRule:
     """A rule by which some leave and some stay, and nobody only just."""
     if rule == "patience":
-        return Leaving("patience", 1.0)
+        return ExitRule("patience", 1.0)
     exits = np.stack(apply(model, params, batch).exit_logits)
     sure = np.sort(np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exits))).ravel())
     middle = sure[len(sure) // 4 : -len(sure) // 4]
     gap = np.argmax(np.diff(middle))
-    return Leaving(rule, float(middle[gap : gap + 2].mean()))
+    return ExitRule(rule, float(middle[gap : gap + 2].mean()))
 
 
 @dataclass(frozen=True)
@@ -75,23 +84,23 @@ def inputs(batch):
     return batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
 
 
-def in_segments(walk, params, *arrays) -> Left:
+def in_segments(walk, params, *arrays) -> ExitOutput:
     """Batches of up to four: several of them where there are more."""
-    [left] = Segmented(walk, params, sizes=(1, 2, 4))([arrays])
+    [left] = SegmentExecutor(walk, params, sizes=(1, 2, 4))([arrays])
     return left
 
 
-def afterwards(model, params, policy, batch) -> Left:
+def afterwards(model, params, policy, batch) -> ExitOutput:
     """The whole model run by itself, and the answers picked in NumPy."""
     out = apply(model, params, batch)
     exits = np.stack(out.exit_logits)
     taken = first_exit(policy, exits, np.asarray(out.logits))
     depths = np.array([*(n + 1 for n in model.config.exits.after), model.config.depth])
     every = np.concatenate([exits, np.asarray(out.logits)[None]])
-    return Left(every[taken, np.arange(len(taken))], depths[taken])
+    return ExitOutput(every[taken, np.arange(len(taken))], depths[taken])
 
 
-def agree(found: Left, expected: Left) -> None:
+def agree(found: ExitOutput, expected: ExitOutput) -> None:
     assert found.depths.tolist() == expected.depths.tolist()
     np.testing.assert_allclose(found.logits, expected.logits, **SAME_MATHS)
 
@@ -101,7 +110,7 @@ def test_every_executor_gives_what_looking_afterwards_gives(exits, changes, rule
     model, params = with_exits(exits, **changes)
     batch = tiny_batch(LENGTHS)
     policy = policy_of(model.config, middling(rule, model, params, batch))
-    expected, walk = afterwards(model, params, policy, batch), walk_of(model.config, policy)
+    expected, walk = afterwards(model, params, policy, batch), segmented_model(model.config, policy)
     assert (expected.depths < 5).any(), "nobody leaves early: the test would show nothing"
     agree(full(walk, params, *inputs(batch)), expected)
     agree(looped(walk, params, *inputs(batch)), expected)
@@ -119,7 +128,7 @@ def test_inputs_are_rounded_in_the_ranges_of_the_layer_that_they_go_into(exits, 
     sites = {site: Activation() if ranges == "token" else activation for site, activation in found.items()}
     model = build(config.replace(quantization=Quantization(config.quantization.weights, tuple(sites.items()))))
     policy = policy_of(model.config, middling("entropy", model, params, batch))
-    expected, walk = afterwards(model, params, policy, batch), walk_of(model.config, policy)
+    expected, walk = afterwards(model, params, policy, batch), segmented_model(model.config, policy)
     assert (expected.depths < 5).any()
     agree(full(walk, params, *inputs(batch)), expected)
     agree(in_segments(walk, params, *inputs(batch)), expected)
@@ -128,20 +137,20 @@ def test_inputs_are_rounded_in_the_ranges_of_the_layer_that_they_go_into(exits, 
 def test_who_else_is_in_the_batch_changes_nothing():
     model, params = with_exits()
     batch = tiny_batch(LENGTHS)
-    walk = walk_of(model.config, policy_of(model.config, middling("entropy", model, params, batch)))
+    walk = segmented_model(model.config, policy_of(model.config, middling("entropy", model, params, batch)))
     together = full(walk, params, *inputs(batch))
     order = np.random.default_rng(1).permutation(len(LENGTHS))
     shuffled = in_segments(walk, params, *(array[order] for array in inputs(batch)))
-    agree(shuffled, Left(together.logits[order], together.depths[order]))
+    agree(shuffled, ExitOutput(together.logits[order], together.depths[order]))
     for i in (0, 3, 7):
-        [alone] = Walker(walk, params)([tuple(array[i : i + 1] for array in inputs(batch))])
-        agree(alone, Left(together.logits[i : i + 1], together.depths[i : i + 1]))
+        [alone] = EarlyExitExecutor(walk, params)([tuple(array[i : i + 1] for array in inputs(batch))])
+        agree(alone, ExitOutput(together.logits[i : i + 1], together.depths[i : i + 1]))
     junk = np.full((3, 7), 41, np.int32)
     with_junk = [np.concatenate([junk, array]) for array in inputs(batch)]
     with_junk[1][:3] = 0  # not a real piece among them
     for run in (full, looped, in_segments):
         found = run(walk, params, *with_junk)
-        agree(Left(found.logits[3:], found.depths[3:]), together)
+        agree(ExitOutput(found.logits[3:], found.depths[3:]), together)
         assert found.depths[:3].tolist() == [0, 0, 0]
 
 
@@ -150,8 +159,8 @@ def test_survivors_of_several_batches_go_on_together(monkeypatch):
     remainder."""
     model, params = with_exits()
     batches = [tiny_batch(LENGTHS[n % 5 : n % 5 + 3], columns=7 + 2 * (n % 2), seed=n) for n in range(13)]
-    walk, sizes = walk_of(model.config, Whim()), Counter()
-    segmented = Segmented(walk, params, sizes=(1, 2, 4))
+    walk, sizes = segmented_model(model.config, Whim()), Counter()
+    segmented = SegmentExecutor(walk, params, sizes=(1, 2, 4))
 
     def counted(run, mask, number, *others):
         sizes[int(number), mask.shape] += 1
@@ -177,16 +186,16 @@ def test_survivors_of_several_batches_go_on_together(monkeypatch):
 def test_nobody_leaves_a_model_whose_exits_are_closed():
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
     plain = model.clone(config=model.config.replace(exits=None))
-    walk, batch = walk_of(model.config, policy_of(model.config, Leaving("entropy", 0.0))), tiny_batch(LENGTHS)
-    expected = Left(np.asarray(apply(plain, params, batch).logits), np.full(len(LENGTHS), 3))
+    walk, batch = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 0.0))), tiny_batch(LENGTHS)
+    expected = ExitOutput(np.asarray(apply(plain, params, batch).logits), np.full(len(LENGTHS), 3))
     for run in (full, looped, in_segments):
         agree(run(walk, params, *inputs(batch)), expected)
 
 
 def test_open_exits_make_a_model_of_one_layer():
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
-    walk = walk_of(model.config, policy_of(model.config, Leaving("entropy", 1e9)))
-    [found] = Walker(walk, params)([inputs(tiny_batch(LENGTHS))])
+    walk = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 1e9)))
+    [found] = EarlyExitExecutor(walk, params)([inputs(tiny_batch(LENGTHS))])
     assert set(found.depths.tolist()) == {1}
     np.testing.assert_allclose(found.logits, apply(model, params, tiny_batch(LENGTHS)).exit_logits[0], **SAME_MATHS)
 
@@ -199,9 +208,9 @@ def test_halting_is_a_way_of_leaving(scope, output):
     params["encoder"]["halting"]["kernel"] *= 4.0  # so that examples differ
     batch = tiny_batch(LENGTHS)
     out = apply(model, params, batch)
-    expected = Left(np.asarray(out.logits), np.asarray(out.trace.halting.steps).max(axis=1).astype(int))
+    expected = ExitOutput(np.asarray(out.logits), np.asarray(out.trace.halting.steps).max(axis=1).astype(int))
     assert len(set(expected.depths.tolist())) > 1
-    walk = walk_of(model.config)
+    walk = segmented_model(model.config)
     agree(full(walk, params, *inputs(batch)), expected)
     agree(looped(walk, params, *inputs(batch)), expected)
     agree(in_segments(walk, params, *inputs(batch)), expected)
@@ -209,9 +218,9 @@ def test_halting_is_a_way_of_leaving(scope, output):
 
 def test_segments_alike_are_one_program_and_no_new_ones_are_compiled_after_the_warm_up():
     model, params = with_exits()
-    walk = walk_of(model.config, Whim())
+    walk = segmented_model(model.config, Whim())
     assert len(set(walk.segments)) == 2, "layers between exits, and the last with the model's head"
-    segmented, compiled = Segmented(walk, params, sizes=(2, 4, 8)), []
+    segmented, compiled = SegmentExecutor(walk, params, sizes=(2, 4, 8)), []
     segmented.warm_up((7,))
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration_secs, **kwargs: (
@@ -231,11 +240,11 @@ def test_segments_alike_are_one_program_and_no_new_ones_are_compiled_after_the_w
 
 def test_what_cannot_be_walked_is_said():
     with pytest.raises(UserError, match="has no exits"):
-        walk_of(tiny()[0].config)
+        segmented_model(tiny()[0].config)
 
 
 def test_a_batch_of_filler_leaves_at_once():
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
-    walk = walk_of(model.config, policy_of(model.config, Leaving("entropy", 0.5)))
+    walk = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 0.5)))
     nothing = np.zeros((4, 7), np.int32)
     assert in_segments(walk, params, nothing, nothing, nothing).depths.tolist() == [0] * 4

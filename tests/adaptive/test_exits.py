@@ -12,7 +12,7 @@ from bertjax.adaptive import add_exits, remove_exits
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
 from bertjax.jobs.exits import objective_of, split_exits
-from bertjax.model import BertConfig, EarlyExitBert, Exits, Leaving, build
+from bertjax.model import BertConfig, EarlyExitBert, ExitRule, Exits, build
 from bertjax.params import count, flatten
 from bertjax.recipes.exits import EarlyExit
 from tests.model.tiny import TINY, apply, tiny, tiny_batch
@@ -73,7 +73,7 @@ def test_exits_begin_as_copies_of_the_models_own_head():
         np.testing.assert_array_equal(found["exits"]["exit_1"][part]["kernel"], params[part]["kernel"])
 
 
-@pytest.mark.parametrize("leaving", [None, Leaving("entropy", 0.25)])
+@pytest.mark.parametrize("leaving", [None, ExitRule("entropy", 0.25)])
 def test_a_model_with_exits_is_read_as_it_was_written_and_not_by_stock_code(tmp_path, leaving):
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1), "shared_pooler", leaving))
     bertjax.save(Bundle(model.config, params), tmp_path / "m")
@@ -84,7 +84,7 @@ def test_a_model_with_exits_is_read_as_it_was_written_and_not_by_stock_code(tmp_
     bare = bertjax.load(tmp_path / "m", architecture="BertModel")
     assert bare.config.exits is None
     other = bertjax.load(tmp_path / "m", labels=("x", "y"))
-    assert any(path.startswith("exits/") for path in other.fresh)
+    assert any(path.startswith("exits/") for path in other.newly_initialized)
 
 
 def test_the_named_class_insists_on_exits():

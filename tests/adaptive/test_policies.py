@@ -10,7 +10,7 @@ from bertjax.adaptive import Confidence, Patience, policy_of
 from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.adaptive.policies import first_exit, oracle_exit
 from bertjax.errors import UserError
-from bertjax.model import Exits, Leaving
+from bertjax.model import ExitRule, Exits
 from tests.model.tiny import TINY
 from tests.tolerances import SAME_MATHS
 
@@ -41,7 +41,7 @@ def test_large_logits_are_certain_and_do_not_overflow():
 
 @pytest.mark.parametrize("rule", [*LOW_IS_SURE, *HIGH_IS_SURE, "patience"])
 def test_what_is_no_number_never_leaves(rule):
-    policy = policy_of(DEEP, Leaving(rule, OPEN[rule]))
+    policy = policy_of(DEEP, ExitRule(rule, OPEN[rule]))
     sound, broken = np.zeros((5, 1, 3), np.float32), np.full((5, 1, 3), np.nan, np.float32)
     broken[:, 0, 0] = 0.0  # one bad number is enough
     taken = first_exit(policy, np.concatenate([sound, broken], axis=1), np.zeros((2, 3), np.float32))
@@ -91,10 +91,10 @@ def test_a_threshold_in_normalised_entropy_means_the_same_for_any_number_of_clas
     ("changes", "leaving", "said"),
     [
         ({}, None, "calibrate"),
-        ({"labels": ("score",)}, Leaving("entropy", 0.1), "regression"),
-        ({"labels": ("score",)}, Leaving("patience", 2.0), "tolerance"),
-        ({}, Leaving("patience", 0.5), "whole number"),
-        ({"problem_type": "multi_label_classification"}, Leaving("entropy", 0.1), "several labels"),
+        ({"labels": ("score",)}, ExitRule("entropy", 0.1), "regression"),
+        ({"labels": ("score",)}, ExitRule("patience", 2.0), "tolerance"),
+        ({}, ExitRule("patience", 0.5), "whole number"),
+        ({"problem_type": "multi_label_classification"}, ExitRule("entropy", 0.1), "several labels"),
     ],
 )
 def test_a_rule_that_says_nothing_of_these_answers_is_refused(changes, leaving, said):

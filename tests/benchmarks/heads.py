@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.jobs.data import open_model, read_split, training_task
-from bertjax.jobs.prune import worth
+from bertjax.jobs.prune import importance_scores
 from bertjax.jobs.quantize import sample
 from bertjax.metrics.scores import score
 from bertjax.model import LayerGates
-from bertjax.prune.select import strongest
+from bertjax.prune.select import select_top
 from bertjax.recipes.data import Data
 from bertjax.recipes.prune import Config
 from bertjax.text.batches import eval_batches, inputs_of
@@ -67,9 +67,9 @@ def main() -> None:
         )
         batches = sample(train.encoded, given.texts, one_length=True)
         for measure in MEASURES:
-            scores = worth(Config(score=measure, seed=number), bundle, batches, "heads")
+            scores = importance_scores(Config(score=measure, seed=number), bundle, batches, "heads")
             total = sum(map(len, scores.values()))
-            curve = [accuracy(bundle, held_out.encoded, strongest(scores, round(f * total))) for f in FRACTIONS]
+            curve = [accuracy(bundle, held_out.encoded, select_top(scores, round(f * total))) for f in FRACTIONS]
             found[measure].append(curve)
             print(f"{name} {measure}: {' '.join(f'{one:.1f}' for one in curve)}", flush=True)
     print(f"\n{'heads gone':<13} {' '.join(f'{f:>17.0%}' for f in FRACTIONS)}")

@@ -54,7 +54,7 @@ CONFIG = BertConfig(
 STUDENT = Bundle(CONFIG, init_params(CONFIG, 0))
 
 
-def turned(params: dict, order: np.ndarray) -> dict:
+def transpose(params: dict, order: np.ndarray) -> dict:
     """The same model with its dimensions in another order: of all rotations those that LayerNorm lets through."""
 
     def turn(path: str, leaf: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_the_loss_of_a_turned_teacher_begins_at_zero(start):
     encoded = made_up(random_lengths(40, 9))
     object.__setattr__(encoded, "ids", encoded.ids % 512)
     [batch] = eval_batches(encoded, 40, (9,))
-    teacher = Bundle(CONFIG, turned(STUDENT.params, RNG.permutation(12)))
+    teacher = Bundle(CONFIG, transpose(STUDENT.params, RNG.permutation(12)))
     term = HiddenStates(preset="official", start=start)  # which has a projection at any width
     extra = term.fit(term.parameters(jax.random.key(0), CONFIG, CONFIG), STUDENT, teacher, [batch])
     ours, theirs = (jax.jit(b.model.apply)({"params": b.params}, *inputs_of(batch)) for b in (STUDENT, teacher))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from bertjax.distill.terms import AttentionMaps, AttentionScores, HiddenStates, Loss, Relations
-from bertjax.learn.objective import lessons
+from bertjax.learn.objective import bind_losses
 from bertjax.learn.step import Term, accumulate, split
 from bertjax.measure.cost import peak_memory
 from bertjax.model import BertConfig, abstract_params, build
@@ -38,7 +38,7 @@ arrays of the student's width."""
 def memory(losses: tuple[Loss, ...], remat: bool) -> int:
     """Of the teacher's forward pass and the student's gradient."""
     student = TEACHER.replace(hidden_size=WIDTH, num_hidden_layers=LAYERS, intermediate_size=4 * WIDTH, remat=remat)
-    taught, models = lessons(losses, student, [TEACHER], 0), (build(student), build(TEACHER))
+    taught, models = bind_losses(losses, student, [TEACHER], 0), (build(student), build(TEACHER))
 
     def objective(params: Any, extra: Any, state: Any, batch: Any, step: Any, key: Any) -> Any:
         inputs = batch["input_ids"], batch["attention_mask"]

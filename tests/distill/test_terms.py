@@ -19,7 +19,7 @@ from bertjax.distill.terms import (
     FeatureMaps,
     HiddenStates,
     LastHiddenState,
-    Patience,
+    PatientStates,
     Relations,
     SoftTargets,
 )
@@ -98,9 +98,9 @@ def test_patience_of_the_paper_is_a_sum_over_layers_and_width():
         a, b = functional.normalize(t(ours[layer][:, 0])), functional.normalize(t(theirs[paired][:, 0]))
         total += (a - b).square().sum(-1).mean()
         mean += functional.mse_loss(a, b) / 2
-    np.testing.assert_allclose(value(Patience(preset="paper"), SAME_WIDTH), total, rtol=1e-5)
+    np.testing.assert_allclose(value(PatientStates(preset="paper"), SAME_WIDTH), total, rtol=1e-5)
     for preset in ("mean", "official"):
-        np.testing.assert_allclose(value(Patience(preset=preset), SAME_WIDTH), mean, rtol=1e-5)
+        np.testing.assert_allclose(value(PatientStates(preset=preset), SAME_WIDTH), mean, rtol=1e-5)
 
 
 def test_hidden_states_of_tinyberts_code_count_padding_and_always_have_a_projection():
@@ -229,7 +229,7 @@ OF_ONE_TEXT: dict[str, tuple[Any, Any]] = {
         ),
     ),
     "PKD, eq. 7": (
-        Patience(preset="paper"),
+        PatientStates(preset="paper"),
         lambda s, t, n: sum(
             np.square(
                 s.hidden_states[i][0] / np.linalg.norm(s.hidden_states[i][0])
@@ -290,7 +290,7 @@ def test_scores_of_the_model_are_what_the_term_compares():
         (SoftTargets(), SAME_WIDTH),
         (HiddenStates(), NARROW),
         (LastHiddenState(), SAME_WIDTH),
-        (Patience(), SAME_WIDTH),
+        (PatientStates(), SAME_WIDTH),
         (AttentionScores(), NARROW),
         (AttentionMaps(), NARROW),
         (FeatureMaps(), SAME_WIDTH),
@@ -310,7 +310,7 @@ def test_a_stored_teacher_teaches_what_a_live_one_does(tmp_path, term: Any, stud
     [
         (LastHiddenState(), "student's hidden_size is 12, the teacher's 24"),
         (FeatureMaps(), "student's hidden_size is 12, the teacher's 24"),
-        (Patience(), "student's hidden_size is 12, the teacher's 24"),
+        (PatientStates(), "student's hidden_size is 12, the teacher's 24"),
         (Relations(heads=8), "a width of 12 does not divide into 8 heads"),
         (Relations(heads=6, teacher_layer=6), "teacher_layer is 6; the teacher has 6 layers"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertjax.distill.terms import SoftWords
+from bertjax.distill.terms import MLMSoftTargets
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, ModelOutput
 from tests.tolerances import OTHER_FRAMEWORK
@@ -26,7 +26,7 @@ def test_the_loss_is_torchs_batchmean_over_places_that_count(everywhere: bool):
     batch = {"attention_mask": mask, "weights": np.array([1, 1, 0], np.float32), "masked_weights": (1.0 - mask) * 0.5}
     counted = mask * batch["weights"][:, None] if everywhere else batch["masked_weights"]
     garbage = np.where(counted[..., None] > 0, student, np.nan)
-    loss = SoftWords(temperature=3.0, everywhere=everywhere).build(CONFIG, CONFIG)
+    loss = MLMSoftTargets(temperature=3.0, everywhere=everywhere).build(CONFIG, CONFIG)
     total, weight = loss({}, said(garbage), said(teacher), jax.tree.map(jnp.float32, batch))
     rows = [torch.log_softmax(torch.tensor(x[counted > 0]) / 3, -1) for x in (student, teacher)]
     expected = 9 * torch.nn.KLDivLoss(reduction="batchmean", log_target=True)(*rows)
@@ -36,6 +36,6 @@ def test_the_loss_is_torchs_batchmean_over_places_that_count(everywhere: bool):
 
 def test_models_that_guess_no_words_or_others_are_refused():
     with pytest.raises(UserError, match="a BertModel guesses none"):
-        SoftWords().build(CONFIG, CONFIG.replace(architecture="BertModel"))
+        MLMSoftTargets().build(CONFIG, CONFIG.replace(architecture="BertModel"))
     with pytest.raises(UserError, match="the student has 11 pieces, the teacher 12"):
-        SoftWords().build(CONFIG, CONFIG.replace(vocab_size=12))
+        MLMSoftTargets().build(CONFIG, CONFIG.replace(vocab_size=12))

@@ -13,7 +13,7 @@ import bertjax
 from bertjax import UserError
 from bertjax.bundle import Bundle
 from bertjax.export import export
-from bertjax.export.hf_equivalent import stock_twin
+from bertjax.export.hf_equivalent import hf_equivalent
 from bertjax.model import Exits, LayerConfig, Recurrence
 from bertjax.prune import keep_heads, keep_layers, keep_neurons
 from bertjax.prune.surgery import sizes
@@ -73,8 +73,8 @@ def test_integers_become_floating_point_only_if_asked():
     config, params = keep_heads(model.config, params, {0: [1]})
     config, integers = quantise_weights(config, params)
     with pytest.raises(UserError, match="only if asked"):
-        stock_twin(config, integers)
-    described, floats = stock_twin(config, integers, dequantise=True)
+        hf_equivalent(config, integers)
+    described, floats = hf_equivalent(config, integers, dequantise=True)
     assert described.quantization is None
     ours, theirs = Bundle(config, integers), Bundle(described, floats)
     np.testing.assert_allclose(
@@ -91,11 +91,11 @@ def test_what_has_no_twin_is_refused_with_the_reason(tmp_path: Path):
     ):
         model, params = tiny(**changes)
         with pytest.raises(UserError, match=reason):
-            stock_twin(model.config, params)
+            hf_equivalent(model.config, params)
     model, params = tiny()
     odd = dataclasses.replace(model.config, head_size=5)
     with pytest.raises(UserError, match="do not fill its width"):
-        stock_twin(odd, params)
+        hf_equivalent(odd, params)
 
 
 def test_a_model_is_not_replaced_by_its_own_export(tmp_path: Path):

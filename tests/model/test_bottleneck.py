@@ -72,7 +72,7 @@ def test_all_that_is_computed_equals_torch_and_the_folder_is_bit_exact(architect
     model = torch_model(architecture, len(architecture), num_hidden_layers=2, **fields)
     batch = random_batch(model.config, 3, "right", 8)
     bundle = bertjax.load(written(model, tmp_path / "theirs"))
-    assert (bundle.fresh, bundle.ignored) == ((), ())
+    assert (bundle.newly_initialized, bundle.ignored) == ((), ())
     ours, theirs = apply(bundle.model, bundle.params, batch), everything(model, batch)
     for name, arrays in (("hidden_states", ours.hidden_states), ("scores", ours.attention_scores)):
         for i, (mine, reference) in enumerate(zip(arrays, theirs[name], strict=True)):
@@ -295,12 +295,12 @@ def test_every_product_passes_the_one_place_under_a_name_of_its_own():
 
 
 def test_exits_stand_on_top_and_half_of_the_layers_are_a_model():
-    from bertjax.adaptive.segments import piece
+    from bertjax.adaptive.segments import sub_model
 
     model, params = tiny(**MOBILE, exits=Exits(after=(0,)))
     batch = tiny_batch()
     outputs = apply(model, params, batch)
-    config, half = piece(model.config, params, 1, 2)
+    config, half = sub_model(model.config, params, 1, 2)
     assert [one.shape for one in outputs.exit_logits] == [(3, 3)]
     other = bertjax.model.build(config)
     mask = jnp.asarray(batch["attention_mask"] > 0)[:, None, None, :]

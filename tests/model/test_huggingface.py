@@ -15,7 +15,7 @@ import transformers.activations as theirs
 from safetensors.numpy import load_file, save_file
 
 import bertjax
-from bertjax.model import ARCHITECTURES, BertConfig, Exits, LayerConfig, Leaving, universal_config
+from bertjax.model import ARCHITECTURES, BertConfig, ExitRule, Exits, LayerConfig, universal_config
 from bertjax.model.config import COMPUTE_FIELDS
 from bertjax.model.huggingface import FORMAT, SAME_ACTIVATION, config_from_json, config_to_json
 from bertjax.params import count, flatten
@@ -36,7 +36,7 @@ def stock(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory) -> dict[str, Any]:
     """What a folder of ours says of a model with something of everything."""
-    exits = Exits((0,), leaving=Leaving("margin", 0.5))
+    exits = Exits((0,), leaving=ExitRule("margin", 0.5))
     quantization = Quantization((("pooler/dense/kernel", Format(4)),), (("pooler", Activation(8, -1.0, 2.0)),))
     layers = (LayerConfig(3, 10), LayerConfig(2, 7))
     return json.loads(json.dumps(config_to_json(TINY.replace(layers=layers, exits=exits, quantization=quantization))))
@@ -209,7 +209,7 @@ def test_old_names_buffers_and_missing_prefixes_are_understood(folder):
         return renamed | {"embeddings.position_ids": np.arange(9)[None]}
 
     bundle = bertjax.load(edit(retensor(folder, old), architectures=["BertModel"]))
-    assert (bundle.fresh, bundle.ignored) == ((), ())
+    assert (bundle.newly_initialized, bundle.ignored) == ((), ())
     same_parameters(bundle, expected)
 
 
@@ -225,14 +225,14 @@ def test_half_precision_is_read_as_float32(dtype, stock, tmp_path):
 def test_pretraining_folders_open_as_a_masked_language_model_where_one_is_asked_for(tmp_path):
     model = torch_model("BertForPreTraining", 3)
     bundle = bertjax.load(written(model, tmp_path), architecture="BertForMaskedLM")
-    assert bundle.fresh == ()
+    assert bundle.newly_initialized == ()
     assert set(bundle.ignored) == {
         "bert.pooler.dense.bias",
         "bert.pooler.dense.weight",
         "cls.seq_relationship.bias",
         "cls.seq_relationship.weight",
     }
-    assert bertjax.load(tmp_path, architecture="BertForNextSentencePrediction").fresh == ()
+    assert bertjax.load(tmp_path, architecture="BertForNextSentencePrediction").newly_initialized == ()
 
 
 def test_a_config_that_says_little_means_what_transformers_takes_it_for(folder):
@@ -261,7 +261,7 @@ def test_the_dropout_of_each_distilbert_head_is_its_own(tmp_path):
 def test_another_head_is_drawn_and_the_encoder_kept(stock):
     whole = flatten(bertjax.load(stock).params)
     bundle = bertjax.load(stock, architecture="BertForTokenClassification", seed=1)
-    assert bundle.fresh == ("classifier/bias", "classifier/kernel")
+    assert bundle.newly_initialized == ("classifier/bias", "classifier/kernel")
     assert not np.array_equal(bundle.params["classifier"]["kernel"], whole["classifier/kernel"])
     np.testing.assert_array_equal(
         flatten(bundle.params)["embeddings/word/embedding"], whole["embeddings/word/embedding"]
@@ -273,10 +273,10 @@ def test_another_head_is_drawn_and_the_encoder_kept(stock):
 
 def test_other_labels_draw_the_classifier_alone_and_as_many_rename_it(stock):
     five = bertjax.load(stock, labels=("a", "b", "c", "d", "e"))
-    assert five.fresh == ("classifier/bias", "classifier/kernel")
+    assert five.newly_initialized == ("classifier/bias", "classifier/kernel")
     assert five.params["classifier"]["kernel"].shape[1] == 5
     renamed = bertjax.load(stock, labels=("x", "y", "z"))
-    assert (renamed.fresh, renamed.config.labels) == ((), ("x", "y", "z"))
+    assert (renamed.newly_initialized, renamed.config.labels) == ((), ("x", "y", "z"))
     same_parameters(renamed, bertjax.load(stock))
 
 
@@ -455,7 +455,7 @@ def test_a_vocabulary_larger_than_the_table_is_refused(folder):
 def test_the_real_model_has_the_parameters_it_is_known_for():
     bundle = bertjax.load("demo")
     assert count(bundle.params) == 22_713_216
-    assert (bundle.fresh, bundle.ignored) == ((), ())
+    assert (bundle.newly_initialized, bundle.ignored) == ((), ())
     assert bundle.config == BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
 
 

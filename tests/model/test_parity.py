@@ -61,7 +61,7 @@ def test_all_that_is_computed_equals_torch(architecture, seed, tmp_path):
     longest = model.config.max_position_embeddings
     batch = random_batch(model.config, seed, PADDINGS[seed // 2 % 3], longest if seed % 3 == 0 else longest - 2)
     bundle = bertjax.load(written(model, tmp_path))
-    assert (bundle.fresh, bundle.ignored) == ((), ())
+    assert (bundle.newly_initialized, bundle.ignored) == ((), ())
     assert_equal(run(bundle, batch), everything(model, batch), batch["attention_mask"])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bertjax import UserError
-from bertjax.prune.select import STEPS, least_removal, strongest
+from bertjax.prune.select import STEPS, search_speedup, select_top
 
 
 @pytest.mark.parametrize("multiple", [1, 8, 64, 128])
@@ -13,7 +13,7 @@ def test_what_stays_is_a_multiple_and_never_less_than_asked(multiple: int, part:
     rng = np.random.default_rng(0)
     scores = {group: rng.random(size) * (1 + group) for group, size in enumerate((512, 300, 64, 5))}
     asked = round(part * sum(map(len, scores.values())))
-    kept = strongest(scores, asked, multiple=multiple)
+    kept = select_top(scores, asked, multiple=multiple)
     assert 0 <= sum(len(scores[group]) - len(kept[group]) for group in scores) <= asked
     for group, one in scores.items():
         assert len(kept[group]) in (len(one), *range(multiple, len(one), multiple))
@@ -34,18 +34,18 @@ class Clock:
 @pytest.mark.parametrize("wanted", [1.01, 1.5, 2.0, 3.2, 8.0])
 def test_no_smaller_part_is_enough(wanted: float):
     clock = Clock(lambda fraction: 1 / (1 - 0.9 * fraction))
-    fraction, reached = least_removal(clock, wanted)
+    fraction, reached = search_speedup(clock, wanted)
     assert reached == clock.speed(fraction) >= wanted > clock.speed(fraction - 1 / STEPS)
     assert len(clock.asked) <= 7
 
 
 def test_a_lucky_measurement_is_measured_again_and_more_goes():
     clock = Clock(lambda fraction: 1 + 3 * fraction, [1, 1, 1.2, 1, 1, 1, 1])
-    fraction, reached = least_removal(clock, 2.0)  # of a quarter it said 2.1 once, and then 1.75
+    fraction, reached = search_speedup(clock, 2.0)  # of a quarter it said 2.1 once, and then 1.75
     assert (fraction, reached) == (11 / STEPS, clock.speed(11 / STEPS))
     assert clock.asked[2] == 0.25
 
 
 def test_what_no_removal_reaches_is_said_with_what_one_does():
     with pytest.raises(UserError, match=r"5 times as fast was asked for; without any .* it is 4.00 times as fast"):
-        least_removal(Clock(lambda fraction: 1 + 3 * fraction), 5.0)
+        search_speedup(Clock(lambda fraction: 1 + 3 * fraction), 5.0)

@@ -14,12 +14,12 @@ from bertjax.params import flatten, unflatten
 from bertjax.prune.masks import (
     apply_masks,
     cubic,
-    largest,
+    gradual_magnitude,
     magnitude_masks,
     n_of_m_masks,
     nonzero_masks,
     sparsity_of,
-    thinning,
+    top_k_mask,
 )
 from tests.model.tiny import run, tiny, tiny_batch
 
@@ -89,7 +89,7 @@ def test_n_of_m_equals_brute_force(params, n: int, m: int):
 def test_of_equal_weights_the_first_stay():
     rows = jnp.asarray([[1, 1, 2, 1], [0, 0, 0, 0], [3, 0, 0, 9]])
     np.testing.assert_array_equal(
-        largest(rows, 2), [[True, False, True, False], [True, True, False, False], [1, 0, 0, 1]]
+        top_k_mask(rows, 2), [[True, False, True, False], [True, True, False, False], [1, 0, 0, 1]]
     )
     even = {"a": {"kernel": np.ones((4, 3), np.float32)}}
     np.testing.assert_array_equal(n_of_m_masks(even, "kernel", 2, 4)["a"]["kernel"][:, 0], [True, True, False, False])
@@ -121,7 +121,7 @@ def compared(matrices: dict[str, np.ndarray], scope: Any) -> list[np.ndarray]:
 def test_weights_go_by_the_schedule_and_never_return(params, scope: Any, final: float):
     """Against a loop that hides the smallest of what is left, while all weights move at random."""
     steps, rng = 7, np.random.default_rng(0)
-    thinner = jax.jit(thinning(scope, final, steps))
+    thinner = jax.jit(gradual_magnitude(scope, final, steps))
     masks = magnitude_masks(params, KERNELS, 0.0)
     moved = {path: leaf for path, leaf in flatten(params).items() if path in flatten(masks)}
     groups, expected = compared(moved, scope), np.ones(sum(leaf.size for leaf in moved.values()), bool)
@@ -144,7 +144,11 @@ def test_weights_go_by_the_schedule_and_never_return(params, scope: Any, final: 
 @pytest.mark.parametrize("steps", [0, 1, 99, 101, 250])
 def test_a_run_of_any_length_ends_at_the_asked_sparsity(steps: int):
     matrix = {"kernel": np.random.default_rng(0).standard_normal((10, 100)).astype(np.float32)}
-    masks, thinner, changes = magnitude_masks(matrix, "kernel", 0.0), jax.jit(thinning("global", 0.7, steps)), 0
+    masks, thinner, changes = (
+        magnitude_masks(matrix, "kernel", 0.0),
+        jax.jit(gradual_magnitude("global", 0.7, steps)),
+        0,
+    )
     for step in range(steps + 3):
         before, masks = masks, thinner(masks, matrix, step)
         changes += bool((before["kernel"] != masks["kernel"]).any())
@@ -156,7 +160,7 @@ def test_a_run_of_any_length_ends_at_the_asked_sparsity(steps: int):
 def test_masks_are_the_same_however_parameters_are_divided(scope: Any):
     rng = np.random.default_rng(0)
     params = {"a": {"kernel": rng.integers(-9, 9, (32, 24)).astype(np.float32)}, "b": {"kernel": np.ones((16, 8))}}
-    whole, thinner = magnitude_masks(params, "kernel", 0.0), jax.jit(thinning(scope, 0.7, 2))
+    whole, thinner = magnitude_masks(params, "kernel", 0.0), jax.jit(gradual_magnitude(scope, 0.7, 2))
     place = NamedSharding(jax.make_mesh((8,), ("parameters",)), PartitionSpec("parameters"))
     divided = thinner(jax.device_put(whole, place), jax.device_put(params, place), 2)
     jax.tree.map(np.testing.assert_array_equal, divided, thinner(whole, params, 2))

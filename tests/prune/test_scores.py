@@ -14,7 +14,7 @@ from bertjax.model import LayerConfig, LayerGates
 from bertjax.model.products import plain_product
 from bertjax.params import flatten
 from bertjax.prune.scores import activity, importance, layer_importance, magnitude, random
-from bertjax.prune.select import strongest
+from bertjax.prune.select import select_top
 from tests.model.tiny import run, tiny, tiny_batch
 
 HEADS, NEURONS, WIDTH = 3, 10, 4
@@ -199,14 +199,14 @@ def test_random_scores_are_of_the_right_shape_and_follow_their_seed():
 
 def test_the_lowest_go_over_all_layers_and_every_layer_keeps_its_best():
     scores = {0: np.array([0.9, 0.1, 0.5]), 1: np.array([0.2, 0.2, 0.2]), 2: np.array([0.05, 0.01, 0.02])}
-    assert strongest(scores, 0) == {0: [0, 1, 2], 1: [0, 1, 2], 2: [0, 1, 2]}
-    assert strongest(scores, 3) == {0: [0, 2], 1: [0, 1, 2], 2: [0]}  # 2 keeps one, though all of its are lower
-    assert strongest(scores, 4) == {0: [0, 2], 1: [0, 1], 2: [0]}  # of equal ones the last goes first
-    assert strongest(scores, 6) == {0: [0], 1: [0], 2: [0]}
-    assert strongest(scores, 3, at_least=2) == {0: [0, 2], 1: [0, 1], 2: [0, 2]}
-    assert strongest(scores, 3, multiple=2) == {0: [0, 2], 1: [0, 1, 2], 2: [0, 2]}
+    assert select_top(scores, 0) == {0: [0, 1, 2], 1: [0, 1, 2], 2: [0, 1, 2]}
+    assert select_top(scores, 3) == {0: [0, 2], 1: [0, 1, 2], 2: [0]}  # 2 keeps one, though all of its are lower
+    assert select_top(scores, 4) == {0: [0, 2], 1: [0, 1], 2: [0]}  # of equal ones the last goes first
+    assert select_top(scores, 6) == {0: [0], 1: [0], 2: [0]}
+    assert select_top(scores, 3, at_least=2) == {0: [0, 2], 1: [0, 1], 2: [0, 2]}
+    assert select_top(scores, 3, multiple=2) == {0: [0, 2], 1: [0, 1, 2], 2: [0, 2]}
     with pytest.raises(UserError, match="at most 6 can go"):
-        strongest(scores, 7)
+        select_top(scores, 7)
 
 
 def test_forms_of_heads_are_not_for_neurons():

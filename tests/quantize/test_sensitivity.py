@@ -138,9 +138,9 @@ def test_omega_is_the_mean_and_the_spread():
     np.testing.assert_allclose(one.std, np.sqrt((4 + 25 + 4 + 1) / 4))
     np.testing.assert_allclose(one.omega, 1 + np.sqrt(8.5))
     assert (one.negative, one.unconverged) == (1, 1)
-    turned = Sensitivity(tuple(Eigenvalue(-value, 5, True, 0.0) for value in values))
-    np.testing.assert_allclose(turned.omega, one.omega)
-    assert turned.negative == 3
+    transpose = Sensitivity(tuple(Eigenvalue(-value, 5, True, 0.0) for value in values))
+    np.testing.assert_allclose(transpose.omega, one.omega)
+    assert transpose.negative == 3
 
 
 def test_a_flat_loss_has_no_curvature():

@@ -70,7 +70,7 @@ def test_a_missing_word_is_spelled_with_what_is_left(pruned):
 
 
 def test_the_model_computes_exactly_what_it_did_on_the_corpus(demo, pruned, texts):
-    trained = [dataclasses.replace(bundle, fresh=()) for bundle in (demo, pruned)]
+    trained = [dataclasses.replace(bundle, newly_initialized=()) for bundle in (demo, pruned)]
     before, after = (bundle.predict(texts[:32]).probabilities for bundle in trained)
     np.testing.assert_array_equal(after, before)
 

@@ -10,7 +10,7 @@ import torch
 from tokenizers import models
 
 import bertjax
-from bertjax.distill.substitutes import guesses
+from bertjax.distill.substitutes import likely_words
 from bertjax.errors import UserError
 from bertjax.text.augment import STOP_WORDS, Word, altered, neighbours, read_texts, spelled, with_gap
 from bertjax.text.draws import SUBSTITUTES, Draws
@@ -104,7 +104,7 @@ def test_guesses_are_those_of_torch_one_text_at_a_time(tmp_path):
     bundle = bertjax.load(folder)
     texts = ["the cat sat on the mat", "new york plays in a cat", "who", "mat. cat, york? sat! the new mat played"]
     read = read_texts(texts, tiny_tokenizer(), NAMES)
-    found = guesses(bundle, read, NAMES, count=6, buckets=(16, 24), batch_size=4)
+    found = likely_words(bundle, read, NAMES, count=6, buckets=(16, 24), batch_size=4)
     assert found[2] == {0: found[2][0]}
     checked = Counter()
     for text, candidates in zip(read, found, strict=True):

@@ -150,12 +150,12 @@ def test_buckets_that_do_not_hold_every_row_are_refused_before_the_first_batch()
 def test_a_run_resumes_exactly_at_every_position(threads):
     data = made_up(LENGTHS)
 
-    def fresh():
+    def newly_initialized():
         return batches(data, SIZE, seed=5, buckets=BUCKETS, epochs=2, threads=threads)
 
-    whole, cut = list(fresh()), fresh()
+    whole, cut = list(newly_initialized()), newly_initialized()
     for position in range(2 * STEPS + 1):
-        resumed = fresh()
+        resumed = newly_initialized()
         resumed.set_state(json.loads(json.dumps(cut.get_state())))
         rest = list(islice(resumed, 3))
         assert len(rest) == min(3, 2 * STEPS - position)

@@ -17,7 +17,7 @@ import pytest
 import bertjax
 from bertjax.engine.compile_only import TOO_LARGE, advice, bytes_of, compile_and_leave, tpu_devices
 from bertjax.engine.optimiser import build_optimiser
-from bertjax.engine.placeholders import stand_in
+from bertjax.engine.placeholders import with_placeholders
 from bertjax.engine.sharding import build_mesh, state_shardings
 from bertjax.learn.step import init_state
 from bertjax.machine.chips import topology
@@ -172,9 +172,11 @@ def test_advice_turns_one_flag_after_the_other(expected: str, ways: int, state: 
 
 def test_a_model_without_weights_and_missing_text_are_stood_in_for(described: Path, tmp_path: Path):
     config = Config(model=str(described))
-    config = stand_in(Config(model=str(described), data=type(config.data)(train="no.tsv", max_length=32)), tmp_path)
+    config = with_placeholders(
+        Config(model=str(described), data=type(config.data)(train="no.tsv", max_length=32)), tmp_path
+    )
     bundle = bertjax.load(config.model)
-    assert (bundle.config.hidden_size, bundle.fresh) == (128, ())
+    assert (bundle.config.hidden_size, bundle.newly_initialized) == (128, ())
     assert not any(leaf.any() for leaf in jax.tree.leaves(bundle.params))
     assert Path(config.data.train).read_text().splitlines()[0] == "text\tlabel"
     assert config.data.eval == config.data.train
@@ -182,7 +184,7 @@ def test_a_model_without_weights_and_missing_text_are_stood_in_for(described: Pa
 
 def test_a_model_from_nothing_gets_the_vocabulary_that_was_asked_for(tmp_path: Path):
     asked = Pretrain(data=Text(train="no such folder", max_length=32), vocab_size=5000, shape=Shape(hidden_size=64))
-    config = stand_in(asked, tmp_path)
+    config = with_placeholders(asked, tmp_path)
     assert config.model is not None
     assert bertjax.load(config.model).config.vocab_size == 5000
 
@@ -190,11 +192,11 @@ def test_a_model_from_nothing_gets_the_vocabulary_that_was_asked_for(tmp_path: P
 def test_what_is_there_is_used_as_it_is(tmp_path: Path):
     (tmp_path / "mine.tsv").write_text("text\tlabel\nfine\tgood\n")
     config = Config(data=type(Config().data)(train=str(tmp_path / "mine.tsv")))
-    assert stand_in(config, tmp_path) == config
+    assert with_placeholders(config, tmp_path) == config
     config = Config(data=type(Config().data)(train="demo", eval="no.tsv"))
-    assert stand_in(config, tmp_path).data.eval == "demo"
+    assert with_placeholders(config, tmp_path).data.eval == "demo"
 
 
 def test_a_kind_that_nothing_stands_in_for_is_answered(tmp_path: Path):
     with pytest.raises(bertjax.UserError, match=r"--data.train=no.conll is not there, .*--data.kind=tokens"):
-        stand_in(Config(data=type(Config().data)(train="no.conll", kind="tokens")), tmp_path)
+        with_placeholders(Config(data=type(Config().data)(train="no.conll", kind="tokens")), tmp_path)

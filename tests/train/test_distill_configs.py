@@ -14,16 +14,16 @@ from bertjax.distill.terms import (
     FeatureMaps,
     HardLabels,
     HiddenStates,
-    Patience,
+    MLMSoftTargets,
+    PatientStates,
     Relations,
     SoftTargets,
-    SoftWords,
 )
 from bertjax.engine.command_line import load_config
 from bertjax.engine.optimiser import learning_rate_schedule
 from bertjax.jobs import augment, distill, pretrain
 from bertjax.jobs.pretrain import learning
-from bertjax.learn.objective import lessons
+from bertjax.learn.objective import bind_losses
 from bertjax.learn.phases import Phases
 from bertjax.model import BertConfig, abstract_params, build, mobile_config
 from bertjax.params import count, flatten
@@ -66,7 +66,7 @@ def test_a_recipe_for_a_task_has_the_published_size_and_can_be_traced(name: str)
     assert general is not None
     student = config.student.config(general.config(BASE) if name.startswith("tiny") else BASE)
     assert count(abstract_params(student.replace(architecture="BertModel"))) == OF_A_TASK[name]
-    models, taught = (build(student), build(BASE)), lessons(config.losses, student, [BASE], 0)
+    models, taught = (build(student), build(BASE)), bind_losses(config.losses, student, [BASE], 0)
 
     def objective(params, extra, state, batch, step, key):
         inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
@@ -136,7 +136,7 @@ def test_mobilebert_is_that_of_the_paper():
         assert (config.optimiser.rule, config.sentences, config.masking.rate) == ("lamb", "next", 0.15)
     rate = learning_rate_schedule(last.optimiser, 500_000)
     assert [float(rate(step)) for step in (9_999, 500_000)] == pytest.approx([1.5e-3, 0])
-    assert last.losses == (SoftWords(weight=0.5, temperature=1.0),)
+    assert last.losses == (MLMSoftTargets(weight=0.5, temperature=1.0),)
     assert last.words == 0.5
     assert layers.progressive is not None
     assert layers.progressive.losses == (
@@ -157,7 +157,7 @@ def test_the_recipes_are_those_of_the_papers():
     rate = learning_rate_schedule(distilbert.optimiser, 1000)
     assert [float(rate(step)) for step in (49, 1000)] == pytest.approx([5e-4, 0])
     assert (distilbert.optimiser.b2, distilbert.optimiser.clip, distilbert.optimiser.weight_decay) == (0.98, 5, 0)
-    assert distilbert.losses[0] == SoftWords(weight=5.0, temperature=2.0, everywhere=True)
+    assert distilbert.losses[0] == MLMSoftTargets(weight=5.0, temperature=2.0, everywhere=True)
     assert (distilbert.words, distilbert.losses[1].weight) == (2, 1)
     assert (minilm.steps, minilm.batch_size, minilm.optimiser.learning_rate) == (400_000, 512, 4e-4)
     assert [type(loss) for loss in minilm.losses] == [Relations]
@@ -165,10 +165,10 @@ def test_the_recipes_are_those_of_the_papers():
     assert [(type(loss), pytest.approx(loss.weight)) for loss in pkd.losses] == [
         (HardLabels, 0.3),
         (SoftTargets, 0.7),
-        (Patience, 100),
+        (PatientStates, 100),
     ]
     patience = pkd.losses[2]
-    assert isinstance(patience, Patience)
+    assert isinstance(patience, PatientStates)
     assert patience.pairs(BASE.replace(num_hidden_layers=6), BASE) == ((1, 2), (2, 4), (3, 6), (4, 8), (5, 10))
     layers, answers = (load_config(f"tinybert:{name}", distill.Config) for name in ("intermediate", "prediction"))
     assert layers.losses == (AttentionScores(preset="paper"), HiddenStates(preset="paper"))
@@ -243,7 +243,7 @@ def three_steps(work: Path, name: str, script: Any, **changes: Any) -> bertjax.B
 def test_distilberts_twin_makes_a_stock_distilbert(work: Path):
     student = three_steps(work, "distilbert:small", pretrain, model=str(work / "words"))
     assert (student.config.model_type, student.config.architecture) == ("distilbert", "DistilBertForMaskedLM")
-    assert not student.fresh
+    assert not student.newly_initialized
 
 
 def test_a_teacher_whose_head_was_never_trained_is_refused(work: Path):
@@ -309,4 +309,4 @@ def test_mobileberts_twin_goes_through_all_stages(work: Path):
     assert found["loss/words"] > 0
     student = bertjax.load(work / "small" / "bundle")
     assert (student.config.model_type, student.config.architecture) == ("mobilebert", "MobileBertForMaskedLM")
-    assert not student.fresh
+    assert not student.newly_initialized

@@ -19,7 +19,7 @@ from tests.train.tiny import write_model, write_table
 def write_headed(folder: Path) -> str:
     labels = ("bad", "good")
     headed = load(write_model(folder / "bare"), architecture="BertForSequenceClassification", labels=labels, seed=0)
-    bertjax.save(dataclasses.replace(headed, fresh=()), folder / "model" / "bundle")
+    bertjax.save(dataclasses.replace(headed, newly_initialized=()), folder / "model" / "bundle")
     return str(folder / "model" / "bundle")
 
 

@@ -12,7 +12,7 @@ import bertjax
 from bertjax.engine.command_line import parse
 from bertjax.export import export
 from bertjax.jobs import calibrate, distill, finetune, prune, quantize
-from bertjax.model import Leaving
+from bertjax.model import ExitRule
 from bertjax.params import flatten
 from bertjax.report.build import Entry, costs
 from tests.train.tiny import run, weights, write_model, write_table
@@ -133,7 +133,7 @@ def test_the_text_that_chose_is_not_reported_on(work: Path, straight: Path):
 def early(work: Path, straight: Path) -> Path:
     bundle = bertjax.load(straight / "bundle")
     assert bundle.config.exits is not None
-    leaving = replace(bundle.config.exits, leaving=Leaving("margin", 0.5))
+    leaving = replace(bundle.config.exits, leaving=ExitRule("margin", 0.5))
     bertjax.save(replace(bundle, config=bundle.config.replace(exits=leaving)), work / "leaves")
     return work / "leaves"
 

@@ -11,7 +11,7 @@ from bertjax.distill.terms import (
     HardLabels,
     HiddenStates,
     LastHiddenState,
-    Patience,
+    PatientStates,
     Relations,
     SoftTargets,
 )
@@ -90,7 +90,7 @@ def test_what_looks_inside_the_teacher_learns_from_a_stored_and_from_a_live_one(
     """The first step's losses are the same, but for the half precision of what is stored."""
     model, fields = write_model(tmp_path / "model"), classification_of_pairs(tmp_path / "data")
     data = Data(train=str(fields["train"]), eval=str(fields["train"]), max_length=16)
-    losses = (LastHiddenState(), Patience(), AttentionScores(), Relations(heads=2), HiddenStates(preset="paper"))
+    losses = (LastHiddenState(), PatientStates(), AttentionScores(), Relations(heads=2), HiddenStates(preset="paper"))
     finetune.main(finetune.Config(model=str(model), out=str(tmp_path / "teacher"), data=data, steps=2, batch_size=8))
     first = {}
     for store in (True, False):

@@ -224,7 +224,7 @@ def straight(text: str, tmp_path_factory) -> Path:
 
 def test_a_finished_run_leaves_a_bundle_numbers_and_its_pace(straight: Path):
     bundle = bertjax.load(straight / "bundle")
-    assert (bundle.config.architecture, bundle.fresh) == ("AlbertForPreTraining", ())
+    assert (bundle.config.architecture, bundle.newly_initialized) == ("AlbertForPreTraining", ())
     assert bundle.tokenizer is not None
     assert bundle.tokenizer.vocab_size == bundle.config.vocab_size == 50
     record = json.loads((straight / "run.json").read_text())
@@ -244,7 +244,7 @@ def test_the_result_is_a_stock_albert_that_can_be_fine_tuned(straight: Path, tmp
     theirs = transformers.AutoModelForPreTraining.from_pretrained(straight / "bundle")
     assert type(theirs).__name__ == "AlbertForPreTraining"
     bundle = bertjax.load(straight / "bundle", architecture="AlbertForSequenceClassification", labels=("a", "b"))
-    assert bundle.fresh == ("classifier/bias", "classifier/kernel")
+    assert bundle.newly_initialized == ("classifier/bias", "classifier/kernel")
 
 
 def test_killed_and_started_again_it_ends_with_the_same_bits(text: str, straight: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ import pytest
 
 from bertjax.checkpoint import steps as stored_steps
 from bertjax.engine.command_line import take_group
-from bertjax.engine.hosts import AGAIN, Company, Lost, Processes
+from bertjax.engine.hosts import EXIT_RETRY, Cluster, LostProcess, Processes
 from bertjax.engine.sharding import mesh_over
 from bertjax.errors import UserError
 from tests.train.tiny import ROOT, metrics, script, weights, write_model, write_table
@@ -96,7 +96,7 @@ def test_one_of_four_is_killed_and_all_begin_again_to_the_same_bits(work: Path, 
     group.until_saved(work / "killed", 8)
     group.members[2].kill()
     ended = group.end()
-    assert [code for code, _ in ended] == [AGAIN, AGAIN, -signal.SIGKILL, AGAIN], ended
+    assert [code for code, _ in ended] == [EXIT_RETRY, EXIT_RETRY, -signal.SIGKILL, EXIT_RETRY], ended
     for index in (0, 1, 3):
         assert "process 2 of 4 gave no sign of life" in ended[index][1]
         assert "Traceback" not in ended[index][1]
@@ -137,7 +137,7 @@ def test_a_process_that_hangs_is_named_by_the_others(work: Path):
     said, code = group.members[0].communicate(timeout=120)[1], group.members[0].returncode
     group.members[1].kill()
     group.members[1].communicate()
-    assert code == AGAIN, said
+    assert code == EXIT_RETRY, said
     assert "process 1 of 2 gave no sign of life" in said
 
 
@@ -157,23 +157,25 @@ class Store:
 def test_who_holds_the_others_up_is_told():
     """All are alive, and no step is made: what each is doing says where to look."""
     store = Store()
-    first, second = (Company(store, index, 2, patience=30) for index in (0, 1))
+    first, second = (Cluster(store, index, 2, patience=30) for index in (0, 1))
     for company, doing in ((first, "waits for its devices in step 7"), (second, "reads the batch of step 7")):
         company.over.set()
-        company.does(doing)
+        company.heartbeat(doing)
         company.since -= 40
         company.give_sign()
-    with pytest.raises(Lost, match=r"no step was finished for 30 s.*process 1 reads the batch of step 7 for 40 s"):
+    with pytest.raises(
+        LostProcess, match=r"no step was finished for 30 s.*process 1 reads the batch of step 7 for 40 s"
+    ):
         first.look_around(time.monotonic())
-    second.does("reads the batch of step 8")
+    second.heartbeat("reads the batch of step 8")
     second.give_sign()
-    first.does("reads the batch of step 8")
+    first.heartbeat("reads the batch of step 8")
     first.look_around(time.monotonic())
     second.give_sign(ended="the loss was not finite")
-    with pytest.raises(Lost, match="process 1 of 2 stopped: the loss was not finite"):
+    with pytest.raises(LostProcess, match="process 1 of 2 stopped: the loss was not finite"):
         first.look_around(time.monotonic())
     second.give_sign(lost="process 2 of 3 gave no sign of life for 60 s")
-    with pytest.raises(Lost, match=r"^process 2 of 3 gave no sign of life for 60 s$"):
+    with pytest.raises(LostProcess, match=r"^process 2 of 3 gave no sign of life for 60 s$"):
         first.look_around(time.monotonic())
 
 

@@ -190,7 +190,7 @@ def test_as_many_parts_go_as_make_it_so_fast(work: Path, monkeypatch):
         bundle = bertjax.load(folder)
         return forward_cost(bundle.model, bundle.params, 16).flops or 0.0
 
-    monkeypatch.setattr(prune, "times_as_fast", lambda whole, smaller, *_: arithmetic(whole) / arithmetic(smaller))
+    monkeypatch.setattr(prune, "measure_speedup", lambda whole, smaller, *_: arithmetic(whole) / arithmetic(smaller))
     bundle = pruned(work, "fast", speedup=1.5, score="magnitude", recover=False)
     record = json.loads((work / "fast" / "run.json").read_text())
     assert record["speedup"]["asked"] == 1.5
@@ -215,7 +215,7 @@ def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkey
         return {name: Timing("jax", "cpu", 1, {}, Latency(t, t), 0.0) for name, t in alone.items()}
 
     monkeypatch.setattr("bertjax.measure.latency.measure_latency", clock)
-    assert prune.times_as_fast(str(whole), work / "smaller", texts, 16) == 1.5
+    assert prune.measure_speedup(str(whole), work / "smaller", texts, 16) == 1.5
 
 
 def test_what_makes_no_sense_is_refused(work: Path):

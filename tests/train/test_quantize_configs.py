@@ -58,7 +58,7 @@ SMALLER = {"int8": 3.8, "tables8": 5.0, "tables4": 8.0, "vocabulary": 10.0}
 def minilm() -> Bundle:
     """Published weights, with a head that nobody trained: as large as one that somebody did."""
     drawn = bertjax.load("demo", architecture="BertForSequenceClassification", labels=("negative", "positive"))
-    return dataclasses.replace(drawn, fresh=())
+    return dataclasses.replace(drawn, newly_initialized=())
 
 
 def bytes_on_disk(bundle: Bundle, folder: Path) -> int:

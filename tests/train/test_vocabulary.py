@@ -20,7 +20,7 @@ def test_a_pre_trained_head_stays_and_loses_the_same_pieces(tmp_path: Path):
     main(Config(model=str(model), data=Data(train=str(text), eval=str(text)), out=str(tmp_path / "out")))
     before, after = bertjax.load(model), bertjax.load(tmp_path / "out" / "bundle")
     assert after.config.architecture == "BertForMaskedLM"
-    assert after.fresh == ()
+    assert after.newly_initialized == ()
     assert after.tokenizer is not None
     assert before.tokenizer is not None
     assert set(after.tokenizer.vocabulary) & {*GOOD, *FILLER} == {*GOOD, "the", "film", "a"}  # and its letters

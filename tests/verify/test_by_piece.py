@@ -177,12 +177,12 @@ def test_one_spoilt_weight_costs_score_and_is_told(tagger: Path):
 
 @pytest.mark.usefixtures("timeless")
 def test_tags_called_by_each_others_names_are_recognised(tagger: Path):
-    turned = copied(tagger, "turned")
-    content = json.loads((turned / "config.json").read_text())
+    transpose = copied(tagger, "turned")
+    content = json.loads((transpose / "config.json").read_text())
     names = {str(number): name for number, name in enumerate(("B-film", "O", "B-word", "I-film"))}
     for place in (content, content["bertjax"]):
         place["id2label"] = names
-    (turned / "config.json").write_text(json.dumps(content))
+    (transpose / "config.json").write_text(json.dumps(content))
     found = compared(tagger, "turned")
     assert found.agreement < 0.5
     np.testing.assert_allclose(found.renamed, 34 / 35)  # of the words that are cut off, neither model says anything

@@ -146,12 +146,12 @@ def compared(new: Path, old: Path, data: Path, **more: Any) -> Measured:
 
 def test_classes_are_matched_by_name(folder: Path, quick: Path, data: Path, timeless: None):
     """The same model with its outputs the other way round, once with names that follow and once without."""
-    turned = arrays()
-    turned |= {"head": turned["head"][:, ::-1].copy(), "bias": turned["bias"][::-1].copy()}
-    named = compared(write_onnx(folder / "named", turned, LABELS[::-1]), quick, data)
+    transpose = arrays()
+    transpose |= {"head": transpose["head"][:, ::-1].copy(), "bias": transpose["bias"][::-1].copy()}
+    named = compared(write_onnx(folder / "named", transpose, LABELS[::-1]), quick, data)
     assert (named.agreement, named.renamed, named.change) == (1.0, None, 0.0)
     assert named.new.score == named.old.score == 0.9
-    wrong = compared(write_onnx(folder / "wrong", turned), quick, data)
+    wrong = compared(write_onnx(folder / "wrong", transpose), quick, data)
     assert (wrong.agreement, wrong.renamed) == (0.0, 1.0)
     np.testing.assert_allclose(wrong.change, -80)
     low, high = wrong.difference

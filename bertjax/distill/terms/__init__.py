@@ -22,8 +22,8 @@ code takes the mean over pieces, as LastHiddenState and SoftWords do.
 from bertjax.distill.terms.answers import HardLabels, SoftTargets
 from bertjax.distill.terms.attention import AttentionMaps, AttentionScores, Relations
 from bertjax.distill.terms.layers import Preset
-from bertjax.distill.terms.masked_words import SoftWords
-from bertjax.distill.terms.states import FeatureMaps, HiddenStates, LastHiddenState, Patience
+from bertjax.distill.terms.masked_words import MLMSoftTargets
+from bertjax.distill.terms.states import FeatureMaps, HiddenStates, LastHiddenState, PatientStates
 from bertjax.learn.loss import Loss, LossFunction
 
 __all__ = [
@@ -35,9 +35,9 @@ __all__ = [
     "LastHiddenState",
     "Loss",
     "LossFunction",
-    "Patience",
+    "MLMSoftTargets",
+    "PatientStates",
     "Preset",
     "Relations",
     "SoftTargets",
-    "SoftWords",
 ]

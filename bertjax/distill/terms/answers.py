@@ -10,7 +10,7 @@ from bertjax.learn.loss import LossFunction
 
 if TYPE_CHECKING:
     from bertjax.distill.teacher import Need
-    from bertjax.learn.losses import Batch, Sum
+    from bertjax.learn.losses import Batch, WeightedSum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 
@@ -30,7 +30,7 @@ class HardLabels:
 
         task_loss = TASK_LOSSES[kind_of(student)]
 
-        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             return task_loss(student_out.logits, batch)
 
         return loss
@@ -52,21 +52,21 @@ class SoftTargets:
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
-        from bertjax.learn.losses import weights_of_pieces
+        from bertjax.learn.losses import token_weights
         from bertjax.predict import kind_of
 
         kind, temperature, preset = kind_of(student), self.temperature, self.preset
         if preset != "hinton" and kind != "classification":
             raise UserError(f"SoftTargets(preset={preset!r}) is about classes, not about {kind}; use hinton.")
 
-        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             logits, target, weights = student_out.logits, teacher_out.logits, batch["weights"]
             if kind == "regression":
                 return losses.squared_error(logits, target, weights)
             if kind == "qa":
                 return losses.span_soft_targets(logits, target, batch["attention_mask"], weights, temperature)
             if kind == "tokens":
-                real = batch["attention_mask"] * weights_of_pieces(batch)
+                real = batch["attention_mask"] * token_weights(batch)
                 return losses.soft_targets(logits, target, real, temperature)
             if kind == "multi_label":
                 return losses.binary_soft_targets(logits, target, weights, temperature)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertjax.distill.pairing import pair_layers
-from bertjax.distill.terms.layers import Preset, over_layers, piece_weights, same
+from bertjax.distill.terms.layers import Preset, over_layers, same, token_weights
 from bertjax.errors import UserError
 from bertjax.learn.loss import LossFunction
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jax import Array
 
     from bertjax.distill.teacher import Need
-    from bertjax.learn.losses import Batch, Sum
+    from bertjax.learn.losses import Batch, WeightedSum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 
@@ -63,7 +63,7 @@ class AttentionMaps:
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
 
-        def divergence(queries: Array, *rest: Array) -> Sum:
+        def divergence(queries: Array, *rest: Array) -> WeightedSum:
             return losses.relation(queries, *rest, heads=queries.shape[2])
 
         pairs = equal_heads(self, student, teacher)
@@ -112,10 +112,10 @@ class Relations:
                 raise UserError(f"Relations: a width of {count * config.head_size} does not divide into {heads} heads.")
         of, preset = self.of, self.preset
 
-        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
-            weights = piece_weights(batch, preset)
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
+            weights = token_weights(batch, preset)
 
-            def divergence(one: Part, two: Part) -> Sum:
+            def divergence(one: Part, two: Part) -> WeightedSum:
                 ours, theirs = (
                     (getattr(out, one)[i], getattr(out, two)[i]) for out, i in ((student_out, s), (teacher_out, t))
                 )
@@ -142,13 +142,13 @@ def equal_heads(
     return pairs
 
 
-def over_pairs(formula: Callable[..., Sum], pairs: tuple[tuple[int, int], ...], preset: str) -> LossFunction:
+def over_pairs(formula: Callable[..., WeightedSum], pairs: tuple[tuple[int, int], ...], preset: str) -> LossFunction:
     """The loss that compares queries and keys layer by layer."""
 
-    def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
-        weights = piece_weights(batch, preset)
+    def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
+        weights = token_weights(batch, preset)
 
-        def error(s: int, t: int) -> Sum:
+        def error(s: int, t: int) -> WeightedSum:
             ours, theirs = ((out.queries[i], out.keys[i]) for out, i in ((student_out, s), (teacher_out, t)))
             return formula(*ours, *theirs, batch["attention_mask"], weights)
 

@@ -9,18 +9,18 @@ from bertjax.errors import UserError
 if TYPE_CHECKING:
     from jax import Array
 
-    from bertjax.learn.losses import Batch, Sum
+    from bertjax.learn.losses import Batch, WeightedSum
 
 Preset = Literal["mean", "paper", "official"]
 
 
-def over_layers(sums: list[Sum], preset: str) -> Sum:
+def over_layers(sums: list[WeightedSum], preset: str) -> WeightedSum:
     """Losses of several layers, which have one weight, as one: their mean, or their sum for a paper's formula."""
     total = sum(total for total, _ in sums)
     return total if preset != "mean" else total / len(sums), sums[0][1]  # type: ignore[return-value]
 
 
-def piece_weights(batch: Batch, preset: str) -> Array:
+def token_weights(batch: Batch, preset: str) -> Array:
     """What a piece of each text weighs [b]: as much as any other, or in a paper's formula, which takes the mean of a
     text before that of the texts, the less the longer its text is. Texts then weigh alike."""
     if preset != "paper":

@@ -9,13 +9,13 @@ from bertjax.errors import UserError
 
 if TYPE_CHECKING:
     from bertjax.learn.loss import LossFunction
-    from bertjax.learn.losses import Batch, Sum
+    from bertjax.learn.losses import Batch, WeightedSum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 
 
 @dataclass(frozen=True)
-class SoftWords:
+class MLMSoftTargets:
     """The teacher's probabilities over the vocabulary at a temperature, T^2 KL per place (Hinton et al. 2015). The
     student may share the teacher's vocabulary alone.
 
@@ -38,7 +38,7 @@ class SoftWords:
             )
         everywhere, temperature = self.everywhere, self.temperature
 
-        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             del extra
             weights = batch["attention_mask"] * batch["weights"][:, None] if everywhere else batch["masked_weights"]
             return losses.soft_targets(student_out.logits, teacher_out.logits, weights, temperature)

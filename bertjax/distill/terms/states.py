@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertjax.distill.pairing import pair_layers
-from bertjax.distill.terms.layers import Preset, over_layers, piece_weights, same
+from bertjax.distill.terms.layers import Preset, over_layers, same, token_weights
 from bertjax.errors import UserError
 from bertjax.learn.loss import LossFunction
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bertjax.bundle import Bundle
     from bertjax.distill.teacher import Need
-    from bertjax.learn.losses import Batch, Sum
+    from bertjax.learn.losses import Batch, WeightedSum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 
@@ -74,11 +74,11 @@ class HiddenStates:
 
         pairs, preset = self.pairs(student, teacher), self.preset
 
-        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             mask = batch["attention_mask"]
-            weights = (mask * 0 + 1 if preset == "official" else mask) * piece_weights(batch, preset)[:, None]
+            weights = (mask * 0 + 1 if preset == "official" else mask) * token_weights(batch, preset)[:, None]
 
-            def error(hidden: Array, projection: Tree, target: Array, weights: Array) -> Sum:
+            def error(hidden: Array, projection: Tree, target: Array, weights: Array) -> WeightedSum:
                 if "kernel" in projection:
                     hidden = hidden @ projection["kernel"]
                 if "bias" in projection:
@@ -123,12 +123,12 @@ class FeatureMaps:
         formula = losses.feature_error if official else losses.squared_error
         reduction = "paper" if preset == "paper" else "mean"
 
-        def error(hidden: Array, _: Tree, target: Array, weights: Array) -> Sum:
+        def error(hidden: Array, _: Tree, target: Array, weights: Array) -> WeightedSum:
             return formula(hidden, target, weights)
 
-        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             mask = batch["attention_mask"]
-            weights = (mask * 0 + 1 if official else mask) * piece_weights(batch, preset)[:, None]
+            weights = (mask * 0 + 1 if official else mask) * token_weights(batch, preset)[:, None]
             states = [(student_out.hidden_states[s], teacher_out.hidden_states[t]) for s, t in pairs]
             return over_layers([over_pieces(error, ours, (), theirs, weights) for ours, theirs in states], reduction)
 
@@ -150,7 +150,7 @@ class LastHiddenState:
         same("LastHiddenState", "hidden_size", student.hidden_size, teacher.hidden_size)
         last = student.depth, teacher.depth
 
-        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             states = student_out.hidden_states[last[0]], teacher_out.hidden_states[last[1]]
             return losses.cosine(*states, batch["attention_mask"] * batch["weights"][:, None])
 
@@ -158,7 +158,7 @@ class LastHiddenState:
 
 
 @dataclass(frozen=True)
-class Patience:
+class PatientStates:
     """Mean squared error between the first rows of paired layers, the student's last one left out, of length 1 if
     `normalised` (PKD, Sun et al. 2019, eq. 7); widths must be equal. With "uniform" it is the paper's PKD-skip.
 
@@ -189,8 +189,8 @@ class Patience:
         factor = student.hidden_size if self.preset == "paper" else 1
         reduction = "paper" if self.preset == "paper" else "mean"
 
-        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> Sum:
-            def error(s: int, t: int) -> Sum:
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
+            def error(s: int, t: int) -> WeightedSum:
                 rows = student_out.hidden_states[s][:, 0], teacher_out.hidden_states[t][:, 0]
                 total, weight = formula(*rows, batch["weights"])
                 return factor * total, weight
