@@ -47,10 +47,10 @@ class Student:
     num_attention_heads: int | None = None
     pairing: str | tuple[int, ...] = "uniform"
     """Teacher layers that the student begins with: uniform, last, first, or the layers themselves."""
-    start: str = "teacher"
+    init_from: str = "teacher"
     """teacher: begin with the teacher's own layers. random: begin with random numbers. A folder, hf:NAME or demo: begin
     with that model's, which then stands for the teacher in all that is said here of shape and layers."""
-    whole: bool = False
+    as_is: bool = False
     """With a model to begin with: take it as it is, shape and all. For one whose parts were taken out."""
     family: Literal["distilbert", "mobilebert"] | None = None
     """distilbert: without token types, of which the first joins the positions; stock code then knows it as DistilBERT.
@@ -73,7 +73,7 @@ class Student:
     def __post_init__(self) -> None:
         if self.num_hidden_layers < 1:
             raise UserError(f"num_hidden_layers is {self.num_hidden_layers}; a student needs at least 1 layer.")
-        if not self.start:
+        if not self.init_from:
             raise UserError("start is empty; expected teacher, random, or a model to begin with.")
 
     def config(self, teacher: Any) -> Any:
@@ -105,7 +105,7 @@ class Student:
         from bertjax.adaptive import forget_threshold, remove_exits
 
         source = self.source(teacher, seed)
-        if self.whole:
+        if self.as_is:
             return dataclasses.replace(source, config=forget_threshold(source.config))
         config, params = remove_exits(source.config, source.params)
         student = self.cut(dataclasses.replace(source, config=config, params=params), seed)
@@ -125,24 +125,24 @@ class Student:
 
     def source(self, teacher: Any, seed: int) -> Any:
         """The model that the student begins with, with a head like the teacher's."""
-        if self.start in ("teacher", "random"):
+        if self.init_from in ("teacher", "random"):
             return teacher
         from bertjax.bundle import load, stored_config
         from bertjax.model.config import PREFIXES
 
         config = teacher.config
         head = config.architecture.removeprefix(PREFIXES[config.model_type])
-        architecture = PREFIXES[stored_config(self.start).model_type] + head
+        architecture = PREFIXES[stored_config(self.init_from).model_type] + head
         names = ["dtype", "remat", "attention", "problem_type", "classifier_activation"]
         if config.attention != "xla":
             names.append("attention_probs_dropout_prob")  # which such a run has set to 0
         alike = {name: getattr(config, name) for name in names}
-        source = load(self.start, architecture=architecture, labels=config.labels, seed=seed, **alike)
+        source = load(self.init_from, architecture=architecture, labels=config.labels, seed=seed, **alike)
         mine, theirs = (getattr(bundle.tokenizer, "fingerprint", None) for bundle in (source, teacher))
         if mine != theirs:
             raise UserError(
-                f"start={self.start}: its tokenizer is not the teacher's, so the two read different pieces; begin "
-                "with a model of the teacher's vocabulary, or with start=random."
+                f"start={self.init_from}: its tokenizer is not the teacher's, so the two read different pieces; begin "
+                "with a model of the teacher's vocabulary, or with init_from=random."
             )
         return source
 
@@ -174,12 +174,12 @@ class Student:
         draw = jax.jit(lambda key: model.init(key, jnp.zeros((1, 8), jnp.int32))["params"])
         params = jax.tree.map(np.asarray, draw(jax.random.key(seed)))
         student = Bundle(config, params, teacher.tokenizer)
-        if self.start == "random" or config.hidden_size != teacher.config.hidden_size:
+        if self.init_from == "random" or config.hidden_size != teacher.config.hidden_size:
             return student
         if teacher.config.quantization is not None and teacher.config.quantization.weights:
             raise UserError(
                 "the model that the student begins with holds integers, which cannot be trained; begin with the one in "
-                "floating point, or with start=random."
+                "floating point, or with init_from=random."
             )
         if self.family == "mobilebert":
             return dataclasses.replace(student, params=around_the_layers(student, teacher))
@@ -198,13 +198,13 @@ def inherit(student: Any, teacher: Any, pairing: str | tuple[int, ...]) -> dict[
     """The student's parameters with everything the teacher can give: all that is not a layer, and the paired layers."""
     ours, theirs = student.config.depth_steps(), teacher.config.depth_steps()
     if any(len({step.shape for step in steps}) > 1 for steps in (ours, theirs)):
-        raise UserError("a student can take over layers only where all of them have one shape; use start=random.")
+        raise UserError("a student can take over layers only where all of them have one shape; use init_from=random.")
     params = dict(teacher.params)
     heads = student.config.num_attention_heads
     if heads != teacher.config.num_attention_heads:
         raise UserError(
             f"the student has {heads} attention heads, the teacher {teacher.config.num_attention_heads}; "
-            "a student that takes over layers keeps their heads. Use the same number, or start=random."
+            "a student that takes over layers keeps their heads. Use the same number, or init_from=random."
         )
     stack: dict[str, dict[str, Any]] = {}
     for step, paired in zip(ours, pair_layers(pairing, len(ours), len(theirs)), strict=True):

@@ -102,7 +102,7 @@ tuned = Finetune(
     data=Data(train="demo", eval="demo", max_length=64),
     epochs=4,
     batch_size=32,
-    optimiser=Optimiser(learning_rate=1e-4, rates=(("embeddings/word", 10.0),)),
+    optimiser=Optimiser(learning_rate=1e-4, lr_multipliers=(("embeddings/word", 10.0),)),
     dtype="bfloat16",
     out="runs/albert-tuned",
 )

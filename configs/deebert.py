@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.hold_out SST-2/train.tsv held-out
     bertjax finetune --data.train=held-out/train.tsv --data.eval=held-out/held_out.tsv --data.max_length=64 --packed \
-        --batch_size=14 --optimiser.learning_rate=1e-4 --epochs=3 --optimiser.average=0.33 --out=runs/tuned
+        --batch_size=14 --optimiser.learning_rate=1e-4 --epochs=3 --optimiser.swa_fraction=0.33 --out=runs/tuned
     bertjax exits --config=deebert --data.train=held-out/train.tsv --data.eval=SST-2/dev.tsv --dtype=bfloat16 \
         --out=runs/deebert
     bertjax calibrate --model=runs/deebert/bundle --held_out=held-out/held_out.tsv --data.eval=SST-2/dev.tsv \

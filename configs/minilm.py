@@ -29,14 +29,14 @@ from bertjax.student import Student
 from bertjax.text.masking import Masking
 
 attention_and_values = Relations(of=(("queries", "keys"), ("values", "values")), heads=None, preset="paper")
-shape = Student(num_hidden_layers=6, hidden_size=384, intermediate_size=1536, start="random")
+shape = Student(num_hidden_layers=6, hidden_size=384, intermediate_size=1536, init_from="random")
 
 config = Config(
     model="hf:bert-base-uncased",
     data=Text(train="text", max_length=512),
     sentences="none",
     masking=Masking(rate=0.0),
-    words=0.0,
+    mlm_weight=0.0,
     student=shape,
     losses=(attention_and_values,),
     steps=400_000,

@@ -104,12 +104,12 @@ layers = replace(
         teacher.optimiser,
         learning_rate=4.5e-3,
         warmup=0.1,
-        rates=(("^params/embeddings/", 0.0),),  # they are the teacher's already
+        lr_multipliers=(("^params/embeddings/", 0.0),),  # they are the teacher's already
     ),
     out="runs/mobilebert-layers",
 )
 
-taught = Student(start="runs/mobilebert-layers/bundle", whole=True)
+taught = Student(init_from="runs/mobilebert-layers/bundle", as_is=True)
 
 config = replace(
     teacher,
@@ -117,7 +117,7 @@ config = replace(
     shape=Shape(),
     vocab_size=None,
     student=taught,
-    words=0.5,
+    mlm_weight=0.5,
     losses=(MLMSoftTargets(weight=0.5, temperature=1.0),),
     out="runs/mobilebert",
 )
@@ -126,7 +126,7 @@ layers_of_bert = replace(
     layers,
     model="hf:bert-large-uncased",
     progressive=replace(one_by_one, losses=(Relations(heads=16),)),
-    optimiser=replace(layers.optimiser, rates=()),
+    optimiser=replace(layers.optimiser, lr_multipliers=()),
     out="runs/mobilebert-layers-of-bert",
 )
 from_bert = replace(
@@ -177,7 +177,7 @@ small = replace(
     config,
     model="runs/ib-bert-small/bundle",
     data=small_teacher.data,
-    student=Student(start="runs/mobilebert-small-layers/bundle", whole=True),
+    student=Student(init_from="runs/mobilebert-small-layers/bundle", as_is=True),
     sentences="none",
     steps=400,
     batch_size=32,

@@ -41,7 +41,7 @@ teacher = finetune.Config(
 config = Config(
     model="runs/pkd-teacher/bundle",
     data=teacher.data,
-    student=Student(num_hidden_layers=6, start="hf:bert-base-uncased", pairing="first"),
+    student=Student(num_hidden_layers=6, init_from="hf:bert-base-uncased", pairing="first"),
     losses=(
         HardLabels(weight=1 - ALPHA),
         SoftTargets(weight=ALPHA, temperature=TEMPERATURE, preset="pkd"),

@@ -49,7 +49,7 @@ from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.prune import Prune
 from bertjax.recipes.quantize import Quantize
 
-RATE = Optimiser(learning_rate=1e-4, average=0.33)
+RATE = Optimiser(learning_rate=1e-4, swa_fraction=0.33)
 
 config = Config(
     model="runs/tuned/bundle",
@@ -68,10 +68,10 @@ config = Config(
         ),
         Quantize(
             name="int8",
-            learn="weights",
+            qat="ste",
             steps=1000,
             batch_size=32,
-            optimiser=Optimiser(learning_rate=3e-5, average=0.33),
+            optimiser=Optimiser(learning_rate=3e-5, swa_fraction=0.33),
         ),
         Export(name="int8-onnx"),
     ),

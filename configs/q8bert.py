@@ -20,14 +20,14 @@ from bertjax.recipes.data import Data
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.quantize import Config
 
-MATRIX = Format(bits=8, scheme="symmetric", inputs=None, outputs=None)
+MATRIX = Format(bits=8, scheme="symmetric", block_rows=None, block_cols=None)
 
 config = Config(
     name="q8bert",
     weights=((r"^embeddings/.*embedding$", MATRIX), (r"^(encoder|pooler)/.*kernel$", MATRIX)),
-    find="min_max",
-    calibrate="moving_average",
-    learn="weights",
+    weight_range="min_max",
+    activation_range="moving_average",
+    qat="ste",
     losses=(HardLabels(),),
     epochs=3,
     batch_size=32,

@@ -28,20 +28,20 @@ from bertjax.recipes.data import Data
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.quantize import Config
 
-TABLE = (r"^embeddings/.*embedding$", Format(8, "asymmetric", inputs=1, outputs=None))
+TABLE = (r"^embeddings/.*embedding$", Format(8, "asymmetric", block_rows=1, block_cols=None))
 
 
 def groups(bits: int) -> Format:
     """A range for every six outputs."""
-    return Format(bits, "asymmetric", outputs=6)
+    return Format(bits, "asymmetric", block_cols=6)
 
 
 config = Config(
     name="qbert",
     weights=(TABLE, (r"^encoder/.*kernel$", groups(4))),
-    find="min_max",
-    calibrate="moving_average",
-    learn="weights",
+    weight_range="min_max",
+    activation_range="moving_average",
+    qat="ste",
     losses=(HardLabels(),),
     epochs=3,
     batch_size=32,

@@ -57,7 +57,7 @@ from bertjax.recipes.vocabulary import Vocabulary
 
 TEACHER = Finetune(name="teacher", epochs=2, batch_size=64, optimiser=Optimiser(learning_rate=1e-4), save_every=500)
 TABLES = (r"^embeddings/.*embedding$", TABLE)
-WORDS = (r"^embeddings/word/embedding$", Format(4, "asymmetric", inputs=1, outputs=None))
+WORDS = (r"^embeddings/word/embedding$", Format(4, "asymmetric", block_rows=1, block_cols=None))
 POOLER = (r"^pooler/kernel$", Format())
 
 
@@ -66,7 +66,7 @@ def learned(name: str, *weights: tuple[str, Format | None], **changes) -> Quanti
     recipe = Quantize(
         name=name,
         weights=weights,
-        learn="scales",
+        qat="lsq",
         losses=(SoftTargets(temperature=1.0), HiddenStates()),
         steps=1200,
         batch_size=32,
@@ -78,13 +78,13 @@ def learned(name: str, *weights: tuple[str, Format | None], **changes) -> Quanti
 
 def mixed(name: str, *tables: tuple[str, Format | None]) -> Quantize:
     """Two or three bits for a layer, 2.8 in the mean."""
-    choices = tuple(Format(bits, "asymmetric", outputs=6) for bits in (2, 3))
+    choices = tuple(Format(bits, "asymmetric", block_cols=6) for bits in (2, 3))
     return learned(name, *tables, POOLER, mean_bits=2.8, choices=choices)
 
 
 def shared(name: str, outputs: int | None) -> Quantize:
     """Bits that are given, and a range for so many outputs."""
-    three, two = (Format(bits, "asymmetric", outputs=outputs) for bits in (3, 2))
+    three, two = (Format(bits, "asymmetric", block_cols=outputs) for bits in (3, 2))
     lower, upper = (r"^encoder/layer_[0-3]/.*kernel$", three), (r"^encoder/.*kernel$", two)
     return learned(name, TABLES, POOLER, lower, upper)
 

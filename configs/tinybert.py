@@ -37,7 +37,7 @@ from bertjax.recipes.pretrain import Text
 from bertjax.student import Student
 from bertjax.text.masking import Masking
 
-shape = Student(num_hidden_layers=4, hidden_size=312, intermediate_size=1200, start="random")
+shape = Student(num_hidden_layers=4, hidden_size=312, intermediate_size=1200, init_from="random")
 layers = (AttentionScores(preset="paper"), HiddenStates(preset="paper"))
 
 general = pretrain.Config(
@@ -45,7 +45,7 @@ general = pretrain.Config(
     data=Text(train="text", max_length=128),
     sentences="none",
     masking=Masking(unit="pieces", rate=0.15),
-    words=0.0,
+    mlm_weight=0.0,
     student=shape,
     losses=layers,
     epochs=3,
@@ -55,14 +55,14 @@ general = pretrain.Config(
     save_every=2000,
     out="runs/tiny-general",
 )
-six = replace(general, student=Student(num_hidden_layers=6, start="random"), out="runs/tiny-general-6")
+six = replace(general, student=Student(num_hidden_layers=6, init_from="random"), out="runs/tiny-general-6")
 
 augment = augmentation.Config(model="hf:bert-base-uncased", copies="sst2", out="runs/tiny-text")
 
 intermediate = distill.Config(
     model="runs/finetune/bundle",
     data=Data(train="runs/tiny-text/augmented.jsonl", eval="dev.tsv", max_length=64),
-    student=Student(num_hidden_layers=4, start="runs/tiny-general/bundle"),
+    student=Student(num_hidden_layers=4, init_from="runs/tiny-general/bundle"),
     losses=layers,
     epochs=20,
     batch_size=32,
@@ -98,7 +98,7 @@ small_augment = replace(augment, model="demo", substitutes="neighbours", copies=
 small_intermediate = replace(
     intermediate,
     data=Data(train="runs/tiny-small-text/augmented.jsonl", eval="demo", max_length=32),
-    student=Student(num_hidden_layers=2, start="runs/tiny-small-general/bundle"),
+    student=Student(num_hidden_layers=2, init_from="runs/tiny-small-general/bundle"),
     epochs=1,
     optimiser=replace(intermediate.optimiser, learning_rate=2e-4),
     out="runs/tiny-small-layers",
@@ -106,7 +106,7 @@ small_intermediate = replace(
 small_prediction = replace(
     prediction,
     data=small_intermediate.data,
-    student=Student(num_hidden_layers=2, start="runs/tiny-small-layers/bundle"),
+    student=Student(num_hidden_layers=2, init_from="runs/tiny-small-layers/bundle"),
     epochs=1,
     optimiser=Optimiser(learning_rate=2e-4),
     out="runs/tinybert-small",

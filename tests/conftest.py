@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import tests.typecheck  # noqa: F401  (pyproject.toml names it as the checker of annotations)
+
 COMPILED = Path(tempfile.gettempdir()) / f"bertjax-tests-{getpass.getuser()}"
 
 # Whoever starts the suite under nohup ignores this one, and so would every process that a test starts.

@@ -2,10 +2,10 @@
 
     bertjax prune --model=runs/tuned/bundle --heads=0.5 --neurons=0.5 --data.train=train.tsv --out=runs/pruned
 
-What goes is what is worth least (`--score`, measured on training text, `bertjax.prune`), at once or in several rounds
-with the worth of the rest measured anew. What that costs is then won back: the smaller model learns from the whole one,
-as in train.distill. Layers of different shapes are described by the config, and each is as fast as it is small: with
---speedup=2 instead of parts, as many heads and neurons go as make it so fast here, which is measured.
+What goes is what is worth least (`--criterion`, measured on training text, `bertjax.prune`), at once or in several
+rounds with the worth of the rest measured anew. What that costs is then won back: the smaller model learns from the
+whole one, as in train.distill. Layers of different shapes are described by the config, and each is as fast as it is
+small: with --speedup=2 instead of parts, as many heads and neurons go as make it so fast here, which is measured.
 """
 
 from bertjax.engine.command_line import run

@@ -27,6 +27,7 @@ from bertjax.engine.hosts import Processes
 from bertjax.errors import UserError, nearest
 from bertjax.machine.allocator import keep_freed_memory
 from bertjax.machine.signals import Stopped, listening, obey
+from bertjax.renamed import FIELDS
 
 C = TypeVar("C")
 Job = Callable[[Any], object]
@@ -172,6 +173,9 @@ def _unknown(path: str, known: dict[str, Leaf]) -> str:
     inside = [f"--{name}" for name in known if name.startswith(f"{path}.")]
     if inside:
         return f"--{path} is a group of fields; set one of: {', '.join(inside)}"
+    group, _, name = path.rpartition(".")
+    if (new := f"{group}.{FIELDS.get(name)}".lstrip(".")) in known:
+        return f"--{path} is called --{new} now"
     return f"unknown field --{path}{nearest(path, list(known), '--')}\n--help lists every field"
 
 
@@ -196,7 +200,10 @@ def _explain(path: Path, module: ModuleType, error: Exception) -> str:
     if found := re.match(r"TypeError: (\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
         cls = getattr(module, found[1], None)
         fields = [field.name for field in dataclasses.fields(cls)] if cls else []
-        text = found[0] + nearest(found[2], fields)  # Python 3.13 adds a hint of its own, which this replaces
+        new = FIELDS.get(found[2])
+        text = (
+            f"{found[1]}: {found[2]} is called {new} now" if new in fields else found[0] + nearest(found[2], fields)
+        )  # Python 3.13 adds a hint of its own, which this replaces
     return f"{path}, line {lines[-1] if lines else 1}: {text}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bertjax.errors import UserError
 
-MODELS = ("model", "teacher", "teachers", "trained", "start")
+MODELS = ("model", "teacher", "teachers", "trained", "init_from")
 """Fields that name models: a folder, hf:NAME, or demo."""
 TEXTS = ("train", "eval", "held_out")
 """Fields that name texts: a file, or a folder of them. What a data set's own name says (tfds:, demo) is no file."""
@@ -47,7 +47,7 @@ def named(config: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
         if key in MODELS or key in TEXTS:
             several = value if isinstance(value, list) else [value]
             for number, one in enumerate(several):
-                if isinstance(one, str) and not (key == "start" and one in NO_MODELS):
+                if isinstance(one, str) and not (key == "init_from" and one in NO_MODELS):
                     yield (f"{place}.{number}" if several is value else place), key, one
         yield from named(value, f"{place}.")
 

@@ -44,7 +44,7 @@ def build_optimiser(recipe: Optimiser, steps: int, trained: dict, phases: Phases
 
     from bertjax.params import assign, map_with_path
 
-    rates = assign(recipe.rates, trained, 1.0)
+    rates = assign(recipe.lr_multipliers, trained, 1.0)
     multipliers = map_with_path(lambda path, _: rates[path], trained)
     decays = map_with_path(lambda path, _: not path.endswith(("/bias", "/scale", "_bias")), trained)
     moments = optax.scale_by_adam(b1=recipe.b1, b2=recipe.b2, eps=recipe.epsilon)
@@ -62,7 +62,7 @@ def build_optimiser(recipe: Optimiser, steps: int, trained: dict, phases: Phases
         optax.scale_by_learning_rate(learning_rate_schedule(recipe, steps, phases)),
     )
     chain = [clip_by_global_norm(recipe.clip), rule]
-    if recipe.rates:
+    if recipe.lr_multipliers:
         import jax
 
         scale = optax.stateless(lambda updates, _: jax.tree.map(lambda u, m: u * m, updates, multipliers))
@@ -70,8 +70,8 @@ def build_optimiser(recipe: Optimiser, steps: int, trained: dict, phases: Phases
     if phases:
         shares: dict[Hashable, Any] = {n: optax.scale_by_schedule(partial(phases.share, i)) for n, i in numbers.items()}
         chain.append(optax.partition(shares, labels))
-    if recipe.average:
-        chain.append(average_weights(steps - max(1, round(recipe.average * steps))))
+    if recipe.swa_fraction:
+        chain.append(average_weights(steps - max(1, round(recipe.swa_fraction * steps))))
     return optax.chain(*chain)
 
 
@@ -79,7 +79,7 @@ def shipped_params(recipe: Optimiser, trained: dict, state: Any) -> dict:
     """What the training comes to: the last weights, or their average, which is in the optimiser's state."""
     import optax
 
-    return optax.tree.get(state, "mean") if recipe.average else trained
+    return optax.tree.get(state, "mean") if recipe.swa_fraction else trained
 
 
 class Average(NamedTuple):

@@ -26,6 +26,7 @@ from bertjax.engine.hosts import barrier, broadcast_from_main, is_main_process
 from bertjax.engine.inputs import changes, inputs
 from bertjax.engine.log import defined, note
 from bertjax.errors import UserError
+from bertjax.renamed import renamed
 from bertjax.storage.atomic import settle_all
 from bertjax.storage.locks import Held, Lock, acquire
 from bertjax.storage.paths import absolute, is_remote
@@ -223,6 +224,7 @@ def completed(stored: Any, config: Any) -> Any:
     """A stored config with the fields that its version did not know yet: each at its default, which is what it did."""
     if dataclasses.is_dataclass(config) and isinstance(stored, dict):
         defaults = {field.name: default_of(field) for field in dataclasses.fields(config) if field.init}
+        stored = renamed(stored, defaults)
         known = {name: completed(value, getattr(config, name, None)) for name, value in stored.items()}
         return {**{name: to_dict(value) for name, value in defaults.items() if name not in known}, **known}
     if isinstance(stored, list) and isinstance(config, (list, tuple)) and len(stored) == len(config):

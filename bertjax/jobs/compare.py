@@ -137,8 +137,8 @@ def planned_stages(bench: Bench, row: Row, seed: int) -> list[Stage]:
 
 def learns(stage: Any) -> TypeGuard[Training]:
     """Whether a stage trains, and so has a share of the budget."""
-    rests = (isinstance(stage, Quantize) and stage.learn == "nothing") or (
-        isinstance(stage, Prune) and not stage.recover
+    rests = (isinstance(stage, Quantize) and stage.qat == "off") or (
+        isinstance(stage, Prune) and not stage.finetune_after
     )
     return isinstance(stage, Training) and not rests
 

@@ -182,6 +182,6 @@ def run(recipe: Distill, context: Context) -> None:
     """The stage: distils the context's model into its folder."""
     teacher, student = context.teacher or context.model, recipe.student
     if teacher != context.model:
-        student = Student(student.num_hidden_layers, start=context.model)
+        student = Student(student.num_hidden_layers, init_from=context.model)
     given = {"model": teacher, "student": student, "data": context.data, "out": context.out}
     main(Config(**{**vars(recipe), **given}, outputs=context.outputs), score=False)  # the report scores every model

@@ -21,7 +21,7 @@ def main(config: Config, score: bool = True) -> None:
     out = as_path(config.out)
     if begin(out, config):
         return
-    if config.runs > 1:
+    if config.model_soup > 1:
         return average_of_runs(config, out, score)
     task = training_task(config.data)
     bundle, task = open_model(config.model, task, config.seed, **compute_settings(config))
@@ -65,9 +65,9 @@ def average_of_runs(config: Config, out: Any, score: bool) -> None:
 
     if score:
         tell_first(config.data, config.model, training_task(config.data))
-    folders = [out / f"run{number}" for number in range(config.runs)]
-    for seed, folder in enumerate(folders, start=config.seed * config.runs):
-        main(dataclasses.replace(config, runs=1, seed=seed, out=str(folder)), score=False)
+    folders = [out / f"run{number}" for number in range(config.model_soup)]
+    for seed, folder in enumerate(folders, start=config.seed * config.model_soup):
+        main(dataclasses.replace(config, model_soup=1, seed=seed, out=str(folder)), score=False)
     bundles = [bertjax.load(folder / "bundle") for folder in folders]
     params = jax.tree.map(lambda *runs: np.mean(runs, axis=0, dtype=np.float32), *(one.params for one in bundles))
     keep(dataclasses.replace(bundles[0], params=params), out / "bundle")

@@ -81,7 +81,7 @@ def round_layer(config: Any, model: Any, layer: str, format: Format) -> tuple[An
     from bertjax.quantize import Quantized, quantise_weights
     from bertjax.quantized.tensor import dequantised
 
-    _, params = quantise_weights(model.config, model.params, ((f"^{layer}.*kernel$", format),), config.find)
+    _, params = quantise_weights(model.config, model.params, ((f"^{layer}.*kernel$", format),), config.weight_range)
     return dequantised(params), [leaf for leaf in flatten(params).values() if isinstance(leaf, Quantized)]
 
 
@@ -128,7 +128,10 @@ def by_curvature(config: Any, model: Any, batches: Sequence[Any], trees: Any) ->
 
     subsets = [batches[number::SUBSETS] for number in range(SUBSETS)]
     if not all(subsets):
-        raise UserError(f"--texts={config.texts} gives {len(batches)} batches; the curvature needs {SUBSETS} or more.")
+        raise UserError(
+            f"--calibration_examples={config.calibration_examples} gives {len(batches)} batches; the curvature needs "
+            f"{SUBSETS} or more."
+        )
     layers = dict.fromkeys(layer for layer, _ in trees)
     found = sensitivities(loss_of(config, model), model.params, {layer: f"^{layer}" for layer in layers}, subsets)
     about = {}

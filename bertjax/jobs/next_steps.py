@@ -70,7 +70,7 @@ def another_depth(stage: Any, depth: int) -> int | None:
     the depth is not free: layers are named one by one, shared, or those of another model."""
     student: Student = stage.student
     named = [value for loss in (student, *stage.losses) for value in vars(loss).values() if isinstance(value, tuple)]
-    if named or student.whole or student.groups or student.start not in ("teacher", "random"):
+    if named or student.as_is or student.groups or student.init_from not in ("teacher", "random"):
         return None
     layers = student.num_hidden_layers
     return layers + 1 if layers + 1 < depth else layers // 2 or None

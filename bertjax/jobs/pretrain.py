@@ -71,7 +71,7 @@ def open_bundle(config: Config) -> Any:
     from bertjax.model.config import PREFIXES
     from bertjax.text.wordpiece import wordpiece
 
-    head = ("ForMaskedLM" if config.words else "Model") if config.sentences == "none" else "ForPreTraining"
+    head = ("ForMaskedLM" if config.mlm_weight else "Model") if config.sentences == "none" else "ForPreTraining"
     if config.model is None:
         tokenizer = wordpiece(config.data.train, config.vocab_size or VOCABULARY, config.data.text)
         model = config.shape.config(tokenizer.vocab_size, head, **compute_settings(config))
@@ -135,7 +135,7 @@ def learning(config: Config, model: Any, teacher: Any, steps: int) -> tuple[Call
         if everywhere:
             hidden = jnp.take_along_axis(output.logits, batch["masked_positions"][..., None], axis=1)
             guesses = output._replace(logits=hidden)
-        terms = terms_of(guesses, batch, config.words)
+        terms = terms_of(guesses, batch, config.mlm_weight)
         if taught and taught.each:
             said = apply(teacher, batch["teacher"], asked)
             terms |= taught.terms(extra, output, [said], one_text_a_row(batch))

@@ -16,7 +16,7 @@ KERNELS = r"^encoder/.*kernel$"
 
 def prune_model(config: Any, model: Any, task: Any) -> Any:
     """The model as a bundle without the parts that are worth least: layers, then heads, then neurons, then weights."""
-    looks = config.score not in ("magnitude", "random")
+    looks = config.criterion not in ("magnitude", "random")
     removes = config.layers or config.heads or config.neurons or config.speedup
     batches = scoring_batches(config, model, task) if looks and removes else []
     if config.layers:
@@ -25,7 +25,7 @@ def prune_model(config: Any, model: Any, task: Any) -> Any:
     for part, fraction in (fractions_for_speedup(config, model, task, batches) if config.speedup else parts).items():
         if fraction:
             model = remove_parts(config, model, batches, part, fraction)
-    return zero_weights(config, model) if config.zeros and not config.over else model
+    return zero_weights(config, model) if config.zeros and not config.pruning_end else model
 
 
 def scoring_batches(config: Any, model: Any, task: Any) -> list[Any]:
@@ -33,8 +33,8 @@ def scoring_batches(config: Any, model: Any, task: Any) -> list[Any]:
     from bertjax.jobs.data import read_split
     from bertjax.jobs.quantize import sample
 
-    train = read_split(config.data, config.data.train, task, model.tokenizer, "train", config.score != "activity")
-    return sample(train.encoded, config.texts, one_length=True)
+    train = read_split(config.data, config.data.train, task, model.tokenizer, "train", config.criterion != "activity")
+    return sample(train.encoded, config.calibration_examples, one_length=True)
 
 
 def fractions_for_speedup(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[str, float]:
@@ -96,10 +96,10 @@ def remove_parts(config: Any, model: Any, batches: list[Any], part: Any, fractio
     whole = sum(sizes(model.config, OWNER[part]).values())
     columns = model.config.head_size if part == "heads" else 1
     multiple = config.multiple // math.gcd(config.multiple, columns)
-    for number in range(1, config.rounds + 1):
+    for number in range(1, config.iterations + 1):
         scores = importance_scores(config, model, batches, part)
         gone = whole - sum(map(len, scores.values()))
-        wanted = max(0, round(fraction * whole * number / config.rounds) - gone)
+        wanted = max(0, round(fraction * whole * number / config.iterations) - gone)
         keep = keep_heads if part == "heads" else keep_neurons
         described, params = keep(model.config, model.params, select_top(scores, wanted, multiple=multiple))
         model = dataclasses.replace(model, config=described, params=params)
@@ -110,14 +110,14 @@ def importance_scores(config: Any, model: Any, batches: list[Any], part: Any) ->
     """The scores of the parts that are left."""
     from bertjax.prune.scores import activity, importance, magnitude, random
 
-    if config.score == "magnitude":
+    if config.criterion == "magnitude":
         return magnitude(model.config, model.params, part)
-    if config.score == "random":
+    if config.criterion == "random":
         return random(model.config, part, config.seed)
-    if config.score == "activity":
+    if config.criterion == "activity":
         found = activity(model.model, model.params, batches, part)
         return {group: one.variance for group, one in found.items()}
-    form: Any = "paper" if config.score == "importance" else config.score
+    form: Any = "paper" if config.criterion == "importance" else config.criterion
     return importance(model.model, model.params, batches, task_loss(model), part, form)
 
 
@@ -131,10 +131,10 @@ def remove_layers(config: Any, model: Any, batches: list[Any]) -> Any:
     from bertjax.prune.scores import layer_importance
 
     depth = len(model.config.depth_steps())
-    for number in range(1, config.rounds + 1):
+    for number in range(1, config.iterations + 1):
         left = len(model.config.depth_steps())
-        wanted = min(left - 1, max(0, round(config.layers * depth * number / config.rounds) - (depth - left)))
-        if config.score == "random":
+        wanted = min(left - 1, max(0, round(config.layers * depth * number / config.iterations) - (depth - left)))
+        if config.criterion == "random":
             scores = np.random.default_rng(config.seed).random(left)
         else:
             scores = layer_importance(model.model, model.params, batches, task_loss(model))
@@ -160,7 +160,7 @@ def gradual_masks(config: Any, student: Any, steps: int) -> tuple[Any, Any]:
     from bertjax.prune.masks import all_ones, gradual_magnitude
 
     scope = 4 if config.pattern == "2:4" else config.pattern
-    until = min(round(config.over * steps), steps - 1)
+    until = min(round(config.pruning_end * steps), steps - 1)
     return all_ones(student.params, KERNELS, scope), gradual_magnitude(scope, config.zeros, until)
 
 
@@ -192,11 +192,11 @@ def main(config: Config, score: bool = True) -> None:
     if begin(out, config):
         return
     model, task = opened(config.model, training_task(config.data), config.seed, dtype=config.dtype)
-    blind = config.score in ("magnitude", "random") and not (config.recover or config.speedup)
+    blind = config.criterion in ("magnitude", "random") and not (config.finetune_after or config.speedup)
     if model.newly_initialized and not blind:
         raise UserError(
             f"{config.model} has no trained head; fine-tune it first (train.finetune). Before that, parts can go by "
-            "--score=magnitude --recover=False alone."
+            "--criterion=magnitude --finetune_after=False alone."
         )
     if score:
         tell_first(config.data, config.model, task)
@@ -216,13 +216,13 @@ def main(config: Config, score: bool = True) -> None:
     if not broadcast_from_main((out / "cut" / "config.json").is_file):
         on_main_process(cut_once)
     source = out / "cut"
-    if config.recover:
+    if config.finetune_after:
         names = {one.name for one in fields(Distillation)}
         recipe = {name: value for name, value in vars(config).items() if name in names}
-        student = Student(start=str(out / "cut"), whole=True)
-        pattern = KERNELS if config.zeros and not config.over else None
+        student = Student(init_from=str(out / "cut"), as_is=True)
+        pattern = KERNELS if config.zeros and not config.pruning_end else None
         changed = {"model": config.teacher or config.model, "student": student, "keep_zeros": pattern}
-        thinner = (lambda model, steps: gradual_masks(config, model, steps)) if config.over else None
+        thinner = (lambda model, steps: gradual_masks(config, model, steps)) if config.pruning_end else None
         distil(Distillation(**{**recipe, **changed, "out": str(out / "recovery")}), score=False, thinner=thinner)
         source = out / "recovery" / "bundle"
 

@@ -38,14 +38,14 @@ def main(config: Config, score: bool = True) -> None:
     if model.config.quantization is not None:
         raise UserError(f"{config.model} is quantised already; begin with the model in floating point.")
     model = to_be_changed(model, config.model)
-    asked = config.learn != "nothing" or config.mean_bits is not None
+    asked = config.qat != "off" or config.mean_bits is not None
     labelled = asked and any(type(loss).__name__ == "HardLabels" for loss in config.losses)
     train = read_split(config.data, config.data.train, task, model.tokenizer, "train", labelled)
     held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")
     if score and config.compile_only is None:
         tell(config.data, train, held_out)
     if config.mean_bits is not None:
-        batches = sample(train.encoded, config.texts, one_length=True)
+        batches = sample(train.encoded, config.calibration_examples, one_length=True)
         config = dataclasses.replace(config, weights=assigned_rules(config, model, batches, out))
     masks = zeros(config, model)
     activations = inputs_to_round(config, model, train.encoded)
@@ -71,8 +71,8 @@ def inputs_to_round(config: Config, model: Any, encoded: Any) -> dict[str, Any]:
     described, params = quantise_weights(model.config, model.params, config.weights, "min_max")
     if config.activations == "token":
         return {site: Activation(config.bits) for site in integer_sites(build(described), params)}
-    batches = [inputs_of(batch) for batch in sample(encoded, config.texts)]
-    return find_ranges(build(described), params, batches, config.calibrate, config.bits)
+    batches = [inputs_of(batch) for batch in sample(encoded, config.calibration_examples)]
+    return find_ranges(build(described), params, batches, config.activation_range, config.bits)
 
 
 def zeros(config: Config, model: Any) -> dict[str, Any]:
@@ -132,14 +132,14 @@ def train_rounded(
     from bertjax.text.buckets import length_buckets
 
     float_config = model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
-    if config.learn == "nothing":
-        return quantise_weights(float_config, model.params, config.weights, config.find)
+    if config.qat == "off":
+        return quantise_weights(float_config, model.params, config.weights, config.weight_range)
     teacher = open_teacher(config, model)
     roundings = roundings_of(model.config, model.params, config.weights)
     taught = bind_losses(config.losses, model.config, [teacher.config], config.seed)
     extra: dict[str, Any] = {"losses": taught.extra}
-    if config.learn == "scales":
-        extra["weights"] = first_scales(model.params, roundings, config.find)
+    if config.qat == "lsq":
+        extra["weights"] = first_scales(model.params, roundings, config.weight_range)
         fixed = {site: fixed_scale(a)[0] for site, a in activations.items() if a.low is not None}
         extra["inputs"] = {site: jnp.float32(scale) for site, scale in fixed.items()}
     data = batches(
@@ -171,7 +171,7 @@ def train_rounded(
         batches=data,
         constants={"teacher": teacher.params, "masks": masks},
     )
-    if config.learn == "scales":
+    if config.qat == "lsq":
         activations = learned_ranges(activations, learned["inputs"])
         float_config = model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
     return quantise_trained(float_config, apply_masks(params, masks), roundings, learned.get("weights"))

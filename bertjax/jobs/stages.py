@@ -83,7 +83,7 @@ def to_do(stages: Sequence[Stage], examples: int) -> str:
     parts = []
     for stage in stages:
         name = stage.name
-        if isinstance(stage, Training) and getattr(stage, "learn", "") != "nothing":
+        if isinstance(stage, Training) and getattr(stage, "qat", "") != "off":
             name += f" (about {stage.total_steps(-(-examples // stage.batch_size)):,} steps)"
         parts.append(name)
     return ", ".join(parts)

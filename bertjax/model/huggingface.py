@@ -155,7 +155,7 @@ DISTILBERT_HEAD_DROPOUT = {
 }
 SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id", "problem_type")
 SUPPORTED = (*NAMES, "bertjax")
-FORMAT = 1
+FORMAT = 2
 """Of what stands under the key `bertjax`. It rises when an older version would misread what a newer one writes."""
 MOST_LABELS = 1_000_000
 SAME_ACTIVATION = {

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Activation", "Format", "Quantization", "Quantized", "dequantised", "quantise_weights"]
 
-_HOMES = {"Quantized": "tensor", "dequantised": "tensor", "quantise_weights": "weights"}
+_HOMES = {"Quantized": "quantized.tensor", "dequantised": "quantized.tensor", "quantise_weights": "quantize.weights"}
 
 
 def __getattr__(name: str) -> Any:
     """`formats` is for config files, which import no jax; the rest is imported when it is first asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'bertjax.quantize' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"bertjax.quantize.{_HOMES[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"bertjax.{_HOMES[name]}"), name)
     return value

@@ -32,10 +32,10 @@ class Format:
     scheme: Scheme = "symmetric"
     """symmetric: as many steps below 0 as above, 0 exact. asymmetric: from the smallest number to the largest.
     ternary: -a, 0 and a, at 1.6 bits, whatever `bits` says."""
-    inputs: int | None = None
+    block_rows: int | None = None
     """Neighbouring rows of [inputs, outputs] that share a scale; None means all. No group reaches from one attention
     head into the next."""
-    outputs: int | None = 1
+    block_cols: int | None = 1
     """Neighbouring columns that do."""
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Format:
         if self.scheme == "ternary":
             object.__setattr__(self, "bits", 2)
         check_bits(self.bits, WEIGHT_BITS)
-        for name in ("inputs", "outputs"):
+        for name in ("block_rows", "block_cols"):
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise UserError(f"{name} is {size}; expected at least 1, or None for all of them.")
@@ -87,7 +87,7 @@ class Quantization:
     activations: tuple[tuple[str, Activation], ...] = ()
 
 
-TABLE = Format(inputs=1, outputs=None)
+TABLE = Format(block_rows=1, block_cols=None)
 INT8: tuple[tuple[str, Format | None], ...] = (
     (r"^embeddings/.*/embedding$", TABLE),
     (r"^(encoder|embeddings|pooler)/.*kernel$", Format(bits=7)),

@@ -34,7 +34,7 @@ class Grid(NamedTuple):
 def grid_of(shape: tuple[int, int], format: Format, row_unit: int = 0, column_unit: int = 0) -> Grid:
     """The blocks of a matrix of this shape. Groups stay within units (attention heads) of so many rows or columns; 0
     means that there are none."""
-    return Grid(groups(shape[0], format.inputs, row_unit), groups(shape[1], format.outputs, column_unit))
+    return Grid(groups(shape[0], format.block_rows, row_unit), groups(shape[1], format.block_cols, column_unit))
 
 
 def groups(length: int, size: int | None, unit: int = 0) -> tuple[int, ...]:

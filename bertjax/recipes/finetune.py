@@ -26,14 +26,14 @@ class Finetune(Training, Stage):
     times more. Two runs compare by the examples they saw and by their scores: a step's loss is its own batch's."""
     ponder: float = 0.01
     """Price of a step, for a model whose positions halt by themselves."""
-    runs: int = 1
+    model_soup: int = 1
     """Train so often, with the seeds from seed * runs on, and take the mean of the weights (Wortsman et al. 2022): as
     small and fast as one run, and it need not be known beforehand which of them is good."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.runs < 1:
-            raise UserError(f"--runs={self.runs}: expected 1, or more whose weights are averaged")
+        if self.model_soup < 1:
+            raise UserError(f"--model_soup={self.model_soup}: expected 1, or more whose weights are averaged")
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ class Optimiser:
     epsilon: float = 1e-8
     clip: float = 1.0
     """Largest global norm of the gradient."""
-    rates: tuple[tuple[str, float], ...] = ()
+    lr_multipliers: tuple[tuple[str, float], ...] = ()
     """Rules (regex, multiplier of the learning rate) over params/... and extra/...; the first match wins."""
-    average: float = 0.0
+    swa_fraction: float = 0.0
     """Over which part of the steps, the last ones, weights are averaged; the model is then that average."""
 
     def __post_init__(self) -> None:
@@ -43,5 +43,5 @@ class Optimiser:
             raise UserError(f"--optimiser.epsilon={self.epsilon}: expected a positive number, 1e-8 for one")
         if not self.weight_decay >= 0:
             raise UserError(f"--optimiser.weight_decay={self.weight_decay}: expected 0 or more")
-        if not 0 <= self.average <= 1:
-            raise UserError(f"--optimiser.average={self.average}: expected a part of the steps, from 0 to 1")
+        if not 0 <= self.swa_fraction <= 1:
+            raise UserError(f"--optimiser.swa_fraction={self.swa_fraction}: expected a part of the steps, from 0 to 1")

@@ -114,7 +114,7 @@ class Config(Training):
     masking: Masking = field(default_factory=Masking)
     packed: bool = False
     """Several short rows in one, so that next to nothing is padding; good where attention is cheap."""
-    words: float = 1.0
+    mlm_weight: float = 1.0
     """Weight of guessing the hidden words. With 0 the model has no head for them, and learns from its teacher alone."""
     student: Student | None = None
     """In a config file: the shape of a smaller model, which is trained in place of the one given."""
@@ -130,16 +130,17 @@ class Config(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         wrong = {
-            f"--words={self.words}: expected 0 or more": self.words < 0,
+            f"--mlm_weight={self.mlm_weight}: expected 0 or more": self.mlm_weight < 0,
             "a student learns from a model: give --model, its teacher": self.student and self.model is None,
             "losses are what a student learns: give student, its shape, in the config file": (
                 (self.losses or self.progressive) and self.student is None
             ),
-            "--words=0 leaves nothing to learn: give a student, and losses": not (self.words or self.losses),
-            "--words=0 leaves no head: give --sentences=none, and no --data.eval": (
-                not self.words and (self.sentences != "none" or self.data.eval is not None)
+            "--mlm_weight=0 leaves nothing to learn: give a student, and losses": not (self.mlm_weight or self.losses),
+            "--mlm_weight=0 leaves no head: give --sentences=none, and no --data.eval": (
+                not self.mlm_weight and (self.sentences != "none" or self.data.eval is not None)
             ),
-            "--masking.rate=0 hides no words to guess: give --words=0 as well": self.words and not self.masking.rate,
+            "--masking.rate=0 hides no words to guess: give --mlm_weight=0 as well": self.mlm_weight
+            and not self.masking.rate,
             "--packed: a teacher would take the texts of a row for one; leave it out": (
                 self.packed and (self.losses or self.progressive)
             ),

@@ -32,14 +32,14 @@ class Prune(Distill):
     time. The same part of heads and of neurons goes, the smallest that is enough, found by measuring."""
     weights: float = 0.0
     """Which part of the encoder's weights becomes 0. They stay in their places, which saves no time."""
-    score: Literal["importance", "official", "transformers", "magnitude", "activity", "random"] = "importance"
+    criterion: Literal["importance", "official", "transformers", "magnitude", "activity", "random"] = "importance"
     """What says how much a part is worth. importance: the gradient of its gate, example by example (Michel et al.
     2019), which needs labels; official and transformers: what their programs compute instead, for heads. activity: the
     variance of what it says. Weights go by magnitude."""
-    over: float = 0.0
+    pruning_end: float = 0.0
     """Over which part of the recovery's steps weights become 0, more and more of the smallest (Zhu & Gupta 2017), from
     its start on. 0: all at once, before it."""
-    rounds: int = 1
+    iterations: int = 1
     """In how many rounds, each with the worth of what is left measured anew."""
     multiple: int = 1
     """The neurons that a layer keeps, and the columns of its heads, are a multiple of this in number (8, 64, 128), for
@@ -47,9 +47,9 @@ class Prune(Distill):
     pattern: Literal["global", "matrix", "row", "2:4"] = "global"
     """Of weights: compared over all matrices, within each, within what makes one output; or two of every four go, and
     `weights` need not be said."""
-    texts: int = 512
+    calibration_examples: int = 512
     """Training texts by which the worth is measured."""
-    recover: bool = True
+    finetune_after: bool = True
     """Whether to train afterwards."""
 
     def __post_init__(self) -> None:
@@ -57,23 +57,25 @@ class Prune(Distill):
         for name in PARTS:
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)}: expected a part of the whole, from 0 to below 1")
-        for name in ("rounds", "multiple", "texts"):
+        for name in ("iterations", "multiple", "calibration_examples"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)}: expected 1 or more")
         if self.speedup is not None and not self.speedup > 1:
             raise UserError(f"--speedup={self.speedup}: expected more than 1, as 2 for half of the time")
         if self.speedup is not None and (self.heads or self.neurons):
             raise UserError(f"--speedup={self.speedup} finds how many --heads and --neurons go: leave these two out")
-        if not 0 <= self.over <= 1:
-            raise UserError(f"--over={self.over}: expected a part of the steps, from 0 to 1")
+        if not 0 <= self.pruning_end <= 1:
+            raise UserError(f"--pruning_end={self.pruning_end}: expected a part of the steps, from 0 to 1")
         if self.pattern == "2:4" and self.weights not in (0.0, 0.5):
             raise UserError(f"--weights={self.weights}: with --pattern=2:4 half of the weights go; leave it out")
-        if self.over and not (self.zeros and self.recover):
-            raise UserError(f"--over={self.over} is about --weights that become 0 while the rest recovers: give both")
-        if self.score in ("official", "transformers") and (self.neurons or self.speedup):
-            raise UserError(f"--score={self.score} is about heads; neurons have importance or another.")
-        if self.layers and self.score not in ("importance", "random"):
-            raise UserError(f"--score={self.score}: whole layers go by importance, or at random as the control")
+        if self.pruning_end and not (self.zeros and self.finetune_after):
+            raise UserError(
+                f"--pruning_end={self.pruning_end} is about --weights that become 0 while the rest recovers: give both"
+            )
+        if self.criterion in ("official", "transformers") and (self.neurons or self.speedup):
+            raise UserError(f"--criterion={self.criterion} is about heads; neurons have importance or another.")
+        if self.layers and self.criterion not in ("importance", "random"):
+            raise UserError(f"--criterion={self.criterion}: whole layers go by importance, or at random as the control")
 
     @property
     def zeros(self) -> float:

@@ -28,22 +28,23 @@ class Quantize(Training, Stage):
     mean_bits: float | None = None
     """Bits that a weight of the encoder's layers may take in the mean, scales included: which layer gets which of
     `choices` is then found before anything else."""
-    choices: tuple[Format, ...] = tuple(Format(bits, "asymmetric", outputs=6) for bits in (2, 3, 4))
+    choices: tuple[Format, ...] = tuple(Format(bits, "asymmetric", block_cols=6) for bits in (2, 3, 4))
     """In a config file: what a layer may have, each with bits of its own."""
     sensitivity: Literal["loss", "curvature"] = "loss"
     """How it is found out what a layer bears: by rounding it, or by the curvature of the loss as in Q-BERT."""
-    find: Literal["min_max", "percentile", "least_squares"] = "least_squares"
+    weight_range: Literal["min_max", "percentile", "least_squares"] = "least_squares"
     """How the range of a block of weights is found, where it does not follow from training."""
     activations: Literal["fixed", "token", "none"] = "fixed"
     """What products read. fixed: rounded in one range for every text; token: each token in its own; none: as it is."""
     bits: int = 8
     """Of what products read."""
-    calibrate: Literal["min_max", "moving_average", "percentile", "least_squares"] = "percentile"
+    activation_range: Literal["min_max", "moving_average", "percentile", "least_squares"] = "percentile"
     """How a fixed range is found."""
-    texts: int = 512
+    calibration_examples: int = 512
     """Training texts from which it is found."""
-    learn: Literal["nothing", "weights", "scales"] = "nothing"
-    """nothing: no training. weights: ranges of weights follow the weights. scales: ranges are learned, too."""
+    qat: Literal["off", "ste", "lsq"] = "off"
+    """Quantisation-aware training. off: no training. ste: straight-through rounding, ranges follow the weights. lsq:
+    the scales are learned, too (LSQ, Esser et al. 2020)."""
     losses: tuple[Loss, ...] = (SoftTargets(temperature=1.0),)
     """What is learned from the model as it was."""
     keep_zeros: str | None = None
@@ -59,8 +60,10 @@ class Quantize(Training, Stage):
             object.__setattr__(self, "full_int8", False)
         if self.attention != "xla":
             raise UserError(f"--attention={self.attention} cannot round what its products read; leave it at xla")
-        if self.texts < 1:
-            raise UserError(f"--texts={self.texts}: expected at least 1 text to find ranges from")
+        if self.calibration_examples < 1:
+            raise UserError(
+                f"--calibration_examples={self.calibration_examples}: expected at least 1 text to find ranges from"
+            )
         if len({format.bits for format in self.choices}) != len(self.choices):
             raise UserError("choices has two formats of as many bits; each needs bits of its own.")
         if not 0 <= self.delay < 1:

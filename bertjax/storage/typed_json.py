@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bertjax.errors import UserError
+from bertjax.renamed import renamed
 
 Built = TypeVar("Built")
 LARGEST = 2**31 - 1  # ids and sizes are 32-bit integers in every runtime
@@ -98,6 +99,7 @@ def build(cls: type[Built], content: Any, name: str) -> Built:
     if not isinstance(content, dict):
         raise UserError(f"{name} is {shown(content)}; expected an object.")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    content = renamed(content, fields)
     for given in content:
         if given not in fields:
             raise UserError(

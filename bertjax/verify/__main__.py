@@ -74,7 +74,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--metric", default="auto", help="the score that counts; the usual one of the kind")
     add("--max-length", metavar="N", type=int, default=512, help="longest input in tokens, if the model holds as many")
     add("--threads", metavar="N", type=int, default=1, help="processors that each model may use (default 1)")
-    add("--rounds", metavar="N", type=int, default=3, help="rounds of timing, three or more (default 3)")
+    add("--iterations", metavar="N", type=int, default=3, help="rounds of timing, three or more (default 3)")
     return parser
 
 

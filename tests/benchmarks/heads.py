@@ -1,6 +1,7 @@
 """What does a model lose with its heads, by each measure of what a head is worth?
 
-    python -m tests.benchmarks.heads MODEL [MODEL ...] --train=train.tsv --eval=dev.tsv [--max_length=64] [--texts=512]
+    python -m tests.benchmarks.heads MODEL [MODEL ...] --train=train.tsv --eval=dev.tsv [--max_length=64]
+    [--calibration_examples=512]
 
 Each model (fine-tuned bundles, for instance of several seeds) loses 10 to 70 % of its heads at once, the least worth
 first, without any training afterwards. Heads are gated by 0, which equals their removal (tests/prune/test_surgery.py)
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--train", required=True)
     parser.add_argument("--eval", required=True)
     parser.add_argument("--max_length", type=int, default=64)
-    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--calibration_examples", type=int, default=512)
     given = parser.parse_args()
     data = Data(train=given.train, eval=given.eval, max_length=given.max_length)
     found: dict[str, list[list[float]]] = {measure: [] for measure in MEASURES}
@@ -67,7 +68,7 @@ def main() -> None:
         )
         batches = sample(train.encoded, given.texts, one_length=True)
         for measure in MEASURES:
-            scores = importance_scores(Config(score=measure, seed=number), bundle, batches, "heads")
+            scores = importance_scores(Config(criterion=measure, seed=number), bundle, batches, "heads")
             total = sum(map(len, scores.values()))
             curve = [accuracy(bundle, held_out.encoded, select_top(scores, round(f * total))) for f in FRACTIONS]
             found[measure].append(curve)

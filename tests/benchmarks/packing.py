@@ -57,7 +57,7 @@ def shapes(encoded: Any, max_length: int, positions: int) -> Iterator[Shape]:
 def step_on(batch: dict[str, np.ndarray], folder: str) -> tuple[Callable[[], float], dict]:
     """One fine-tuning step on a batch, in the process where it is timed."""
     import bertjax
-    from tests.benchmarks.contestants import fine_tuning_step
+    from tests.benchmarks.frameworks import fine_tuning_step
 
     step = fine_tuning_step(bertjax.load(folder))
     return lambda: step(batch), {}

@@ -90,17 +90,17 @@ def take_turns(builders: dict[str, Callable], rounds: int, seconds: float) -> tu
 
 def contestants(kind: str) -> dict[str, Callable]:
     """Who takes part on this processor: nobody in bfloat16 where it would be emulated, for hours."""
-    from tests.benchmarks.contestants import CONTESTANTS
+    from tests.benchmarks.frameworks import FRAMEWORKS
 
     left_out = "bfloat16" if emulates_bfloat16(processor_features()) else None
-    return {name: build for name, build in CONTESTANTS[kind].items() if left_out is None or left_out not in name}
+    return {name: build for name, build in FRAMEWORKS[kind].items() if left_out is None or left_out not in name}
 
 
 def compare(task: tuple, folder: str, rounds: int, seconds: float) -> dict[str, dict]:
     """Every contestant's milliseconds, and its ratio to ours."""
     import numpy as np
 
-    from tests.benchmarks.contestants import Task
+    from tests.benchmarks.frameworks import Task
 
     builders = {name: partial(build, Task(*task), folder) for name, build in contestants(task[0]).items()}
     ready, times = take_turns(builders, rounds, seconds)

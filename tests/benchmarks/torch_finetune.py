@@ -37,7 +37,7 @@ def main(config: Config) -> None:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="sdpa")
     total = config.total_steps(data.steps_per_epoch)
     step_of = optimiser(model, config, total)
-    last = max(1, round(config.optimiser.average * total)) if config.optimiser.average else 0
+    last = max(1, round(config.optimiser.swa_fraction * total)) if config.optimiser.swa_fraction else 0
     average: Any = torch.optim.swa_utils.AveragedModel(model)
     log = Log(out, "fine-tuning in PyTorch", total, 0)
     model.train()

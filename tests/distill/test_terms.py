@@ -43,8 +43,8 @@ TEACHER_CONFIG = BertConfig(
     initializer_range=0.3,
 )
 TEACHER = Bundle(TEACHER_CONFIG, init_params(TEACHER_CONFIG, 0))
-SAME_WIDTH = Student(num_hidden_layers=3, start="random").initialise(TEACHER, 1)
-NARROW = Student(num_hidden_layers=3, hidden_size=12, start="random").initialise(TEACHER, 1)
+SAME_WIDTH = Student(num_hidden_layers=3, init_from="random").initialise(TEACHER, 1)
+NARROW = Student(num_hidden_layers=3, hidden_size=12, init_from="random").initialise(TEACHER, 1)
 ENCODED = made_up(random_lengths(12, 9))
 object.__setattr__(ENCODED, "ids", ENCODED.ids % 512)
 [BATCH] = eval_batches(ENCODED, 12, (9,))
@@ -321,7 +321,7 @@ def test_what_cannot_be_compared_is_refused(term: Any, message: str):
 
 
 def test_other_numbers_of_heads_are_for_relations_alone():
-    two = Student(num_hidden_layers=3, num_attention_heads=2, start="random").config(TEACHER_CONFIG)
+    two = Student(num_hidden_layers=3, num_attention_heads=2, init_from="random").config(TEACHER_CONFIG)
     for term in (AttentionScores(), AttentionMaps(), Relations(heads=None)):
         with pytest.raises(UserError, match="student's num_attention_heads is 2, the teacher's 3"):
             term.build(two, TEACHER_CONFIG)

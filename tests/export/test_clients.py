@@ -95,7 +95,7 @@ def ragged(folder: Path) -> bertjax.Bundle:
 
 def integers(folder: Path) -> bertjax.Bundle:
     whole = bundle_of(folder)
-    rules = ((r"^embeddings/.*embedding$", Format(inputs=1, outputs=None)), (r"^encoder.*kernel$", Format()))
+    rules = ((r"^embeddings/.*embedding$", Format(block_rows=1, block_cols=None)), (r"^encoder.*kernel$", Format()))
     config, params = quantise_weights(whole.config, whole.params, rules)
     assert config.quantization is not None
     sites = [f"step_{step}/ffn/{part}" for step in range(2) for part in ("intermediate", "output")]

@@ -129,7 +129,10 @@ def quantised(activation: Activation, weights: Format = INT8) -> Bundle:
     config, params = quantise_weights(
         CLASSIFIER,
         init_params(CLASSIFIER, 0),
-        ((r"^embeddings/.*embedding$", Format(inputs=1, outputs=None)), (r"^(encoder|pooler).*kernel$", weights)),
+        (
+            (r"^embeddings/.*embedding$", Format(block_rows=1, block_cols=None)),
+            (r"^(encoder|pooler).*kernel$", weights),
+        ),
     )
     parts = (
         "attention/query",
@@ -177,7 +180,7 @@ def test_a_text_gets_the_same_answer_beside_others_and_with_padding(activation: 
 
 
 def test_weights_without_an_integer_product_are_floating_point():
-    bundle = quantised(Activation(8, -3.0, 4.0), Format(2, "asymmetric", outputs=6))
+    bundle = quantised(Activation(8, -3.0, 4.0), Format(2, "asymmetric", block_cols=6))
     model = onnx_model(bundle.config, bundle.params)
     inputs = random_tokens(bundle.config, 6, 17, 0)
     difference = np.abs(run(model, inputs) - expected_output(bundle, inputs)).max(axis=1)

@@ -35,11 +35,11 @@ CONFIG = BertConfig(
 )
 PARAMS = init_params(CONFIG, 0)
 MIXED = (
-    (r"^embeddings/word/embedding$", Format(4, inputs=1, outputs=None)),
-    (r"^embeddings/.*embedding$", Format(8, inputs=1, outputs=None)),
-    (r"layer_0/attention/.*kernel$", Format(2, "asymmetric", outputs=3)),
-    (r"layer_0/ffn/intermediate/kernel$", Format(3, "asymmetric", inputs=8)),
-    (r"layer_0/ffn/output/kernel$", Format(scheme="ternary", outputs=None)),
+    (r"^embeddings/word/embedding$", Format(4, block_rows=1, block_cols=None)),
+    (r"^embeddings/.*embedding$", Format(8, block_rows=1, block_cols=None)),
+    (r"layer_0/attention/.*kernel$", Format(2, "asymmetric", block_cols=3)),
+    (r"layer_0/ffn/intermediate/kernel$", Format(3, "asymmetric", block_rows=8)),
+    (r"layer_0/ffn/output/kernel$", Format(scheme="ternary", block_cols=None)),
     (r"encoder/.*kernel$", Format(8)),
 )
 

@@ -118,7 +118,7 @@ def test_percentile_is_numpys_and_least_squares_beats_the_extremes():
 
 
 def test_ternary_weights_are_those_of_the_paper():
-    format, grid = Format(scheme="ternary", inputs=None, outputs=None), Grid((12,), (10,))
+    format, grid = Format(scheme="ternary", block_rows=None, block_cols=None), Grid((12,), (10,))
     done = integers_of("x", NORMAL, format, grid, "min_max")
     threshold = 0.7 * np.abs(NORMAL).mean()
     expected = np.where(np.abs(NORMAL) > threshold, np.sign(NORMAL), 0)
@@ -220,7 +220,7 @@ def test_weights_are_rounded_as_by_qwix_with_its_scale():
     ("wrong", "message"),
     [
         (lambda: Format(bits=5), "bits is 5; expected 2, 3, 4, 7 or 8"),
-        (lambda: Format(outputs=0), "outputs is 0; expected at least 1, or None"),
+        (lambda: Format(block_cols=0), "outputs is 0; expected at least 1, or None"),
         (lambda: Activation(low=-1.0), "give both ends of a range, or neither"),
         (lambda: Activation(low=0.5, high=1.0), "it has to be finite and to hold 0"),
     ],

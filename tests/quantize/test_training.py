@@ -57,7 +57,7 @@ def test_inputs_are_rounded_in_training_as_in_use(activation):
 
 def test_ranges_that_follow_the_weights_get_no_gradient():
     """Every weight lies within its range, so each has the gradient that it would have unrounded: literature form."""
-    format = Format(4, "asymmetric", outputs=2)
+    format = Format(4, "asymmetric", block_cols=2)
     roundings = roundings_of(CONFIG, {"w": {"kernel": X}}, ((r"kernel", format),))
     weights = jnp.arange(30.0).reshape(6, 5)
     gradient = jax.grad(lambda x: jnp.sum(weights * round_weights({"w": {"kernel": x}}, roundings)["w"]["kernel"]))(X)
@@ -67,7 +67,7 @@ def test_ranges_that_follow_the_weights_get_no_gradient():
 
 
 def test_learned_scales_have_the_gradient_of_their_paper():
-    format = Format(3, outputs=None)
+    format = Format(3, block_cols=None)
     roundings = roundings_of(CONFIG, {"kernel": X}, ((r"kernel", format),))
     scale = jnp.full((1, 1), 0.3)
 
@@ -82,7 +82,7 @@ def test_learned_scales_have_the_gradient_of_their_paper():
 
 
 def test_ternary_weights_learn_as_if_they_were_not_rounded():
-    roundings = roundings_of(CONFIG, {"kernel": X}, ((r"kernel", Format(scheme="ternary", outputs=None)),))
+    roundings = roundings_of(CONFIG, {"kernel": X}, ((r"kernel", Format(scheme="ternary", block_cols=None)),))
     function = lambda x: jnp.sum(3 * round_weights({"kernel": x}, roundings)["kernel"])  # noqa: E731
     np.testing.assert_array_equal(jax.grad(function)(X), np.full(X.shape, 3.0))
     assert len(np.unique(np.round(round_weights({"kernel": X}, roundings)["kernel"], 5))) == 3

@@ -46,7 +46,7 @@ OF_A_TASK = {"pkd": 66_955_008, "tinybert:intermediate": 14_350_248, "tinybert:p
 @pytest.mark.parametrize("name", GENERAL)
 def test_a_recipe_for_raw_text_has_the_published_size_and_can_be_traced(name: str):
     config, (architecture, size) = load_config(name, pretrain.Config), GENERAL[name]
-    teacher = BertConfig(architecture="BertForMaskedLM" if config.words else "BertModel", dtype=config.dtype)
+    teacher = BertConfig(architecture="BertForMaskedLM" if config.mlm_weight else "BertModel", dtype=config.dtype)
     assert config.student is not None
     student = config.student.config(teacher)
     assert count(abstract_params(student.replace(architecture=architecture))) == size
@@ -137,7 +137,7 @@ def test_mobilebert_is_that_of_the_paper():
     rate = learning_rate_schedule(last.optimiser, 500_000)
     assert [float(rate(step)) for step in (9_999, 500_000)] == pytest.approx([1.5e-3, 0])
     assert last.losses == (MLMSoftTargets(weight=0.5, temperature=1.0),)
-    assert last.words == 0.5
+    assert last.mlm_weight == 0.5
     assert layers.progressive is not None
     assert layers.progressive.losses == (
         FeatureMaps(weight=1 / 24, preset="official"),
@@ -158,7 +158,7 @@ def test_the_recipes_are_those_of_the_papers():
     assert [float(rate(step)) for step in (49, 1000)] == pytest.approx([5e-4, 0])
     assert (distilbert.optimiser.b2, distilbert.optimiser.clip, distilbert.optimiser.weight_decay) == (0.98, 5, 0)
     assert distilbert.losses[0] == MLMSoftTargets(weight=5.0, temperature=2.0, everywhere=True)
-    assert (distilbert.words, distilbert.losses[1].weight) == (2, 1)
+    assert (distilbert.mlm_weight, distilbert.losses[1].weight) == (2, 1)
     assert (minilm.steps, minilm.batch_size, minilm.optimiser.learning_rate) == (400_000, 512, 4e-4)
     assert [type(loss) for loss in minilm.losses] == [Relations]
     pkd = load_config("pkd", distill.Config)
@@ -182,7 +182,7 @@ IMPOSSIBLE = {
     "no teacher": ({"model": None}, "give --model, its teacher"),
     "no student": ({"student": None}, "give student, its shape"),
     "nothing to learn": ({"losses": ()}, "leaves nothing to learn"),
-    "no head to ask": ({"sentences": "order"}, "--words=0 leaves no head"),
+    "no head to ask": ({"sentences": "order"}, "--mlm_weight=0 leaves no head"),
     "nothing hidden": ({"words": 1.0}, "hides no words to guess"),
     "texts in one row": ({"packed": True}, "take the texts of a row for one"),
 }

@@ -140,8 +140,8 @@ def early(work: Path, straight: Path) -> Path:
 
 CHANGES: dict[str, tuple[Any, list[str]]] = {
     "finetune": (finetune, ["--steps=1", "--batch_size=8"]),
-    "quantize": (quantize, ["--texts=32"]),
-    "prune": (prune, ["--score=magnitude", "--heads=0.5", "--recover=False"]),
+    "quantize": (quantize, ["--calibration_examples=32"]),
+    "prune": (prune, ["--criterion=magnitude", "--heads=0.5", "--finetune_after=False"]),
     "distil": (
         distill,
         ["--steps=1", "--batch_size=8", "--student.num_hidden_layers=2", "--student.intermediate_size=8"],

@@ -101,7 +101,7 @@ def test_what_looks_inside_the_teacher_learns_from_a_stored_and_from_a_live_one(
                 data=data,
                 steps=1,
                 batch_size=8,
-                student=Student(num_hidden_layers=2, start="random"),
+                student=Student(num_hidden_layers=2, init_from="random"),
                 losses=losses,
                 store=store,
                 out=str(out),

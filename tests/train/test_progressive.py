@@ -44,7 +44,7 @@ def config(tmp_path_factory) -> distill.Config:
     teacher = write_model(work / "teacher", num_hidden_layers=LAYERS, **head)
     return distill.Config(
         model=str(teacher),
-        student=Student(num_hidden_layers=LAYERS, start="random"),
+        student=Student(num_hidden_layers=LAYERS, init_from="random"),
         progressive=Progressive(steps_per_layer=2, losses=(FeatureMaps(),)),
         steps=6,
         save_every=3,

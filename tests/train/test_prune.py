@@ -59,7 +59,7 @@ def shapes(bundle: Any) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("score", ["importance", "official", "magnitude", "random"])
 def test_heads_go_over_all_layers(work: Path, score: Any):
-    bundle = pruned(work, f"heads-{score}", heads=0.5, score=score, recover=False)
+    bundle = pruned(work, f"heads-{score}", heads=0.5, criterion=score, finetune_after=False)
     heads = [one for one, _ in shapes(bundle)]
     assert sum(heads) == 4
     assert min(heads) >= 1
@@ -68,17 +68,21 @@ def test_heads_go_over_all_layers(work: Path, score: Any):
 
 def test_of_a_model_that_no_task_has_trained_parts_go_by_magnitude_alone(work: Path):
     untrained = write_model(work / "untrained", architecture="BertModel", num_attention_heads=4)
-    smaller = pruned(work, "blind", model=str(untrained), score="magnitude", recover=False, heads=0.5, neurons=0.5)
+    smaller = pruned(
+        work, "blind", model=str(untrained), criterion="magnitude", finetune_after=False, heads=0.5, neurons=0.5
+    )
     assert smaller.config.architecture == "BertModel"  # no head that nobody trained
     assert sum(heads for heads, _ in shapes(smaller)) == 4
-    with pytest.raises(UserError, match=r"no trained head; fine-tune it first.*--score=magnitude --recover=False"):
-        pruned(work, "seeing", model=str(untrained), heads=0.5, recover=False)
+    with pytest.raises(
+        UserError, match=r"no trained head; fine-tune it first.*--criterion=magnitude --finetune_after=False"
+    ):
+        pruned(work, "seeing", model=str(untrained), heads=0.5, finetune_after=False)
     with pytest.raises(UserError, match="no trained head"):
-        pruned(work, "seeing", model=str(untrained), heads=0.5, score="magnitude")
+        pruned(work, "seeing", model=str(untrained), heads=0.5, criterion="magnitude")
 
 
 def test_neurons_go_in_rounds_and_in_multiples_and_the_score_is_won_back(work: Path):
-    bundle = pruned(work, "neurons", heads=0.25, neurons=0.6, score="activity", rounds=2, multiple=4)
+    bundle = pruned(work, "neurons", heads=0.25, neurons=0.6, criterion="activity", iterations=2, multiple=4)
     neurons = [one for _, one in shapes(bundle)]
     assert all(one % 4 == 0 for one in neurons)
     assert sum(one for one, _ in shapes(bundle)) == 6  # a head has four columns itself
@@ -91,12 +95,14 @@ def test_neurons_go_in_rounds_and_in_multiples_and_the_score_is_won_back(work: P
     assert record["result"]["accuracy"] > 0.8
     assert record["training_step_bytes"] > 0
     kept = weights(work / "neurons")
-    pruned(work, "neurons", heads=0.25, neurons=0.6, score="activity", rounds=2, multiple=4)  # finished: left alone
+    pruned(
+        work, "neurons", heads=0.25, neurons=0.6, criterion="activity", iterations=2, multiple=4
+    )  # finished: left alone
     assert weights(work / "neurons") == kept
 
 
 def test_a_layer_goes(work: Path):
-    assert len(shapes(pruned(work, "layer", layers=0.5, recover=False))) == 1
+    assert len(shapes(pruned(work, "layer", layers=0.5, finetune_after=False))) == 1
 
 
 @pytest.mark.parametrize(("pattern", "given", "expected"), [("global", 0.7, 0.7), ("2:4", 0.0, 0.5)])
@@ -114,19 +120,19 @@ def test_weights_stay_zero_through_recovery_and_rounding(work: Path, pattern: An
         assert all((np.asarray(integers[path].values)[~mask] == 0).all() for path, mask in masks.items())
 
 
-@pytest.mark.parametrize("learn", ["nothing", "weights", "scales"])
-def test_zeros_stay_zeros_from_pruning_through_distillation_into_the_integers(work: Path, learn: Any):
+@pytest.mark.parametrize("qat", ["off", "ste", "lsq"])
+def test_zeros_stay_zeros_from_pruning_through_distillation_into_the_integers(work: Path, qat: Any):
     """Large steps, decay and momentum: what is under a mask does move, and is never seen."""
     if not (work / "sparse").exists():
-        pruned(work, "sparse", weights=0.6, over=0.5)
+        pruned(work, "sparse", weights=0.6, pruning_end=0.5)
     hard = {"steps": 12, "batch_size": 8, "optimiser": Optimiser(learning_rate=0.02, weight_decay=0.5)}
-    model, student = str(work / "sparse" / "bundle"), Student(start=str(work / "sparse" / "bundle"), whole=True)
+    model, student = str(work / "sparse" / "bundle"), Student(init_from=str(work / "sparse" / "bundle"), as_is=True)
     teacher, out = str(work / "whole" / "bundle"), str(work / "taught")
     common: Any = {"keep_zeros": KERNELS, "data": data(work), **hard}
     distill.main(distill.Config(model=teacher, student=student, losses=(SoftTargets(),), out=out, **common))
     rules = ((r"layer_0/.*kernel$", Format(4)), (r"layer_1/.*kernel$", Format(scheme="ternary")), *INT8)
-    rounded = str(work / f"rounded-{learn}")
-    quantize.main(quantize.Config(model=f"{out}/bundle", weights=rules, learn=learn, out=rounded, **common))
+    rounded = str(work / f"rounded-{qat}")
+    quantize.main(quantize.Config(model=f"{out}/bundle", weights=rules, qat=qat, out=rounded, **common))
     first, taught = (flatten(bertjax.load(folder).params) for folder in (model, f"{out}/bundle"))
     integers = flatten(bertjax.load(f"{rounded}/bundle").params)
     for path in flatten(nonzero_masks(bertjax.load(model).params, KERNELS)):
@@ -147,7 +153,7 @@ def test_zeros_are_not_kept_in_a_format_that_has_none(work: Path):
 
 
 KEPT = {"global": 0.7, "matrix": 0.7, "row": 0.7, "2:4": 0.5}
-GRADUAL = {"over": 0.9, "steps": 9, "save_every": 3}
+GRADUAL = {"pruning_end": 0.9, "steps": 9, "save_every": 3}
 
 
 @pytest.mark.parametrize("pattern", KEPT)
@@ -191,17 +197,17 @@ def test_as_many_parts_go_as_make_it_so_fast(work: Path, monkeypatch):
         return forward_cost(bundle.model, bundle.params, 16).flops or 0.0
 
     monkeypatch.setattr(prune, "measure_speedup", lambda whole, smaller, *_: arithmetic(whole) / arithmetic(smaller))
-    bundle = pruned(work, "fast", speedup=1.5, score="magnitude", recover=False)
+    bundle = pruned(work, "fast", speedup=1.5, criterion="magnitude", finetune_after=False)
     record = json.loads((work / "fast" / "run.json").read_text())
     assert record["speedup"]["asked"] == 1.5
     found = arithmetic(work / "whole" / "bundle") / arithmetic(work / "fast" / "bundle")
     assert record["speedup"]["reached"] == found >= 1.5
     assert sum(one for _, one in shapes(bundle)) == 64 - round(record["removed"] * 64)
     part = record["removed"] - 1 / 32
-    pruned(work, "slower", heads=part, neurons=part, score="magnitude", recover=False)
+    pruned(work, "slower", heads=part, neurons=part, criterion="magnitude", finetune_after=False)
     assert arithmetic(work / "whole" / "bundle") / arithmetic(work / "slower" / "bundle") < 1.5
     with pytest.raises(UserError, match=r"40 times as fast was asked for; without any heads and neurons"):
-        pruned(work, "too-fast", speedup=40.0, score="magnitude", recover=False)
+        pruned(work, "too-fast", speedup=40.0, criterion="magnitude", finetune_after=False)
 
 
 def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkeypatch):
@@ -221,17 +227,17 @@ def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkey
 def test_what_makes_no_sense_is_refused(work: Path):
     for given, said in (
         ({"heads": 1.0}, "--heads=1.0: expected a part of the whole"),
-        ({"neurons": 0.5, "score": "official"}, "--score=official is about heads"),
-        ({"layers": 0.5, "score": "magnitude"}, "whole layers go by importance"),
-        ({"heads": 0.5, "rounds": 0}, "--rounds=0"),
+        ({"neurons": 0.5, "criterion": "official"}, "--criterion=official is about heads"),
+        ({"layers": 0.5, "criterion": "magnitude"}, "whole layers go by importance"),
+        ({"heads": 0.5, "iterations": 0}, "--iterations=0"),
         ({"weights": 0.7, "pattern": "2:4"}, "with --pattern=2:4 half of the weights go"),
-        ({"weights": 0.5, "over": 1.5}, "--over=1.5: expected a part of the steps"),
-        ({"heads": 0.5, "over": 0.5}, "is about --weights that become 0 while"),
-        ({"weights": 0.5, "over": 0.5, "recover": False}, "give both"),
+        ({"weights": 0.5, "pruning_end": 1.5}, "--pruning_end=1.5: expected a part of the steps"),
+        ({"heads": 0.5, "pruning_end": 0.5}, "is about --weights that become 0 while"),
+        ({"weights": 0.5, "pruning_end": 0.5, "finetune_after": False}, "give both"),
         ({"speedup": 1.0}, "--speedup=1.0: expected more than 1"),
         ({"speedup": 2.0, "heads": 0.5}, "leave these two out"),
         ({}, "nothing is to be taken out"),
-        ({"speedup": 2.0, "score": "official"}, "--score=official is about heads"),
+        ({"speedup": 2.0, "criterion": "official"}, "--criterion=official is about heads"),
     ):
         with pytest.raises(UserError, match=said):
             pruned(work, "nothing", **given)
@@ -243,7 +249,7 @@ def test_the_honest_row_beside_a_pruned_model_is_the_same_model_without_a_teache
     assert isinstance(alone, finetune.Finetune)
     assert (alone.student, begins) == (None, "stages/2-pruned/cut")
     assert (alone.steps, alone.batch_size) == (7, 8)
-    recipe = {"heads": 0.5, "weights": 0.6, "over": 0.5, "losses": (SoftTargets(),), "steps": 4, "batch_size": 8}
+    recipe = {"heads": 0.5, "weights": 0.6, "pruning_end": 0.5, "losses": (SoftTargets(),), "steps": 4, "batch_size": 8}
     bundle = pruned(work, "taught-zeros", **recipe)
     alone, begins = without_teacher([Done(prune.Prune(**recipe), Data(), work / "taught-zeros" / "bundle")], "demo")
     alone.run(Context(begins, data(work), str(work / "untaught-zeros")))

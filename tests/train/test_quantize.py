@@ -66,7 +66,7 @@ def quantised(work: Path, out: str, **recipe) -> None:
 
 def test_a_run_that_was_cut_ends_with_the_same_bits(work: Path):
     """Learned scales are trained and do not ship, so they have to be in the checkpoint."""
-    recipe = {"learn": "scales", "save_every": 3, "steps": 6, "optimiser": Optimiser(learning_rate=0.001)}
+    recipe = {"qat": "lsq", "save_every": 3, "steps": 6, "optimiser": Optimiser(learning_rate=0.001)}
     quantised(work, "straight", **recipe)
     shutil.copytree(work / "straight", work / "cut")
     for gone in ("checkpoints/6", "bundle"):
@@ -80,12 +80,12 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(work: Path):
 
 def test_mixed_bits_are_learned_in_place(work: Path):
     rules = (
-        (r"embeddings/word/embedding", Format(4, inputs=1, outputs=None)),
-        (r"layer_0/.*kernel", Format(2, "asymmetric", outputs=4)),
+        (r"embeddings/word/embedding", Format(4, block_rows=1, block_cols=None)),
+        (r"layer_0/.*kernel", Format(2, "asymmetric", block_cols=4)),
         (r"layer_1/.*kernel", Format(scheme="ternary")),
     )
     rate = Optimiser(learning_rate=0.005)
-    quantised(work, "mixed", weights=rules, activations="token", learn="weights", delay=0.5, steps=40, optimiser=rate)
+    quantised(work, "mixed", weights=rules, activations="token", qat="ste", delay=0.5, steps=40, optimiser=rate)
     losses = [line["loss"] for line in metrics(work / "mixed") if "loss" in line]
     rounded, *later = losses[1:]  # every tenth step: rounding sets in at the twentieth
     assert losses[0] < 0.5 * rounded
@@ -119,14 +119,14 @@ def test_a_quantised_model_is_not_trained_by_scripts_that_know_no_integers(work:
 def test_who_teaches_has_a_trained_head_and_reads_the_same_pieces(work: Path):
     """Else its answers would be random numbers, or its ids would mean other words."""
     with pytest.raises(UserError, match="has no trained head and cannot teach"):
-        quantised(work, "untaught", learn="weights", steps=1, teacher=str(write_model(work / "bare")))
+        quantised(work, "untaught", qat="ste", steps=1, teacher=str(write_model(work / "bare")))
     fewer = prune_vocabulary(bertjax.load(work / "float" / "bundle"), ["the fine film"])
     bertjax.save(fewer, work / "fewer")
     with pytest.raises(UserError, match="fewer has another vocabulary than"):
-        quantised(work, "taught", learn="weights", steps=1, teacher=str(work / "fewer"))
+        quantised(work, "taught", qat="ste", steps=1, teacher=str(work / "fewer"))
 
 
-CHOICES = tuple(Format(bits, "asymmetric", outputs=6) for bits in (2, 4, 8))
+CHOICES = tuple(Format(bits, "asymmetric", block_cols=6) for bits in (2, 4, 8))
 
 
 @pytest.mark.parametrize(("sensitivity", "dtype"), [("loss", "float32"), ("curvature", "bfloat16")])
@@ -142,7 +142,7 @@ def test_bits_are_given_where_they_are_needed_and_only_so_many(work: Path, sensi
         sensitivity=sensitivity,
         losses=(HardLabels(),),
         activations="none",
-        find="min_max",
+        weight_range="min_max",
         dtype=dtype,
         out=str(out),
     )

@@ -29,7 +29,7 @@ RECIPES = {"q8bert": (3 + 72 + 1, 4.0), "qbert": (3 + 72, 7.98), "qbert:mixed": 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_rounds_what_its_paper_does(name: str):
     config = load_config(name, quantize.Config)
-    assert (config.optimiser.learning_rate, config.batch_size, config.learn) == (2e-5, 32, "weights")
+    assert (config.optimiser.learning_rate, config.batch_size, config.qat) == (2e-5, 32, "ste")
     roundings = roundings_of(BASE, PARAMS, config.weights)
     matrices, smaller = RECIPES[name]
     assert len(roundings) == matrices
@@ -46,7 +46,7 @@ def test_a_recipe_rounds_what_its_paper_does(name: str):
 @pytest.mark.parametrize("name", ["q8bert:small", "qbert:small"])
 def test_a_small_twin_differs_in_size_alone(name: str):
     paper, small = (load_config(one, quantize.Config) for one in (name.split(":")[0], name))
-    assert (small.weights, small.losses, small.learn) == (paper.weights, paper.losses, paper.learn)
+    assert (small.weights, small.losses, small.qat) == (paper.weights, paper.losses, paper.qat)
     assert small.data.train == "demo"
 
 
@@ -68,7 +68,7 @@ def bytes_on_disk(bundle: Bundle, folder: Path) -> int:
 
 def last_stage(name: str) -> Any:
     """With the ranges that are found fastest; sizes do not depend on it."""
-    return dataclasses.replace(load_config(f"qbert_sst2:{name}", compress.Config).stages[-1], find="min_max")  # type: ignore[type-var]
+    return dataclasses.replace(load_config(f"qbert_sst2:{name}", compress.Config).stages[-1], weight_range="min_max")  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize("name", SMALLER)
@@ -81,7 +81,7 @@ def test_a_whole_bundle_is_so_much_smaller_on_the_disk(name: str, minilm: Bundle
     if any(isinstance(one, Vocabulary) for one in load_config(f"qbert_sst2:{name}", compress.Config).stages):
         model = prune_vocabulary(model, demo_examples("train").texts)
     rules = stage.weights if stage.mean_bits is None else mixed_precision.assigned_rules(stage, model, [], tmp_path)
-    config, params = quantise_weights(model.config, model.params, rules, stage.find)
+    config, params = quantise_weights(model.config, model.params, rules, stage.weight_range)
     smaller = bytes_on_disk(dataclasses.replace(model, config=config, params=params), tmp_path / "smaller")
     assert bytes_on_disk(minilm, tmp_path / "whole") / smaller > SMALLER[name]
 
@@ -92,7 +92,7 @@ def test_the_ablation_of_ranges_differs_in_who_shares_one_and_in_nothing_else():
         encoder = [(path, format) for path, format in stage.weights if path.startswith("^encoder")]
         same = [(path, dataclasses.replace(format, outputs=None)) for path, format in encoder]
         rest = dataclasses.replace(stage, name="", weights=tuple(rule for rule in stage.weights if rule not in encoder))
-        return {format.outputs for _, format in encoder}, same, rest
+        return {format.block_cols for _, format in encoder}, same, rest
 
     found = [parts(name) for name in ("matrix", "groups", "channels")]
     assert [outputs for outputs, *_ in found] == [{None}, {6}, {1}]

@@ -31,7 +31,7 @@ def asked(tmp_path_factory) -> Config:
         steps=8,
         batch_size=16,
         optimiser=Optimiser(learning_rate=0.01),
-        runs=2,
+        model_soup=2,
         seed=3,
         out=str(folder / "averaged"),
     )
@@ -56,7 +56,7 @@ def test_it_is_the_mean_of_what_the_seeds_give_alone(asked: Config, tmp_path: Pa
     normal(asked)
     out = Path(asked.out)
     for seed in (6, 7):
-        normal(replace(asked, runs=1, seed=seed, out=str(tmp_path / str(seed))))
+        normal(replace(asked, model_soup=1, seed=seed, out=str(tmp_path / str(seed))))
     first, second = params(tmp_path / "6"), params(tmp_path / "7")
     for path, mean in params(out).items():
         np.testing.assert_allclose(mean, (first[path] + second[path]) / 2, rtol=1e-6, atol=1e-8, err_msg=path)
@@ -78,14 +78,14 @@ def test_what_it_cost_is_the_cost_of_all_runs(asked: Config):
 
 
 def test_as_a_stage_it_leaves_a_bundle_like_any_other(asked: Config, tmp_path: Path):
-    stage = Finetune(steps=2, batch_size=16, runs=2)
+    stage = Finetune(steps=2, batch_size=16, model_soup=2)
     stage.run(Context(asked.model, asked.data, str(tmp_path / "stage")))
     assert bertjax.load(tmp_path / "stage" / "bundle").predict(["a fine film"]).labels[0] in ("good", "bad")
 
 
 def test_no_runs_are_refused():
-    with pytest.raises(UserError, match="--runs=0: expected 1, or more whose weights are averaged"):
-        Finetune(runs=0)
+    with pytest.raises(UserError, match="--model_soup=0: expected 1, or more whose weights are averaged"):
+        Finetune(model_soup=0)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "{}", '{"config": 5}', "[" * 200_000, '{"config": '])

@@ -149,8 +149,8 @@ def test_where_layers_are_named_or_shared_no_other_depth_is_proposed():
     for student in (
         Student(pairing=(0, 2)),
         Student(groups=1),
-        Student(whole=True, start="demo"),
-        Student(start="demo"),
+        Student(as_is=True, init_from="demo"),
+        Student(init_from="demo"),
     ):
         assert another_depth(Distill(student=student), 6) is None
 

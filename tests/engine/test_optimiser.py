@@ -33,7 +33,7 @@ def test_only_kernels_decay():
 
 def test_a_rate_of_zero_freezes_decay_included():
     gradient = jax.tree.map(jnp.ones_like, TREE)
-    moved = update(Optimiser(weight_decay=0.5, rates=(("^params/a/", 0.0), ("^extra/", 10.0))), gradient)
+    moved = update(Optimiser(weight_decay=0.5, lr_multipliers=(("^params/a/", 0.0), ("^extra/", 10.0))), gradient)
     plain = update(Optimiser(weight_decay=0.5), gradient)
     np.testing.assert_array_equal(moved["params"]["a"]["kernel"], 0)
     np.testing.assert_array_equal(moved["params"]["b"]["kernel"], plain["params"]["b"]["kernel"])
@@ -44,7 +44,7 @@ def test_a_rate_of_zero_freezes_decay_included():
 
 def test_a_rule_that_matches_nothing_is_refused():
     with pytest.raises(UserError, match="matches no parameter"):
-        build_optimiser(Optimiser(rates=(("encodr", 0.0),)), 10, TREE)
+        build_optimiser(Optimiser(lr_multipliers=(("encodr", 0.0),)), 10, TREE)
 
 
 def test_linear_schedule_rises_from_the_first_step_and_falls_to_zero():
@@ -63,7 +63,7 @@ def test_adamw_is_optax_adamw_with_clipping():
 
 @pytest.mark.parametrize(("share", "averaged"), [(0.3, 3), (0.01, 1), (1.0, 10)])
 def test_the_average_is_that_of_the_last_weights_and_changes_none(share: float, averaged: int):
-    plain, averaging = (Optimiser(learning_rate=0.1, average=part) for part in (0.0, share))
+    plain, averaging = (Optimiser(learning_rate=0.1, swa_fraction=part) for part in (0.0, share))
     ended: list[Any] = []
     for optimiser in (plain, averaging):
         tx, seen = build_optimiser(optimiser, 10, TREE), []

@@ -169,7 +169,7 @@ def test_a_mistake_names_what_would_have_been_right(argv, said, capsys):
 def test_a_config_file_brings_its_own_dataclasses_and_flags_win_over_it(config_file):
     flag = config_file("""
         from dataclasses import dataclass
-        from tests.test_settings import Config, Stage
+        from tests.engine.test_command_line import Config, Stage
 
         @dataclass(frozen=True)
         class Mine:
@@ -186,34 +186,43 @@ def test_a_config_file_brings_its_own_dataclasses_and_flags_win_over_it(config_f
 
 def test_one_of_several_recipes_in_a_file_is_chosen_by_its_name(config_file):
     flag = config_file("""
-        from tests.test_settings import Config
+        from tests.engine.test_command_line import Config
         config, small, other = Config(batch_size=7), Config(batch_size=2), 3
     """)
     assert parse(f"{flag}:small").batch_size == 2
     assert parse(f"{flag}:small", "--batch_size=5").batch_size == 5
     said = mistake(f"{flag}:other")
-    assert "`other` must be a tests.test_settings.Config; it is a builtins.int. It has: mine:config, mine:small" in said
+    assert (
+        "`other` must be a tests.engine.test_command_line.Config; it is a builtins.int. It has: mine:config, mine:small"
+        in said
+    )
     assert 'no config file "nowhere:small"' in mistake("--config=nowhere:small")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("config = 3", "`config` must be a tests.test_settings.Config; it is a builtins.int"),
+        ("config = 3", "`config` must be a tests.engine.test_command_line.Config; it is a builtins.int"),
         ("confg = 3", "there is no such name"),
         ("x = 1\nconfig = (", "mine.py, line 2: "),
         ("x = 1\nconfig = Config()", "mine.py, line 2: NameError"),
         (
-            "from tests.test_settings import Config\nconfig = Config(batchsize=3)",
+            "from tests.engine.test_command_line import Config\nconfig = Config(batchsize=3)",
             "TypeError: Config.__init__() got an unexpected keyword argument 'batchsize'; did you mean batch_size?",
         ),
         (
-            "from tests.test_settings import *\nconfig = Config(stages=(Stage(losses=(Soft(-1),)),))",
+            "from tests.engine.test_command_line import *\nconfig = Config(stages=(Stage(losses=(Soft(-1),)),))",
             "line 2: weight=-1",
         ),
-        ("from tests.test_settings import *\nconfig = Config(batch_size='32')", "batch_size is '32'; expected int"),
-        ("from tests.test_settings import *\nconfig = Config(kind='sft')", "kind is 'sft'; expected soft | hard"),
-        ("from tests.test_settings import *\nconfig = Config(out='runs')", "out is 'runs'; expected"),
+        (
+            "from tests.engine.test_command_line import *\nconfig = Config(batch_size='32')",
+            "batch_size is '32'; expected int",
+        ),
+        (
+            "from tests.engine.test_command_line import *\nconfig = Config(kind='sft')",
+            "kind is 'sft'; expected soft | hard",
+        ),
+        ("from tests.engine.test_command_line import *\nconfig = Config(out='runs')", "out is 'runs'; expected"),
     ],
 )
 def test_a_broken_config_file_is_named_with_its_line(config_file, text, said):
@@ -222,7 +231,7 @@ def test_a_broken_config_file_is_named_with_its_line(config_file, text, said):
 
 def test_help_lists_every_field_with_meaning_and_default(config_file, capsys):
     flag = config_file("""
-        from tests.test_settings import Config, Soft, Stage
+        from tests.engine.test_command_line import Config, Soft, Stage
         config = Config(batch_size=7, stages=(Stage(), Stage(losses=(Soft(0.25),))))
     """)
     with pytest.raises(SystemExit) as left:

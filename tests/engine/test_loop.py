@@ -46,7 +46,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path):
     def cut_short(*arguments):
         raise Cut
 
-    averaging = Optimiser(average=0.8)  # from before the cut to after it
+    averaging = Optimiser(swa_fraction=0.8)  # from before the cut to after it
     whole = train(tmp_path / "whole", optimiser=averaging)
     # The schedule depends on the number of steps, so the run is cut by force and not by asking for fewer.
     original = batches
@@ -163,7 +163,7 @@ def test_two_processes_give_the_losses_of_one(data: int, parameters: int, tmp_pa
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.train.two_processes", str(port), str(index), *arguments],
+            [sys.executable, "-m", "tests.engine.two_processes", str(port), str(index), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

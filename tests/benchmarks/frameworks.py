@@ -177,7 +177,7 @@ TRAINING: dict[str, Contestant] = {
         "torch, sdpa": partial(torch, attention="sdpa"),
     }.items()
 }
-CONTESTANTS: dict[str, dict[str, Contestant]] = {
+FRAMEWORKS: dict[str, dict[str, Contestant]] = {
     "train": TRAINING,
     "infer": {**TRAINING, "onnxruntime": onnxruntime},
     "text": {"bertjax": partial(bertjax_on_text, padded=False), "padded to max": partial(bertjax_on_text, padded=True)},

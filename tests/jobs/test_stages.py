@@ -89,7 +89,7 @@ def test_a_plan_names_the_stages_and_the_steps_of_those_that_learn():
         Finetune(epochs=2, batch_size=32),
         Distill(steps=7),
         quantize.Quantize(),
-        quantize.Quantize(learn="weights"),
+        quantize.Quantize(qat="ste"),
     )
     assert to_do(stages, 65) == "teacher (about 6 steps), student (about 7 steps), int8, int8 (about 9 steps)"
 

@@ -13,7 +13,7 @@ import pytest
 
 from bertjax.machine.signals import SIGNALS, Stopped, deferred, listening, obey
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 

@@ -23,7 +23,7 @@ from bertjax.report.card import write_card
 from bertjax.report.report import BAG_OF_WORDS, WITHOUT_TEACHER, read_report
 from bertjax.report.write import write_report
 from bertjax.text.tasks import Task
-from tests.measure.test_report import ROW, SCHEMA, assert_follows
+from tests.report.test_report import ROW, SCHEMA, assert_follows
 from tests.text.tiny import WHOLE, tiny_tokenizer
 from tests.tolerances import SAME_MATHS
 

@@ -73,13 +73,13 @@ class Shop:
         self.folder, self.broken, self.ran, self.measured = folder, set(), [], []
         patch.setattr("bertjax.machine.processor.processor_features", lambda: frozenset({"avx_vnni"}))
         patch.setattr(compress, "has_trained_head", lambda model, task: True)
-        patch.setattr("train.data.training_task", lambda data: Task(kind="classification"))
-        patch.setattr("train.data.tell_first", lambda data, model, task: ())
-        patch.setattr("train.data.has_labels", lambda data, task: True)
+        patch.setattr("bertjax.jobs.data.training_task", lambda data: Task(kind="classification"))
+        patch.setattr("bertjax.jobs.data.tell_first", lambda data, model, task: ())
+        patch.setattr("bertjax.jobs.data.has_labels", lambda data, task: True)
         patch.setattr(compress, "resolve_model", Path)
-        patch.setattr("train.budget.depth_of", lambda folder: 4)
+        patch.setattr("bertjax.jobs.budget.depth_of", lambda folder: 4)
         patch.setattr(compress, "exported", self.export)
-        patch.setattr("train.proof.prove", self.prove)
+        patch.setattr("bertjax.jobs.report.build_report", self.prove)
         patch.setattr(compress, "ship", lambda kept, report, out: self.measured.append(f"kept {kept.name}"))
         patch.setattr(compress, "show", lambda report: None)
         for stage in (Distill, Quantize, Finetune):

@@ -77,7 +77,7 @@ def work_done(out: Path) -> None:
     (out / "checkpoints" / "2" / "state").write_text("")
 
 
-START = Student(start="OTHER")
+START = Student(init_from="OTHER")
 RUNS: dict[str, tuple[Any, str, str]] = {
     "finetune": (finetune.Config(), "model", "model"),
     "finetune, a student's start": (finetune.Config(student=START), "other", "student.start"),

@@ -156,7 +156,7 @@ def test_processes_that_all_have_the_number_1_are_told_apart(tmp_path: Path, mon
 
 
 def test_only_the_first_of_several_processes_locks(tmp_path: Path, other, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(record, "is_first", lambda: False)
+    monkeypatch.setattr(record, "is_main_process", lambda: False)
     record.occupy(tmp_path / "out")
 
 

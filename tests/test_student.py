@@ -226,13 +226,13 @@ def test_as_a_distilbert_a_student_computes_the_same_from_texts_of_one_type(tmp_
 def test_a_student_begins_with_another_model_than_its_teacher(tmp_path: Path):
     bertjax.save(random_model("BertForMaskedLM", 7, num_hidden_layers=3, intermediate_size=24), tmp_path / "other")
     teacher = random_model("BertForSequenceClassification", 0, labels=("no", "yes"))
-    student = Student(num_hidden_layers=2, start=str(tmp_path / "other"), pairing=(0, 2)).initialise(teacher, 0)
+    student = Student(num_hidden_layers=2, init_from=str(tmp_path / "other"), pairing=(0, 2)).initialise(teacher, 0)
     other = bertjax.load(tmp_path / "other")
     assert student.config == teacher.config.replace(num_hidden_layers=2, intermediate_size=24)
     for ours, theirs in ((0, 0), (1, 2)):
         mine, source = (b.params["encoder"][f"layer_{i}"] for b, i in ((student, ours), (other, theirs)))
         np.testing.assert_array_equal(mine["ffn"]["output"]["kernel"], source["ffn"]["output"]["kernel"])
     with pytest.raises(UserError, match="no model folder at nowhere"):
-        Student(start="nowhere").initialise(teacher, 0)
+        Student(init_from="nowhere").initialise(teacher, 0)
     with pytest.raises(UserError, match="tokenizer is not the teacher's"):
-        Student(start=str(tmp_path / "other")).initialise(TEACHER, 0)
+        Student(init_from=str(tmp_path / "other")).initialise(TEACHER, 0)

@@ -57,17 +57,25 @@ def begins(*_, **__):
 
 
 def test_every_command_says_it_before_its_work_begins(work, tmp_path, capsys, monkeypatch):
-    for where in ("loop.fit", "quantize.train_rounded", "cut.cut", "log.Log", "compare.run_in_order"):
-        monkeypatch.setattr(f"train.{where}", begins)
+    for where in (
+        "engine.loop.fit",
+        "jobs.quantize.train_rounded",
+        "jobs.prune.prune_model",
+        "engine.log.Log",
+        "jobs.compare.run_in_order",
+    ):
+        monkeypatch.setattr(f"bertjax.{where}", begins)
     monkeypatch.setattr("bertjax.share.prune_vocabulary", begins)
     plain, headed, common = str(work / "plain"), str(work / "model" / "bundle"), {"data": data(work)}
     given = {"plain": {"model": plain, **common}, "headed": {"model": headed, **common}}
     student = {"student": Student(num_hidden_layers=1), "losses": (SoftTargets(),), "store": False}
     commands = {
         "finetune": lambda out: finetune.main(finetune.Config(out=out, **given["plain"])),
-        "runs": lambda out: finetune.main(finetune.Config(out=out, runs=2, **given["plain"])),
+        "runs": lambda out: finetune.main(finetune.Config(out=out, model_soup=2, **given["plain"])),
         "distill": lambda out: distill.main(distill.Config(out=out, **given["headed"], **student)),
-        "quantize": lambda out: quantize.main(quantize.Config(out=out, texts=8, activations="none", **given["headed"])),
+        "quantize": lambda out: quantize.main(
+            quantize.Config(out=out, calibration_examples=8, activations="none", **given["headed"])
+        ),
         "prune": lambda out: prune.main(prune.Config(out=out, neurons=0.5, **given["headed"])),
         "exits": lambda out: exits.main(exits.Config(out=out, **given["headed"])),
         "vocabulary": lambda out: vocabulary.main(vocabulary.Config(out=out, **given["headed"])),
