@@ -41,9 +41,9 @@ _HOMES = {
     "Patience": "policies",
     "Policy": "policies",
     "policy_of": "policies",
-    "SegmentedModel": "walk",
+    "SegmentedModel": "segments",
     "EarlyExitExecutor": "executors",
-    "segmented_model": "walk",
+    "segmented_model": "segments",
 }
 
 __all__ = [
