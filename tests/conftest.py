@@ -17,8 +17,9 @@ import tests.typecheck  # noqa: F401  (pyproject.toml names it as the checker of
 
 COMPILED = Path(tempfile.gettempdir()) / f"bertjax-tests-{getpass.getuser()}"
 
-# Whoever starts the suite under nohup ignores this one, and so would every process that a test starts.
+# A suite started under nohup or in the background of a shell ignores these two, and so would every process of a test.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))

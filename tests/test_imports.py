@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,13 @@ def test_every_public_name_arrives_when_it_is_asked_for():
     assert set(bertjax.__all__) <= set(dir(bertjax))
     for name in bertjax.__all__:
         assert getattr(bertjax, name) is not None
+
+
+@pytest.mark.parametrize("package", ["adaptive", "model", "quantize"])
+def test_names_that_a_room_imports_late_are_there(package: str):
+    room = importlib.import_module(f"bertjax.{package}")
+    for name in {*room.__all__, *room._HOMES}:
+        assert getattr(room, name) is not None
 
 
 def test_an_unknown_name_is_an_attribute_error():

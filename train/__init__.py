@@ -1,8 +1,7 @@
-"""The scripts. Each reads from top to bottom: config, data, models, objective, step, go.
+"""One script per command. A script's docstring is the command's help text; the work is in `bertjax.jobs`.
 
     bertjax finetune --model=demo --data.train=demo --data.eval=demo --out=runs/finetuned
 
-`bertjax finetune ...` is the same from anywhere. A script is a frozen dataclass `Config`, which train/settings.py turns
-into a command line, and a function `main(config)`. The library never trains; these files do, in plain loops to be read,
-copied and changed.
+`bertjax finetune ...` runs the same script from any folder. Its flags are the fields of
+`bertjax.recipes.finetune.Config`, and `bertjax.engine.command_line` reads them. No class is defined here.
 """

@@ -6,7 +6,7 @@ with its value and waits as arrays in the student's width; on the way back these
 attention are not kept at all, and not computed a second time either.
 
 Both are computed in a loop over parts of the arrays. To XLA a loop is one thing to do: as soon as anybody needs the
-value (see `train.step`), the gradient is there and the teacher's arrays are not.
+value (see `bertjax.learn.step`), the gradient is there and the teacher's arrays are not.
 
 What waits grows with the length of the texts, attention scores with its square. For six layers of width 384 that learn
 from twelve of 768, the terms add to a step's memory, counted in the student's attention scores of one layer: at 8 x 512
