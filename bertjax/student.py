@@ -74,7 +74,7 @@ class Student:
         if self.num_hidden_layers < 1:
             raise UserError(f"num_hidden_layers is {self.num_hidden_layers}; a student needs at least 1 layer.")
         if not self.init_from:
-            raise UserError("start is empty; expected teacher, random, or a model to begin with.")
+            raise UserError("init_from is empty; expected teacher, random, or a model to begin with.")
 
     def config(self, teacher: Any) -> Any:
         """The student's `BertConfig`, from the teacher's."""

@@ -132,7 +132,7 @@ layers_of_bert = replace(
 from_bert = replace(
     config,
     model="hf:bert-large-uncased",
-    student=replace(taught, start="runs/mobilebert-layers-of-bert/bundle"),
+    student=replace(taught, init_from="runs/mobilebert-layers-of-bert/bundle"),
     out="runs/mobilebert-from-bert",
 )
 

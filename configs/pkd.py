@@ -57,7 +57,7 @@ small = replace(
     config,
     model="runs/finetune/bundle",
     data=Data(train="demo", eval="demo", max_length=32),
-    student=replace(config.student, num_hidden_layers=3, start="demo"),
+    student=replace(config.student, num_hidden_layers=3, init_from="demo"),
     epochs=2,
     out="runs/pkd-small",
 )

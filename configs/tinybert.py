@@ -74,7 +74,7 @@ intermediate = distill.Config(
 
 prediction = replace(
     intermediate,
-    student=replace(intermediate.student, start="runs/tiny-layers/bundle"),
+    student=replace(intermediate.student, init_from="runs/tiny-layers/bundle"),
     losses=(SoftTargets(temperature=1.0, preset="tinybert"),),
     epochs=3,
     optimiser=Optimiser(learning_rate=3e-5),

@@ -83,7 +83,7 @@ def test_the_average_is_that_of_the_last_weights_and_changes_none(share: float, 
 
 
 IMPOSSIBLE = [
-    *({"learning_rate": 0}, {"warmup": 1.5}, {"clip": -1}, {"average": 2}),
+    *({"learning_rate": 0}, {"warmup": 1.5}, {"clip": -1}, {"swa_fraction": 2}),
     *({"b1": 1}, {"b2": 1.5}, {"epsilon": 0}, {"weight_decay": -1}),
 ]
 

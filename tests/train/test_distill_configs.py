@@ -232,8 +232,8 @@ def three_steps(work: Path, name: str, script: Any, **changes: Any) -> bertjax.B
     student = replace(config.student, num_hidden_layers=2)
     if student.hidden_size:
         student = replace(student, hidden_size=48, intermediate_size=32)
-    if student.start not in ("teacher", "random"):
-        student = replace(student, start=changes.pop("start"))
+    if student.init_from not in ("teacher", "random"):
+        student = replace(student, init_from=changes.pop("init_from"))
     script.main(replace(config, data=replace(config.data, **sources), student=student, **changes))
     last = [line for line in metrics(out) if "loss" in line][-1]
     assert all(last[f"loss/{i}_{type(loss).__name__}"] > 0 for i, loss in enumerate(config.losses))
@@ -258,7 +258,7 @@ def test_minilms_twin_leaves_an_encoder(work: Path):
 
 def test_pkds_twin_begins_with_layers_of_the_model_that_was_not_fine_tuned(work: Path):
     teacher, start = str(work / "teacher"), str(work / "words")
-    student = three_steps(work, "pkd:small", distill, model=teacher, start=start)
+    student = three_steps(work, "pkd:small", distill, model=teacher, init_from=start)
     words = [bertjax.load(folder).params["embeddings"]["word"]["embedding"] for folder in (start, teacher)]
     moved = [abs(student.params["embeddings"]["word"]["embedding"] - table).max() for table in words]
     assert moved[0] < 1e-3 < moved[1]
@@ -268,9 +268,9 @@ def test_tinyberts_twin_goes_through_all_stages(work: Path):
     general = three_steps(work, "tinybert:small_general", pretrain, model=str(work / "words"))
     assert general.config.hidden_size == 48
     teacher, start = str(work / "teacher"), str(work / "tinybert-small_general" / "bundle")
-    three_steps(work, "tinybert:small_intermediate", distill, model=teacher, start=start)
+    three_steps(work, "tinybert:small_intermediate", distill, model=teacher, init_from=start)
     start = str(work / "tinybert-small_intermediate" / "bundle")
-    student = three_steps(work, "tinybert:small_prediction", distill, model=teacher, start=start)
+    student = three_steps(work, "tinybert:small_prediction", distill, model=teacher, init_from=start)
     assert (student.config.hidden_size, student.config.labels) == (48, ("bad", "good"))
 
 
@@ -302,7 +302,7 @@ def test_mobileberts_twin_goes_through_all_stages(work: Path):
         np.testing.assert_array_equal(flatten(ours.params)[path], flatten(theirs.params)[path])
     assert (flatten(ours.params)["embeddings/layer_norm/scale"] == 1).all()
     assert last.student is not None
-    start = replace(last.student, start=str(work / "small_layers" / "bundle"))
+    start = replace(last.student, init_from=str(work / "small_layers" / "bundle"))
     pretrain.main(replace(last, model=folder, student=start))
     found = [line for line in metrics(work / "small") if "loss" in line][-1]
     assert found["loss/0_SoftWords"] > 0

@@ -90,7 +90,7 @@ def test_the_ablation_of_ranges_differs_in_who_shares_one_and_in_nothing_else():
     def parts(name: str) -> tuple[Any, ...]:
         stage = last_stage(name)
         encoder = [(path, format) for path, format in stage.weights if path.startswith("^encoder")]
-        same = [(path, dataclasses.replace(format, outputs=None)) for path, format in encoder]
+        same = [(path, dataclasses.replace(format, block_cols=None)) for path, format in encoder]
         rest = dataclasses.replace(stage, name="", weights=tuple(rule for rule in stage.weights if rule not in encoder))
         return {format.block_cols for _, format in encoder}, same, rest
 
