@@ -1,7 +1,8 @@
 """What every test runs under: eight simulated devices, no silent rank promotion, compiled programs kept between runs.
 
-The processes which tests start see one device, as a user does; they share the folder of compiled programs through the
-environment. It lies in the temporary folder of this machine because the programs are built for this processor.
+The processes which tests start see one device, as a user does. They share a folder of compiled programs through the
+environment; it lies in the temporary folder of this machine because the programs are built for this processor. Tests
+kill processes, also while they write there, so the programs of this process are kept in a folder beside it.
 """
 
 import getpass
@@ -23,7 +24,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -35,6 +36,8 @@ os.environ["XLA_FLAGS"] = f"{FLAGS or ''} --xla_backend_optimization_level=0"
 import jax  # noqa: E402  (reads the variables above when it is imported)
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"] + "-in-process")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.devices()  # reads the flags, which are for this process alone
 os.environ.pop("XLA_FLAGS") if FLAGS is None else os.environ.update(XLA_FLAGS=FLAGS)
 jax.config.update("jax_numpy_rank_promotion", "raise")

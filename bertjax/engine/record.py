@@ -53,7 +53,6 @@ def claim(out: Path, config: Any) -> bool:
     # Compiled programs are kept between runs: a resumed or repeated run starts in seconds.
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(compiled_dir()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     occupy(out)
     asked, record = to_dict(config), read_record(out)
     asked.pop("out", None)

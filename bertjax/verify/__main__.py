@@ -48,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
         parity=Path(given.parity) if given.parity else None,
         max_length=given.max_length,
         threads=given.threads,
-        rounds=given.rounds,
+        rounds=given.repeats,
         notify=lambda message: print(message, file=sys.stderr, flush=True),
     )
     failures = verdict(measured, bounds)
@@ -74,7 +74,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--metric", default="auto", help="the score that counts; the usual one of the kind")
     add("--max-length", metavar="N", type=int, default=512, help="longest input in tokens, if the model holds as many")
     add("--threads", metavar="N", type=int, default=1, help="processors that each model may use (default 1)")
-    add("--iterations", metavar="N", type=int, default=3, help="rounds of timing, three or more (default 3)")
+    add("--repeats", metavar="N", type=int, default=3, help="how often each model is timed, at least 3 (default 3)")
     return parser
 
 
