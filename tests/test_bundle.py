@@ -274,6 +274,7 @@ def test_parameters_that_do_not_fit_the_config_are_not_written(bundle, tmp_path)
 # --- open ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_module_and_parameters_are_ready_to_apply(bundle):
     """As in the README, with NumPy arrays and nothing compiled."""
     ids = np.array([[2, 5, 6, 3]])

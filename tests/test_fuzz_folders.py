@@ -278,6 +278,7 @@ def folders(tmp_path_factory) -> dict[Path, tuple[bertjax.Bundle, dict[str, Any]
     return both(tmp_path_factory.mktemp("folders"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_a_changed_folder_is_refused_in_plain_words_or_answers_as_before(seed, folders, tmp_path):
     outcomes, wrong = fuzz(seed, folders, tmp_path)

@@ -15,6 +15,7 @@ def snippets() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
 
 
+@pytest.mark.slow
 def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     labels = ("rotten", "fresh")
     newly_initialized = bertjax.load("demo", architecture="BertForSequenceClassification", labels=labels)

@@ -95,6 +95,7 @@ def test_a_narrower_student_begins_at_random_and_a_wider_ffn_is_refused():
         Student(num_hidden_layers=2, intermediate_size=64).initialise(TEACHER, seed=1)
 
 
+@pytest.mark.slow
 def test_stored_outputs_are_what_a_live_teacher_says(tmp_path: Path):
     encoded = made_up(random_lengths(21, 16))
     object.__setattr__(encoded, "ids", encoded.ids % 512)

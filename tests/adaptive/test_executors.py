@@ -105,6 +105,7 @@ def agree(found: ExitOutput, expected: ExitOutput) -> None:
     np.testing.assert_allclose(found.logits, expected.logits, **SAME_MATHS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exits", "changes", "rule"), CASES)
 def test_every_executor_gives_what_looking_afterwards_gives(exits, changes, rule):
     model, params = with_exits(exits, **changes)
@@ -117,6 +118,7 @@ def test_every_executor_gives_what_looking_afterwards_gives(exits, changes, rule
     agree(in_segments(walk, params, *inputs(batch)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranges", ["fixed", "token"])
 @pytest.mark.parametrize(("exits", "changes"), [(EVERY, {}), (Exits((-1, 1), reads="mean"), {}), (EVERY, ALBERT)])
 def test_inputs_are_rounded_in_the_ranges_of_the_layer_that_they_go_into(exits, changes, ranges):
@@ -154,6 +156,7 @@ def test_who_else_is_in_the_batch_changes_nothing():
         assert found.depths[:3].tolist() == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_survivors_of_several_batches_go_on_together(monkeypatch):
     """Of batches of three, of two lengths, those that reach a segment are as many full batches as they make, and one
     remainder."""
@@ -200,6 +203,7 @@ def test_open_exits_make_a_model_of_one_layer():
     np.testing.assert_allclose(found.logits, apply(model, params, tiny_batch(LENGTHS)).exit_logits[0], **SAME_MATHS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["position", "example"])
 @pytest.mark.parametrize("output", ["basic", "accumulated"])
 def test_halting_is_a_way_of_leaving(scope, output):

@@ -87,6 +87,7 @@ def test_a_model_with_exits_is_read_as_it_was_written_and_not_by_stock_code(tmp_
     assert any(path.startswith("exits/") for path in other.newly_initialized)
 
 
+@pytest.mark.slow
 def test_the_named_class_insists_on_exits():
     inputs = jnp.ones((1, 4), jnp.int32)
     with pytest.raises(UserError, match="needs exits"):
@@ -178,6 +179,7 @@ def test_alternating_trains_the_last_layer_in_even_steps_and_every_head_in_odd_o
     assert all(np.asarray(leaf).any() for leaf in flatten(loud["exits"]).values())
 
 
+@pytest.mark.slow
 def test_without_labels_an_exit_learns_what_the_last_layer_says():
     model, params = tiny(num_hidden_layers=3, exits=EVERY)
     objective = objective_of(EarlyExit(method="self_distil"), model, "classification")
@@ -191,6 +193,7 @@ def test_without_labels_an_exit_learns_what_the_last_layer_says():
         assert float(terms[name].total) == pytest.approx(float(divergence.sum()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_only_the_official_preset_drops_in_what_is_frozen():
     def loss(preset, key):
         model, params = tiny(num_hidden_layers=3, exits=EVERY, hidden_dropout_prob=0.5)

@@ -412,6 +412,7 @@ def test_donated_buffers_and_changed_arrays_are_saved_as_they_were(tmp_path):
         assert (restored.state["host"] == step - 1).all()
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_saving_goes_on_from_a_whole_step(tmp_path):
     """SIGKILL at random moments of writing, in a process that saves without pause; the next one goes on from there."""
     code = """

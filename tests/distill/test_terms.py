@@ -103,6 +103,7 @@ def test_patience_of_the_paper_is_a_sum_over_layers_and_width():
         np.testing.assert_allclose(value(PatientStates(preset=preset), SAME_WIDTH), mean, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hidden_states_of_tinyberts_code_count_padding_and_always_have_a_projection():
     term = HiddenStates(preset="official")
     rng = np.random.default_rng(0)

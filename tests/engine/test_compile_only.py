@@ -77,6 +77,7 @@ def test_a_state_that_cannot_fit_is_refused_before_anything_is_compiled(capsys: 
     assert said.endswith("so nothing was compiled\n  try --sharding.parameters=2\n")
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_program_that_the_compiler_refuses_does_not_fit(capsys: pytest.CaptureFixture):
     training = Config(compile_only="v5e:1x1", batch_size=4)
@@ -98,6 +99,7 @@ def test_a_program_that_the_compiler_refuses_does_not_fit(capsys: pytest.Capture
     assert re.search(r"does not fit: .*HBM.*\n  try --remat=True", said)
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_script_says_what_its_step_takes_and_leaves_nothing(described: Path, tmp_path: Path):
     out = tmp_path / "out"
@@ -132,6 +134,7 @@ def test_what_libtpu_does_not_know_is_answered(tmp_path: Path):
     assert done.stderr.startswith("--compile_only=v5e:3x5: libtpu knows no such slice.\nSlices are v5e or v6e: 1x1, ")
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_run_that_trains_nothing_has_no_step(described: Path, tmp_path: Path):
     flags = f"--model={described}", "--data.max_length=32", "--compile_only=v5e:2x2"

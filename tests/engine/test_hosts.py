@@ -91,6 +91,7 @@ def restarts(out: Path) -> list[int]:
     return [line["step"] for line in metrics(out) if line.get("event") == "restart"]
 
 
+@pytest.mark.slow
 def test_one_of_four_is_killed_and_all_begin_again_to_the_same_bits(work: Path, straight: Path):
     group = Group(2, *[flags(work, "killed", "--processes.patience=40")] * 4)
     group.until_saved(work / "killed", 8)
@@ -117,6 +118,7 @@ def stopped(work: Path) -> Path:
     return work / "stopped"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_checkpoint_of_four_goes_on_in_fewer(count: int, work: Path, straight: Path, stopped: Path):
     out = shutil.copytree(stopped, work / f"fewer-{count}")
@@ -130,6 +132,7 @@ def test_a_checkpoint_of_four_goes_on_in_fewer(count: int, work: Path, straight:
     np.testing.assert_allclose([ours[step] for step in theirs], list(theirs.values()), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named_by_the_others(work: Path):
     group = Group(1, *[flags(work, "hung", "--steps=4000", "--processes.patience=40")] * 2)
     group.until_saved(work / "hung", 8)
@@ -179,6 +182,7 @@ def test_who_holds_the_others_up_is_told():
         first.look_around(time.monotonic())
 
 
+@pytest.mark.slow
 def test_folders_that_are_not_one_are_refused_by_all(work: Path):
     (work / "elsewhere").mkdir()
     for code, said in Group(1, flags(work, "here"), flags(work, "elsewhere/there")).end():
@@ -186,6 +190,7 @@ def test_folders_that_are_not_one_are_refused_by_all(work: Path):
         assert "is not the folder that the first process sees" in said
 
 
+@pytest.mark.slow
 def test_hosts_of_a_slice_find_each_other(work: Path):
     """By what Google's clusters tell them, read by jax as on a TPU."""
     with socket.socket() as free:

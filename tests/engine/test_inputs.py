@@ -220,6 +220,7 @@ def test_texts_of_a_folder_and_names_that_are_no_files(work: Path):
     assert inputs({"data": {"train": "tfds:glue/sst2/train", "eval": "nowhere.tsv"}, "model": "nowhere"}) == {}
 
 
+@pytest.mark.slow
 def test_a_cut_distillation_does_not_go_on_with_another_teacher(work: Path, monkeypatch):
     config = distill.Config(
         model=str(work / "model"),

@@ -39,6 +39,7 @@ def losses(folder: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in metrics(folder) if "loss" in line}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path):
     class Cut(Exception):
         pass
@@ -72,6 +73,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path):
     assert [line["step"] for line in metrics(tmp_path / "cut") if line.get("event") == "restart"] == [10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_that_comes_while_metrics_are_read_loses_no_step(number: int, tmp_path: Path, monkeypatch):
     write = Log.metrics
@@ -115,6 +117,7 @@ def test_a_signal_in_the_last_step_ends_the_run_with_that_step_stored(place: str
     jax.tree.map(np.testing.assert_array_equal, train(tmp_path / "cut", save_every=100), whole)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_continues_on_one(tmp_path: Path):
     whole = train(tmp_path / "one")
     train(tmp_path / "many", sharding=Sharding(2, 4))
@@ -135,6 +138,7 @@ def test_a_profile_holds_the_steps_that_were_asked_for(tmp_path: Path):
         Training(profile="5")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_with_the_last_good_state(tmp_path: Path):
     def breaks(params, extra, state, batch, step, key):
         terms, state = objective(params, extra, state, batch, step, key)
@@ -153,6 +157,7 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path):
         train(tmp_path / "odd", batch_size=12, sharding=Sharding(8, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "parameters"), [(4, 1), (1, 4)])
 def test_two_processes_give_the_losses_of_one(data: int, parameters: int, tmp_path: Path):
     train(tmp_path / "one", optimiser=Optimiser(clip=1.0))

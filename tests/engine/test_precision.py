@@ -77,6 +77,7 @@ def step_of(config: BertConfig) -> Iterator[Any]:
     return equations(jax.make_jaxpr(make_step(objective, optimiser, jax.random.key(0)))(state, batch, {}).jaxpr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_products_are_in_bfloat16_and_sums_in_float32(name: str):
     products, sums = 0, 0
@@ -133,6 +134,7 @@ def test_a_product_in_bfloat16_is_that_of_the_rounded_numbers_and_so_are_its_gra
         np.testing.assert_allclose(found.astype(np.float32), expected, **last_digit)
 
 
+@pytest.mark.slow
 def test_a_program_for_a_tpu_is_the_same_wherever_it_is_made():
     def barriers(kind: str) -> int:
         with made_for(kind):

@@ -81,6 +81,7 @@ class WithoutVnni:
         return [in_16_bits(left, right)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixed", [True, False], ids=["MatMul", "MatMulInteger"])
 @pytest.mark.parametrize(("rules", "weights"), [(INT8, "int8"), (full_int8(INT8), "uint8")])
 def test_what_ships_is_exact_in_this_runtime_and_without_vnni(rules, weights, fixed, tmp_path, monkeypatch):
@@ -123,6 +124,7 @@ def test_a_runtime_that_multiplies_wrongly_is_named_with_the_cure(fixed, tmp_pat
     export(tmp_path / "model", "onnx", tmp_path / "out", weights="uint8")
 
 
+@pytest.mark.slow
 def test_a_file_that_is_wrong_is_a_defect_of_one_layer(tmp_path):
     right = quantised()
     other = init_params(CONFIG, 0)

@@ -103,6 +103,7 @@ def integers(folder: Path) -> bertjax.Bundle:
     return dataclasses.replace(whole, config=config.replace(quantization=rounded), params=params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [plain, several_labels, distilbert, albert, ragged, integers])
 def test_another_client_labels_as_predict_does(make: Any, tmp_path: Path):
     bundle = make(tmp_path / "model")

@@ -66,6 +66,7 @@ def run(model: Any, inputs: Any) -> np.ndarray:
     return np.stack(outputs, axis=-1) if len(outputs) == 2 and outputs[0].ndim == 2 else outputs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_file_computes_what_jax_does(name: str):
     config = MODELS[name]
@@ -148,6 +149,7 @@ def quantised(activation: Activation, weights: Format = INT8) -> Bundle:
     return Bundle(config.replace(quantization=rounded), params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [Activation(8, -3.0, 4.0), Activation()], ids=["fixed", "token"])
 def test_integers_compute_what_they_do_in_jax(activation: Activation, tmp_path):
     bundle = quantised(activation)
@@ -221,6 +223,7 @@ def test_an_exported_folder_is_checked_and_complete(folder, tmp_path, to: Any):
     np.testing.assert_allclose(given, expected_output(bundle, inputs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_stablehlo_needs_jax_and_nothing_of_ours(folder, tmp_path):
     export(folder, "stablehlo", tmp_path / "out")
     ids = np.array([[2, 6, 7, 3]], np.int32)
@@ -244,6 +247,7 @@ print(jax.jit(program.call)(weights, ids, np.ones_like(ids), np.zeros_like(ids))
     np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_wrong_export_is_an_error_and_leaves_no_folder(folder, tmp_path, monkeypatch):
     from bertjax.export import folder as module
 
@@ -259,6 +263,7 @@ def test_a_wrong_export_is_an_error_and_leaves_no_folder(folder, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_wrote_and_what_is_wrong(folder, tmp_path):
     command = [sys.executable, "-m", "bertjax.cli", "export", str(folder)]
     done = subprocess.run([*command, f"--out={tmp_path / 'a'}"], cwd=ROOT, capture_output=True, text=True)

@@ -278,6 +278,7 @@ def test_a_bound_below_zero_and_an_export_in_the_middle_are_refused():
         Config(stages=(Finetune(), Export(), Distill()))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_budget_that_nothing_keeps_ends_with_3_and_the_best_try(tmp_path):
     write_model(tmp_path / "model")

@@ -92,6 +92,7 @@ def rows(out: Path) -> dict[str, dict]:
     return {row["name"]: row for row in json.loads((out / "report.json").read_text())["rows"]}
 
 
+@pytest.mark.slow
 def test_the_table_holds_what_the_bundles_answer(whole: Path, suite: Config):
     lines = [line.split("\t") for line in Path(suite.data.eval).read_text().splitlines()[1:]]
     texts, gold = [text for text, _ in lines], np.array([label for _, label in lines])
@@ -113,6 +114,7 @@ def test_the_table_holds_what_the_bundles_answer(whole: Path, suite: Config):
     assert found["steps"]["latency_ms"] == found["no_teacher"]["latency_ms"]  # one shape, one measurement
 
 
+@pytest.mark.slow
 def test_costs_are_counted(whole: Path):
     found = rows(whole)
     assert found["no_teacher"]["passes"] == found["steps"]["passes"] == 10 * 16  # 48 rows are 3 full batches of 16
@@ -120,6 +122,7 @@ def test_costs_are_counted(whole: Path):
     assert found["more_epochs"]["passes"] == (10 + 30 + 3) * 16  # the teacher's training, and asking it once
 
 
+@pytest.mark.slow
 def test_a_row_may_prune_the_teacher_and_round_what_is_left(whole: Path):
     """Instead of the student's shape; rounding without training has no share of the budget."""
     row, folder = rows(whole)["pruned"], whole / "rows" / "pruned" / "seed1"
@@ -133,6 +136,7 @@ def test_a_row_may_prune_the_teacher_and_round_what_is_left(whole: Path):
     assert row["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_more_text_is_no_more_budget(whole: Path, suite: Config):
     row, steps = rows(whole)["more_text"], whole / "rows" / "more_text" / "seed1" / "2-student"
     lines = (steps.parent / "1-augmented" / "augmented.jsonl").read_text().splitlines()
@@ -158,6 +162,7 @@ def test_what_is_asked_of_every_row_stands_over_what_its_stages_say(suite: Confi
                 assert (stage.dtype, stage.batch_size, stage.seed) == ("bfloat16", 8, 1)
 
 
+@pytest.mark.slow
 def test_a_failed_row_is_reported_and_the_rest_is_there(whole: Path):
     wild = rows(whole)["wild"]
     assert wild["score"] is None
@@ -167,6 +172,7 @@ def test_a_failed_row_is_reported_and_the_rest_is_there(whole: Path):
     assert "**wild**, seed 1, failed: the loss or its gradient was not finite" in text
 
 
+@pytest.mark.slow
 def test_a_row_run_alone_has_the_same_bits(whole: Path, suite: Config, tmp_path: Path):
     compare.main(replace(suite, row="steps/seed1", out=str(tmp_path)))
     assert weights(folder(tmp_path, 1)) == weights(folder(whole, 1))
@@ -175,6 +181,7 @@ def test_a_row_run_alone_has_the_same_bits(whole: Path, suite: Config, tmp_path:
     assert [path.name for path in (tmp_path / "rows").iterdir()] == ["steps"]
 
 
+@pytest.mark.slow
 def test_nothing_that_was_finished_was_done_again(whole: Path):
     for place in (folder(whole, 0), folder(whole, 1, "1-layers"), whole / "teacher" / "1-teacher"):
         assert [line["event"] for line in metrics(place) if line.get("event") in ("start", "restart")] == ["start"]

@@ -92,6 +92,7 @@ def printed(steps: list[tuple[str, str]]) -> dict[str, list[str]]:
     return {what: shlex.split(command) for what, command in steps}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paired", [False, True])
 def test_the_next_steps_of_a_compression_run_as_they_are_printed(paired: bool, tmp_path: Path, timeless, capsys):
     config, models, task = found(tmp_path, paired, "config")
@@ -129,6 +130,7 @@ def test_the_next_steps_of_a_compression_run_as_they_are_printed(paired: bool, t
     assert bertjax.load(made[-1].folder).config.depth == 2
 
 
+@pytest.mark.slow
 def test_without_a_student_one_of_half_of_the_layers_is_proposed_and_taught(tmp_path: Path):
     config, models, task = found(tmp_path, True, "plain")
     words = printed(next_steps(config, models, task))["Teach a student of half of the layers"]

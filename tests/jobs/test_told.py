@@ -91,6 +91,7 @@ def test_every_command_says_it_before_its_work_begins(work, tmp_path, capsys, mo
     assert "eval.tsv" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_cut_left_out_and_seen_before(work, tmp_path, capsys):
     evaluate.main(evaluate.Config(str(work / "model" / "bundle"), (), data(work), str(tmp_path)))
     check(capsys.readouterr().err)

@@ -63,6 +63,7 @@ def one_update(tx, given: dict, micro_batches: int = 1) -> tuple:
     return step(init_state(params(), {}, {}, tx), given, {})
 
 
+@pytest.mark.slow
 def test_the_step_equals_a_plain_optax_loop():
     # Plain descent: Adam would divide rounding by rounding where a gradient is 0.
     tx, given = optax.sgd(0.1), jax.tree.map(jnp.asarray, batch())
@@ -80,6 +81,7 @@ def test_the_step_equals_a_plain_optax_loop():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME_MATHS), state.params, expected["params"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [2, 4])
 def test_uneven_micro_batches_give_the_same_update(micro_batches: int):
     # Filler rows and lengths are spread unevenly, so a mean of means would differ.
@@ -90,6 +92,7 @@ def test_uneven_micro_batches_give_the_same_update(micro_batches: int):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts.params, whole.params)
 
 
+@pytest.mark.slow
 def test_a_mean_of_means_would_be_noticed():
     given = batch()
     _, whole = one_update(optax.sgd(0.1), given)
@@ -97,6 +100,7 @@ def test_a_mean_of_means_would_be_noticed():
     assert abs(np.mean(halves) - float(whole["loss"])) > 1e-4
 
 
+@pytest.mark.slow
 def test_garbage_in_filler_rows_changes_nothing():
     tx, given = optax.sgd(0.1), batch()
     spoiled = {name: array.copy() for name, array in given.items()}
@@ -107,6 +111,7 @@ def test_garbage_in_filler_rows_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, clean.params, other.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "parameters"), [(1, 1), (2, 1), (8, 1), (1, 2), (1, 8), (2, 4)])
 def test_devices_give_the_same_losses_over_twenty_steps(data: int, parameters: int):
     losses = losses_on(Sharding(data, parameters), steps=20)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import resource, statistics, sys
 from bertjax.machine.allocator import keep_freed_memory
@@ -25,6 +27,7 @@ def page_faults(mode: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_compiled_call_finds_the_memory_of_earlier_calls():
     """Pages of 4 KiB: 4,096 for each array of the call."""
     assert page_faults("default") > 4_000

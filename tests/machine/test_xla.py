@@ -48,6 +48,7 @@ def test_a_bound_pass_is_compiled_once_for_all_who_bind_the_same_model():
     assert traced == [2.0, 3.0]
 
 
+@pytest.mark.slow
 def test_bytes_are_multiplied_by_who_can_however_many_there_are():
     sizes: dict[str, Any] = {
         "hidden_size": 64,

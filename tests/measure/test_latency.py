@@ -81,6 +81,7 @@ def test_a_process_that_dies_is_quoted():
         measure_latency({"good": runtime("Sleeper"), "broken": runtime("Crashing")}, TEXTS)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_ended():
     with pytest.raises(RuntimeError, match="no answer in 3 s"):
         measure_latency({"x": runtime("Hanging")}, TEXTS, timeout_s=3.0)
@@ -111,6 +112,7 @@ def test_fewer_than_three_rounds_and_no_texts_are_refused():
         measure_latency({"x": runtime("Sleeper")}, [])
 
 
+@pytest.mark.slow
 def test_one_process_does_where_the_device_allows_no_more():
     timing = measure_latency({"x": runtime("Sleeper")}, TEXTS, isolated=False)["x"]
     assert np.isfinite(timing.throughput_per_s)

@@ -91,6 +91,7 @@ def assert_same(plain: Any, fused: Any, params: Any, inputs: Any, gates: Any = N
     jax.tree.map(close, computed(fused, params, inputs, gates), computed(plain, params, inputs, gates))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("length", [21, 128, 600])
 def test_the_tpu_kernel_computes_what_the_plain_path_does(length: int, packed: bool):
@@ -103,6 +104,7 @@ def test_it_does_so_with_larger_heads(head_size: int):
     assert_same(*models(head_size=head_size, num_hidden_layers=1), batch(2, 40, packed=True))
 
 
+@pytest.mark.slow
 def test_it_does_so_in_bfloat16():
     """As near to float32 as the plain path in bfloat16 is."""
     plain, fused, params = models(num_hidden_layers=1)
@@ -244,6 +246,7 @@ for dtype, length, devices, parts, heads, remat in (
 """
 
 
+@pytest.mark.slow
 def test_a_tpu_compiler_takes_the_whole_step_on_four_devices():
     """Ahead of time, for chips that are not here: forward and backward kernels of a packed fine-tuning step, with the
     batch and the parameters divided, in micro-batches and with rematerialisation."""

@@ -319,6 +319,7 @@ def test_a_product_sees_every_site_once_and_replaces_it(architecture):
     assert doubled.hidden_states[-1].shape == (3, 7, 12)
 
 
+@pytest.mark.slow
 def test_the_order_of_the_scores_is_a_matter_of_speed_alone():
     model, params = tiny()
     segments = np.arange(7)[None].repeat(3, axis=0) // 3

@@ -252,6 +252,7 @@ def test_how_much_padding_follows_changes_nothing_and_whether_any_does_only_by_i
     np.testing.assert_allclose(apply(model, params, bare).logits, apply(model, params, batch).logits, **SAME_MATHS)
 
 
+@pytest.mark.slow
 def test_rematerialisation_and_pieces_change_nothing():
     model, params = tiny(**MOBILE)
     batch = tiny_batch()

@@ -47,6 +47,7 @@ def test_nothing_but_the_cost_tells_that_the_first_row_was_computed_apart(archit
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME_MATHS), apart, together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", BATCHES)
 def test_gradients_through_the_first_row_and_through_all_rows_are_the_same_as_together(batch):
     model, params = of("BertForSequenceClassification")
@@ -82,6 +83,7 @@ def test_packed_rows_of_one_text_and_single_columns():
     assert apply(model, params, single).logits.shape == (3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [{}, {"cls_positions": np.zeros((2, 1), np.int32)}])
 @pytest.mark.parametrize("remat", [False, True])
 def test_a_step_that_uses_the_logits_alone_pays_for_one_row_of_the_last_layer(remat, places):

@@ -166,6 +166,7 @@ def test_gradients_equal_torch(architecture, seed, tmp_path):
     assert_gradients_equal(bundle, gradients, torch_gradients(model, batch, labels))
 
 
+@pytest.mark.slow
 def test_gradients_of_the_real_weights_equal_torch(tmp_path):
     bundle = bertjax.load("demo", architecture="BertForSequenceClassification", labels=("rotten", "fresh"))
     bertjax.save(bundle, tmp_path / "demo")

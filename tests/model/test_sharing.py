@@ -159,6 +159,7 @@ def test_no_parameter_exists_that_no_step_uses():
 # --- dropout and rematerialisation -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_a_shared_layer_drops_something_else_at_every_step(remat):
     """Its update would otherwise miss the same units all the way up."""
@@ -171,6 +172,7 @@ def test_a_shared_layer_drops_something_else_at_every_step(remat):
             assert np.abs(outputs[later] - outputs[earlier]).max() > 1e-3, (earlier, later)
 
 
+@pytest.mark.slow
 def test_rematerialisation_of_shared_layers_changes_neither_values_nor_gradients():
     def loss_and_gradients(remat: bool):
         model, params = shared("all", remat=remat)

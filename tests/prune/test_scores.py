@@ -169,6 +169,7 @@ def test_magnitude_of_heads_and_neurons_by_a_loop():
             np.testing.assert_allclose(neurons[step][neuron], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["heads", "neurons"])
 def test_activity_is_over_real_tokens_alone(part: Any):
     found = activity(MODEL, PARAMS, BATCHES, part)

@@ -130,6 +130,7 @@ def test_padding_never_enters_a_range(how, mixed):
         assert padded[site].high == pytest.approx(activation.high, abs=1e-5), site
 
 
+@pytest.mark.slow
 def test_ranges_are_those_of_the_hidden_states(mixed, ranges):
     config, params = mixed
     found = [applied(config, params, batch(seed=s)).hidden_states for s in range(3)]

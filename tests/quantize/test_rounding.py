@@ -25,6 +25,7 @@ MATRICES = arrays(np.float32, st.tuples(st.integers(1, 7), st.integers(1, 7)), e
 NORMAL = np.random.default_rng(0).normal(size=(12, 10)).astype(np.float32)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(MATRICES, st.sampled_from(FORMATS))
 def test_every_number_comes_back_within_half_a_step(x, format):

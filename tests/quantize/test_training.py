@@ -30,6 +30,7 @@ ROUNDINGS = roundings_of(CONFIG, PARAMS, MIXED)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learned", [False, True])
 def test_the_model_that_ships_is_the_one_that_was_trained(learned):
     scales = first_scales(PARAMS, ROUNDINGS, "least_squares") if learned else None

@@ -70,6 +70,7 @@ def report(folders):
     return measure_bundles(entries, LABELS, TEXTS, **where, max_length=8, sample=12)
 
 
+@pytest.mark.slow
 def test_rows_hold_what_each_measurement_says(report, folders):
     teacher, student, _, words = report.rows
     assert [row.score for row in report.rows] == [np.mean(p == LABELS) for p in PREDICTIONS.values()]
@@ -91,6 +92,7 @@ def test_rows_hold_what_each_measurement_says(report, folders):
     assert {"python", "jax", "flax", "bertjax", "scikit-learn"} <= report.versions.keys()
 
 
+@pytest.mark.slow
 def test_student_is_compared_with_the_baseline_and_both_honest_rows(report):
     assert [(c.row, c.other) for c in report.comparisons] == [("student", n) for n in PREDICTIONS if n != "student"]
     alone = report.comparisons[1]
@@ -99,6 +101,7 @@ def test_student_is_compared_with_the_baseline_and_both_honest_rows(report):
     assert alone.difference == pytest.approx(np.mean(student == LABELS) - np.mean(other == LABELS))
 
 
+@pytest.mark.slow
 def test_flips_are_texts_that_one_of_the_two_gets_right(report):
     assert {flip.row for flip in report.flips} == {"student"}
     assert any(flip.baseline_label == flip.gold for flip in report.flips)
@@ -110,6 +113,7 @@ def test_flips_are_texts_that_one_of_the_two_gets_right(report):
         assert shown in [tuple(TASK.labels[side[i]] for side in sides) for i in rows]
 
 
+@pytest.mark.slow
 def test_a_bundle_in_bfloat16_is_a_bundle(folders):
     """Its flipped texts are shown, and its program is one with that of the same shape in the same dtype alone."""
     student = Entry("student", folders / "student", PREDICTIONS["student"], runtime="jax-bfloat16")
@@ -122,6 +126,7 @@ def test_a_bundle_in_bfloat16_is_a_bundle(folders):
     assert program(student) == program(again) != program(dataclasses.replace(again, runtime="jax"))
 
 
+@pytest.mark.slow
 def test_report_is_written_and_read_back(report, folders):
     write_report(report, folders)
     content = json.loads((folders / "report.json").read_text())
@@ -132,6 +137,7 @@ def test_report_is_written_and_read_back(report, folders):
     assert read_report(folders / "report.json").rows == report.rows
 
 
+@pytest.mark.slow
 def test_card_says_to_the_hub_and_to_people_what_was_measured(report, folders):
     command = "bertjax compress --config=quickstart"
     path = write_card(
@@ -174,6 +180,7 @@ def test_a_baseline_that_is_not_measured_is_refused(folders):
         measure_bundles([Entry("x", folders, [1])], [1], ["a"], task=TASK, baseline="gold", source="")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "metric", "pipeline"),
     [("tokens", "entity_f1", "token-classification"), ("qa", "squad_f1", "question-answering")],

@@ -69,6 +69,7 @@ def test_a_missing_word_is_spelled_with_what_is_left(pruned):
     assert "".join(map(str, row[1:-1])).replace("##", "") == "unfathomably"
 
 
+@pytest.mark.slow
 def test_the_model_computes_exactly_what_it_did_on_the_corpus(demo, pruned, texts):
     trained = [dataclasses.replace(bundle, newly_initialized=()) for bundle in (demo, pruned)]
     before, after = (bundle.predict(texts[:32]).probabilities for bundle in trained)
@@ -88,6 +89,7 @@ def test_the_folder_opens_here_and_in_transformers_with_the_same_ids(pruned, tex
     assert opened.config.vocab_size == back.config.vocab_size
 
 
+@pytest.mark.slow
 def test_the_output_layer_of_masked_words_loses_the_same_pieces(texts):
     demo = bertjax.load("demo", architecture="BertForMaskedLM")
     small = prune_vocabulary(demo, texts[:20])
@@ -100,6 +102,7 @@ def test_the_output_layer_of_masked_words_loses_the_same_pieces(texts):
     np.testing.assert_allclose(after[0][:, new], before[0][:, old], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_cannot_follow_the_text_is_refused(demo):
     with pytest.raises(bertjax.UserError, match="has no tokenizer"):
         prune_vocabulary(dataclasses.replace(demo, tokenizer=None), ["a"])

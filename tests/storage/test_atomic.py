@@ -48,6 +48,7 @@ def written(place: Path) -> int:
     return int(value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 def test_killed_at_any_line_the_old_folder_or_the_new_one_stands_there(tmp_path: Path):
     place, moment, old, seen = tmp_path / "run" / "bundle", 0, 0, []
@@ -64,6 +65,7 @@ def test_killed_at_any_line_the_old_folder_or_the_new_one_stands_there(tmp_path:
     assert seen == sorted(seen)  # first the old one, then the new one
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 def test_killed_at_any_line_of_the_first_time_nothing_is_in_the_way_of_the_second(tmp_path: Path):
     place, moment = tmp_path / "run" / "bundle", 0
@@ -88,6 +90,7 @@ def cut_between_renames(place: Path) -> Path:
     return debris
 
 
+@pytest.mark.slow
 def test_who_puts_the_old_folder_back_may_be_killed_too(tmp_path: Path):
     place, moment, work = tmp_path / "run" / "bundle", 0, True
     while work:
@@ -112,6 +115,7 @@ def marked(folder: Path) -> int:
     return int(np.unique(flatten(loaded.params)[WORDS]).item())
 
 
+@pytest.mark.slow
 def test_killed_at_any_file_of_a_save_a_model_opens_and_the_next_one_is_saved(tmp_path: Path):
     bundle = bertjax.load(write_model(tmp_path / "model"))
     place, moment, old, seen = tmp_path / "place" / "bundle", 0, 0, []
@@ -126,6 +130,7 @@ def test_killed_at_any_file_of_a_save_a_model_opens_and_the_next_one_is_saved(tm
     assert len(seen) > 10
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_file_leaves_the_old_model_and_one_sentence(tmp_path: Path, monkeypatch):
     bundle = bertjax.load(write_model(tmp_path / "model"))
     place, moment, said = tmp_path / "place" / "bundle", 0, "once"
@@ -232,6 +237,7 @@ def test_a_link_stays_and_its_destination_is_replaced(tmp_path: Path):
     assert os.listdir(tmp_path / "disk") == ["there"]
 
 
+@pytest.mark.slow
 def test_a_file_is_written_by_processes_of_one_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "getpid", lambda: 1)
     file = tmp_path / "run.json"

@@ -79,6 +79,7 @@ def test_a_flipped_bit_in_any_file_of_an_export_is_named(exported: Path, tmp_pat
     manifest.check(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float", "integers", "onnx"])
 def test_of_thirty_random_bits_each_is_found_and_its_array_named(
     bundle: Path, exported: Path, tmp_path: Path, kind: str

@@ -31,6 +31,7 @@ def content(place: str) -> dict[str, str]:
     return {name: (paths.as_path(place) / name).read_text() for name in paths.names(place)}
 
 
+@pytest.mark.slow
 def test_a_folder_is_replaced_as_a_whole_and_added_to_file_by_file(place: str):
     with paths.atomic_folder(place) as folder:
         (folder / "config.json").write_text("1")

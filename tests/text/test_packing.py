@@ -58,6 +58,7 @@ def test_padding_and_unused_slots_are_inert():
         assert batch["attention_mask"][~padding].all()
 
 
+@pytest.mark.slow
 def test_a_model_says_of_a_packed_example_what_it_says_of_it_alone():
     data = made_up(LENGTHS[:30])
     config = BertConfig(

@@ -357,6 +357,7 @@ def test_a_broken_connection_is_made_again_on_the_same_machine(cloud: Cloud):
     assert len(cloud.asked("bertjax pretrain")) == 2
 
 
+@pytest.mark.slow
 def test_a_run_does_not_hang_on_the_connection(cloud: Cloud):
     """The commands for a worker, run for real: a broken connection leaves the run alone, and the next one finds it."""
     cloud.write("states", "ACTIVE")
@@ -384,6 +385,7 @@ def test_a_run_whose_worker_was_lost_is_made_again_on_the_same_machine(cloud: Cl
     assert "a worker of mine was lost" in done.stdout
 
 
+@pytest.mark.slow
 def test_slow_answers_are_waited_for(cloud: Cloud):
     cloud.write("slow", "0.5")
     cloud.write("coming", *["WAITING_FOR_RESOURCES"] * 3, "ACTIVE")

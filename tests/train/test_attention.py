@@ -16,6 +16,7 @@ from bertjax.recipes.data import Data
 from tests.train.tiny import metrics, write_model, write_table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_run_with_the_tpu_kernel_learns_as_the_plain_one(packed: bool, tmp_path: Path, monkeypatch, capfd):
     monkeypatch.setattr(pallas, "pallas_call", partial(pallas.pallas_call, interpret=True))

@@ -43,6 +43,7 @@ GENERAL = {
 OF_A_TASK = {"pkd": 66_955_008, "tinybert:intermediate": 14_350_248, "tinybert:prediction": 14_350_248}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GENERAL)
 def test_a_recipe_for_raw_text_has_the_published_size_and_can_be_traced(name: str):
     config, (architecture, size) = load_config(name, pretrain.Config), GENERAL[name]
@@ -109,6 +110,7 @@ def test_mobileberts_teacher_is_the_published_one_and_its_step_can_be_traced():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MOBILE)
 def test_mobilebert_has_the_published_size_and_its_stages_can_be_traced(name: str):
     config, (teacher, learnt) = load_config(name, pretrain.Config), MOBILE[name]
@@ -240,6 +242,7 @@ def three_steps(work: Path, name: str, script: Any, **changes: Any) -> bertjax.B
     return bertjax.load(out / "bundle")
 
 
+@pytest.mark.slow
 def test_distilberts_twin_makes_a_stock_distilbert(work: Path):
     student = three_steps(work, "distilbert:small", pretrain, model=str(work / "words"))
     assert (student.config.model_type, student.config.architecture) == ("distilbert", "DistilBertForMaskedLM")
@@ -251,11 +254,13 @@ def test_a_teacher_whose_head_was_never_trained_is_refused(work: Path):
         three_steps(work, "distilbert:small", pretrain, model=str(work / "teacher"), out=str(work / "untrained"))
 
 
+@pytest.mark.slow
 def test_minilms_twin_leaves_an_encoder(work: Path):
     student = three_steps(work, "minilm:small_v2", pretrain, model=str(work / "words"))
     assert (student.config.architecture, student.config.hidden_size) == ("BertModel", 48)
 
 
+@pytest.mark.slow
 def test_pkds_twin_begins_with_layers_of_the_model_that_was_not_fine_tuned(work: Path):
     teacher, start = str(work / "teacher"), str(work / "words")
     student = three_steps(work, "pkd:small", distill, model=teacher, init_from=start)
@@ -264,6 +269,7 @@ def test_pkds_twin_begins_with_layers_of_the_model_that_was_not_fine_tuned(work:
     assert moved[0] < 1e-3 < moved[1]
 
 
+@pytest.mark.slow
 def test_tinyberts_twin_goes_through_all_stages(work: Path):
     general = three_steps(work, "tinybert:small_general", pretrain, model=str(work / "words"))
     assert general.config.hidden_size == 48
@@ -274,6 +280,7 @@ def test_tinyberts_twin_goes_through_all_stages(work: Path):
     assert (student.config.hidden_size, student.config.labels) == (48, ("bad", "good"))
 
 
+@pytest.mark.slow
 def test_mobileberts_twin_goes_through_all_stages(work: Path):
     """Words are learnt, then each of two layers in a step of its own, then words again, and what came of it is a stock
     MobileBERT. Embeddings and head of the student are the teacher's until the last stage."""

@@ -23,6 +23,7 @@ def write_headed(folder: Path) -> str:
     return str(folder / "model" / "bundle")
 
 
+@pytest.mark.slow
 def test_text_to_score_on_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture):
     """No training text, and so no bag of words; the demo, which is the default, has other labels."""
     data = Data(eval=str(write_table(tmp_path / "eval.tsv", 20)), max_length=16)
@@ -32,6 +33,7 @@ def test_text_to_score_on_is_enough(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "without --data.train no bag of words" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_exported_file_and_bfloat16_stand_beside_a_model_and_the_file_is_no_baseline(tmp_path: Path):
     model = write_headed(tmp_path)
     export_once(model, tmp_path / "file" / "bundle")

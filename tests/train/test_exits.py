@@ -44,6 +44,7 @@ def straight(work: Path) -> Path:
     return work / "straight"
 
 
+@pytest.mark.slow
 def test_the_frozen_model_stays_bit_for_bit_and_the_exits_learn(work: Path, straight: Path):
     before, after = (bertjax.load(folder / "bundle") for folder in (work / "tuned", straight))
     assert after.config.exits is not None
@@ -54,6 +55,7 @@ def test_the_frozen_model_stays_bit_for_bit_and_the_exits_learn(work: Path, stra
     assert np.abs(new["exits/exit_0/classifier/kernel"] - old["classifier/kernel"]).max() > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_bits(work: Path, straight: Path):
     stopped = flags(work, "stopped", "--steps=6")
     half = work / "stopped" / "checkpoints"
@@ -71,6 +73,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(work: Path, straight: Pa
     assert weights(work / "stopped") == whole == weights(straight)
 
 
+@pytest.mark.slow
 def test_a_calibrated_model_leaves_early_wherever_it_is_loaded(work: Path, straight: Path):
     out = work / "early"
     run(
@@ -122,6 +125,7 @@ def test_mistakes_end_in_one_line(work: Path, script: str, more: tuple[str, ...]
     assert len(done.stderr.strip().splitlines()) <= 5
 
 
+@pytest.mark.slow
 def test_the_text_that_chose_is_not_reported_on(work: Path, straight: Path):
     same = [f"--held_out={work / 'eval.tsv'}", f"--data.eval={work / 'eval.tsv'}", "--data.max_length=16"]
     done = run("calibrate", f"--model={straight / 'bundle'}", *same, f"--out={work / 'same'}", check=False)
@@ -149,6 +153,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", CHANGES)
 def test_whoever_changes_a_model_forgets_when_its_texts_left(how: str, work: Path, early: Path, tmp_path: Path, capsys):
     script, flags = CHANGES[how]
@@ -163,12 +168,14 @@ def test_whoever_changes_a_model_forgets_when_its_texts_left(how: str, work: Pat
     assert "its threshold is forgotten" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_arithmetic_of_a_model_that_leaves_early_is_not_that_of_all_its_layers(straight: Path, early: Path):
     whole, leaves = (costs(Entry("one", str(folder), np.zeros(1)), 8) for folder in (straight / "bundle", early))
     assert whole["flops_per_example"] > 0
     assert leaves["flops_per_example"] is None
 
 
+@pytest.mark.slow
 def test_no_program_is_exported_that_could_not_let_a_text_leave(early: Path, tmp_path: Path):
     for target in ("stablehlo", "huggingface", "onnx"):
         with pytest.raises(bertjax.UserError, match="lets each text leave at an exit of its own"):
@@ -181,6 +188,7 @@ def test_impossible_numbers_are_refused_at_the_door(wrong: str):
         parse(calibrate.Config, [wrong])
 
 
+@pytest.mark.slow
 def test_batches_are_not_timed_where_there_is_none(work: Path, early: Path, tmp_path: Path):
     text = [f"--held_out={work / 'held-out.tsv'}", f"--data.eval={work / 'eval.tsv'}", "--data.max_length=16"]
     asked = ["--rule=margin", "--bound=1", "--sample=5", f"--out={tmp_path / 'out'}"]

@@ -61,6 +61,7 @@ def qa(path: Path) -> dict:
     return {"train": path.with_suffix(".json")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [classification_of_pairs, regression, multi_label, tokens, qa])
 def test_a_kind_of_task_is_trained_distilled_and_answered(kind, tmp_path: Path):
     model = write_model(tmp_path / "model")
@@ -86,6 +87,7 @@ def test_a_kind_of_task_is_trained_distilled_and_answered(kind, tmp_path: Path):
         assert {"regression": float, "qa": str}.get(kind.__name__, str) is type(predicted.labels[0])
 
 
+@pytest.mark.slow
 def test_what_looks_inside_the_teacher_learns_from_a_stored_and_from_a_live_one(tmp_path: Path):
     """The first step's losses are the same, but for the half precision of what is stored."""
     model, fields = write_model(tmp_path / "model"), classification_of_pairs(tmp_path / "data")

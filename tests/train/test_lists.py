@@ -30,6 +30,7 @@ def straight(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_stopped_after_three_steps_and_started_again_the_bits_are_the_same(straight: Path):
     out = straight.parent / "stopped"
     command = script("lists", *FLAGS, f"--out={out}")
@@ -46,6 +47,7 @@ def test_stopped_after_three_steps_and_started_again_the_bits_are_the_same(strai
     assert weights(out / "depth-2") == weights(straight / "depth-2")
 
 
+@pytest.mark.slow
 def test_the_bundle_loads_and_the_report_holds_what_was_measured(straight: Path):
     bundle = bertjax.load(straight / "bundle")
     assert json.loads((straight / "bundle" / "config.json").read_text())["model_type"] == "bertjax"
@@ -67,6 +69,7 @@ def thought(price: float, out: Path) -> float:
     return float(answers(bundle.model, bundle.params, [batch]).steps.mean())
 
 
+@pytest.mark.slow
 def test_a_higher_price_means_fewer_rounds(tmp_path: Path):
     assert thought(10.0, tmp_path / "dear") < thought(0.01, tmp_path / "cheap") == 3
 

@@ -81,6 +81,7 @@ def assert_packing_changes_nothing(model: Any, params: Any, encoded: Encoded, ro
     assert found[0][0] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_examples_have_the_loss_and_the_gradient_of_single_ones(kind, family):
@@ -89,6 +90,7 @@ def test_packed_examples_have_the_loss_and_the_gradient_of_single_ones(kind, fam
     assert_packing_changes_nothing(build(config), init_params(config, 1), made_up(LENGTHS, kind), ROW)
 
 
+@pytest.mark.slow
 def test_a_real_model_on_real_text_is_taught_alike_packed_and_not():
     task = infer_task("demo")
     bundle = bertjax.load("demo", architecture="BertForSequenceClassification", labels=task.labels)
@@ -112,6 +114,7 @@ def test_an_example_in_a_packed_row_weighs_what_it_weighs_alone():
     chex.assert_trees_all_close(*(loss_and_gradient(model, params, "tokens", b) for b in (packed, alone)), **SAME)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [classification_of_pairs, tokens])
 def test_a_packed_run_is_trained_and_distilled_to_the_end(kind, tmp_path: Path, capsys):
     """From stored outputs and from a live teacher the first step's loss is the same."""
@@ -168,6 +171,7 @@ def one_by_one(model: Any, params: Any, encoded: Encoded, tags: list[list[str]])
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lengths", "every", "row"),
     [
@@ -211,6 +215,7 @@ def refusal(script: Any, tmp_path: Path, **fields: Any) -> str:
     return str(raised.value)
 
 
+@pytest.mark.slow
 def test_what_cannot_share_a_row_is_refused_before_training(tmp_path: Path):
     questions = str(qa(tmp_path / "questions")["train"])
     table = str(write_table(tmp_path / "train.tsv", 16))

@@ -81,6 +81,7 @@ def torch_losses(model, batches: list[dict], rate) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_fifty_steps_give_the_losses_of_albert_in_torch(text: str, tmp_path: Path):
     fields = {"vocab_size": PIECES, "type_vocab_size": 2, "max_position_embeddings": LONGEST, "layer_norm_eps": 1e-12}
     none = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"), 0.0)
@@ -134,6 +135,7 @@ def close(a: Any, b: Any) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(text: str, model, packed: bool):
     batch = next(pretraining_batches(rows_of(text), 8, packed=packed))
@@ -174,6 +176,7 @@ def test_logits_at_chosen_places_are_those_of_the_whole_row(text: str, model):
     np.testing.assert_allclose(chosen, jnp.take_along_axis(whole, places, axis=1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_held_out_numbers_are_what_a_plain_loop_counts(text: str, model):
     module, params = model
     rows = rows_of(text)
@@ -222,6 +225,7 @@ def straight(text: str, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_a_bundle_numbers_and_its_pace(straight: Path):
     bundle = bertjax.load(straight / "bundle")
     assert (bundle.config.architecture, bundle.newly_initialized) == ("AlbertForPreTraining", ())
@@ -238,6 +242,7 @@ def test_a_finished_run_leaves_a_bundle_numbers_and_its_pace(straight: Path):
     assert 0 < line["share_of_peak"] < 1
 
 
+@pytest.mark.slow
 def test_the_result_is_a_stock_albert_that_can_be_fine_tuned(straight: Path, tmp_path: Path):
     import transformers
 
@@ -247,6 +252,7 @@ def test_the_result_is_a_stock_albert_that_can_be_fine_tuned(straight: Path, tmp
     assert bundle.newly_initialized == ("classifier/bias", "classifier/kernel")
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_bits(text: str, straight: Path, tmp_path: Path):
     command = flags(text, tmp_path / "cut", "--steps=40")
     with subprocess.Popen(script("pretrain", *command), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
@@ -262,6 +268,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(text: str, straight
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_it_continues_from_any_bundle_packed_with_lamb_in_bfloat16(text: str, straight: Path, tmp_path: Path):
     out = tmp_path / "more"
     lamb = Optimiser(rule="lamb", learning_rate=1e-3)
@@ -275,6 +282,7 @@ def test_it_continues_from_any_bundle_packed_with_lamb_in_bfloat16(text: str, st
     assert weights(out) != weights(straight)
 
 
+@pytest.mark.slow
 def test_a_bert_of_words_alone_is_pre_trained_too(text: str, tmp_path: Path):
     model = write_model(tmp_path / "model")
     main(small(text, model=str(model), vocab_size=None, sentences="none", steps=2, out=str(tmp_path / "out")))
@@ -310,6 +318,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_ends_in_a_few_clear_lines(case: str, text: str, tmp_path: Path):
     more, expected = MISTAKES[case]

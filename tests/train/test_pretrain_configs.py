@@ -30,6 +30,7 @@ def test_a_recipe_has_the_published_number_of_parameters(name: str):
     assert count(abstract_params(shape.replace(architecture="AlbertModel"))) == SIZES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["base", "xxlarge"])  # the latter with remat; the others are deeper, and no different
 def test_the_whole_step_of_a_recipe_can_be_traced(name: str):
     config, shape = recipe(name)

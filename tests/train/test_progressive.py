@@ -77,6 +77,7 @@ def first_phase(path: str) -> int:
     return 0 if path.startswith("embeddings/") else LAYERS
 
 
+@pytest.mark.slow
 def test_each_phase_changes_only_what_it_should(states: list[Any]):
     for step, ((before, found), (after, _)) in enumerate(pairwise(states)):
         phase = step // 2
@@ -95,6 +96,7 @@ def test_each_phase_changes_only_what_it_should(states: list[Any]):
         assert bool(waiting) == (phase < LAYERS)
 
 
+@pytest.mark.slow
 def test_all_phases_are_one_program_and_a_run_that_was_cut_ends_with_the_same_bits(
     config: distill.Config, states: list[Any]
 ):
@@ -141,6 +143,7 @@ THIN = mobile_config("base", num_hidden_layers=2, intra_bottleneck_size=4, **TIN
 WIDE = mobile_config("teacher", num_hidden_layers=3, intra_bottleneck_size=16, **TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shallow", "deep"), [(SMALL.replace(num_hidden_layers=2), SMALL), (THIN, WIDE)], ids=["BERT", "MobileBERT"]
 )

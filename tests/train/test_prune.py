@@ -57,6 +57,7 @@ def shapes(bundle: Any) -> list[tuple[int, int]]:
     return [step.shape for step in bundle.config.depth_steps()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["importance", "official", "magnitude", "random"])
 def test_heads_go_over_all_layers(work: Path, score: Any):
     bundle = pruned(work, f"heads-{score}", heads=0.5, criterion=score, finetune_after=False)
@@ -66,6 +67,7 @@ def test_heads_go_over_all_layers(work: Path, score: Any):
     assert bundle.config.head_size == 4
 
 
+@pytest.mark.slow
 def test_of_a_model_that_no_task_has_trained_parts_go_by_magnitude_alone(work: Path):
     untrained = write_model(work / "untrained", architecture="BertModel", num_attention_heads=4)
     smaller = pruned(
@@ -81,6 +83,7 @@ def test_of_a_model_that_no_task_has_trained_parts_go_by_magnitude_alone(work: P
         pruned(work, "seeing", model=str(untrained), heads=0.5, criterion="magnitude")
 
 
+@pytest.mark.slow
 def test_neurons_go_in_rounds_and_in_multiples_and_the_score_is_won_back(work: Path):
     bundle = pruned(work, "neurons", heads=0.25, neurons=0.6, criterion="activity", iterations=2, multiple=4)
     neurons = [one for _, one in shapes(bundle)]
@@ -101,10 +104,12 @@ def test_neurons_go_in_rounds_and_in_multiples_and_the_score_is_won_back(work: P
     assert weights(work / "neurons") == kept
 
 
+@pytest.mark.slow
 def test_a_layer_goes(work: Path):
     assert len(shapes(pruned(work, "layer", layers=0.5, finetune_after=False))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "given", "expected"), [("global", 0.7, 0.7), ("2:4", 0.0, 0.5)])
 def test_weights_stay_zero_through_recovery_and_rounding(work: Path, pattern: Any, given: float, expected: float):
     bundle = pruned(work, f"weights-{pattern[0]}", weights=given, pattern=pattern)
@@ -120,6 +125,7 @@ def test_weights_stay_zero_through_recovery_and_rounding(work: Path, pattern: An
         assert all((np.asarray(integers[path].values)[~mask] == 0).all() for path, mask in masks.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("qat", ["off", "ste", "lsq"])
 def test_zeros_stay_zeros_from_pruning_through_distillation_into_the_integers(work: Path, qat: Any):
     """Large steps, decay and momentum: what is under a mask does move, and is never seen."""
@@ -143,6 +149,7 @@ def test_zeros_stay_zeros_from_pruning_through_distillation_into_the_integers(wo
         np.testing.assert_array_equal(np.asarray(integers[path].values)[gone], 0)
 
 
+@pytest.mark.slow
 def test_zeros_are_not_kept_in_a_format_that_has_none(work: Path):
     asymmetric = ((r"layer_1/ffn/output/kernel$", Format(4, "asymmetric")), *INT8)
     given: Any = {"model": str(work / "whole" / "bundle"), "data": data(work), "out": str(work / "refused")}
@@ -156,6 +163,7 @@ KEPT = {"global": 0.7, "matrix": 0.7, "row": 0.7, "2:4": 0.5}
 GRADUAL = {"pruning_end": 0.9, "steps": 9, "save_every": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", KEPT)
 def test_weights_go_while_the_rest_learns_exactly_as_many_as_asked(work: Path, pattern: Any):
     out = f"gradual-{pattern[0]}"
@@ -173,6 +181,7 @@ def test_weights_go_while_the_rest_learns_exactly_as_many_as_asked(work: Path, p
             assert (rows.sum(axis=1) == int(KEPT[pattern] * rows.shape[1])).all(), path
 
 
+@pytest.mark.slow
 def test_masks_are_in_the_checkpoint_so_that_a_run_that_was_cut_ends_with_the_same_bits(work: Path):
     recipe = {"weights": 0.7, "pattern": "matrix", **GRADUAL}
     out = work / "cut-short"
@@ -189,6 +198,7 @@ def test_masks_are_in_the_checkpoint_so_that_a_run_that_was_cut_ends_with_the_sa
     assert weights(out) == straight
 
 
+@pytest.mark.slow
 def test_as_many_parts_go_as_make_it_so_fast(work: Path, monkeypatch):
     """Time by the arithmetic, which does not depend on who else works on this machine."""
 
@@ -210,6 +220,7 @@ def test_as_many_parts_go_as_make_it_so_fast(work: Path, monkeypatch):
         pruned(work, "too-fast", speedup=40.0, criterion="magnitude", finetune_after=False)
 
 
+@pytest.mark.slow
 def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkeypatch):
     texts, whole = Examples(["the film a fine story", "very dull"]), work / "whole" / "bundle"
     ms = {whole: 9.0, work / "smaller": 6.0}
@@ -224,6 +235,7 @@ def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkey
     assert prune.measure_speedup(str(whole), work / "smaller", texts, 16) == 1.5
 
 
+@pytest.mark.slow
 def test_what_makes_no_sense_is_refused(work: Path):
     for given, said in (
         ({"heads": 1.0}, "--heads=1.0: expected a part of the whole"),
@@ -243,6 +255,7 @@ def test_what_makes_no_sense_is_refused(work: Path):
             pruned(work, "nothing", **given)
 
 
+@pytest.mark.slow
 def test_the_honest_row_beside_a_pruned_model_is_the_same_model_without_a_teacher(work: Path):
     stage = prune.Prune(heads=0.5, steps=7, batch_size=8)
     alone, begins = without_teacher([Done(stage, Data(), Path("stages/2-pruned/bundle"))], "demo")

@@ -40,6 +40,7 @@ def flags(work: Path, out: str, *more: str) -> list[str]:
     return [f"--model={work / 'float' / 'bundle'}", *data, f"--out={work / out}", *more]
 
 
+@pytest.mark.slow
 def test_a_model_is_quantised_without_training(work: Path):
     done = run("quantize", *flags(work, "int8"))
     assert "accuracy" in done.stderr + done.stdout
@@ -64,6 +65,7 @@ def quantised(work: Path, out: str, **recipe) -> None:
     quantize.main(config)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_ends_with_the_same_bits(work: Path):
     """Learned scales are trained and do not ship, so they have to be in the checkpoint."""
     recipe = {"qat": "lsq", "save_every": 3, "steps": 6, "optimiser": Optimiser(learning_rate=0.001)}
@@ -78,6 +80,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(work: Path):
     assert [line["step"] for line in metrics(work / "cut") if line.get("event") in ("start", "restart")] == [0, 3]
 
 
+@pytest.mark.slow
 def test_mixed_bits_are_learned_in_place(work: Path):
     rules = (
         (r"embeddings/word/embedding", Format(4, block_rows=1, block_cols=None)),
@@ -129,6 +132,7 @@ def test_who_teaches_has_a_trained_head_and_reads_the_same_pieces(work: Path):
 CHOICES = tuple(Format(bits, "asymmetric", block_cols=6) for bits in (2, 4, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sensitivity", "dtype"), [("loss", "float32"), ("curvature", "bfloat16")])
 def test_bits_are_given_where_they_are_needed_and_only_so_many(work: Path, sensitivity: Any, dtype: Any):
     write_table(work / "many.tsv", 330, seed=2)
@@ -170,6 +174,7 @@ def test_bits_are_given_where_they_are_needed_and_only_so_many(work: Path, sensi
         quantize.main(dataclasses.replace(config, mean_bits=0.5, out=str(work / "too-small")))
 
 
+@pytest.mark.slow
 def test_the_curvature_needs_ten_batches(work: Path):
     with pytest.raises(UserError, match="gives 3 batches; the curvature needs 10"):
         quantised(work, "curved", mean_bits=3.0, sensitivity="curvature")

@@ -71,6 +71,7 @@ def last_stage(name: str) -> Any:
     return dataclasses.replace(load_config(f"qbert_sst2:{name}", compress.Config).stages[-1], weight_range="min_max")  # type: ignore[type-var]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLER)
 def test_a_whole_bundle_is_so_much_smaller_on_the_disk(name: str, minilm: Bundle, tmp_path, monkeypatch):
     """Whatever the layers turn out to bear: the dearest three bits that the mean allows are the largest file."""

@@ -41,6 +41,7 @@ def params(folder: Path) -> dict[str, np.ndarray]:
     return flatten(bertjax.load(folder / "bundle").params)
 
 
+@pytest.mark.slow
 def test_it_is_the_mean_of_what_the_seeds_give_alone(asked: Config, tmp_path: Path, monkeypatch):
     normal = finetune.main
 
@@ -66,6 +67,7 @@ def test_it_is_the_mean_of_what_the_seeds_give_alone(asked: Config, tmp_path: Pa
     assert starts == ["start", "start"]  # what was finished before the interruption was not done again
 
 
+@pytest.mark.slow
 def test_what_it_cost_is_the_cost_of_all_runs(asked: Config):
     out = Path(asked.out)
     finetune.main(asked)
@@ -77,6 +79,7 @@ def test_what_it_cost_is_the_cost_of_all_runs(asked: Config):
     assert worked_seconds(out) == pytest.approx(sum(worked_seconds(out / f"run{n}") for n in (0, 1)))
 
 
+@pytest.mark.slow
 def test_as_a_stage_it_leaves_a_bundle_like_any_other(asked: Config, tmp_path: Path):
     stage = Finetune(steps=2, batch_size=16, model_soup=2)
     stage.run(Context(asked.model, asked.data, str(tmp_path / "stage")))

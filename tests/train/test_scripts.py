@@ -41,6 +41,7 @@ def straight(work: Path) -> Path:
     return work / "straight"
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_a_bundle_and_its_metrics(straight: Path):
     lines = metrics(straight)
     assert [line["step"] for line in lines if line.get("event") == "checkpoint"] == [2, 4, 6]
@@ -52,12 +53,14 @@ def test_a_finished_run_leaves_a_bundle_and_its_metrics(straight: Path):
     assert record["training_step_bytes"] > 0
 
 
+@pytest.mark.slow
 def test_the_same_command_again_leaves_a_finished_run_alone(work: Path, straight: Path):
     before = weights(straight)
     assert "finished already" in run("finetune", *finetune_flags(work, "straight")).stderr
     assert weights(straight) == before
 
 
+@pytest.mark.slow
 def test_another_command_on_the_same_folder_is_refused(work: Path, straight: Path):
     done = run("finetune", *finetune_flags(work, "straight", "--seed=1"), check=False)
     assert done.returncode == 2
@@ -73,6 +76,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_continues_to_the_same_bits(work: Path, straight: Path):
     flags = finetune_flags(work, "stopped")
     with start(work, "finetune", flags) as process:
@@ -86,6 +90,7 @@ def test_sigterm_saves_and_the_run_continues_to_the_same_bits(work: Path, straig
     assert weights(work / "stopped") == weights(straight)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_compression_ends_with_the_same_bits(work: Path):
     config = work / "trial.py"
     config.write_text(TRIAL)
@@ -154,6 +159,7 @@ config = Config(stages=(
 """
 
 
+@pytest.mark.slow
 def test_unlabelled_text_is_enough_to_distil(work: Path, straight: Path):
     recipe = ["--student.num_hidden_layers=1", "--steps=4", "--optimiser.learning_rate=0.01"]
     flags = [f"--model={straight / 'bundle'}", *common(work, "unlabelled.tsv"), *recipe, f"--out={work / 'quiet'}"]
@@ -161,6 +167,7 @@ def test_unlabelled_text_is_enough_to_distil(work: Path, straight: Path):
     assert bertjax.load(work / "quiet" / "bundle").config.num_hidden_layers == 1
 
 
+@pytest.mark.slow
 def test_a_loss_from_a_users_own_file_distils_and_is_recorded(work: Path, straight: Path):
     config = work / "own.py"
     config.write_text(OWN_LOSS)
@@ -193,6 +200,7 @@ config = Config(steps=10, losses=(SoftTargets(), LogitLength()))
 """
 
 
+@pytest.mark.slow
 def test_a_block_that_halts_by_itself_is_distilled_pays_for_its_steps_and_predicts(work: Path, straight: Path):
     config = work / "universal.py"
     config.write_text(UNIVERSAL)
@@ -215,6 +223,7 @@ config = Config(steps=40, student=student, ponder=10.0, optimiser=Optimiser(lear
 """
 
 
+@pytest.mark.slow
 def test_predict_labels_lines_from_standard_input(straight: Path):
     done = run("predict", f"--model={straight / 'bundle'}", input="the lovely film\n\na dull story\n")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
@@ -222,6 +231,7 @@ def test_predict_labels_lines_from_standard_input(straight: Path):
     assert all(abs(sum(answer["probabilities"].values()) - 1) < 1e-3 for answer in answers if answer["text"])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_and_says_where(work: Path):
     done = run("finetune", *finetune_flags(work, "burst", "--optimiser.learning_rate=1e30"), check=False)
     assert done.returncode == 2

@@ -62,6 +62,7 @@ def resumed(work: Path, bucket: Storage) -> Storage:
     return bucket
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_a_bucket_ends_with_the_bits_of_an_uncut_one_on_this_machine(resumed: Storage, uncut: Path):
     assert resumed.objects["run/bundle/model.safetensors"].content == weights(uncut)
     record, local = json.loads(resumed.objects["run/run.json"].content), json.loads((uncut / "run.json").read_text())
@@ -72,6 +73,7 @@ def lines_of(bucket: Storage, out: str) -> list[dict]:
     return [json.loads(line) for line in bucket.objects[f"{out}/metrics.jsonl"].content.splitlines()]
 
 
+@pytest.mark.slow
 def test_its_metrics_show_the_restart_and_lack_nothing_that_a_checkpoint_promised(resumed: Storage, uncut: Path):
     lines = lines_of(resumed, "run")
     start, restart = [line for line in lines if line.get("event") in ("start", "restart")]
@@ -87,6 +89,7 @@ def test_its_metrics_show_the_restart_and_lack_nothing_that_a_checkpoint_promise
     assert len(boards) == 2
 
 
+@pytest.mark.slow
 def test_the_finished_command_again_does_nothing(resumed: Storage):
     before = {name: stored.generation for name, stored in resumed.objects.items()}
     done = run("finetune", *flags("gs://bucket", "run"))
@@ -94,12 +97,14 @@ def test_the_finished_command_again_does_nothing(resumed: Storage):
     assert before == {name: stored.generation for name, stored in resumed.objects.items()}
 
 
+@pytest.mark.slow
 def test_another_command_on_the_same_place_is_refused(resumed: Storage):
     done = run("finetune", *flags("gs://bucket", "run", "--seed=1"), check=False)
     assert done.returncode == 2
     assert "seed: 0 -> 1" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_compression_in_a_bucket_leaves_stages_a_report_and_what_ships(work: Path, bucket: Storage):
     config = work / "trial.py"
     config.write_text(TRIAL)
@@ -146,6 +151,7 @@ config = Config(stages=(
 """
 
 
+@pytest.mark.slow
 def test_a_model_in_a_bucket_is_measured_and_asked(resumed: Storage, work: Path):
     place = "gs://bucket/run/bundle"
     data = ["--data.train=gs://bucket/train.tsv", "--data.eval=gs://bucket/eval.tsv", "--data.max_length=16"]
@@ -165,6 +171,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_about_a_bucket_ends_in_a_few_clear_lines(case: str, work: Path):
     more, expected = MISTAKES[case]

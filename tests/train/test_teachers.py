@@ -62,6 +62,7 @@ def test_the_mean_of_losses_teaches_the_mean_of_probabilities():
     np.testing.assert_allclose(jax.grad(mean)(jnp.array(student)), np.asarray(logits.grad), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_teachers_of_any_shape_teach_together_each_with_stored_outputs_of_its_own(work: Path):
     config = distill.Config(
         model=str(work / "one"),
@@ -109,6 +110,7 @@ def test_teachers_who_speak_of_other_things_are_refused(work: Path, tmp_path: Pa
         distill.main(distill.Config(out=str(tmp_path / "out"), **given))
 
 
+@pytest.mark.slow
 def test_a_student_may_be_the_next_ones_teacher_and_the_baseline_has_its_shape(work: Path):
     """A teacher assistant (Mirzadeh et al. 2020) is a stage in between."""
     stages = (

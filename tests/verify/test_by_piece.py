@@ -136,6 +136,7 @@ def test_a_tagger_is_scored_by_its_entities_and_held_against_its_bundle(tagger: 
     assert any("entity F1" in line for line in lines(found, []))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("timeless")
 def test_answers_are_scored_over_all_windows_and_held_against_the_bundle(reader: Path):
     found = compared(reader)
@@ -190,6 +191,7 @@ def test_tags_called_by_each_others_names_are_recognised(tagger: Path):
     assert "97.1% of its answers are OLD's if its classes are called otherwise" in failure.causes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DATA)
 def test_neither_needs_a_framework(kind: str, request, tmp_path: Path):
     """The whole command in a process that can import no jax, on two copies of a file beside which no bundle lies."""

@@ -73,6 +73,7 @@ finally:
     return done
 
 
+@pytest.mark.slow
 def test_a_copy_passes(folder: Path, quick: Path, data: Path, tmp_path):
     copy = write_onnx(folder / "copy", arrays())
     argv = [str(copy), "--against", str(quick), f"--data={data}", "--max-drop=1", "--max-mb=1"]
@@ -83,6 +84,7 @@ def test_a_copy_passes(folder: Path, quick: Path, data: Path, tmp_path):
     assert "90.00 (8" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_int8_file_that_is_slower_than_its_float_file_is_refused_and_told_why(folder: Path, data: Path, tmp_path):
     """A quarter of the bytes and every answer the same, but the word table stands behind a DequantizeLinear, as tools
     leave it that quantise whatever they find: each call widens all of it to read a dozen rows."""
@@ -104,6 +106,7 @@ def test_an_int8_file_that_is_slower_than_its_float_file_is_refused_and_told_why
     assert "100.00% of the texts alike" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_slow_large_wrong_and_boasting_model_is_refused_for_each(folder: Path, quick: Path, data: Path, tmp_path):
     spoilt = arrays(30)
     spoilt["head"] = spoilt["head"][:, :1] * np.ones(2, np.float32)
@@ -224,6 +227,7 @@ def test_what_cannot_be_measured_ends_with_code_two(folder, quick, data, argv, s
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_export_is_held_against_the_bundle_that_it_names_in_jax(folder: Path, data: Path, timeless: None):
     """A bundle that is OLD as well runs once."""
     model, params = tiny(vocab_size=len(VOCABULARY), max_position_embeddings=40, labels=LABELS)
@@ -262,6 +266,7 @@ def test_weights_in_a_file_called_report_weigh_what_they_weigh(folder: Path, qui
     assert "MB; at most 1 were asked for" in failure.what
 
 
+@pytest.mark.slow
 def test_a_file_with_one_corrupted_weight_is_refused(folder: Path, quick: Path, data: Path, timeless: None):
     """One bit of one number. Score, bytes and time have nothing against it: its digest has, and the bundle."""
     import onnx  # pyright: ignore[reportMissingImports]  (an extra)
