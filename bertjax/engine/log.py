@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.engine.hosts import is_main_process
+from bertjax.engine.tensorboard import Board
 from bertjax.errors import UserError
 from bertjax.storage.paths import is_remote, send
 
@@ -29,8 +30,6 @@ class Log:
     """
 
     def __init__(self, folder: Path, label: str, total: int, start: int | None = None, quiet: bool = False):
-        from tensorboardX import SummaryWriter
-
         self._bucket, self._quiet = (folder if is_remote(folder) else None), quiet
         if self._bucket is not None:
             folder = Path(tempfile.mkdtemp(prefix="bertjax-"))
@@ -39,14 +38,15 @@ class Log:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._file = Path(os.devnull if quiet else folder / "metrics.jsonl").open("a", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(str(folder / "tensorboard"), write_to_disk=not quiet, flush_secs=30)
+        self._board = None if quiet else Board(folder / "tensorboard")
         self._progress = None if start is None or quiet else Progress(label, total, start)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Numbers of one step."""
         self._write({"step": step, **values})
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.scalar(name, value, step)
 
     def event(self, event: str, step: int, **details: Any) -> None:
         """Something that happened: start, restart, checkpoint, stop."""
@@ -67,7 +67,8 @@ class Log:
         if self._progress is not None:
             self._progress.close()
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
         if self._bucket is not None:
             self.keep()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -76,7 +77,6 @@ class Log:
         """Whatever happens to this machine now, what was said so far is not lost with it."""
         if self._bucket is None or self._quiet:
             return
-        self._board.flush()
         try:
             send(self._folder, self._bucket)
         except OSError as error:
