@@ -21,19 +21,6 @@ from bertjax.params import flatten, put_step, step_params, unflatten
 FIT_ROWS = 1024
 """Texts that a fit looks at, from all over the sample."""
 
-THIN = (
-    "model_type",
-    "architecture",
-    "intra_bottleneck_size",
-    "bottleneck_attention",
-    "num_feedforward_networks",
-    "hidden_act",
-    "normalization_type",
-    "hidden_dropout_prob",
-    "dense_pooler",
-)
-"""Fields of a config that make a MobileBERT's layers and head, whatever its sizes."""
-
 
 @dataclass(frozen=True)
 class Student:
@@ -85,11 +72,14 @@ class Student:
         changes["num_hidden_groups"] = min(teacher.num_hidden_groups, self.num_hidden_layers)
         head = teacher.architecture.removeprefix(PREFIXES[teacher.model_type])
         if self.family == "mobilebert":
-            thin = mobile_config("base", architecture=PREFIXES["mobilebert"] + head)
-            taken = THIN if teacher.model_type == "mobilebert" else (*THIN, "embedding_size", "trigram_input")
-            changes = {name: getattr(thin, name) for name in taken} | changes
-            if self.bottleneck_size is not None:
-                changes["intra_bottleneck_size"] = self.bottleneck_size
+            given = {} if self.bottleneck_size is None else {"intra_bottleneck_size": self.bottleneck_size}
+            names = ["model_type", "architecture", "hidden_act", "hidden_dropout_prob", "bottleneck"]
+            if teacher.bottleneck:
+                given |= {name: getattr(teacher.bottleneck, name) for name in ("trigram_input", "main_norm_eps")}
+            else:
+                names.append("embedding_size")
+            mobile = mobile_config("base", architecture=PREFIXES["mobilebert"] + head, **given)
+            changes = {name: getattr(mobile, name) for name in names} | changes
         elif self.family and self.family != teacher.model_type:
             if teacher.model_type != "bert" or head not in ("Model", "ForMaskedLM"):
                 raise UserError(

@@ -23,7 +23,7 @@ A module is a description; its parameters are a plain nested dict beside it:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bertjax.model.config import BertConfig, LayerConfig, mobile_config, universal_config
+from bertjax.model.config import BertConfig, BottleneckConfig, LayerConfig, mobile_config, universal_config
 from bertjax.model.depth import ExitRule, Exits, Halting, Recurrence
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ __all__ = [
     "BertForSequenceClassification",
     "BertForTokenClassification",
     "BertModel",
+    "BottleneckConfig",
     "DistilBertForMaskedLM",
     "DistilBertForQuestionAnswering",
     "DistilBertForSequenceClassification",

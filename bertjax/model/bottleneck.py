@@ -16,11 +16,16 @@ from jaxtyping import Array, Float, Int
 
 from bertjax.errors import UserError
 from bertjax.model.attention import Mask
-from bertjax.model.config import BertConfig
+from bertjax.model.config import BertConfig, BottleneckConfig
 from bertjax.model.embeddings import Embeddings
 from bertjax.model.encoder import Encoder
 from bertjax.model.layers import Dense, FeedForward, Group, LayerGates, LayerOutput, dropout_key, norm_of
 from bertjax.model.products import Product, dropout, plain_product
+
+
+def bottleneck_of(config: BertConfig) -> BottleneckConfig:
+    assert config.bottleneck is not None  # `BertConfig` gives every MobileBERT one
+    return config.bottleneck
 
 
 class Bottleneck(nn.Module):
@@ -50,11 +55,11 @@ class BottleneckGroup(Group):
     def setup(self):
         super().setup()
         config = self.config
-        earlier = range(config.num_feedforward_networks - 1)
+        earlier = range(bottleneck_of(config).num_feedforward_networks - 1)
         self.earlier = [FeedForward(config, self.neurons, self.product, name=f"ffn_{i}") for i in earlier]
-        if config.intra_bottleneck_size:
+        if config.bottleneck_size:
             self.input_bottleneck = Bottleneck(config, config.inner_size, self.product)
-            if config.bottleneck_attention == "shared":
+            if bottleneck_of(config).attention_input == "shared":
                 self.shared_bottleneck = Bottleneck(config, config.inner_size, self.product)
             self.output_bottleneck = Bottleneck(config, config.hidden_size, self.product)
 
@@ -67,7 +72,7 @@ class BottleneckGroup(Group):
         for number, ffn in enumerate(self.earlier):
             after = ffn.layer_norm(after + ffn(after, LayerGates(), f"{site}/ffn_{number}"))
         after = self.ffn.layer_norm(after + self.ffn(after, LayerGates(), f"{site}/ffn"))
-        if self.config.intra_bottleneck_size:
+        if self.config.bottleneck_size:
             rate = self.config.hidden_dropout_prob
             after = self.output_bottleneck.onto(hidden, after, rate, f"{site}/output_bottleneck")
         return LayerOutput(after, after[:, 0], queries, keys, values)
@@ -76,12 +81,13 @@ class BottleneckGroup(Group):
         self, hidden: Float[Array, "b l d"], site: str
     ) -> tuple[Float[Array, "b l n"], Float[Array, "b l m"], Float[Array, "b l v"]]:
         """What the residual sum of attention begins with, what queries and keys are made of, and what values are."""
-        if not self.config.intra_bottleneck_size:
+        if not self.config.bottleneck_size:
             return hidden, hidden, hidden
         narrow = self.input_bottleneck(hidden, f"{site}/input_bottleneck")
-        if self.config.bottleneck_attention == "input":
+        attention_input = bottleneck_of(self.config).attention_input
+        if attention_input == "input":
             return narrow, narrow, narrow
-        if self.config.bottleneck_attention == "block":
+        if attention_input == "block":
             return narrow, hidden, hidden
         return narrow, self.shared_bottleneck(hidden, f"{site}/shared_bottleneck"), hidden
 
@@ -125,7 +131,7 @@ class TrigramEmbeddings(Embeddings):
         self.position = self.table("position", config.max_position_embeddings, config.hidden_size)
         if config.type_vocab_size:
             self.token_type = self.table("token_type", config.type_vocab_size, config.hidden_size)
-        self.layer_norm = norm_of(config, config.main_norm_eps)
+        self.layer_norm = norm_of(config, bottleneck_of(config).main_norm_eps)
         if config.maps_embeddings:
             self.mapping = Dense(config.hidden_size, config.initializer_range, self.product)
 

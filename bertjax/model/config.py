@@ -67,14 +67,39 @@ class LayerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class BottleneckConfig:
+    """What embeddings and layers of a MobileBERT have that no other family has (Sun et al. 2020)."""
+
+    intra_bottleneck_size: Count = 0
+    """Width in which a layer computes, between two dense layers; 0 means that it has none of the two and computes in
+    `hidden_size`. May be wider than that: IB-BERT."""
+    attention_input: AttentionInput = "shared"
+    """What attention reads. shared: queries and keys a bottleneck of their own, values the layer's input; input: all
+    three the output of the input bottleneck; block: all three the layer's input."""
+    num_feedforward_networks: Depth = 1
+    """Feed-forward layers of a layer, one behind the other."""
+    normalization_type: Norm = "layer_norm"
+    """no_norm: in embeddings and layers a factor and an offset for each column, instead of LayerNorm."""
+    main_norm_eps: Rate = 0.0
+    """Of the LayerNorms that follow the embeddings and the last feed-forward layer of each layer; 0 means
+    `layer_norm_eps`. `transformers` has 1e-5 there, whatever its config says."""
+    trigram_input: bool = False
+    """The embedding of a token is made of its own row in the word table and of those of its two neighbours."""
+    dense_pooler: bool = True
+    """Whether the pooled vector is the first row through a dense layer and tanh, or as it is."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class BertConfig:
     """A BERT (Devlin et al. 2018), DistilBERT (Sanh et al. 2019), ALBERT (Lan et al. 2020) or MobileBERT (Sun et al.
     2020) encoder with one head. Defaults: BERT-base.
 
     DistilBERT is the same encoder with `type_vocab_size=0`, no pooler, and a classifier with a hidden layer of its own.
     ALBERT is the same with embeddings of another width and layers that share parameters; a BERT may have both as well.
-    MobileBERT has layers and embeddings of its own; the fields that describe them are open to no other family, and
-    `mobile_config` has the published sizes.
+    MobileBERT has layers and embeddings of its own, described by `bottleneck`; `mobile_config` has the published sizes.
     """
 
     model_type: Family = "bert"
@@ -122,24 +147,8 @@ class BertConfig:
     """Heads after some depth steps, at which an example may leave."""
     norm: Literal["post", "pre"] = "post"
     """LayerNorm after each residual sum, or before attention and feed-forward layer with one more at the end."""
-    intra_bottleneck_size: Count = 0
-    """Width in which a MobileBERT layer computes, between two dense layers; 0 means that it has none of the two and
-    computes in `hidden_size`. May be wider than that: IB-BERT."""
-    bottleneck_attention: AttentionInput = "shared"
-    """What attention reads. shared: queries and keys a bottleneck of their own, values the layer's input; input: all
-    three what the input bottleneck gives; block: all three the layer's input."""
-    num_feedforward_networks: Depth = 1
-    """Feed-forward layers of a MobileBERT layer, one behind the other."""
-    normalization_type: Norm = "layer_norm"
-    """no_norm: in embeddings and layers a factor and an offset for each column, instead of LayerNorm."""
-    main_norm_eps: Rate = 0.0
-    """Of the LayerNorms of a MobileBERT that follow its embeddings and the last feed-forward layer of each layer; 0
-    means `layer_norm_eps`. `transformers` has 1e-5 there, whatever its config says."""
-    trigram_input: bool = False
-    """The embedding of a piece is made of its own row in the word table and of those of its two neighbours."""
-    dense_pooler: bool = True
-    """Whether the pooled vector of a MobileBERT is the first row through a dense layer and tanh, or as it is."""
-
+    bottleneck: BottleneckConfig | None = None
+    """Of a MobileBERT, where None means a plain `BottleneckConfig`."""
     quantization: Quantization | None = None
     """Which parameters are integers, and which inputs of products are rounded to some."""
 
@@ -155,6 +164,8 @@ class BertConfig:
 
     def __post_init__(self):
         check(self)
+        if self.model_type == "mobilebert" and self.bottleneck is None:
+            object.__setattr__(self, "bottleneck", BottleneckConfig())
         begins, prefix = self.architecture.startswith(PREFIXES[self.model_type]), PREFIXES[self.model_type]
         self._require("architecture", begins, f"a model of type {self.model_type} has one that begins with {prefix}")
         distilled = self.model_type == "distilbert"
@@ -162,7 +173,7 @@ class BertConfig:
         self._require("pad_token_id", self.pad_token_id < self.vocab_size, f"the last id is {self.vocab_size - 1}")
         self._check_head()
         if not self.head_size:
-            name = "intra_bottleneck_size" if self.intra_bottleneck_size else "hidden_size"
+            name = "hidden_size" if self.bottleneck_size == 0 else "intra_bottleneck_size"
             whole = self.inner_size % self.num_attention_heads == 0
             advice = f"{name} {self.inner_size} is not divisible by it; choose a divisor, or give head_size"
             self._require("num_attention_heads", whole, advice)
@@ -221,8 +232,7 @@ class BertConfig:
     def _check_bottlenecks(self) -> None:
         """What a MobileBERT alone has, and what it cannot have."""
         if self.model_type != "mobilebert":
-            for name, plain in PLAIN.items():
-                self._require(name, getattr(self, name) == plain, f"only a MobileBERT has that: leave it at {plain!r}")
+            self._require("bottleneck", self.bottleneck is None, "only a MobileBERT has one: leave it out")
             return
         self._require("factorised", self.factorised == "sum", "a MobileBERT maps its words as it does: leave it out")
         self._require("norm", self.norm == "post", "a MobileBERT has norm='post'")
@@ -268,6 +278,24 @@ class BertConfig:
         return next((reason for reason, holds in reasons.items() if holds), None)
 
     @property
+    def normalization_type(self) -> Norm:
+        return self.bottleneck.normalization_type if self.bottleneck else "layer_norm"
+
+    @property
+    def trigram_input(self) -> bool:
+        return self.bottleneck is not None and self.bottleneck.trigram_input
+
+    @property
+    def dense_pooler(self) -> bool:
+        """Whether the pooled vector is the first row through a dense layer, not the row as it is."""
+        return self.bottleneck is None or self.bottleneck.dense_pooler
+
+    @property
+    def bottleneck_size(self) -> int:
+        """The width of the bottlenecks around each layer; 0 where there are none."""
+        return self.bottleneck.intra_bottleneck_size if self.bottleneck else 0
+
+    @property
     def maps_embeddings(self) -> bool:
         """Whether a dense layer leads from the embeddings to the encoder. ALBERT's folders have one at any width."""
         narrow = self.embedding_size != self.hidden_size or self.trigram_input
@@ -276,12 +304,12 @@ class BertConfig:
     @property
     def inner_size(self) -> int:
         """The width in which a layer computes; between layers it is `hidden_size`."""
-        return self.intra_bottleneck_size or self.hidden_size
+        return self.bottleneck_size or self.hidden_size
 
     @property
     def inner_dropout(self) -> float:
         """Dropout after the products of a layer. Between bottlenecks there is none (Sun et al. 2020, official code)."""
-        return 0.0 if self.intra_bottleneck_size else self.hidden_dropout_prob
+        return 0.0 if self.bottleneck_size else self.hidden_dropout_prob
 
     @property
     def head_dropout(self) -> float:
@@ -290,23 +318,12 @@ class BertConfig:
     def replace(self, **changes) -> "BertConfig":
         """A copy with other values. Changing the width or the number of heads derives `head_size` anew, and an
         `embedding_size` that was the width follows it."""
-        if {"hidden_size", "num_attention_heads", "intra_bottleneck_size"} & changes.keys():
+        if {"hidden_size", "num_attention_heads", "bottleneck"} & changes.keys():
             changes.setdefault("head_size", 0)
         if "hidden_size" in changes and self.embedding_size == self.hidden_size:
             changes.setdefault("embedding_size", 0)
         return dataclasses.replace(self, **changes)
 
-
-PLAIN = {
-    "intra_bottleneck_size": 0,
-    "bottleneck_attention": "shared",
-    "num_feedforward_networks": 1,
-    "normalization_type": "layer_norm",
-    "main_norm_eps": 0.0,
-    "trigram_input": False,
-    "dense_pooler": True,
-}
-"""Fields of a MobileBERT, as they are in every other family."""
 
 COMPUTE_FIELDS = ("dtype", "attention", "remat", "arithmetic")
 """Fields that say how to compute, not what the model is: chosen per run, never written to disk."""
@@ -363,13 +380,12 @@ def universal_config(preset: Literal["paper", "official"], **fields: Any) -> Ber
 
 def mobile_config(preset: Literal["base", "tiny", "teacher"], **fields: Any) -> BertConfig:
     """A MobileBERT in its published sizes (Sun et al. 2020, table 1), the smaller MobileBERT-TINY, or their teacher
-    IB-BERT-LARGE; `fields` are those of `BertConfig`.
+    IB-BERT-LARGE; `fields` are those of `BertConfig` and of its `BottleneckConfig`.
 
-    All three have 24 layers that hand on 512 columns, 4 heads, and embeddings from trigrams of 128 columns. The
+    All three have 24 layers between states of 512 columns, 4 heads, and embeddings from trigrams of 128 columns. The
     students have no pooler: their heads read the first row.
     """
     shared: dict[str, Any] = {
-        "model_type": "mobilebert",
         "architecture": "MobileBertForPreTraining",
         "embedding_size": 128,
         "trigram_input": True,
@@ -387,14 +403,17 @@ def mobile_config(preset: Literal["base", "tiny", "teacher"], **fields: Any) -> 
     }
     presets: dict[str, dict[str, Any]] = {
         "base": student | {"num_feedforward_networks": 4},
-        "tiny": student | {"num_feedforward_networks": 2, "bottleneck_attention": "input"},
+        "tiny": student | {"num_feedforward_networks": 2, "attention_input": "input"},
         "teacher": {
             "intra_bottleneck_size": 1024,
             "intermediate_size": 4096,
             "hidden_act": "gelu_new",
-            "bottleneck_attention": "block",
+            "attention_input": "block",
         },
     }
     if preset not in presets:
         raise UserError(f"preset is {preset!r}; expected one of {', '.join(presets)}.")
-    return BertConfig(**{**shared, **presets[preset], **fields})
+    values = shared | presets[preset] | fields
+    names = {field.name for field in dataclasses.fields(BottleneckConfig)} & values.keys()
+    bottleneck = BottleneckConfig(**{name: values.pop(name) for name in names})
+    return BertConfig(model_type="mobilebert", bottleneck=bottleneck, **values)

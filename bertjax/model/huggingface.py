@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.model.config import COMPUTE_FIELDS, PREFIXES, BertConfig, labels_by_id, numbered_labels
+from bertjax.model.config import COMPUTE_FIELDS, PREFIXES, BertConfig, BottleneckConfig, labels_by_id, numbered_labels
 from bertjax.params import Tree, flatten, unflatten
 from bertjax.quantized.packing import pack, packed_size, unpack
 from bertjax.quantized.tensor import Quantized
@@ -107,16 +107,13 @@ ALBERT_FIELDS = (
     | {name: name for name in ("embedding_size", "num_hidden_groups", "inner_group_num")}
     | {"classifier_dropout": "classifier_dropout_prob"}
 )
-MOBILE_FIELDS = {
-    name: name
-    for name in (
-        *BERT_FIELDS,
-        "embedding_size",
-        "trigram_input",
-        "num_feedforward_networks",
-        "normalization_type",
-    )
-} | {"dense_pooler": "classifier_activation"}
+MOBILE_FIELDS = {name: name for name in (*BERT_FIELDS, "embedding_size")}
+BOTTLENECK_FIELDS = {
+    "trigram_input": "trigram_input",
+    "num_feedforward_networks": "num_feedforward_networks",
+    "normalization_type": "normalization_type",
+    "dense_pooler": "classifier_activation",
+}
 FIELDS = {
     "bert": BERT_FIELDS,
     "distilbert": DISTILBERT_FIELDS,
@@ -138,16 +135,18 @@ ALBERT_DEFAULTS = {
 }
 MOBILE_DEFAULTS = {
     "embedding_size": 128,
-    "trigram_input": True,
     "hidden_size": 512,
     "num_hidden_layers": 24,
     "num_attention_heads": 4,
     "intermediate_size": 512,
     "hidden_act": "relu",
-    "num_feedforward_networks": 4,
-    "normalization_type": "no_norm",
     "hidden_dropout_prob": 0.0,
 }
+BOTTLENECK_DEFAULTS = {"trigram_input": True, "num_feedforward_networks": 4, "normalization_type": "no_norm"}
+FLAT_BOTTLENECK = {field.name: field.name for field in dataclasses.fields(BottleneckConfig)} | {
+    "attention_input": "bottleneck_attention"
+}
+"""Names of the fields of a bottleneck in formats up to 2, where they stood among those of the model."""
 MAIN_NORM_EPS = 1e-5  # torch's own, which its MobileBERT leaves in two places
 DISTILBERT_HEAD_DROPOUT = {
     "DistilBertForSequenceClassification": ("seq_classif_dropout", 0.2),
@@ -155,7 +154,7 @@ DISTILBERT_HEAD_DROPOUT = {
 }
 SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id", "problem_type")
 SUPPORTED = (*NAMES, "bertjax")
-FORMAT = 2
+FORMAT = 3
 """Of what stands under the key `bertjax`. It rises when an older version would misread what a newer one writes."""
 MOST_LABELS = 1_000_000
 SAME_ACTIVATION = {
@@ -224,21 +223,23 @@ def stock_config(content: dict[str, Any], architecture: str) -> BertConfig:
     """The config of a folder that stock code opens: its fields, under their names there."""
     model_type = content["model_type"]
     refuse_unknown_computation(content, architecture)
-    names = FIELDS[model_type] | {name: name for name in SHARED_FIELDS}
-    given = {ours: theirs for ours, theirs in names.items() if content.get(theirs) is not None}
-    values = {
-        ours: value(hints(BertConfig)[ours], activated(content, theirs), theirs) for ours, theirs in given.items()
-    }
+    values = given_fields(BertConfig, FIELDS[model_type] | {name: name for name in SHARED_FIELDS}, content)
     if model_type == "albert":
         values = ALBERT_DEFAULTS | values
     if model_type == "mobilebert":
-        values = MOBILE_DEFAULTS | values | bottleneck_from_json(content)
+        values = MOBILE_DEFAULTS | values | {"bottleneck": bottleneck_from_json(content)}
     if model_type == "distilbert":
         values["type_vocab_size"] = 0
         if architecture in DISTILBERT_HEAD_DROPOUT:
             values["classifier_dropout"] = typed(content, *DISTILBERT_HEAD_DROPOUT[architecture], Rate)
     labels = labels_from_json(content, architecture)
     return BertConfig(model_type=model_type, architecture=architecture, labels=labels, **values)
+
+
+def given_fields(cls: type, names: dict[str, str], content: dict[str, Any]) -> dict[str, Any]:
+    """The values of fields of a dataclass that stand in the content under other names (ours -> theirs)."""
+    given = {ours: theirs for ours, theirs in names.items() if content.get(theirs) is not None}
+    return {ours: value(hints(cls)[ours], activated(content, theirs), theirs) for ours, theirs in given.items()}
 
 
 def typed(content: dict[str, Any], name: str, default: Any, annotation: Any) -> Any:
@@ -264,6 +265,8 @@ def own_config(content: dict[str, Any], architecture: str) -> BertConfig:
     if written > FORMAT:
         raise UserError(f"written by a newer bertjax (format {written}; this one knows {FORMAT}): update bertjax.")
     fields.pop("bundle", None)
+    if written < 3:
+        fields = nested_bottleneck(fields)
     if chosen := sorted(fields.keys() & set(COMPUTE_FIELDS)):
         raise UserError(f"bertjax.{chosen[0]} is a choice of each run and no part of a model: take it out.")
     if not architecture.endswith("ForSequenceClassification"):
@@ -273,29 +276,38 @@ def own_config(content: dict[str, Any], architecture: str) -> BertConfig:
     return build(BertConfig, fields | {"architecture": architecture}, "bertjax")
 
 
-def bottleneck_from_json(content: dict[str, Any]) -> dict[str, Any]:
+def bottleneck_from_json(content: dict[str, Any]) -> BottleneckConfig:
     """The fields that `transformers` spreads over several, and the epsilon that it does not write."""
-    fields: dict[str, Any] = {"main_norm_eps": MAIN_NORM_EPS}
-    if not typed(content, "use_bottleneck", True, bool):
-        return fields
-    shared = "shared" if typed(content, "key_query_shared_bottleneck", True, bool) else "block"
-    reads = "input" if typed(content, "use_bottleneck_attention", False, bool) else shared
-    return fields | {
-        "intra_bottleneck_size": typed(content, "intra_bottleneck_size", 128, Size),
-        "bottleneck_attention": reads,
-    }
+    values = BOTTLENECK_DEFAULTS | given_fields(BottleneckConfig, BOTTLENECK_FIELDS, content)
+    values["main_norm_eps"] = MAIN_NORM_EPS
+    if typed(content, "use_bottleneck", True, bool):
+        shared = "shared" if typed(content, "key_query_shared_bottleneck", True, bool) else "block"
+        reads_input = typed(content, "use_bottleneck_attention", False, bool)
+        values["intra_bottleneck_size"] = typed(content, "intra_bottleneck_size", 128, Size)
+        values["attention_input"] = "input" if reads_input else shared
+    return BottleneckConfig(**values)
 
 
-def bottleneck_to_json(config: BertConfig) -> dict[str, Any]:
+def bottleneck_to_json(bottleneck: BottleneckConfig) -> dict[str, Any]:
     """The inverse."""
-    if not config.intra_bottleneck_size:
-        return {"use_bottleneck": False}
-    return {
+    content = {theirs: getattr(bottleneck, ours) for ours, theirs in BOTTLENECK_FIELDS.items()}
+    if not bottleneck.intra_bottleneck_size:
+        return content | {"use_bottleneck": False}
+    return content | {
         "use_bottleneck": True,
-        "intra_bottleneck_size": config.intra_bottleneck_size,
-        "use_bottleneck_attention": config.bottleneck_attention == "input",
-        "key_query_shared_bottleneck": config.bottleneck_attention == "shared",
+        "intra_bottleneck_size": bottleneck.intra_bottleneck_size,
+        "use_bottleneck_attention": bottleneck.attention_input == "input",
+        "key_query_shared_bottleneck": bottleneck.attention_input == "shared",
     }
+
+
+def nested_bottleneck(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a model in format 2 or older, with those of its bottleneck as one."""
+    flat = {ours: fields.pop(old) for ours, old in FLAT_BOTTLENECK.items() if old in fields}
+    plain = dataclasses.asdict(BottleneckConfig())
+    # What differs from a BERT's stays for every family, so that `BertConfig` can refuse it.
+    differs = any(plain[name] != given for name, given in flat.items())
+    return fields | {"bottleneck": flat} if differs else fields
 
 
 def named_architecture(content: dict[str, Any]) -> str:
@@ -339,8 +351,8 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
     if config.model_type == "albert":  # What we may leave open has to be a number there.
         content["classifier_dropout_prob"] = config.head_dropout
         content["num_hidden_groups"] = config.num_hidden_groups or config.num_hidden_layers
-    if config.model_type == "mobilebert":
-        content |= bottleneck_to_json(config)
+    if config.bottleneck:
+        content |= bottleneck_to_json(config.bottleneck)
     if config.architecture in DISTILBERT_HEAD_DROPOUT:
         content[DISTILBERT_HEAD_DROPOUT[config.architecture][0]] = config.head_dropout
     content["id2label"] = {str(index): label for index, label in enumerate(config.labels)}
@@ -371,10 +383,10 @@ def is_stock(config: BertConfig) -> bool:
     filled = config.head_size * config.num_attention_heads == config.inner_size
     if config.model_type == "albert":
         return as_said and filled and config.factorised == "sum"
-    if config.model_type == "mobilebert":
-        # Queries that read the layer's input are given the inner width there; and a mapping that is not used is stored.
-        fits = config.bottleneck_attention != "block" or config.inner_size == config.hidden_size
-        epsilon = config.normalization_type == "no_norm" or config.main_norm_eps == MAIN_NORM_EPS
+    if bottleneck := config.bottleneck:
+        # `transformers` gives queries that read the layer's input the inner width, and stores a mapping that is unused.
+        fits = bottleneck.attention_input != "block" or config.inner_size == config.hidden_size
+        epsilon = bottleneck.normalization_type == "no_norm" or bottleneck.main_norm_eps == MAIN_NORM_EPS
         return as_said and filled and fits and epsilon and config.maps_embeddings and config.inner_group_num == 1
     unshared = config.num_hidden_groups in (0, config.num_hidden_layers) and config.inner_group_num == 1
     plain = as_said and filled and unshared and not config.maps_embeddings

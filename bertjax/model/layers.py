@@ -232,7 +232,8 @@ class Group(nn.Module):
 
     def setup(self):
         self.attention = SelfAttention(self.config, self.heads, self.product)
-        self.ffn = FeedForward(self.config, self.neurons, self.product, self.config.main_norm_eps)
+        epsilon = self.config.bottleneck.main_norm_eps if self.config.bottleneck else 0.0
+        self.ffn = FeedForward(self.config, self.neurons, self.product, epsilon)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def require_use(ignored: Sequence[str], config: BertConfig, where: str) -> None:
       UserError: The config describes another encoder than the one whose tensors are there.
     """
     # `transformers` stores a bottleneck for queries and keys also where they read another, and computes nothing of it.
-    unread = "bottleneck.attention." if config.bottleneck_attention == "input" else None
+    only_input = config.bottleneck and config.bottleneck.attention_input == "input"
+    unread = "bottleneck.attention." if only_input else None
     ignored = [name for name in ignored if unread is None or unread not in name]
     if left := [name for name in ignored if ENCODER.search(name)]:
         raise UserError(

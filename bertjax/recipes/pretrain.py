@@ -84,7 +84,6 @@ class Shape:
         it has there."""
         other_names = {
             "family": "model_type",
-            "bottleneck_size": "intra_bottleneck_size",
             "hidden_dropout": "hidden_dropout_prob",
             "attention_dropout": "attention_probs_dropout_prob",
         }

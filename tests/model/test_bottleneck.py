@@ -1,5 +1,6 @@
 """MobileBERT against PyTorch `transformers`, and IB-BERT, which that cannot run, against NumPy."""
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -13,7 +14,17 @@ import transformers
 from safetensors.numpy import load_file
 
 import bertjax
-from bertjax.model import BertConfig, Exits, LayerConfig, LayerGates, Recurrence, abstract_params, mobile_config
+from bertjax.model import (
+    BertConfig,
+    BottleneckConfig,
+    Exits,
+    LayerConfig,
+    LayerGates,
+    Recurrence,
+    abstract_params,
+    mobile_config,
+)
+from bertjax.model.huggingface import config_from_json, config_to_json
 from bertjax.params import Tree, count, flatten, step_params
 from tests.model.reference import everything, random_batch, torch_logits, torch_model, written
 from tests.model.test_parity import assert_gradients_equal, our_gradients, torch_gradients
@@ -24,20 +35,15 @@ MOBILE: dict[str, Any] = {
     "model_type": "mobilebert",
     "architecture": "MobileBertForSequenceClassification",
     "embedding_size": 5,
-    "intra_bottleneck_size": 6,
-    "num_feedforward_networks": 3,
-    "normalization_type": "no_norm",
-    "trigram_input": True,
     "hidden_act": "relu",
+    "bottleneck": BottleneckConfig(6, num_feedforward_networks=3, normalization_type="no_norm", trigram_input=True),
 }
 TEACHER: dict[str, Any] = {
     "model_type": "mobilebert",
     "architecture": "MobileBertForPreTraining",
     "embedding_size": 5,
-    "intra_bottleneck_size": 18,
-    "bottleneck_attention": "block",
-    "trigram_input": True,
     "hidden_act": "gelu_new",
+    "bottleneck": BottleneckConfig(18, attention_input="block", trigram_input=True),
 }
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("MobileBertModel", {"num_feedforward_networks": 3}),
@@ -98,7 +104,8 @@ def test_queries_that_read_the_input_bottleneck_do_so_whatever_else_the_folder_s
     batch = random_batch(model.config, 5, "none", 8)
     bundle = bertjax.load(written(model, tmp_path))
     assert {name.split(".")[4] for name in bundle.ignored} == {"attention"}
-    assert bundle.config.bottleneck_attention == "input"
+    assert bundle.config.bottleneck is not None
+    assert bundle.config.bottleneck.attention_input == "input"
     ours, theirs = apply(bundle.model, bundle.params, batch), everything(model, batch)
     assert_near(ours.hidden_states[-1], theirs["hidden_states"][-1], "last")
 
@@ -136,15 +143,17 @@ def test_published_sizes_have_their_number_of_parameters(preset, pooled, paramet
 
 def closed_form(config: BertConfig) -> int:
     """Weights, biases and norms of the encoder, by hand."""
-    wide, narrow, ffn = config.hidden_size, config.intra_bottleneck_size, config.intermediate_size
-    matched = wide if config.bottleneck_attention == "block" else narrow
-    valued = narrow if config.bottleneck_attention == "input" else wide
-    inputs = (1 + (config.bottleneck_attention == "shared")) * (wide * narrow + 3 * narrow)
+    bottleneck = config.bottleneck
+    assert bottleneck is not None
+    wide, narrow, ffn = config.hidden_size, bottleneck.intra_bottleneck_size, config.intermediate_size
+    matched = wide if bottleneck.attention_input == "block" else narrow
+    valued = narrow if bottleneck.attention_input == "input" else wide
+    inputs = (1 + (bottleneck.attention_input == "shared")) * (wide * narrow + 3 * narrow)
     attention = 2 * (matched * narrow + narrow) + (valued * narrow + narrow) + (narrow * narrow + 3 * narrow)
-    ffns = config.num_feedforward_networks * (2 * narrow * ffn + ffn + 3 * narrow)
+    ffns = bottleneck.num_feedforward_networks * (2 * narrow * ffn + ffn + 3 * narrow)
     layer = inputs + attention + ffns + narrow * wide + 3 * wide
     tables = 30522 * 128 + (512 + 2) * wide + 3 * 128 * wide + 3 * wide
-    return tables + 24 * layer + config.dense_pooler * (wide * wide + wide)
+    return tables + 24 * layer + bottleneck.dense_pooler * (wide * wide + wide)
 
 
 # --- IB-BERT ---------------------------------------------------------------------------------------------------------
@@ -232,7 +241,8 @@ def test_a_model_made_here_gives_the_same_logits_in_transformers(tmp_path):
     theirs = torch_logits(opened, tiny_batch())
     assert theirs is not None
     assert_near(apply(model, params, tiny_batch()).logits, theirs.detach().numpy(), "logits")
-    assert bertjax.load(tmp_path).config == model.config.replace(main_norm_eps=1e-5)
+    stored = dataclasses.replace(MOBILE["bottleneck"], main_norm_eps=1e-5)
+    assert bertjax.load(tmp_path).config == model.config.replace(bottleneck=stored)
 
 
 def padded(batch: dict[str, Any], columns: int) -> dict[str, Any]:
@@ -320,18 +330,41 @@ def test_exits_stand_on_top_and_half_of_the_layers_are_a_model():
         ({"norm": "pre"}, "a MobileBERT has norm='post'"),
         ({"factorised": "words"}, "factorised is 'words'; a MobileBERT maps its words as it does"),
         ({"embedding_size": 13}, "embedding_size is 13; a MobileBERT's word table has at most the 12 columns"),
-        ({"intra_bottleneck_size": 7}, "num_attention_heads is 3; intra_bottleneck_size 7 is not divisible by it"),
-        ({"intra_bottleneck_size": -3}, "intra_bottleneck_size is -3; expected a whole number from 0"),
-        ({"num_feedforward_networks": 0}, "num_feedforward_networks is 0; expected a whole number from 1"),
         (
-            {"model_type": "bert", "architecture": "BertModel", "intra_bottleneck_size": 0},
-            "num_feedforward_networks is 3; only a MobileBERT has that: leave it at 1",
+            {"bottleneck": BottleneckConfig(7)},
+            "num_attention_heads is 3; intra_bottleneck_size 7 is not divisible by it",
         ),
+        ({"model_type": "bert", "architecture": "BertModel"}, "only a MobileBERT has one: leave it out"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):
     with pytest.raises(bertjax.UserError, match=message):
         tiny(**{**MOBILE, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"intra_bottleneck_size": -3}, "intra_bottleneck_size is -3; expected a whole number from 0"),
+        ({"num_feedforward_networks": 0}, "num_feedforward_networks is 0; expected a whole number from 1"),
+    ],
+)
+def test_an_impossible_bottleneck_is_refused(changes, message):
+    with pytest.raises(bertjax.UserError, match=message):
+        BottleneckConfig(**changes)
+
+
+def test_formats_before_3_had_the_fields_of_a_bottleneck_among_those_of_the_model():
+    content = config_to_json(tiny(**TEACHER)[0].config)
+    fields = content["bertjax"]
+    assert fields.pop("format") == 3
+    nested = fields.pop("bottleneck")
+    flat = {"bottleneck_attention" if name == "attention_input" else name: value for name, value in nested.items()}
+    for older in (1, 2):
+        old = fields | flat | {"format": older}
+        assert config_from_json(content | {"bertjax": old}, "here") == tiny(**TEACHER)[0].config
+    with pytest.raises(bertjax.UserError, match="only a MobileBERT has one"):
+        config_from_json(content | {"bertjax": fields | flat | {"model_type": "bert"}}, "here", "BertModel")
 
 
 def test_gates_and_packed_rows_are_refused():

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import bertjax
-from bertjax.model import soundness
+from bertjax.model import BottleneckConfig, soundness
 from bertjax.params import flatten, map_with_path
 from bertjax.quantize import quantise_weights
 from bertjax.quantized.formats import INT8, Activation, Format, Quantization
@@ -226,8 +226,7 @@ def test_a_bottleneck_that_nothing_reads_may_be_stored_and_one_that_is_read_may_
         config = TINY.replace(
             model_type="mobilebert",
             architecture="MobileBertForSequenceClassification",
-            intra_bottleneck_size=6,
-            bottleneck_attention=reads,
+            bottleneck=BottleneckConfig(6, attention_input=reads),
         )
         if reads == "input":
             soundness.require_use(stored, config, "here")
