@@ -51,14 +51,14 @@ class Log:
     def event(self, event: str, step: int, **details: Any) -> None:
         """Something that happened: start, restart, checkpoint, stop."""
         self._write({"step": step, "event": event, **details})
-        self.keep()
+        self.flush()
 
     def progress(self, step: int, examples: int, loss: float | None) -> None:
         """`examples` more were seen, up to and including `step`."""
         if self._progress is not None:
             self._progress.update(step, examples, loss)
 
-    def apart(self, seconds: float) -> None:
+    def exclude(self, seconds: float) -> None:
         """Time that went into something else (compiling) and says nothing about the pace of steps."""
         if self._progress is not None:
             self._progress.began += seconds
@@ -70,10 +70,10 @@ class Log:
         if self._board is not None:
             self._board.close()
         if self._bucket is not None:
-            self.keep()
+            self.flush()
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def keep(self) -> None:
+    def flush(self) -> None:
         """Whatever happens to this machine now, what was said so far is not lost with it."""
         if self._bucket is None or self._quiet:
             return

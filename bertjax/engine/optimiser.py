@@ -1,72 +1,83 @@
-"""AdamW or LAMB with warm-up and decay, and rules for what learns how fast.
+"""AdamW or LAMB with warm-up, learning-rate decay, and rules for the learning rate and weight decay of each parameter.
 
-Rates are ordered `(regex, multiplier)` rules over `params/...` and `extra/...`; a multiplier of 0 freezes, weight decay
-included. Biases and LayerNorm are never decayed, as in BERT. LAMB is for batches of thousands: AdamW whose update of
-each array is scaled to that array's norm. As in ALBERT's code, what is not decayed is not scaled either: a bias begins
-at 0, and an update of its own norm would hold it there. Unlike that code, and like the paper, moments are corrected for
-their start at 0.
+Rules are ordered `(regex, multiplier)` pairs over `params/...` and `extra/...`; the first match wins. A learning-rate
+multiplier of 0 freezes a parameter, weight decay included. Without a rule biases and LayerNorm scales do not decay, as
+in BERT, and neither does `extra`: its step sizes, thresholds and projections have no reason to be near 0.
+
+LAMB is for batches of thousands: AdamW whose update of each array is scaled to that array's norm. As in ALBERT's code,
+arrays without decay are not scaled either: a bias starts at 0, and an update of its own norm would keep it there.
+Unlike that code, and like the paper, the moments are bias-corrected.
 """
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import optax
+
 from bertjax.learn.phases import Phases
+from bertjax.params import Tree, assign, map_with_path
 from bertjax.recipes.optimiser import Optimiser
 
+Schedule = Callable[[Any], Any]
+"""From a step to a number; the types of optax admit complex ones."""
 
-def learning_rate_schedule(recipe: Optimiser, steps: int, phases: Phases | None = None) -> Any:
-    """The learning rate as a function of the step. Each phase warms up and stays; the rest is a run of its own."""
-    import optax
 
+def learning_rate_schedule(recipe: Optimiser, steps: int, phases: Phases | None = None) -> Schedule:
+    """The learning rate as a function of the step. Each phase warms up and then stays constant; the steps after the
+    phases have a complete schedule of their own."""
     if phases:
         one = learning_rate_schedule(dataclasses.replace(recipe, decay="constant"), phases.steps)
         ends = [phases.steps * (i + 1) for i in range(phases.count)]
         return optax.join_schedules([one] * phases.count + [learning_rate_schedule(recipe, steps - ends[-1])], ends)
     warmup = round(recipe.warmup * steps)
-    left = max(1, steps - warmup)
+    rest = max(1, steps - warmup)
     after = {
-        "linear": optax.linear_schedule(recipe.learning_rate, 0.0, left),
-        "cosine": optax.cosine_decay_schedule(recipe.learning_rate, left),
+        "linear": optax.linear_schedule(recipe.learning_rate, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(recipe.learning_rate, rest),
         "constant": optax.constant_schedule(recipe.learning_rate),
     }[recipe.decay]
     if warmup == 0:
         return after
-    # The first step already learns something: step k of the warm-up has rate (k + 1) / warm-up.
+    # Step k of the warm-up has rate (k + 1) / warmup, so that the first step is not wasted on a rate of 0.
     rise = optax.linear_schedule(recipe.learning_rate / warmup, recipe.learning_rate, max(1, warmup - 1))
     return optax.join_schedules([rise, after], [warmup])
 
 
-def build_optimiser(recipe: Optimiser, steps: int, trained: dict, phases: Phases | None = None) -> Any:
-    """The optax transformation for a tree `{"params": ..., "extra": ...}`."""
-    import optax
+def build_optimiser(
+    recipe: Optimiser, steps: int, trained: Tree, phases: Phases | None = None
+) -> optax.GradientTransformation:
+    """The optax transformation for a tree `{"params": ..., "extra": ...}`.
 
-    from bertjax.params import assign, map_with_path
-
-    rates = assign(recipe.lr_multipliers, trained, 1.0)
-    multipliers = map_with_path(lambda path, _: rates[path], trained)
-    decays = map_with_path(lambda path, _: not path.endswith(("/bias", "/scale", "_bias")), trained)
+    Raises:
+      UserError: A rule matches no parameter.
+    """
     moments = optax.scale_by_adam(b1=recipe.b1, b2=recipe.b2, eps=recipe.epsilon)
     if phases:
-        begins = assign(phases.first, trained, phases.count)
-        labels = map_with_path(lambda path, _: f"phase_{begins[path]}", trained)
-        numbers = {f"phase_{first}": first for first in sorted(set(begins.values()))}
-        # Moments of their own, which count from their own start: corrected by the number of all steps, those of a
-        # layer that begins late would make its first updates three times as large.
-        moments = optax.partition({n: begin_at(moments, phases.steps * i) for n, i in numbers.items()}, labels)
-    rule = optax.chain(
-        moments,
-        optax.add_decayed_weights(recipe.weight_decay, decays),
-        *([optax.masked(optax.scale_by_trust_ratio(), decays)] if recipe.rule == "lamb" else []),
-        optax.scale_by_learning_rate(learning_rate_schedule(recipe, steps, phases)),
-    )
-    chain = [clip_by_global_norm(recipe.clip), rule]
+        starts = assign(phases.first, trained, phases.count)
+        labels = map_with_path(lambda path, _: f"phase_{starts[path]}", trained)
+        numbers = {f"phase_{first}": first for first in sorted(set(starts.values()))}
+        # Each phase has its own moments and counts from its own first step. With the global step in the bias
+        # correction, the first updates of a layer that starts late would be three times too large.
+        moments = optax.partition({n: start_at(moments, phases.steps * i) for n, i in numbers.items()}, labels)
+    decays = decay_multipliers(recipe, trained)
+    scaled = jax.tree.map(lambda multiplier: multiplier > 0, decays)
+    chain = [
+        clip_by_global_norm(recipe.clip),
+        optax.chain(
+            moments,
+            decay_weights(recipe.weight_decay, decays),
+            *([optax.masked(optax.scale_by_trust_ratio(), scaled)] if recipe.rule == "lamb" else []),
+            optax.scale_by_learning_rate(learning_rate_schedule(recipe, steps, phases)),
+        ),
+    ]
     if recipe.lr_multipliers:
-        import jax
-
-        scale = optax.stateless(lambda updates, _: jax.tree.map(lambda u, m: u * m, updates, multipliers))
-        chain.append(scale)
+        rates = assign(recipe.lr_multipliers, trained, 1.0)
+        multipliers = map_with_path(lambda path, _: rates[path], trained)
+        chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, m: u * m, updates, multipliers)))
     if phases:
         shares: dict[Hashable, Any] = {n: optax.scale_by_schedule(partial(phases.share, i)) for n, i in numbers.items()}
         chain.append(optax.partition(shares, labels))
@@ -75,60 +86,72 @@ def build_optimiser(recipe: Optimiser, steps: int, trained: dict, phases: Phases
     return optax.chain(*chain)
 
 
-def shipped_params(recipe: Optimiser, trained: dict, state: Any) -> dict:
-    """What the training comes to: the last weights, or their average, which is in the optimiser's state."""
-    import optax
+def decay_multipliers(recipe: Optimiser, trained: Tree) -> Tree:
+    """The multiplier of the weight decay for each parameter."""
+    rules = assign(recipe.decay_rules, trained, None)
 
+    def multiplier(path: str, _: Any) -> float:
+        if (value := rules[path]) is not None:
+            return value
+        return 0.0 if path.startswith("extra/") or path.endswith(("/bias", "_bias", "/scale")) else 1.0
+
+    return map_with_path(multiplier, trained)
+
+
+def decay_weights(rate: float, multipliers: Tree) -> optax.GradientTransformation:
+    """Decoupled weight decay (Loshchilov & Hutter 2019): adds `rate * multiplier * parameter` to each update."""
+
+    def decayed(updates: Any, params: Any) -> Any:
+        return jax.tree.map(lambda u, p, m: u + rate * m * p if m else u, updates, params, multipliers)
+
+    return optax.stateless(decayed)
+
+
+def shipped_params(recipe: Optimiser, trained: Tree, state: Any) -> Tree:
+    """The result of a training: the last weights, or their average, which is in the optimiser's state."""
     return optax.tree.get(state, "mean") if recipe.swa_fraction else trained
 
 
 class Average(NamedTuple):
     """The mean of the weights after each of the last steps."""
 
-    count: Any
-    mean: Any
+    count: jax.Array
+    mean: Tree
 
 
-def average_weights(first: int) -> Any:
-    """Averages the weights that the steps from `first` on leave, and changes no update; to be the last of a chain.
+def average_weights(first: int) -> optax.GradientTransformation:
+    """Averages the weights after each step from `first` on, and changes no update; must be the last of a chain.
 
-    Late steps walk around a minimum more than towards it, so the mean of where they were lies closer to its middle,
-    and differs less from seed to seed (Izmailov et al. 2018). It costs one more copy of the weights.
+    Late steps move around a minimum more than towards it, so the mean of the weights is closer to its centre and
+    differs less from seed to seed (Izmailov et al. 2018). It costs one more copy of the weights.
     """
-    import jax
-    import jax.numpy as jnp
-    import optax
 
     def init(params: Any) -> Average:
         return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Average]:
-        share = 1 / jnp.maximum(state.count - first + 1, 1)  # before `first`, the mean is of the last weights alone
+    def update(updates: Any, state: Average, params: Any = None) -> tuple[Any, Average]:
+        share = 1 / jnp.maximum(state.count - first + 1, 1)  # before `first`, the mean is a copy of the last weights
         mean = jax.tree.map(lambda m, p, u: (m + (p + u - m) * share).astype(m.dtype), state.mean, params, updates)
         return updates, Average(state.count + 1, mean)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
-def begin_at(transform: Any, first: int) -> Any:
-    """The transformation from a step on; before it, updates of 0 and a state that stays as it is."""
-    import optax
+def start_at(transform: optax.GradientTransformation, first: int) -> optax.GradientTransformation:
+    """The transformation from step `first` on; before it, updates are 0 and the state does not change."""
 
-    def begun(step: Any, **_: Any) -> Any:
+    def started(step: Any, **_: Any) -> Any:
         return step >= first
 
-    return optax.conditionally_mask(transform, begun)
+    return optax.conditionally_mask(transform, started)
 
 
-def clip_by_global_norm(limit: float) -> Any:
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """Scales the gradient down to a global norm of at most `limit` (Pascanu et al. 2013).
 
-    optax's own chooses between two arrays for every parameter, which XLA writes and reads once more; a factor becomes
-    part of the update.
+    optax.clip_by_global_norm selects between two arrays for every parameter, which XLA writes and reads once more; a
+    factor is fused into the update.
     """
-    import jax
-    import jax.numpy as jnp
-    import optax
 
     def clipped(updates: Any, _: Any) -> Any:
         factor = limit / jnp.maximum(optax.tree.norm(updates), limit)

@@ -1,25 +1,29 @@
-"""One mesh with two named axes, and where every array lies on it.
+"""One device mesh with two named axes, and where every array lies on it.
 
-`data` copies the model and divides the batch; `parameters` divides the model as well (each leaf along its longest axis
-that can be divided) and gathers it for each pass, as FSDP does. `jit` with `NamedSharding` does all communication.
-Two numbers in a config say how many devices go to each.
+`data` divides the batch and copies the model. `parameters` divides the model as well (each leaf along its longest axis
+that can be divided) and gathers it for each pass, as FSDP does: less memory for more communication. `jit` with
+`NamedSharding` inserts all collectives. Two numbers in a config give the size of each axis.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
 from bertjax.errors import UserError
+from bertjax.learn.step import Objective
 from bertjax.recipes.sharding import Sharding
 
 
-def build_mesh(sharding: Sharding, devices: Any = None) -> Any:
-    """The mesh over the devices of all processes, or over those given; a single process may use fewer than it has.
+def build_mesh(sharding: Sharding, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over the given devices, by default over those of all processes; a single process may use fewer.
 
     Raises:
-      UserError: The two numbers ask for devices that are not there, or leave out those of another process.
+      UserError: The product of the two numbers is not the number of devices.
     """
-    import jax
-
     devices = devices or jax.devices()
     count = len(devices)
     data = sharding.data or max(1, count // sharding.parameters)
@@ -32,18 +36,14 @@ def build_mesh(sharding: Sharding, devices: Any = None) -> Any:
     return mesh_over(devices[:used], data, sharding.parameters)
 
 
-def mesh_over(devices: Sequence[Any], data: int, parameters: int) -> Any:
-    """The mesh. Between slices, which slow links join, it only divides the batch: parameters are gathered in each
-    layer, gradients are summed once a step.
+def mesh_over(devices: Sequence[Any], data: int, parameters: int) -> Mesh:
+    """The mesh of these devices. Between TPU slices, whose links are slow, only the batch is divided: gradients are
+    summed once per step, but parameters are gathered in every layer.
 
     Raises:
-      UserError: A slice would hold a part of the parameters.
+      UserError: The parameters would be divided across slices.
     """
-    import jax
-    from jax.experimental import mesh_utils
-    from jax.sharding import AxisType, Mesh
-
-    # Auto and not Explicit, jax's default: Linen's look-ups do not say how their result is to be laid out.
+    # Auto and not Explicit, jax's default: Linen's embedding lookups do not give the sharding of their result.
     names, axis_types = ("data", "parameters"), (AxisType.Auto,) * 2
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
@@ -57,14 +57,11 @@ def mesh_over(devices: Sequence[Any], data: int, parameters: int) -> Any:
     return Mesh(grid, names, axis_types=axis_types)
 
 
-def state_shardings(shapes: Any, mesh: Any) -> Any:
-    """A sharding for every leaf: along its longest axis that `parameters` divides, small leaves on every device.
+def state_shardings(shapes: Any, mesh: Mesh) -> Any:
+    """A sharding for every leaf: along its longest axis that `parameters` divides; small leaves are replicated.
 
-    Moments of an optimiser have the shapes of their parameters, so the same rule puts them beside each other.
+    The moments of an optimiser have the shapes of their parameters, so both get the same sharding.
     """
-    import jax
-    from jax.sharding import NamedSharding, PartitionSpec
-
     ways = mesh.shape["parameters"]
 
     def place(leaf: Any) -> NamedSharding:
@@ -77,31 +74,24 @@ def state_shardings(shapes: Any, mesh: Any) -> Any:
     return jax.tree.map(place, shapes)
 
 
-def gathered(objective: Callable, mesh: Any) -> Callable:
-    """The objective, of parameters that are gathered for it where they are divided.
+def gathered(objective: Objective, mesh: Mesh) -> Objective:
+    """The objective with its parameters gathered on every device first.
 
-    Left to itself, XLA (of jax 0.10) leaves them where they are and brings the activations of the whole batch to them:
-    more traffic, and more products, as each device computes for the rows of others.
+    Without this constraint XLA (jax 0.10) leaves the parameters divided and gathers the activations of the whole batch
+    instead: more traffic, and more products, because each device then computes rows of other devices.
     """
     if mesh.shape["parameters"] == 1:
         return objective
-    import jax
-    from jax.sharding import NamedSharding, PartitionSpec
-
     whole = NamedSharding(mesh, PartitionSpec())
     return lambda params, extra, *others: objective(*jax.lax.with_sharding_constraint((params, extra), whole), *others)
 
 
-def rows_on(mesh: Any) -> Any:
-    """Where the rows of a batch lie: divided over all devices along the first axis."""
-    from jax.sharding import NamedSharding, PartitionSpec
-
+def rows_on(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: its rows divided over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "parameters")))
 
 
-def put_batch(batch: dict[str, Any], mesh: Any) -> dict[str, Any]:
-    """A process's rows as global arrays."""
-    import jax
-
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The rows of this process as parts of global arrays."""
     rows = rows_on(mesh)
     return {name: jax.make_array_from_process_local_data(rows, array) for name, array in batch.items()}

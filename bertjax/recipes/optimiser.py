@@ -1,4 +1,4 @@
-"""AdamW or LAMB with warm-up and decay, as numbers."""
+"""AdamW or LAMB, with warm-up and learning-rate decay, as numbers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,23 +11,32 @@ class Optimiser:
     """AdamW (Loshchilov & Hutter 2019) or LAMB (You et al. 2020, algorithm 2)."""
 
     rule: Literal["adamw", "lamb"] = "adamw"
-    """adamw, or lamb for batches of thousands."""
+    """Update rule: adamw, or lamb for batches of thousands of examples."""
     learning_rate: float = 5e-5
-    """Peak learning rate."""
+    """Peak learning rate, reached at the end of the warm-up."""
     warmup: float = 0.1
-    """Fraction of the steps over which the learning rate rises from 0."""
+    """Fraction of the steps over which the learning rate rises from 0 to its peak."""
     decay: Literal["linear", "constant", "cosine"] = "linear"
-    """What follows the warm-up: down to 0 at the last step, or constant."""
+    """Learning rate after the warm-up: linear or cosine decay to 0 at the last step, or constant."""
     weight_decay: float = 0.01
+    """Decoupled weight decay. By default not applied to biases, LayerNorm scales and parameters that do not ship."""
+    decay_rules: tuple[tuple[str, float], ...] = ()
+    """Rules (regex, multiplier of weight_decay) over the paths params/... and extra/...; the first match wins. Without
+    a match: 0 for biases, LayerNorm scales and all of extra/... (projections of losses, learned step sizes), else 1."""
     b1: float = 0.9
+    """Decay rate of Adam's first moment (mean of the gradients)."""
     b2: float = 0.999
+    """Decay rate of Adam's second moment (mean of the squared gradients)."""
     epsilon: float = 1e-8
+    """Added to the denominator of Adam's update."""
     clip: float = 1.0
-    """Largest global norm of the gradient."""
+    """Gradient clipping: largest global norm of the gradient."""
     lr_multipliers: tuple[tuple[str, float], ...] = ()
-    """Rules (regex, multiplier of the learning rate) over params/... and extra/...; the first match wins."""
+    """Rules (regex, multiplier of the learning rate) over the paths params/... and extra/...; the first match wins;
+    0 freezes."""
     swa_fraction: float = 0.0
-    """Over which part of the steps, the last ones, weights are averaged; the model is then that average."""
+    """Stochastic weight averaging: the final model is the average of the weights over this last fraction of the steps;
+    0 takes the last weights."""
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -44,4 +53,11 @@ class Optimiser:
         if not self.weight_decay >= 0:
             raise UserError(f"--optimiser.weight_decay={self.weight_decay}: expected 0 or more")
         if not 0 <= self.swa_fraction <= 1:
-            raise UserError(f"--optimiser.swa_fraction={self.swa_fraction}: expected a part of the steps, from 0 to 1")
+            raise UserError(
+                f"--optimiser.swa_fraction={self.swa_fraction}: expected a fraction of the steps, from 0 to 1"
+            )
+        for name in ("decay_rules", "lr_multipliers"):
+            if bad := [rule for rule in getattr(self, name) if not rule[1] >= 0]:
+                raise UserError(
+                    f"--optimiser.{name}: the multiplier of {bad[0][0]!r} is {bad[0][1]}; expected 0 or more"
+                )

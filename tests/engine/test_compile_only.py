@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import pytest
 
 import bertjax
-from bertjax.engine.compile_only import TOO_LARGE, advice, bytes_of, compile_and_leave, tpu_devices
+from bertjax.engine.compile_only import TOO_LARGE, advice, bytes_of, compile_and_exit
+from bertjax.engine.compiled_step import TrainingProgram
 from bertjax.engine.optimiser import build_optimiser
 from bertjax.engine.placeholders import with_placeholders
 from bertjax.engine.sharding import build_mesh, state_shardings
 from bertjax.learn.step import init_state
-from bertjax.machine.chips import topology
+from bertjax.machine.chips import topology, tpu_devices
 from bertjax.model import BertConfig, abstract_params
 from bertjax.params import count
 from bertjax.recipes.finetune import Config
@@ -32,6 +33,7 @@ from tests.train.tiny import run
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 SIZES = {"vocab_size": 8192, "hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+NONE: Any = None
 SHAPE: dict[str, Any] = {**SIZES, "intermediate_size": 256, "max_position_embeddings": 32}
 
 
@@ -70,7 +72,9 @@ def test_a_state_that_cannot_fit_is_refused_before_anything_is_compiled(capsys: 
     huge = BertConfig(hidden_size=8192, intermediate_size=32768, num_attention_heads=64, num_hidden_layers=12)
     batch = {"input_ids": jax.ShapeDtypeStruct((4, 128), jnp.int32)}
     with pytest.raises(SystemExit) as left:
-        compile_and_leave(training, None, described_state(huge, mesh), batch, {}, mesh)
+        compile_and_exit(
+            training, TrainingProgram(NONE, jax.jit(lambda: None), described_state(huge, mesh), NONE, mesh), batch, {}
+        )
     assert left.value.code == TOO_LARGE
     said = capsys.readouterr().out
     assert re.search(rf"  parameters +{4 * count(abstract_params(huge)) / 2**30:.3f} GiB", said)
@@ -93,7 +97,7 @@ def test_a_program_that_the_compiler_refuses_does_not_fit(capsys: pytest.Capture
 
     batch = {"input_ids": jax.ShapeDtypeStruct((4, 128), jnp.int32), "x": large}
     with pytest.raises(SystemExit) as left:
-        compile_and_leave(training, jax.jit(step), state, batch, {}, mesh)
+        compile_and_exit(training, TrainingProgram(NONE, jax.jit(step), state, NONE, mesh), batch, {})
     assert left.value.code == TOO_LARGE
     said = capsys.readouterr().out
     assert re.search(r"does not fit: .*HBM.*\n  try --remat=True", said)
@@ -106,7 +110,9 @@ def test_a_script_says_what_its_step_takes_and_leaves_nothing(described: Path, t
     flags = f"--model={described}", "--data.train=none.tsv", "--data.eval=none.tsv", "--data.max_length=32"
     done = run("finetune", *flags, "--dtype=bfloat16", "--compile_only=v5e:2x2", f"--out={out}")
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("v5e:2x2: 4 x TPU v5 lite, data=4 parameters=1, bfloat16, 32 x 32 pieces in 1 part")
+    assert lines[0].startswith(
+        "v5e:2x2: 4 x TPU v5 lite, data=4 parameters=1, bfloat16, batch x sequence length 32 x 32 in 1 "
+    )
     assert lines[-1] == "fits"
     config = BertConfig(architecture="BertForSequenceClassification", **SHAPE)
     own = 4 * count(abstract_params(config)) / 2**30
@@ -131,7 +137,7 @@ def test_a_slice_has_one_device_a_chip_of_the_kind_in_the_table(name: str):
 def test_what_libtpu_does_not_know_is_answered(tmp_path: Path):
     done = run("finetune", "--compile_only=v5e:3x5", f"--out={tmp_path / 'out'}", check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("--compile_only=v5e:3x5: libtpu knows no such slice.\nSlices are v5e or v6e: 1x1, ")
+    assert done.stderr.startswith("--compile_only=v5e:3x5: libtpu has no such slice.\nSlices are v5e or v6e: 1x1, ")
 
 
 @pytest.mark.slow
@@ -201,5 +207,5 @@ def test_what_is_there_is_used_as_it_is(tmp_path: Path):
 
 
 def test_a_kind_that_nothing_stands_in_for_is_answered(tmp_path: Path):
-    with pytest.raises(bertjax.UserError, match=r"--data.train=no.conll is not there, .*--data.kind=tokens"):
+    with pytest.raises(bertjax.UserError, match=r"--data.train=no.conll does not exist, .*--data.kind=tokens"):
         with_placeholders(Config(data=type(Config().data)(train="no.conll", kind="tokens")), tmp_path)

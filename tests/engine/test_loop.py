@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 
 from bertjax.checkpoint import steps as stored_steps
+from bertjax.engine.compiled_step import CompiledSteps
 from bertjax.engine.log import Log
-from bertjax.engine.loop import CompiledSteps, fit
+from bertjax.engine.loop import fit
 from bertjax.errors import UserError
 from bertjax.machine.signals import SIGNALS, Stopped
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.sharding import Sharding
 from bertjax.recipes.training import Training
+from bertjax.text.batches import BatchIterator
 from tests.train.problem import batches, objective, params
 from tests.train.tiny import ROOT, metrics
 
@@ -44,26 +46,20 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path):
     class Cut(Exception):
         pass
 
-    def cut_short(*arguments):
-        raise Cut
-
     averaging = Optimiser(swa_fraction=0.8)  # from before the cut to after it
     whole = train(tmp_path / "whole", optimiser=averaging)
-    # The schedule depends on the number of steps, so the run is cut by force and not by asking for fewer.
-    original = batches
 
-    class Breaking:
+    # The schedule depends on the number of steps, so the run is cut by force and not by asking for fewer.
+    class Breaking(BatchIterator):
         def __init__(self):
-            self.inner, self.left = original(16), 13
-            self.steps_per_epoch, self.get_state, self.set_state = (
-                self.inner.steps_per_epoch,
-                self.inner.get_state,
-                self.inner.set_state,
-            )
+            vars(self).update(vars(batches(16)))
+            self.left = 13
 
         def __next__(self):
             self.left -= 1
-            return next(self.inner) if self.left else cut_short()
+            if not self.left:
+                raise Cut
+            return super().__next__()
 
     training = Training(steps=20, batch_size=16, save_every=5, sharding=ONE, optimiser=averaging)
     with pytest.raises(Cut):

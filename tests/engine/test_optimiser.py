@@ -1,5 +1,6 @@
 """The optimiser: what decays, what is frozen, and when the learning rate is what."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from bertjax.engine.optimiser import build_optimiser, clip_by_global_norm, learning_rate_schedule, shipped_params
 from bertjax.errors import UserError
 from bertjax.learn.phases import Phases
+from bertjax.params import flatten, unflatten
 from bertjax.recipes.optimiser import Optimiser
 
 TREE = {
@@ -20,15 +22,57 @@ TREE = {
 NONE = jax.tree.map(jnp.zeros_like, TREE)
 
 
-def update(optimiser: Optimiser, gradient: dict, steps: int = 10) -> dict:
+def update(optimiser: Optimiser, gradient: dict, steps: int = 10) -> Any:
     tx = build_optimiser(optimiser, steps, TREE)
     return tx.update(gradient, tx.init(TREE), TREE)[0]
 
 
-def test_only_kernels_decay():
+def test_only_kernels_that_ship_decay():
     moved = update(Optimiser(learning_rate=0.1, warmup=0, weight_decay=0.5), NONE)
     np.testing.assert_allclose(moved["params"]["a"]["kernel"], -0.1 * 0.5)
     np.testing.assert_allclose(moved["params"]["a"]["bias"], 0)
+    np.testing.assert_allclose(moved["extra"]["projection"]["kernel"], 0)
+
+
+@pytest.mark.parametrize(
+    ("rules", "multipliers"),
+    [
+        ((), {"params/a/kernel": 1, "params/a/bias": 0, "params/b/kernel": 1, "extra/projection/kernel": 0}),
+        (
+            (("^extra/", 1.0), ("^params/a/", 0.25)),
+            {"params/a/kernel": 0.25, "params/a/bias": 0.25, "params/b/kernel": 1, "extra/projection/kernel": 1},
+        ),
+        (
+            (("/a/kernel", 0.0), (".*", 2.0)),
+            {"params/a/kernel": 0, "params/a/bias": 2, "params/b/kernel": 2, "extra/projection/kernel": 2},
+        ),
+    ],
+)
+def test_decay_follows_rules_as_in_a_numpy_adamw(rules: tuple, multipliers: dict[str, float]):
+    """One step of AdamW (Loshchilov & Hutter 2019, algorithm 2), array by array."""
+    recipe = Optimiser(learning_rate=0.1, warmup=0, decay="constant", weight_decay=0.3, clip=1e9, decay_rules=rules)
+    given = {path: np.sin(1 + np.arange(leaf.size)).reshape(leaf.shape) for path, leaf in flatten(TREE).items()}
+    moved = flatten(update(recipe, unflatten({path: jnp.asarray(g, jnp.float32) for path, g in given.items()})))
+    assert moved.keys() == multipliers.keys()
+    for path, gradient in given.items():
+        first, second = (1 - recipe.b1) * gradient, (1 - recipe.b2) * gradient**2
+        adam = (first / (1 - recipe.b1)) / (np.sqrt(second / (1 - recipe.b2)) + recipe.epsilon)
+        expected = -0.1 * (adam + 0.3 * multipliers[path] * np.ones_like(gradient))
+        np.testing.assert_allclose(moved[path], expected, rtol=1e-5, atol=2e-6, err_msg=path)
+
+
+def test_what_does_not_decay_is_not_scaled_by_lamb():
+    recipe = Optimiser(rule="lamb", learning_rate=0.1, warmup=0, clip=1e9, decay_rules=(("^params/a/kernel", 0.0),))
+    gradient = jax.tree.map(lambda x: 1e-3 * jnp.ones_like(x), TREE)
+    lamb, adamw = (update(dataclasses.replace(recipe, rule=rule), gradient)["params"] for rule in ("lamb", "adamw"))
+    np.testing.assert_array_equal(lamb["a"]["kernel"], adamw["a"]["kernel"])
+    np.testing.assert_allclose(jnp.linalg.norm(lamb["b"]["kernel"]), 0.1 * 2, rtol=1e-5)  # rate x norm of the kernel
+    assert abs(float(jnp.linalg.norm(adamw["b"]["kernel"])) - 0.2) > 1e-3
+
+
+def test_a_decay_rule_that_matches_nothing_is_refused():
+    with pytest.raises(UserError, match="matches no parameter"):
+        build_optimiser(Optimiser(decay_rules=(("encodr", 0.0),)), 10, TREE)
 
 
 def test_a_rate_of_zero_freezes_decay_included():
@@ -85,6 +129,7 @@ def test_the_average_is_that_of_the_last_weights_and_changes_none(share: float, 
 IMPOSSIBLE = [
     *({"learning_rate": 0}, {"warmup": 1.5}, {"clip": -1}, {"swa_fraction": 2}),
     *({"b1": 1}, {"b2": 1.5}, {"epsilon": 0}, {"weight_decay": -1}),
+    *({"decay_rules": (("a", -1.0),)}, {"lr_multipliers": (("a", float("nan")),)}),
 ]
 
 

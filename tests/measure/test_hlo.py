@@ -185,6 +185,6 @@ def test_gathering_changes_no_gradient():
     x = jax.device_put(
         np.arange(32.0, dtype=np.float32).reshape(8, 4), NamedSharding(mesh, PartitionSpec("parameters"))
     )
-    square = lambda params, extra: jnp.sum(params["x"] ** 2)  # noqa: E731
+    square: Any = lambda params, extra: jnp.sum(params["x"] ** 2)  # noqa: E731
     found = jax.jit(jax.grad(gathered(square, mesh)))({"x": x}, {})
     np.testing.assert_array_equal(found["x"], 2 * x)

@@ -16,7 +16,7 @@ from bertjax.bundle import init_params
 from bertjax.distill import losses
 from bertjax.distill.progressive import Progressive
 from bertjax.distill.terms import FeatureMaps
-from bertjax.engine.loop import CompiledSteps
+from bertjax.engine.compiled_step import CompiledSteps
 from bertjax.errors import UserError
 from bertjax.jobs import distill
 from bertjax.model import BertConfig, build, mobile_config
