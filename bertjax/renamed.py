@@ -7,6 +7,7 @@ an old name is an error that gives the new one.
 from typing import Any
 
 FIELDS = {
+    "asked": "teacher_passes",
     "average": "swa_fraction",
     "calibrate": "activation_range",
     "find": "weight_range",

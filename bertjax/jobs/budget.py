@@ -82,7 +82,7 @@ class Found(NamedTuple):
         return [bound for bound, missed in tests.items() if missed]
 
     def __str__(self) -> str:
-        from bertjax.report.text import change_text
+        from bertjax.report.number_text import change_text
 
         changed = change_text(-self.drop)
         return f"{self.model.name} ({self.speed_up:.1f} times as fast, {changed}, {self.megabytes:.1f} MB)"
@@ -110,7 +110,7 @@ def choose(report: Any, models: Sequence[Model], bounds: Any) -> tuple[Model, An
 
 def measured(report: Any, model: Model) -> Found:
     """A candidate's numbers: score and time from the report, bytes from its folder and the report that ships in it."""
-    from bertjax.report.text import speed_up
+    from bertjax.report.model_text import speed_up
     from bertjax.storage.paths import local
     from bertjax.verify.folder import shipped_bytes
 

@@ -88,7 +88,8 @@ def run_row(bench: Bench, row: Row, seed: int, folder: Path) -> Any:
     """Trains a row with one seed, or finds it trained, and reads the evaluation examples once."""
     from bertjax.engine.log import note
     from bertjax.metrics.scores import score
-    from bertjax.report.comparison import Run
+    from bertjax.renamed import renamed
+    from bertjax.report.method_report import MethodRun
 
     config, without = bench.config, row.name in (NO_TEACHER, MORE_EPOCHS)
     stages = planned_stages(bench, row, seed)
@@ -97,10 +98,10 @@ def run_row(bench: Bench, row: Row, seed: int, folder: Path) -> Any:
     done = run_in_order(stages, context)
     stored = folder / "outcome.json"
     if stored.is_file():
-        return Run(**json.loads(stored.read_text(encoding="utf-8")))
+        return MethodRun(**renamed(json.loads(stored.read_text(encoding="utf-8")), MethodRun.__dataclass_fields__))
     predictions, gold = predict(bench, done[-1].bundle)
     costs = [cost_of(stage.bundle.parent, examples_of(bench, stage.data)) for stage in done]
-    run = Run(seed, predictions, *(sum(parts) for parts in zip(*costs, strict=True)))
+    run = MethodRun(seed, predictions, *(sum(parts) for parts in zip(*costs, strict=True)))
     plain = predictions.tolist() if hasattr(predictions, "tolist") else predictions
     write_text(stored, json.dumps({**vars(run), "predictions": plain}, allow_nan=False) + "\n")
     note(f"row {row.name}/seed{seed}: {bench.task.metric} {score(bench.task.metric, predictions, gold):.4f}")

@@ -34,14 +34,14 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     from bertjax.engine.log import note
     from bertjax.engine.record import versions
     from bertjax.jobs.data import short
-    from bertjax.report.comparison import Comparison, method_rows
+    from bertjax.report.method_report import MethodComparison, method_rows
 
     config, task = bench.config, bench.task
     methods, gold = gather(bench, outcomes)
     note("measuring: scores and their intervals")
     rows, best = method_rows(task.metric, gold, methods)
     tokens, on, found = machine_costs(bench, {m.name: folder_of(bench, m) for m in methods if m.runs})
-    return Comparison(
+    return MethodComparison(
         task=f"{task.kind} of {short(config.data.eval)}",
         metric=task.metric,
         device=on.device,
@@ -62,10 +62,10 @@ def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any]
     import time
 
     from bertjax.jobs.report import bag_of_words
-    from bertjax.report.comparison import Method, Run
+    from bertjax.report.method_report import Method, MethodRun
 
     predictions, gold = predict(bench, bench.teacher)
-    methods = {"teacher": Method("teacher", (Run(None, predictions),))}
+    methods = {"teacher": Method("teacher", (MethodRun(None, predictions),))}
     published = {row.name: row.paper for row in bench.config.rows}
     for name, runs in outcomes.items():
         done = tuple(run for run in runs.values() if not isinstance(run, str))
@@ -77,7 +77,9 @@ def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any]
     if words is not None:
         took, examples = time.monotonic() - began, next(iter(bench.splits.values())).examples
         predictions = words.predict(examples.texts, examples.pairs)
-        methods["bag_of_words"] = Method("bag_of_words", (Run(None, predictions, float(bench.examples), seconds=took),))
+        methods["bag_of_words"] = Method(
+            "bag_of_words", (MethodRun(None, predictions, float(bench.examples), seconds=took),)
+        )
     return [methods[name] for name in dict.fromkeys([*BUILT_IN, *methods]) if name in methods], gold
 
 
@@ -130,14 +132,10 @@ def folder_of(bench: Bench, method: Any) -> Any:
 
 def show(report: Any) -> None:
     """The table and what it means, on the terminal."""
-    from rich.console import Console
+    from bertjax.report.method_text import method_table, verdicts
+    from bertjax.report.write import print_report
 
-    from bertjax.report.comparison_text import rich_table, verdicts
-
-    console = Console()
-    console.print(rich_table(report))
-    for sentence in verdicts(report):
-        console.print(f"- {sentence.replace('**', '')}", markup=False)
+    print_report(method_table(report), verdicts(report))
 
 
 def predict(bench: Bench, folder: Path | str) -> tuple[Any, Any]:

@@ -130,7 +130,7 @@ def run_stages(config: Config, out: Path, log: Any, failures: list[Failure]) -> 
 
     from bertjax.engine.log import note
     from bertjax.jobs.data import has_labels, training_examples, training_task
-    from bertjax.report.report import WITHOUT_TEACHER
+    from bertjax.report.model_report import WITHOUT_TEACHER
 
     models, stages, task = *teacher_as_it_is(config), training_task(config.data)
     context = Context(config.model, config.data, str(out / "stages"))
@@ -225,16 +225,12 @@ def try_candidates(config: Config, out: Path, log: Any, failures: list[Failure])
 
 def show(report: Any) -> None:
     """The table and what it means, on the terminal."""
-    from rich.console import Console
+    from bertjax.report.model_text import model_table, verdicts
+    from bertjax.report.write import print_report
 
-    from bertjax.report.text import rich_table, verdicts
-
-    console = Console()
-    console.print(rich_table(report))
-    for sentence in verdicts(report):
-        console.print(f"- {sentence.replace('**', '')}", markup=False)
+    print_report(model_table(report), verdicts(report))
     if report.conclusion:
-        console.print(report.conclusion, markup=False)
+        print(report.conclusion)
 
 
 def has_trained_head(model: str, task: Any) -> bool:

@@ -1,22 +1,18 @@
-"""The table of a model with exits: what each threshold costs in score and gains in layers, arithmetic and time."""
+"""Measures a model with exits at several thresholds: score, depth, FLOPs and time."""
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-CLOSED, LAST = "nobody leaves", "the model without exits"
-ORACLE = "oracle: the first exit that says what the last layer says"
-WAYS: tuple[str, ...] = ("batch_1", "batch_32", "stream_32")
-"""Texts one by one, batch by batch, and all batches in one call, where survivors of several may go on together."""
+CLOSED, LAST = "no early exit", "the model without exits"
+ORACLE = "oracle: the first exit that agrees with the last layer"
 BATCH = 32
 ROWS = 6
 """Thresholds in the table, of those tried."""
 
 
 def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, facts: Any = ()) -> dict[str, float]:
-    """Measures on text that chose nothing; writes OUT/report.json and OUT/report.md, and returns the main numbers.
-    `facts` say what was read."""
+    """Measures on text that no choice depended on, writes the report into `out` and returns the main numbers. `facts`
+    say what was read."""
     import numpy as np
 
     from bertjax.adaptive.calibration import answers, answers_at_exits, chosen, depths_of
@@ -26,7 +22,7 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
     from bertjax.engine.record import device, versions
     from bertjax.metrics.scores import score
     from bertjax.metrics.uncertainty import paired_difference_interval, score_interval
-    from bertjax.text.facts import paragraph
+    from bertjax.report.early_exit import EarlyExitReport, ThresholdRow, write_early_exit
 
     task, gold = split.encoded.task, split.encoded.labels
     exit_logits, logits = answers_at_exits(early.model, early.device_params, split.encoded)
@@ -37,58 +33,51 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
     times = time_all(early, leavings, split.encoded, timed, config.data.max_length)
     costs = cost_by_depth(early, round(float(np.median(split.encoded.lengths))))
 
-    def row(name: str, taken: Any, way: str | None) -> dict[str, Any]:
-        said = answers(early.config, chosen(exit_logits, logits, taken))
+    def row(name: str, taken: Any) -> ThresholdRow:
+        predictions = answers(early.config, chosen(exit_logits, logits, taken))
         depths = depths_of(early.config, taken)
-        line = {
-            "name": name,
-            "score": score(task.metric, said, gold),
-            "score_ci95": score_interval(task.metric, said, gold),
-            "difference_ci95": paired_difference_interval(task.metric, said, whole, gold),
-            "mean_depth": float(depths.mean()),
-            "layer_saving": 1 - float(depths.mean()) / depth,
-            "flops": None if costs is None else float(np.mean([costs[int(d)] for d in depths])),
-        }
-        if way is None:
-            return line
-        plain, own = times[LAST], times[way]
-        return line | {
-            "ms": {kind: float(np.median(ms)) for kind, ms in own.items()},
-            "time_saving": {kind: float(np.median(1 - ms / plain[kind])) for kind, ms in own.items()},
-            "timed_layer_saving": 1 - float(depths[timed].mean()) / depth,
-        }
+        own, plain = times.get(name, {}), times[LAST]
+        return ThresholdRow(
+            name,
+            score=score(task.metric, predictions, gold),
+            score_ci95=score_interval(task.metric, predictions, gold),
+            difference_ci95=paired_difference_interval(task.metric, predictions, whole, gold),
+            mean_depth=float(depths.mean()),
+            layer_saving=1 - float(depths.mean()) / depth,
+            flops=None if costs is None else float(np.mean([costs[int(d)] for d in depths])),
+            ms={kind: float(np.median(ms)) for kind, ms in own.items()} or None,
+            time_saving={kind: float(np.median(1 - ms / plain[kind])) for kind, ms in own.items()} or None,
+            timed_layer_saving=1 - float(depths[timed].mean()) / depth if own else None,
+        )
 
     nobody = np.full(len(logits), len(exit_logits))
-    rows = [row(LAST, nobody, LAST), row(CLOSED, nobody, CLOSED)]
+    rows = [row(LAST, nobody), row(CLOSED, nobody)]
     for name, leaving in leavings.items():
-        rows.append(row(name, first_exit(policy_of(early.config, leaving), exit_logits, logits), name))
+        rows.append(row(name, first_exit(policy_of(early.config, leaving), exit_logits, logits)))
     if task.kind == "classification":
-        rows.append(row(ORACLE, oracle_exit(exit_logits, logits), None))
-    content = {
-        "task": f"{task.kind} of {config.data.eval}",
-        "metric": task.metric,
-        "device": device(),
-        "depth": depth,
-        "calibrated": None if found.leaving is None else vars(found.leaving),
-        "why_none": found.why_none,
-        "bound": config.bound,
-        "timed": len(timed),
-        "rows": rows,
-        "held_out": [{**vars(t.leaving), **t._asdict(), "leaving": None} for t in found.tried],
-        "config": to_dict(config),
-        "versions": versions(),
-        "texts": [dataclasses.asdict(one) for one in facts],
-    }
-    (out / "report.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    text = markdown(content) + (f"\n{paragraph(facts)}\n" if facts else "")
-    (out / "report.md").write_text(text, encoding="utf-8")
-    note(text)
-    final = next((r for r in rows if r["name"].endswith("calibrated")), rows[1])
-    return {task.metric: final["score"], "mean depth": final["mean_depth"]}
+        rows.append(row(ORACLE, oracle_exit(exit_logits, logits)))
+    report = EarlyExitReport(
+        task=f"{task.kind} of {config.data.eval}",
+        metric=task.metric,
+        device=device(),
+        depth=depth,
+        calibrated=None if found.leaving is None else vars(found.leaving),
+        why_none=found.why_none,
+        bound=config.bound,
+        timed=len(timed),
+        rows=tuple(rows),
+        held_out=tuple({**vars(t.leaving), **t._asdict(), "leaving": None} for t in found.tried),
+        config=to_dict(config),
+        versions=versions(),
+        texts=tuple(facts),
+    )
+    note(write_early_exit(report, out))
+    final = next((r for r in rows if r.name.endswith("calibrated")), rows[1])
+    return {task.metric: final.score, "mean depth": final.mean_depth}
 
 
 def shown(found: Any) -> dict[str, Any]:
-    """Some of the thresholds that were tried, from careful to bold, by what they are called."""
+    """Some of the thresholds that were tried, those with the fewest early exits first, by name."""
     import numpy as np
 
     tried = [one.leaving for one in found.tried]
@@ -100,8 +89,8 @@ def shown(found: Any) -> dict[str, Any]:
 
 
 def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_length: int) -> dict[str, Any]:
-    """Milliseconds per text of these rows, in each of the `WAYS`, of the plain model, of closed exits, and of every
-    threshold, by round."""
+    """Milliseconds per text of these examples, by repeat, in each of the `WAYS`: of the plain model, without early
+    exit, and of every threshold."""
     import numpy as np
 
     from bertjax.adaptive import EarlyExitExecutor, policy_of, remove_exits, segmented_model
@@ -109,6 +98,7 @@ def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_
     from bertjax.measure.depth import time_ways
     from bertjax.model import ExitRule, build
     from bertjax.predict import forward
+    from bertjax.report.early_exit import WAYS
     from bertjax.text.batches import gather, inputs_of
     from bertjax.text.buckets import bucket_of, length_buckets
 
@@ -135,14 +125,14 @@ def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_
         CLOSED: walker(never),
     }
     ways |= {name: walker(leaving) for name, leaving in leavings.items()}
-    calls = {WAYS[0]: [[one] for one in alone]}
-    if full:
-        calls |= {WAYS[1]: [[one] for one in full], WAYS[2]: [full]}
+    calls = dict(zip(WAYS, [[[one] for one in alone], [[one] for one in full], [full]], strict=True))
+    if not full:
+        calls = {kind: batches for kind, batches in calls.items() if kind == "batch_1"}
     return time_ways(ways, calls, notify=lambda doing: note(f"measuring: {doing}"))
 
 
 def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:
-    """FLOPs of one text of this length that leaves after so many depth steps, by XLA's count."""
+    """FLOPs of one text of this length that exits after so many depth steps, as XLA counts them."""
     import jax
     import numpy as np
 
@@ -163,41 +153,3 @@ def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:
         total += counted
         found[depth] = total
     return found
-
-
-def markdown(content: dict[str, Any]) -> str:
-    """The report in words."""
-    lines = [
-        f"# {content['task']}: leaving early",
-        "",
-        f"| | {content['metric']} [95 %] | against the whole model | mean depth of {content['depth']} | layers saved | "
-        f"FLOPs | layers saved, {content['timed']} texts that were timed | ms, batch 1 | time saved | ms a text, "
-        "a batch of 32 | time saved | ms a text, many batches of 32 | time saved |",
-        "| --- |" + " ---: |" * 12,
-    ]
-    for row in content["rows"]:
-        low, high = (100 * end for end in row["score_ci95"])
-        down, up = (100 * end for end in row["difference_ci95"])
-        cells = [
-            row["name"],
-            f"{100 * row['score']:.1f} [{low:.1f}, {high:.1f}]",
-            f"[{down:+.1f}, {up:+.1f}]",
-            f"{row['mean_depth']:.2f}",
-            f"{row['layer_saving']:.0%}",
-            "-" if row["flops"] is None else f"{row['flops'] / 1e6:.0f}M",
-        ]
-        timed = "ms" in row
-        cells += [f"{row['timed_layer_saving']:.0%}" if timed else "-"]
-        for way in WAYS:
-            there = timed and way in row["ms"]  # of fewer texts than a batch has, one by one alone
-            cells += [f"{row['ms'][way]:.2f}", f"{row['time_saving'][way]:.0%}"] if there else ["-", "-"]
-        lines.append(f"| {' | '.join(cells)} |")
-    kept = content["calibrated"]
-    said = (
-        f"On the held-out text {kept['rule']} {kept['threshold']:g} loses at most {100 * content['bound']:g} points, "
-        "its interval included; it is stored in the bundle."
-        if kept
-        else f"No threshold is promised to lose at most {100 * content['bound']:g} points, and nobody leaves early: "
-        f"{content['why_none']}."
-    )
-    return "\n".join([*lines, "", said, ""])

@@ -55,7 +55,7 @@ def build_report(
     from bertjax.measure.runtimes import BUNDLE_RUNTIMES
     from bertjax.report.build import Entry, measure_bundles
     from bertjax.report.card import write_card
-    from bertjax.report.report import BAG_OF_WORDS
+    from bertjax.report.model_report import BAG_OF_WORDS
     from bertjax.report.write import write_report
     from bertjax.storage.paths import absolute, as_path, local
     from bertjax.text.tokenizer import Tokenizer

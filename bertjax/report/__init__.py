@@ -1,4 +1,4 @@
-"""What is said of measured numbers: tables, sentences, the plot, the model card.
+"""Measured numbers as tables, sentences, pictures and model cards.
 
 from bertjax.report.build import Entry, measure_bundles
 from bertjax.report.write import write_report
@@ -7,8 +7,10 @@ report = measure_bundles([Entry("teacher", "runs/x/teacher", predictions), ...],
                          task=task, baseline="teacher", source="demo")
 write_report(report, "runs/x")          # report.json, report.md, report.png
 
-report.py        the numbers as data
-build.py         from folders and predictions to the numbers
-text.py          the numbers in words; plot.py as a picture; card.py in a model's folder
-comparison.py    methods with several seeds; comparison_text.py in words
+table.py          the one table type, for Markdown, terminals and plain text
+number_text.py    numbers with their units, and names of metrics
+model_report.py   models measured side by side, as data; build.py measures them; model_text.py explains them
+method_report.py  methods compared over several seeds, as data; method_text.py explains them
+early_exit.py     thresholds of early exit
+plot.py           the pictures; card.py and usage.py the README in a model's folder; write.py the files
 """

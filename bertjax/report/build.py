@@ -8,9 +8,9 @@
         labels, examples.texts, examples.pairs, task=task, baseline="teacher", source=examples.source)
     write_report(report, out)
 
-Predictions come from the caller, who has the encoded examples; everything else is taken from the folders as they would
-be shipped. Scores, intervals and tests share one set of resampled examples; time is measured last, with nothing else
-running in this process.
+Predictions come from the caller, who has the encoded examples; everything else is measured on the folders as they would
+be shipped. Scores, intervals and tests share one set of resampled examples. Time is measured last, when this process
+does nothing else.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ from bertjax.measure.onnx import origin_of
 from bertjax.measure.runtimes import BUNDLE_RUNTIMES
 from bertjax.metrics.scores import score
 from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value, score_interval
-from bertjax.report.report import BASELINES, Comparison, Flip, Report, Row
+from bertjax.report.model_report import BASELINES, Flip, ModelRow, PairedComparison, Report
 from bertjax.storage.paths import absolute, local
 from bertjax.text.facts import Facts
 from bertjax.text.tasks import Task
 
-FLIPS = 3  # texts shown of each kind: enough to see what sort of text it is
+FLIPS = 3  # examples shown of each kind
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Entry:
     """A model to measure: its name, the folder as shipped, its predictions on the evaluation examples.
 
     `runtime` is one of `BUNDLE_RUNTIMES` for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of
-    words. `training_step_bytes` is the peak memory of the step that trained it (`cost.peak_memory`); of models that
-    were not trained here it is not known.
+    words. `training_step_bytes` is the peak memory of the step that trained it (`cost.peak_memory`); it is not known of
+    models that were not trained here.
     """
 
     name: str
@@ -70,11 +70,10 @@ def measure_bundles(
     facts: tuple[Facts, ...] = (),
     notify: Callable[[str], None] = lambda message: None,
 ) -> Report:
-    """Measure every entry and compare it with the baseline (a bundle) and with the honest rows.
+    """Measure every entry and compare it with the first model (`baseline`, a bundle) and with the baselines.
 
-    `labels` and predictions are in the form that `score` compares, `texts` and `pairs` the words that are timed (a
-    random `sample` of them), `facts` what is known of how they were read. `notify` hears what is being done; it takes
-    about a minute.
+    `labels` and predictions are in the form that `score` compares; `texts` and `pairs` are timed (a random `sample` of
+    them); `facts` say how they were read. `notify` is given a line for each measurement; all take about a minute.
     """
     names = [entry.name for entry in entries]
     if baseline not in names:
@@ -126,16 +125,16 @@ def measure_bundles(
 
 
 def program(entry: Entry) -> str:
-    """The same for two bundles that are one compiled program with other numbers in it, as a model and its copy with
-    zeros are: to time both would make a difference of what is none. Where a text may leave early, the numbers
-    decide."""
+    """A key that is equal for bundles that run as the same compiled program with other parameter values, as a model and
+    its copy with zeros do. Timing both would report noise as a difference. Where examples may exit early, the values
+    decide the time, so the key is the name."""
     from bertjax.bundle import stored_config
 
     if entry.runtime not in BUNDLE_RUNTIMES:
         return entry.name
     config = stored_config(entry.folder)
-    leaves = (config.exits and config.exits.leaving) or (config.recurrence and config.recurrence.halting)
-    return entry.name if leaves else f"{entry.runtime}: {config!r}"
+    exits_early = (config.exits and config.exits.leaving) or (config.recurrence and config.recurrence.halting)
+    return entry.name if exits_early else f"{entry.runtime}: {config!r}"
 
 
 def _scored(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str, Any]:
@@ -146,7 +145,7 @@ def _scored(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str
 
 
 def lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Percentiles:
-    """Tokens per text, special ones included, as the baseline cuts them."""
+    """Tokens per text, special ones included, as the baseline tokenizes and truncates."""
     import bertjax
 
     bundle = bertjax.load(baseline.folder)
@@ -159,7 +158,7 @@ def lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None, 
 
 
 def costs(entry: Entry, length: int) -> dict[str, Any]:
-    """What a model holds and computes; of an exported one, what its bundle does."""
+    """Parameters, bytes, FLOPs and memory of a model; an exported one has those of its bundle."""
     import bertjax
     from bertjax.baselines.bag_of_words import bag_of_words_bytes, load_bag_of_words
     from bertjax.measure.cost import forward_cost, stored_bytes
@@ -176,7 +175,7 @@ def costs(entry: Entry, length: int) -> dict[str, Any]:
     return {
         "parameters": count(bundle.params),
         "size_bytes": stored_bytes(folder),
-        "flops_per_example": None if by_text else cost.flops,  # each text leaves where it will: see train.calibrate
+        "flops_per_example": None if by_text else cost.flops,  # depends on where each text exits: see train.calibrate
         "bytes_accessed_per_example": None if exported else cost.bytes_accessed,
         "peak_memory_bytes": PeakMemory(None if exported else cost.peak_memory, entry.training_step_bytes),
     }
@@ -187,22 +186,22 @@ def origin(entry: Entry) -> Any:
     found = origin_of(entry.folder)
     if found is None:
         raise UserError(
-            f"{entry.folder} does not say from which bundle it was exported, or that is no longer there, so what it "
-            "computes cannot be counted. Export it again (bertjax export)."
+            f"{entry.folder} does not name the bundle that it was exported from, or that bundle is gone, so its FLOPs "
+            "cannot be counted. Export it again (bertjax export)."
         )
     return found
 
 
-def _row(entry: Entry, numbers: dict[str, Any], timing: Timing, on: Timing) -> Row:
+def _row(entry: Entry, numbers: dict[str, Any], timing: Timing, on: Timing) -> ModelRow:
     bundle = None if entry.runtime == "sklearn" else absolute(entry.folder)
     runtime = timing.runtime if timing.device == on.device else f"{timing.runtime} on {timing.device}"
     exported_from = absolute(origin(entry)) if entry.runtime == "onnx" else None
     measured: Any = {"latency_ms": timing.latency, "throughput_per_s": {"batch_32": timing.throughput_per_s}}
-    return Row(entry.name, bundle, runtime, exported_from=exported_from, **measured, **numbers)
+    return ModelRow(entry.name, bundle, runtime, exported_from=exported_from, **measured, **numbers)
 
 
-def _comparisons(report: Report, by_name: Mapping[str, Entry], labels: Any) -> tuple[Comparison, ...]:
-    """Every compressed model with the baseline, the one in its own runtime too, and with each honest row."""
+def _comparisons(report: Report, by_name: Mapping[str, Entry], labels: Any) -> tuple[PairedComparison, ...]:
+    """Every compressed model with the first model, with that in its own runtime, and with each baseline."""
     others = [name for name in (report.baseline, *BASELINES) if name in by_name]
     comparisons, metric = [], report.metric
     for name in [name for name in by_name if name not in others]:
@@ -210,7 +209,9 @@ def _comparisons(report: Report, by_name: Mapping[str, Entry], labels: Any) -> t
             a, b = by_name[name].predictions, by_name[other].predictions
             difference = score(metric, a, labels) - score(metric, b, labels)
             interval = paired_difference_interval(metric, a, b, labels)
-            comparisons.append(Comparison(name, other, difference, interval, paired_p_value(metric, a, b, labels)))
+            comparisons.append(
+                PairedComparison(name, other, difference, interval, paired_p_value(metric, a, b, labels))
+            )
     return tuple(comparisons)
 
 
@@ -222,7 +223,7 @@ def _flips(
     texts: Sequence[str],
     pairs: Sequence[str] | None,
 ) -> tuple[Flip, ...]:
-    """For every compressed bundle a few texts, drawn at random, that only the baseline or only the model gets right."""
+    """For every compressed bundle a few random examples that only the first model or only this one labels rightly."""
     if task.kind != "classification":
         return ()
     gold, before = np.asarray(labels), np.asarray(by_name[baseline].predictions)
@@ -239,7 +240,7 @@ def _flips(
 
 
 def one_process_only() -> bool:
-    """A TPU belongs to the process that opened it, which this one has."""
+    """A TPU belongs to the process that opened it, here this one."""
     import jax
 
     return jax.default_backend() == "tpu"

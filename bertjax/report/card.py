@@ -9,8 +9,9 @@ import os
 from typing import Any
 
 from bertjax.measure.onnx import onnx_file
-from bertjax.report.report import Report, Row
-from bertjax.report.text import how_measured, markdown_table, metric_name, verdicts
+from bertjax.report.model_report import ModelRow, Report
+from bertjax.report.model_text import how_measured, model_table, verdicts
+from bertjax.report.number_text import metric_name
 from bertjax.report.usage import bundle_usage, exported_usage
 from bertjax.storage import manifest
 from bertjax.storage.paths import as_path
@@ -51,22 +52,22 @@ def write_card(
 ) -> Any:
     """Write the card of the bundle in `folder`, which is the row named `row` of the report, and return its path.
 
-    `source` names the text that it was measured on, cut at `max_length` tokens, `learned_from` the text that it learned
-    from, if any; `command` made the bundle out of the model `base`: a folder, hf:NAME or demo.
+    `source` names the data that it was measured on, truncated at `max_length` tokens; `learned_from` the training data,
+    if any. `command` made the bundle from the model `base`: a folder, hf:NAME or demo.
     """
     place, measured = as_path(folder), report.row(row)
     front = _front_matter(place, measured, report.metric, task, source, _known_of(base))
     made = _made(base, learned_from)
     parts = [f"---\n{front}\n---", f"# {_title(place, row)}", _about(measured, report, task, source, max_length) + made]
-    parts += ["## Use", _usage(place, task, max_length), "## What was measured", markdown_table(report)]
-    said = [sentence for sentence in verdicts(report) if sentence.startswith(f"**{row}**")]
-    parts += ["\n".join(f"- {sentence}" for sentence in said)] if said else []
+    parts += ["## Use", _usage(place, task, max_length), "## What was measured", model_table(report).markdown()]
+    sentences = [sentence for sentence in verdicts(report) if sentence.startswith(f"**{row}**")]
+    parts += ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
     parts += [how_measured(report), "## Made by", f"```sh\n{command}\n```"]
     manifest.put_text(folder, "README.md", "\n\n".join(parts) + "\n")
     return place / "README.md"
 
 
-def _front_matter(folder: Any, row: Row, metric: str, task: Task, source: str, known: dict[str, Any]) -> str:
+def _front_matter(folder: Any, row: ModelRow, metric: str, task: Task, source: str, known: dict[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     kind, pipeline = METRIC_TYPES.get(metric, metric), PIPELINES[task.kind]
@@ -91,7 +92,7 @@ def _front_matter(folder: Any, row: Row, metric: str, task: Task, source: str, k
 
 
 def _title(folder: Any, row: str) -> str:
-    """The folder's name where it says something, else the row's."""
+    """The folder's name, or the row's where that says nothing."""
     return row if folder.name in ("", "bundle") else folder.name
 
 
@@ -101,13 +102,13 @@ def _made(base: str | None, learned_from: str | None) -> str:
     return f" Made{origin}{text}." if origin or text else ""
 
 
-def _about(row: Row, report: Report, task: Task, source: str, max_length: int) -> str:
+def _about(row: ModelRow, report: Report, task: Task, source: str, max_length: int) -> str:
     labels = f" Labels: {', '.join(task.labels)}." if task.labels else ""
     low, high = (f"{100 * end:.1f}" for end in row.score_ci95)
     return (
         f"A BERT for {task.kind.replace('_', ' ')}, measured on {source}: {metric_name(report.metric)} "
         f"{100 * row.score:.1f} (95 % interval {low} to {high}), {row.parameters / 1e6:.1f} million parameters. The "
-        f"numbers hold for inputs cut at {max_length} tokens.{labels}"
+        f"numbers hold for inputs truncated at {max_length} tokens.{labels}"
     )
 
 
@@ -122,8 +123,8 @@ def _usage(folder: Any, task: Task, max_length: int) -> str:
 
 
 def _known_of(base: str | None) -> dict[str, Any]:
-    """What the card of the model that one begins with says: its name on the hub, its licence, its language. Nothing is
-    claimed that no card says."""
+    """Name on the hub, licence and language from the card of the model that this one was made from; nothing else is
+    claimed."""
     if base is None or base.startswith("hf:"):
         return {"base_model": base and base.removeprefix("hf:")}
     from huggingface_hub import ModelCard
@@ -131,6 +132,6 @@ def _known_of(base: str | None) -> dict[str, Any]:
     path = as_path(base) / "README.md"
     try:
         data: Any = ModelCard(path.read_text(encoding="utf-8")).data
-    except Exception:  # no card, or one of somebody else that cannot be read: of a dozen kinds
+    except Exception:  # no card, or one that cannot be parsed, for any reason
         return {}
     return {name: getattr(data, name, None) for name in ("base_model", "license", "language")}

@@ -1,4 +1,4 @@
-"""The picture of a report: score against time, stored size as area.
+"""The pictures of reports: of models, score against time with stored size as area; of methods, score with its interval.
 
 Up and to the left is better. Time is on a logarithmic axis because what matters is the ratio; the bars are the scores'
 95 % intervals. Labels are put beside their circles greedily, in the first of a ring of places that overlaps nothing.
@@ -9,8 +9,10 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bertjax.report.report import BASELINES, Report, Row
-from bertjax.report.text import bytes_text, metric_name
+from bertjax.report.method_report import BUILT_IN, NO_TEACHER, TEACHER, MethodComparison, MethodRow
+from bertjax.report.method_text import title
+from bertjax.report.model_report import BASELINES, ModelRow, Report
+from bertjax.report.number_text import bytes_text, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +21,7 @@ _BLUE, _GREY, _ORANGE = "#2a6fbb", "#6b7280", "#c2640c"
 _LARGEST = 2600.0  # area of the largest circle, in square points
 
 
-def draw(report: Report, path: str | os.PathLike) -> None:
+def draw_models(report: Report, path: str | os.PathLike) -> None:
     """Write the picture; its format follows the file's suffix."""
     figure(report).savefig(path)
 
@@ -40,7 +42,7 @@ def figure(report: Report) -> "Figure":
     return figure
 
 
-def _circle(axes: Any, report: Report, row: Row) -> tuple[Row, float, float, float]:
+def _circle(axes: Any, report: Report, row: ModelRow) -> tuple[ModelRow, float, float, float]:
     """Draw one model; returns it with its position and radius (in points)."""
     assert row.latency_ms is not None
     x, y = row.latency_ms.batch_1.p50, 100 * row.score
@@ -53,11 +55,11 @@ def _circle(axes: Any, report: Report, row: Row) -> tuple[Row, float, float, flo
     return row, x, y, (area / 3.1416) ** 0.5
 
 
-def _colour(report: Report, row: Row) -> str:
+def _colour(report: Report, row: ModelRow) -> str:
     return _ORANGE if row.name == report.baseline else _GREY if row.name in BASELINES else _BLUE
 
 
-def _frame(axes: Any, report: Report, rows: list[Row]) -> None:
+def _frame(axes: Any, report: Report, rows: list[ModelRow]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set_xscale("log")
@@ -72,7 +74,7 @@ def _frame(axes: Any, report: Report, rows: list[Row]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _label(axes: Any, report: Report, circles: list[tuple[Row, float, float, float]]) -> None:
+def _label(axes: Any, report: Report, circles: list[tuple[ModelRow, float, float, float]]) -> None:
     """Write each name beside its circle where it covers neither a centre, an interval nor another name."""
     from matplotlib.transforms import Bbox
 
@@ -102,3 +104,36 @@ def _places(radius: float) -> Iterator[tuple[float, float, str, str]]:
         horizontal = "left" if right > 0 else "right" if right < 0 else "center"
         vertical = "bottom" if up > 0 else "top" if up < 0 else "center"
         yield right * (radius + ring), up * (radius + ring), horizontal, vertical
+
+
+def draw_methods(report: MethodComparison, path: str | os.PathLike) -> None:
+    """Every method's score with its interval, a dot for each seed, and a dashed line at the score without a teacher."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [row for row in report.rows if row.score is not None][::-1]
+    figure = Figure(figsize=(8, 1.4 + 0.42 * len(rows)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot, whose global state belongs to the caller
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        _method_interval(axes, place, row)
+    reference = report.row(NO_TEACHER).score if any(row.name == NO_TEACHER for row in rows) else None
+    if reference is not None:
+        axes.axvline(100 * reference, color=_GREY, linewidth=1, linestyle="--", zorder=1)
+    axes.set_yticks(range(len(rows)), [title(row.name) for row in rows])
+    axes.set_xlabel(f"{metric_name(report.metric)} times 100, average over seeds with 95 % interval; small dots: seeds")
+    axes.set_title(f"{report.task}   (dashed: no teacher)", loc="left", fontsize=11)
+    axes.grid(alpha=0.25, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def _method_interval(axes: Any, place: int, row: MethodRow) -> None:
+    assert row.score is not None
+    assert row.score_ci95 is not None
+    colour = _ORANGE if row.name == TEACHER else _GREY if row.name in BUILT_IN else _BLUE
+    score, (low, high) = 100 * row.score, (100 * end for end in row.score_ci95)
+    errors = [[max(score - low, 0)], [max(high - score, 0)]]
+    axes.errorbar(score, place, xerr=errors, fmt="o", color=colour, capsize=3, linewidth=1.4, zorder=3)
+    seeds = [100 * value for value in row.seeds.values()] if len(row.seeds) > 1 else []
+    axes.scatter(seeds, [place - 0.22] * len(seeds), s=9, color=colour, alpha=0.7, linewidth=0, zorder=2)

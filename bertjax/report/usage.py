@@ -1,7 +1,7 @@
-"""The snippet in a model card: from text to labels and probabilities, as it stands there.
+"""The code snippet in a model card: from text to labels and probabilities.
 
-An exported file needs its runtime and a tokenizer, nothing of ours. What `predict` does around the model, the snippet
-does too: it cuts where the model was measured, and says what the logits mean.
+An exported file needs its runtime and a tokenizer, and no bertjax. The snippet does what `predict` does around the
+model: it truncates at the length that was measured, and turns logits into an answer.
 """
 
 from bertjax.text.tasks import Task
@@ -38,8 +38,8 @@ answer = {labels[str(place)]: float(share) for place, share in enumerate(1 / (1 
     "regression": LOGITS + "answer = float(logits[0])\n",
     "tokens": LOGITS
     + """\
-answer = ["O"] * len(words)  # of words beyond the limit, too
-for place, word in reversed([*enumerate(text.word_ids)]):  # the first piece of a word decides
+answer = ["O"] * len(words)  # also for words beyond the limit
+for place, word in reversed([*enumerate(text.word_ids)]):  # the first token of a word decides
     if word is not None:
         answer[word] = labels[str(logits[place].argmax())]
 """,
@@ -47,7 +47,7 @@ for place, word in reversed([*enumerate(text.word_ids)]):  # the first piece of 
 start, end = (logits[0] for logits in session.run(["start_logits", "end_logits"], inputs))
 inside = np.array([part == 1 for part in text.sequence_ids])
 scores = np.where(inside, start, -np.inf)[:, None] + np.where(inside, end, -np.inf)
-possible = np.triu(np.ones_like(scores)) - np.triu(np.ones_like(scores), 30)  # answers of up to 30 pieces
+possible = np.triu(np.ones_like(scores)) - np.triu(np.ones_like(scores), 30)  # answers of up to 30 tokens
 first, last = divmod(int(np.where(possible, scores, -np.inf).argmax()), len(scores))
 answer = context[text.offsets[first][0] : text.offsets[last][1]]
 """,
@@ -56,9 +56,7 @@ TEXTS = {
     "tokens": ('words = ["a", "text", "to", "judge"]\n', "words, is_pretokenized=True"),
     "qa": ('question, context = "a question", "the text in which its answer stands"\n', "question, context"),
 }
-LONG_CONTEXTS = (
-    "Of a long context this reads the beginning; `bertjax predict` reads all of it, in windows that overlap."
-)
+LONG_CONTEXTS = "This reads the beginning of a long context; `bertjax predict` reads all of it, in overlapping windows."
 
 
 def exported_usage(task: Task, file: str, length: int) -> str:
@@ -71,19 +69,21 @@ def exported_usage(task: Task, file: str, length: int) -> str:
 
 
 def bundle_usage(task: Task, length: int, stock: bool) -> str:
-    """The snippet for a bundle, as Markdown; `stock`: plain transformers computes the same."""
+    """The snippet for a bundle, as Markdown; `stock`: plain transformers computes the same logits."""
     text, second = '"a text to judge"', '["and its second"]' if task.text_pair else ""
     if task.kind == "qa":
         text, second = '"a question"', '["the text in which its answer stands"]'
     given = ", ".join(part for part in (f"[{text}]", second, f"max_length={length}") if part)
-    said = "said.labels, said.probabilities" if task.kind in ("classification", "multi_label") else "said.labels"
+    printed = (
+        "output.labels, output.probabilities" if task.kind in ("classification", "multi_label") else "output.labels"
+    )
     snippet = f"""\
 ```python
 import bertjax
 
 bundle = bertjax.load("path/to/this/folder")
-said = bundle.predict({given})
-print({said})
+output = bundle.predict({given})
+print({printed})
 ```"""
     return f"{snippet}\n\nThe folder opens with `transformers` too, and gives the same logits." if stock else snippet
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from bertjax.machine import processor
 from bertjax.measure.onnx import INTEGER_PRODUCTS
-from bertjax.report.text import bytes_text
+from bertjax.report.number_text import bytes_text
 from bertjax.verify.measured import Bounds, Claim, Failure, Measured, Side, exceeds
 
 SMALL_MS = 1.0

@@ -12,7 +12,7 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.measure.onnx import onnx_file, read_arrays
 from bertjax.model.config import labels_by_id
-from bertjax.report.report import BASELINES
+from bertjax.report.model_report import BASELINES
 from bertjax.storage.tensors import stored_arrays
 from bertjax.storage.typed_json import Within, read_json, value
 from bertjax.verify.measured import Claim, Weights

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from bertjax.metrics.scores import RIGHT_OR_WRONG
-from bertjax.report.text import bytes_text, equals, metric_name, p_text
+from bertjax.report.number_text import bytes_text, metric_name, p_equals
+from bertjax.report.table import Table
 from bertjax.verify.measured import Failure, Measured, Side
 
 
@@ -14,8 +15,7 @@ def lines(measured: Measured, failures: Sequence[Failure]) -> Iterator[str]:
     yield f"OLD: {old.folder} ({_runtime(old)})"
     yield f"NEW: {new.folder} ({_runtime(new)})"
     yield ""
-    for name, *cells in rows(measured):
-        yield f"{name:<22}{cells[0]:>22}{cells[1]:>22}   {cells[2]}".rstrip()
+    yield from side_by_side(measured).text().splitlines()
     yield ""
     yield from notes(measured)
     if not failures:
@@ -25,37 +25,31 @@ def lines(measured: Measured, failures: Sequence[Failure]) -> Iterator[str]:
         yield from (f"  likely cause: {cause}" for cause in failure.causes)
 
 
-def rows(measured: Measured) -> Iterator[tuple[str, str, str, str]]:
-    """Name, OLD, NEW, what became of it."""
+def side_by_side(measured: Measured) -> Table:
+    """What was measured of OLD and NEW, and the change."""
     old, new = measured.old, measured.new
     times, before = new.timing.latency.batch_1, old.timing.latency.batch_1
     low, high = measured.difference
     slowest, fastest = measured.speed_up_range
     test = "McNemar's exact test" if measured.metric in RIGHT_OR_WRONG else "permutation test"
-    yield "", "OLD", "NEW", ""
-    yield (
-        metric_name(measured.metric),
-        _score(old),
-        _score(new),
-        f"{measured.change:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f}), p {equals(p_text(measured.p_value))}, "
-        + test,
+    change = f"{measured.change:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f}), {p_equals(measured.p_value)}"
+    faster = f"{measured.speed_up:.2f} times as fast ({slowest:.2f} to {fastest:.2f} over the repeats)"
+    per_second, before_per_second = new.timing.throughput_per_s, old.timing.throughput_per_s
+    rows = (
+        (metric_name(measured.metric), _score(old), _score(new), f"{change}, {test}"),
+        ("ms, one text, p50", f"{before.p50:.3g}", f"{times.p50:.3g}", faster),
+        ("ms, one text, p95", f"{before.p95:.3g}", f"{times.p95:.3g}", f"{before.p95 / times.p95:.2f} times as fast"),
+        (
+            "texts/s, batches of 32",
+            f"{before_per_second:.4g}",
+            f"{per_second:.4g}",
+            f"{measured.throughput_ratio:.2f} times as many",
+        ),
+        ("bytes on disk", bytes_text(old.bytes), bytes_text(new.bytes), f"1/{old.bytes / new.bytes:.2f} of OLD's"),
+        ("zeros in the weights", f"{old.weights.zeros:.1%}", f"{new.weights.zeros:.1%}", ""),
+        ("truncated texts", str(old.truncated), str(new.truncated), ""),
     )
-    yield (
-        "ms, one text, p50",
-        f"{before.p50:.3g}",
-        f"{times.p50:.3g}",
-        f"{measured.speed_up:.2f} times as fast ({slowest:.2f} to {fastest:.2f} over the rounds)",
-    )
-    yield "ms, one text, p95", f"{before.p95:.3g}", f"{times.p95:.3g}", f"{before.p95 / times.p95:.2f} times as fast"
-    yield (
-        "texts/s, batches of 32",
-        f"{old.timing.throughput_per_s:.4g}",
-        f"{new.timing.throughput_per_s:.4g}",
-        f"{measured.throughput_ratio:.2f} times as many",
-    )
-    yield "bytes on disk", bytes_text(old.bytes), bytes_text(new.bytes), f"1/{old.bytes / new.bytes:.2f} of OLD's"
-    yield "zeros in the weights", f"{old.weights.zeros:.1%}", f"{new.weights.zeros:.1%}", ""
-    yield "texts cut short", str(old.truncated), str(new.truncated), ""
+    return Table(("measured", "OLD", "NEW", "change"), rows, left=("measured", "change"))
 
 
 def notes(measured: Measured) -> Iterator[str]:

@@ -23,8 +23,8 @@ from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.prune import Prune
 from bertjax.recipes.quantize import Quantize
-from bertjax.report.report import WITHOUT_TEACHER, Report, Row, read_report
-from bertjax.report.text import speed_up
+from bertjax.report.model_report import WITHOUT_TEACHER, ModelRow, Report, read_report
+from bertjax.report.model_text import speed_up
 from bertjax.storage import manifest
 from bertjax.storage.paths import names as names_in
 from bertjax.student import Student
@@ -106,7 +106,9 @@ class Shop:
         times = Latency(Percentiles(1.0, 1.0), Percentiles(1.0, 1.0))
         origin = {model.name: str(model.folder) for model in models}
         rows = [
-            Row(m.name, str(m.folder), "onnxruntime", 0.9, (0.8, 1.0), None, 1, 1, exported_from=self.origin(m, origin))
+            ModelRow(
+                m.name, str(m.folder), "onnxruntime", 0.9, (0.8, 1.0), None, 1, 1, exported_from=self.origin(m, origin)
+            )
             for m in models
         ]
         timed = tuple(dataclasses.replace(row, latency_ms=times) for row in rows)
@@ -212,7 +214,7 @@ def made(tmp_path: Path, **numbers: tuple[float, float, int]) -> tuple[Report, l
         (folder / "model.onnx").write_bytes(bytes(size))
         times = Percentiles(ms, ms)
         origin = None if name == "teacher" else str(tmp_path / name.removesuffix("-onnx"))
-        described = Row(name, str(folder), "onnxruntime", score, (0.0, 1.0), None, 1, size, exported_from=origin)
+        described = ModelRow(name, str(folder), "onnxruntime", score, (0.0, 1.0), None, 1, size, exported_from=origin)
         rows.append(dataclasses.replace(described, latency_ms=Latency(times, times)))
         models.append(Model(name, folder))
     return Report("t", "accuracy", "cpu", 1, Percentiles(9.0, 9.0), "teacher", tuple(rows)), models

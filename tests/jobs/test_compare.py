@@ -118,7 +118,7 @@ def test_the_table_holds_what_the_bundles_answer(whole: Path, suite: Config):
 def test_costs_are_counted(whole: Path):
     found = rows(whole)
     assert found["no_teacher"]["passes"] == found["steps"]["passes"] == 10 * 16  # 48 rows are 3 full batches of 16
-    assert found["steps"]["asked"] == 2 * 48  # each stage asks for something else
+    assert found["steps"]["teacher_passes"] == 2 * 48  # each stage asks for something else
     assert found["more_epochs"]["passes"] == (10 + 30 + 3) * 16  # the teacher's training, and asking it once
 
 
@@ -127,7 +127,7 @@ def test_a_row_may_prune_the_teacher_and_round_what_is_left(whole: Path):
     """Instead of the student's shape; rounding without training has no share of the budget."""
     row, folder = rows(whole)["pruned"], whole / "rows" / "pruned" / "seed1"
     assert row["passes"] == 10 * 16
-    assert row["asked"] == 48
+    assert row["teacher_passes"] == 48
     bundle = bertjax.load(folder / "2-int8" / "bundle")
     assert [step.num_attention_heads for step in bundle.config.depth_steps()] == [1, 1]
     assert bundle.config.quantization is not None
@@ -143,7 +143,7 @@ def test_more_text_is_no_more_budget(whole: Path, suite: Config):
     assert len(lines) > 2 * 48
     assert {line["step"] for line in metrics(steps) if "loss" in line} == {10}
     assert row["passes"] == pytest.approx(10 * 16, rel=0.1)  # its last batch is not full
-    assert row["asked"] == len(lines)
+    assert row["teacher_passes"] == len(lines)
     bench = compare.Bench(replace(suite, steps=None, epochs=3.0), Path(), None, "", 48, 10.0)
     more = next(row for row in suite.rows if row.name == "more_text")
     student = compare.planned_stages(bench, more, 0)[1]

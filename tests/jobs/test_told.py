@@ -101,7 +101,7 @@ def test_the_report_says_what_was_cut_left_out_and_seen_before(work, tmp_path, c
     assert (train["seen"], scored["seen"], scored["examples"], scored["max_length"]) == (None, 4, 8, 10)
     assert train["cut"] > 0
     written = (tmp_path / "report.md").read_text()
-    assert f"**Mind that {SEEN}**." in written
+    assert f"**Warning: {SEEN}**." in written
     assert f"{train['cut']} cut at 10 tokens" in written
 
 

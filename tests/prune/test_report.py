@@ -11,7 +11,7 @@ import bertjax
 from bertjax.measure.latency import Latency, Percentiles, Timing
 from bertjax.prune.masks import apply_masks, magnitude_masks
 from bertjax.report.build import Entry, measure_bundles
-from bertjax.report.text import markdown, table_cells, verdicts
+from bertjax.report.model_text import markdown, model_table, verdicts
 from bertjax.text.tasks import Task
 from bertjax.verify import Bounds, compare, verdict
 from tests.train.tiny import write_model, write_table
@@ -49,8 +49,7 @@ def test_the_report_of_zeros_in_their_places_says_no_speed_up(folder: Path, monk
     whole, zeros = report.rows
     assert (zeros.flops_per_example, zeros.parameters) == (whole.flops_per_example, whole.parameters)
     assert zeros.size_bytes == pytest.approx(whole.size_bytes, rel=0.01)
-    headings, cells = table_cells(report)
-    assert cells[1][headings.index("speed")] == "no speed-up"
+    assert model_table(report).column("speed")[1] == "no speed-up"
     (said,) = verdicts(report)
     assert "**no speed-up (time ratio 1.00)**" in said  # one program, whatever a clock would have said the second time
     assert "faster" not in said

@@ -20,7 +20,7 @@ from bertjax.model import BertConfig, init_params
 from bertjax.params import count
 from bertjax.report.build import Entry, measure_bundles, program
 from bertjax.report.card import write_card
-from bertjax.report.report import BAG_OF_WORDS, WITHOUT_TEACHER, read_report
+from bertjax.report.model_report import BAG_OF_WORDS, WITHOUT_TEACHER, read_report
 from bertjax.report.write import write_report
 from bertjax.text.tasks import Task
 from tests.report.test_report import ROW, SCHEMA, assert_follows
@@ -86,14 +86,14 @@ def test_rows_hold_what_each_measurement_says(report, folders):
     assert student.peak_memory_bytes.training_step is None
     assert [row.runtime for row in report.rows] == ["jax", "jax", "jax", "sklearn"]
     assert words.bundle is words.flops_per_example is None
-    lengths = [min(len(text.split()) + 2, 8) for text in TEXTS]  # a word is a piece here
+    lengths = [min(len(text.split()) + 2, 8) for text in TEXTS]  # a word is a token here
     assert (report.lengths.p50, report.lengths.p95) == tuple(np.percentile(lengths, (50, 95)))
     assert all(row.latency_ms.end_to_end.p50 > 0 and row.throughput_per_s["batch_32"] > 0 for row in report.rows)
     assert {"python", "jax", "flax", "bertjax", "scikit-learn"} <= report.versions.keys()
 
 
 @pytest.mark.slow
-def test_student_is_compared_with_the_baseline_and_both_honest_rows(report):
+def test_student_is_compared_with_the_first_model_and_both_baselines(report):
     assert [(c.row, c.other) for c in report.comparisons] == [("student", n) for n in PREDICTIONS if n != "student"]
     alone = report.comparisons[1]
     student, other = PREDICTIONS["student"], PREDICTIONS[WITHOUT_TEACHER]
@@ -115,7 +115,7 @@ def test_flips_are_texts_that_one_of_the_two_gets_right(report):
 
 @pytest.mark.slow
 def test_a_bundle_in_bfloat16_is_a_bundle(folders):
-    """Its flipped texts are shown, and its program is one with that of the same shape in the same dtype alone."""
+    """Its changed labels are shown, and it shares a program only with models of the same shape and dtype."""
     student = Entry("student", folders / "student", PREDICTIONS["student"], runtime="jax-bfloat16")
     teacher = Entry("teacher", folders / "teacher", PREDICTIONS["teacher"])
     where = {"task": TASK, "baseline": "teacher", "source": "tiny.tsv", "max_length": 8, "sample": 4}

@@ -8,8 +8,8 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.measure.latency import Percentiles
 from bertjax.metrics.uncertainty import holm, mcnemar, mean_difference_interval, mean_interval, mean_p_value
-from bertjax.report.comparison import Comparison, Method, Run, method_rows
-from bertjax.report.comparison_text import markdown, score_text, table_cells, verdicts
+from bertjax.report.method_report import Method, MethodComparison, MethodRun, method_rows
+from bertjax.report.method_text import markdown, method_table, score_text, verdicts
 from bertjax.report.write import write_comparison
 
 RNG = np.random.default_rng(3)
@@ -22,14 +22,14 @@ def answers(share: float) -> np.ndarray:
 
 
 def method(name: str, *shares: float, **more) -> Method:
-    return Method(name, tuple(Run(i, answers(p), 100.0, 10.0, 5.0 + i) for i, p in enumerate(shares)), **more)
+    return Method(name, tuple(MethodRun(i, answers(p), 100.0, 10.0, 5.0 + i) for i, p in enumerate(shares)), **more)
 
 
 METHODS = (
-    Method("teacher", (Run(None, answers(0.95)),)),
+    Method("teacher", (MethodRun(None, answers(0.95)),)),
     method("no_teacher", 0.7, 0.72, 0.7),
     method("more_epochs", 0.7, 0.7, 0.75),
-    Method("bag_of_words", (Run(None, answers(0.6)),)),
+    Method("bag_of_words", (MethodRun(None, answers(0.6)),)),
     method("good", 0.9, 0.88, 0.91, paper=92.5, source="somebody, somewhere"),
     method("same", 0.71, 0.7, 0.72),
     method("half", 0.9, failures=((1, "burst"), (2, "burst"))),
@@ -43,10 +43,10 @@ def right(name: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def report() -> Comparison:
+def report() -> MethodComparison:
     rows, best = method_rows("accuracy", GOLD, METHODS)
     about = ("classification of x", "accuracy", "cpu", 2, Percentiles(7.0, 15.0))
-    return Comparison(*about, tuple(rows), best, command="bertjax compare --out=again", teacher_cost="nothing")
+    return MethodComparison(*about, tuple(rows), best, command="bertjax compare --out=again", teacher_cost="nothing")
 
 
 def test_scores_and_differences_are_means_over_the_seeds(report):
@@ -70,17 +70,17 @@ def test_scores_and_differences_are_means_over_the_seeds(report):
     assert (report.row("good").passes, report.row("good").seconds) == (100, 6)
 
 
-def test_words_call_noise_noise_and_failures_failures(report):
+def test_the_text_names_differences_that_are_not_significant_and_failures(report):
     said = " ".join(verdicts(report))
     assert "**good** is **better** than *no teacher*" in said
-    assert "**same** next to *no teacher*: noise" in said
+    assert "**same** next to *no teacher*: not statistically distinguishable" in said
     assert "**bag of words** is **worse** than *no teacher*" in said
     assert "better than that: good, half" in said
     assert "The best row is **half**" in said or "The best row is **good**" in said
     assert "**gone**, seed 0, failed: no such layer" in said
     assert "(1 of 3 seeds)" in score_text(report.row("half"))
-    headings, rows = table_cells(report)
-    cells = {row[0]: dict(zip(headings, row, strict=True)) for row in rows}
+    table = method_table(report)
+    cells = {row[0]: dict(zip(table.headings, row, strict=True)) for row in table.rows}
     assert cells["gone"]["accuracy [95 %]"] == "failed"
     assert (cells["good"]["paper"], cells["good"]["run it again"]) == ("92.5", "`--row=good`")
     assert "somebody, somewhere" in markdown(report, "report.png")

@@ -13,9 +13,18 @@ from rich.console import Console
 from bertjax.errors import UserError
 from bertjax.measure.latency import Edge, Latency, PeakMemory, Percentiles
 from bertjax.metrics.uncertainty import proportion_difference_interval
+from bertjax.report.model_report import (
+    BAG_OF_WORDS,
+    WITHOUT_TEACHER,
+    Flip,
+    ModelRow,
+    PairedComparison,
+    Report,
+    read_report,
+)
+from bertjax.report.model_text import how_measured, markdown, model_table, verdicts
+from bertjax.report.number_text import bytes_text
 from bertjax.report.plot import figure
-from bertjax.report.report import BAG_OF_WORDS, WITHOUT_TEACHER, Comparison, Flip, Report, Row, read_report
-from bertjax.report.text import bytes_text, how_measured, markdown, rich_table, table_cells, verdicts
 from bertjax.report.write import write_report
 from bertjax.text.facts import Facts
 
@@ -23,7 +32,7 @@ from bertjax.text.facts import Facts
 def row(name, score, ms, size, **changes):
     latency = Latency(Percentiles(ms, 2 * ms), Percentiles(1.1 * ms, 2.2 * ms))
     interval = (score - 0.02, score + 0.02)
-    values = Row(
+    values = ModelRow(
         name, None, "jax", score, interval, None, 22_713_216, size, 1.1e9, 9.8e7, PeakMemory(10**8, 6 * 10**8), latency
     )
     return dataclasses.replace(values, throughput_per_s={"batch_32": 310.0}, **changes)
@@ -33,8 +42,8 @@ TEACHER = row("teacher", 0.87, 5.2, 90_900_000)
 STUDENT = row("student", 0.85, 1.7, 56_000_000, p_value_vs_baseline=0.02)
 WITHOUT = row(WITHOUT_TEACHER, 0.84, 1.71, 56_000_000, p_value_vs_baseline=1e-4)
 WORDS = row(BAG_OF_WORDS, 0.77, 0.06, 2_100_000, p_value_vs_baseline=1e-9, runtime="sklearn", flops_per_example=None)
-BETTER = Comparison("student", BAG_OF_WORDS, 0.08, (0.05, 0.11), 1e-4)
-UNCLEAR = Comparison("student", WITHOUT_TEACHER, 0.01, (-0.001, 0.02), 0.07)
+BETTER = PairedComparison("student", BAG_OF_WORDS, 0.08, (0.05, 0.11), 1e-4)
+UNCLEAR = PairedComparison("student", WITHOUT_TEACHER, 0.01, (-0.001, 0.02), 0.07)
 REPORT = Report(
     "classification of demo",
     "accuracy",
@@ -45,7 +54,7 @@ REPORT = Report(
     (TEACHER, STUDENT, WITHOUT, WORDS),
     {"seed": 0},
     {"jax": "0.10.2"},
-    (Comparison("student", "teacher", -0.02, (-0.035, -0.004), 0.02), UNCLEAR, BETTER),
+    (PairedComparison("student", "teacher", -0.02, (-0.035, -0.004), 0.02), UNCLEAR, BETTER),
     (
         Flip("student", "a | *fine* film\n", "fresh", "fresh", "rotten"),
         Flip("student", "dull", "rotten", "fresh", "rotten"),
@@ -120,7 +129,7 @@ def test_what_was_read_is_in_both_files_and_comes_first_where_texts_are_not_new(
         assert "Eval: b.tsv, 4 texts, 2 cut at 32 tokens, 12.5 % [UNK]; left out 1 of 5." in written
         assert read_report(tmp_path / "report.json") == report
         assert (
-            verdicts(report)[0] == "**Mind that 3 of 4 texts of b.tsv (eval) stand in a.tsv (train) too: the score "
+            verdicts(report)[0] == "**Warning: 3 of 4 texts of b.tsv (eval) stand in a.tsv (train) too: the score "
             "is not one on new text**."
         ) == warned
         assert ("No text of b.tsv stands in what was learned" in written) != warned
@@ -128,9 +137,9 @@ def test_what_was_read_is_in_both_files_and_comes_first_where_texts_are_not_new(
 
 def test_verdicts_say_in_words_what_was_beaten_and_what_was_not():
     said = verdicts(REPORT)
-    assert len(said) == 3  # none for the baseline and the honest rows themselves
+    assert len(said) == 3  # none for the first model and the baselines
     assert "worse (difference -2.0 points, 95 % interval -3.5 to -0.4, p = 0.020)" in said[0]
-    assert "1.6x smaller on disk, not less arithmetic, 3.1x faster" in said[0]
+    assert "1.6x smaller on disk, not fewer FLOPs, 3.1x faster" in said[0]
     assert "does **not** beat *same small model, trained without a teacher*" in said[1]
     assert "beats *bag of words* (difference +8.0 points, 95 % interval +5.0 to +11.0, p < 0.001)" in said[2]
 
@@ -138,7 +147,7 @@ def test_verdicts_say_in_words_what_was_beaten_and_what_was_not():
 def test_a_difference_is_real_where_interval_and_exact_test_both_say_so():
     """Five disagreements, all for one model: the interval is clear of 0, and a coin falls so in 6 % of all tries."""
     low, high = proportion_difference_interval(5, 0, 1000)
-    few = Comparison("student", BAG_OF_WORDS, 0.005, (float(low), float(high)), 0.0625)
+    few = PairedComparison("student", BAG_OF_WORDS, 0.005, (float(low), float(high)), 0.0625)
     assert few.ci95[0] > 0
     (_, said) = verdicts(dataclasses.replace(REPORT, comparisons=(few,)))
     assert said.startswith("**student** does **not** beat *bag of words*")
@@ -151,7 +160,7 @@ def test_how_it_was_measured_names_the_interval_of_the_metric():
     )
 
 
-def exported(name: str, of: str, ms: float) -> Row:
+def exported(name: str, of: str, ms: float) -> ModelRow:
     edge = Edge(Percentiles(1.5 * ms, 2.0 * ms), 812.0, 123_400_000)
     return row(name, 0.85, ms, 14_000_000, bundle=f"/x/{name}", exported_from=of, runtime="onnxruntime", edge=edge)
 
@@ -161,10 +170,15 @@ def test_an_exported_model_is_timed_against_the_exported_baseline(tmp_path):
     rows = (teacher, exported("teacher-onnx", "/x/teacher", 4.0), student, exported("int8", "/x/rounded", 1.0))
     report = dataclasses.replace(REPORT, rows=rows, comparisons=(), flips=(), conclusion="Kept: int8.")
     assert [report.against(one).name for one in rows] == ["teacher", "teacher", "teacher", "teacher-onnx"]
-    assert [cells[-1] for cells in table_cells(report)[1]] == ["-", "1.3x", "3.1x", "4.0x"]  # 4.0 / 1.0, not 5.2 / 1.0
+    assert [cells[-1] for cells in model_table(report).rows] == [
+        "-",
+        "1.3x",
+        "3.1x",
+        "4.0x",
+    ]  # 4.0 / 1.0, not 5.2 / 1.0
     text = markdown(report, "report.png")
     assert "**int8** next to *teacher-onnx*" in text
-    assert "counted from *teacher-onnx*" in text
+    assert "compared in speed with *teacher-onnx*" in text
     assert "**Kept: int8.**" in text
     assert "| int8 | 1.50 | 2 | 812 | 123 MB |" in text
     write_report(report, tmp_path)
@@ -184,10 +198,10 @@ def test_an_exported_model_is_timed_against_the_exported_baseline(tmp_path):
 def test_a_time_ratio_under_five_percent_is_no_speed_up(ms, says, cell):
     report = dataclasses.replace(REPORT, rows=(TEACHER, row("student", 0.85, ms, 1)))
     assert says in verdicts(report)[0]
-    assert table_cells(report)[1][1][-1] == cell
+    assert model_table(report).rows[1][-1] == cell
 
 
-def test_fewer_parameters_for_the_same_arithmetic_save_memory_and_no_time():
+def test_fewer_parameters_with_the_same_flops_save_memory_and_no_time():
     shared = dataclasses.replace(
         STUDENT,
         parameters=13_800_000,
@@ -196,7 +210,7 @@ def test_fewer_parameters_for_the_same_arithmetic_save_memory_and_no_time():
     )
     [said] = verdicts(dataclasses.replace(REPORT, rows=(TEACHER, shared), comparisons=()))
     assert said.endswith(
-        "Fewer parameters do the same arithmetic: that saves memory (inference 60.0 MB instead of 100 MB, training, "
+        "Fewer parameters need as many FLOPs: that saves memory (inference 60.0 MB instead of 100 MB, training, "
         "optimiser state included, 400 MB instead of 600 MB); in batches of 32, no time saved."
     )
     faster = dataclasses.replace(shared, throughput_per_s={"batch_32": 372.0})
@@ -224,7 +238,7 @@ def test_markdown_holds_table_picture_verdicts_flips_both_ways_and_commands(tmp_
 
 def test_table_fits_a_narrow_terminal():
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(rich_table(REPORT))
+    console.print(model_table(REPORT).rich())
     text = console.export_text()
     assert "…" not in text
     assert "85.0 [83.0, 87.0]" in text

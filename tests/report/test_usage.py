@@ -11,7 +11,7 @@ import bertjax
 from bertjax.export import export
 from bertjax.measure.latency import Percentiles
 from bertjax.report.card import write_card
-from bertjax.report.report import Report, Row
+from bertjax.report.model_report import ModelRow, Report
 from bertjax.text.tasks import METRICS, Task
 from tests.train.tiny import FILLER, GOOD, write_model
 
@@ -34,7 +34,7 @@ PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regressi
 
 def card(folder: Path, task: Task, **about: Any) -> str:
     both = Percentiles(9.0, 12.0)
-    row = Row("mine", str(folder), "jax", 0.8, (0.7, 0.9), None, 1000, 4000)
+    row = ModelRow("mine", str(folder), "jax", 0.8, (0.7, 0.9), None, 1000, 4000)
     report = Report("x", METRICS[task.kind][0], "cpu", 1, both, "mine", (row,))
     given = {"source": "eval.tsv", "command": "make", "max_length": LENGTH, **about}
     return write_card(folder, report, "mine", task=task, **given).read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def test_the_snippets_of_a_card_say_what_predict_does(kind: Any, paired: bool, t
             wanted = bundle.predict([asked], second and [second], max_length=LENGTH)
             names = executed(snippet, swapped)
             if make == "bundle":
-                assert names["said"].labels == wanted.labels
+                assert names["output"].labels == wanted.labels
                 continue
             answer = names["answer"]
             if kind in ("tokens", "qa"):
@@ -128,4 +128,4 @@ def test_a_card_claims_licence_language_and_origin_only_where_a_card_says_so(
     } == expected
     assert f"Made from `{base.removeprefix('hf:')}` with the text of lernen.csv." in text
     assert "measured on eval.tsv" in text
-    assert "cut at 20 tokens" in text
+    assert "truncated at 20 tokens" in text

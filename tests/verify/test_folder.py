@@ -14,7 +14,7 @@ from bertjax import UserError
 from bertjax.measure.latency import Latency, Percentiles
 from bertjax.measure.onnx import origin_of
 from bertjax.report.card import write_card
-from bertjax.report.report import BAG_OF_WORDS, Report, Row
+from bertjax.report.model_report import BAG_OF_WORDS, ModelRow, Report
 from bertjax.text.tasks import Task
 from bertjax.verify.folder import (
     check_files,
@@ -43,10 +43,12 @@ def bundle(tmp_path) -> Path:
     return folder
 
 
-def row(name: str, folder: Path | None, score: float, size: int, milliseconds: float) -> Row:
+def row(name: str, folder: Path | None, score: float, size: int, milliseconds: float) -> ModelRow:
     both = Percentiles(milliseconds, milliseconds)
     place = None if folder is None else str(folder)
-    return Row(name, place, "jax", score, (score - 0.01, score + 0.01), None, 10, size, latency_ms=Latency(both, both))
+    return ModelRow(
+        name, place, "jax", score, (score - 0.01, score + 0.01), None, 10, size, latency_ms=Latency(both, both)
+    )
 
 
 def test_bytes_are_those_of_all_files_whatever_they_are_called(bundle: Path):

@@ -1,10 +1,10 @@
-"""Methods held against each other: a row is a way to make one small model, run with several seeds.
+"""Methods compared, as data: a row is one way to train a small model, run with several seeds.
 
-Every row has the same teacher, shape, data and budget, so that what differs is the method; what it cost stands beside
-what it scored. Three rows are there to be beaten: the same model from the labels alone, the same with as many more
-passes as teaching costs, and a bag of words. A score is the mean over the seeds; intervals and p-values resample the
-evaluation examples with all seeds' answers to them, and the p-values are corrected for the number of rows (Holm). They
-say what other texts would show of these runs; how far the seeds lie apart stands in a column of its own.
+Every row has the same teacher, student shape, data and budget; only the method differs. Three rows are baselines: the
+same model trained on the labels alone, the same with as many additional passes as distillation costs, and a bag of
+words. A score is the average over the seeds. Intervals and p-values resample the evaluation examples with all seeds'
+predictions, and the p-values are corrected for the number of rows (Holm). They say how these runs would score on other
+examples; how much the seeds differ is a column of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,31 +24,31 @@ BUILT_IN = (TEACHER, NO_TEACHER, MORE_EPOCHS, BAG_OF_WORDS)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training of a method. `passes` counts the examples it was trained on, one by one, `asked` those that the
-    teacher read for it; `seconds` is the time of both. What has no seed (a bag of words) stands beside any seed."""
+class MethodRun:
+    """One training of a method. `passes` counts the examples that it was trained on, `teacher_passes` those that the
+    teacher computed for it; `seconds` is the time of both. A run without a seed (a bag of words) counts for each."""
 
     seed: int | None
     predictions: Sequence | np.ndarray
     passes: float | None = None
-    asked: float = 0.0
+    teacher_passes: float = 0.0
     seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row before it is measured: its runs, those that failed (seed, reason), and what its paper says, in points."""
+    """A row before it is measured: its runs, the failed ones (seed, reason), and the score in its paper, in points."""
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[MethodRun, ...]
     failures: tuple[tuple[int, str], ...] = ()
     paper: float | None = None
     source: str | None = None
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The mean score of a row less that of another, on the seeds that both have; `p_value` is corrected (Holm)."""
+class MethodDifference:
+    """The average score of a row minus that of another, on the seeds that both have; `p_value` is corrected (Holm)."""
 
     value: float
     ci95: tuple[float, float]
@@ -63,14 +63,14 @@ class MethodRow:
     seeds: Mapping[str, float]
     score: float | None
     score_ci95: tuple[float, float] | None
-    differences: Mapping[str, Difference]
-    """To "teacher", "no_teacher", "more_epochs", and to the row with the best score."""
+    differences: Mapping[str, MethodDifference]
+    """From "teacher", "no_teacher", "more_epochs", and from the row with the best score."""
     failures: tuple[tuple[int, str], ...]
     paper: float | None
     source: str | None
     passes: float | None
-    """Examples seen in training, in the mean over the seeds; so are the next two."""
-    asked: float | None
+    """Examples seen in training, averaged over the seeds, as the next two are."""
+    teacher_passes: float | None
     seconds: float | None
     parameters: int | None = None
     size_bytes: int | None = None
@@ -80,7 +80,7 @@ class MethodRow:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MethodComparison:
     """The table, and what was compared with what."""
 
     task: str
@@ -90,14 +90,14 @@ class Comparison:
     lengths: Percentiles
     rows: tuple[MethodRow, ...]
     best: str | None
-    """Of the rows of the suite (the teacher, and those that are there to be beaten, left out)."""
+    """Of the rows that are neither the teacher nor a baseline."""
     command: str
-    """What runs a row again, if `--row=NAME` or `--row=NAME/seedN` is added."""
+    """With `--row=NAME` or `--row=NAME/seedN` added it runs a row again."""
     teacher_cost: str
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     texts: tuple[Facts, ...] = ()
-    """What was read: how many texts were cut, left out, or stand in the training text, too."""
+    """What was read: how many examples were truncated, left out, or are in the training data too."""
 
     def row(self, name: str) -> MethodRow:
         return next(row for row in self.rows if row.name == name)
@@ -127,7 +127,7 @@ def method_rows(metric: str, labels: Sequence | np.ndarray, methods: Sequence[Me
             paper=method.paper,
             source=method.source,
             passes=mean([run.passes for run in runs]),
-            asked=mean([run.asked for run in runs]),
+            teacher_passes=mean([run.teacher_passes for run in runs]),
             seconds=mean([run.seconds for run in runs]),
         )
 
@@ -136,22 +136,22 @@ def method_rows(metric: str, labels: Sequence | np.ndarray, methods: Sequence[Me
 
 def against(
     metric: str, labels: Sequence | np.ndarray, methods: Sequence[Method], other: Method | None
-) -> dict[str, Difference]:
+) -> dict[str, MethodDifference]:
     """The difference of every method to `other`, where they have a seed in common; p-values corrected together."""
     pairs = {m.name: common(m.runs, other.runs) for m in methods if other is not None and m.name != other.name}
     pairs = {name: pair for name, pair in pairs.items() if pair[0]}
     corrected = holm([mean_p_value(metric, *pair, labels) for pair in pairs.values()])
 
-    def difference(ours: list, theirs: list, p_value: float) -> Difference:
+    def difference(ours: list, theirs: list, p_value: float) -> MethodDifference:
         value = np.mean([score(metric, run, labels) for run in ours]) - np.mean(
             [score(metric, run, labels) for run in theirs]
         )
-        return Difference(float(value), mean_difference_interval(metric, ours, theirs, labels), p_value)
+        return MethodDifference(float(value), mean_difference_interval(metric, ours, theirs, labels), p_value)
 
     return {name: difference(*pair, p) for (name, pair), p in zip(pairs.items(), corrected, strict=True)}
 
 
-def common(ours: Sequence[Run], theirs: Sequence[Run]) -> tuple[list, list]:
+def common(ours: Sequence[MethodRun], theirs: Sequence[MethodRun]) -> tuple[list, list]:
     """The predictions of both for every seed that both have; a run without a seed stands for each."""
     a, b = ({run.seed: run.predictions for run in runs} for runs in (ours, theirs))
     known = [seed for seed in dict.fromkeys([*a, *b]) if seed is not None]

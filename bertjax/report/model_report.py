@@ -1,12 +1,12 @@
-"""The report: every model's numbers side by side, as data.
+"""The report on models, as data: the numbers of every model side by side.
 
-A row is one model as it ships. Stored size, memory, arithmetic and time are separate columns because they move
-separately: a pruned model may be small on disk and no faster, a shared one small and as slow as before. Two rows keep
-everybody honest besides the model that all are compared with: the same small model without the technique in question,
-and a bag of words. A technique that does not beat them was not worth its trouble, and the report says so in words.
+A row is one model as it ships. Stored size, memory, FLOPs and time are separate columns because one can change without
+the others: a pruned model may be small on disk and no faster, one with shared layers small and as slow as before. Two
+baselines stand beside the first model: the same small model trained without the technique, and a bag of words. Where a
+technique does not beat them, the report says so.
 
-`Report` mirrors `report.json` field by field; what is only worth reading (comparisons, flipped texts, next steps) goes
-to `report.md`. `None` means "not measured", never zero.
+`Report` mirrors `report.json` field by field; what only people read (comparisons, changed labels, next steps) is in
+`report.md`. `None` means "not measured", never zero.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ BASELINES = (WITHOUT_TEACHER, BAG_OF_WORDS)
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """One model. FLOPs and bytes accessed are those of one text of the median length."""
 
     name: str
@@ -51,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """`row` minus `other` on the same examples: difference of the scores, its 95 % interval, paired p-value."""
 
     row: str
@@ -63,7 +63,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Flip:
-    """A text which `row` labels unlike the baseline, one of the two being right."""
+    """An example that `row` and the baseline label differently, one of them rightly."""
 
     row: str
     text: str
@@ -74,7 +74,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Report:
-    """What was gained and what it cost, model by model, on one data set and one machine."""
+    """The models measured on one data set and one machine."""
 
     task: str
     metric: str
@@ -82,29 +82,29 @@ class Report:
     threads: int
     lengths: Percentiles
     baseline: str
-    rows: tuple[Row, ...]
+    rows: tuple[ModelRow, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[PairedComparison, ...] = ()
     flips: tuple[Flip, ...] = ()
     next_steps: tuple[tuple[str, str], ...] = ()
     """(what to try, the command that does it)."""
     conclusion: str = ""
-    """What was decided from these numbers."""
+    """Which model was kept, and why."""
     texts: tuple[Facts, ...] = ()
-    """What was read: how many texts were cut, left out, or stand in the training text, too."""
+    """What was read: how many examples were truncated, left out, or are in the training data too."""
 
     def __post_init__(self):
         names = [row.name for row in self.rows]
         if self.baseline not in names or len(set(names)) < len(names):
             raise UserError(f"A report needs a name of its own for each row and its baseline among them: {names}.")
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> ModelRow:
         return next(row for row in self.rows if row.name == name)
 
-    def against(self, row: Row) -> Row:
-        """What a row is compared with: the baseline; for an exported model the baseline exported alike, if there is
-        such a row, so that a faster runtime is not taken for a faster model."""
+    def against(self, row: ModelRow) -> ModelRow:
+        """What a row is compared with: the baseline, or for an exported model the baseline in the same runtime if that
+        was measured, so that a faster runtime is not taken for a faster model."""
         baseline = self.row(self.baseline)
         if row.exported_from in (None, baseline.bundle):
             return baseline
@@ -138,6 +138,6 @@ def read_report(path: str | os.PathLike) -> Report:
     return dataclasses.replace(report, rows=tuple(_placed(row, file.parent) for row in report.rows))
 
 
-def _placed(row: Row, folder: Any) -> Row:
+def _placed(row: ModelRow, folder: Any) -> ModelRow:
     bundle, origin = (named and joined(folder, named) for named in (row.bundle, row.exported_from))
     return dataclasses.replace(row, bundle=bundle, exported_from=origin)
