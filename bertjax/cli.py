@@ -25,7 +25,6 @@ COMMANDS = {
     "evaluate": "measure models: score, size, speed, memory",
     "compare": "hold methods against each other: one teacher, one budget, several seeds, one table",
     "predict": "text in, labels and probabilities out",
-    "lists": "an experiment: a model that halts by itself, on lists that differ in difficulty",
 }
 LIBRARY = {
     "export": "a model as ONNX, StableHLO, LiteRT or a folder for plain transformers, checked against JAX",

@@ -3,7 +3,7 @@
 # xpk makes a workload anew when its machine is taken away, and the run continues from its newest checkpoint.
 #
 #   gke.sh create --cluster=mine --type=v5litepod-16 --spot=true
-#   gke.sh run --cluster=mine --name=run1 --image=IMAGE --out=gs://bucket/run -- pretrain --config=albert_base
+#   gke.sh run --cluster=mine --name=run1 --image=IMAGE --out=gs://bucket/run -- pretrain --config=albert
 
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

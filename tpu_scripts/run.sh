@@ -3,7 +3,7 @@
 # connection: where it breaks, the same command again shows a run that goes on. A run that ended continues from the newest
 # good checkpoint in OUT; a finished one is left alone.
 #
-#   run.sh --name=mine --out=gs://bucket/run -- pretrain --config=albert_base --dtype=bfloat16
+#   run.sh --name=mine --out=gs://bucket/run -- pretrain --config=albert --dtype=bfloat16
 
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -2,7 +2,7 @@
 # Sees a run to its end: creates the machine if need be, installs, runs, and begins again where the run was when the
 # machine was taken away. An error of the run itself is not repeated.
 #
-#   watch.sh --name=mine --spot=true --out=gs://bucket/run -- pretrain --config=albert_base
+#   watch.sh --name=mine --spot=true --out=gs://bucket/run -- pretrain --config=albert
 
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

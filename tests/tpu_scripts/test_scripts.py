@@ -341,7 +341,7 @@ def test_a_run_is_shown_kept_and_quoted(cloud: Cloud):
 
 def test_a_run_survives_its_machine(cloud: Cloud):
     cloud.write("runs", "lost", "lost", "ok")
-    done = cloud.run("watch", "--spot=true", "--out=gs://b/a", "--", "pretrain", "--config=albert_base")
+    done = cloud.run("watch", "--spot=true", "--out=gs://b/a", "--", "pretrain", "--config=albert")
     assert done.returncode == 0, done.stderr
     assert len(cloud.asked("queued-resources create")) == 3
     assert len(cloud.asked("bertjax pretrain")) == 3

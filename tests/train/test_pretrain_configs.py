@@ -19,7 +19,7 @@ SIZES = {"base": 11_683_584, "large": 17_683_968, "xlarge": 58_724_864, "xxlarge
 
 def recipe(name: str) -> tuple[Config, Any]:
     """A recipe, and the model that it describes."""
-    config = load_config(f"albert_{name}", Config)
+    config = load_config(f"albert:{name}", Config)
     settings: Any = {"dtype": config.dtype, "remat": config.remat}
     return config, config.shape.config(config.vocab_size or 0, "ForPreTraining", **settings)
 
@@ -40,7 +40,7 @@ def test_the_whole_step_of_a_recipe_can_be_traced(name: str):
 
 
 def test_the_recipe_is_that_of_the_paper():
-    config = load_config("albert_base", Config)
+    config = load_config("albert", Config)
     assert (config.steps, config.batch_size, config.data.max_length) == (125_000, 4096, 512)
     assert (config.masking, config.sentences) == (Masking("ngrams", 0.15), "order")
     rate = learning_rate_schedule(config.optimiser, 125_000)

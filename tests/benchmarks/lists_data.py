@@ -1,4 +1,4 @@
-"""Lists to be copied in which some cells refer to others, made as they are asked for: inputs that differ in difficulty.
+"""Lists to be copied in which some cells refer to others: generated inputs that differ in difficulty.
 
 A cell holds a digit, or the number of another cell whose digit is meant. That one may refer further, never in a circle;
 the answer of every cell is the digit at the end of its chain. The length of the longest chain is the difficulty of a

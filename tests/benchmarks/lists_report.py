@@ -1,10 +1,13 @@
-"""From a model that halts and models of fixed depth to the report of `train.lists`, on lists that no training saw."""
+"""The report of `tests.benchmarks.lists`: a model that halts and models with fixed steps, on unseen lists."""
 
 from pathlib import Path
 from typing import Any
 
+from bertjax.report.number_text import points, points_with_interval
+from bertjax.report.table import Table, cells_of
+
 HELD_OUT = 2**62
-"""Number of the first list that is tested on; training never comes so far."""
+"""Number of the first test list; training never gets that far."""
 
 
 def measured(config: Any, halting: Any, fixed: dict[int, Any]) -> dict[str, Any]:
@@ -15,14 +18,14 @@ def measured(config: Any, halting: Any, fixed: dict[int, Any]) -> dict[str, Any]
 
     from bertjax.engine.fields import to_dict
     from bertjax.engine.record import device, versions
-    from bertjax.measure.halting import answers, rank_correlation, time_early_stopping
-    from bertjax.text.lists import as_batch, rows
+    from tests.benchmarks.halting import cell_predictions, rank_correlation, time_early_stopping
+    from tests.benchmarks.lists_data import as_batch, rows
 
     numbers = HELD_OUT + np.arange(config.test)
     parts = np.array_split(numbers, math.ceil(config.test / 250))
     batches = [as_batch(config.lists, config.seed, part) for part in parts]
     lists = rows(config.lists, config.seed, numbers)
-    found = answers(halting.model, halting.params, batches)
+    found = cell_predictions(halting.model, halting.params, batches)
     steps = float(found.steps.mean())
     equal = min((d for d in fixed if d >= steps), default=None)
     times = time_early_stopping(
@@ -46,7 +49,7 @@ def measured(config: Any, halting: Any, fixed: dict[int, Any]) -> dict[str, Any]
         ],
         "equal_steps": equal,
         "fixed": [
-            {"depth": d, **against(found, answers(b.model, b.params, batches)), "ms": times.fixed[d]}
+            {"depth": d, **against(found, cell_predictions(b.model, b.params, batches)), "ms": times.fixed[d]}
             for d, b in fixed.items()
         ],
         "time": {
@@ -104,49 +107,42 @@ def write(report: dict[str, Any], out: Path) -> None:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    time = report["time"]
+    time, equal = report["time"], report["equal_steps"]
     saved_steps, saved_time = 1 - time["steps"] / time["most"], 1 - time["early_ms"] / time["full_ms"]
-    low, high = report["lists_ci95"]
-    lines = [
+    by_difficulty = {
+        "longest chain": lambda row: str(row["difficulty"]),
+        "lists": lambda row: str(row["count"]),
+        "right %": lambda row: points(row["lists"]),
+        "steps": lambda row: f"{row['steps']:.2f}",
+    }
+    at_fixed = {
+        "steps": lambda row: f"**{row['depth']}**" if row["depth"] == equal else str(row["depth"]),
+        "right %": lambda row: points(row["lists"]),
+        "cells %": lambda row: f"{100 * row['positions']:.2f}",
+        "gain of halting": lambda row: points_with_interval(row["gain"], row["gain_ci95"], "+"),
+        "paired test": lambda row: p_text(row["p_value"]),
+        "ms": lambda row: f"{row['ms']:.3f}",
+    }
+    parts = [
         "# Halting on lists with references",
-        "",
-        f"{100 * report['lists']:.1f} % of the lists [{100 * low:.1f}, {100 * high:.1f}] and "
-        f"{100 * report['positions']:.2f} % of their cells are right, in {report['steps']:.2f} rounds on average, "
+        f"{points_with_interval(report['lists'], report['lists_ci95'])} % of the lists and "
+        f"{100 * report['positions']:.2f} % of their cells are right, in {report['steps']:.2f} steps on average, "
         f"of {time['most']} at most.",
-        "",
-        f"Rounds follow difficulty with a rank correlation of {report['correlation']:.3f} "
+        f"Steps follow difficulty with a rank correlation of {report['correlation']:.3f} "
         f"({p_text(report['p_value'])}), and length with {report['correlation_with_length']:.3f} "
         f"({p_text(report['p_value_with_length'])}).",
-        "",
-        "| longest chain | lists | right % | rounds |",
-        "| ---: | ---: | ---: | ---: |",
-        *(
-            f"| {row['difficulty']} | {row['count']} | {100 * row['lists']:.1f} | {row['steps']:.2f} |"
-            for row in report["by_difficulty"]
-        ),
-        "",
-        "The same block at fixed depths, trained alike, and what halting gains over it on the same lists (95 %):",
-        "",
-        "| rounds | right % | cells % | gain of halting | paired test | ms |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
-        *(fixed_row(row, report["equal_steps"]) for row in report["fixed"]),
-        "",
-        f"One list at a time takes {time['early_ms']:.3f} ms, and {time['full_ms']:.3f} ms where the same program is "
-        f"kept from stopping: {100 * saved_time:.1f} % less time for {100 * saved_steps:.1f} % fewer rounds.",
+        Table(*cells_of(report["by_difficulty"], by_difficulty)).markdown(),
+        "The same block with fixed numbers of steps, trained alike, and what halting gains over it on the same lists "
+        "(95 %):",
+        Table(*cells_of(report["fixed"], at_fixed)).markdown(),
+        f"One list at a time takes {time['early_ms']:.3f} ms, and {time['full_ms']:.3f} ms when the same program is "
+        f"kept from stopping: {100 * saved_time:.1f} % less time for {100 * saved_steps:.1f} % fewer steps.",
     ]
     if time["share_realised"] is not None:
-        lines.append(f"That is {100 * time['share_realised']:.1f} % of what the rounds promise.")
-    if report["equal_steps"] is not None:
-        lines += ["", "Bold: equal rounds, the mean rounded up to a depth that was trained."]
-    return "\n".join([*lines, ""])
-
-
-def fixed_row(row: dict[str, Any], equal: int | None) -> str:
-    depth, (low, high) = row["depth"], row["gain_ci95"]
-    return (
-        f"| {f'**{depth}**' if depth == equal else depth} | {100 * row['lists']:.1f} | {100 * row['positions']:.2f} | "
-        f"{100 * row['gain']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | {p_text(row['p_value'])} | {row['ms']:.3f} |"
-    )
+        parts[-1] += f" That is {100 * time['share_realised']:.1f} % of the saving in steps."
+    if equal is not None:
+        parts.append("Bold: an equal number of steps, the average rounded up to a number that was trained.")
+    return "\n\n".join(parts) + "\n"
 
 
 def p_text(p: float) -> str:

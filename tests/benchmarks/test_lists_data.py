@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from bertjax.errors import UserError
-from bertjax.text.lists import FIRST_CELL, FIRST_DIGIT, PAD, Lists, list_batches, rows
+from tests.benchmarks.lists_data import FIRST_CELL, FIRST_DIGIT, PAD, Lists, list_batches, rows
 
 LISTS = Lists()
 MANY = rows(LISTS, 0, np.arange(4000))

@@ -1,10 +1,10 @@
-"""What a model that halts by itself did, and whether stopping early saves the time that its step count promises.
+"""How many steps a model that halts takes, and whether halting early saves the time that the steps promise.
 
-*Steps* of an example are the rounds that its last position needs: those that a loop over this example alone has to run.
-*The share realised* is the saving in time over the saving in steps, (1 - t_early / t_full) / (1 - steps / most). Both
-times are of one compiled program on batches of one: `full` is given parameters with which nothing halts before the last
-round. What a call costs outside the loop (dispatch, embeddings, head) is in both, so the share stays below 1, and is
-low where rounds are so cheap that calling is most of the work.
+The *steps* of an example are the recurrence steps until its last position halts, those of a loop over this example
+alone. *The share realised* is the saving in time over the saving in steps, (1 - t_early / t_full) / (1 - steps / most).
+Both times are of one compiled program at batch 1: `full` has parameters with which nothing halts before the last step.
+Both include the cost of a call outside the loop (dispatch, embeddings, head), so the share stays below 1, and is low
+where steps are so cheap that the call is most of the work.
 """
 
 import time
@@ -24,8 +24,8 @@ NEVER = -1e4
 """A halting bias with which no position halts by itself."""
 
 
-class Answers(NamedTuple):
-    """What a token classifier answered to rows, and how long it thought."""
+class CellPredictions(NamedTuple):
+    """Which positions a token classifier predicts rightly, and the steps that it takes."""
 
     right: Bool[np.ndarray, "rows l"]
     """False where there is no label."""
@@ -43,8 +43,8 @@ class Answers(NamedTuple):
         return (self.right == self.labelled).all(axis=1)
 
 
-def answers(model: BertModel, params: Tree, batches: Sequence[dict[str, np.ndarray]]) -> Answers:
-    """Answers to batches of equal shape, in order."""
+def cell_predictions(model: BertModel, params: Tree, batches: Sequence[dict[str, np.ndarray]]) -> CellPredictions:
+    """Predictions for batches of equal shape, in order."""
 
     @jax.jit
     def asked(params: Tree, ids: Array, mask: Array) -> tuple[Array, Array]:
@@ -53,10 +53,10 @@ def answers(model: BertModel, params: Tree, batches: Sequence[dict[str, np.ndarr
 
     found = []
     for batch in batches:
-        guesses, steps = asked(params, batch["input_ids"], batch["attention_mask"])
+        predicted, steps = asked(params, batch["input_ids"], batch["attention_mask"])
         labelled = batch["labels"] >= 0
-        found.append((labelled & (np.asarray(guesses) == batch["labels"]), labelled, np.asarray(steps).astype(int)))
-    return Answers(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        found.append((labelled & (np.asarray(predicted) == batch["labels"]), labelled, np.asarray(steps).astype(int)))
+    return CellPredictions(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 def rank_correlation(steps: Int[np.ndarray, "n"], difficulty: Int[np.ndarray, "n"]) -> tuple[float, float]:
@@ -70,21 +70,21 @@ def rank_correlation(steps: Int[np.ndarray, "n"], difficulty: Int[np.ndarray, "n
 
 
 def never_halting(params: Tree) -> Tree:
-    """The parameters of a model that halts, with a bias that keeps every position going until the last round."""
+    """The parameters of a model that halts, with a bias that keeps every position going until the last step."""
     flat = flatten(params)
     return unflatten({**flat, "encoder/halting/bias": np.full_like(flat["encoder/halting/bias"], NEVER)})
 
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds per call at batch 1: for every example the median over turns, then the mean over examples."""
+    """Milliseconds per call at batch 1: for every example the median over repeats, then the mean over examples."""
 
     early: float
     full: float
     steps: float
     """Mean steps of the examples that were timed."""
     most: int
-    """Rounds of a full run."""
+    """Steps of a full run."""
     fixed: dict[int, float]
     """Of models of fixed depth, by depth."""
 
@@ -101,10 +101,10 @@ def time_early_stopping(
     fixed: dict[int, tuple[BertModel, Tree]],
     ids: Int[np.ndarray, "n l"],
     mask: Int[np.ndarray, "n l"],
-    turns: int = 9,
+    repeats: int = 9,
 ) -> Times:
-    """Times the model stopping early and running in full, and models of fixed depth, which take turns after
-    all examples. Call by call, each would find the weights of another one in the processor's cache."""
+    """Times the model stopping early and running in full, and models of fixed depth, which take turns, each
+    with all examples. Taking turns call by call, each would find the weights of another in the processor's cache."""
     recurrence = model.config.recurrence
     assert recurrence is not None
     program = early_stopping(model)
@@ -112,12 +112,12 @@ def time_early_stopping(
     calls |= {str(depth): (early_stopping(other), p) for depth, (other, p) in fixed.items()}
     calls = {name: (function, jax.device_put(p)) for name, (function, p) in calls.items()}
     rows = [jax.device_put((ids[i : i + 1], mask[i : i + 1])) for i in range(len(ids))]
-    times = {name: np.zeros((turns, len(rows))) for name in calls}
+    times = {name: np.zeros((repeats, len(rows))) for name in calls}
     for function, given in calls.values():
         jax.block_until_ready(function(given, *rows[0]))  # compiles
-    for turn in range(turns):
+    for repeat in range(repeats):
         for name, (function, given) in calls.items():
-            times[name][turn] = [milliseconds(function, given, *row) for row in rows]
+            times[name][repeat] = [milliseconds(function, given, *row) for row in rows]
     means = {name: float(np.median(spent, axis=0).mean()) for name, spent in times.items()}
     function, given = calls["early"]
     steps = np.mean([function(given, *row)[1] for row in rows])
@@ -126,7 +126,7 @@ def time_early_stopping(
 
 
 def early_stopping(model: BertModel) -> Callable[[Tree, Array, Array], tuple[Array, Array]]:
-    """Logits, and the rounds that were run."""
+    """Logits, and the steps that were run."""
 
     @jax.jit
     def run(params: Tree, ids: Array, mask: Array) -> tuple[Array, Array]:
