@@ -34,12 +34,13 @@ four seeds of it are 1.6 points ahead [0.4, 2.7], p = 0.008, of random numbers o
 (`python -m tests.benchmarks.several_seeds OURS/bundle ... --against THEIRS/bundle ...`; the random numbers are those of
 the pretrain command with --steps=1 --optimiser.learning_rate=1e-12 and each seed, so that the vocabulary is the same):
 
-    seed                                          0      1      2      3      4    mean
-    pre-trained, as above                       75.7   74.4   75.8   74.3          75.0
-    random numbers, as above                    74.4   72.7   73.0   73.8          73.4
-    pre-trained, all at 3e-4, 8 epochs          74.8   73.0   74.3   74.0   74.7   74.2
-    random numbers, all at 3e-4, 8 epochs       72.8   72.5   72.3   73.3   72.8   72.7
-    random numbers, 3e-4, 3 epochs, no dropout  73.3   74.1   74.1   72.9   73.8   73.6
+    docs/results/albert_small.json
+    start and recipe                               0     1     2     3     4  average
+    pre-trained, as above                       75.7  74.4  75.8  74.3     -     75.0
+    random numbers, as above                    74.4  72.7  73.0  73.8     -     73.4
+    pre-trained, all at 3e-4, 8 epochs          74.8  73.0  74.3  74.0  74.7     74.2
+    random numbers, all at 3e-4, 8 epochs       72.8  72.5  72.3  73.3  72.8     72.7
+    random numbers, 3e-4, 3 epochs, no dropout  73.3  74.1  74.1  72.9  73.8     73.6
 
 At one rate for all and eight epochs it is 1.4 points in five seeds [0.2, 2.6], p = 0.026. Random numbers do better in
 three epochs without dropout; of these, pre-training as above is 1.4 points ahead [0.1, 2.7], p = 0.024, in the same

@@ -6,12 +6,13 @@ MiniLM on SST-2, texts of up to 64 pieces; the teacher is that of configs/sst2.p
 stages were run one by one (`bertjax prune`, `quantize --teacher`, `export`), then `bertjax evaluate` put the files and
 their parts alone into one table; 872 sentences, one seed, times of one text on one thread, from a cold start:
 
-                              accuracy [95 %]        p      FLOPs    size     ms
-    teacher, float32 file     90.1 [88.1, 92.1]             449M     90.9 MB  5.25
-    int8 alone                90.0 [88.0, 92.1]      1.00   474M     23.1 MB  1.85
-    parts out alone           89.3 [87.3, 91.4]      0.38   166M     65.4 MB  1.52
-    both                      90.4 [88.4, 92.3]      0.88   176M     16.6 MB  0.78
-    bag of words              82.7 [80.2, 85.1]     <0.001
+    docs/results/pruned.json
+    model                    accuracy [95 %]       p  FLOPs     size    ms
+    teacher, float32 file  90.1 [88.1, 92.1]       -   449M  90.9 MB  5.25
+    int8 alone             90.0 [88.0, 92.1]    1.00   474M  23.1 MB  1.85
+    parts out alone        89.3 [87.3, 91.4]    0.38   166M  65.4 MB  1.52
+    both                   90.4 [88.4, 92.3]    0.88   176M  16.6 MB  0.78
+    bag of words           82.7 [80.2, 85.1]  <0.001      -        -     -
 
 The same parts taken out, learned on the labels alone, in floating point: 89.2. The machine had other work to do, so the
 ratios alone are worth something. Its kernels had 8 bits (`full_int8=True` in the stage that rounds); now they have 7,
@@ -26,13 +27,14 @@ these sentences could show. 8 bits without training took 0.6 points of that one,
 
 Without any training afterwards, heads gone by each measure (512 training texts), the mean of three models:
 
-    heads gone          0 %    10 %    20 %    30 %    40 %    50 %    60 %    70 %
-    importance          89.4    89.7    89.6    89.2    89.4    88.3    87.5    86.7
-    official            89.4    89.8    89.8    89.9    88.8    88.3    87.3    86.4
-    transformers        89.4    89.7    89.5    89.7    89.3    88.1    86.8    85.4
-    magnitude           89.4    90.1    90.0    89.5    88.8    86.9    84.6    81.5
-    activity            89.4    89.8    88.8    88.1    87.6    86.9    84.2    80.8
-    random              89.4    89.3    89.3    87.9    85.0    82.7    80.4    76.8
+    docs/results/pruned_heads.json
+    heads gone     0 %  10 %  20 %  30 %  40 %  50 %  60 %  70 %
+    importance    89.4  89.7  89.6  89.2  89.4  88.3  87.5  86.7
+    official      89.4  89.8  89.8  89.9  88.8  88.3  87.3  86.4
+    transformers  89.4  89.7  89.5  89.7  89.3  88.1  86.8  85.4
+    magnitude     89.4  90.1  90.0  89.5  88.8  86.9  84.6  81.5
+    activity      89.4  89.8  88.8  88.1  87.6  86.9  84.2  80.8
+    random        89.4  89.3  89.3  87.9  85.0  82.7  80.4  76.8
 
     python -m tests.benchmarks.heads runs/seed-0/bundle runs/seed-1/bundle runs/fewer/bundle --train=... --eval=dev.tsv
 

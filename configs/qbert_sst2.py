@@ -10,12 +10,13 @@ name is a recipe. Megabytes are those of all files of the bundle, tokenizer, sca
 point it has 91.81. Accuracy is that of the 872 dev sentences, where the teacher (seed 0 of the packed runs in
 configs/sst2.py) has 90.1 [88.1, 92.1]; one seed, each dev reading is reported:
 
-    name           weights of the encoder          tables                        MB  smaller  accuracy  lost [95 %]
-    int8           8 bits by output, not trained   8 bits by row              23.99    3.83x      90.0  0.1 [-0.6, 0.9]
-    int8_learned   the same, learned               8 bits by row              23.99    3.83x      90.1  0.0 [-1.1, 1.1]
-    tables8        2 or 3 bits by layer, learned   8 bits by row              16.87    5.44x      90.0  0.1 [-1.1, 1.4]
-    tables4        the same                        words 4 bits, the rest 8   11.13    8.25x      89.6  0.6 [-0.8, 1.9]
-    vocabulary     the same                        11,602 words of 30,522      6.75   13.60x      89.4  0.7 [-0.7, 2.1]
+    docs/results/qbert_sst2.json
+    name          weights of the encoder         tables                       MB  smaller  accuracy      lost [95 %]
+    int8          8 bits by output, not trained  8 bits by row             23.99    3.83x      90.0  0.1 [-0.6, 0.9]
+    int8_learned  the same, learned              8 bits by row             23.99    3.83x      90.1  0.0 [-1.1, 1.1]
+    tables8       2 or 3 bits by layer, learned  8 bits by row             16.87    5.44x      90.0  0.1 [-1.1, 1.4]
+    tables4       the same                       words 4 bits, the rest 8  11.13    8.25x      89.6  0.6 [-0.8, 1.9]
+    vocabulary    the same                       11,602 words of 30,522     6.75   13.60x      89.4  0.7 [-0.7, 2.1]
 
 The encoder's weights are 11.9 times smaller, scales and offsets included (its biases and LayerNorms too: 11.6 times).
 In JAX and batches of 32, 8 bits label 3.1 and 2 or 3 bits 2.2 times as many texts a second as floating point, one by
@@ -34,9 +35,11 @@ their size off, without one 0.111; three ranges to a row make that 0.094 and the
 
 Who shares a range, at equal bits (three for the lower four layers, two for the others) and trained alike:
 
-    matrix         one for all                     8 bits by row              16.83    5.45x      89.9  0.2 [-1.0, 1.5]
-    groups         one for six outputs             8 bits by row              16.87    5.44x      90.0  0.1 [-1.1, 1.4]
-    channels       one for each output             8 bits by row              17.01    5.40x      89.7  0.5 [-0.9, 1.9]
+    docs/results/qbert_sst2_ranges.json
+    name      range shared by      tables            MB  smaller  accuracy      lost [95 %]
+    matrix    one for all          8 bits by row  16.83    5.45x      89.9  0.2 [-1.0, 1.5]
+    groups    one for six outputs  8 bits by row  16.87    5.44x      90.0  0.1 [-1.1, 1.4]
+    channels  one for each output  8 bits by row  17.01    5.40x      89.7  0.5 [-0.9, 1.9]
 
 Who shares makes no difference that these sentences can show (groups against channels 0.3 [-1.0, 1.7]): where every
 range is learned with the weights, one for a whole matrix does. The bits that were found for `tables8` are those of

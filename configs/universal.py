@@ -14,10 +14,11 @@ gave 80.8 % of the 872 dev sentences from a teacher with 90.3 (seed 0 of the thr
 nothing halts early, and nothing is saved. Dearer rounds, a teacher with 90.1 and 20,000 of the texts (--data.rows=20000
 --dtype=bfloat16, 7 minutes on one core each), against the same block with six rounds for all (universal:fixed):
 
-    price            rounds   accuracy [95 %]     ms, one text   texts a second in batches of 32
-    (six for all)      6      82.0 [79.4, 84.5]   4.94           301
-    --ponder=0.05      5.91   81.4 [78.8, 83.9]   5.05           289
-    --ponder=0.3       4.00   82.7 [80.2, 85.2]   3.47           434
+    docs/results/universal.json
+    ponder weight  steps    accuracy [95 %]  ms, one text  texts/s, batches of 32
+    (six for all)      6  82.0 [79.4, 84.5]          4.94                     301
+    --ponder=0.05   5.91  81.4 [78.8, 83.9]          5.05                     289
+    --ponder=0.3    4.00  82.7 [80.2, 85.2]          3.47                     434
 
 measured by `bertjax evaluate --model=SIX/bundle --against HALTING/bundle ... --data.train=SST-2/train.tsv
 --data.eval=SST-2/dev.tsv --data.max_length=64` on two quiet CPU cores, in float32. A third of the rounds is 30 % of

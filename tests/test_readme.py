@@ -1,4 +1,7 @@
-"""The README's snippets run as they stand, in its order, where the first command would have left its models."""
+"""The snippets of README and docs run as they are, on models where the quickstart leaves them.
+
+Tables equal the numbers in docs/results.
+"""
 
 import re
 from pathlib import Path
@@ -7,12 +10,18 @@ import pytest
 
 import bertjax
 from bertjax.student import Student
+from tests.benchmarks.tables import FILES, PICTURE, ROOT, read, rendered
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def snippets() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    return [
+        snippet
+        for page in PAGES
+        for snippet in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+    ]
 
 
 @pytest.mark.slow
@@ -32,3 +41,30 @@ def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert re.fullmatch(r"\[('(rotten|fresh)'(, )?){2}\]", capsys.readouterr().out.strip())
     assert bertjax.load("runs/smaller").config.num_hidden_layers == 3
     assert (tmp_path / "runs" / "loop" / "5").is_dir()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_tables_are_what_their_json_gives(file: Path):
+    text = file.read_text(encoding="utf-8")
+    assert rendered(text) == text
+
+
+def test_every_result_is_shown_and_says_how_it_was_measured():
+    shown = "".join(file.read_text(encoding="utf-8") for file in FILES)
+    results = sorted((ROOT / "docs" / "results").glob("*.json"))
+    assert results
+    for file in results:
+        path = file.relative_to(ROOT).as_posix()
+        assert path in shown
+        assert {"title", "command", "seed", "processor", "versions", "columns", "rows"} <= read(path).keys()
+    assert PICTURE.is_file()
+
+
+def test_links_lead_to_files():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 130

@@ -1,6 +1,6 @@
 """How fast and how good is an exported int8 model beside what ONNX Runtime makes of the same float file?
 
-    python -m tests.benchmarks.exported FLOAT INT8 [OTHER ...] --data=dev.tsv [--max_length=64] [--rounds=5]
+    python -m tests.benchmarks.exported FLOAT INT8 [OTHER ...] --data=dev.tsv [--max_length=64] [--repeats=5]
 
 FLOAT, INT8 and others (int8 with kernels of 8 bits, for one) are folders of `bertjax export`. Beside them stand the
 float file after `onnxruntime.transformers`' optimiser and after `quantize_dynamic` (per channel, signed weights, with
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("others", type=Path, nargs="*")
     parser.add_argument("--data", required=True)
     parser.add_argument("--max_length", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     task = align_labels(infer_task(given.data, Task()), classes_of(given.int8), str(given.int8))
     examples = load_examples(given.data, task, "test", labelled=True)
@@ -105,7 +105,7 @@ def main() -> None:
                 f"{paired_p_value(task.metric, answers, said[OURS], gold):.2g}"
             )
         for threads in (1, 2):
-            common = {"rounds": given.rounds, "threads": threads}
+            common = {"rounds": given.repeats, "threads": threads}
             real = measure_latency(candidates, examples.texts, max_length=given.max_length, **common)
             show(f"real lengths, {threads} thread(s)", real)
             for length in (32, 128):
