@@ -11,7 +11,14 @@ interruptions or on how many processes share the work.
 """
 
 from bertjax.engine.command_line import run
-from bertjax.jobs.augment import main
+from bertjax.jobs.augment import augment
+from bertjax.jobs.data import Text
+from bertjax.recipes.augment import Config
+
+
+def main(config: Config) -> None:
+    augment(config, Text.of(config.data))
+
 
 if __name__ == "__main__":
     run(main, __doc__)

@@ -8,8 +8,56 @@ reported: the table of OUT/report.md is of --data.eval. OUT/bundle holds the thr
 loaded; where the text can promise none, the table still shows what each would have cost.
 """
 
+import dataclasses
+
 from bertjax.engine.command_line import run
-from bertjax.jobs.calibrate import main
+from bertjax.engine.log import note
+from bertjax.engine.record import begin, finish
+from bertjax.errors import UserError
+from bertjax.jobs.data import Text, describe, open_model, tokenizer_of
+from bertjax.jobs.early_exit_report import report_depths
+from bertjax.recipes.calibrate import Config
+from bertjax.storage.paths import as_path
+
+
+def main(config: Config) -> None:
+    import bertjax
+    from bertjax.adaptive import calibrate
+    from bertjax.adaptive.calibration import answers_at_exits
+
+    out, text = as_path(config.out), Text.of(config.data)
+    if begin(out, config):
+        return
+    bundle, task = open_model(config.model, text.task(config.held_out), 0)
+    if bundle.config.exits is None:
+        raise UserError(f"{config.model} has no exits; train some first (bertjax exits).")
+    if bundle.newly_initialized:
+        raise UserError(f"{config.model} has no trained head for this task; fine-tune it first (bertjax finetune).")
+    held_out = text.held_out(task, tokenizer_of(bundle), config.held_out, "validation")
+    reported = text.held_out(task, tokenizer_of(bundle))
+    if held_out.encoded.fingerprint == reported.encoded.fingerprint:
+        raise UserError(
+            f"--held_out and --data.eval are the same text, {config.held_out}; text that chooses a threshold cannot "
+            "measure what it costs."
+        )
+    facts = describe(config.data, held_out, reported, "held_out", config.held_out)
+    found = calibrate(
+        bundle.config,
+        *answers_at_exits(bundle.model, bundle.device_params, held_out.encoded),
+        held_out.encoded.labels,
+        metric=task.metric,
+        bound=config.bound,
+        rule=config.rule,
+        tolerance=config.tolerance,
+    )
+    if found.leaving is None:
+        note(f"no example exits early: {found.why_none}")
+    exits = dataclasses.replace(bundle.config.exits, leaving=found.leaving)
+    early = dataclasses.replace(bundle, config=bundle.config.replace(exits=exits))
+    bertjax.save(early, out / "bundle")
+    result = report_depths(early, found, reported, config, out, facts)
+    finish(out, result, held_out=held_out.encoded.fingerprint, eval=reported.encoded.fingerprint)
+
 
 if __name__ == "__main__":
     run(main, __doc__, trains=False)

@@ -15,8 +15,52 @@ with its reason, the others go on, and the exit code is 4. Rows and seeds may be
 report is OUT/report.md.
 """
 
+from functools import partial
+from typing import Any
+
 from bertjax.engine.command_line import run
-from bertjax.jobs.compare import main
+from bertjax.engine.fields import to_dict
+from bertjax.engine.hosts import on_main_process
+from bertjax.engine.log import note
+from bertjax.engine.record import begin
+from bertjax.jobs.compare import is_finished, run_row, set_up
+from bertjax.jobs.comparison import Bench, measure, show
+from bertjax.jobs.stages import FAILED, Failure, attempt, leave_if, left_out
+from bertjax.recipes.compare import Config
+from bertjax.storage.paths import as_path
+
+
+def main(config: Config) -> None:
+    out, settings = as_path(config.out), to_dict(config)
+    begin(out, {name: value for name, value in settings.items() if name not in ("rows", "seeds", "row")})
+    if is_finished(config, settings):
+        note(f"{out}: finished already; the report: {out / 'report.md'}")
+        return
+    bench = set_up(config)
+    outcomes: dict[str, dict[int, Any]] = {}
+    failures: list[Failure] = []
+    for row, seed in config.chosen():
+        name = f"{row.name}/seed{seed}"
+        note(f"row {name}")
+        work = partial(run_row, bench, row, seed)
+        outcome = work() if config.row else attempt(f"row {name}", out / "rows" / name, work)
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+        outcomes.setdefault(row.name, {})[seed] = str(outcome) if isinstance(outcome, Failure) else outcome
+    if config.row is None:
+        on_main_process(partial(conclude, bench, outcomes, failures))
+
+
+def conclude(bench: Bench, outcomes: dict[str, dict[int, Any]], failures: list[Failure]) -> None:
+    """Measures all rows and writes the report."""
+    from bertjax.report.write import write_comparison
+
+    comparison = measure(bench, outcomes)
+    write_comparison(comparison, bench.out)
+    show(comparison)
+    note(f"the report: {bench.out / 'report.md'}")
+    leave_if(left_out(failures), FAILED)
+
 
 if __name__ == "__main__":
     run(main, __doc__)

@@ -17,8 +17,34 @@ What fails is left out, with all that would have begun with it: the rest is meas
 The same command tries again what failed.
 """
 
+import contextlib
+
 from bertjax.engine.command_line import run
-from bertjax.jobs.compress import main
+from bertjax.engine.hosts import is_main_process, on_main_process
+from bertjax.engine.log import Log
+from bertjax.engine.record import begin, read_record
+from bertjax.jobs.budget import MISSED
+from bertjax.jobs.compress import Compression, check, conclude, run_stages, try_candidates
+from bertjax.jobs.data import Text, describe_for
+from bertjax.jobs.stages import leave_if
+from bertjax.recipes.compress import Config
+from bertjax.storage.paths import as_path
+
+
+def main(config: Config) -> None:
+    out, stages = as_path(config.out), config.planned_stages()
+    check(stages, config.chooses)
+    if begin(out, config):
+        leave_if((read_record(out) or {}).get("missed"), MISSED)
+        return
+    text = Text.of(config.data, verbose=False)
+    task = text.task()
+    facts = describe_for(text, config.model, task)
+    with contextlib.closing(Log(out, "compressing", len(stages), start=None, quiet=not is_main_process())) as log:
+        job = Compression(config, out, text, task, log, [])
+        models = try_candidates(job) if config.chooses else run_stages(job)
+        on_main_process(lambda: conclude(job, models, facts))
+
 
 if __name__ == "__main__":
     run(main, __doc__)

@@ -3,13 +3,28 @@
     bertjax distill --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/distilled
     bertjax distill --model=runs/finetuned/bundle --data.train=unlabelled.txt --epochs=5 --out=runs/mine
 
-The student learns from what the teacher says of each text (--losses), so text without labels is enough. The teacher's
-outputs are computed once and stored in OUT/teacher (in the cache folder where OUT is in a bucket); a loss that needs
-more than they hold gets a live teacher. Several teachers (--teachers) are averaged.
+The student learns from the teacher's outputs (--losses), so text without labels is enough. The outputs are computed
+once and stored in OUT/teacher (in the cache folder where OUT is in a bucket); a loss that needs more than they hold
+makes the teacher run in every step. Several teachers (--teachers) are averaged.
 """
 
 from bertjax.engine.command_line import run
-from bertjax.jobs.distill import main
+from bertjax.engine.record import begin, finish
+from bertjax.jobs.data import Text, score_of
+from bertjax.jobs.distill import prepare
+from bertjax.jobs.training import train
+from bertjax.recipes.distill import Config
+from bertjax.storage.paths import as_path
+
+
+def main(config: Config) -> None:
+    out = as_path(config.out)
+    if begin(out, config):
+        return
+    prepared = prepare(config, Text.of(config.data, verbose=config.compile_only is None))
+    student = train(config, config.out, prepared)
+    finish(out, score_of(student, prepared.held_out), **prepared.fingerprints)
+
 
 if __name__ == "__main__":
     run(main, __doc__)

@@ -8,7 +8,30 @@ OUT/report.md.
 """
 
 from bertjax.engine.command_line import run
-from bertjax.jobs.evaluate import main
+from bertjax.engine.commands import asked
+from bertjax.engine.fields import to_dict
+from bertjax.engine.log import note
+from bertjax.jobs.compress import show
+from bertjax.jobs.data import Text, describe_for
+from bertjax.jobs.evaluate import open_models
+from bertjax.jobs.report import build_report
+from bertjax.recipes.evaluate import Config
+from bertjax.storage.paths import as_path
+
+
+def main(config: Config) -> None:
+    text, out = Text.of(config.data), as_path(config.out)
+    # The default training text is the demo, which belongs to no other evaluation text.
+    learned = config.data.train != "demo" or config.data.eval == "demo"
+    task = text.task() if learned else text.task(config.data.eval, "test")
+    models = open_models(config, task)
+    if not learned:
+        note("without --data.train no bag of words can be fitted as a baseline")
+    facts = describe_for(text, str(models[0].folder), task, learned)
+    about = {"command": asked("evaluate", config), "settings": to_dict(config), "learned": learned, "facts": facts}
+    show(build_report(models, text, out, task=task, **about))
+    note(f"the report: {out / 'report.md'}")
+
 
 if __name__ == "__main__":
     run(main, __doc__, trains=False)

@@ -3,12 +3,27 @@
     bertjax finetune --model=demo --data.train=demo --data.eval=demo --epochs=3 --out=runs/finetuned
     bertjax finetune --model=hf:bert-base-uncased --data.train=train.tsv --data.eval=dev.tsv --out=runs/mine
 
-The finished model is OUT/bundle, its score stands in OUT/bundle/README.md, and OUT/metrics.jsonl tells how it went.
+The finished model is OUT/bundle, its score is in OUT/run.json, and OUT/metrics.jsonl has the loss of every tenth step.
 The same command again continues where it was cut.
 """
 
 from bertjax.engine.command_line import run
-from bertjax.jobs.finetune import main
+from bertjax.engine.record import begin, finish
+from bertjax.jobs.data import Text, score_of
+from bertjax.jobs.finetune import prepare, train_soup
+from bertjax.jobs.training import train
+from bertjax.recipes.finetune import Config
+from bertjax.storage.paths import as_path
+
+
+def main(config: Config) -> None:
+    out, text = as_path(config.out), Text.of(config.data, verbose=config.compile_only is None)
+    if begin(out, config):
+        return
+    prepared = prepare(config, text)
+    model = train_soup(config, text) if config.model_soup > 1 else train(config, config.out, prepared)
+    finish(out, score_of(model, prepared.held_out), **prepared.fingerprints)
+
 
 if __name__ == "__main__":
     run(main, __doc__)

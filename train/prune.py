@@ -1,15 +1,31 @@
-"""Take parts out of a model: heads, neurons, layers, for good; or weights, which stay where they are as zeros.
+"""Prune a model: layers, heads and neurons are removed for good; single weights become zeros in their places.
 
     bertjax prune --model=runs/tuned/bundle --heads=0.5 --neurons=0.5 --data.train=train.tsv --out=runs/pruned
 
-What goes is what is worth least (`--criterion`, measured on training text, `bertjax.prune`), at once or in several
-rounds with the worth of the rest measured anew. What that costs is then won back: the smaller model learns from the
-whole one, as in train.distill. Layers of different shapes are described by the config, and each is as fast as it is
-small: with --speedup=2 instead of parts, as many heads and neurons go as make it so fast here, which is measured.
+The least important parts are removed (`--criterion`, measured on training examples), at once or in several iterations,
+each with new scores. Then the smaller model is trained with the whole one as its teacher, as in `bertjax distill`.
+Layers of different shapes are described by the config, and each is as fast as it is small. With --speedup=2 as many
+heads and neurons are removed as make the model twice as fast on this machine, which is measured.
 """
 
 from bertjax.engine.command_line import run
-from bertjax.jobs.prune import main
+from bertjax.engine.record import begin, finish
+from bertjax.jobs.data import Text, score_of
+from bertjax.jobs.prune import prune
+from bertjax.recipes.prune import Config
+from bertjax.storage.paths import as_path
+
+
+def main(config: Config) -> None:
+    out = as_path(config.out)
+    if begin(out, config):
+        return
+    pruned, held_out = prune(config, Text.of(config.data, verbose=config.compile_only is None))
+    if held_out is None:
+        finish(out, {})
+    else:
+        finish(out, score_of(pruned, held_out), eval=held_out.encoded.fingerprint)
+
 
 if __name__ == "__main__":
     run(main, __doc__)

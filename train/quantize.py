@@ -3,14 +3,28 @@
     bertjax quantize --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/int8
     bertjax quantize --config=qbert --model=runs/finetuned/bundle --data.train=train.tsv --out=runs/mixed
 
-Without training the text only says in which ranges the inputs of products lie (`activations="fixed"`); labels are not
-needed. With `mean_bits`, each layer of the encoder gets as many bits as it needs (bits.py). With `learn`, the model is
-trained with its rounding in place, to answer what it answered before (--losses); in `compress` the first model of the
-run is asked instead, because other stages may have taken a lot out of it since.
+Without training the text is only needed to find the ranges of activations (`activations="fixed"`); labels are not
+needed. With `mean_bits`, each layer of the encoder gets as many bits as it needs. With `qat`, the model is trained with
+its rounding in place and learns from a teacher (--losses): itself before quantisation, or --teacher. In `compress` the
+teacher is the first fine-tuned model of the run.
 """
 
 from bertjax.engine.command_line import run
-from bertjax.jobs.quantize import main
+from bertjax.engine.record import begin, finish
+from bertjax.jobs.data import Text, score_of
+from bertjax.jobs.quantize import quantise
+from bertjax.recipes.quantize import Config
+from bertjax.storage.paths import as_path
+
+
+def main(config: Config) -> None:
+    out = as_path(config.out)
+    if begin(out, config):
+        return
+    model, train, held_out = quantise(config, Text.of(config.data, verbose=config.compile_only is None))
+    score = score_of(model, held_out)
+    finish(out, score, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+
 
 if __name__ == "__main__":
     run(main, __doc__)

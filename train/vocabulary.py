@@ -1,16 +1,29 @@
-"""Leave out of a model's vocabulary what the texts at hand never use: a smaller folder, and the same answers.
+"""Remove from a model's vocabulary the tokens that the texts at hand never use: a smaller folder, and the same answers.
 
     bertjax vocabulary --model=runs/tuned/bundle --data.train=demo --data.eval=demo --out=runs/fewer-words
 
-Nothing is trained. Texts whose pieces all stay are answered exactly as before; other words are spelled with the pieces
-that are left, which costs a shallow model more than a deep one: look at the score. The result is OUT/bundle.
+Nothing is trained. A text whose tokens are all kept gets exactly the answers that it had; other words are spelled with
+the tokens that are left, which costs a shallow model more than a deep one: look at the score. The result is OUT/bundle.
 
-The head stays as it is. Of a model that answers nothing about texts yet (pre-trained, or without a head) there is no
-score, and the texts may be raw: whatever `bertjax pretrain` reads.
+The head stays as it is. A model without a trained head for a task (pre-trained, or without a head) gets no score, and
+the text may be raw: whatever `bertjax pretrain` reads.
 """
 
 from bertjax.engine.command_line import run
-from bertjax.jobs.vocabulary import main
+from bertjax.engine.record import begin, finish
+from bertjax.jobs.data import Text, score_of
+from bertjax.jobs.vocabulary import prune
+from bertjax.recipes.vocabulary import Config
+from bertjax.storage.paths import as_path
+
+
+def main(config: Config) -> None:
+    out = as_path(config.out)
+    if begin(out, config):
+        return
+    smaller, held_out = prune(config, Text.of(config.data))
+    finish(out, {} if held_out is None else score_of(smaller, held_out))
+
 
 if __name__ == "__main__":
     run(main, __doc__, trains=False)

@@ -10,40 +10,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.jobs.data import Text
 from bertjax.recipes.augment import Augment, Config
 from bertjax.recipes.data import Data
-from bertjax.recipes.stage import Context
+from bertjax.recipes.stage import Context, StageResult
 from bertjax.storage.paths import as_path, remove, staged, write_text
 
 PART = 128
 """Examples that are finished together."""
 
 
-def main(config: Config) -> Data:
+def augment(config: Config, text: Text) -> Data:
+    """Writes `config.out/augmented.jsonl`, and returns the data of the config with it as training text."""
     from bertjax.engine.hosts import barrier, on_main_process, process_shard
     from bertjax.engine.log import note
     from bertjax.engine.record import begin, update_record
-    from bertjax.text.examples import chosen_by_text
     from bertjax.text.facts import described
-    from bertjax.text.sources import read_source
 
     out, file = as_path(config.out), as_path(config.out) / "augmented.jsonl"
-    task, examples = read_source(config.data.train, config.data.task, "train", labelled=False)
-    examples = chosen_by_text(examples, config.data.rows)
+    examples = text.training_examples(config.data.task)
+    task = examples.task
     note(described(examples))
     if task.kind in ("tokens", "qa"):
         raise UserError(
-            f"{config.data.train}: the answers of a task of kind {task.kind} stand in the text, and would not fit one "
+            f"{config.data.train}: the labels of a task of kind {task.kind} stand in the text, and would not fit one "
             "with other words; only whole texts can be augmented. Distil with the text as it is."
         )
-    data = dataclasses.replace(
-        config.data,
-        train=str(file),
-        rows=None,
-        labels=task.labels,
-        kind=task.kind,
-        metric=task.metric,  # type: ignore[arg-type]
-    )
+    new: dict[str, Any] = {"labels": task.labels, "kind": task.kind, "metric": task.metric}
+    data = dataclasses.replace(config.data, train=str(file), rows=None, **new)
     if begin(out, config):
         return data
     parts = out / "parts" / examples.fingerprint[:16]
@@ -191,7 +185,8 @@ def open_guesser(config: Config) -> Any:
     return bundle
 
 
-def run(recipe: Augment, context: Context) -> Data:
+def run(recipe: Augment, context: Context) -> StageResult:
     """The stage: the context's data with the larger training file."""
     model = recipe.model or context.model
-    return main(Config(**{**vars(recipe), "model": model, "data": context.data, "out": context.out}))
+    config = Config(**{**vars(recipe), "model": model, "data": context.data, "out": context.out})
+    return StageResult(None, augment(config, Text.of_context(context)))

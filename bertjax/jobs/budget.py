@@ -6,52 +6,65 @@ trained properly. Because the choice is made on the evaluation texts, the score 
 the sentence that names it says of how many.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertjax.jobs.report import Model
+from bertjax.recipes.compress import Config
 from bertjax.recipes.distill import Distill
 from bertjax.recipes.quantize import Quantize
 from bertjax.recipes.stage import Stage
+
+if TYPE_CHECKING:
+    from bertjax.report.model_report import Report
 
 MISSED = 3
 """Exit code where no candidate is within the bounds; that of `bertjax verify`."""
 
 
-class Plan(NamedTuple):
-    """A candidate: a stage, and the candidate whose model it begins with ("" is the teacher)."""
+class Candidate(NamedTuple):
+    """A stage, and the candidate whose model it begins with ("" is the teacher)."""
 
     name: str
     stage: Stage
-    begins: str = ""
+    start: str = ""
 
 
-def plans(stages: Sequence[Stage], depth: int, integers: bool = True) -> list[Plan]:
-    """What is tried of a model with so many layers, with the recipes of the first Distill and Quantize of `stages`.
-    Without `integers`, only the whole model is rounded, which loses the least."""
-    learn = next((stage for stage in stages if type(stage) is Distill), Distill())
-    fewer_bits = next((stage for stage in stages if isinstance(stage, Quantize)), Quantize())
+def candidates(stages: Sequence[Stage], depth: int, integers: bool = True) -> list[Candidate]:
+    """What is tried of a model with so many layers, with the recipes of the first of `stages` that makes a student and
+    of the first that quantises. Without `integers`, only the whole model is quantised, which loses the least."""
+    distil = next((stage for stage in stages if stage.student_shape is not None), Distill())
+    quantise = next((stage for stage in stages if stage.quantizes), Quantize())
+    shape = distil.student_shape
+    assert shape is not None
 
-    def rounded(name: str, begins: str = "") -> Plan:
-        return Plan(name, dataclasses.replace(fewer_bits, name=name), begins)
+    def quantised(name: str, start: str = "") -> Candidate:
+        return Candidate(name, renamed(quantise, name), start)
 
-    found = [rounded("int8")]
+    tried = [quantised("int8")]
     layers = {"half": max(1, round(depth / 2)), "quarter": max(1, round(depth / 4))}
     for name, count in layers.items():
-        if count < depth and count not in [layers[plan.name] for plan in found if plan.name in layers]:
-            student = dataclasses.replace(learn.student, num_hidden_layers=count)
-            found.append(Plan(name, dataclasses.replace(learn, name=name, student=student)))
-            found += [rounded(f"{name}-int8", name)] * integers
-    return found
+        if count < depth and count not in [layers[one.name] for one in tried if one.name in layers]:
+            smaller = distil.with_student(dataclasses.replace(shape, num_hidden_layers=count))
+            tried.append(Candidate(name, renamed(smaller, name)))
+            tried += [quantised(f"{name}-int8", name)] * integers
+    return tried
 
 
-def worth_integers(bounds: Any) -> bool:
-    """Whether integers are to be had in every size: they are faster on this processor, or the size counts."""
+def renamed(stage: Any, name: str) -> Stage:
+    """The stage, a dataclass, under another name."""
+    return dataclasses.replace(stage, name=name)
+
+
+def integers_pay(config: Config) -> bool:
+    """Whether integers are worth trying in every size: they are faster on this processor, or the size counts."""
     from bertjax.machine.processor import multiplies_integers, processor_features
 
-    return bounds.max_mb is not None or multiplies_integers(processor_features())
+    return config.max_mb is not None or multiplies_integers(processor_features())
 
 
 def depth_of(folder: Path) -> int:
@@ -61,7 +74,7 @@ def depth_of(folder: Path) -> int:
     return stored_config(str(folder)).num_hidden_layers
 
 
-class Found(NamedTuple):
+class Measured(NamedTuple):
     """A candidate as it was measured, beside the exported teacher."""
 
     model: Model
@@ -70,7 +83,7 @@ class Found(NamedTuple):
     """Points of the score."""
     megabytes: float
 
-    def misses(self, bounds: Any) -> list[str]:
+    def misses(self, bounds: Config) -> list[str]:
         """Every bound that it does not keep."""
         from bertjax.verify.measured import exceeds
 
@@ -88,7 +101,7 @@ class Found(NamedTuple):
         return f"{self.model.name} ({self.speed_up:.1f} times as fast, {changed}, {self.megabytes:.1f} MB)"
 
 
-def choose(report: Any, models: Sequence[Model], bounds: Any) -> tuple[Model, Any, str | None]:
+def choose(report: Report, models: Sequence[Model], bounds: Config) -> tuple[Model, Report, str | None]:
     """What is kept, the report with a sentence that says why, and that sentence if a bound is missed.
 
     The fastest candidate that keeps all bounds; where none does, the one that misses fewest, and of those the one that
@@ -108,7 +121,7 @@ def choose(report: Any, models: Sequence[Model], bounds: Any) -> tuple[Model, An
     return best.model, dataclasses.replace(report, conclusion=said), said
 
 
-def measured(report: Any, model: Model) -> Found:
+def measured(report: Report, model: Model) -> Measured:
     """A candidate's numbers: score and time from the report, bytes from its folder and the report that ships in it."""
     from bertjax.report.model_text import speed_up
     from bertjax.storage.paths import local
@@ -119,4 +132,4 @@ def measured(report: Any, model: Model) -> Found:
     faster = speed_up(row, beside)
     assert faster is not None, model.name  # every row of a report from here was timed
     size = shipped_bytes(local(model.folder)) + len(report.json_text(model.folder).encode())
-    return Found(model, faster, 100 * (beside.score - row.score), size / 1e6)
+    return Measured(model, faster, 100 * (beside.score - row.score), size / 1e6)

@@ -1,12 +1,19 @@
 """What a comparison found: the table of its rows, with scores, costs and times, and what it says in words."""
 
-import dataclasses
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertjax.jobs.data import Split, Text, predict_split, short
 from bertjax.recipes.compare import BUILT_IN, Config
 from bertjax.storage.paths import as_path, local
+
+if TYPE_CHECKING:
+    from bertjax.text.facts import Facts
+    from bertjax.text.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -15,16 +22,21 @@ class Bench:
 
     config: Config
     out: Path
-    task: Any
+    text: Text
+    task: Task
     teacher: str
     examples: int
     """Rows of the training data."""
-    taught: float
+    teacher_epochs: float
     """Passes over them that the teacher was trained for."""
-    facts: Any = ()
-    """What was said of the texts before the first step."""
-    splits: dict[str, Any] = field(default_factory=dict)
-    """The evaluation examples, by tokenizer."""
+    facts: tuple[Facts, ...] = ()
+    """What was read."""
+
+    def evaluation(self, folder: Any) -> Split:
+        """The evaluation examples as a model reads them."""
+        from bertjax.text.tokenizer import Tokenizer
+
+        return self.text.held_out(self.task, Tokenizer.from_folder(local(folder)))
 
 
 def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
@@ -33,7 +45,6 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     from bertjax.engine.fields import to_dict
     from bertjax.engine.log import note
     from bertjax.engine.record import versions
-    from bertjax.jobs.data import short
     from bertjax.report.method_report import MethodComparison, method_rows
 
     config, task = bench.config, bench.task
@@ -50,7 +61,7 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
         rows=tuple(dataclasses.replace(row, **found.get(row.name, {})) for row in rows),
         best=best,
         command=asked("compare", config, out=f"{config.out}-again"),
-        teacher_cost=f"training the teacher ({bench.taught * bench.examples:,.0f} passes)",
+        teacher_cost=f"training the teacher ({bench.teacher_epochs * bench.examples:,.0f} passes)",
         config=to_dict(config),
         versions={**versions(), **on.versions},
         texts=bench.facts,
@@ -73,9 +84,9 @@ def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any]
         paper = published.get(name)
         methods[name] = Method(name, done, failures, paper and paper.value, paper and paper.source)
     began = time.monotonic()
-    words = bag_of_words(bench.config.data, bench.task, bench.out)
+    words = bag_of_words(bench.text, bench.task, bench.out)
     if words is not None:
-        took, examples = time.monotonic() - began, next(iter(bench.splits.values())).examples
+        took, examples = time.monotonic() - began, bench.evaluation(bench.teacher).examples
         predictions = words.predict(examples.texts, examples.pairs)
         methods["bag_of_words"] = Method(
             "bag_of_words", (MethodRun(None, predictions, float(bench.examples), seconds=took),)
@@ -90,7 +101,7 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
     from bertjax.measure.latency import Candidate, measure_latency
     from bertjax.report.build import Entry, costs, lengths, one_process_only, program
 
-    texts, pairs = (examples := next(iter(bench.splits.values())).examples).texts, examples.pairs
+    texts, pairs = (examples := bench.evaluation(bench.teacher).examples).texts, examples.pairs
     shapes = {
         name: name if name in ("teacher", "bag_of_words") else program(Entry(name, folder, ()))
         for name, folder in folders.items()
@@ -138,11 +149,8 @@ def show(report: Any) -> None:
     print_report(method_table(report), verdicts(report))
 
 
-def predict(bench: Bench, folder: Path | str) -> tuple[Any, Any]:
+def predict(bench: Bench, folder: Any) -> tuple[Any, Any]:
     """Predictions of a model for the evaluation examples, and the labels."""
     import bertjax
-    from bertjax.jobs.data import predict_split
-    from bertjax.jobs.report import evaluation_split
 
-    bundle = bertjax.load(folder)
-    return predict_split(bundle, evaluation_split(bench.splits, bench.config.data, bench.task, bundle.tokenizer))
+    return predict_split(bertjax.load(folder), bench.evaluation(folder))

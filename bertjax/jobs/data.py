@@ -1,39 +1,98 @@
 """From the `data` section of a config to encoded examples, and to a model whose head fits them."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertjax.engine.log import note
 from bertjax.errors import UserError
 from bertjax.recipes.data import Data
+from bertjax.recipes.stage import Context
 from bertjax.recipes.training import Training
 from bertjax.storage.paths import as_path
+
+if TYPE_CHECKING:
+    from bertjax.bundle import Bundle
+    from bertjax.model import BertConfig
+    from bertjax.text.batches import BatchIterator
+    from bertjax.text.encode import Encoded
+    from bertjax.text.examples import Examples
+    from bertjax.text.facts import Facts
+    from bertjax.text.reader import TextReader
+    from bertjax.text.tasks import Task
+    from bertjax.text.tokenizer import Tokenizer
 
 
 class Split(NamedTuple):
     """Examples as people wrote them and as the model reads them."""
 
-    examples: Any
-    encoded: Any
+    examples: Examples
+    encoded: Encoded
 
 
-def read_split(data: Data, source: str, task: Any, tokenizer: Any, split: str, labelled: bool = True) -> Split:
-    """Reads and encodes one source, of a training split `data.rows` examples."""
-    from bertjax.text.encode import encode_examples
-    from bertjax.text.examples import chosen_by_text
-    from bertjax.text.sources import load_examples
+class Text(NamedTuple):
+    """The text that a config names, each source read once."""
 
-    examples = load_examples(source, task, split, labelled=labelled)
-    if split == "train":
-        examples = chosen_by_text(examples, data.rows)
-    return Split(examples, encode_examples(examples, task, tokenizer, data.max_length))
+    data: Data
+    reader: TextReader
+    verbose: bool = False
+    """Whether to print what was read. The command does it once, and not its stages."""
+
+    @classmethod
+    def of(cls, data: Data, verbose: bool = True) -> Text:
+        """Text that nothing has been read of yet."""
+        from bertjax.text.reader import TextReader
+
+        return cls(data, TextReader(), verbose)
+
+    @classmethod
+    def of_context(cls, context: Context) -> Text:
+        """The text of a stage, which shares what was read with the other stages of its run."""
+        return cls(context.data, context.reader)
+
+    def task(self, source: str | None = None, split: str = "train") -> Task:
+        """The task with the kind, labels and metric that it left open filled in from the training data, or from another
+        source. Columns stay as given: another source of the same task may call them otherwise."""
+        given = self.data.task
+        found, _ = self.reader.read(source or self.data.train, given, split)
+        return dataclasses.replace(given, kind=found.kind, labels=found.labels, metric=found.metric)
+
+    def training_examples(self, task: Task, labelled: bool = False) -> Examples:
+        """All examples of `data.train`, or `data.rows` of them."""
+        from bertjax.text.examples import chosen_by_text
+
+        return chosen_by_text(self.reader.read(self.data.train, task, "train", labelled)[1], self.data.rows)
+
+    def training(self, task: Task, tokenizer: Tokenizer, labelled: bool = True) -> Split:
+        """The training examples, encoded."""
+        return self._encoded(self.training_examples(task, labelled), task, tokenizer)
+
+    def held_out(self, task: Task, tokenizer: Tokenizer, source: str | None = None, split: str = "test") -> Split:
+        """The examples of `data.eval`, or of another source, encoded."""
+        examples = self.reader.read(source or self.data.eval, task, split, labelled=True)[1]
+        return self._encoded(examples, task, tokenizer)
+
+    def describe(self, train: Split, held_out: Split) -> None:
+        """Prints what was read, before anything is learned from it."""
+        if self.verbose:
+            describe(self.data, train, held_out)
+
+    def _encoded(self, examples: Examples, task: Task, tokenizer: Tokenizer) -> Split:
+        return Split(examples, self.reader.encode(examples, task, tokenizer, self.data.max_length))
 
 
-def tell(data: Data, train: Split | None, held_out: Split, role: str = "train", source: str | None = None) -> Any:
-    """Says what was read, before anything is learned from it, and returns it for the report (`Facts`). `train` is what
-    is learned or, by another `role`, chosen from; `source` names it where it is not `data.train`."""
+def describe(
+    data: Data, train: Split | None, held_out: Split, role: str = "train", source: str | None = None
+) -> tuple[Facts, ...]:
+    """Prints what was read before anything is learned from it, and returns it for the report. `train` is what is
+    learned or, by another `role`, chosen from; `source` names it where it is not `data.train`."""
     from bertjax.text.facts import described, facts_of, overlap
 
     learned = train and train.examples
+    sources: list[tuple[str, str, Split, Examples | None]]
     sources = [(role, source or data.train, train, None)] if train else []
     sources.append(("eval", data.eval, held_out, learned))
     facts = tuple(
@@ -49,42 +108,25 @@ def tell(data: Data, train: Split | None, held_out: Split, role: str = "train", 
     return facts
 
 
-def tell_first(data: Data, name: str, task: Any, learned: bool = True) -> Any:
-    """As `tell`, for who has read nothing yet: the text as the model of that name reads it; `learned` says whether the
-    training text is looked at at all."""
-    bundle, task = open_model(name, task, 0)
-    train = read_split(data, data.train, task, bundle.tokenizer, "train", labelled=False) if learned else None
-    return tell(data, train, read_split(data, data.eval, task, bundle.tokenizer, "test"))
+def describe_for(text: Text, model: str, task: Task, learned: bool = True) -> tuple[Facts, ...]:
+    """As `describe`, of the text as a model reads it; `learned` tells whether the training text is used at all."""
+    bundle, task = open_model(model, task, 0)
+    train = text.training(task, tokenizer_of(bundle), labelled=False) if learned else None
+    return describe(text.data, train, text.held_out(task, tokenizer_of(bundle)))
+
+
+def tokenizer_of(bundle: Bundle) -> Tokenizer:
+    """The tokenizer of a bundle that `open_model` has opened."""
+    assert bundle.tokenizer is not None
+    return bundle.tokenizer
 
 
 def short(source: str) -> str:
     """A source as reports name it: a file without its folder."""
-    from pathlib import Path
-
     return Path(source).name if as_path(source).exists() else source
 
 
-def training_examples(data: Data, task: Any, labelled: bool = False) -> Any:
-    """The examples to learn from: all of `data.train`, or `data.rows` of them."""
-    from bertjax.text.examples import chosen_by_text
-    from bertjax.text.sources import load_examples
-
-    return chosen_by_text(load_examples(data.train, task, "train", labelled=labelled), data.rows)
-
-
-def training_task(data: Data) -> Any:
-    """The task with everything that the training data says about it."""
-    from bertjax.text.sources import infer_task
-
-    return infer_task(data.train, data.task)
-
-
-def has_labels(data: Data, task: Any) -> bool:
-    """Whether the training data has labels, or is text alone."""
-    return training_examples(data, task).labels is not None
-
-
-def open_model(name: str, task: Any, seed: int, **settings: Any) -> tuple[Any, Any]:
+def open_model(name: str, task: Task, seed: int, **settings: Any) -> tuple[Bundle, Task]:
     """A bundle with a head for the task, and the task with its labels in the order of that head.
 
     A model that already has a head for this kind of task keeps it, and its labels must be the data's. Any other gets a
@@ -107,47 +149,67 @@ def open_model(name: str, task: Any, seed: int, **settings: Any) -> tuple[Any, A
     return bundle, task
 
 
-def to_be_changed(bundle: Any, name: str) -> Any:
-    """The bundle, from which nobody leaves early until it is calibrated anew: its answers will be others."""
-    import dataclasses
+def has_trained_head(model: str, task: Task) -> bool:
+    """Whether the model needs no fine-tuning: it has a head for this kind of task, with these labels."""
+    return not open_model(model, task, 0)[0].newly_initialized
 
+
+def without_threshold(bundle: Bundle, name: str) -> Bundle:
+    """The bundle without its threshold of early exit: its answers will change, so it has to be calibrated anew."""
     from bertjax.adaptive import forget_threshold
 
-    exits = bundle.config.exits
-    if exits is not None and exits.leaving is not None:
-        note(f"{name}: its threshold is forgotten, for its answers will change; calibrate again (bertjax calibrate)")
-    return dataclasses.replace(bundle, config=forget_threshold(bundle.config))
+    config = forget_threshold(bundle.config)
+    if config != bundle.config:
+        note(f"{name}: its threshold of early exit is removed, as its answers will change; run bertjax calibrate again")
+    return dataclasses.replace(bundle, config=config)
 
 
-def training_batches(config: Any, encoded: Any, model: Any) -> Any:
-    """What a run learns from, for a model of this `BertConfig`: rows of an example each, those of like length together,
-    or with `config.packed` of several."""
+def training_batches(training: Training, data: Data, encoded: Encoded, packed_for: BertConfig | None) -> BatchIterator:
+    """The batches of a run: one example a row, examples of similar length together; or several examples a row, for a
+    model of this config."""
     from bertjax.engine.hosts import process_shard
     from bertjax.text.batches import batches
     from bertjax.text.buckets import length_buckets
     from bertjax.text.packing import packed_batches
 
-    longest, common = config.data.max_length, {"seed": config.seed, **process_shard()}
-    if not config.packed:
+    longest, common = data.max_length, {"seed": training.seed, **process_shard()}
+    if packed_for is None:
         buckets = length_buckets(encoded.lengths, longest)
-        return batches(encoded, config.batch_size, buckets=buckets, **common)
-    if model.unpackable:
-        raise UserError(f"--packed: {model.unpackable}; leave it out.")
-    most, limit = encoded.lengths.max(), model.max_position_embeddings
+        return batches(encoded, training.batch_size, buckets=buckets, **common)
+    if packed_for.unpackable:
+        raise UserError(f"--packed: {packed_for.unpackable}; leave it out.")
+    most, limit = encoded.lengths.max(), packed_for.max_position_embeddings
     if most > limit:
         raise UserError(
-            f"--data.max_length={longest}: the longest text has {most} pieces, the model {limit} positions; "
-            "give so many, or fewer."
+            f"--data.max_length={longest}: the longest example has {most} tokens, the model {limit} positions; "
+            f"give --data.max_length={limit}, or fewer."
         )
-    packed = packed_batches(encoded, config.batch_size, row_length=longest, **common)
-    texts = len(encoded) / packed.steps_per_epoch
+    packed = packed_batches(encoded, training.batch_size, row_length=longest, **common)
+    examples = len(encoded) / packed.steps_per_epoch
     note(
-        f"packed: a step of {config.batch_size} rows learns from {texts:.0f} texts; compare runs by texts, not by steps"
+        f"packed: a step of {training.batch_size} rows learns from {examples:.0f} examples; compare runs by examples, "
+        "not by steps"
     )
     return packed
 
 
-def predict_split(bundle: Any, split: Split) -> tuple[Any, Any]:
+def evenly_spaced(encoded: Encoded, count: int, one_length: bool = False) -> list[Any]:
+    """About `count` examples from all over the data, in batches of 32, each padded to its own longest example or all to
+    one length."""
+    import numpy as np
+
+    from bertjax.text.batches import gather
+    from bertjax.text.buckets import length_buckets
+
+    rows = np.unique(np.linspace(0, len(encoded) - 1, min(len(encoded), count)).round().astype(np.int64))
+    rows = rows[np.argsort(encoded.lengths[rows], kind="stable")]
+    longest = int(encoded.lengths[rows].max())
+    buckets = np.array([longest] if one_length else length_buckets(encoded.lengths, int(encoded.lengths.max())))
+    parts = [rows[start : start + 32] for start in range(0, len(rows), 32)]
+    return [gather(encoded, p, int(buckets[buckets >= encoded.lengths[p].max()][0])) for p in parts]
+
+
+def predict_split(bundle: Bundle, split: Split) -> tuple[Any, Any]:
     """Predictions and labels of a split, as the score compares them."""
     from bertjax.predict import run_rows, score_inputs
 
@@ -155,7 +217,7 @@ def predict_split(bundle: Any, split: Split) -> tuple[Any, Any]:
     return score_inputs(split.encoded, split.examples, logits)
 
 
-def predict_exported(folder: Any, split: Split) -> tuple[Any, Any]:
+def predict_exported(folder: Path, split: Split) -> tuple[Any, Any]:
     """As `predict_split`, of an exported folder in ONNX Runtime."""
     from bertjax.machine.processor import thread_count
     from bertjax.measure.onnx import answer, longest_input, open_session
@@ -167,22 +229,23 @@ def predict_exported(folder: Any, split: Split) -> tuple[Any, Any]:
     manifest.check(folder)
     session = open_session(folder, thread_count())
 
-    def run(batches: Any) -> Any:
+    def run(batches: Iterable[Any]) -> Iterator[Answered]:
         return (Answered(answer(session, *batch), None) for batch in batches)
 
     logits, _ = answered_rows(run, split.encoded, longest_input(folder))
     return score_inputs(split.encoded, split.examples, logits)
 
 
-def score_of(bundle: Any, split: Split) -> float:
-    """The task's score of a model on a split."""
+def score_of(bundle: Bundle, split: Split) -> dict[str, float]:
+    """The task's metric and the score of a model on a split."""
     from bertjax.metrics.scores import score
 
-    return score(split.encoded.task.metric, *predict_split(bundle, split))
+    metric = split.encoded.task.metric
+    return {metric: score(metric, *predict_split(bundle, split))}
 
 
 def compute_settings(training: Training) -> dict[str, Any]:
-    """How a model computes in this run, in fields of `BertConfig`. A dropout that is not there is said once.
+    """How a model computes in this run, in fields of `BertConfig`. Prints which dropout a kernel cannot do.
 
     Raises:
       UserError: The kernel does not run here.
@@ -190,7 +253,6 @@ def compute_settings(training: Training) -> dict[str, Any]:
     settings = {"dtype": training.dtype, "remat": training.remat, "attention": training.attention}
     if training.attention == "xla":
         return settings
-    from bertjax.engine.log import note
     from bertjax.model.attention import require_backend
 
     require_backend(training.attention)

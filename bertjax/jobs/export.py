@@ -1,4 +1,4 @@
-"""The stage that leaves what ships: the model before it as an ONNX file with its tokenizer, held against JAX.
+"""The stage that makes what ships: a model as an ONNX file with its tokenizer, compared with JAX.
 
 It is the last stage of `bertjax compress`; alone it is `bertjax export`.
 """
@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from bertjax.errors import UserError
 from bertjax.recipes.export import Export
-from bertjax.recipes.stage import Context
+from bertjax.recipes.stage import Context, StageResult
 from bertjax.storage.paths import as_path, is_remote
 
 
 def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["int8", "uint8"] = "int8") -> None:
-    """Exports a bundle unless the folder holds it already: an export stands in its place only when it is finished, and
-    one of another model that stood there before is made anew."""
+    """Exports a bundle unless the folder holds its export already. A folder appears only when its export is finished;
+    an export of another model is replaced."""
     from bertjax.bundle import resolve
     from bertjax.engine.log import note
     from bertjax.export.folder import export
@@ -32,7 +32,7 @@ def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["in
 
 
 def require_packages() -> None:
-    """Says before any work is done that an export needs packages of its own.
+    """Refuses to begin where the packages of an export are missing.
 
     Raises:
       UserError: One of them is missing.
@@ -44,8 +44,10 @@ def require_packages() -> None:
         raise UserError(f"an export needs {' and '.join(missing)}: pip install 'bertjax[export]'.")
 
 
-def run(recipe: Export, context: Context) -> None:
+def run(recipe: Export, context: Context) -> StageResult:
     """The stage: exports the context's model into its folder."""
     from bertjax.engine.hosts import on_main_process
 
-    on_main_process(lambda: export_once(context.model, as_path(context.out) / "bundle", recipe.weights))
+    folder = as_path(context.out) / "bundle"
+    on_main_process(lambda: export_once(context.model, folder, recipe.weights))
+    return StageResult(folder, context.data)

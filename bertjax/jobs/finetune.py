@@ -1,88 +1,87 @@
-"""Fine-tuning on labelled examples, once or as the mean of several runs."""
+"""Fine-tuning on labelled examples, once or as a model soup."""
 
-from typing import Any
+from __future__ import annotations
 
-from bertjax.jobs.data import compute_settings
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from bertjax.jobs.data import Text, compute_settings, open_model, tokenizer_of, training_batches, without_threshold
+from bertjax.jobs.training import Prepared, result_of, train_unscored
 from bertjax.recipes.finetune import Config, Finetune
-from bertjax.recipes.stage import Context
-from bertjax.storage.paths import as_path
+from bertjax.recipes.stage import Context, StageResult
+from bertjax.storage.paths import as_path, write_text
+
+if TYPE_CHECKING:
+    from bertjax.bundle import Bundle
+    from bertjax.engine.loop import Trained
 
 
-def main(config: Config, score: bool = True) -> None:
-    import dataclasses
-
-    from bertjax.engine.loop import fit
-    from bertjax.engine.record import begin, finish, keep
-    from bertjax.jobs.data import open_model, read_split, score_of, tell, to_be_changed, training_batches, training_task
+def prepare(config: Config, text: Text) -> Prepared:
+    """The model with a head for the task, and the task's loss."""
     from bertjax.learn.losses import TASK_LOSSES, ponder_cost
     from bertjax.learn.step import Term
     from bertjax.text.batches import inputs_of, places_of
 
-    out = as_path(config.out)
-    if begin(out, config):
-        return
-    if config.model_soup > 1:
-        return average_of_runs(config, out, score)
-    task = training_task(config.data)
-    bundle, task = open_model(config.model, task, config.seed, **compute_settings(config))
-    bundle = to_be_changed(bundle, config.model)
-    train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train")
+    bundle, task = open_model(config.model, text.task(), config.seed, **compute_settings(config))
+    bundle = without_threshold(bundle, config.model)
+    train = text.training(task, tokenizer_of(bundle))
     if config.student:
         bundle = config.student.initialise(bundle, config.seed, train.encoded)
-    held_out = read_split(config.data, config.data.eval, task, bundle.tokenizer, "test")
-    if score and config.compile_only is None:  # the run that a stage belongs to says it
-        tell(config.data, train, held_out)
-    data = training_batches(config, train.encoded, bundle.config)
+    held_out = text.held_out(task, tokenizer_of(bundle))
+    text.describe(train, held_out)
+    batches = training_batches(config, config.data, train.encoded, bundle.config if config.packed else None)
     task_loss = TASK_LOSSES[task.kind]
 
     def objective(params, extra, state, batch, step, key):
         inputs, places = inputs_of(batch), places_of(batch)
-        output = bundle.model.apply({"params": params}, *inputs, **places, rngs={"dropout": key})
+        output: Any = bundle.model.apply({"params": params}, *inputs, **places, rngs={"dropout": key})
         terms = {"task": Term(*task_loss(output.logits, batch))}
         if output.trace is not None:
             terms["ponder"] = Term(*ponder_cost(output.trace, batch), config.ponder)
         return terms, state
 
-    params = fit(config, out, "fine-tuning", params=bundle.params, extra={}, objective=objective, batches=data).params
-    tuned = dataclasses.replace(bundle, params=params, newly_initialized=())
-    keep(tuned, out / "bundle")
-    result = {task.metric: score_of(tuned, held_out)} if score else {}
-    finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+    def finish(trained: Trained) -> Bundle:
+        return dataclasses.replace(bundle, params=trained.params, newly_initialized=())
+
+    return Prepared("fine-tuning", bundle.params, objective, batches, finish, train, held_out)
 
 
-def average_of_runs(config: Config, out: Any, score: bool) -> None:
-    """Every run in a folder of its own, and the mean of what they learned."""
-    import dataclasses
-
+def train_soup(config: Config, text: Text) -> Bundle:
+    """Trains with several seeds, each in a folder of its own, and saves the mean of the weights as `config.out/bundle`
+    (Wortsman et al. 2022)."""
     import jax
     import numpy as np
 
     import bertjax
     from bertjax.engine.hosts import on_main_process
-    from bertjax.engine.record import finish, keep, read_record, update_record
-    from bertjax.jobs.data import open_model, read_split, score_of, tell_first, training_task
-    from bertjax.storage.paths import write_text
+    from bertjax.engine.record import keep, read_record, update_record
 
-    if score:
-        tell_first(config.data, config.model, training_task(config.data))
+    text = text._replace(verbose=False)
+    out = as_path(config.out)
     folders = [out / f"run{number}" for number in range(config.model_soup)]
     for seed, folder in enumerate(folders, start=config.seed * config.model_soup):
-        main(dataclasses.replace(config, model_soup=1, seed=seed, out=str(folder)), score=False)
+        train_unscored(dataclasses.replace(config, model_soup=1, seed=seed, out=str(folder)), text, prepare)
     bundles = [bertjax.load(folder / "bundle") for folder in folders]
     params = jax.tree.map(lambda *runs: np.mean(runs, axis=0, dtype=np.float32), *(one.params for one in bundles))
-    keep(dataclasses.replace(bundles[0], params=params), out / "bundle")
-    told = "".join((folder / "metrics.jsonl").read_text(encoding="utf-8") for folder in folders)
-    on_main_process(lambda: write_text(out / "metrics.jsonl", told))
+    soup = dataclasses.replace(bundles[0], params=params)
+    keep(soup, out / "bundle")
+    metrics = "".join((folder / "metrics.jsonl").read_text(encoding="utf-8") for folder in folders)
+    on_main_process(lambda: write_text(out / "metrics.jsonl", metrics))
     records = [read_record(folder) or {} for folder in folders]
     epochs, peak = ([record[name] for record in records] for name in ("epochs", "training_step_bytes"))
     update_record(out, epochs=sum(epochs), training_step_bytes=max(peak))
-    averaged, task = open_model(str(out / "bundle"), training_task(config.data), config.seed)
-    held_out = read_split(config.data, config.data.eval, task, averaged.tokenizer, "test")
-    result = {task.metric: score_of(averaged, held_out)} if score else {}
-    finish(out, result, train=records[0]["data"]["train"], eval=held_out.encoded.fingerprint)
+    return soup
 
 
-def run(recipe: Finetune, context: Context) -> None:
+def run(recipe: Finetune, context: Context) -> StageResult:
     """The stage: fine-tunes the context's model into its folder."""
-    config = {**vars(recipe), "model": context.model, "data": context.data, "out": context.out}
-    main(Config(**config), score=False)  # the report scores every model
+    from bertjax.engine.record import begin, finish
+
+    given = {"model": context.model, "data": context.data, "out": context.out}
+    config, text = Config(**{**vars(recipe), **given}), Text.of_context(context)
+    if config.model_soup == 1:
+        train_unscored(config, text, prepare)
+    elif not begin(as_path(config.out), config):
+        train_soup(config, text)
+        finish(as_path(config.out), {})
+    return result_of(context.out, context.data)

@@ -6,8 +6,6 @@ from typing import Any
 from bertjax.engine.commands import asked, flags, line, spelled
 from bertjax.jobs.report import Model
 from bertjax.recipes.compress import Config
-from bertjax.recipes.distill import Distill
-from bertjax.recipes.finetune import Finetune
 from bertjax.storage.paths import as_path, is_remote
 from bertjax.student import Student
 
@@ -48,14 +46,14 @@ def learn_more(config: Config, models: list[Model]) -> list[Step]:
     distilled, a student of half of the layers."""
     from bertjax.jobs.budget import depth_of
 
-    depth, places = depth_of(models[0].folder), [i for i, s in enumerate(config.stages) if isinstance(s, Distill)]
+    depth, places = depth_of(models[0].folder), [i for i, s in enumerate(config.stages) if s.distils]
     if not places:
         data = [f"--data.{flag[2:]}" if flag.startswith("--") else flag for flag in flags(config.data)]
         size = spelled({"student.num_hidden_layers": depth // 2, "out": f"{config.out}-half"})
         half = line("distill", f"--model={models[0].folder}", *data, *size)
         return [("Teach a student of half of the layers", half)] if depth > 1 else []
     stage: Any = config.stages[places[-1]]
-    begin = {"model": models[0].folder} if isinstance(config.stages[0], Finetune) else {}
+    begin = {"model": models[0].folder} if config.stages[0].finetunes else {}
     prefix, found = f"stages__{places[-1]}__", []
     if (other := another_depth(stage, depth)) is not None:
         what = "Keep one more layer" if other > stage.student.num_hidden_layers else "Keep half of these layers"

@@ -7,62 +7,6 @@ from bertjax.errors import UserError
 from bertjax.jobs.data import compute_settings
 from bertjax.learn.phases import Phases
 from bertjax.recipes.pretrain import VOCABULARY, Config
-from bertjax.storage.paths import as_path
-
-
-def main(config: Config) -> None:
-    import dataclasses
-
-    from bertjax.engine.hosts import process_shard
-    from bertjax.engine.log import note
-    from bertjax.engine.loop import fit
-    from bertjax.engine.record import begin, finish, keep, update_record
-    from bertjax.machine.peak_flops import device_peak
-    from bertjax.text.corpus import build_corpus
-    from bertjax.text.pretraining import Rows, pretraining_batches
-
-    out, text = as_path(config.out), config.data
-    if begin(out, config):
-        return
-    given = open_bundle(config)
-    bundle, teacher = given, None
-    if config.student:
-        bundle, teacher = config.student.initialise(given, config.seed), given
-    check_positions(text.max_length, given, bundle)
-
-    def rows_of(source: str, split: str, seed: int) -> Rows:
-        corpus = build_corpus(source, bundle.tokenizer, text.max_length - 3, text.text, split)
-        note(f"{source}: {corpus.lengths.sum()} pieces in {len(corpus)} chunks, {corpus.folder}")
-        return Rows(corpus, bundle.tokenizer, text.max_length, config.sentences, config.masking, seed)
-
-    train = rows_of(text.train, "train", config.seed)
-    held_out = rows_of(text.eval, "test", 0) if text.eval else None  # the same masks, whatever --seed is
-    data = pretraining_batches(train, config.batch_size, packed=config.packed, **process_shard())
-    peak = device_peak(config.dtype)
-    update_record(out, peak_flops=peak.flops, peak_source=peak.source)
-
-    steps = config.total_steps(data.steps_per_epoch)
-    objective, extra, phases = learning(config, bundle.model, teacher.model if teacher else None, steps)
-    params = fit(
-        config,
-        out,
-        "pre-training",
-        params=bundle.params,
-        extra=extra,
-        objective=objective,
-        batches=data,
-        constants={"teacher": teacher.params} if teacher and (config.losses or config.progressive) else {},
-        phases=phases,
-        peak=peak.flops,
-    ).params
-    trained = dataclasses.replace(bundle, params=params, newly_initialized=())
-    keep(trained, out / "bundle")
-    fingerprints = {"train": train.corpus.fingerprint, "tokenizer": trained.tokenizer.fingerprint}
-    if held_out is not None:
-        fingerprints["eval"] = held_out.corpus.fingerprint
-    finish(
-        out, evaluate(trained, held_out, config.batch_size // config.micro_batches) if held_out else {}, **fingerprints
-    )
 
 
 def open_bundle(config: Config) -> Any:

@@ -1,58 +1,158 @@
 """Pruning: which parts are removed and how many, and the training afterwards."""
 
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertjax.distill.terms import HardLabels
 from bertjax.errors import UserError
+from bertjax.jobs.data import (
+    Split,
+    Text,
+    evenly_spaced,
+    open_model,
+    tokenizer_of,
+    without_threshold,
+)
+from bertjax.jobs.distill import Masks, UpdateMasks, labels_only
+from bertjax.jobs.distill import prepare as prepare_distillation
+from bertjax.jobs.training import result_of, train_unscored
 from bertjax.recipes.distill import Config as Distillation
 from bertjax.recipes.prune import Config, Prune
-from bertjax.recipes.stage import Context
+from bertjax.recipes.stage import Context, Control, StageResult
 from bertjax.storage.paths import as_path
 from bertjax.student import Student
 
+if TYPE_CHECKING:
+    from bertjax.bundle import Bundle
+    from bertjax.model import BertConfig
+    from bertjax.prune.scores import Part, Scores
+    from bertjax.text.examples import Examples
+    from bertjax.text.tasks import Task
+
 KERNELS = r"^encoder/.*kernel$"
+Batches = list[Any]
 
 
-def prune_model(config: Any, model: Any, task: Any) -> Any:
-    """The model as a bundle without the parts that are worth least: layers, then heads, then neurons, then weights."""
-    looks = config.criterion not in ("magnitude", "random")
+def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
+    """Prunes, trains if asked to, and saves the model as `config.out/bundle`; `config.out/cut` holds it as it was
+    before the training. Returns the model, and the examples to score it on if it has a trained head."""
+    import bertjax
+    from bertjax.engine.hosts import broadcast_from_main, on_main_process
+    from bertjax.engine.log import note
+    from bertjax.engine.record import read_record, update_record
+
+    out = as_path(config.out)
+    model, task = open_unpruned(config, text)
+    held_out = text.held_out(task, tokenizer_of(model))
+    if text.verbose:
+        text.describe(text.training(task, tokenizer_of(model), labelled=False), held_out)
+    if headless := bool(model.newly_initialized):
+        model = bertjax.load(config.model)  # without the head, which training will add
+
+    def prune_once() -> None:  # on one process: another would measure other times
+        smaller = prune_model(config, without_threshold(model, config.model), task, text)
+        note(f"left of {config.model}: {shapes(smaller.config)}")
+        bertjax.save(smaller, out / "cut")
+
+    if not broadcast_from_main((out / "cut" / "config.json").is_file):
+        on_main_process(prune_once)
+    source = out / "cut"
+    if config.finetune_after:
+        train_pruned(config, text._replace(verbose=False))
+        source = out / "recovery" / "bundle"
+        update_record(out, training_step_bytes=(read_record(out / "recovery") or {}).get("training_step_bytes"))
+    on_main_process(partial(ship, source, out / "bundle"))
+    return bertjax.load(out / "bundle"), None if headless else held_out
+
+
+def open_unpruned(config: Config, text: Text) -> tuple[Bundle, Task]:
+    """The model that is to be pruned, with a head for the task."""
+    model, task = open_model(config.model, text.task(), config.seed, dtype=config.dtype)
+    scored_by_weights = config.criterion in ("magnitude", "random") and not (config.finetune_after or config.speedup)
+    if model.newly_initialized and not scored_by_weights:
+        raise UserError(
+            f"{config.model} has no trained head; fine-tune it first (bertjax finetune). Before that, it can only be "
+            "pruned with --criterion=magnitude --finetune_after=False."
+        )
+    if not any((config.layers, config.heads, config.neurons, config.speedup, config.zeros)):
+        raise UserError(
+            "nothing is to be pruned: give --layers, --heads, --neurons, --speedup or --weights, as --heads=0.5"
+        )
+    return model, task
+
+
+def train_pruned(config: Config, text: Text) -> None:
+    """Trains what is left, with the whole model as its teacher, in `config.out/recovery`."""
+    names = {one.name for one in dataclasses.fields(Distillation)}
+    recipe = {name: value for name, value in vars(config).items() if name in names}
+    recipe |= {
+        "model": config.teacher or config.model,
+        "student": Student(init_from=str(as_path(config.out) / "cut"), as_is=True),
+        "keep_zeros": KERNELS if config.zeros and not config.pruning_end else None,
+        "out": str(as_path(config.out) / "recovery"),
+    }
+    sparsity = partial(gradual_masks, config) if config.pruning_end else None
+    train_unscored(Distillation(**recipe), text, partial(prepare_distillation, sparsity=sparsity))
+
+
+def ship(source: Any, target: Any) -> None:
+    """A copy of a model folder in its final place."""
+    import shutil
+
+    from bertjax.storage.paths import atomic_folder, local
+
+    with atomic_folder(target) as folder:
+        shutil.copytree(local(source), folder, dirs_exist_ok=True)
+
+
+def shapes(config: BertConfig) -> str:
+    """What each layer has left."""
+    steps = config.depth_steps()
+    return ", ".join(f"{step.num_attention_heads} heads and {step.intermediate_size} neurons" for step in steps)
+
+
+def prune_model(config: Config, model: Bundle, task: Task, text: Text) -> Bundle:
+    """The model without its least important layers, then heads, then neurons, then weights."""
+    reads_text = config.criterion not in ("magnitude", "random")
     removes = config.layers or config.heads or config.neurons or config.speedup
-    batches = scoring_batches(config, model, task) if looks and removes else []
+    batches = scoring_batches(config, model, task, text) if reads_text and removes else []
     if config.layers:
         model = remove_layers(config, model, batches)
-    parts = {"heads": config.heads, "neurons": config.neurons}
-    for part, fraction in (fractions_for_speedup(config, model, task, batches) if config.speedup else parts).items():
+    fractions: dict[Part, float] = {"heads": config.heads, "neurons": config.neurons}
+    if config.speedup:
+        fractions = fractions_for_speedup(config, model, text.training_examples(task), batches)
+    for part, fraction in fractions.items():
         if fraction:
             model = remove_parts(config, model, batches, part, fraction)
     return zero_weights(config, model) if config.zeros and not config.pruning_end else model
 
 
-def scoring_batches(config: Any, model: Any, task: Any) -> list[Any]:
-    """Training texts in batches of one length."""
-    from bertjax.jobs.data import read_split
-    from bertjax.jobs.quantize import sample
-
-    train = read_split(config.data, config.data.train, task, model.tokenizer, "train", config.criterion != "activity")
-    return sample(train.encoded, config.calibration_examples, one_length=True)
+def scoring_batches(config: Config, model: Bundle, task: Task, text: Text) -> Batches:
+    """Training examples in batches of one length."""
+    train = text.training(task, tokenizer_of(model), labelled=config.criterion != "activity")
+    return evenly_spaced(train.encoded, config.calibration_examples, one_length=True)
 
 
-def fractions_for_speedup(config: Any, model: Any, task: Any, batches: list[Any]) -> dict[str, float]:
-    """The smallest part of heads and neurons without which the model is fast enough; recorded with what was reached."""
+def fractions_for_speedup(config: Config, model: Bundle, examples: Examples, batches: Batches) -> dict[Part, float]:
+    """The smallest fraction of heads and neurons whose removal makes the model fast enough; it is recorded with the
+    speed-up that was reached."""
     import tempfile
 
     import bertjax
     from bertjax.engine.log import note
     from bertjax.engine.record import update_record
-    from bertjax.jobs.data import training_examples
     from bertjax.prune.scores import OWNER
     from bertjax.prune.select import search_speedup
     from bertjax.prune.surgery import sizes
-    from bertjax.storage.paths import as_path
 
-    texts = training_examples(config.data, task)
-    counts = {part: sizes(model.config, owner).values() for part, owner in OWNER.items()}
-    most = {part: 1 - len(count) / sum(count) for part, count in counts.items()}
+    assert config.speedup is not None
+    counts: dict[Any, Any] = {part: sizes(model.config, owner).values() for part, owner in OWNER.items()}
+    most: dict[Part, float] = {part: 1 - len(count) / sum(count) for part, count in counts.items()}
 
     def reached(fraction: float) -> float:
         smaller = model
@@ -60,32 +160,31 @@ def fractions_for_speedup(config: Any, model: Any, task: Any, batches: list[Any]
             smaller = remove_parts(config, smaller, batches, part, min(fraction, most[part]))
         with tempfile.TemporaryDirectory() as folder:
             bertjax.save(smaller, Path(folder) / "smaller")
-            found = measure_speedup(config.model, Path(folder) / "smaller", texts, config.data.max_length)
-        note(f"without {fraction:.0%} of heads and neurons: {found:.2f} times as fast")
-        return found
+            measured = measure_speedup(config.model, Path(folder) / "smaller", examples, config.data.max_length)
+        note(f"without {fraction:.0%} of heads and neurons: {measured:.2f} times as fast")
+        return measured
 
     fraction, speedup = search_speedup(reached, config.speedup)
     update_record(as_path(config.out), removed=fraction, speedup={"asked": config.speedup, "reached": speedup})
-    note(f"{fraction:.0%} of heads and neurons go: {speedup:.2f} times as fast, asked for {config.speedup:g}")
-    return {part: min(fraction, share) for part, share in most.items()}
+    note(f"{fraction:.0%} of heads and neurons are removed: {speedup:.2f} times as fast ({config.speedup:g} was asked)")
+    return {part: min(fraction, limit) for part, limit in most.items()}
 
 
-def measure_speedup(whole: str, smaller: Path, texts: Any, max_length: int) -> float:
-    """The time of one model for one text over that of another, each in a process of its own, taking turns."""
+def measure_speedup(whole: str, smaller: Path, examples: Examples, max_length: int) -> float:
+    """The time of one model at batch 1 over that of another, each in a process of its own, in alternating repeats."""
     from bertjax.bundle import resolve
     from bertjax.measure.latency import Candidate, measure_latency
     from bertjax.report.build import one_process_only
 
     candidates = {"whole": Candidate("jax", resolve(whole)), "smaller": Candidate("jax", smaller)}
-    often: Any = {"sample": 64, "rounds": 7}  # more and shorter turns than a report takes: a busy moment spoils fewer
-    isolated = not one_process_only()
-    timings = measure_latency(candidates, texts.texts, texts.pairs, max_length=max_length, isolated=isolated, **often)
+    # More and shorter repeats than a report takes: a busy moment of the machine spoils fewer of them.
+    repeats: dict[str, Any] = {"sample": 64, "rounds": 7, "isolated": not one_process_only()}
+    timings = measure_latency(candidates, examples.texts, examples.pairs, max_length=max_length, **repeats)
     return timings["whole"].latency.batch_1.p50 / timings["smaller"].latency.batch_1.p50
 
 
-def remove_parts(config: Any, model: Any, batches: list[Any], part: Any, fraction: float) -> Any:
-    """The model without a part of its heads or neurons."""
-    import dataclasses
+def remove_parts(config: Config, model: Bundle, batches: Batches, part: Part, fraction: float) -> Bundle:
+    """The model without a fraction of its heads or neurons."""
     import math
 
     from bertjax.prune import keep_heads, keep_neurons
@@ -98,16 +197,16 @@ def remove_parts(config: Any, model: Any, batches: list[Any], part: Any, fractio
     multiple = config.multiple // math.gcd(config.multiple, columns)
     for number in range(1, config.iterations + 1):
         scores = importance_scores(config, model, batches, part)
-        gone = whole - sum(map(len, scores.values()))
-        wanted = max(0, round(fraction * whole * number / config.iterations) - gone)
+        removed = whole - sum(map(len, scores.values()))
+        wanted = max(0, round(fraction * whole * number / config.iterations) - removed)
         keep = keep_heads if part == "heads" else keep_neurons
         described, params = keep(model.config, model.params, select_top(scores, wanted, multiple=multiple))
         model = dataclasses.replace(model, config=described, params=params)
     return model
 
 
-def importance_scores(config: Any, model: Any, batches: list[Any], part: Any) -> dict[int, Any]:
-    """The scores of the parts that are left."""
+def importance_scores(config: Prune, model: Bundle, batches: Batches, part: Part) -> Scores:
+    """The scores of the heads or neurons that are left."""
     from bertjax.prune.scores import activity, importance, magnitude, random
 
     if config.criterion == "magnitude":
@@ -115,16 +214,13 @@ def importance_scores(config: Any, model: Any, batches: list[Any], part: Any) ->
     if config.criterion == "random":
         return random(model.config, part, config.seed)
     if config.criterion == "activity":
-        found = activity(model.model, model.params, batches, part)
-        return {group: one.variance for group, one in found.items()}
+        return {g: a.variance for g, a in activity(model.model, model.params, batches, part).items()}
     form: Any = "paper" if config.criterion == "importance" else config.criterion
     return importance(model.model, model.params, batches, task_loss(model), part, form)
 
 
-def remove_layers(config: Any, model: Any, batches: list[Any]) -> Any:
-    """The model without a part of its layers."""
-    import dataclasses
-
+def remove_layers(config: Config, model: Bundle, batches: Batches) -> Bundle:
+    """The model without a fraction of its layers."""
     import numpy as np
 
     from bertjax.prune import keep_layers
@@ -144,19 +240,17 @@ def remove_layers(config: Any, model: Any, batches: list[Any]) -> Any:
     return model
 
 
-def zero_weights(config: Any, model: Any) -> Any:
+def zero_weights(config: Config, model: Bundle) -> Bundle:
     """The model with zeros instead of its smallest weights."""
-    import dataclasses
-
     from bertjax.prune.masks import apply_masks, magnitude_masks
 
     masks = magnitude_masks(model.params, KERNELS, config.zeros, 4 if config.pattern == "2:4" else config.pattern)
     return dataclasses.replace(model, params=apply_masks(model.params, masks))
 
 
-def gradual_masks(config: Any, student: Any, steps: int) -> tuple[Any, Any]:
-    """Masks that hide nothing yet, and how they hide more and more of the student over a part of these steps. The last
-    step learns with all of the zeros."""
+def gradual_masks(config: Config, student: Bundle, steps: int) -> tuple[Masks, UpdateMasks]:
+    """Gradual pruning: the initial masks, which hide nothing, and an update `(masks, params, step) -> masks` that runs
+    inside the step. The last step trains with the full sparsity."""
     from bertjax.prune.masks import all_ones, gradual_magnitude
 
     scope = 4 if config.pattern == "2:4" else config.pattern
@@ -164,10 +258,8 @@ def gradual_masks(config: Any, student: Any, steps: int) -> tuple[Any, Any]:
     return all_ones(student.params, KERNELS, scope), gradual_magnitude(scope, config.zeros, until)
 
 
-def task_loss(model: Any) -> Any:
+def task_loss(model: Bundle) -> Callable[[Any, Any], Any]:
     """The loss of the model's task against the labels, example by example."""
-    from bertjax.distill.terms import HardLabels
-
     formula = HardLabels().build(model.config, model.config)
 
     def loss(output: Any, batch: Any) -> Any:
@@ -176,76 +268,28 @@ def task_loss(model: Any) -> Any:
     return loss
 
 
-def main(config: Config, score: bool = True) -> None:
-    import shutil
-
-    import bertjax
-    from bertjax.engine.hosts import broadcast_from_main, on_main_process
-    from bertjax.engine.log import note
-    from bertjax.engine.record import begin, finish, read_record, update_record
-    from bertjax.jobs.data import open_model as opened
-    from bertjax.jobs.data import read_split, score_of, tell_first, to_be_changed, training_task
-    from bertjax.jobs.distill import main as distil
-    from bertjax.storage.paths import atomic_folder, local
-
-    out = as_path(config.out)
-    if begin(out, config):
-        return
-    model, task = opened(config.model, training_task(config.data), config.seed, dtype=config.dtype)
-    blind = config.criterion in ("magnitude", "random") and not (config.finetune_after or config.speedup)
-    if model.newly_initialized and not blind:
-        raise UserError(
-            f"{config.model} has no trained head; fine-tune it first (train.finetune). Before that, parts can go by "
-            "--criterion=magnitude --finetune_after=False alone."
-        )
-    if score:
-        tell_first(config.data, config.model, task)
-    if not (trained := not model.newly_initialized):
-        model = bertjax.load(config.model)  # the head that training will need comes then
-    model = to_be_changed(model, config.model)
-    if not any(getattr(config, name) for name in ("layers", "heads", "neurons", "speedup", "zeros")):
-        raise UserError(
-            "nothing is to be taken out: give --layers, --heads, --neurons, --speedup or --weights, as --heads=0.5"
-        )
-
-    def cut_once() -> None:  # by one process: another would measure other times
-        smaller = prune_model(config, model, task)
-        note(f"what is left of {config.model}: {shapes(smaller.config)}")
-        bertjax.save(smaller, out / "cut")
-
-    if not broadcast_from_main((out / "cut" / "config.json").is_file):
-        on_main_process(cut_once)
-    source = out / "cut"
-    if config.finetune_after:
-        names = {one.name for one in fields(Distillation)}
-        recipe = {name: value for name, value in vars(config).items() if name in names}
-        student = Student(init_from=str(out / "cut"), as_is=True)
-        pattern = KERNELS if config.zeros and not config.pruning_end else None
-        changed = {"model": config.teacher or config.model, "student": student, "keep_zeros": pattern}
-        thinner = (lambda model, steps: gradual_masks(config, model, steps)) if config.pruning_end else None
-        distil(Distillation(**{**recipe, **changed, "out": str(out / "recovery")}), score=False, thinner=thinner)
-        source = out / "recovery" / "bundle"
-
-    def ship() -> None:
-        with atomic_folder(out / "bundle") as folder:
-            shutil.copytree(local(source), folder, dirs_exist_ok=True)
-
-    on_main_process(ship)
-    held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")
-    result = {task.metric: score_of(bertjax.load(out / "bundle"), held_out)} if score and trained else {}
-    peak = (read_record(out / "recovery") or {}).get("training_step_bytes")
-    update_record(out, training_step_bytes=peak)
-    finish(out, result, eval=held_out.encoded.fingerprint)
-
-
-def shapes(config: Any) -> str:
-    """What each layer has left."""
-    steps = config.depth_steps()
-    return ", ".join(f"{step.num_attention_heads} heads and {step.intermediate_size} neurons" for step in steps)
-
-
-def run(recipe: Prune, context: Context) -> None:
+def run(recipe: Prune, context: Context) -> StageResult:
     """The stage: prunes the context's model into its folder."""
-    settings = {one.name: getattr(recipe, one.name) for one in fields(recipe) if one.init}
+    from bertjax.engine.record import begin, finish
+
+    settings = {one.name: getattr(recipe, one.name) for one in dataclasses.fields(recipe) if one.init}
     given = {name: getattr(context, name) for name in ("model", "data", "out", "teacher", "outputs")}
-    main(Config(**settings, **given), score=False)
+    config, out = Config(**settings, **given), as_path(context.out)
+    if not begin(out, config):
+        prune(config, Text.of_context(context))
+        finish(out, {})
+    trained = result_of(str(out / "recovery"), context.data)
+    memory = result_of(context.out, context.data).training_step_bytes
+    return trained._replace(bundle=out / "bundle", training_step_bytes=memory, control=control_of(recipe, context))
+
+
+def control_of(recipe: Prune, context: Context) -> Control:
+    """The no-teacher baseline: the pruned model as it was before its training, trained on labels alone. Where weights
+    were pruned, as many of its weights are 0."""
+    pruned = str(as_path(context.out) / "cut")
+    student = context.control.student if context.control else None
+    if recipe.zeros:
+        removed: dict[str, Any] = {"layers": 0.0, "heads": 0.0, "neurons": 0.0, "speedup": None}
+        stage = dataclasses.replace(recipe, name="without-teacher", losses=(HardLabels(),), **removed)
+        return Control(stage, pruned, student)
+    return Control(labels_only(recipe, None), pruned, student)

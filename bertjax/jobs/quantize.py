@@ -1,64 +1,74 @@
 """Quantisation after training, or with rounding in the training step."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 from bertjax.errors import UserError
+from bertjax.jobs.data import (
+    Split,
+    Text,
+    evenly_spaced,
+    open_model,
+    tokenizer_of,
+    training_batches,
+    without_threshold,
+)
+from bertjax.jobs.training import Prepared, result_of, train
 from bertjax.recipes.quantize import Config, Quantize
-from bertjax.recipes.stage import Context
+from bertjax.recipes.stage import Context, StageResult
 from bertjax.storage.paths import as_path
 
+if TYPE_CHECKING:
+    from bertjax.bundle import Bundle
+    from bertjax.engine.loop import Trained
+    from bertjax.quantized.formats import Activation
+    from bertjax.text.encode import Encoded
+    from bertjax.text.tasks import Task
 
-def first_of(context: Any) -> str | None:
-    """The first model of the run, if it reads the same pieces."""
-    from bertjax.bundle import resolve
-    from bertjax.text.tokenizer import Tokenizer
-
-    if context.first in (None, context.model):
-        return None
-    first, model = (Tokenizer.from_folder(resolve(folder)).fingerprint for folder in (context.first, context.model))
-    return context.first if first == model else None
+Activations = dict[str, "Activation"]
+"""The rounding of the input of each product, by site."""
 
 
-def main(config: Config, score: bool = True) -> None:
-    import dataclasses
-
+def quantise(config: Config, text: Text) -> tuple[Bundle, Split, Split]:
+    """Quantises, and saves the model as `config.out/bundle`. Returns it as it was stored, and the training and the
+    evaluation examples."""
     import bertjax
-    from bertjax.engine.record import begin, finish, keep
-    from bertjax.jobs.data import open_model, read_split, score_of, tell, to_be_changed, training_task
+    from bertjax.engine.record import keep
     from bertjax.jobs.mixed_precision import assigned_rules
-    from bertjax.quantized.calibration import calibration_of
 
-    out = as_path(config.out)
-    if begin(out, config):
-        return
-    model, task = open_model(config.model, training_task(config.data), config.seed, dtype=config.dtype)
+    model, task = open_float(config, text)
+    labelled = bool(config.trains or config.mean_bits) and any(
+        type(loss).__name__ == "HardLabels" for loss in config.losses
+    )
+    examples = text.training(task, tokenizer_of(model), labelled)
+    held_out = text.held_out(task, tokenizer_of(model))
+    text.describe(examples, held_out)
+    if config.mean_bits is not None:
+        batches = evenly_spaced(examples.encoded, config.calibration_examples, one_length=True)
+        config = dataclasses.replace(config, weights=assigned_rules(config, model, batches, as_path(config.out)))
+    masks = zero_masks(config, model)
+    activations = activations_to_round(config, model, examples.encoded)
+    if config.trains:
+        teacher = open_teacher(config, model, text)
+        train(config, config.out, prepare_qat(config, model, teacher, activations, masks, examples, held_out))
+    else:
+        keep(post_training(config, model, activations, examples.encoded), as_path(config.out) / "bundle")
+    return bertjax.load(as_path(config.out) / "bundle"), examples, held_out
+
+
+def open_float(config: Config, text: Text) -> tuple[Bundle, Task]:
+    """The model in floating point, with its trained head."""
+    model, task = open_model(config.model, text.task(), config.seed, dtype=config.dtype)
     if model.newly_initialized:
-        raise UserError(f"{config.model} has no trained head; fine-tune it first (train.finetune).")
+        raise UserError(f"{config.model} has no trained head; fine-tune it first (bertjax finetune).")
     if model.config.quantization is not None:
         raise UserError(f"{config.model} is quantised already; begin with the model in floating point.")
-    model = to_be_changed(model, config.model)
-    asked = config.qat != "off" or config.mean_bits is not None
-    labelled = asked and any(type(loss).__name__ == "HardLabels" for loss in config.losses)
-    train = read_split(config.data, config.data.train, task, model.tokenizer, "train", labelled)
-    held_out = read_split(config.data, config.data.eval, task, model.tokenizer, "test")
-    if score and config.compile_only is None:
-        tell(config.data, train, held_out)
-    if config.mean_bits is not None:
-        batches = sample(train.encoded, config.calibration_examples, one_length=True)
-        config = dataclasses.replace(config, weights=assigned_rules(config, model, batches, out))
-    masks = zeros(config, model)
-    activations = inputs_to_round(config, model, train.encoded)
-    described, params = train_rounded(config, out, model, train.encoded, activations, masks)
-    texts = calibration_of(train.encoded) if activations else None
-    quantised = dataclasses.replace(model, config=described, params=params, calibration=texts)
-    keep(quantised, out / "bundle")
-    again = bertjax.load(out / "bundle")
-    result = {task.metric: score_of(again, held_out)} if score else {}
-    finish(out, result, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
+    return without_threshold(model, config.model), task
 
 
-def inputs_to_round(config: Config, model: Any, encoded: Any) -> dict[str, Any]:
+def activations_to_round(config: Config, model: Bundle, encoded: Encoded) -> Activations:
     """The activation of each site whose product reads integers, by the rules for weights."""
     from bertjax.model import build
     from bertjax.model.sites import integer_sites
@@ -71,12 +81,12 @@ def inputs_to_round(config: Config, model: Any, encoded: Any) -> dict[str, Any]:
     described, params = quantise_weights(model.config, model.params, config.weights, "min_max")
     if config.activations == "token":
         return {site: Activation(config.bits) for site in integer_sites(build(described), params)}
-    batches = [inputs_of(batch) for batch in sample(encoded, config.calibration_examples)]
+    batches = [inputs_of(batch) for batch in evenly_spaced(encoded, config.calibration_examples)]
     return find_ranges(build(described), params, batches, config.activation_range, config.bits)
 
 
-def zeros(config: Config, model: Any) -> dict[str, Any]:
-    """Masks of what is to stay 0."""
+def zero_masks(config: Config, model: Bundle) -> dict[str, Any]:
+    """Masks of what has to stay 0."""
     from bertjax.params import flatten
     from bertjax.prune.masks import nonzero_masks
     from bertjax.quantize.weights import formats_of
@@ -93,33 +103,45 @@ def zeros(config: Config, model: Any) -> dict[str, Any]:
     return masks
 
 
-def sample(encoded: Any, texts: int, one_length: bool = False) -> list[Any]:
-    """About so many texts from all over, in batches of 32, each of the length of its own texts or all of one length."""
-    import numpy as np
+def post_training(config: Config, model: Bundle, activations: Activations, encoded: Encoded) -> Bundle:
+    """The model in integers, without training."""
+    from bertjax.quantize import quantise_weights
 
-    from bertjax.text.batches import gather
-    from bertjax.text.buckets import length_buckets
-
-    rows = np.unique(np.linspace(0, len(encoded) - 1, min(len(encoded), texts)).round().astype(np.int64))
-    rows = rows[np.argsort(encoded.lengths[rows], kind="stable")]
-    longest = int(encoded.lengths[rows].max())
-    buckets = np.array([longest] if one_length else length_buckets(encoded.lengths, int(encoded.lengths.max())))
-    parts = [rows[start : start + 32] for start in range(0, len(rows), 32)]
-    return [gather(encoded, p, int(buckets[buckets >= encoded.lengths[p].max()][0])) for p in parts]
+    described = with_activations(model, activations)
+    new_config, params = quantise_weights(described, model.params, config.weights, config.weight_range)
+    return quantised(model, new_config, params, activations, encoded)
 
 
-def train_rounded(
-    config: Config, out: Path, model: Any, encoded: Any, activations: dict[str, Any], masks: dict[str, Any]
-) -> tuple[Any, Any]:
-    """Config and parameters of the model in integers, after training if that was asked for."""
+def with_activations(model: Bundle, activations: Activations) -> Any:
+    """The model's config, with the rounding of activations."""
+    from bertjax.quantize import Quantization
+
+    return model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
+
+
+def quantised(model: Bundle, config: Any, params: Any, activations: Activations, encoded: Encoded) -> Bundle:
+    """The bundle of integers, with the token ids that its export is checked with."""
+    from bertjax.quantized.calibration import calibration_of
+
+    calibration = calibration_of(encoded) if activations else None
+    return dataclasses.replace(model, config=config, params=params, calibration=calibration)
+
+
+def prepare_qat(
+    config: Config,
+    model: Bundle,
+    teacher: Bundle,
+    activations: Activations,
+    masks: dict[str, Any],
+    examples: Split,
+    held_out: Split,
+) -> Prepared:
+    """Quantisation-aware training: the model learns, with its rounding in place, to answer as the teacher does."""
     import jax.numpy as jnp
 
-    from bertjax.engine.hosts import process_shard
-    from bertjax.engine.loop import fit
     from bertjax.learn.objective import bind_losses
     from bertjax.model.quantized import fixed_scale
     from bertjax.prune.masks import apply_masks
-    from bertjax.quantize import Quantization, quantise_weights
     from bertjax.quantize.training import (
         first_scales,
         learned_ranges,
@@ -128,74 +150,76 @@ def train_rounded(
         rounding_product,
         roundings_of,
     )
-    from bertjax.text.batches import batches, inputs_of
-    from bertjax.text.buckets import length_buckets
+    from bertjax.text.batches import inputs_of
 
-    float_config = model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
-    if config.qat == "off":
-        return quantise_weights(float_config, model.params, config.weights, config.weight_range)
-    teacher = open_teacher(config, model)
     roundings = roundings_of(model.config, model.params, config.weights)
-    taught = bind_losses(config.losses, model.config, [teacher.config], config.seed)
-    extra: dict[str, Any] = {"losses": taught.extra}
+    distillation = bind_losses(config.losses, model.config, [teacher.config], config.seed)
+    extra: dict[str, Any] = {"losses": distillation.extra}
     if config.qat == "lsq":
         extra["weights"] = first_scales(model.params, roundings, config.weight_range)
         fixed = {site: fixed_scale(a)[0] for site, a in activations.items() if a.low is not None}
         extra["inputs"] = {site: jnp.float32(scale) for site, scale in fixed.items()}
-    data = batches(
-        encoded,
-        config.batch_size,
-        seed=config.seed,
-        buckets=length_buckets(encoded.lengths, config.data.max_length),
-        **process_shard(),
-    )
-    begins = round(config.delay * config.total_steps(data.steps_per_epoch))
-    plain = model.config.replace(remat=config.remat)
+    batches = training_batches(config, config.data, examples.encoded, None)
+    first_rounded = round(config.delay * config.total_steps(batches.steps_per_epoch))
+    float_config = model.config.replace(remat=config.remat)
 
     def objective(params, extra, state, batch, step, key):
         inputs = inputs_of(batch)
-        said = teacher.model.apply({"params": batch["teacher"]}, *inputs)
+        teacher_out = teacher.model.apply({"params": batch["teacher"]}, *inputs)
         rounded = round_weights(apply_masks(params, batch["masks"]), roundings, extra.get("weights"))
-        product = rounding_product(activations, step >= begins, extra.get("inputs"))
-        student = type(model.model)(plain, product)
-        guess = student.apply({"params": rounded}, *inputs, rngs={"dropout": key})
-        return taught.terms(extra["losses"], guess, [said], batch), state
+        product = rounding_product(activations, step >= first_rounded, extra.get("inputs"))
+        student = type(model.model)(float_config, product)
+        student_out = student.apply({"params": rounded}, *inputs, rngs={"dropout": key})
+        return distillation.terms(extra["losses"], student_out, [teacher_out], batch), state
 
-    params, learned, _ = fit(
-        config,
-        out,
-        "quantising",
-        params=model.params,
-        extra=extra,
-        objective=objective,
-        batches=data,
-        constants={"teacher": teacher.params, "masks": masks},
+    def finish(trained: Trained) -> Bundle:
+        learned = learned_ranges(activations, trained.extra["inputs"]) if config.qat == "lsq" else activations
+        described, params = with_activations(model, learned), apply_masks(trained.params, masks)
+        integers = quantise_trained(described, params, roundings, trained.extra.get("weights"))
+        return quantised(model, *integers, activations, examples.encoded)
+
+    constants = {"teacher": teacher.params, "masks": masks}
+    return Prepared(
+        "quantising", model.params, objective, batches, finish, examples, held_out, extra=extra, constants=constants
     )
-    if config.qat == "lsq":
-        activations = learned_ranges(activations, learned["inputs"])
-        float_config = model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
-    return quantise_trained(float_config, apply_masks(params, masks), roundings, learned.get("weights"))
 
 
-def open_teacher(config: Config, model: Any) -> Any:
-    """Who is learned from: the model as it was, or another that reads the same pieces."""
-    from bertjax.jobs.data import open_model, training_task
-
-    if config.teacher in (None, config.model):
+def open_teacher(config: Config, model: Bundle, text: Text) -> Bundle:
+    """The model as it was, or another that reads the same tokens."""
+    if config.teacher is None or config.teacher == config.model:
         return model
-    teacher, _ = open_model(config.teacher, training_task(config.data), config.seed, dtype=config.dtype)
+    teacher, _ = open_model(config.teacher, text.task(), config.seed, dtype=config.dtype)
     if teacher.newly_initialized:
-        raise UserError(f"{config.teacher} has no trained head and cannot teach; fine-tune it first.")
-    if teacher.tokenizer.fingerprint != model.tokenizer.fingerprint:
+        raise UserError(f"{config.teacher} has no trained head and cannot be a teacher; fine-tune it first.")
+    if tokenizer_of(teacher).fingerprint != tokenizer_of(model).fingerprint:
         raise UserError(
-            f"{config.teacher} has another vocabulary than {config.model}; who teaches reads the same pieces.\n"
-            "Without --teacher the model as it was teaches."
+            f"{config.teacher} has another vocabulary than {config.model}; a teacher reads the same tokens.\n"
+            "Without --teacher the model itself, unquantised, is the teacher."
         )
     return teacher
 
 
-def run(recipe: Quantize, context: Context) -> None:
+def run(recipe: Quantize, context: Context) -> StageResult:
     """The stage: quantises the context's model into its folder."""
-    teacher = context.teacher or first_of(context)
+    from bertjax.engine.record import begin, finish
+
+    teacher = context.teacher or default_teacher(context)
     given = {"model": context.model, "data": context.data, "out": context.out, "teacher": teacher}
-    main(Config(**{**vars(recipe), **given}), score=False)  # the report scores every model
+    config = Config(**{**vars(recipe), **given})
+    if not begin(as_path(config.out), config):
+        quantise(config, Text.of_context(context))
+        finish(as_path(config.out), {})
+    return result_of(context.out, context.data)
+
+
+def default_teacher(context: Context) -> str | None:
+    """The first model of this run with a trained head, if it reads the same tokens: pruning and distillation may have
+    cost the model itself much since."""
+    from bertjax.bundle import resolve
+    from bertjax.text.tokenizer import Tokenizer
+
+    if context.finetuned is None or context.finetuned == context.model:
+        return None
+    folders = context.finetuned, context.model
+    first, model = (Tokenizer.from_folder(resolve(folder)).fingerprint for folder in folders)
+    return context.finetuned if first == model else None

@@ -1,11 +1,21 @@
-"""From finished models to the report: predictions, the honest baselines, measurement, and what to try next."""
+"""From finished models to the report: predictions, the bag of words, measurement, and what to try next."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from bertjax.jobs.data import Split, Text, open_model, predict_exported, predict_split, short
 from bertjax.jobs.stages import Failure, attempt
-from bertjax.recipes.data import Data
+from bertjax.jobs.training import result_of
+
+if TYPE_CHECKING:
+    from bertjax.baselines.bag_of_words import BagOfWords
+    from bertjax.report.model_report import Report
+    from bertjax.text.facts import Facts
+    from bertjax.text.tasks import Task
 
 
 class Model(NamedTuple):
@@ -26,20 +36,20 @@ class Model(NamedTuple):
 
 def build_report(
     models: Sequence[Model],
-    data: Data,
-    out: Any,
+    text: Text,
+    out: Path,
     *,
-    asked: dict[str, Any],
-    task: Any,
+    settings: dict[str, Any],
+    task: Task,
     next_steps: Sequence[tuple[str, str]] = (),
     command: str,
     base: str | None = None,
-    words: bool = True,
-    facts: Any = (),
+    learned: bool = True,
+    facts: tuple[Facts, ...] = (),
     failures: list[Failure] | None = None,
-) -> Any:
-    """Measures the models (the first is the baseline) and writes the report into `out`; with `words` beside a bag of
-    words, for which there is text to learn from. `facts` is what `tell` said of the texts.
+) -> Report:
+    """Measures the models (the first is the baseline) and writes the report into `out`. `learned` tells whether there
+    is training text, from which a bag of words is fitted as one more baseline. `facts` are what was read.
 
     Every model is scored on `data.eval`, which has chosen nothing: not a step, not a setting. Each bundle that lies in
     `out` gets its model card, which names the model `base` that they were made from. With a list of `failures`, a model
@@ -49,8 +59,7 @@ def build_report(
 
     import bertjax
     from bertjax.engine.log import note
-    from bertjax.engine.record import read_record, versions
-    from bertjax.jobs.data import open_model, predict_exported, predict_split, short
+    from bertjax.engine.record import versions
     from bertjax.measure.onnx import origin_of
     from bertjax.measure.runtimes import BUNDLE_RUNTIMES
     from bertjax.report.build import Entry, measure_bundles
@@ -60,34 +69,36 @@ def build_report(
     from bertjax.storage.paths import absolute, as_path, local
     from bertjax.text.tokenizer import Tokenizer
 
+    data, source = text.data, short(text.data.eval)
     _, task = open_model(str(models[0].folder), task, 0)
-    source = short(data.eval)
-    entries: list[Any] = []
-    splits: dict[str, Any] = {}
+    entries: list[Entry] = []
     gold: Any = None
+    split: Split | None = None
     runtime_of = {dtype: runtime for runtime, dtype in BUNDLE_RUNTIMES.items()}
 
-    def answers(model: Model) -> tuple[Any, Any]:
-        split = evaluation_split(splits, data, task, Tokenizer.from_folder(local(model.folder)))
+    def predicted(model: Model) -> tuple[Any, Any, Split]:
+        split = text.held_out(task, Tokenizer.from_folder(local(model.folder)))
         if model.exported:
-            return predict_exported(model.folder, split)
-        return predict_split(bertjax.load(model.folder, dtype=model.dtype), split)
+            return *predict_exported(model.folder, split), split
+        return *predict_split(bertjax.load(model.folder, dtype=model.dtype), split), split
 
     answering = []
     for model in models:
         needed = failures is None or model is models[0]
-        found = answers(model) if needed else attempt(model.name, model.folder.parent, partial(answers, model))
+        work = partial(predicted, model)
+        found = work() if needed else attempt(model.name, model.folder.parent, work)
         if isinstance(found, Failure):
-            failures.append(found)  # type: ignore[union-attr]
+            assert failures is not None
+            failures.append(found)
             continue
         answering.append(model)
-        record: Any = read_record(model.folder.parent) or {}
+        predictions, gold, own_split = found
+        split = split or own_split
         runtime = "onnx" if model.exported else runtime_of[model.dtype]
-        peak = record.get("training_step_bytes")
-        predictions, gold = found
+        peak = result_of(str(model.folder.parent), data).training_step_bytes
         entries.append(Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak))
-    split = next(iter(splits.values()))
-    if words and (bag := bag_of_words(data, task, out)) is not None:
+    assert split is not None
+    if learned and (bag := bag_of_words(text, task, out)) is not None:
         predictions = bag.predict(split.examples.texts, split.examples.pairs)
         entries.append(Entry(BAG_OF_WORDS, out / "bag-of-words", predictions, runtime="sklearn"))
     report = measure_bundles(
@@ -99,7 +110,7 @@ def build_report(
         baseline=models[0].name,
         source=source,
         max_length=data.max_length,
-        config={**asked, "eval_fingerprint": split.encoded.fingerprint},
+        config={**settings, "eval_fingerprint": split.encoded.fingerprint},
         next_steps=next_steps,
         facts=facts,
         notify=lambda doing: note(f"measuring: {doing}"),
@@ -112,33 +123,26 @@ def build_report(
             measured.setdefault(as_path(absolute(origin)), model.name)
     for folder, name in measured.items():
         if as_path(absolute(out)) in folder.parents:
-            about = {"base": base, "learned_from": short(data.train) if words else None, "max_length": data.max_length}
+            about = {
+                "base": base,
+                "learned_from": short(data.train) if learned else None,
+                "max_length": data.max_length,
+            }
             write_card(folder, report, name, task=task, source=source, command=command, **about)
     return report
 
 
-def evaluation_split(splits: dict[str, Any], data: Data, task: Any, tokenizer: Any) -> Any:
-    """The evaluation examples as this tokenizer cuts them, read once: `splits` keeps them. A model whose vocabulary was
-    pruned reads the same texts through a tokenizer of its own."""
-    from bertjax.jobs.data import read_split
-
-    name = tokenizer.fingerprint if tokenizer else ""
-    if name not in splits:
-        splits[name] = read_split(data, data.eval, task, tokenizer, "test")
-    return splits[name]
-
-
-def bag_of_words(data: Data, task: Any, out: Any) -> Any:
-    """The baseline without a neural network, fitted on the training text and stored; None where it cannot answer."""
+def bag_of_words(text: Text, task: Task, out: Path) -> BagOfWords | None:
+    """The baseline without a neural network, fitted on the training examples and stored; None for tasks that it cannot
+    do, or without labels."""
     if task.kind not in ("classification", "multi_label", "regression"):
         return None
     import numpy as np
 
     from bertjax.baselines.bag_of_words import fit_bag_of_words
-    from bertjax.jobs.data import training_examples
     from bertjax.text.encode import sentence_labels
 
-    examples = training_examples(data, task)
+    examples = text.training_examples(task)
     if examples.labels is None:
         return None
     words = fit_bag_of_words(task.kind, examples.texts, np.asarray(sentence_labels(examples, task)), examples.pairs)

@@ -1,28 +1,26 @@
-"""Stages: each takes a model folder and leaves one, so that any of them follows any other.
+"""Stages: each begins with a model folder and makes one, so that any of them can follow any other.
 
-A finished stage is not run again, and an unfinished one continues: what a stage was asked and what it did stands in its
-own folder.
+A finished stage is not run again, and an unfinished one continues: its settings and its results are in its own folder.
 """
 
+from __future__ import annotations
+
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+from bertjax.engine.log import note
 from bertjax.errors import UserError
-from bertjax.recipes.data import Data
-from bertjax.recipes.finetune import Finetune
-from bertjax.recipes.stage import Context, Stage
-from bertjax.recipes.training import Training
+from bertjax.recipes.stage import Context, Stage, StageResult
 from bertjax.storage.paths import as_path, write_text
 
 
 class Done(NamedTuple):
-    """A stage that left a model."""
+    """A stage that made a model."""
 
     stage: Stage
-    data: Data
-    """What it was given."""
-    bundle: Any
+    result: StageResult
 
 
 FAILED = 4
@@ -30,7 +28,7 @@ FAILED = 4
 
 
 class Failure(NamedTuple):
-    """What did not work, and why."""
+    """What failed, and why."""
 
     what: str
     error: Exception
@@ -44,11 +42,9 @@ Result = TypeVar("Result")
 
 
 def attempt(what: str, folder: Any, work: Callable[[], Result]) -> Result | Failure:
-    """What the work gives, or why there is nothing, so that the rest goes on. A defect, perhaps in a loss of the user's
-    own, leaves its traceback in `folder/error.txt`."""
+    """The result of the work, or why it failed, so that the rest goes on. An error that is no user's mistake leaves its
+    traceback in `folder/error.txt`."""
     import traceback
-
-    from bertjax.engine.log import note
 
     try:
         return work()
@@ -69,24 +65,17 @@ def left_out(failures: Sequence[Failure]) -> str:
 
 
 def leave_if(sentence: str | None, code: int) -> None:
-    """Leaves with the code and the sentence, where there is one."""
-    import sys
-
+    """Ends the process with the code and the sentence, where there is one."""
     if sentence:
         print(sentence, file=sys.stderr)
         sys.exit(code)
 
 
-def to_do(stages: Sequence[Stage], examples: int) -> str:
-    """What is to be done, in a line; of what trains, about how many steps, as far as so many training examples say it:
-    a stage that makes more of them makes longer ones."""
-    parts = []
-    for stage in stages:
-        name = stage.name
-        if isinstance(stage, Training) and getattr(stage, "qat", "") != "off":
-            name += f" (about {stage.total_steps(-(-examples // stage.batch_size)):,} steps)"
-        parts.append(name)
-    return ", ".join(parts)
+def planned(stages: Sequence[Stage], examples: int) -> str:
+    """The stages in a line, with about how many steps each trains for so many training examples. A stage that makes
+    more examples makes the following ones longer."""
+    steps = {stage.name: stage.planned_steps(examples) for stage in stages}
+    return ", ".join(f"{name} (about {count:,} steps)" if count else name for name, count in steps.items())
 
 
 def run_in_order(
@@ -95,23 +84,26 @@ def run_in_order(
     announce: Callable[[int, str], None] = lambda number, name: None,
     failures: list[Failure] | None = None,
 ) -> list[Done]:
-    """Every stage in a folder of its own in `context.out`, on the model of the one before; returns those that left a
-    model. With a list of `failures`, a stage that fails is added to it and is the last."""
+    """Runs every stage in a folder of its own in `context.out`, on the model of the one before; returns those that made
+    a model. With a list of `failures`, a stage that fails is added to it and is the last."""
     done: list[Done] = []
-    first = context.model
+    outer = as_path(context.out)
+    context = context._replace(finetuned=context.model)
     for number, stage in enumerate(stages, start=1):
         announce(number, stage.name)
-        folder = as_path(context.out) / f"{number}-{stage.name}"
-        model = str(done[-1].bundle) if done else context.model
-        given = context._replace(model=model, out=str(folder), first=first)
-        other = stage.run(given) if failures is None else attempt(stage.name, folder, partial(stage.run, given))
-        if isinstance(other, Failure):
-            failures.append(other)  # type: ignore[union-attr]
+        folder = outer / f"{number}-{stage.name}"
+        context = context._replace(out=str(folder))
+        work = partial(stage.run, context)
+        result = work() if failures is None else attempt(stage.name, folder, work)
+        if isinstance(result, Failure):
+            assert failures is not None
+            failures.append(result)
             break
-        if other is None:
-            done.append(Done(stage, context.data, folder / "bundle"))
-            if len(done) == 1 and isinstance(stage, Finetune):
-                first = str(done[0].bundle)
-        else:
-            context = context._replace(data=other)
+        context = context._replace(data=result.data, control=result.control or context.control)
+        if result.bundle is not None:
+            first = not done
+            done.append(Done(stage, result))
+            context = context._replace(model=str(result.bundle))
+            if first and stage.finetunes:
+                context = context._replace(finetuned=context.model)
     return done

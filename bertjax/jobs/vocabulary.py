@@ -1,49 +1,51 @@
 """A model without the tokens that the texts never use."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from bertjax.errors import UserError
+from bertjax.jobs.data import Split, Text, open_model, tokenizer_of
+from bertjax.jobs.training import result_of
 from bertjax.recipes.data import Data
-from bertjax.recipes.stage import Context
+from bertjax.recipes.stage import Context, StageResult
 from bertjax.recipes.vocabulary import Config, Vocabulary
 from bertjax.storage.paths import as_path
 
+if TYPE_CHECKING:
+    from bertjax.bundle import Bundle
 
-def main(config: Config, score: bool = True) -> None:
+
+def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
+    """Saves the model with the tokens of the training text alone as `config.out/bundle`. Returns it, and the examples
+    to score it on if it has a trained head."""
     import bertjax
     from bertjax.bundle import HEAD_OF_KIND, stored_config
     from bertjax.engine.log import note
-    from bertjax.engine.record import begin, finish
-    from bertjax.jobs.data import open_model, read_split, score_of, tell_first, training_examples, training_task
     from bertjax.share import prune_vocabulary
 
-    out = as_path(config.out)
-    if begin(out, config):
-        return
-    task = None
-    if stored_config(config.model).architecture.endswith(tuple(HEAD_OF_KIND.values())):
-        bundle, task = open_model(config.model, training_task(config.data), 0)
-        if score and not bundle.newly_initialized:
-            tell_first(config.data, config.model, task)
-        examples = training_examples(config.data, task)
-        texts = [*examples.texts, *(examples.pairs or ())]
+    held_out, has_head = None, stored_config(config.model).architecture.endswith(tuple(HEAD_OF_KIND.values()))
+    if has_head:
+        bundle, task = open_model(config.model, text.task(), 0)
+        examples = text.training_examples(task)
+        texts: Iterable[str] = [*examples.texts, *(examples.pairs or ())]
+        if text.verbose and not bundle.newly_initialized:
+            tokenizer = tokenizer_of(bundle)
+            text.describe(text.training(task, tokenizer, labelled=False), text.held_out(task, tokenizer))
     else:
         bundle, texts = bertjax.load(config.model), raw_texts(config.data)
     smaller = prune_vocabulary(bundle, texts)
-    note(f"{smaller.config.vocab_size} of {bundle.config.vocab_size} pieces stay")
-    bertjax.save(smaller, out / "bundle")
-    result = {}
-    if score and task and not bundle.newly_initialized:
-        result = {
-            task.metric: score_of(smaller, read_split(config.data, config.data.eval, task, smaller.tokenizer, "test"))
-        }
-    finish(out, result)
+    note(f"{smaller.config.vocab_size} of {bundle.config.vocab_size} tokens are kept")
+    bertjax.save(smaller, as_path(config.out) / "bundle")
+    if has_head and not bundle.newly_initialized:
+        held_out = text.held_out(task, tokenizer_of(smaller))
+    return smaller, held_out
 
 
-def raw_texts(data: Data) -> Iterator[str]:
-    """Everything that stands in `data.train`."""
-    from itertools import chain
-
+def raw_texts(data: Data) -> Iterable[str]:
+    """All text of `data.train`."""
     from bertjax.text.documents import read_documents
 
     if data.rows is not None:
@@ -51,9 +53,17 @@ def raw_texts(data: Data) -> Iterator[str]:
     return chain.from_iterable(read_documents(data.train, data.text))
 
 
-def run(recipe: Vocabulary, context: Context) -> None:
-    """The stage: prunes the context's model to the pieces of the training texts."""
+def run(recipe: Vocabulary, context: Context) -> StageResult:
+    """The stage: prunes the vocabulary of the context's model to the tokens of the training texts."""
     from bertjax.engine.hosts import on_main_process
+    from bertjax.engine.record import begin, finish
 
     config = Config(recipe.name, model=context.model, data=context.data, out=context.out)
-    on_main_process(lambda: main(config, score=False))
+
+    def prune_once() -> None:
+        if not begin(as_path(config.out), config):
+            prune(config, Text.of_context(context))
+            finish(as_path(config.out), {})
+
+    on_main_process(prune_once)
+    return result_of(context.out, context.data)

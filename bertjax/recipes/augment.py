@@ -14,6 +14,7 @@ class Augment(Stage):
     """Augmentation as a stage of `compress`: the stages that follow learn from what it makes."""
 
     job: ClassVar[str] = "bertjax.jobs.augment"
+    adds_data: ClassVar[bool] = True
 
     name: str = "augmented"
     model: str | None = None

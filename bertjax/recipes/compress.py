@@ -1,16 +1,13 @@
 """Stages in order, or bounds to keep to."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
 from bertjax.errors import UserError
 from bertjax.recipes.data import Data
 from bertjax.recipes.distill import Distill
-from bertjax.recipes.export import Export
 from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.stage import Stage
-from bertjax.recipes.training import Training
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Config:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise UserError(f"every stage needs a name of its own; given: {', '.join(names)}.")
-        if any(isinstance(stage, Export) for stage in self.stages[:-1]):
+        if any(stage.exports for stage in self.stages[:-1]):
             raise UserError("an export is a file for another runtime, from which no stage goes on: make it the last.")
         for name in ("max_drop", "min_speedup", "max_mb"):
             if (bound := getattr(self, name)) is not None and not bound >= 0:
@@ -65,4 +62,4 @@ class Config:
         common = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.steps is not None or self.epochs is not None:
             common |= {"steps": self.steps, "epochs": self.epochs}
-        return [dataclasses.replace(s, **common) if isinstance(s, Training) else s for s in self.stages]
+        return [stage.with_training(**common) for stage in self.stages]

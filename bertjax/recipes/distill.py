@@ -1,21 +1,22 @@
 """What a student learns, from whom, and in which shape."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from bertjax.distill.progressive import Progressive
 from bertjax.distill.terms import HiddenStates, Loss, SoftTargets
 from bertjax.recipes.data import Data
-from bertjax.recipes.stage import Stage
-from bertjax.recipes.training import Training
+from bertjax.recipes.stage import Stage, TrainingStage
 from bertjax.student import Student
 
 
 @dataclass(frozen=True)
-class Distill(Training, Stage):
+class Distill(TrainingStage):
     """Distillation as a stage of `compress`: the recipe, without teacher, data and folder."""
 
     job: ClassVar[str] = "bertjax.jobs.distill"
+    distils: ClassVar[bool] = True
 
     name: str = "student"
     """What the result is called in the report."""
@@ -36,6 +37,13 @@ class Distill(Training, Stage):
     """A regex over parameter paths: what of these matrices of the student is 0 at the start stays so."""
     store: bool = True
     """Compute the teacher's outputs once and store them, where the losses say what they need."""
+
+    @property
+    def student_shape(self) -> Student | None:
+        return self.student
+
+    def with_student(self, shape: Student) -> Stage:
+        return dataclasses.replace(self, student=shape)
 
 
 @dataclass(frozen=True)

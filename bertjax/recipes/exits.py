@@ -5,12 +5,11 @@ from typing import ClassVar, Literal
 
 from bertjax.errors import UserError
 from bertjax.recipes.data import Data
-from bertjax.recipes.stage import Stage
-from bertjax.recipes.training import Training
+from bertjax.recipes.stage import TrainingStage
 
 
 @dataclass(frozen=True)
-class EarlyExit(Training, Stage):
+class EarlyExit(TrainingStage):
     """Exits as a stage of `compress`: the recipe, without model, data and folder."""
 
     job: ClassVar[str] = "bertjax.jobs.exits"

@@ -11,6 +11,7 @@ class Export(Stage):
     """An export as a stage of `compress`."""
 
     job: ClassVar[str] = "bertjax.jobs.export"
+    exports: ClassVar[bool] = True
 
     name: str = "onnx"
     """What the result is called in the report."""

@@ -1,20 +1,21 @@
 """Training on labelled examples."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from bertjax.errors import UserError
 from bertjax.recipes.data import Data
-from bertjax.recipes.stage import Stage
-from bertjax.recipes.training import Training
+from bertjax.recipes.stage import Stage, TrainingStage
 from bertjax.student import Student
 
 
 @dataclass(frozen=True)
-class Finetune(Training, Stage):
+class Finetune(TrainingStage):
     """Fine-tuning as a stage of `compress`: the recipe, without model, data and folder."""
 
     job: ClassVar[str] = "bertjax.jobs.finetune"
+    finetunes: ClassVar[bool] = True
 
     name: str = "teacher"
     """What the result is called in the report."""
@@ -34,6 +35,9 @@ class Finetune(Training, Stage):
         super().__post_init__()
         if self.model_soup < 1:
             raise UserError(f"--model_soup={self.model_soup}: expected 1, or more whose weights are averaged")
+
+    def with_student(self, shape: Student) -> Stage:
+        return dataclasses.replace(self, student=shape)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from bertjax.errors import UserError
 from bertjax.recipes.data import Data
 from bertjax.recipes.distill import Distill
+from bertjax.recipes.stage import Stage
 from bertjax.student import Student
 
 PARTS = ("layers", "heads", "neurons", "weights")
@@ -81,6 +82,17 @@ class Prune(Distill):
     def zeros(self) -> float:
         """Which part of the weights becomes 0."""
         return 0.5 if self.pattern == "2:4" else self.weights
+
+    @property
+    def student_shape(self) -> Student | None:
+        return None
+
+    def with_student(self, shape: Student) -> Stage:
+        return self
+
+    @property
+    def trains(self) -> bool:
+        return self.finetune_after
 
 
 @dataclass(frozen=True)

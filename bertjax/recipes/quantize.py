@@ -7,15 +7,15 @@ from bertjax.distill.terms import Loss, SoftTargets
 from bertjax.errors import UserError
 from bertjax.quantized.formats import INT8, Format, full_int8
 from bertjax.recipes.data import Data
-from bertjax.recipes.stage import Stage
-from bertjax.recipes.training import Training
+from bertjax.recipes.stage import TrainingStage
 
 
 @dataclass(frozen=True)
-class Quantize(Training, Stage):
+class Quantize(TrainingStage):
     """Quantisation as a stage of `compress`: the recipe, without model, data and folder."""
 
     job: ClassVar[str] = "bertjax.jobs.quantize"
+    quantizes: ClassVar[bool] = True
 
     name: str = "int8"
     """What the result is called in the report."""
@@ -68,6 +68,10 @@ class Quantize(Training, Stage):
             raise UserError("choices has two formats of as many bits; each needs bits of its own.")
         if not 0 <= self.delay < 1:
             raise UserError(f"--delay={self.delay}: expected a share of the steps, from 0 to below 1")
+
+    @property
+    def trains(self) -> bool:
+        return self.qat != "off"
 
 
 @dataclass(frozen=True)

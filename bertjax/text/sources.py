@@ -47,11 +47,17 @@ def infer_task(source: Any, task: Task = OPEN, split: str = "train") -> Task:
 def read_source(source: Any, task: Task, split: str, labelled: bool) -> tuple[Task, Examples]:
     table = read_table(source, task, split)
     task, examples = make_examples(table, task)
-    if labelled and examples.labels is None and task.label is not None:
-        raise UserError(f'{table.source}, column "{task.label}": {examples.notes[0]}')
-    if labelled and examples.labels is None:
-        raise UserError(f"{table.source}: which column holds the label? Name it with `label`\n{table.listing()}")
+    if labelled:
+        require_labels(table, task, examples)
     return task, examples
+
+
+def require_labels(table: Table, task: Task, examples: Examples) -> None:
+    """An error that says where labels are missing, or which column could hold them."""
+    if examples.labels is None and task.label is not None:
+        raise UserError(f'{table.source}, column "{task.label}": {examples.notes[0]}')
+    if examples.labels is None:
+        raise UserError(f"{table.source}: which column holds the label? Name it with `label`\n{table.listing()}")
 
 
 def read_table(source: Any, task: Task, split: str) -> Table:
