@@ -21,7 +21,7 @@ Not run at full size: tests check the number of parameters and that the whole st
 from dataclasses import replace
 
 from bertjax.distill.terms import HardLabels, PatientStates, SoftTargets
-from bertjax.jobs import finetune
+from bertjax.recipes import finetune
 from bertjax.recipes.data import Data
 from bertjax.recipes.distill import Config
 from bertjax.recipes.optimiser import Optimiser

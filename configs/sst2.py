@@ -54,7 +54,7 @@ labels as here.
 """
 
 from bertjax.distill.terms import HardLabels, HiddenStates, SoftTargets
-from bertjax.jobs import prune
+from bertjax.recipes import prune
 from bertjax.recipes.compress import Config
 from bertjax.recipes.data import Data
 from bertjax.recipes.distill import Distill

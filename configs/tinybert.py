@@ -29,8 +29,8 @@ Not run at full size: tests check the number of parameters and that the whole st
 from dataclasses import replace
 
 from bertjax.distill.terms import AttentionScores, HiddenStates, SoftTargets
-from bertjax.jobs import augment as augmentation
-from bertjax.jobs import distill, pretrain
+from bertjax.recipes import augment as augmentation
+from bertjax.recipes import distill, pretrain
 from bertjax.recipes.data import Data
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.pretrain import Text

@@ -74,8 +74,8 @@ def leave_if(sentence: str | None, code: int) -> None:
 def planned(stages: Sequence[Stage], examples: int) -> str:
     """The stages in a line, with about how many steps each trains for so many training examples. A stage that makes
     more examples makes the following ones longer."""
-    steps = {stage.name: stage.planned_steps(examples) for stage in stages}
-    return ", ".join(f"{name} (about {count:,} steps)" if count else name for name, count in steps.items())
+    steps = [(stage.name, stage.planned_steps(examples)) for stage in stages]
+    return ", ".join(f"{name} (about {count:,} steps)" if count else name for name, count in steps)
 
 
 def run_in_order(

@@ -136,7 +136,7 @@ def terms_and_gradient(stage: EarlyExit, step: int):
     model, params = tiny(num_hidden_layers=3, exits=EVERY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     trained, frozen = split_exits(params) if stage.frozen else (params, {})
     batch = labelled()
-    objective = objective_of(stage, model, "classification")
+    objective: Any = objective_of(stage, model, "classification")
 
     def loss(trained):
         terms, _ = objective(trained, {}, {}, {**batch, "frozen": frozen}, step, jax.random.key(0))
@@ -182,7 +182,7 @@ def test_alternating_trains_the_last_layer_in_even_steps_and_every_head_in_odd_o
 @pytest.mark.slow
 def test_without_labels_an_exit_learns_what_the_last_layer_says():
     model, params = tiny(num_hidden_layers=3, exits=EVERY)
-    objective = objective_of(EarlyExit(method="self_distil"), model, "classification")
+    objective: Any = objective_of(EarlyExit(method="self_distil"), model, "classification")
     trained, frozen = split_exits(params)
     batch = {name: array for name, array in labelled().items() if name != "labels"} | {"frozen": frozen}
     terms, _ = objective(trained, {}, {}, batch, 0, jax.random.key(0))
@@ -200,7 +200,8 @@ def test_only_the_official_preset_drops_in_what_is_frozen():
         trained, frozen = split_exits(params)
         batch = labelled() | {"frozen": frozen}
         stage = EarlyExit(preset=preset)
-        return total(objective_of(stage, model, "classification")(trained, {}, {}, batch, 0, jax.random.key(key))[0])
+        objective: Any = objective_of(stage, model, "classification")
+        return total(objective(trained, {}, {}, batch, 0, jax.random.key(key))[0])
 
     assert loss("paper", 0) == loss("paper", 1)
     assert loss("official", 0) != loss("official", 1)

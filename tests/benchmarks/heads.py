@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.jobs.data import open_model, read_split, training_task
+from bertjax.jobs.data import Text, evenly_spaced, open_model, tokenizer_of
 from bertjax.jobs.prune import importance_scores
-from bertjax.jobs.quantize import sample
 from bertjax.metrics.scores import score
 from bertjax.model import LayerGates
 from bertjax.prune.select import select_top
@@ -61,12 +60,10 @@ def main() -> None:
     data = Data(train=given.train, eval=given.eval, max_length=given.max_length)
     found: dict[str, list[list[float]]] = {measure: [] for measure in MEASURES}
     for number, name in enumerate(given.models):
-        bundle, task = open_model(name, training_task(data), 0)
-        train, held_out = (
-            read_split(data, source, task, bundle.tokenizer, split, labelled=True)
-            for source, split in ((data.train, "train"), (data.eval, "test"))
-        )
-        batches = sample(train.encoded, given.texts, one_length=True)
+        text = Text.of(data)
+        bundle, task = open_model(name, text.task(), 0)
+        train, held_out = text.training(task, tokenizer_of(bundle)), text.held_out(task, tokenizer_of(bundle))
+        batches = evenly_spaced(train.encoded, given.calibration_examples, one_length=True)
         for measure in MEASURES:
             scores = importance_scores(Config(criterion=measure, seed=number), bundle, batches, "heads")
             total = sum(map(len, scores.values()))

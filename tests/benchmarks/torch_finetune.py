@@ -25,13 +25,14 @@ def main(config: Config) -> None:
 
     import bertjax
     from bertjax.engine.log import Log
-    from bertjax.jobs.data import open_model, read_split, training_batches, training_task
+    from bertjax.jobs.data import Text, open_model, tokenizer_of, training_batches
 
     out = Path(config.out)
     torch.manual_seed(config.seed)
-    bundle, task = open_model(config.model, training_task(config.data), config.seed)
-    train = read_split(config.data, config.data.train, task, bundle.tokenizer, "train").encoded
-    data = training_batches(config, train, bundle.config)
+    text = Text.of(config.data)
+    bundle, task = open_model(config.model, text.task(), config.seed)
+    train = text.training(task, tokenizer_of(bundle)).encoded
+    data = training_batches(config, config.data, train, bundle.config if config.packed else None)
     with tempfile.TemporaryDirectory() as folder:
         bertjax.save(bundle, folder)
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="sdpa")
@@ -59,7 +60,7 @@ def main(config: Config) -> None:
         log.progress(step + 1, len(rows), loss)
     log.close()
     (average.module if last else model).save_pretrained(out / "bundle")
-    bundle.tokenizer.save(out / "bundle")
+    tokenizer_of(bundle).save(out / "bundle")
 
 
 def parts(train: Any, rows: Any) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,19 @@ from bertjax.engine.inputs import MODELS, changes, inputs
 from bertjax.engine.log import Log
 from bertjax.engine.record import begin, holds_work, read_record, update_record, write_record
 from bertjax.errors import UserError
-from bertjax.jobs import (
+from bertjax.jobs import augment as jobs
+from bertjax.jobs.export import export_once
+from bertjax.measure.onnx import origin_of
+from bertjax.params import map_with_path
+from bertjax.recipes.augment import Augment
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.pretrain import Text
+from bertjax.recipes.sharding import Sharding
+from bertjax.storage import manifest
+from bertjax.student import Student
+from tests.train.tiny import ROOT, write_model, write_table
+from train import (
     augment,
     calibrate,
     compare,
@@ -29,15 +41,6 @@ from bertjax.jobs import (
     quantize,
     vocabulary,
 )
-from bertjax.jobs.export import export_once
-from bertjax.measure.onnx import origin_of
-from bertjax.params import map_with_path
-from bertjax.recipes.data import Data
-from bertjax.recipes.pretrain import Text
-from bertjax.recipes.sharding import Sharding
-from bertjax.storage import manifest
-from bertjax.student import Student
-from tests.train.tiny import ROOT, write_model, write_table
 
 HEAD: dict[str, Any] = {"architecture": "BertForSequenceClassification", "labels": ("bad", "good")}
 
@@ -93,7 +96,7 @@ RUNS: dict[str, tuple[Any, str, str]] = {
     "pretrain": (pretrain.Config(), "model", "model"),
     "compress": (compress.Config(), "model", "model"),
     "compress, in a stage": (
-        compress.Config(stages=(augment.Augment(model="OTHER"), distill.Distill(teachers=("OTHER",)))),
+        compress.Config(stages=(Augment(model="OTHER"), Distill(teachers=("OTHER",)))),
         "other",
         "stages.0.model",
     ),
@@ -257,8 +260,8 @@ def test_augmented_parts_are_not_mixed(work: Path, monkeypatch):
     config = augment.Config(
         model=str(work / "model"), data=data(work), substitutes="neighbours", copies=2, out=str(work / "more")
     )
-    monkeypatch.setattr(augment, "PART", 4)
-    written, write = [], augment.write
+    monkeypatch.setattr(jobs, "PART", 4)
+    written, write = [], jobs.write
 
     def dies(path: Path, text: str) -> None:
         if len(written) == 2:

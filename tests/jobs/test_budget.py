@@ -3,15 +3,15 @@
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import bertjax
 from bertjax.errors import UserError
-from bertjax.jobs import compress, finetune
-from bertjax.jobs.budget import choose, plans, worth_integers
+from bertjax.jobs import compress
+from bertjax.jobs.budget import candidates, choose, integers_pay
+from bertjax.jobs.data import Text
 from bertjax.jobs.report import Model
 from bertjax.measure.latency import Latency, Percentiles
 from bertjax.measure.onnx import origin_of
@@ -25,13 +25,17 @@ from bertjax.recipes.prune import Prune
 from bertjax.recipes.quantize import Quantize
 from bertjax.report.model_report import WITHOUT_TEACHER, ModelRow, Report, read_report
 from bertjax.report.model_text import speed_up
+from bertjax.recipes.stage import Context, Control, Stage, StageResult
 from bertjax.storage import manifest
 from bertjax.storage.paths import names as names_in
 from bertjax.student import Student
+from bertjax.text.examples import Examples
 from bertjax.text.tasks import Task
 from bertjax.verify.folder import claims_of
 from bertjax.verify.measured import exceeds
 from tests.train.tiny import run, write_model, write_table
+from train import compress as train_compress
+from train import finetune
 
 
 def test_what_is_tried_follows_the_recipes_and_the_depth():
@@ -41,15 +45,15 @@ def test_what_is_tried_follows_the_recipes_and_the_depth():
         Distill(epochs=7, student=Student(intermediate_size=64)),
         Quantize(bits=4),
     )
-    found = {plan.name: plan for plan in plans(recipes, 12)}
+    found = {one.name: one for one in candidates(recipes, 12)}
     assert list(found) == ["int8", "half", "half-int8", "quarter", "quarter-int8"]
     half, rounded = found["half"].stage, found["quarter-int8"]
     assert isinstance(half, Distill)
     assert (half.name, half.epochs, half.student) == ("half", 7, Student(num_hidden_layers=6, intermediate_size=64))
     assert isinstance(rounded.stage, Quantize)
-    assert (rounded.stage.name, rounded.stage.bits, rounded.begins) == ("quarter-int8", 4, "quarter")
-    assert [plan.name for plan in plans((), 2)] == ["int8", "half", "half-int8"]  # a quarter would be the half again
-    assert [plan.name for plan in plans((), 1)] == ["int8"]
+    assert (rounded.stage.name, rounded.stage.bits, rounded.start) == ("quarter-int8", 4, "quarter")
+    assert [one.name for one in candidates((), 2)] == ["int8", "half", "half-int8"]  # a quarter would be the half again
+    assert [one.name for one in candidates((), 1)] == ["int8"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_what_is_tried_follows_the_recipes_and_the_depth():
 )
 def test_where_integers_are_hardly_faster_most_of_what_is_tried_is_something_else(features, bounds, names, monkeypatch):
     monkeypatch.setattr("bertjax.machine.processor.processor_features", lambda: features)
-    assert [plan.name for plan in plans((), 12, worth_integers(Config(**bounds)))] == names
+    assert [one.name for one in candidates((), 12, integers_pay(Config(**bounds)))] == names
 
 
 class Shop:
@@ -73,9 +77,9 @@ class Shop:
         self.folder, self.broken, self.ran, self.measured = folder, set(), [], []
         patch.setattr("bertjax.machine.processor.processor_features", lambda: frozenset({"avx_vnni"}))
         patch.setattr(compress, "has_trained_head", lambda model, task: True)
-        patch.setattr("bertjax.jobs.data.training_task", lambda data: Task(kind="classification"))
-        patch.setattr("bertjax.jobs.data.tell_first", lambda data, model, task: ())
-        patch.setattr("bertjax.jobs.data.has_labels", lambda data, task: True)
+        patch.setattr(Text, "task", lambda text: Task(kind="classification"))
+        patch.setattr(Text, "training_examples", lambda text, task: Examples(["a text"], labels=["a label"]))
+        patch.setattr(train_compress, "describe_for", lambda text, model, task: ())
         patch.setattr(compress, "resolve_model", Path)
         patch.setattr("bertjax.jobs.budget.depth_of", lambda folder: 4)
         patch.setattr(compress, "exported", self.export)
@@ -83,7 +87,14 @@ class Shop:
         patch.setattr(compress, "ship", lambda kept, report, out: self.measured.append(f"kept {kept.name}"))
         patch.setattr(compress, "show", lambda report: None)
         for stage in (Distill, Quantize, Finetune):
-            patch.setattr(stage, "run", lambda stage, context: self.work(stage.name, Path(context.out) / "bundle"))
+            patch.setattr(stage, "run", self.run)
+
+    def run(self, stage: Stage, context: Context) -> StageResult:
+        folder, control = Path(context.out) / "bundle", None
+        self.work(stage.name, folder)
+        if stage.distils:
+            control = Control(Finetune(name="without-teacher"), None, None)
+        return StageResult(folder, context.data, control=control)
 
     def work(self, name: str, folder: Path) -> None:
         if (folder / "config.json").exists():
@@ -94,14 +105,14 @@ class Shop:
         folder.mkdir(parents=True)
         (folder / "config.json").touch()
 
-    def export(self, model: Model, out: Path) -> Model:
+    def export(self, job: compress.Compression, model: Model) -> Model:
         name = f"{model.name}-onnx"
-        folder = out / "stages" / name / "bundle"
+        folder = job.out / "stages" / name / "bundle"
         self.work(name, folder)
         (folder / "model.onnx").write_bytes(bytes(100))
         return Model(name, folder)
 
-    def prove(self, models: Any, data: Any, out: Any, **_: Any) -> Report:
+    def prove(self, models: Any, text: Any, out: Any, **_: Any) -> Report:
         self.measured = [model.name for model in models]
         times = Latency(Percentiles(1.0, 1.0), Percentiles(1.0, 1.0))
         origin = {model.name: str(model.folder) for model in models}
@@ -122,7 +133,7 @@ class Shop:
         self.ran.clear()
         code: Any = 0
         try:
-            compress.main(Config(model=str(self.folder / "model"), out=str(self.folder / "out"), **asked))
+            train_compress.main(Config(model=str(self.folder / "model"), out=str(self.folder / "out"), **asked))
         except SystemExit as left:
             code = left.code
         return code
@@ -220,8 +231,8 @@ def made(tmp_path: Path, **numbers: tuple[float, float, int]) -> tuple[Report, l
     return Report("t", "accuracy", "cpu", 1, Percentiles(9.0, 9.0), "teacher", tuple(rows)), models
 
 
-def bounds(**given):
-    return SimpleNamespace(**{"max_drop": None, "min_speedup": None, "max_mb": None, **given})
+def bounds(**given: Any) -> Config:
+    return Config(**given)
 
 
 CANDIDATES = {"int8": (0.898, 3.0, 300_000), "half": (0.885, 2.0, 500_000), "quarter": (0.86, 1.0, 200_000)}

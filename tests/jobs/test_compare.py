@@ -14,8 +14,10 @@ import bertjax
 from bertjax.distill.terms import HiddenStates, SoftTargets
 from bertjax.engine.command_line import load_config
 from bertjax.errors import UserError
-from bertjax.jobs import compare
-from bertjax.jobs.stages import FAILED, Context
+from bertjax.jobs.compare import lengths_of, planned_stages
+from bertjax.jobs.comparison import Bench
+from bertjax.jobs.data import Text
+from bertjax.jobs.stages import FAILED
 from bertjax.measure.cost import forward_cost
 from bertjax.model import BertConfig, abstract_params, build
 from bertjax.recipes.augment import Augment
@@ -26,10 +28,13 @@ from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.prune import Prune
 from bertjax.recipes.quantize import Quantize
+from bertjax.recipes.stage import Context
 from bertjax.recipes.training import Training
 from bertjax.student import Student
 from bertjax.text.examples import Examples, chosen_by_text
+from bertjax.text.tasks import Task
 from tests.train.tiny import metrics, weights, write_model, write_table
+from train import compare
 
 FAST = Optimiser(learning_rate=0.01)
 
@@ -136,6 +141,11 @@ def test_a_row_may_prune_the_teacher_and_round_what_is_left(whole: Path):
     assert row["seconds"] > 0
 
 
+def bench_of(config: Config) -> Bench:
+    """A teacher of ten epochs on 48 examples."""
+    return Bench(config, Path(), Text.of(config.data), Task(), "", 48, 10.0)
+
+
 @pytest.mark.slow
 def test_more_text_is_no_more_budget(whole: Path, suite: Config):
     row, steps = rows(whole)["more_text"], whole / "rows" / "more_text" / "seed1" / "2-student"
@@ -144,20 +154,20 @@ def test_more_text_is_no_more_budget(whole: Path, suite: Config):
     assert {line["step"] for line in metrics(steps) if "loss" in line} == {10}
     assert row["passes"] == pytest.approx(10 * 16, rel=0.1)  # its last batch is not full
     assert row["teacher_passes"] == len(lines)
-    bench = compare.Bench(replace(suite, steps=None, epochs=3.0), Path(), None, "", 48, 10.0)
+    bench = bench_of(replace(suite, steps=None, epochs=3.0))
     more = next(row for row in suite.rows if row.name == "more_text")
-    student = compare.planned_stages(bench, more, 0)[1]
+    student = planned_stages(bench, more, 0)[1]
     assert isinstance(student, Distill)
     assert (student.steps, student.epochs) == (3 * 48 // 16, None)
     packed = replace(more, stages=(more.stages[0], learn("student", SoftTargets(), packed=True)))
     with pytest.raises(UserError, match="row more_text: with more text than the data, give packed rows a budget"):
-        compare.planned_stages(bench, packed, 0)
+        planned_stages(bench, packed, 0)
 
 
 def test_what_is_asked_of_every_row_stands_over_what_its_stages_say(suite: Config):
-    bench = compare.Bench(replace(suite, dtype="bfloat16", batch_size=8), Path(), None, "", 48, 10.0)
+    bench = bench_of(replace(suite, dtype="bfloat16", batch_size=8))
     for row in suite.rows:
-        for stage in compare.planned_stages(bench, row, 1):
+        for stage in planned_stages(bench, row, 1):
             if isinstance(stage, Training):
                 assert (stage.dtype, stage.batch_size, stage.seed) == ("bfloat16", 8, 1)
 
@@ -188,12 +198,12 @@ def test_nothing_that_was_finished_was_done_again(whole: Path):
 
 
 def test_budgets_are_dealt_out_to_the_last_step(suite: Config):
-    bench = compare.Bench(replace(suite, steps=100), Path(), None, "", 48, 10.0)
-    dealt = compare.lengths_of(bench, "steps", [1, 1, 1])
+    bench = bench_of(replace(suite, steps=100))
+    dealt = lengths_of(bench, "steps", [1, 1, 1])
     assert [stage["steps"] for stage in dealt] == [33, 34, 33]
     bench = replace(bench, config=replace(suite, steps=None, epochs=3.0))
-    assert [stage["epochs"] for stage in compare.lengths_of(bench, "steps", [2, 1])] == [2, 1]
-    assert [stage["epochs"] for stage in compare.lengths_of(bench, "more_epochs", [1])] == [14]
+    assert [stage["epochs"] for stage in lengths_of(bench, "steps", [2, 1])] == [2, 1]
+    assert [stage["epochs"] for stage in lengths_of(bench, "more_epochs", [1])] == [14]
 
 
 @pytest.mark.parametrize(

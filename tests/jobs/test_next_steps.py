@@ -16,9 +16,8 @@ from bertjax.engine import commands
 from bertjax.engine.command_line import parse
 from bertjax.engine.log import Log
 from bertjax.export import export
-from bertjax.jobs import distill, predict
-from bertjax.jobs.compress import run_stages
-from bertjax.jobs.data import training_task
+from bertjax.jobs.compress import Compression, run_stages
+from bertjax.jobs.data import Text
 from bertjax.jobs.next_steps import another_depth, next_steps, twice
 from bertjax.jobs.report import Model
 from bertjax.measure.latency import Latency, Percentiles, Timing
@@ -28,6 +27,7 @@ from bertjax.recipes.distill import Distill
 from bertjax.student import Student
 from bertjax.verify.__main__ import main as verify
 from tests.train.tiny import FILLER, write_model
+from train import distill, predict
 
 pytest.importorskip("onnxruntime", reason="an extra")
 
@@ -74,7 +74,7 @@ def found(tmp_path: Path, paired: bool, which: str) -> tuple[Config, list[Model]
     for name in ("teacher-onnx", "exported"):
         export(out / "bundle", "onnx", out / name)
     models = [Model("teacher", teacher), *(Model(name, out / name) for name in ("teacher-onnx", "exported"))]
-    return config, models, training_task(config.data)
+    return config, models, Text.of(config.data).task()
 
 
 @pytest.fixture
@@ -124,8 +124,9 @@ def test_the_next_steps_of_a_compression_run_as_they_are_printed(paired: bool, t
     assert (deeper.stages[1].student.num_hidden_layers, deeper.steps, longer.steps) == (2, 2, 4)  # type: ignore[attr-defined]
     assert len({config.out, deeper.out, longer.out}) == 3
     assert deeper.model == config.model
-    log = Log(Path(deeper.out), "deeper", 2, quiet=True)
-    made = run_stages(dataclasses.replace(deeper, stages=deeper.stages[:2]), Path(deeper.out), log, [])
+    log, text = Log(Path(deeper.out), "deeper", 2, quiet=True), Text.of(deeper.data)
+    two = dataclasses.replace(deeper, stages=deeper.stages[:2])
+    made = run_stages(Compression(two, Path(deeper.out), text, text.task(), log, []))
     log.close()
     assert bertjax.load(made[-1].folder).config.depth == 2
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from bertjax.distill.terms import SoftTargets
-from bertjax.jobs import compare, compress, distill, evaluate, exits, finetune, prune, quantize, vocabulary
-from bertjax.jobs.data import tell_first, training_task
+from bertjax.jobs.data import Text, describe_for
 from bertjax.recipes.data import Data
+from bertjax.recipes.finetune import Finetune
 from bertjax.student import Student
 from tests.train.test_evaluate import write_headed
-from tests.train.tiny import write_model, write_table
+from tests.train.tiny import context, write_model, write_table
+from train import compare, compress, distill, evaluate, exits, finetune, prune, quantize, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def begins(*_, **__):
 def test_every_command_says_it_before_its_work_begins(work, tmp_path, capsys, monkeypatch):
     for where in (
         "engine.loop.fit",
-        "jobs.quantize.train_rounded",
+        "jobs.quantize.post_training",
         "jobs.prune.prune_model",
         "engine.log.Log",
         "jobs.compare.run_in_order",
@@ -87,7 +88,7 @@ def test_every_command_says_it_before_its_work_begins(work, tmp_path, capsys, mo
             command(str(tmp_path / name))
         check(capsys.readouterr().err)
     with pytest.raises(Begun):  # a stage of another run, which has said it
-        finetune.main(finetune.Config(out=str(tmp_path / "stage"), **given["plain"]), score=False)
+        Finetune().run(context(plain, data(work), tmp_path / "stage"))
     assert "eval.tsv" not in capsys.readouterr().err
 
 
@@ -107,7 +108,7 @@ def test_the_report_says_what_was_cut_left_out_and_seen_before(work, tmp_path, c
 
 def test_of_text_that_nothing_was_learned_from_nothing_is_said(work, capsys):
     given = dataclasses.replace(data(work), train="demo")
-    task = training_task(dataclasses.replace(given, train=given.eval))
-    (facts,) = tell_first(given, str(work / "model" / "bundle"), task, learned=False)
+    text = Text.of(given)
+    (facts,) = describe_for(text, str(work / "model" / "bundle"), text.task(given.eval), learned=False)
     assert (facts.role, facts.seen) == ("eval", None)
     assert "warning" not in capsys.readouterr().err

@@ -9,11 +9,11 @@ from jax.experimental import pallas
 
 import bertjax
 from bertjax.errors import UserError
-from bertjax.jobs import finetune, quantize
 from bertjax.jobs.data import compute_settings
 from bertjax.model import attention
 from bertjax.recipes.data import Data
 from tests.train.tiny import metrics, write_model, write_table
+from train import finetune, quantize
 
 
 @pytest.mark.slow
@@ -30,9 +30,7 @@ def test_a_run_with_the_tpu_kernel_learns_as_the_plain_one(packed: bool, tmp_pat
         start = write_model(tmp_path / kernel, hidden_dropout_prob=0.0, attention_probs_dropout_prob=rate)
         common: dict[str, Any] = {"steps": 3, "batch_size": 16, "micro_batches": 2, "packed": packed}
         out = tmp_path / f"{kernel}-run"
-        finetune.main(
-            finetune.Config(model=str(start), out=str(out), data=data, attention=kernel, **common), score=False
-        )
+        finetune.main(finetune.Config(model=str(start), out=str(out), data=data, attention=kernel, **common))
         losses[kernel] = next(line["loss"] for line in metrics(out) if "loss" in line)
         said = "--attention=flash drops no attention probabilities" in capfd.readouterr().err
         assert said == (kernel == "flash")

@@ -7,13 +7,13 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.jobs import augment
-from bertjax.jobs.augment import main, make_parts, open_source
-from bertjax.jobs.compress import Context
+from bertjax.jobs.augment import make_parts, open_source
 from bertjax.recipes.augment import Augment, Config
 from bertjax.recipes.data import Data
 from bertjax.text.sources import load_examples, read_source
 from tests.train.test_kinds import classification_of_pairs, qa, tokens
-from tests.train.tiny import write_model, write_table
+from tests.train.tiny import context, write_model, write_table
+from train.augment import main
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,7 @@ def test_a_run_that_was_cut_and_shared_ends_with_the_same_file(work: Path, strai
 def test_of_a_pair_one_text_is_changed_at_a_time_and_of_a_stage_the_data_come_back(work: Path):
     data = Data(train=str(classification_of_pairs(work / "pairs")["train"]))
     stage = Augment(substitutes="neighbours", copies=2, probability=0.9)
-    after = stage.run(Context(str(work / "plain"), data, str(work / "pairs")))
-    assert after is not None
+    after = stage.run(context(str(work / "plain"), data, work / "pairs")).data
     assert after == Data(train=str(work / "pairs" / "augmented.jsonl"), kind="classification", metric="accuracy",
                          labels=("other", "same"))  # fmt: skip
     before, found = load_examples(data.train), load_examples(after.train, after.task)
@@ -99,7 +98,7 @@ def test_of_a_pair_one_text_is_changed_at_a_time_and_of_a_stage_the_data_come_ba
     assert any(text in texts for text, _ in copies)
     assert any(pair in pairs for _, pair in copies)
     assert all(text in texts or pair in pairs for text, pair in copies)
-    assert stage.run(Context(str(work / "plain"), data, str(work / "pairs"))) == after
+    assert stage.run(context(str(work / "plain"), data, work / "pairs")).data == after
 
 
 def test_the_numbers_of_a_task_are_tinyberts():

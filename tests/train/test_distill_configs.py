@@ -21,7 +21,6 @@ from bertjax.distill.terms import (
 )
 from bertjax.engine.command_line import load_config
 from bertjax.engine.optimiser import learning_rate_schedule
-from bertjax.jobs import augment, distill, pretrain
 from bertjax.jobs.pretrain import learning
 from bertjax.learn.objective import bind_losses
 from bertjax.learn.phases import Phases
@@ -31,6 +30,7 @@ from bertjax.recipes.pretrain import Text
 from bertjax.recipes.sharding import Sharding
 from tests.train.abstract import pretraining_batch, task_batch, traced_step
 from tests.train.tiny import metrics, write_model, write_table
+from train import augment, distill, pretrain
 
 BASE = BertConfig(architecture="BertForSequenceClassification")
 ONE_DEVICE = Sharding(1, 1)

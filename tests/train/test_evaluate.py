@@ -9,11 +9,11 @@ import pytest
 import bertjax
 from bertjax.bundle import load
 from bertjax.errors import UserError
-from bertjax.jobs.evaluate import main
 from bertjax.jobs.export import export_once
 from bertjax.recipes.data import Data
 from bertjax.recipes.evaluate import Config
 from tests.train.tiny import write_model, write_table
+from train.evaluate import main
 
 
 def write_headed(folder: Path) -> str:

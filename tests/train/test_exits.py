@@ -11,11 +11,11 @@ import pytest
 import bertjax
 from bertjax.engine.command_line import parse
 from bertjax.export import export
-from bertjax.jobs import calibrate, distill, finetune, prune, quantize
 from bertjax.model import ExitRule
 from bertjax.params import flatten
 from bertjax.report.build import Entry, costs
 from tests.train.tiny import run, weights, write_model, write_table
+from train import calibrate, distill, finetune, prune, quantize
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from bertjax.distill.terms import (
     Relations,
     SoftTargets,
 )
-from bertjax.jobs import distill, finetune
 from bertjax.recipes.data import Data
 from bertjax.student import Student
 from tests.train.tiny import BAD, GOOD, metrics, write_model
+from train import distill, finetune
 
 PAIRS = [(f"the film a {good}", f"its cast {bad}") for good in GOOD for bad in BAD]
 

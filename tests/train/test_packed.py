@@ -14,7 +14,6 @@ import bertjax
 from bertjax.bundle import init_params
 from bertjax.distill.terms import HardLabels, HiddenStates, SoftTargets
 from bertjax.errors import UserError
-from bertjax.jobs import distill, finetune
 from bertjax.learn.losses import TASK_LOSSES
 from bertjax.model import BertConfig, Exits, build, mobile_config, universal_config
 from bertjax.recipes.data import Data
@@ -29,6 +28,7 @@ from bertjax.text.tasks import Kind, Task
 from tests.text.tiny import made_up, random_lengths, tiny_tokenizer
 from tests.train.test_kinds import PAIRS, classification_of_pairs, qa, tokens
 from tests.train.tiny import metrics, write_model, write_table
+from train import distill, finetune
 
 LENGTHS = random_lengths(24, 20)
 ROW = 32

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.jobs.predict import main
 from bertjax.recipes.predict import Config
 from tests.train.test_evaluate import write_headed
+from train.predict import main
 
 LINES = ["the film\u2028a story", "very\x0cdull", "", "fine\x85scenes", "  ", "warm music"]
 

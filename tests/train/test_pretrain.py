@@ -18,7 +18,7 @@ import torch
 import bertjax
 from bertjax.engine.command_line import parse
 from bertjax.engine.optimiser import build_optimiser, learning_rate_schedule
-from bertjax.jobs.pretrain import apply, evaluate, main, open_bundle, terms_of
+from bertjax.jobs.pretrain import apply, evaluate, open_bundle, terms_of
 from bertjax.learn.step import init_state, make_step
 from bertjax.model import build, init_params
 from bertjax.quantize import quantise_weights
@@ -31,6 +31,7 @@ from tests.model.reference import torch_model, written
 from tests.text.test_corpus import write_documents
 from tests.text.tiny import tiny_tokenizer
 from tests.train.tiny import ROOT, metrics, run, script, weights, write_model
+from train.pretrain import main
 
 LONGEST = 24
 PIECES = tiny_tokenizer().vocab_size

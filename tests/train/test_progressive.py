@@ -18,7 +18,6 @@ from bertjax.distill.progressive import Progressive
 from bertjax.distill.terms import FeatureMaps
 from bertjax.engine.compiled_step import CompiledSteps
 from bertjax.errors import UserError
-from bertjax.jobs import distill
 from bertjax.model import BertConfig, build, mobile_config
 from bertjax.params import flatten
 from bertjax.recipes.data import Data
@@ -27,6 +26,7 @@ from bertjax.recipes.sharding import Sharding
 from bertjax.student import Student
 from tests.tolerances import SAME_MATHS
 from tests.train.tiny import GOOD, metrics, weights, write_model
+from train import distill
 
 LAYERS = 2
 
@@ -67,7 +67,7 @@ def states(config: distill.Config) -> list[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CompiledSteps, "__call__", watched)
-        distill.main(config, score=False)
+        distill.main(config)
     return kept
 
 
@@ -108,7 +108,7 @@ def test_all_phases_are_one_program_and_a_run_that_was_cut_ends_with_the_same_bi
     (out / "run.json").write_text(json.dumps(record))
     shutil.rmtree(out / "checkpoints" / "6")
     shutil.rmtree(out / "bundle")
-    distill.main(config, score=False)
+    distill.main(config)
     assert [line["step"] for line in metrics(out) if line.get("event") == "restart"] == [3]
     assert weights(out) == whole
 

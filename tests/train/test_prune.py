@@ -12,10 +12,7 @@ import pytest
 import bertjax
 from bertjax import UserError
 from bertjax.distill.terms import SoftTargets
-from bertjax.jobs import distill, finetune, prune, quantize
-from bertjax.jobs.compress import without_teacher
-from bertjax.jobs.prune import KERNELS
-from bertjax.jobs.stages import Done
+from bertjax.jobs.prune import KERNELS, control_of, measure_speedup
 from bertjax.measure.cost import forward_cost
 from bertjax.measure.latency import Latency, Percentiles, Timing
 from bertjax.params import flatten
@@ -23,11 +20,13 @@ from bertjax.prune.masks import nonzero_masks, sparsity_of
 from bertjax.quantize import Format
 from bertjax.quantized.formats import INT8
 from bertjax.recipes.data import Data
+from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.optimiser import Optimiser
-from bertjax.recipes.stage import Context
+from bertjax.recipes.prune import Prune
 from bertjax.student import Student
 from bertjax.text.examples import Examples
-from tests.train.tiny import metrics, weights, write_model, write_table
+from tests.train.tiny import context, metrics, weights, write_model, write_table
+from train import distill, finetune, prune, quantize
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +205,9 @@ def test_as_many_parts_go_as_make_it_so_fast(work: Path, monkeypatch):
         bundle = bertjax.load(folder)
         return forward_cost(bundle.model, bundle.params, 16).flops or 0.0
 
-    monkeypatch.setattr(prune, "measure_speedup", lambda whole, smaller, *_: arithmetic(whole) / arithmetic(smaller))
+    monkeypatch.setattr(
+        "bertjax.jobs.prune.measure_speedup", lambda whole, smaller, *_: arithmetic(whole) / arithmetic(smaller)
+    )
     bundle = pruned(work, "fast", speedup=1.5, criterion="magnitude", finetune_after=False)
     record = json.loads((work / "fast" / "run.json").read_text())
     assert record["speedup"]["asked"] == 1.5
@@ -232,7 +233,7 @@ def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkey
         return {name: Timing("jax", "cpu", 1, {}, Latency(t, t), 0.0) for name, t in alone.items()}
 
     monkeypatch.setattr("bertjax.measure.latency.measure_latency", clock)
-    assert prune.measure_speedup(str(whole), work / "smaller", texts, 16) == 1.5
+    assert measure_speedup(str(whole), work / "smaller", texts, 16) == 1.5
 
 
 @pytest.mark.slow
@@ -257,15 +258,16 @@ def test_what_makes_no_sense_is_refused(work: Path):
 
 @pytest.mark.slow
 def test_the_honest_row_beside_a_pruned_model_is_the_same_model_without_a_teacher(work: Path):
-    stage = prune.Prune(heads=0.5, steps=7, batch_size=8)
-    alone, begins = without_teacher([Done(stage, Data(), Path("stages/2-pruned/bundle"))], "demo")
-    assert isinstance(alone, finetune.Finetune)
+    stage = Prune(heads=0.5, steps=7, batch_size=8)
+    alone, begins, _ = control_of(stage, context("demo", Data(), "stages/2-pruned"))
+    assert isinstance(alone, Finetune)
     assert (alone.student, begins) == (None, "stages/2-pruned/cut")
     assert (alone.steps, alone.batch_size) == (7, 8)
     recipe = {"heads": 0.5, "weights": 0.6, "pruning_end": 0.5, "losses": (SoftTargets(),), "steps": 4, "batch_size": 8}
     bundle = pruned(work, "taught-zeros", **recipe)
-    alone, begins = without_teacher([Done(prune.Prune(**recipe), Data(), work / "taught-zeros" / "bundle")], "demo")
-    alone.run(Context(begins, data(work), str(work / "untaught-zeros")))
+    alone, begins, _ = control_of(Prune(**recipe), context("demo", Data(), work / "taught-zeros"))
+    assert begins is not None
+    alone.run(context(begins, data(work), work / "untaught-zeros"))
     other = bertjax.load(work / "untaught-zeros" / "bundle")
     assert other.config == bundle.config
     masks = [nonzero_masks(one.params, KERNELS) for one in (bundle, other)]

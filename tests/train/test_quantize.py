@@ -13,7 +13,6 @@ import pytest
 import bertjax
 from bertjax import UserError
 from bertjax.distill.terms import HardLabels
-from bertjax.jobs import finetune, quantize
 from bertjax.jobs.mixed_precision import stored_size
 from bertjax.params import flatten
 from bertjax.quantize import Format, Quantized
@@ -21,6 +20,7 @@ from bertjax.recipes.data import Data
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.share import prune_vocabulary
 from tests.train.tiny import metrics, run, weights, write_model, write_table
+from train import finetune, quantize
 
 
 @pytest.fixture(scope="module")

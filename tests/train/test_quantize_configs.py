@@ -10,7 +10,7 @@ import pytest
 import bertjax
 from bertjax.bundle import Bundle
 from bertjax.engine.command_line import load_config
-from bertjax.jobs import compress, mixed_precision, quantize
+from bertjax.jobs import mixed_precision
 from bertjax.model import BertConfig, abstract_params
 from bertjax.params import flatten
 from bertjax.quantize import quantise_weights
@@ -19,6 +19,7 @@ from bertjax.quantized.packing import packed_size
 from bertjax.recipes.vocabulary import Vocabulary
 from bertjax.share import prune_vocabulary
 from bertjax.text.demo import demo_examples
+from train import compress, quantize
 
 BASE = BertConfig(architecture="BertForSequenceClassification")
 PARAMS = abstract_params(BASE)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,15 @@ import bertjax
 from bertjax.engine.log import worked_seconds
 from bertjax.engine.record import read_record
 from bertjax.errors import UserError
-from bertjax.jobs import finetune
-from bertjax.jobs.compare import cost_of
+from bertjax.jobs import finetune as jobs
+from bertjax.jobs.data import Text
+from bertjax.jobs.training import result_of
 from bertjax.params import flatten
 from bertjax.recipes.data import Data
 from bertjax.recipes.finetune import Config, Finetune
 from bertjax.recipes.optimiser import Optimiser
-from bertjax.recipes.stage import Context
-from tests.train.tiny import metrics, write_model, write_table
+from tests.train.tiny import context, metrics, write_model, write_table
+from train import finetune
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +45,21 @@ def params(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_it_is_the_mean_of_what_the_seeds_give_alone(asked: Config, tmp_path: Path, monkeypatch):
-    normal = finetune.main
+    normal = jobs.train_unscored
 
-    def interrupted(config: Config, score: bool = True) -> None:
+    def interrupted(config: Config, text: Text, prepare: Any) -> None:
         if config.seed == 7:
             raise KeyboardInterrupt
-        normal(config, score)
+        normal(config, text, prepare)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "main", interrupted)
+        patch.setattr(jobs, "train_unscored", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            normal(asked)
-    normal(asked)
+            finetune.main(asked)
+    finetune.main(asked)
     out = Path(asked.out)
     for seed in (6, 7):
-        normal(replace(asked, model_soup=1, seed=seed, out=str(tmp_path / str(seed))))
+        finetune.main(replace(asked, model_soup=1, seed=seed, out=str(tmp_path / str(seed))))
     first, second = params(tmp_path / "6"), params(tmp_path / "7")
     for path, mean in params(out).items():
         np.testing.assert_allclose(mean, (first[path] + second[path]) / 2, rtol=1e-6, atol=1e-8, err_msg=path)
@@ -75,14 +77,15 @@ def test_what_it_cost_is_the_cost_of_all_runs(asked: Config):
     assert record["epochs"] == 2 * 8 / 4
     assert set(record["result"]) == {"accuracy"}
     assert record["training_step_bytes"] > 0
-    assert cost_of(out, 64) == (4 * 64, 0.0, worked_seconds(out))
+    result = result_of(asked.out, asked.data)
+    assert (result.epochs, result.teacher_epochs, result.seconds) == (4, 0.0, worked_seconds(out))
     assert worked_seconds(out) == pytest.approx(sum(worked_seconds(out / f"run{n}") for n in (0, 1)))
 
 
 @pytest.mark.slow
 def test_as_a_stage_it_leaves_a_bundle_like_any_other(asked: Config, tmp_path: Path):
     stage = Finetune(steps=2, batch_size=16, model_soup=2)
-    stage.run(Context(asked.model, asked.data, str(tmp_path / "stage")))
+    stage.run(context(asked.model, asked.data, tmp_path / "stage"))
     assert bertjax.load(tmp_path / "stage" / "bundle").predict(["a fine film"]).labels[0] in ("good", "bad")
 
 

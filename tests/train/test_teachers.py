@@ -17,9 +17,8 @@ from bertjax.distill import losses
 from bertjax.distill.terms import HiddenStates, SoftTargets
 from bertjax.engine.log import Log
 from bertjax.errors import UserError
-from bertjax.jobs import distill
-from bertjax.jobs.compress import run_stages
-from bertjax.jobs.data import read_split, training_task
+from bertjax.jobs.compress import Compression, run_stages
+from bertjax.jobs.data import Text, tokenizer_of
 from bertjax.predict import run_rows
 from bertjax.recipes.compress import Config as Compress
 from bertjax.recipes.data import Data
@@ -28,6 +27,7 @@ from bertjax.recipes.sharding import Sharding
 from bertjax.student import Student
 from bertjax.text.tokenizer import Tokenizer
 from tests.train.tiny import metrics, write_model, write_table
+from train import distill
 
 HEAD: dict[str, Any] = {"architecture": "BertForSequenceClassification", "labels": ("bad", "good")}
 HEAD |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.3}
@@ -74,7 +74,7 @@ def test_teachers_of_any_shape_teach_together_each_with_stored_outputs_of_its_ow
         out=str(work / "student"),
         **ONE,
     )
-    distill.main(config, score=False)
+    distill.main(config)
     found = next(line for line in metrics(work / "student") if "loss" in line)
     names = ("0_SoftTargets", "1_HiddenStates", "0_SoftTargets_of_1", "1_HiddenStates_of_1")
     parts = [found[f"loss/{name}"] for name in names]
@@ -84,8 +84,8 @@ def test_teachers_of_any_shape_teach_together_each_with_stored_outputs_of_its_ow
     assert 0 < parts[3] < 1  # states of variance 1, from a fit and not from noise of that size
     # Each as it would be alone, at half of its weight.
     one, other = (bertjax.load(work / name) for name in ("one", "other"))
-    task = training_task(config.data)
-    texts = read_split(config.data, config.data.train, task, one.tokenizer, "train", labelled=False).encoded
+    text = Text.of(config.data)
+    texts = text.training(text.task(), tokenizer_of(one), labelled=False).encoded
     said = [run_rows(b.model, b.params, texts)[0] for b in (config.student.initialise(one, 0), one, other)]
     for found, teacher in ((parts[0], said[1]), (parts[2], said[2])):
         total, weight = losses.soft_targets(jnp.array(said[0]), jnp.array(teacher), jnp.ones(32), 2.0)
@@ -119,8 +119,8 @@ def test_a_student_may_be_the_next_ones_teacher_and_the_baseline_has_its_shape(w
     )
     config = Compress(model=str(work / "one"), data=data(work), stages=stages)
     out = work / "chain"
-    log = Log(out, "compressing", 2, start=None)
-    models = run_stages(config, out, log, [])
+    log, text = Log(out, "compressing", 2, start=None), Text.of(config.data)
+    models = run_stages(Compression(config, out, text, text.task(), log, []))
     log.close()
     assert models[0].name == "middle"
     shapes = [bertjax.load(model.folder).config for model in models]

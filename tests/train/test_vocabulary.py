@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import bertjax
-from bertjax.jobs.vocabulary import main
 from bertjax.params import flatten
 from bertjax.recipes.data import Data
 from bertjax.recipes.vocabulary import Config
 from tests.train.tiny import FILLER, GOOD, write_model, write_table
+from train.vocabulary import main
 
 
 def test_a_pre_trained_head_stays_and_loses_the_same_pieces(tmp_path: Path):

@@ -6,13 +6,24 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import bertjax
 from bertjax.bundle import Bundle, init_params
 from bertjax.model import BertConfig
+from bertjax.recipes.data import Data
+from bertjax.recipes.stage import Context
+from bertjax.text.reader import TextReader
 from bertjax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def context(model: str, data: Data, out: Path | str, **more: Any) -> Context:
+    """What a stage is given, with text that nothing has been read of yet."""
+    return Context(model, data, TextReader(), str(out), **more)
+
+
 GOOD, BAD = ("fine", "great", "lovely", "warm"), ("poor", "awful", "dull", "cold")
 FILLER = ("the", "film", "a", "story", "with", "its", "cast", "and", "music", "scenes", "very", "often")
 
