@@ -23,9 +23,9 @@ from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.prune import Prune
 from bertjax.recipes.quantize import Quantize
+from bertjax.recipes.stage import Context, Control, Stage, StageResult
 from bertjax.report.model_report import WITHOUT_TEACHER, ModelRow, Report, read_report
 from bertjax.report.model_text import speed_up
-from bertjax.recipes.stage import Context, Control, Stage, StageResult
 from bertjax.storage import manifest
 from bertjax.storage.paths import names as names_in
 from bertjax.student import Student
@@ -87,7 +87,7 @@ class Shop:
         patch.setattr(compress, "ship", lambda kept, report, out: self.measured.append(f"kept {kept.name}"))
         patch.setattr(compress, "show", lambda report: None)
         for stage in (Distill, Quantize, Finetune):
-            patch.setattr(stage, "run", self.run)
+            patch.setattr(stage, "run", lambda stage, context: self.run(stage, context))
 
     def run(self, stage: Stage, context: Context) -> StageResult:
         folder, control = Path(context.out) / "bundle", None
@@ -196,9 +196,11 @@ STAGES = (Finetune(), Distill(name="student"), Quantize(name="int8"), Export())
     ],
 )
 def test_what_was_finished_before_a_stage_that_fails_is_measured_and_kept(shop: Shop, monkeypatch, broken, measured):
-    def export(_: Export, context: Any) -> None:
-        shop.work("onnx", Path(context.out) / "bundle")
-        (Path(context.out) / "bundle" / "model.onnx").touch()
+    def export(_: Export, context: Context) -> StageResult:
+        folder = Path(context.out) / "bundle"
+        shop.work("onnx", folder)
+        (folder / "model.onnx").touch()
+        return StageResult(folder, context.data)
 
     monkeypatch.setattr(Export, "run", export)
     shop.broken = broken

@@ -130,7 +130,7 @@ def test_the_text_that_chose_is_not_reported_on(work: Path, straight: Path):
     same = [f"--held_out={work / 'eval.tsv'}", f"--data.eval={work / 'eval.tsv'}", "--data.max_length=16"]
     done = run("calibrate", f"--model={straight / 'bundle'}", *same, f"--out={work / 'same'}", check=False)
     assert done.returncode == 2
-    assert "what chose is no proof" in done.stderr
+    assert "text that chooses a threshold cannot" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_whoever_changes_a_model_forgets_when_its_texts_left(how: str, work: Pat
         return
     assert exits is not None
     assert exits.leaving is None
-    assert "its threshold is forgotten" in capsys.readouterr().err
+    assert "its threshold of early exit is removed" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -134,7 +134,7 @@ def test_a_packed_run_is_trained_and_distilled_to_the_end(kind, tmp_path: Path, 
         assert bertjax.load(out / "bundle").config.num_hidden_layers == 1
     assert first[True] == pytest.approx(first[False], rel=1e-4)
     assert first[True] > 1e-3
-    assert f"packed: a step of 8 rows learns from {len(PAIRS)} texts" in capsys.readouterr().err
+    assert f"packed: a step of 8 rows learns from {len(PAIRS)} examples" in capsys.readouterr().err
 
 
 TAGS = ("O", "B-person", "I-person", "B-location")
@@ -225,12 +225,12 @@ def test_what_cannot_share_a_row_is_refused_before_training(tmp_path: Path):
     assert "Question answering cannot be packed" in refusal(finetune, tmp_path, model=model, data=asked)
     long = Data(train=table, eval=table, max_length=128)
     short = str(write_model(tmp_path / "short", max_position_embeddings=8))
-    assert "the longest text has 15 pieces, the model 8 positions" in refusal(
+    assert "the longest example has 15 tokens, the model 8 positions" in refusal(
         finetune, tmp_path, model=short, data=long
     )
     finetune.main(finetune.Config(model=model, data=data, steps=1, batch_size=8, out=str(tmp_path / "teacher")))
     inside = refusal(distill, tmp_path, model=str(tmp_path / "teacher" / "bundle"), data=data)
-    assert "--packed: HiddenStates would take the texts of a row for one" in inside
+    assert "--packed: HiddenStates would take the examples of a row for one" in inside
     assert type(distill.Config().losses[1]) is HiddenStates
 
 

@@ -249,7 +249,7 @@ def test_what_makes_no_sense_is_refused(work: Path):
         ({"weights": 0.5, "pruning_end": 0.5, "finetune_after": False}, "give both"),
         ({"speedup": 1.0}, "--speedup=1.0: expected more than 1"),
         ({"speedup": 2.0, "heads": 0.5}, "leave these two out"),
-        ({}, "nothing is to be taken out"),
+        ({}, "nothing is to be pruned"),
         ({"speedup": 2.0, "criterion": "official"}, "--criterion=official is about heads"),
     ):
         with pytest.raises(UserError, match=said):
