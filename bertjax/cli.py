@@ -1,7 +1,7 @@
-"""The `bertjax` command: a thin door to the scripts in `train/`, and to the commands of the library itself.
+"""The `bertjax` command: runs the scripts in `train/` and the commands of the library.
 
-`bertjax distill ...` is `python train/distill.py ...`, from any folder: the script is run by its location, inside the
-installed package or beside it in a checkout, never whatever else is called `train` on the user's path.
+`bertjax distill ...` is `python train/distill.py ...` from any folder. The script is found by its location, inside the
+installed package or beside it in a checkout, so that another `train` on the user's path does no harm.
 """
 
 import difflib
@@ -12,34 +12,34 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 COMMANDS = {
-    "compress": "the main job: fine-tune a teacher, distil it into a smaller student, measure both",
+    "compress": "all in one: fine-tune a teacher, distil it into a smaller student, measure both",
     "finetune": "train a model on labelled text",
-    "distill": "teach a smaller model what a larger one answers",
-    "augment": "more text for a student: copies of each example with other words",
-    "prune": "take out heads, neurons, layers, and win back what that costs",
-    "quantize": "fewer bits: integers for weights and products, with or without training",
-    "exits": "heads after inner layers, so that easy texts can leave early",
-    "calibrate": "find the threshold of leaving early on held-out text, and measure what it gains",
-    "pretrain": "train a model on raw text: guess hidden words, tell the order of sentences",
-    "vocabulary": "leave out of a model the words that the texts at hand never use",
-    "evaluate": "measure models: score, size, speed, memory",
-    "compare": "hold methods against each other: one teacher, one budget, several seeds, one table",
-    "predict": "text in, labels and probabilities out",
+    "distill": "train a smaller student to reproduce the outputs of a teacher",
+    "augment": "data augmentation: copies of each example with some words replaced",
+    "prune": "remove attention heads, FFN neurons or layers, or set weights to zero; then fine-tune",
+    "quantize": "quantise weights and activations, after training or during training (QAT)",
+    "exits": "add and train early-exit classifiers after inner layers",
+    "calibrate": "choose the early-exit threshold on held-out text, and measure the speed-up",
+    "pretrain": "masked language modelling and sentence-pair tasks on raw text",
+    "vocabulary": "remove tokens from the vocabulary that your text never uses",
+    "evaluate": "compare models: score, size, speed, memory",
+    "compare": "compare distillation methods: one teacher, one budget, several seeds, one table",
+    "predict": "label text: labels and probabilities as JSON lines",
 }
 LIBRARY = {
-    "export": "a model as ONNX, StableHLO, LiteRT or a folder for plain transformers, checked against JAX",
-    "verify": "the last gate: refuse an export that is worse, slower or larger than promised",
+    "export": "write ONNX, StableHLO, LiteRT or a folder for plain transformers, checked against JAX",
+    "verify": "acceptance test: fail if an export is worse, slower or larger than required",
 }
-"""Commands that need no script, `python -m bertjax.NAME`."""
+"""Commands without a script, `python -m bertjax.NAME`."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and leave with its exit code; 2 and one line on stderr for an unknown one."""
+    """Runs one command and exits with its code; 2 and one line on stderr for an unknown command."""
     command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if command in ("-h", "--help"):
         print("usage: bertjax COMMAND [--config=FILE] [--field=value ...]\n")
         print(*(f"  {name:<10} {meaning}" for name, meaning in (COMMANDS | LIBRARY).items()), sep="\n")
-        print("\n`bertjax COMMAND --help` lists every field.")
+        print("\n`bertjax COMMAND --help` lists its fields, their defaults and what they do.")
         sys.exit(0)
     if command == "--version":
         from bertjax import __version__
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     script = str(shipped_folder("train") / f"{command}.py")
     sys.argv = [script, *rest]
     runpy.run_path(script, run_name="__main__")
-    raise AssertionError(f"{script} leaves by itself")
+    raise AssertionError(f"{script} exits by itself")
 
 
 if __name__ == "__main__":

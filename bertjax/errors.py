@@ -1,19 +1,18 @@
-"""The one exception for mistakes that a user can mend.
+"""The exception for everything that a user can get wrong: a path, a column, a number.
 
-Everything a person can get wrong (a path, a column, a number) ends in a `UserError` whose message says what was given,
-what was expected and what to do next. The scripts print the message alone and leave with exit code 2; any other
-exception is a defect of this library and keeps its traceback.
+Its message says what was given, what was expected and what to do next. Commands print only the message and exit with
+code 2. Any other exception is a bug of this library and keeps its traceback.
 """
 
 import difflib
 
 
 class UserError(ValueError):
-    """A mistake in what was given. The message is meant for the person who gave it: at most five lines."""
+    """A mistake in the user's input. The message has at most five lines."""
 
 
 def nearest(given: str, choices: list[str], dashes: str = "") -> str:
-    """`; did you mean X?`, or nothing where nothing is near. A path may be meant by its last part alone."""
+    """`; did you mean X?`, or "" if no choice is similar. Paths also match by their last part alone."""
     tails = {choice.rpartition(".")[2]: choice for choice in reversed(choices)}
     tail = given.rpartition(".")[2]
     alike = [tails[tail]] if tail in tails else difflib.get_close_matches(given, choices, n=1)

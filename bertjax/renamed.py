@@ -1,7 +1,7 @@
-"""Names that version 0.1.0 had and this one has otherwise.
+"""Fields, values and classes of version 0.1.0 that have new names.
 
-What is on disk is read under either name: configs of models, records of runs. A flag or a field of a config file with
-an old name is an error that gives the new one.
+Files on disk (configs of models, records of runs) are read under both names. An old flag, or an old field in a config
+file, is an error that names the new one.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ FIELDS = {
     "learn": "qat",
     "outputs": "block_cols",
     "over": "pruning_end",
+    "patience": "step_timeout",
     "rates": "lr_multipliers",
     "recover": "finetune_after",
     "rounds": "iterations",
@@ -30,7 +31,7 @@ CLASSES = {"Patience": "PatientStates", "SoftWords": "MLMSoftTargets"}
 
 
 def renamed(content: dict[str, Any], known: Any) -> dict[str, Any]:
-    """An object of JSON with the new names of its fields, where those are `known` and the old ones are not."""
+    """A JSON object with its old field names replaced, where the new name is in `known` and the old one is not."""
     found = {}
     for name, value in content.items():
         new = FIELDS.get(name, "") if name not in known and FIELDS.get(name) in known else name

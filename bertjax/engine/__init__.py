@@ -1,1 +1,1 @@
-"""The training loop and what surrounds it: devices, hosts, logs, the record of a run, the command line."""
+"""The training loop and its surroundings: optimiser, devices, hosts, log, record of a run, command line."""

@@ -1,11 +1,11 @@
-"""From a command line to a frozen config, and from a mistake to one clear message.
+"""The command line: arguments become a frozen config, and mistakes become one clear message.
 
     bertjax distill --config=quickstart --data.max_length=64 --losses.0.weight=0.5 --out=runs/mine
 
-A file with several recipes has them under names: --config=tinybert:prediction. Three layers, the later wins: the
-defaults of the script's `Config`, the `config` that a config file exports, the flags. A config file is plain Python.
-tyro prints the help; the flags are split here, because a typing mistake has to end in a few lines that name the nearest
-valid spelling, and because flags that belong together have to be applied together.
+A file with several recipes names them: --config=tinybert:prediction. Flags override the `config` of the config file,
+which overrides the defaults of the command's `Config`. A config file is plain Python. tyro prints the help. Flags are
+parsed here, so that a typing mistake names the nearest valid spelling, and so that flags which a dataclass checks
+together are applied together.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from bertjax.engine.fields import Leaf, convert, describe, fits, is_branch, leav
 from bertjax.engine.hosts import Processes
 from bertjax.errors import UserError, nearest
 from bertjax.machine.allocator import keep_freed_memory
-from bertjax.machine.signals import Stopped, listening, obey
+from bertjax.machine.signals import Stopped, listening, raise_if_stopped
 from bertjax.renamed import FIELDS
 
 C = TypeVar("C")
@@ -44,9 +44,9 @@ CONFIGS = shipped_folder("configs")
 
 
 def run(main: Job, description: str | None, argv: Sequence[str] | None = None, *, trains: bool = True) -> NoReturn:
-    """Run `main(config)` on a command line and leave: 0, or 2 with a few lines on stderr after a mistake of the user.
+    """Runs `main(config)` on a command line and exits: with 0, or with 2 and a few lines on stderr after a user error.
 
-    The config is of the class that `main` declares. Of several processes (hosts.py), the main process alone runs a
+    The config has the class that `main` declares. With several processes (hosts.py), only the main process runs a
     command that does not train.
     """
     with listening():
@@ -59,7 +59,7 @@ def _run(main: Job, description: str, argv: Sequence[str], trains: bool) -> NoRe
     code: Any = 0
     reason = ""
     try:
-        together, argv = take_group("processes", Processes(), argv)
+        processes, argv = take_group("processes", Processes(), argv)
         config = parse(cls, argv, description, f"bertjax {command}")
         commands.remember(config, argv)
         if getattr(config, "compile_only", None):
@@ -67,23 +67,23 @@ def _run(main: Job, description: str, argv: Sequence[str], trains: bool) -> NoRe
 
             dry_run(main, config)
             sys.exit(0)
-        hosts.join(together)
+        hosts.join(processes)
         if trains:
             main(config)
         else:
             hosts.on_main_process(lambda: main(config))
-        obey()
+        raise_if_stopped()
         sys.stdout.flush()
     except UserError as mistake:
         code, reason = 2, str(mistake)
         print(*reason.strip().splitlines()[:5], sep="\n", file=sys.stderr)
     except Stopped as stop:
-        # Of several processes all leave together by SIGTERM; by another signal this one does, and tells the others.
+        # With several processes SIGTERM ends all of them together; another signal ends this one, and the others follow.
         code, reason = stop.code, "" if stop.number == signal.SIGTERM else str(stop)
         print(stop, file=sys.stderr)
-    except SystemExit as leaving:
-        code = leaving.code
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+    except SystemExit as stop:
+        code = stop.code
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         code, reason = 141, "its output was closed"  # 128 + SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
     except Exception as error:
@@ -98,11 +98,11 @@ def _run(main: Job, description: str, argv: Sequence[str], trains: bool) -> NoRe
             code, reason = 1, f"{type(error).__name__}: {error}"
         else:
             raise
-    hosts.leave(code, reason)
+    hosts.exit_process(code, reason)
 
 
 def parse(cls: type[C], argv: Sequence[str], description: str = "", prog: str | None = None) -> C:
-    """The config that `argv` asks for. Every field of `cls` needs a default. `--help` prints and leaves."""
+    """The config for these arguments. Every field of `cls` needs a default. `--help` prints and exits."""
     flags = _split(argv)
     config = load_config(" ".join(flags.pop("config")), cls) if "config" in flags else cls()
     if "help" in flags:
@@ -113,12 +113,12 @@ def parse(cls: type[C], argv: Sequence[str], description: str = "", prog: str | 
             raise UserError(_unknown(path, known))
     try:
         return replace(config, {path: convert(path, known[path], words) for path, words in flags.items()})
-    except ValueError as mistake:  # what a dataclass's own check raises
+    except ValueError as mistake:  # from a dataclass's own check
         raise UserError(str(mistake)) from mistake
 
 
 def take_group(name: str, group: C, argv: Sequence[str]) -> tuple[C, list[str]]:
-    """A group of fields that belongs to every script and to no config, and what is left of the command line."""
+    """Parses a group of flags that every command has and no config holds; returns it and the remaining arguments."""
     own, rest, inside = [], [], False
     for word in argv:
         if word.startswith("--"):
@@ -134,8 +134,8 @@ def take_group(name: str, group: C, argv: Sequence[str]) -> tuple[C, list[str]]:
 
 
 def load_config(name: str, cls: type[C]) -> C:
-    """The `config` that a config file exports: by its path, or by the bare name of a shipped one. NAME:OTHER is what it
-    calls OTHER, for a file of several recipes."""
+    """The `config` of a config file, by its path or by the name of a shipped one. NAME:OTHER is its variable OTHER, for
+    files with several recipes."""
     given, (name, which) = name, re.fullmatch(r"(.*?)(?::(\w+))?", name).groups(default="config")  # type: ignore[union-attr]
     path = CONFIGS / f"{name}.py" if re.fullmatch(r"\w+", name) else Path(name)
     if not path.is_file():
@@ -144,7 +144,7 @@ def load_config(name: str, cls: type[C]) -> C:
     module = _execute(path)
     config = getattr(module, which, None)
     if not isinstance(config, cls):
-        found = f"it is a {_name(type(config))}" if hasattr(module, which) else "there is no such name in it"
+        found = f"it is a {_name(type(config))}" if hasattr(module, which) else "the file has no such name"
         others = [f"{path.stem}:{other}" for other, value in vars(module).items() if isinstance(value, cls)]
         hint = f". It has: {', '.join(others)}" if others else ""
         raise UserError(f"{path}: `{which}` must be a {_name(cls)}; {found}{hint}")
@@ -155,7 +155,7 @@ def load_config(name: str, cls: type[C]) -> C:
 
 
 def _split(argv: Sequence[str]) -> dict[str, list[str]]:
-    """Flags with the words that follow: `--a.b=v` or `--a.b v w`; dashes may stand for underscores."""
+    """Flags with their values: `--a.b=v` or `--a.b v w`; dashes count as underscores."""
     flags: dict[str, list[str]] = {}
     words: list[str] | None = None
     for word in argv:
@@ -192,7 +192,7 @@ def _execute(path: Path) -> ModuleType:
 
 
 def _explain(path: Path, module: ModuleType, error: Exception) -> str:
-    """One line for a config file that failed: the line at which it did, and the field that was meant."""
+    """One line for a config file that failed: the line number, and the nearest valid field."""
     if isinstance(error, SyntaxError):
         return f"{path}, line {error.lineno}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -222,16 +222,16 @@ def _help(config: Any, description: str, prog: str | None) -> NoReturn:
 
     @registry.struct_rule
     def follow_values(tuple_: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
-        """Show the items of a tuple by what they are: the declared type may be a mere protocol."""
+        """Shows the items of a tuple by their actual types, because the declared type may be a protocol."""
         if not (isinstance(tuple_.default, tuple) and is_branch(tuple_.default)):
             return None
         items = enumerate(tuple_.default)
         fields = [tyro.constructors.StructFieldSpec(str(position), type(item), item) for position, item in items]
         return tyro.constructors.StructConstructorSpec(instantiate=tuple, fields=tuple(fields))
 
-    configs = f"--config=FILE starts from a config file; shipped, by name: {', '.join(_shipped())}"
-    who = " ".join(f"--processes.{name}" for name in ("coordinator=HOST:PORT", "count=N", "index=I"))
-    hosts = f"On several hosts, unless they are those of a TPU slice: {who}"
+    configs = f"--config=FILE starts from a config file. Shipped configs, by name: {', '.join(_shipped())}"
+    flags = " ".join(f"--processes.{name}" for name in ("coordinator=HOST:PORT", "count=N", "index=I"))
+    hosts = f"To train in several processes (not needed on a TPU slice): {flags}, with another index in each"
     tyro.cli(
         type(config),
         default=config,
@@ -242,4 +242,4 @@ def _help(config: Any, description: str, prog: str | None) -> NoReturn:
         config=(tyro.conf.FlagConversionOff,),
         registry=registry,
     )
-    raise AssertionError("tyro leaves after its help")
+    raise AssertionError("tyro exits after its help")

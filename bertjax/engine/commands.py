@@ -1,7 +1,7 @@
-"""Commands that are printed for somebody to run: whole, quoted, and with what this run was asked for.
+"""Complete, quoted commands for reports and messages: how to repeat this run, or what to run next.
 
-A config file is Python and cannot be spelled as flags, so the words of the command line are remembered when they are
-read (settings.py). Of a config that came from Python, the fields that differ from their defaults are spelled out.
+A config file is Python and cannot be written as flags, so the arguments of the command line are kept when they are
+parsed (command_line.py). For a config made in Python, the fields that differ from their defaults become flags.
 """
 
 import shlex
@@ -10,21 +10,21 @@ from typing import Any
 
 from bertjax.engine.fields import leaves
 
-_read: tuple[Any, list[str]] = (None, [])
-"""The config that was read last, and the words that asked for it."""
+_parsed: tuple[Any, list[str]] = (None, [])
+"""The config that was parsed last, and its arguments."""
 
 
 def remember(config: Any, words: Sequence[str]) -> None:
-    """Says with which flags a config was asked for."""
-    global _read  # a command line belongs to the process, and is read once in it
-    _read = config, list(words)
+    """Keeps the arguments that a config was parsed from."""
+    global _parsed  # a process has one command line
+    _parsed = config, list(words)
 
 
 def asked(script: str, config: Any, **changes: Any) -> str:
-    """The command that asked for a config, with other values for some fields; `__` is the dot in their names."""
+    """The command for a config, with other values for some fields; `__` stands for the dot in their names."""
     new = {name.replace("__", "."): value for name, value in changes.items()}
     kept, keep = [], True
-    for word in _read[1] if config is _read[0] else flags(config):
+    for word in _parsed[1] if config is _parsed[0] else flags(config):
         if word.startswith("--"):
             keep = word[2:].partition("=")[0].replace("-", "_") not in new
         if keep:
@@ -33,7 +33,7 @@ def asked(script: str, config: Any, **changes: Any) -> str:
 
 
 def line(*words: str) -> str:
-    """A command of bertjax, each word quoted where a shell needs it."""
+    """A bertjax command, quoted for a shell."""
     return shlex.join(["bertjax", *words])
 
 
@@ -44,14 +44,14 @@ def flags(config: Any) -> list[str]:
 
 
 def spelled(values: Mapping[str, Any]) -> list[str]:
-    """Flags with these values, as settings.py reads them."""
-    found = []
+    """These values as flags, as command_line.py parses them."""
+    flags = []
     for name, value in values.items():
         if isinstance(value, tuple) and len(value) > 1:
-            found += [f"--{name}", *map(str, value)]
+            flags += [f"--{name}", *map(str, value)]
         else:
             only = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            found.append(
+            flags.append(
                 f"--{name}={'none' if only is None else str(only).lower() if isinstance(only, bool) else only}"
             )
-    return found
+    return flags

@@ -1,7 +1,7 @@
-"""A config as a tree: dataclasses and tuples of dataclasses are its branches, every other value is a leaf.
+"""A config as a tree: dataclasses and tuples of dataclasses are branches, every other value is a leaf.
 
-`data.max_length` and `losses.0.weight` name leaves. Paths follow the values that are there and not the declared types,
-so a dataclass from a user's own config file is reached in the same way as ours. tyro turns words into typed values.
+`data.max_length` and `losses.0.weight` are paths of leaves. Paths follow the actual values and not the declared types,
+so a dataclass from a user's own config file works like ours. tyro converts strings into typed values.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from bertjax.errors import UserError, nearest
 
 
 class Leaf(NamedTuple):
-    """One value that a flag can set, and the type that it must have."""
+    """One value that a flag can set, and its declared type."""
 
     type: Any
     value: Any
 
 
 def leaves(branch: Any, prefix: str = "") -> dict[str, Leaf]:
-    """Every leaf by its dotted path; the items of a tuple are counted from 0."""
+    """Every leaf by its dotted path; items of a tuple are numbered from 0."""
     hints = get_type_hints(type(branch)) if dataclasses.is_dataclass(branch) else {}
     found = {}
     for name, value in _children(branch):
@@ -37,13 +37,13 @@ def leaves(branch: Any, prefix: str = "") -> dict[str, Leaf]:
 
 
 def is_branch(value: Any) -> bool:
-    """Whether the flags name what is inside: a dataclass, or a tuple that holds some."""
+    """Whether flags address the fields of this value: a dataclass, or a tuple of dataclasses."""
     items = value if isinstance(value, tuple) else (value,)
     return any(map(dataclasses.is_dataclass, items))
 
 
 def replace(branch: Any, changes: dict[str, Any]) -> Any:
-    """The tree with new leaves, by dotted path. All at once, so each dataclass checks its new values together."""
+    """The tree with new leaves, by dotted path; all at once, so that each dataclass checks its new values together."""
     below: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         name, _, rest = path.partition(".")
@@ -70,11 +70,11 @@ def to_dict(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise UserError(f"a config holds numbers, text, paths, tuples, dicts and dataclasses; {value!r} is none of them")
+    raise UserError(f"a config may hold numbers, text, paths, tuples, dicts and dataclasses; found {value!r}")
 
 
 def convert(path: str, leaf: Leaf, words: list[str]) -> Any:
-    """The typed value of a flag's words: `1e-4`, `true`, `none`, `1,2` or `1 2` for a pair, `0:1,1:3` for a dict."""
+    """The typed value of a flag: `1e-4`, `true`, `none`, `1,2` or `1 2` for a pair, `0:1,1:3` for a dict."""
     import tyro
 
     given = " ".join(words)
@@ -82,13 +82,13 @@ def convert(path: str, leaf: Leaf, words: list[str]) -> Any:
     if type(None) in members and given.lower() == "none":
         return None
     if {*members} <= {str, type(None)} and len(words) == 1:
-        return given  # even what tyro would take for a flag
+        return given  # also if tyro would parse it as a flag
     if bool in members:
         words = [given.capitalize() or "True"]
     elif len(words) == 1 and (origins := {get_origin(member) for member in members}) & {tuple, list, dict}:
         inner = given[1:-1] if given[:1] + given[-1:] in ("()", "[]", "{}") else given
         words = [word for word in re.split(r"[,:\s]+" if dict in origins else r"[,\s]+", inner) if word]
-    # tyro prints what it thinks of a wrong value even when asked not to (1.0.17); the message below is ours
+    # tyro 1.0.17 prints its own error even with console_outputs=False; it is replaced by the message below
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
         return tyro.cli(leaf.type, args=words, console_outputs=False)
     choices = [str(choice) for member in members if get_origin(member) is Literal for choice in get_args(member)]
@@ -97,7 +97,7 @@ def convert(path: str, leaf: Leaf, words: list[str]) -> Any:
 
 
 def fits(leaf: Leaf) -> bool:
-    """Whether a value that no flag has set is of its declared type, as far as numbers, text and choices go."""
+    """Whether a value has its declared type; checks numbers, text and choices only."""
     return any(_is_a(leaf.value, member) for member in _members(leaf.type))
 
 
@@ -109,7 +109,7 @@ def describe(annotation: Any) -> str:
         return " | ".join(map(str, get_args(annotation)))
     if get_origin(annotation) is tuple:
         return ", ".join("..." if item is ... else describe(item) for item in get_args(annotation))
-    words = {bool: "true | false", type(None): "none", Any: "what only a config file can hold"}
+    words = {bool: "true | false", type(None): "none", Any: "a value that only a config file can set"}
     return words.get(annotation) or inspect.formatannotation(annotation)
 
 

@@ -1,7 +1,7 @@
-"""What a run begins from: the models and texts that its config names, by what is in them and not by their names.
+"""Fingerprints of the models and texts that a config names, by their contents and not by their names.
 
-A folder may hold another teacher tomorrow under the same name. Half of a run with each is nobody's student, so their
-fingerprints stand in the run's record, of every field of every config that names a model or a text.
+The model in a folder may be replaced between two parts of a run. A student that learned from two teachers in turn is
+not reproducible, so the record of a run holds a fingerprint for every field that names a model or a text.
 """
 
 import hashlib
@@ -13,25 +13,25 @@ from bertjax.errors import UserError
 MODELS = ("model", "teacher", "teachers", "trained", "init_from")
 """Fields that name models: a folder, hf:NAME, or demo."""
 TEXTS = ("train", "eval", "held_out")
-"""Fields that name texts: a file, or a folder of them. What a data set's own name says (tfds:, demo) is no file."""
-NO_MODELS = ("teacher", "random")
-"""What `start` may be besides a model."""
+"""Fields that name texts: a file or a folder. Named data sets (tfds:..., demo) have no fingerprint."""
+INIT_METHODS = ("teacher", "random")
+"""Values of `init_from` that are not models."""
 
 
 def inputs(config: Any) -> dict[str, dict[str, str]]:
-    """The fingerprints of everything that a config (as JSON) names, by the path of its field. What is not there has
-    none: whoever needs it will say so."""
-    found = {}
+    """The fingerprints of all models and texts in a config (as JSON), by the path of the field. Missing ones are left
+    out: the code that opens them raises the error."""
+    fingerprints = {}
     for path, name, value in named(config):
         try:
-            found[path] = of_model(value) if name in MODELS else of_text(value)
+            fingerprints[path] = of_model(value) if name in MODELS else of_text(value)
         except (UserError, OSError):
             continue
-    return {path: parts for path, parts in found.items() if parts}
+    return {path: parts for path, parts in fingerprints.items() if parts}
 
 
 def changes(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
-    """What differs, one phrase for each field; of what either side does not know, nothing."""
+    """One phrase for each field whose fingerprint differs. Fields that only one side has are ignored."""
     differing = {
         path: [part for part, digest in parts.items() if now.get(path, parts).get(part) != digest]
         for path, parts in before.items()
@@ -47,13 +47,13 @@ def named(config: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
         if key in MODELS or key in TEXTS:
             several = value if isinstance(value, list) else [value]
             for number, one in enumerate(several):
-                if isinstance(one, str) and not (key == "init_from" and one in NO_MODELS):
+                if isinstance(one, str) and not (key == "init_from" and one in INIT_METHODS):
                     yield (f"{place}.{number}" if several is value else place), key, one
         yield from named(value, f"{place}.")
 
 
 def of_model(name: str) -> dict[str, str]:
-    """Of a model's weights, its config and its tokenizer."""
+    """Fingerprints of a model's weights, config and tokenizer."""
     from bertjax.bundle import resolve
     from bertjax.storage import manifest
 
@@ -61,7 +61,7 @@ def of_model(name: str) -> dict[str, str]:
 
 
 def of_text(name: str) -> dict[str, str]:
-    """Of a file, or of the files in a folder, byte for byte."""
+    """The fingerprint of the bytes of a file, or of all files in a folder."""
     from bertjax.storage.manifest import digests_of
     from bertjax.storage.paths import local
 

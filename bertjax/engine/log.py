@@ -1,10 +1,9 @@
-"""What a run says while it works: `metrics.jsonl` always, TensorBoard beside it, and a progress line for people.
+"""The log of a run: `metrics.jsonl`, TensorBoard files beside it, and a progress line on the terminal.
 
 A line of `metrics.jsonl` is one JSON object with `step`, `time` (seconds since the epoch) and numbers, or an `event`.
-Lines are only ever appended, so a restarted run shows where it was cut. A bucket cannot append: there the files are
-written on this machine, from where those of the bucket end, and sent with every event, so before every checkpoint. On a
-terminal the progress is a bar with the time left; elsewhere it is a plain line every few seconds, so that a log file
-stays readable.
+Lines are only appended, so a resumed run shows where it was interrupted. A bucket cannot append: there a local copy is
+written and uploaded with every event, hence before every checkpoint. On a terminal the progress is a bar; elsewhere it
+is a plain line every few seconds, so that a log file stays readable.
 """
 
 import json
@@ -24,9 +23,9 @@ from bertjax.storage.paths import is_remote, send
 
 
 class Log:
-    """Metrics to files, progress to the terminal. `label` names the run in what people see.
+    """Writes metrics to files and progress to the terminal, under the name `label`.
 
-    Without `start` there is no progress line; a `quiet` log (of any process but the first) says and writes nothing.
+    Without `start` there is no progress line. A `quiet` log (of any process but the main one) writes nothing.
     """
 
     def __init__(self, folder: Path, label: str, total: int, start: int | None = None, quiet: bool = False):
@@ -42,24 +41,24 @@ class Log:
         self._progress = None if start is None or quiet else Progress(label, total, start)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Numbers of one step."""
+        """Logs the numbers of one step."""
         self._write({"step": step, **values})
         if self._board is not None:
             for name, value in values.items():
                 self._board.scalar(name, value, step)
 
     def event(self, event: str, step: int, **details: Any) -> None:
-        """Something that happened: start, restart, checkpoint, stop."""
+        """Logs a start, restart, compilation, checkpoint or stop."""
         self._write({"step": step, "event": event, **details})
         self.flush()
 
     def progress(self, step: int, examples: int, loss: float | None) -> None:
-        """`examples` more were seen, up to and including `step`."""
+        """Reports `examples` more examples, up to and including `step`."""
         if self._progress is not None:
             self._progress.update(step, examples, loss)
 
     def exclude(self, seconds: float) -> None:
-        """Time that went into something else (compiling) and says nothing about the pace of steps."""
+        """Excludes seconds (of compilation) from the examples per second."""
         if self._progress is not None:
             self._progress.began += seconds
 
@@ -74,7 +73,7 @@ class Log:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def flush(self) -> None:
-        """Whatever happens to this machine now, what was said so far is not lost with it."""
+        """Uploads the log where the folder is in a bucket, so that it survives this machine."""
         if self._bucket is None or self._quiet:
             return
         try:
@@ -83,12 +82,12 @@ class Log:
             raise UserError(f"cannot write to {self._bucket}: {error.strerror or error}.") from None
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(defined({**line, "time": round(time.time(), 3)}), allow_nan=False) + "\n")
+        self._file.write(json.dumps(json_safe({**line, "time": round(time.time(), 3)}), allow_nan=False) + "\n")
         self._file.flush()
 
 
 class Progress:
-    """A bar on a terminal, a line every ten seconds elsewhere; both say examples per second and the time left."""
+    """A bar on a terminal, a line every ten seconds elsewhere; both with examples per second and the remaining time."""
 
     def __init__(self, label: str, total: int, start: int):
         self.label, self.total, self.start = label, total, start
@@ -117,18 +116,18 @@ class Progress:
 
     def update(self, step: int, examples: int, loss: float | None) -> None:
         now = time.monotonic()
-        if self.first is None:  # The first step is slower than all others.
+        if self.first is None:  # the first step is much slower than the others
             self.began, self.first = now, step
             return
         self.examples += examples
         passed = max(now - self.began, 1e-9)
-        said = f"{self.examples / passed:.0f} examples/s" + (f", loss {loss:.3f}" if loss is not None else "")
+        rate = f"{self.examples / passed:.0f} examples/s" + (f", loss {loss:.3f}" if loss is not None else "")
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, rate=said)
+            self.bar.update(self.task, completed=step, rate=rate)
         elif (now - self.printed >= 10 and passed >= 2) or step == self.total:
             self.printed = now
             left = (self.total - step) * passed / (step - self.first)
-            note(f"{self.label}: step {step} of {self.total}, {said}, {left:.0f} s left")
+            note(f"{self.label}: step {step} of {self.total}, {rate}, {left:.0f} s left")
 
     def close(self) -> None:
         if self.bar is not None:
@@ -136,7 +135,7 @@ class Progress:
 
 
 def worked_seconds(folder: Path) -> float:
-    """What the steps of a run took, over all its restarts: compiling, and the time between them, left out."""
+    """Training time over all restarts, without compilation and the time between restarts."""
     seconds, began, last = 0.0, 0.0, 0.0
     for line in map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
         if line.get("event") in ("start", "restart"):
@@ -147,16 +146,16 @@ def worked_seconds(folder: Path) -> float:
     return seconds + last - began
 
 
-def defined(value: Any) -> Any:
-    """For JSON, which has no NaN: null where a number is none, as a metric that is not defined for a batch."""
+def json_safe(value: Any) -> Any:
+    """A value for JSON, which has no NaN: null for numbers that are not finite (undefined metrics)."""
     if isinstance(value, dict):
-        return {name: defined(item) for name, item in value.items()}
+        return {name: json_safe(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [defined(item) for item in value]
+        return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def note(text: str) -> None:
-    """One line for the person who watches, of the first process."""
+    """Prints one line to stderr, in the main process."""
     if is_main_process():
         print(text, file=sys.stderr, flush=True)

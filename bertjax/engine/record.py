@@ -1,12 +1,12 @@
-"""What every run leaves in its folder, and how it is found again.
+"""The record of a run, `OUT/run.json`, and the rules for starting a command on a folder.
 
-`OUT/run.json` says what was asked (the whole config), with what (versions, fingerprints of the models and texts that
-the run began from) and, once it is finished, what came out. The same command on the same folder continues an unfinished
-run and leaves a finished one as it is; another command on it is refused, because the folder would then hold something
-that nobody asked for, and so is the same command where another model or text stands under the same name by now.
+The record holds the whole config, package versions, fingerprints of the models and texts that the run started from
+and, once it is finished, its result. The same command on the same folder resumes an unfinished run and leaves a
+finished one as it is. Refused are other settings on the same folder, and the same settings where a model or text has
+been replaced under the same name: the folder would hold a mixture.
 
-While a command works on the folder, `OUT/.lock` says so, and any other is refused. A bucket has no locks, so nothing
-keeps two commands apart there.
+`OUT/.lock` is locked while a command works on the folder, and a second command is refused. A bucket has no locks, so
+there nothing prevents two commands from writing to one folder.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from typing import Any
 from bertjax.engine.fields import to_dict
 from bertjax.engine.hosts import barrier, broadcast_from_main, is_main_process
 from bertjax.engine.inputs import changes, inputs
-from bertjax.engine.log import defined, note
+from bertjax.engine.log import json_safe, note
 from bertjax.errors import UserError
 from bertjax.renamed import renamed
 from bertjax.storage.atomic import settle_all
@@ -35,118 +35,127 @@ PACKAGES = ("bertjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "nu
 
 
 def begin(out: Path, config: Any) -> bool:
-    """Claims the folder for this config. True if the run is finished already.
+    """Starts or resumes a run in this folder. True if the run is finished already.
 
     Raises:
-      UserError: Another command works on the folder; it holds a run with other settings, or one that began from other
-        models or texts than those that stand there now; it cannot be written, or is another one for each process.
+      UserError: Another command works on the folder; it holds a run with other settings, or one that started from
+        other models or texts; it cannot be written, or the processes do not share it.
     """
-    return broadcast_from_main(lambda: claim(out, config))
+    return broadcast_from_main(lambda: begin_here(out, config))
 
 
-def claim(out: Path, config: Any) -> bool:
+def begin_here(out: Path, config: Any) -> bool:
     """`begin`, in one process."""
+    keep_compiled_programs()
+    acquire_lock(out)
+    settings, record = to_dict(config), read_record(out)
+    settings.pop("out", None)
+    stored = completed(record["config"], config) if record else {}
+    stored.pop("out", None)
+    fingerprints = inputs(settings)
+    different = differences(without_resources(stored), without_resources(settings)) if record else []
+    changed = changes((record or {}).get("inputs", {}), fingerprints)
+    if record is None or ((different or changed) and not holds_work(out)):
+        if not is_main_process():
+            raise UserError(
+                f"{out} is not the folder of the main process: give --out=gs://BUCKET/NAME, or a folder that all "
+                "processes share."
+            )
+        write_record(out, {"config": settings, "inputs": fingerprints, "versions": versions(), "device": device()})
+        return False
+    if different:
+        raise UserError(
+            f"{out} holds a run with other settings (there -> here): {'; '.join(different[:3])}.\n"
+            "Use the same settings to continue it, or another --out."
+        )
+    if changed:
+        state = "a finished run" if "result" in record else "a run"
+        raise UserError(
+            f"{out} holds {state} that started from other inputs:\n  {'; '.join(changed[:3])}.\n"
+            "Restore the inputs of that run, or use another --out."
+        )
+    return is_finished(out, record)
+
+
+def keep_compiled_programs() -> None:
+    """Turns on jax's compilation cache, so that a resumed or repeated run starts in seconds."""
     import jax
 
     from bertjax.storage.cache import compiled_dir
 
-    # Compiled programs are kept between runs: a resumed or repeated run starts in seconds.
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(compiled_dir()))
-    occupy(out)
-    asked, record = to_dict(config), read_record(out)
-    asked.pop("out", None)
-    stored = completed(record["config"], config) if record else {}
-    stored.pop("out", None)
-    differing = differences(what(stored), what(asked)) if record else []
-    found = inputs(asked)
-    changed = changes((record or {}).get("inputs", {}), found)
-    if record is None or ((differing or changed) and not holds_work(out)):
-        if not is_main_process():
-            raise UserError(
-                f"{out} is not the folder that the first process sees: give --out=gs://BUCKET/NAME, or a folder that "
-                "all of them share."
-            )
-        write_record(out, {"config": asked, "inputs": found, "versions": versions(), "device": device()})
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def is_finished(out: Path, record: dict[str, Any]) -> bool:
+    """Whether the run has a result and, if it made a model, still has it."""
+    if "result" not in record:
         return False
-    if differing:
-        raise UserError(
-            f"{out} holds a run with other settings (there -> here): {'; '.join(differing[:3])}.\n"
-            "Use the same settings to continue it, or another --out."
-        )
-    if changed:
-        state = "is finished, and began" if "result" in record else "holds a run that began"
-        raise UserError(
-            f"{out} {state} with something else than what stands there now:\n  {'; '.join(changed[:3])}.\n"
-            "Put back what it began with, or use another --out."
-        )
-    if "result" in record and record.get("bundle") and not holds_bundle(out):
-        note(f"{out} was finished, and its model is gone: it is made again")
-    elif "result" in record:
-        note(f"{out}: finished already{', ' * bool(record['result'])}{show(record['result'])}")
-        vacate(out)
-        return True
-    return False
+    if record.get("bundle") and not holds_bundle(out):
+        note(f"{out} was finished, but its model is missing: it is made again")
+        return False
+    note(f"{out}: finished already{', ' * bool(record['result'])}{result_text(record['result'])}")
+    release_lock(out)
+    return True
 
 
 _locks: dict[str, Lock] = {}
 
 
-def occupy(out: Path) -> None:
-    """Locks the folder for this process until it ends or is done with it, and removes what killed ones left there.
+def acquire_lock(out: Path) -> None:
+    """Locks the folder until `release_lock` or the end of this process, and deletes the debris of killed processes.
 
     Raises:
       UserError: Another process works on it, or it cannot be written.
     """
     name = absolute(out)
-    if is_remote(out) or not is_main_process() or (name in _locks and _locks[name].stands):
+    if is_remote(out) or not is_main_process() or (name in _locks and _locks[name].exists):
         return
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:500]
     since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    owner = f"process {os.getpid()} on {socket.gethostname()}, since {since}: {command}"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _locks[name] = acquire(
-            out / ".lock", f"process {os.getpid()} on {socket.gethostname()}, since {since}: {command}"
-        )
+        _locks[name] = acquire(out / ".lock", owner)
     except Held as holder:
         raise UserError(
             f"another command works on {out}: {holder}\nWait until it ends, or give another --out."
         ) from None
     except OSError as error:
-        raise no_room(out, error) from None
+        raise cannot_write(out, error) from None
     settle_all(out)
 
 
-def vacate(out: Path) -> None:
-    """Lets others work on the folder."""
+def release_lock(out: Path) -> None:
     if lock := _locks.pop(absolute(out), None):
         lock.delete()
         lock.close()
 
 
 @atexit.register
-def _vacate_all() -> None:
+def _release_all() -> None:
     for out in list(_locks):
-        vacate(Path(out))
+        release_lock(Path(out))
 
 
-def no_room(out: Path, error: OSError) -> UserError:
+def cannot_write(out: Path, error: OSError) -> UserError:
     return UserError(f"cannot write to {out}: {error.strerror or error}. Free space, or give another --out.")
 
 
-WHERE = ("sharding", "profile")
-"""Fields that say where and how a run is computed. It may be continued with others, on more or fewer devices."""
+RESOURCES = ("sharding", "profile")
+"""Fields that do not change the result. A run may be resumed with other values, on more or fewer devices."""
 
 
-def what(config: Any) -> Any:
-    """A config, as JSON, without `WHERE`."""
+def without_resources(config: Any) -> Any:
+    """A config, as JSON, without `RESOURCES`."""
     if isinstance(config, dict):
-        return {name: what(value) for name, value in config.items() if name not in WHERE}
-    return [what(value) for value in config] if isinstance(config, list) else config
+        return {name: without_resources(value) for name, value in config.items() if name not in RESOURCES}
+    return [without_resources(value) for value in config] if isinstance(config, list) else config
 
 
 def keep(bundle: Any, folder: Path) -> None:
-    """Saves a model, from the first process; the others go on when it is there."""
+    """Saves a model in the main process; the others wait until it is written."""
     import bertjax
 
     if is_main_process():
@@ -155,8 +164,8 @@ def keep(bundle: Any, folder: Path) -> None:
 
 
 def holds_work(out: Path) -> bool:
-    """Whether there is anything that would be lost or mistaken for something else. A run that ended in a user's mistake
-    before its first checkpoint left nothing, and must not stand in the way of the corrected command."""
+    """Whether the folder holds results that another run would overwrite. A run that failed before its first checkpoint
+    holds none, and must not block the corrected command."""
     from bertjax.storage.paths import names
 
     work = re.compile(
@@ -166,19 +175,19 @@ def holds_work(out: Path) -> bool:
 
 
 def finish(out: Path, result: dict[str, float], **fingerprints: str) -> None:
-    """Records the result; from now on the run is finished."""
+    """Records the result and releases the folder: the run is finished."""
     update_record(out, data=fingerprints, result=result, bundle=holds_bundle(out))
-    vacate(out)
-    note(f"{out / 'bundle'}: {show(result) or 'trained'}")
+    release_lock(out)
+    note(f"{out / 'bundle'}: {result_text(result) or 'trained'}")
 
 
 def holds_bundle(out: Path) -> bool:
-    """Whether there is a model, config and weights, in the folder of a run."""
+    """Whether OUT/bundle holds a model: config and weights."""
     folder = out / "bundle"
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
-def show(result: dict[str, float]) -> str:
+def result_text(result: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in result.items())
 
 
@@ -189,7 +198,7 @@ def read_record(out: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
-            raise ValueError("no record of a run")
+            raise ValueError("not the record of a run")
         return record
     except (ValueError, RecursionError):
         raise UserError(
@@ -198,29 +207,30 @@ def read_record(out: Path) -> dict[str, Any] | None:
 
 
 def update_record(out: Path, **fields: Any) -> None:
-    """Adds to the record of a run that has begun."""
+    """Adds fields to the record, if there is one."""
     record = read_record(out)
     if record is not None:
         write_record(out, {**record, **fields})
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
-    """A killed run leaves the old record or the new one. The first process writes it."""
+    """Replaces the record atomically, in the main process."""
     from bertjax.storage.paths import write_text
 
     if not is_main_process():
         return
     try:
-        text = json.dumps(defined(record), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(json_safe(record), indent=2, ensure_ascii=False, allow_nan=False)
         write_text(out / "run.json", text + "\n")
     except OSError as error:
-        raise no_room(out, error) from None
+        raise cannot_write(out, error) from None
     except UnicodeEncodeError as error:
         raise UserError(f"the settings hold {error.object[error.start : error.end]!r}, which is no Unicode.") from None
 
 
 def completed(stored: Any, config: Any) -> Any:
-    """A stored config with the fields that its version did not know yet: each at its default, which is what it did."""
+    """A stored config of an older version, with new fields at their defaults and renamed fields under their new
+    names."""
     if dataclasses.is_dataclass(config) and isinstance(stored, dict):
         defaults = {field.name: default_of(field) for field in dataclasses.fields(config) if field.init}
         stored = renamed(stored, defaults)
@@ -232,15 +242,13 @@ def completed(stored: Any, config: Any) -> Any:
 
 
 def default_of(field: dataclasses.Field) -> Any:
-    """A field's default; None where it has none."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return None if field.default is dataclasses.MISSING else field.default
 
 
 def differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """Every field that differs, as `path: there -> here`. A field that is missing on one side, where it was not yet
-    known, is as good as None."""
+    """Every field that differs, as `path: there -> here`. A field that is missing on one side counts as None."""
     if isinstance(there, dict) and isinstance(here, dict):
         names = list(dict.fromkeys([*there, *here]))
         return [line for name in names for line in differences(there.get(name), here.get(name), f"{path}{name}.")]
@@ -250,7 +258,7 @@ def differences(there: Any, here: Any, path: str = "") -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that the numbers depend on."""
+    """Versions of Python and of the packages that affect the numbers."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

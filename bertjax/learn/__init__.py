@@ -1,1 +1,1 @@
-"""One training step, assembled from parts."""
+"""One training step, assembled from losses, an objective and an optimiser."""

@@ -1,4 +1,5 @@
-"""The contract of a loss: what `losses` in a config may hold."""
+"""The contract of a distillation loss. Any object with this interface may stand in `losses` of a config, ours or a
+user's."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a model should have said: one loss per kind of task, against labels.
+"""The supervised losses, one per kind of task.
 
-Every loss returns `(weighted sum, weight)` over what really counts (no padding, no filler rows, no unlabelled pieces);
-whoever calls it divides, once, after summing over micro-batches and devices. A mean taken too early would make the
-result depend on how the batch was cut. All arithmetic is float32.
+Every loss returns `(weighted sum, weight)` without padding, filler rows and unlabelled tokens. The training step
+divides once, after summing over micro-batches and devices: a mean of means would depend on how the batch was split. All
+arithmetic is float32.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ def weighted(values: Float[Array, "*rows"], weights: Float[Array, "*rows"]) -> W
 def keep(x: Float[Array, "*rows c"], weights: Float[Array, "*rows"]) -> Float[Array, "*rows c"]:
     """`x` in float32, with zeros in rows of weight 0: garbage there, even a NaN, reaches neither loss nor gradient.
 
-    It is done to what a loss is computed from; multiplying a NaN by 0 afterwards, or choosing around it, would still
-    give a gradient that is no number.
+    Apply it to the inputs of a loss. Multiplying a NaN loss by 0 afterwards, or a `where` around it, still gives a NaN
+    gradient.
     """
     return jnp.where(weights[..., None] > 0, x.astype(jnp.float32), 0.0)
 
@@ -53,21 +53,21 @@ def multi_label(logits: Float[Array, "*rows c"], batch: Batch) -> WeightedSum:
 
 
 def tokens(logits: Float[Array, "b l c"], batch: Batch) -> WeightedSum:
-    """Cross-entropy per labelled piece; -100 marks a piece without a label."""
+    """Cross-entropy per labelled token; the label -100 marks a token without one."""
     weights = (batch["labels"] >= 0) * token_weights(batch)
     labels = jnp.maximum(batch["labels"], 0)
     return weighted(optax.softmax_cross_entropy_with_integer_labels(keep(logits, weights), labels), weights)
 
 
 def token_weights(batch: Batch) -> Float[Array, "b #l"]:
-    """The weight of the text that each piece belongs to; of a packed row, one of several."""
+    """The weight of the text that each token belongs to; a packed row holds several texts."""
     if "segment_ids" not in batch:
         return batch["weights"][:, None]
     return jnp.take_along_axis(batch["weights"], jnp.maximum(batch["segment_ids"] - 1, 0), axis=1)
 
 
-def answers(logits: Float[Array, "b l 2"], batch: Batch) -> WeightedSum:
-    """Mean of the cross-entropies of start and end, over the real pieces of each row."""
+def span(logits: Float[Array, "b l 2"], batch: Batch) -> WeightedSum:
+    """Mean of the cross-entropies of start and end position, over the real tokens of each row."""
     return weighted(jnp.mean(span_losses(logits, batch["attention_mask"], batch["labels"]), axis=-1), batch["weights"])
 
 
@@ -85,11 +85,11 @@ TASK_LOSSES: dict[Kind, Callable[[Array, Batch], WeightedSum]] = {
     "regression": regression,
     "multi_label": multi_label,
     "tokens": tokens,
-    "qa": answers,
+    "qa": span,
 }
-"""The loss against labels, by kind of task."""
+"""The supervised loss of each kind of task."""
 
 
 def ponder_cost(trace: Any, batch: Batch) -> WeightedSum:
-    """Steps plus remainder of every real position (Graves 2016, eq. 14): what a model that halts by itself pays."""
+    """Steps plus remainder of every real position (Graves 2016, eq. 14), for adaptive computation time."""
     return jnp.sum(trace.ponder), jnp.sum(batch["attention_mask"]).astype(jnp.float32)

@@ -1,23 +1,22 @@
-"""Training in phases, each with the parameters that begin to learn in it."""
+"""Progressive training: in each phase more parameters are trained."""
 
 from typing import Any, NamedTuple
 
 
 class Phases(NamedTuple):
-    """Training in phases of equal length, each with the parameters that begin to learn in it; what follows the last of
-    them is ordinary training of everything."""
+    """Phases of equal length, each of which starts to train some parameters; after the last phase all are trained."""
 
     count: int
     steps: int
-    """Of one phase."""
+    """Steps per phase."""
     first: tuple[tuple[str, int], ...]
-    """Rules (regex, phase in which it begins to learn); what no rule names waits until the phases are over."""
+    """Rules (regex, phase in which training starts). Parameters without a rule start after the last phase."""
     below: float
-    """Share of the learning rate for what began in an earlier phase."""
+    """Factor of the learning rate for parameters that started in an earlier phase."""
 
     def share(self, first: int, step: Any) -> Any:
-        """The share of the learning rate at a step, for what begins to learn in phase `first`."""
-        import jax.numpy as jnp
+        """The factor of the learning rate at a step, for parameters that start in phase `first`."""
+        import jax.numpy as jnp  # jobs import this module to build a command line, which needs no jax
 
         phase = step // self.steps
         return jnp.where(phase < first, 0.0, jnp.where((phase > first) & (phase < self.count), self.below, 1.0))

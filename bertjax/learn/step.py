@@ -3,10 +3,10 @@
 An objective is a plain function `(params, extra, state, batch, step, key) -> (terms, new_state)`: the only place that
 calls the model. Each of its terms is a sum and a weight, and the weight depends on the batch alone. The step therefore
 sums all weights over the global batch first and then accumulates one gradient of `sum of factor * S / W`: the update is
-the same for 1 and 4 micro-batches and for 1 and 8 devices, however unevenly the real rows are spread over them.
+the same for 1 and 4 micro-batches and for 1 and 8 devices, however unevenly the real rows are distributed over them.
 
-A step whose loss or gradient is not finite changes nothing, and neither does any step after it: the decision is made in
-the compiled step, so the host may look at the flag some steps late and still finds the last good state.
+A step whose loss or gradient is not finite changes nothing, and neither does any step after it. This is decided inside
+the compiled step, so the host may read the flag some steps late and still has the last good state.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,12 +34,12 @@ Objective = Callable[[Tree, Tree, Tree, Batch, Array, Array], tuple[dict[str, Te
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes. The trees have names and duties: `params` ship, `extra` is trained and never
-    ships, `state` is kept but not differentiated, `opt` belongs to the optimiser."""
+    """Everything that training changes: `params` are trained and ship, `extra` is trained and does not ship, `state` is
+    not differentiated, `opt` is the state of the optimiser."""
 
     step: Array
     bad_step: Array
-    """The first step whose loss or gradient was not finite, or -1. From then on nothing changes any more."""
+    """The first step whose loss or gradient was not finite, or -1. From then on the state does not change."""
     params: Tree
     extra: Tree
     state: Tree
@@ -58,8 +58,9 @@ def make_step(
 ) -> Callable[[TrainState, Batch, Tree], tuple[TrainState, dict[str, Array]]]:
     """The step function, to be jitted with its state donated. The key of a step is `fold_in(key, step)`.
 
-    Its third argument holds what is the same for all steps and rows (the parameters of a teacher): the objective finds
-    it beside the batch. In a closure it would become part of the program, and 90 MB of constants compile for 15 s.
+    Its third argument holds arrays that are the same for all steps and rows (the parameters of a teacher); they are
+    merged into the batch of the objective. In a closure they would be constants of the program: 90 MB of them take 15 s
+    to compile.
     """
 
     def step(train: TrainState, batch: Batch, constants: Tree) -> tuple[TrainState, dict[str, Array]]:
@@ -80,7 +81,7 @@ def make_step(
             new: Any = optax.apply_updates({"params": old.params, "extra": old.extra}, updates)
             return TrainState(old.step + 1, bad_step, new["params"], new["extra"], state, opt)
 
-        # A branch and not a choice per array: XLA then updates in place, where it copied the optimiser's state before.
+        # `cond` and not `where` per array: XLA then updates in place instead of copying the optimiser's state.
         train = jax.lax.cond(bad_step < 0, updated, lambda old: old._replace(bad_step=bad_step), train)
         metrics = {"loss": loss, **{f"loss/{name}": term for name, term in terms.items()}, "gradient_norm": norm}
         return train, metrics | {"bad_step": bad_step}
@@ -89,15 +90,15 @@ def make_step(
 
 
 def split(batch: Batch, parts: int) -> Batch:
-    """The batch as `parts` micro-batches on a new first axis. Each takes every n-th row, so that rows stay on the
-    device they are on."""
+    """The batch as `parts` micro-batches on a new first axis. Each takes every n-th row, so that no row moves to
+    another device."""
     return {name: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
 
 
 def accumulate(
     terms_of: Callable, trained: Tree, state: Tree, parts: Batch, keys: Array
 ) -> tuple[Tree, dict[str, Array], Tree]:
-    """Gradient and terms (factor * total / weight) of the whole batch, one micro-batch after the other."""
+    """Gradient and terms (factor * total / weight) of the whole batch, and the new state; one micro-batch at a time."""
 
     def weights_of(part: Batch, key: Array) -> dict[str, Array]:
         terms, _ = terms_of(trained, state, part, key)
@@ -110,8 +111,8 @@ def accumulate(
         whole = weights or {name: term.weight for name, term in terms.items()}
         values = {n: term.factor * term.total / jnp.maximum(whole[n], 1e-9) for n, term in terms.items()}
         total = sum(values.values(), start=jnp.zeros((), jnp.float32))
-        # A sum that is no number has a gradient that is none. For XLA the way back begins when all terms are known: it
-        # would put them off otherwise, and keep of a teacher what they read (bertjax.distill.at_once).
+        # Make the backward pass depend on the total loss; otherwise XLA may postpone some terms and keep teacher
+        # activations alive (bertjax.distill.at_once). A NaN loss then gives a NaN gradient.
         known = jnp.where(jnp.isfinite(jax.lax.stop_gradient(total)), 1.0, jnp.nan)
         return total * known, (values, state)
 

@@ -1,1 +1,1 @@
-"""What is true of a processor, of XLA on a CPU, of a TPU slice: kept out of the equations."""
+"""Facts about processors, XLA's CPU backend, TPU slices and signals, kept out of the equations."""

@@ -1,36 +1,36 @@
-"""The arithmetic that a device could do, to hold against what a training run does.
+"""The peak FLOP/s of a device, to compare with the FLOP/s of a training run.
 
-For accelerators it is the number of the data sheet (dense products of bfloat16), because that is what everybody divides
-by. Of other devices none is known, so the best rate of a large square product is measured once: on a CPU with other
-work to do that is what is left, and a share of it says how well the step uses that, not how good the CPU is.
+For accelerators it is the number of the data sheet (dense products of bfloat16), the usual denominator of MFU. For
+other devices the best rate of a large square product is measured once. On a busy CPU that is the rate of the remaining
+capacity, so the fraction says how well the step uses that, not how good the CPU is.
 """
 
 import time
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bertjax.machine.chips import CHIPS
 
 
 class Peak(NamedTuple):
-    """Products and sums per second on one device, and where the number is from."""
+    """Multiplications and additions per second on one device, and the source of the number."""
 
     flops: float
     source: str
 
 
 BFLOAT16 = {
-    "TPU v3": 61.5e12,  # jax's device is one of a chip's two cores here
+    "TPU v3": 61.5e12,  # one jax device is one of a chip's two cores here
     **{chip.device_kind: chip.flops for chip in CHIPS.values()},
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
 }
-"""By the beginning of jax's `device_kind`; the longest that fits."""
+"""By prefix of jax's `device_kind`; the longest match wins."""
 
 
 def device_peak(dtype: str) -> Peak:
-    """Of the first device, in this dtype. A known one counts in bfloat16 whatever the dtype: its peak is its peak."""
+    """The peak of the first device: by the data sheet in bfloat16, whatever the dtype, or measured in this dtype."""
     import jax
 
     kind = jax.local_devices()[0].device_kind
@@ -43,7 +43,7 @@ def device_peak(dtype: str) -> Peak:
 SIZE, TRIES = 1536, 5
 
 
-def measured_peak(dtype: Any) -> float:
+def measured_peak(dtype: str) -> float:
     """The best rate of a square product, summed in float32: XLA multiplies bfloat16 on a CPU as such only then
     (`bertjax.model.products.bf16_matmul`)."""
     import jax

@@ -1,4 +1,4 @@
-"""What this machine's processor is, and whether integers of eight bits are worth its while."""
+"""The processor of this machine, and whether it multiplies 8-bit integers and bfloat16 faster than float32."""
 
 import os
 import platform
@@ -12,11 +12,9 @@ INTEGER_PRODUCTS: Mapping[str, str] = {
     "asimddp": "the dot product of Neon",
     "i8mm": "the 8-bit matrix product of Neon",
 }
-"""What multiplies integers of eight bits faster than floats, as Linux calls it."""
-
-
+"""CPU features (Linux names) that multiply 8-bit integers faster than floats."""
 BFLOAT16_PRODUCTS = ("amx_bf16", "avx512_bf16", "bf16")
-"""What multiplies numbers in bfloat16; without it they are made float32 first, or worse."""
+"""CPU features that multiply bfloat16 natively; without them it is converted to float32 first."""
 
 
 def processor_name() -> str:
@@ -26,18 +24,18 @@ def processor_name() -> str:
 
 
 def processor_features() -> frozenset[str] | None:
-    """What the processor says it can do (x86 calls it flags, Arm features), or None where nothing says it."""
+    """The CPU features in /proc/cpuinfo ("flags" on x86, "Features" on Arm), or None where there are none."""
     named = _line("flags", "features")
     return None if named is None else frozenset(named.split())
 
 
 def multiplies_integers(features: frozenset[str] | None) -> bool:
-    """Whether such a processor multiplies 8-bit integers faster than floats, as far as is known."""
+    """Whether such a processor multiplies 8-bit integers faster than floats; True where its features are unknown."""
     return features is None or not features.isdisjoint(INTEGER_PRODUCTS)
 
 
 def integer_products(features: frozenset[str] | None) -> str:
-    """What to expect of products of 8-bit integers on such a processor, as a sentence."""
+    """The expected speed of int8 on such a processor, as a sentence."""
     if features is None:
         return "this system does not say whether its processor multiplies 8-bit integers faster than floats"
     able = [name for flag, name in INTEGER_PRODUCTS.items() if flag in features]
@@ -50,17 +48,17 @@ def integer_products(features: frozenset[str] | None) -> str:
 
 
 def emulates_bfloat16(features: frozenset[str] | None) -> bool:
-    """Whether such a processor has no products in bfloat16 of its own; False where nothing says what it has."""
+    """Whether such a processor has no native bfloat16 products; False where its features are unknown."""
     return features is not None and not features & {*BFLOAT16_PRODUCTS}
 
 
 def thread_count() -> int:
-    """Processors that this process may use; every runtime here starts a thread for each."""
+    """The number of processors that this process may use; every runtime starts one thread for each."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _line(*names: str) -> str | None:
-    """What follows the first of these names in /proc/cpuinfo, or None where there is neither."""
+    """The value of the first of these entries in /proc/cpuinfo, or None."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,14 +1,14 @@
-"""How a process is told to leave: by SIGTERM, SIGINT (Ctrl-C) or SIGHUP (its terminal is gone).
+"""Handling of SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal is closed).
 
-    with listening():                  # a command: a signal leaves from wherever it is, through every `finally`
-        with deferred() as told:       # a loop that can save: the signal is remembered
+    with listening():                      # a command: a signal raises `Stopped`, so that every `finally` runs
+        with deferred() as received:       # a loop that can save: the signal is only stored
             while work:
-                if number := told():   # looked at after each step
+                if number := received():   # read after each step
                     save(); raise Stopped(number)
 
-What was remembered and not obeyed is obeyed at the end of `deferred`. A signal that is ignored (SIGHUP under nohup)
-stays so. A second one ends the process at once, whatever it is doing, if it comes a second or more after the first:
-some senders, `timeout` for one, send the same one twice.
+A stored signal that the loop did not handle raises `Stopped` at the end of `deferred`. An ignored signal (SIGHUP under
+nohup) stays ignored. A second signal kills the process at once, unless it comes within a second of the first: some
+senders, such as `timeout`, send the same signal twice.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
-PATIENCE = 1.0
-"""Seconds after the first signal from which another one counts as the second."""
+GRACE = 1.0
+"""Seconds after the first signal during which repeated signals are ignored."""
 
 
 class Stopped(SystemExit):
-    """A signal ends this process, with the code that shells give it: 128 and its number."""
+    """A signal ends this process, with the exit code of shells: 128 + its number."""
 
     def __init__(self, number: int):
         super().__init__(128 + number)
@@ -35,61 +35,60 @@ class Stopped(SystemExit):
         return f"stopped by {signal.Signals(self.number).name}"
 
 
-_told = _deferring = 0
+_received = _deferring = 0
 _listening = False
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Inside, a signal raises `Stopped`. In the main thread alone; in any other, and where somebody listens already,
-    nothing changes."""
-    global _told, _listening
+    """Inside, a signal raises `Stopped`. Does nothing when nested, and in other threads than the main thread."""
+    global _received, _listening
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    _told, _listening = 0, True
-    with _second_one_kills():
-        before = {number: signal.signal(number, _hear) for number in heard}
+    handled = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    _received, _listening = 0, True
+    with _second_signal_kills():
+        before = {number: signal.signal(number, _handle) for number in handled}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            _told, _listening = 0, False
+            _received, _listening = 0, False
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], int]]:
-    """Inside, a signal is remembered. Gives what says its number, or 0 while there was none."""
+    """Inside, a signal is only stored. Gives a function that returns its number, or 0 if none has arrived."""
     global _deferring
     with listening():
         _deferring += 1
         try:
-            obey()
-            yield lambda: _told
+            raise_if_stopped()
+            yield lambda: _received
         finally:
             _deferring -= 1
-        obey()
+        raise_if_stopped()
 
 
-def obey() -> None:
-    """Raises `Stopped` if there was a signal: also one whose exception was lost in a place that lets none through."""
-    if _told:
-        raise Stopped(_told)
+def raise_if_stopped() -> None:
+    """Raises `Stopped` if a signal has arrived, also if its exception was swallowed (in a callback or `__del__`)."""
+    if _received:
+        raise Stopped(_received)
 
 
-def _hear(number: int, _: Any) -> None:
-    global _told
-    if not _told:
-        _told = number
+def _handle(number: int, _: Any) -> None:
+    global _received
+    if not _received:
+        _received = number
         if not _deferring:
             raise Stopped(number)
 
 
 @contextlib.contextmanager
-def _second_one_kills() -> Iterator[None]:
-    """By a thread, because the main one may be inside a compiler, where Python does not hear a signal."""
+def _second_signal_kills() -> Iterator[None]:
+    """In a thread, because Python runs no signal handler while the main thread is inside the compiler."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     thread = threading.Thread(target=_watch, args=(read,), daemon=True)
@@ -109,5 +108,5 @@ def _watch(pipe: int) -> None:
     while byte := os.read(pipe, 1):
         if byte[0] in SIGNALS:
             first = first or time.monotonic()
-            if time.monotonic() - first >= PATIENCE:
+            if time.monotonic() - first >= GRACE:
                 os._exit(128 + byte[0])

@@ -1,11 +1,10 @@
-"""What XLA is told about the machine: who computes a forward pass's products on a CPU, chosen by what was measured, and
-which kind of machine a program is for.
+"""XLA's CPU backend: the library that multiplies matrices in a forward pass, chosen by measurement.
 
-jaxlib 0.10 gives products to YNNPACK. Those of a forward pass are slower than Eigen's once they have a thousand rows
-(two cores with AVX-512: 350 against 380 GFLOP/s, and 175 against 250 beside other work), but are ahead for the few rows
-of a single sentence; in a training step the two are even. Bytes and bfloat16 only YNNPACK multiplies well, however
-many: without it they take ten and five times as long. The choice is an option of a compilation: the rest of the process
-is not concerned, and a backend that does not know the option is not given it.
+jaxlib 0.10 uses YNNPACK. In a forward pass it is slower than Eigen from about a thousand rows on (two cores with
+AVX-512: 350 against 380 GFLOP/s, and 175 against 250 beside other work), and faster for the few rows of a single
+sentence; in a training step the two are equal. For int8 and bfloat16 YNNPACK is always better: Eigen takes ten and five
+times as long. The choice is an option of one compilation, so it does not affect the rest of the process, and it is not
+passed to a backend that does not support it.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,15 +16,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# YNNPACK gets the convolutions, of which there are none: an empty list XLA reports as an error.
+# YNNPACK gets only the convolutions, of which BERT has none; XLA rejects an empty list.
 BY_EIGEN = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
 MANY_ROWS = 1024
 _made_for: ContextVar[str | None] = ContextVar("made_for", default=None)
 
 
 class Forward:
-    """`jax.jit` of a forward pass `(model, params, ids, *others)`, compiled for one sentence or for many by the size of
-    ids and by what is multiplied, which the model's `config` says. The model is static, and whatever else is named."""
+    """`jax.jit` of a forward pass `(model, params, ids, *others)`, compiled for few or many rows by the size of `ids`
+    and the dtypes in the model's `config`. The model and the arguments in `static` are static."""
 
     def __init__(self, function: Callable[..., Any], static: tuple[str, ...] = ()):
         self.function, self._static = function, ("model", *static)
@@ -36,9 +35,9 @@ class Forward:
         return self._sized(model, ids)(model, params, ids, *others)
 
     def bound(self, model: Any, params: Any) -> Callable[..., Any]:
-        """The pass `(ids, *others)` of one model, for calls that are short: the model is hashed and its parameters are
-        flattened here and not in every call. There it takes 0.1 ms, and 0.25 where the model is a walk, once something
-        else has filled the processor's cache: MiniLM computes for 4 or 5 on one sentence."""
+        """The pass `(ids, *others)` of one model, for short calls: the model is hashed and its parameters are flattened
+        once and not in every call, which takes 0.1 ms, or 0.25 for an early-exit model, with a cold processor cache.
+        MiniLM computes 4 or 5 ms on one sentence."""
         leaves, tree = jax.tree.flatten(params)
         programs: dict[bool, Any] = {}
 
@@ -51,7 +50,7 @@ class Forward:
         return run
 
     def _of(self, model: Any, tree: Any, ids: Any) -> Any:
-        """One program for all who bind the same model."""
+        """One program for all callers that bind the same model."""
         key = model, tree, self._many(model, ids)
         if key not in self._bound:
 
@@ -62,7 +61,7 @@ class Forward:
         return self._bound[key]
 
     def lower(self, model: Any, params: Any, ids: Any, *others: Any) -> Any:
-        """As of a jitted function."""
+        """As `lower` of a jitted function."""
         return self._sized(model, ids).lower(model, params, ids, *others)
 
     def _sized(self, model: Any, ids: Any) -> Any:
@@ -73,15 +72,15 @@ class Forward:
         return self._jitted[many]
 
     def _many(self, model: Any, ids: Any) -> bool:
-        return ids.size >= MANY_ROWS and not in_small_numbers(model)
+        return ids.size >= MANY_ROWS and not has_narrow_products(model)
 
 
 def options_for(many: bool) -> dict[str, Any]:
     return BY_EIGEN if many and knows_option() else {}
 
 
-def in_small_numbers(model: Any) -> bool:
-    """Whether products of this model are of integers or of bfloat16."""
+def has_narrow_products(model: Any) -> bool:
+    """Whether this model multiplies integers or bfloat16."""
     config: Any = getattr(getattr(model, "model", model), "config", None)
     if config is None:
         return False
@@ -91,7 +90,7 @@ def in_small_numbers(model: Any) -> bool:
 
 @lru_cache(maxsize=1)
 def knows_option() -> bool:
-    """Whether this backend's compiler takes the option: a CPU, and a jaxlib that still has it."""
+    """Whether this backend has the option: a CPU, and a jaxlib that still has it."""
     if jax.default_backend() != "cpu":
         return False
     try:
@@ -103,7 +102,7 @@ def knows_option() -> bool:
 
 @contextmanager
 def made_for(other: str) -> Iterator[None]:
-    """Programs that are traced inside are for this platform, whatever the process runs on."""
+    """Programs that are traced inside are for this platform, not for the one of the process."""
     token = _made_for.set(other)
     try:
         yield
@@ -112,5 +111,5 @@ def made_for(other: str) -> Iterator[None]:
 
 
 def platform() -> str:
-    """What programs are for: "cpu", "gpu" or "tpu"."""
+    """The platform that programs are traced for: "cpu", "gpu" or "tpu"."""
     return _made_for.get() or jax.default_backend()

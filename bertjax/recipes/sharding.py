@@ -1,4 +1,4 @@
-"""How the devices are used."""
+"""How data and parameters are divided over the devices."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,13 @@ from bertjax.errors import UserError
 
 @dataclass(frozen=True)
 class Sharding:
-    """How the devices are used. Both 1 on a single device."""
+    """How data and parameters are divided over the devices. Both 1 on a single device."""
 
     data: int = 0
-    """Ways to divide the batch; 0 takes all devices that `parameters` leaves."""
+    """Data parallelism: number of parts of each batch; 0 means number of devices / parameters."""
     parameters: int = 1
-    """Ways to divide parameters and optimiser state (and the batch as well)."""
+    """Fully sharded parallelism (FSDP): number of parts of parameters and optimiser state. Divides the batch as
+    well."""
 
     def __post_init__(self) -> None:
         if self.data < 0 or self.parameters < 1:

@@ -1,4 +1,4 @@
-"""How to train, whatever it is that is trained."""
+"""The fields that every training command has."""
 
 import re
 from dataclasses import dataclass, field
@@ -12,35 +12,36 @@ from bertjax.recipes.sharding import Sharding
 
 @dataclass(frozen=True)
 class Training:
-    """How to train, whatever it is that is trained."""
+    """The fields that every training command has."""
 
     steps: int | None = None
-    """Number of steps. Give this or epochs."""
+    """Number of training steps (updates). Give this or epochs."""
     epochs: float | None = None
-    """Passes over the training data, if steps is not given. 3 if neither is."""
+    """Passes over the training data. Default 3, if steps is not given either."""
     batch_size: int = 32
-    """Rows per step, over all devices: examples, or several of them each where a script packs."""
+    """Rows per step over all devices. A row is one example, or several if the command packs short ones together."""
     micro_batches: int = 1
-    """Parts of a batch that are computed one after the other, to save memory; the update is the same."""
+    """Gradient accumulation: split each batch into this many parts, to save memory. The update is the same."""
     seed: int = 0
-    """Decides new parameters, dropout, the order of the data and what is hidden, each by numbers of its own."""
+    """Random seed of new parameters, dropout, masking and data order (independent streams)."""
     optimiser: Optimiser = field(default_factory=Optimiser)
     sharding: Sharding = field(default_factory=Sharding)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute dtype of the model: bfloat16 on TPU, GPU and processors with AMX."""
+    """Compute dtype of the model; parameters stay float32. Use bfloat16 on TPUs, GPUs and processors with AMX."""
     remat: bool = False
-    """Recompute layers in the backward pass, to save memory, on TPU and GPU: for CPUs, XLA finds what is computed twice
-    and computes it once."""
+    """Gradient checkpointing: recompute each layer in the backward pass, to save memory on TPUs and GPUs. No effect on
+    CPUs, where XLA removes the recomputation."""
     attention: Literal["xla", "cudnn", "flash"] = "xla"
-    """Attention kernel: cudnn on an NVIDIA GPU, in bfloat16; flash on a TPU. Neither drops attention probabilities."""
+    """Attention kernel: xla anywhere, cudnn on NVIDIA GPUs in bfloat16, flash on TPUs. cudnn and flash have no dropout
+    on attention probabilities."""
     save_every: int = 200
     """Steps between checkpoints."""
     profile: str | None = None
-    """Steps to record, as in 20:25, for TensorBoard and Perfetto: OUT/profile. They are counted from where this process
-    begins, so that a resumed run is recorded as well."""
+    """Range of steps START:STOP, such as 20:25, to record in OUT/profile for TensorBoard and Perfetto. Counted from the
+    first step of this process, also in a resumed run."""
     compile_only: str | None = None
-    """Train nothing and write nothing: compile the step for so many TPUs, v5e:2x4 for one, on any machine, and say what
-    it takes and whether it fits."""
+    """Train nothing: compile the step for a TPU slice such as v5e:2x4, on any machine, and print its memory and FLOPs
+    and whether it fits."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:

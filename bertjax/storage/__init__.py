@@ -1,1 +1,1 @@
-"""Files and folders: where they are, how they are replaced without loss, and whether they hold what was written."""
+"""Files and folders: local or in a bucket, atomic replacement, locks, and checks of their contents."""

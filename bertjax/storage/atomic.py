@@ -1,12 +1,12 @@
-"""How a folder takes the place of another, so that the old one or the new one stands there at every instant.
+"""Atomic replacement of a folder: at every instant either the old or the new one exists under its name.
 
-The new one is filled in a scratch folder beside its destination, `.NAME.RANDOM.partial/new`, and changes places with
-the old one in a single call of the system. Where there is no such call, the old one is first moved into the scratch
-folder, and for an instant there is none: who is killed then leaves both there, and `settle` puts the old one back.
+The new folder is filled in a scratch folder beside its destination, `.NAME.RANDOM.partial/new`, and exchanged with the
+old one by one system call (renameat2). Without that call the old folder is first moved into the scratch folder. If the
+process is killed between the two renames, both are in the scratch folder, and `settle` restores the old one.
 
-A scratch folder is locked while its process lives. Those of others are debris, which `settle` removes: it is called
-before something is written or opened under the name, and for all that is in a run's folder when a command begins.
-Names are random, because what is named after a process number may be in the way of the next process with that number.
+A scratch folder is locked while its process lives. Unlocked ones are debris, which `settle` deletes before the name is
+written or opened, and in the whole folder of a run when a command starts. The names are random, because process numbers
+are reused.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 @contextlib.contextmanager
 def scratch(place: Path) -> Iterator[Path]:
-    """An empty folder on the file system of `place`, which is gone at the end with all that is still in it."""
+    """An empty folder on the file system of `place`; deleted at the end, with everything that is still in it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     settle(place)
     folder, lock = _make(place)
@@ -39,7 +39,7 @@ def scratch(place: Path) -> Iterator[Path]:
 
 
 def put(new: Path, place: Path) -> None:
-    """Gives the folder of `scratch` the name `place`, and takes what had that name."""
+    """Renames the folder of `scratch` to `place`; the old folder of that name takes its place in the scratch folder."""
     if not os.path.lexists(place):
         os.rename(new, place)
     elif not exchanged(new, place):
@@ -49,8 +49,8 @@ def put(new: Path, place: Path) -> None:
 
 
 def settle(place: Path) -> None:
-    """Undoes what a killed process left half done of `place`, and removes its debris."""
-    with contextlib.suppress(OSError):  # no such folder, or none that may be read
+    """Completes or undoes the replacement of `place` by a killed process, and deletes its debris."""
+    with contextlib.suppress(OSError):  # the folder is missing or unreadable
         for found in _destinations(os.listdir(place.parent)):
             if found[1] == place.name:
                 _clear_if_dead(place.parent / found[0], place)
@@ -65,14 +65,13 @@ def settle_all(root: Path) -> None:
 
 
 def exchanged(one: Path, other: Path) -> bool:
-    """Whether two folders have changed places, in one call. False where there is none: not Linux, or an old file
-    system."""
+    """Exchanges two folders in one system call. False where there is none: not Linux, or an old file system."""
     call = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     return bool(call) and call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
 
 def _destinations(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Scratch folders among these names, and what each was to become."""
+    """The scratch folders among these names, each with the name of its destination."""
     return [(name, found[1]) for name in names if (found := SCRATCH.fullmatch(name))]
 
 
@@ -82,7 +81,7 @@ def _make(place: Path) -> tuple[Path, Lock]:
         folder.mkdir(mode=0o700)
         try:
             return folder, acquire(folder / LOCK)
-        except (FileNotFoundError, Held):  # taken for debris before it was locked
+        except (FileNotFoundError, Held):  # deleted as debris before it was locked
             continue
         except OSError:
             folder.rmdir()
@@ -90,12 +89,12 @@ def _make(place: Path) -> tuple[Path, Lock]:
 
 
 def _clear_if_dead(folder: Path, place: Path) -> None:
-    """Nothing happens where its process lives, where that cannot be known, and where this one may not write."""
+    """Does nothing if its process lives or may live, or if this process may not write here."""
     with contextlib.suppress(OSError, Held):
         try:
             lock = acquire(folder / LOCK, create=False)
         except FileNotFoundError:
-            folder.rmdir()  # killed before the lock was made or after it was deleted: nothing is in it
+            folder.rmdir()  # its process died before it made the lock or after it deleted it: the folder is empty
             return
         if lock.certain:
             _clear(folder, place, lock)
@@ -104,14 +103,14 @@ def _clear_if_dead(folder: Path, place: Path) -> None:
 
 
 def _clear(folder: Path, place: Path, lock: Lock) -> None:
-    """Deletes a scratch folder. Two folders in it and none in its place: cut between two renames."""
+    """Deletes a scratch folder. If both folders are in it and none at its place, the old one is restored first."""
     new, old = folder / NEW, folder / OLD
     try:
         if new.exists() and old.exists() and not os.path.lexists(place):
             os.rename(old, place)
-        for gone in (new, old):  # in this order, so that half of the old one is never put back
+        for gone in (new, old):  # in this order, so that a partly deleted old folder is never restored
             shutil.rmtree(gone, ignore_errors=True)
-        if not (new.exists() or old.exists()):  # else the next one tries it again
+        if not (new.exists() or old.exists()):  # else the next `settle` tries again
             lock.delete()
             folder.rmdir()
     finally:

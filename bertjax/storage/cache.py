@@ -1,4 +1,4 @@
-"""Where downloaded and derived files live: one folder, chosen by one environment variable."""
+"""The cache folder for downloaded and derived files, chosen by one environment variable."""
 
 import hashlib
 import json
@@ -13,25 +13,25 @@ from bertjax.storage.atomic import scratch
 
 
 def cache_dir() -> Path:
-    """The cache folder: `$BERTJAX_CACHE` if set, else `~/.cache/bertjax`. It is not created here."""
+    """`$BERTJAX_CACHE` if set, else `~/.cache/bertjax`. The folder is not created."""
     chosen = os.environ.get("BERTJAX_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "bertjax"
 
 
 def compiled_dir() -> Path:
-    """Where this process's compiled programs are kept: a folder for each number of processors, since XLA divides a
-    program among those it sees while it compiles, and JAX's key for what it keeps does not say how many they were.
+    """The folder of jax's compilation cache, one for each number of processors.
 
-    A batch of 32 through a program made for one processor takes 5 to 13 % longer on two.
+    XLA's CPU backend compiles for the number of processors it sees, which jax's cache key does not contain. A program
+    compiled for one processor is 5 to 13 % slower on two, for a batch of 32.
     """
     return cache_dir() / "compiled" / f"{thread_count()}-processors"
 
 
 def cached_folder(kind: str, identity: Any, make: Callable[[Path], None]) -> Path:
-    """The folder `kind/digest of identity` in the cache; `make(folder)` fills it if it is not there yet.
+    """The folder `kind/digest of identity` in the cache; `make(folder)` fills it if it does not exist.
 
-    `identity` is everything that the content depends on, as JSON. The folder gets its name when it is complete, so one
-    that is there is whole, and of several processes that make it at the same time one wins and the others use its.
+    `identity` is everything that the content depends on, as JSON. The folder is renamed to its name when it is
+    complete. If several processes make it at the same time, all use the first one.
 
     Raises:
       UserError: The folder cannot be written.

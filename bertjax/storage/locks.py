@@ -1,8 +1,8 @@
-"""Locks on files that the operating system holds, so that a process which is killed gives its own up at once.
+"""File locks (`flock`), which the operating system releases when a process dies, however it dies.
 
-Process numbers cannot say who lives: in a container each is 1, and every host counts for itself. `flock` can, among the
-processes of one host and its containers, and over NFS among hosts. On a file system without locks (some of FUSE, Lustre
-mounted without them) everybody is let in, and nobody is taken for dead.
+Process numbers cannot tell whether a process lives: in a container each is 1, and every host has its own. `flock` works
+among the processes of one host and its containers, and over NFS among hosts. On a file system without locks (some FUSE
+mounts, Lustre without the option) every caller gets the lock, and no process counts as dead.
 """
 
 import contextlib
@@ -17,57 +17,56 @@ except ImportError:  # Windows
 
 
 class Held(Exception):
-    """Another holder lives. The message is what it wrote into the file."""
+    """Another process holds the lock. The message is what it wrote into the file."""
 
 
 class Lock(NamedTuple):
-    """A file that is locked until `close`, or until this process ends, however it does."""
+    """A file that is locked until `close`, or until this process ends."""
 
     path: Path
     descriptor: int
     certain: bool
-    """Whether nobody else can hold it. False where the file system has no locks."""
+    """False where the file system has no locks, so that others may hold it too."""
 
     @property
-    def stands(self) -> bool:
-        """Whether the file is still there under its name."""
+    def exists(self) -> bool:
+        """Whether the file still exists under its name."""
         try:
             return os.path.samestat(os.fstat(self.descriptor), os.stat(self.path))
         except OSError:
             return False
 
     def delete(self) -> None:
-        """Deletes the file; what is locked stays locked."""
-        if self.stands:
+        """Deletes the file; the lock itself stays."""
+        if self.exists:
             os.unlink(self.path)
 
     def close(self) -> None:
-        """Gives the lock up."""
         os.close(self.descriptor)
 
 
-def acquire(path: Path, said: str = "", create: bool = True) -> Lock:
-    """Locks a file, which says who did.
+def acquire(path: Path, owner: str = "", create: bool = True) -> Lock:
+    """Locks a file and writes `owner` into it.
 
     Raises:
-      Held: Another process that lives holds it, or this one does.
-      OSError: The file cannot be made; or there is none, and it is not to be created.
+      Held: Another live process holds it, or this one does.
+      OSError: The file cannot be created; or it does not exist, and `create` is False.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT * create, 0o666)
         try:
             lock = Lock(path, descriptor, _locked(descriptor))
-            if not lock.stands:  # its holder deleted it meanwhile
+            if not lock.exists:  # deleted by its holder in the meantime
                 os.close(descriptor)
                 continue
-            if said:
+            if owner:
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, said.encode("utf-8", "replace"))
+                os.write(descriptor, owner.encode("utf-8", "replace"))
             return lock
         except BlockingIOError:
-            words = os.read(descriptor, 4096).decode("utf-8", "replace")
+            holder = os.read(descriptor, 4096).decode("utf-8", "replace")
             os.close(descriptor)
-            raise Held(words) from None
+            raise Held(holder) from None
         except OSError:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -75,7 +74,7 @@ def acquire(path: Path, said: str = "", create: bool = True) -> Lock:
 
 
 def _locked(descriptor: int) -> bool:
-    """Takes the lock; False where there are none. Raises `BlockingIOError` where somebody else has it."""
+    """Takes the lock; False where the file system has none. Raises `BlockingIOError` where another process has it."""
     if fcntl is None:
         return False
     try:

@@ -17,7 +17,7 @@ def stored_arrays(file: Path) -> dict[str, np.ndarray]:
     """Every array by its name.
 
     Raises:
-      UserError: The file is damaged, or holds numbers of a type that NumPy has not.
+      UserError: The file is damaged, or has a dtype that NumPy lacks.
     """
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -25,7 +25,7 @@ def stored_arrays(file: Path) -> dict[str, np.ndarray]:
             for name in opened.keys():  # noqa: SIM118
                 try:
                     arrays[name] = opened.get_tensor(name)
-                except (AttributeError, TypeError):  # what NumPy says of a type that it has not
+                except (AttributeError, TypeError):  # a dtype that NumPy lacks
                     kind = opened.get_slice(name).get_dtype()
                     raise UserError(
                         f"{file}: {name} holds numbers of type {kind}; expected floating point of 16 bits or more. "
@@ -37,7 +37,7 @@ def stored_arrays(file: Path) -> dict[str, np.ndarray]:
 
 
 def count_arrays(file: Path) -> int:
-    """How many arrays there are, by the file's header; 0 for a file that is missing or damaged."""
+    """The number of arrays, by the file's header; 0 for a missing or damaged file."""
     try:
         with safe_open(file, framework="numpy") as opened:
             return len(opened.keys())
@@ -46,7 +46,7 @@ def count_arrays(file: Path) -> int:
 
 
 def save_tensors(arrays: dict[str, np.ndarray], file: Path) -> None:
-    """Writes a file; raises `OSError` where the disk refuses, which safetensors has its own error for."""
+    """Writes a file. Errors of the disk are raised as `OSError`, not as `SafetensorError`."""
     try:
         save_file(arrays, file, metadata={"format": "pt"})
     except SafetensorError as error:

@@ -1,7 +1,7 @@
-"""One door for JSON that somebody else wrote: an object becomes a dataclass only where every value fits its field.
+"""Reads JSON from outside into dataclasses, and checks every value against the type of its field.
 
-What a field may hold is said once, where it is declared: its type, and its range as `Annotated[int, Within(1)]`. What
-`build` or `value` read has been through that at every depth; `check` holds to it what was made by hand.
+The type and range of a field are declared once, as its annotation: `Annotated[int, Within(1)]`. `build` and `value`
+check everything they read, at every depth; `check` checks a dataclass that was made in Python.
 """
 
 import dataclasses
@@ -49,10 +49,10 @@ Rate = Annotated[float, Within(0, under=1)]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, or an empty one where there is no file.
+    """The object in a file; empty if the file does not exist.
 
     Raises:
-      UserError: No JSON, or JSON that readers take differently: NaN, numbers beyond float64, a key that stands twice.
+      UserError: Not JSON, or JSON that parsers read differently: NaN, numbers beyond float64, duplicate keys.
     """
     if not path.is_file():
         return {}
@@ -71,7 +71,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def checked_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, of which every reader makes the same."""
+    """An object that every parser reads in the same way."""
     content = dict(pairs)
     if len(content) < len(pairs):
         ((doubled, _),) = Counter(name for name, _ in pairs).most_common(1)
@@ -83,7 +83,7 @@ def checked_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_finite(given: Any) -> bool:
-    """Whether this is no NaN or infinity, and no list that holds one."""
+    """Whether this is neither NaN nor infinite, nor a list with such a number."""
     return all(map(is_finite, given)) if isinstance(given, list) else not isinstance(given, float) or isfinite(given)
 
 
@@ -91,10 +91,10 @@ def is_finite(given: Any) -> bool:
 
 
 def build(cls: type[Built], content: Any, name: str) -> Built:
-    """The dataclass from an object; `name` says where that stood. What it lacks takes its default.
+    """The dataclass of a JSON object called `name` in errors. Missing fields take their defaults.
 
     Raises:
-      UserError: A field that is not known here, one that has no default and is missing, or a value that does not fit.
+      UserError: An unknown field, a missing field without default, or a value of another type or range.
     """
     if not isinstance(content, dict):
         raise UserError(f"{name} is {shown(content)}; expected an object.")
@@ -117,7 +117,7 @@ def build(cls: type[Built], content: Any, name: str) -> Built:
 
 
 def value(annotation: Any, given: Any, name: str) -> Any:
-    """What JSON gave as a value of this type: lists as tuples, objects as dataclasses."""
+    """A JSON value as this type: lists become tuples, objects dataclasses."""
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return given if isinstance(given, annotation) else build(annotation, given, name)
     kind, parts = get_origin(annotation), get_args(annotation)
@@ -138,7 +138,7 @@ def value(annotation: Any, given: Any, name: str) -> Any:
 
 
 def check(instance: Any) -> None:
-    """Holds the fields of a dataclass to their annotations."""
+    """Checks the fields of a dataclass against their annotations."""
     for name, annotation in hints(type(instance)).items():
         value(annotation, getattr(instance, name), name)
 

@@ -93,13 +93,13 @@ def restarts(out: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_one_of_four_is_killed_and_all_begin_again_to_the_same_bits(work: Path, straight: Path):
-    group = Group(2, *[flags(work, "killed", "--processes.patience=40")] * 4)
+    group = Group(2, *[flags(work, "killed", "--processes.step_timeout=40")] * 4)
     group.until_saved(work / "killed", 8)
     group.members[2].kill()
     ended = group.end()
     assert [code for code, _ in ended] == [EXIT_RETRY, EXIT_RETRY, -signal.SIGKILL, EXIT_RETRY], ended
     for index in (0, 1, 3):
-        assert "process 2 of 4 gave no sign of life" in ended[index][1]
+        assert "process 2 of 4 sent no heartbeat" in ended[index][1]
         assert "Traceback" not in ended[index][1]
     newest = stored_steps(work / "killed" / "checkpoints")[-1]
     assert [code for code, _ in Group(2, *[flags(work, "killed")] * 4).end()] == [0] * 4
@@ -134,14 +134,14 @@ def test_a_checkpoint_of_four_goes_on_in_fewer(count: int, work: Path, straight:
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_named_by_the_others(work: Path):
-    group = Group(1, *[flags(work, "hung", "--steps=4000", "--processes.patience=40")] * 2)
+    group = Group(1, *[flags(work, "hung", "--steps=4000", "--processes.step_timeout=40")] * 2)
     group.until_saved(work / "hung", 8)
     group.members[1].send_signal(signal.SIGSTOP)
     said, code = group.members[0].communicate(timeout=120)[1], group.members[0].returncode
     group.members[1].kill()
     group.members[1].communicate()
     assert code == EXIT_RETRY, said
-    assert "process 1 of 2 gave no sign of life" in said
+    assert "process 1 of 2 sent no heartbeat" in said
 
 
 class Store:
@@ -160,26 +160,24 @@ class Store:
 def test_who_holds_the_others_up_is_told():
     """All are alive, and no step is made: what each is doing says where to look."""
     store = Store()
-    first, second = (Cluster(store, index, 2, patience=30) for index in (0, 1))
-    for company, doing in ((first, "waits for its devices in step 7"), (second, "reads the batch of step 7")):
-        company.over.set()
-        company.heartbeat(doing)
-        company.since -= 40
-        company.give_sign()
-    with pytest.raises(
-        LostProcess, match=r"no step was finished for 30 s.*process 1 reads the batch of step 7 for 40 s"
-    ):
-        first.look_around(time.monotonic())
+    first, second = (Cluster(store, index, 2, step_timeout=30) for index in (0, 1))
+    for cluster, doing in ((first, "waits for its devices in step 7"), (second, "reads the batch of step 7")):
+        cluster.finished.set()
+        cluster.heartbeat(doing)
+        cluster.since -= 40
+        cluster.publish()
+    with pytest.raises(LostProcess, match=r"no step finished for 30 s.*process 1 reads the batch of step 7 for 40 s"):
+        first.check_others(time.monotonic())
     second.heartbeat("reads the batch of step 8")
-    second.give_sign()
+    second.publish()
     first.heartbeat("reads the batch of step 8")
-    first.look_around(time.monotonic())
-    second.give_sign(ended="the loss was not finite")
+    first.check_others(time.monotonic())
+    second.publish(ended="the loss was not finite")
     with pytest.raises(LostProcess, match="process 1 of 2 stopped: the loss was not finite"):
-        first.look_around(time.monotonic())
-    second.give_sign(lost="process 2 of 3 gave no sign of life for 60 s")
-    with pytest.raises(LostProcess, match=r"^process 2 of 3 gave no sign of life for 60 s$"):
-        first.look_around(time.monotonic())
+        first.check_others(time.monotonic())
+    second.publish(lost="process 2 of 3 sent no heartbeat for 60 s")
+    with pytest.raises(LostProcess, match=r"^process 2 of 3 sent no heartbeat for 60 s$"):
+        first.check_others(time.monotonic())
 
 
 @pytest.mark.slow
@@ -187,7 +185,7 @@ def test_folders_that_are_not_one_are_refused_by_all(work: Path):
     (work / "elsewhere").mkdir()
     for code, said in Group(1, flags(work, "here"), flags(work, "elsewhere/there")).end():
         assert code == 2, said
-        assert "is not the folder that the first process sees" in said
+        assert "is not the folder of the main process" in said
 
 
 @pytest.mark.slow

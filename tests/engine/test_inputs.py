@@ -83,10 +83,10 @@ def work_done(out: Path) -> None:
 START = Student(init_from="OTHER")
 RUNS: dict[str, tuple[Any, str, str]] = {
     "finetune": (finetune.Config(), "model", "model"),
-    "finetune, a student's start": (finetune.Config(student=START), "other", "student.start"),
+    "finetune, a student's start": (finetune.Config(student=START), "other", "student.init_from"),
     "distill": (distill.Config(), "model", "model"),
     "distill, another teacher": (distill.Config(teachers=("OTHER",)), "other", "teachers.0"),
-    "distill, the student's start": (distill.Config(student=START), "other", "student.start"),
+    "distill, the student's start": (distill.Config(student=START), "other", "student.init_from"),
     "prune": (prune.Config(teacher="OTHER"), "other", "teacher"),
     "quantize": (quantize.Config(teacher="OTHER"), "other", "teacher"),
     "exits": (exits.Config(), "model", "model"),
@@ -126,7 +126,7 @@ def test_another_model_under_the_same_name_is_refused_by_name(work: Path, case: 
     work_done(out)
     assert begin(out, config) is False
     exchange(work / folder)
-    with pytest.raises(UserError, match=rf"began with something else(.|\n)*--{field} has other weights") as caught:
+    with pytest.raises(UserError, match=rf"started from other inputs(.|\n)*--{field} has other weights") as caught:
         begin(out, config)
     assert len(str(caught.value).splitlines()) <= 5
 
@@ -141,7 +141,7 @@ def test_a_finished_run_whose_text_changed_says_so(work: Path, case: str, what: 
     assert begin(out, config) is True
     edit(work / f"{what}.tsv")
     with pytest.raises(
-        UserError, match=f"is finished, and began with something else(.|\n)*--data.{what} has other text"
+        UserError, match=f"a finished run that started from other inputs(.|\n)*--data.{what} has other text"
     ):
         begin(out, config)
     (work / f"{what}.tsv").unlink()  # what is gone says nothing against what was made of it
@@ -200,8 +200,8 @@ def test_what_prune_cut_out_is_work(tmp_path: Path):
 def test_every_field_that_takes_a_model_is_known():
     """By its own words: a field whose docstring offers hf:NAME."""
     found = set()
-    for file in [*(ROOT / "train").glob("*.py"), *(ROOT / "bertjax" / "distill").glob("*.py")]:
-        if file.stem in ("evaluate", "predict"):  # which leave no run that could be continued
+    for file in [*(ROOT / "bertjax" / "recipes").glob("*.py"), ROOT / "bertjax" / "student.py"]:
+        if file.stem in ("evaluate", "predict"):  # which start no run that could be resumed
             continue
         for cls in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)):
             for field, said in zip(cls.body, cls.body[1:], strict=False):
@@ -215,7 +215,7 @@ def test_every_field_that_takes_a_model_is_known():
 def test_texts_of_a_folder_and_names_that_are_no_files(work: Path):
     (work / "texts").mkdir()
     (work / "texts" / "one.txt").write_text("One.\n")
-    asked = {"data": {"train": str(work / "texts"), "eval": "demo"}, "model": None, "student": {"start": "random"}}
+    asked = {"data": {"train": str(work / "texts"), "eval": "demo"}, "model": None, "student": {"init_from": "random"}}
     before = inputs(asked)
     assert before.keys() == {"data.train"}
     (work / "texts" / "two.txt").write_text("Two.\n")

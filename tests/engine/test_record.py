@@ -21,8 +21,8 @@ from tests.train.tiny import ROOT, write_model
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from bertjax.engine.record import occupy
-    occupy(Path(sys.argv[1]))
+    from bertjax.engine.record import acquire_lock
+    acquire_lock(Path(sys.argv[1]))
     print("works", flush=True)
     time.sleep(600)
 """
@@ -43,7 +43,7 @@ class Nested:
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     yield
-    record._vacate_all()
+    record._release_all()
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_second_command_is_refused_before_it_touches_anything_and_told_who_wor
     (half / "d").write_text("half a step")
     before = contents(out)
     with pytest.raises(UserError) as refused:
-        record.claim(out, Asked())
+        record.begin_here(out, Asked())
     host = re.escape(os.uname().nodename)
     said = (
         rf"another command works on .*out: process {other.pid} on {host}, since \d{{4}}-\d\d-\d\d [\d:]{{8}} \w+: -c "
@@ -83,7 +83,7 @@ def test_a_second_command_is_refused_before_it_touches_anything_and_told_who_wor
 def test_who_was_killed_is_in_nobodys_way(number: int, tmp_path: Path, other):
     other.send_signal(number)
     other.wait()
-    assert record.claim(tmp_path / "out", Asked()) is False
+    assert record.begin_here(tmp_path / "out", Asked()) is False
     assert str(os.getpid()) in (tmp_path / "out" / ".lock").read_text()
 
 
@@ -94,34 +94,34 @@ def test_a_command_puts_back_what_was_cut_before_it_begins(tmp_path: Path):
     (debris / "new").mkdir(parents=True)
     (debris / "lock").touch()
     os.rename(model, debris / "old")
-    record.claim(out, Asked())
+    record.begin_here(out, Asked())
     assert (model / "config.json").is_file()
     assert not debris.exists()
 
 
 def test_a_finished_run_lets_others_in(tmp_path: Path):
-    record.claim(tmp_path, Asked())
+    record.begin_here(tmp_path, Asked())
     with pytest.raises(locks.Held):
         locks.acquire(tmp_path / ".lock")
     record.finish(tmp_path, {})
     assert not (tmp_path / ".lock").exists()
-    assert record.claim(tmp_path, Asked()) is True
+    assert record.begin_here(tmp_path, Asked()) is True
     assert not (tmp_path / ".lock").exists()
 
 
 def test_a_finished_run_whose_model_is_gone_makes_it_again(tmp_path: Path, capsys):
-    record.claim(tmp_path, Asked())
+    record.begin_here(tmp_path, Asked())
     write_model(tmp_path / "bundle", num_hidden_layers=1)
     record.finish(tmp_path, {})
-    assert record.claim(tmp_path, Asked()) is True
+    assert record.begin_here(tmp_path, Asked()) is True
     (tmp_path / "bundle" / "model.safetensors").unlink()
-    assert record.claim(tmp_path, Asked()) is False
-    assert "its model is gone: it is made again" in capsys.readouterr().err
+    assert record.begin_here(tmp_path, Asked()) is False
+    assert "its model is missing: it is made again" in capsys.readouterr().err
 
 
 def test_a_field_that_an_older_run_did_not_know_had_its_default(tmp_path: Path):
     """What it did is what the default does; another value is another run, in stages inside as well."""
-    record.claim(tmp_path, Nested())
+    record.begin_here(tmp_path, Nested())
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     (tmp_path / "checkpoints" / "3" / "state").touch()
     stored = record.read_record(tmp_path)
@@ -129,14 +129,14 @@ def test_a_field_that_an_older_run_did_not_know_had_its_default(tmp_path: Path):
     for asked in (stored["config"], *stored["config"]["stages"]):
         asked.pop("words", None)
     record.write_record(tmp_path, stored)
-    assert record.claim(tmp_path, Nested()) is False
+    assert record.begin_here(tmp_path, Nested()) is False
     with pytest.raises(UserError, match=r"other settings \(there -> here\): stages\.1\.words: 3 -> 4\."):
-        record.claim(tmp_path, Nested(stages=(Asked(), Asked(words=4))))
+        record.begin_here(tmp_path, Nested(stages=(Asked(), Asked(words=4))))
 
 
 def test_the_same_process_goes_on_where_it_failed(tmp_path: Path):
-    record.claim(tmp_path, Asked())
-    assert record.claim(tmp_path, Asked()) is False
+    record.begin_here(tmp_path, Asked())
+    assert record.begin_here(tmp_path, Asked()) is False
 
 
 def test_processes_that_all_have_the_number_1_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -145,19 +145,19 @@ def test_processes_that_all_have_the_number_1_are_told_apart(tmp_path: Path, mon
     (tmp_path / ".bundle.1.old" / "config.json").touch()
 
     def first() -> None:
-        record.claim(tmp_path, Asked())
+        record.begin_here(tmp_path, Asked())
         with atomic.scratch(tmp_path / "bundle"):
             os._exit(9)
 
     assert killed_at(WHOLE, tmp_path, first)
-    assert record.claim(tmp_path, Asked()) is False
+    assert record.begin_here(tmp_path, Asked()) is False
     write_model(tmp_path / "bundle")
     assert not [name for name in os.listdir(tmp_path) if atomic.SCRATCH.fullmatch(name)]
 
 
 def test_only_the_first_of_several_processes_locks(tmp_path: Path, other, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(record, "is_main_process", lambda: False)
-    record.occupy(tmp_path / "out")
+    record.acquire_lock(tmp_path / "out")
 
 
 def test_settings_that_are_no_unicode_are_refused_before_anything_is_done(tmp_path: Path):
@@ -166,7 +166,7 @@ def test_settings_that_are_no_unicode_are_refused_before_anything_is_done(tmp_pa
         labels: tuple[str, ...] = ("good", "\ud800")
 
     with pytest.raises(UserError, match="which is no Unicode"):
-        record.claim(tmp_path, Named())
+        record.begin_here(tmp_path, Named())
 
 
 pytestmark = [

@@ -11,7 +11,7 @@ def main(port: str, index: int, folder: str, data: int, parameters: int) -> None
     jax.config.update("jax_num_cpu_devices", 2)
     import numpy as np
 
-    from bertjax.engine.hosts import Processes, join, leave, process_shard
+    from bertjax.engine.hosts import Processes, exit_process, join, process_shard
     from bertjax.engine.loop import fit
     from bertjax.recipes.optimiser import Optimiser
     from bertjax.recipes.sharding import Sharding
@@ -32,7 +32,7 @@ def main(port: str, index: int, folder: str, data: int, parameters: int) -> None
         batches=batches(training.batch_size, **process_shard()),
     ).params
     print(json.dumps({"sum": float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(trained)))}))
-    leave(0)
+    exit_process(0)
 
 
 if __name__ == "__main__":

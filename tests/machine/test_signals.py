@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjax.machine.signals import SIGNALS, Stopped, deferred, listening, obey
+from bertjax.machine.signals import SIGNALS, Stopped, deferred, listening, raise_if_stopped
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
@@ -69,7 +69,7 @@ def test_one_whose_exception_was_lost_is_obeyed_at_the_next_occasion():
         with pytest.raises(Stopped), deferred():
             pytest.fail("work went on")
         with pytest.raises(Stopped):
-            obey()
+            raise_if_stopped()
 
 
 def test_the_same_signal_sent_twice_at_once_is_one():
