@@ -5,6 +5,8 @@ environment; it lies in the temporary folder of this machine because the program
 kill processes, also while they write there, so the programs of this process are kept in a folder beside it.
 """
 
+import ctypes
+import gc
 import getpass
 import os
 import signal
@@ -43,6 +45,18 @@ os.environ.pop("XLA_FLAGS") if FLAGS is None else os.environ.update(XLA_FLAGS=FL
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from tests.gcs import Storage, storage  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_is_given_back() -> Iterator[None]:
+    """Drops compiled programs when they take much memory: a fork copies the tables of all of it, so that tests which
+    kill a child at every line take 20 times longer in a process of 5 GB, and Linux limits the number of mapped areas."""
+    yield
+    statm = Path("/proc/self/statm")
+    if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 1.5e9:
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

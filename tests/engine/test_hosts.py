@@ -33,7 +33,7 @@ def flags(work: Path, out: str, *more: str) -> list[str]:
     data = [f"--data.train={work / 'train.tsv'}", f"--data.eval={work / 'eval.tsv'}", "--data.max_length=16"]
     recipe = [
         "--batch_size=16",
-        "--steps=60",
+        "--steps=24",
         "--save_every=4",
         "--optimiser.learning_rate=0.01",
         "--sharding.parameters=2",
@@ -93,7 +93,7 @@ def restarts(out: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_one_of_four_is_killed_and_all_begin_again_to_the_same_bits(work: Path, straight: Path):
-    group = Group(2, *[flags(work, "killed", "--processes.step_timeout=40")] * 4)
+    group = Group(2, *[flags(work, "killed", "--processes.step_timeout=20")] * 4)
     group.until_saved(work / "killed", 8)
     group.members[2].kill()
     ended = group.end()
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_four_goes_on_in_fewer(count: int, work: Path, straight:
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_named_by_the_others(work: Path):
-    group = Group(1, *[flags(work, "hung", "--steps=4000", "--processes.step_timeout=40")] * 2)
+    group = Group(1, *[flags(work, "hung", "--steps=4000", "--processes.step_timeout=20")] * 2)
     group.until_saved(work / "hung", 8)
     group.members[1].send_signal(signal.SIGSTOP)
     said, code = group.members[0].communicate(timeout=120)[1], group.members[0].returncode
