@@ -49,8 +49,8 @@ from tests.gcs import Storage, storage  # noqa: E402
 
 @pytest.fixture(scope="module", autouse=True)
 def memory_is_given_back() -> Iterator[None]:
-    """Drops compiled programs when they take much memory: a fork copies the tables of all of it, so that tests which
-    kill a child at every line take 20 times longer in a process of 5 GB, and Linux limits the number of mapped areas."""
+    """Drops compiled programs when they take much memory. A fork copies the tables of all of it: tests that kill a
+    child at every line take 20 times longer in a process of 5 GB. Linux also limits the number of mapped areas."""
     yield
     statm = Path("/proc/self/statm")
     if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 1.5e9:

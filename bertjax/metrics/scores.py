@@ -1,8 +1,8 @@
 """One door to every score, and the same scores as sums over examples.
 
-`score` is the number a report prints; accuracy, F1, Matthews, Pearson and Spearman come from scikit-learn and SciPy.
-Intervals and tests need the score of thousands of resampled data sets, for which calling a library each time is slow.
-All scores but one are functions of sums over examples (of the confusion table, of products, of counted entities), so
+`score` is the number a report prints. Intervals and tests need the score of thousands of resampled data sets, for which
+calling a library each time is slow, and importing scikit-learn takes a second of every command. All scores but one are
+functions of sums over examples (of the confusion table, of products, of counted entities), so
 `example_sums` gives every example's share and `score_of_sums` the score of any sum of shares: a bootstrap is then one
 matrix product. The exception is Spearman, whose ranks depend on the whole sample.
 
@@ -40,31 +40,15 @@ MEANS = ("accuracy", "squad_em", "squad_f1")  # the score is the mean of one num
 def score(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> float:
     """The score in [0, 1] ([-1, 1] for the three correlations) of `predictions`, the table above says of what."""
     predictions, labels = checked(metric, predictions, labels)
-    match metric:
-        case "accuracy":
-            from sklearn.metrics import accuracy_score
+    if metric in ("pearson", "spearman"):
+        from scipy import stats
 
-            return float(accuracy_score(labels, predictions))
-        case "f1" | "f1_macro" | "f1_micro":
-            from sklearn.metrics import f1_score
-
-            averages = {"f1": "binary", "f1_macro": "macro", "f1_micro": "micro"}
-            options: Any = {"average": averages[metric], "zero_division": 0}
-            return float(f1_score(labels, predictions, **options))
-        case "matthews":
-            from sklearn.metrics import matthews_corrcoef
-
-            return float(matthews_corrcoef(labels, predictions))
-        case "pearson" | "spearman":
-            from scipy import stats
-
-            if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
-                return 0.0
-            correlation: Any = stats.pearsonr if metric == "pearson" else stats.spearmanr
-            return float(correlation(predictions, labels).statistic)
-        case _:
-            (sums,) = example_sums(metric, labels, predictions)
-            return float(score_of_sums(metric, sums.sum(0, keepdims=True))[0])
+        if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+            return 0.0
+        correlation: Any = stats.pearsonr if metric == "pearson" else stats.spearmanr
+        return float(correlation(predictions, labels).statistic)
+    (sums,) = example_sums(metric, labels, predictions)
+    return float(score_of_sums(metric, sums.sum(0, keepdims=True))[0])
 
 
 def answers(kind: str, logits: Float[np.ndarray, "n c"]) -> np.ndarray:

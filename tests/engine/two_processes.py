@@ -1,11 +1,11 @@
-"""One of two processes that train together, started by test_processes.py: prints its losses as JSON."""
+"""One of two processes that train together, started by test_loop.py: prints sums of the trained parameters as JSON."""
 
 import json
 import sys
 from pathlib import Path
 
 
-def main(port: str, index: int, folder: str, data: int, parameters: int) -> None:
+def main(port: str, index: int, folder: str) -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", 2)
@@ -19,21 +19,23 @@ def main(port: str, index: int, folder: str, data: int, parameters: int) -> None
     from tests.train.problem import batches, objective, params
 
     join(Processes(f"localhost:{port}", 2, index))
-    training = Training(
-        steps=20, batch_size=16, save_every=10, sharding=Sharding(data, parameters), optimiser=Optimiser(clip=1.0)
-    )
-    trained = fit(
-        training,
-        Path(folder),
-        "two",
-        params=params(),
-        extra={},
-        objective=objective,
-        batches=batches(training.batch_size, **process_shard()),
-    ).params
-    print(json.dumps({"sum": float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(trained)))}))
+    sums = {}
+    for sharding in (Sharding(4, 1), Sharding(1, 4)):
+        training = Training(steps=20, batch_size=16, save_every=10, sharding=sharding, optimiser=Optimiser(clip=1.0))
+        name = f"{sharding.data}-{sharding.parameters}"
+        trained = fit(
+            training,
+            Path(folder) / name,
+            name,
+            params=params(),
+            extra={},
+            objective=objective,
+            batches=batches(training.batch_size, **process_shard()),
+        ).params
+        sums[name] = float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(trained)))
+    print(json.dumps(sums))
     exit_process(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -46,8 +46,8 @@ def learn(name: str, *losses, share: float = 1, **changes) -> Distill:
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory) -> Config:
     folder = tmp_path_factory.mktemp("compare")
-    write_table(folder / "train.tsv", 64)
-    write_table(folder / "eval.tsv", 60, seed=1)
+    write_table(folder / "train.tsv", 64, filler=(10, 12))
+    write_table(folder / "eval.tsv", 60, seed=1, filler=(10, 12))
     wild = replace(learn("student", SoftTargets()), optimiser=Optimiser(learning_rate=1e30))
     return Config(
         model=str(write_model(folder / "model")),

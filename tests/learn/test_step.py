@@ -1,5 +1,6 @@
 """The training step: one update, whatever the batch is cut into and wherever it runs."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -29,8 +30,9 @@ CONFIG = BertConfig(
 MODEL = build(CONFIG)
 
 
+@cache
 def params() -> Any:
-    return MODEL.init(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))["params"]
+    return jax.jit(MODEL.init)(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))["params"]
 
 
 def batch(rows: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
@@ -74,7 +76,7 @@ def test_the_step_equals_a_plain_optax_loop():
         return sum(t.factor * t.total / t.weight for t in terms.values())
 
     trained = {"params": params(), "extra": {}}
-    value, gradient = jax.value_and_grad(loss)(trained)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(trained)
     updates, _ = tx.update(gradient, tx.init(trained), trained)
     expected: Any = optax.apply_updates(trained, updates)
     np.testing.assert_allclose(metrics["loss"], value, **SAME_MATHS)

@@ -233,7 +233,7 @@ def test_halting_learns_by_the_ponder_cost():
     def cost(params):
         return run(model, params, tiny_batch()).trace.ponder.sum()
 
-    slope = flatten(jax.grad(cost)(params))
+    slope = flatten(jax.jit(jax.grad(cost))(params))
     assert slope["encoder/halting/bias"].item() != 0
     assert np.isfinite(np.concatenate([leaf.ravel() for leaf in slope.values()])).all()
 

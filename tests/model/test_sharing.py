@@ -1,5 +1,7 @@
 """Layers that share parameters, and embeddings of another width: sizes, gradients, folders, dropout."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,8 +119,8 @@ def test_the_gradient_of_a_shared_array_is_the_sum_over_the_steps_that_use_it(pa
         out = run(model, params, batch)
         return jnp.sum(jnp.square(out.logits)) + jnp.sum(jnp.square(out.hidden_states[-1] - 1))
 
-    ours = flatten(jax.grad(lambda p: loss(model, p))(params))
-    theirs = flatten(jax.grad(lambda p: loss(loose, p))(loose_params))
+    ours = flatten(jax.jit(jax.grad(partial(loss, model)))(params))
+    theirs = flatten(jax.jit(jax.grad(partial(loss, loose)))(loose_params))
     sums = {path: np.zeros(leaf.shape) for path, leaf in ours.items()}
     for path, gradient in theirs.items():
         sums[shared_path(model.config, path)] += np.asarray(gradient, np.float64)

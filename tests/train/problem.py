@@ -1,5 +1,6 @@
 """A tiny model, an objective without dropout and an endless supply of batches, for tests of the loop."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -26,8 +27,9 @@ CONFIG = BertConfig(
 MODEL = build(CONFIG)
 
 
+@cache
 def params() -> Any:
-    return MODEL.init(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))["params"]
+    return jax.device_get(jax.jit(MODEL.init)(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))["params"])
 
 
 def batches(batch_size: int, **position: int) -> BatchIterator:

@@ -27,8 +27,8 @@ from train import finetune, quantize
 def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("quantize")
     write_model(folder / "model")
-    write_table(folder / "train.tsv", 96)
-    write_table(folder / "eval.tsv", 60, seed=1)
+    write_table(folder / "train.tsv", 96, filler=(10, 12))
+    write_table(folder / "eval.tsv", 60, seed=1, filler=(10, 12))
     data = Data(train=str(folder / "train.tsv"), eval=str(folder / "eval.tsv"), max_length=16)
     recipe = {"steps": 60, "batch_size": 8, "optimiser": Optimiser(learning_rate=0.01)}
     finetune.main(finetune.Config(model=str(folder / "model"), data=data, out=str(folder / "float"), **recipe))

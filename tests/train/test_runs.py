@@ -25,8 +25,8 @@ from train import finetune
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory) -> Config:
     folder = tmp_path_factory.mktemp("runs")
-    write_table(folder / "train.tsv", 64)
-    write_table(folder / "eval.tsv", 60, seed=1)
+    write_table(folder / "train.tsv", 64, filler=(10, 12))
+    write_table(folder / "eval.tsv", 60, seed=1, filler=(10, 12))
     return Config(
         model=str(write_model(folder / "model")),
         data=Data(train=str(folder / "train.tsv"), eval=str(folder / "eval.tsv"), max_length=16),

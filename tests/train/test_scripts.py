@@ -99,7 +99,7 @@ def test_killed_at_random_moments_a_compression_ends_with_the_same_bits(work: Pa
     run("compress", *flags, f"--out={work / 'whole'}")
     took = time.monotonic() - began
     moments, kills = random.Random(0), 0
-    while kills < 10:
+    while kills < 6:
         with start(work, "compress", [*flags, f"--out={work / 'cut'}"]) as process:
             try:
                 process.wait(timeout=moments.uniform(0.1, 0.6) * took)

@@ -21,8 +21,8 @@ def work(tmp_path_factory: pytest.TempPathFactory, bucket: Storage) -> Iterator[
     """A model and its texts, on this machine and in the bucket."""
     folder = tmp_path_factory.mktemp("storage")
     write_model(folder / "model")
-    write_table(folder / "train.tsv", 96)
-    write_table(folder / "eval.tsv", 60, seed=1)
+    write_table(folder / "train.tsv", 96, filler=(10, 12))
+    write_table(folder / "eval.tsv", 60, seed=1, filler=(10, 12))
     bertjax.save(bertjax.load(folder / "model"), "gs://bucket/model")
     for name in ("train.tsv", "eval.tsv"):
         bucket.put(name, (folder / name).read_bytes())

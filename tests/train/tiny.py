@@ -40,12 +40,12 @@ def write_model(folder: Path, **changes) -> Path:
     return folder
 
 
-def write_table(path: Path, rows: int, seed: int = 0, labelled: bool = True) -> Path:
-    """Sentences of up to 14 words with one that decides."""
+def write_table(path: Path, rows: int, seed: int = 0, labelled: bool = True, filler: tuple[int, ...] = (4, 12)) -> Path:
+    """Sentences of so many words, and one more that decides. (10, 12) gives rows of one bucket: one program a step."""
     rng = random.Random(seed)
     lines = ["sentence\tlabel" if labelled else "sentence"]
     for row in range(rows):
-        words: list[str] = rng.choices(FILLER, k=rng.choice((4, 12)))
+        words: list[str] = rng.choices(FILLER, k=rng.choice(filler))
         words.insert(rng.randrange(len(words)), rng.choice((BAD, GOOD)[row % 2]))
         lines.append(" ".join(words) + (f"\t{('bad', 'good')[row % 2]}" if labelled else ""))
     path.write_text("\n".join(lines) + "\n")
