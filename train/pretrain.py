@@ -19,6 +19,7 @@ from bertjax.engine.command_line import run
 from bertjax.engine.hosts import process_shard
 from bertjax.engine.log import note
 from bertjax.engine.record import begin, finish, keep, update_record
+from bertjax.jobs.data import tokenizer_of
 from bertjax.jobs.pretrain import check_positions, evaluate, learning, open_bundle
 from bertjax.recipes.pretrain import Config
 from bertjax.storage.paths import as_path
@@ -40,9 +41,9 @@ def main(config: Config) -> None:
     check_positions(text.max_length, given, bundle)
 
     def rows_of(source: str, split: str, seed: int) -> Rows:
-        corpus = build_corpus(source, bundle.tokenizer, text.max_length - 3, text.text, split)
+        corpus = build_corpus(source, tokenizer_of(bundle), text.max_length - 3, text.text, split)
         note(f"{source}: {corpus.lengths.sum()} tokens in {len(corpus)} chunks, {corpus.folder}")
-        return Rows(corpus, bundle.tokenizer, text.max_length, config.sentences, config.masking, seed)
+        return Rows(corpus, tokenizer_of(bundle), text.max_length, config.sentences, config.masking, seed)
 
     train = rows_of(text.train, "train", config.seed)
     held_out = rows_of(text.eval, "test", 0) if text.eval else None  # the same masks, whatever --seed is
@@ -66,7 +67,7 @@ def main(config: Config) -> None:
     ).params
     trained = dataclasses.replace(bundle, params=params, newly_initialized=())
     keep(trained, out / "bundle")
-    fingerprints = {"train": train.corpus.fingerprint, "tokenizer": trained.tokenizer.fingerprint}
+    fingerprints = {"train": train.corpus.fingerprint, "tokenizer": tokenizer_of(trained).fingerprint}
     if held_out is not None:
         fingerprints["eval"] = held_out.corpus.fingerprint
     finish(

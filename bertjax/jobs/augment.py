@@ -1,5 +1,7 @@
 """Copies of examples with other words, made in parts that are finished one by one."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -7,14 +9,20 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bertjax.errors import UserError
-from bertjax.jobs.data import Text
+from bertjax.jobs.data import Text, tokenizer_of
 from bertjax.recipes.augment import Augment, Config
 from bertjax.recipes.data import Data
 from bertjax.recipes.stage import Context, StageResult
 from bertjax.storage.paths import as_path, remove, staged, write_text
+
+if TYPE_CHECKING:
+    from bertjax.bundle import Bundle
+    from bertjax.text.examples import Examples
+    from bertjax.text.tasks import Task
 
 PART = 128
 """Examples that are finished together."""
@@ -51,7 +59,7 @@ def augment(config: Config, text: Text) -> Data:
     return data
 
 
-def make_parts(source: "Source", parts: Any, process_index: int, process_count: int) -> int:
+def make_parts(source: Source, parts: Path, process_index: int, process_count: int) -> int:
     """Writes this process's share of the parts, but for those that are there; returns how many there are of all."""
     from bertjax.engine.log import Progress
 
@@ -71,7 +79,7 @@ def part_name(number: int) -> str:
     return f"{number:06d}.jsonl"
 
 
-def write(path: Any, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """A file that is there as a whole or not at all."""
     try:
         write_text(path, text)
@@ -79,7 +87,7 @@ def write(path: Any, text: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}. Free space, or give another --out.") from None
 
 
-def collect(parts: Any, count: int, file: Any) -> None:
+def collect(parts: Path, count: int, file: Path) -> None:
     """All parts in order, as one file."""
     with staged(file.parent) as folder:
         whole = folder / f".{file.name}.partial"
@@ -95,9 +103,9 @@ class Source:
     """Examples, and all that their copies depend on."""
 
     config: Config
-    task: Any
-    examples: Any
-    bundle: Any
+    task: Task
+    examples: Examples
+    bundle: Bundle
     names: list[str]
     near: dict[str, list[str]]
     """Candidates of the words that are not guessed."""
@@ -110,7 +118,7 @@ class Source:
         from bertjax.text.draws import SUBSTITUTES, Draws
 
         columns = [column[start:end] for column in (self.examples.texts, self.examples.pairs) if column is not None]
-        read = [read_texts(column, self.bundle.tokenizer, self.names) for column in columns]
+        read = [read_texts(column, tokenizer_of(self.bundle), self.names) for column in columns]
         candidates = [self.candidates(texts) for texts in read]
         for row in range(end - start):
             original = [column[row] for column in columns]
@@ -135,13 +143,13 @@ class Source:
         ]
 
     def line(self, row: int, texts: list[str]) -> str:
-        named: dict[str, Any] = dict(zip((self.task.text, self.task.text_pair), texts, strict=False))
+        named: dict[Any, Any] = dict(zip((self.task.text, self.task.text_pair), texts, strict=False))
         if self.examples.labels is not None:
             named[self.task.label] = self.examples.labels[row]
         return json.dumps(named, ensure_ascii=False) + "\n"
 
 
-def open_source(config: Config, task: Any, examples: Any) -> Source:
+def open_source(config: Config, task: Task, examples: Examples) -> Source:
     """Reads everything once: for the words whose neighbours are wanted, and the lengths of the gaps."""
     import numpy as np
 
@@ -150,11 +158,11 @@ def open_source(config: Config, task: Any, examples: Any) -> Source:
 
     bundle = open_guesser(config)
     guessing, limit = config.substitutes == "guesses", bundle.config.max_position_embeddings
-    names, seen, lengths = spelled(bundle.tokenizer), Counter(), [4]
+    names, seen, lengths = spelled(tokenizer_of(bundle)), Counter(), [4]
     asked: dict[str, tuple[int, ...]] = {}
     for column in (examples.texts, examples.pairs or []):
         for start in range(0, len(column), PART):
-            for text in read_texts(column[start : start + PART], bundle.tokenizer, names):
+            for text in read_texts(column[start : start + PART], tokenizer_of(bundle), names):
                 single = [word for word in text.words if len(word.pieces) == 1] if guessing else []
                 lengths += [min(2 * len(text.ids) - 1, limit)] * len(single)
                 others = [word for word in text.words if word not in single]
@@ -165,8 +173,8 @@ def open_source(config: Config, task: Any, examples: Any) -> Source:
     return Source(config, task, examples, bundle, names, near, length_buckets(np.array(lengths), limit))
 
 
-def open_guesser(config: Config) -> Any:
-    """The model, with a head that guesses words where that is wanted."""
+def open_guesser(config: Config) -> Bundle:
+    """The model, with its MLM head where that is needed."""
     from bertjax.bundle import load, stored_config
     from bertjax.model.config import PREFIXES
 

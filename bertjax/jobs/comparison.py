@@ -12,6 +12,7 @@ from bertjax.recipes.compare import BUILT_IN, Config
 from bertjax.storage.paths import as_path, local
 
 if TYPE_CHECKING:
+    from bertjax.report.method_report import Method, MethodComparison
     from bertjax.text.facts import Facts
     from bertjax.text.tasks import Task
 
@@ -129,7 +130,7 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
     return tokens, timings["teacher"], {name: found[first[shape]] for name, shape in shapes.items()}
 
 
-def folder_of(bench: Bench, method: Any) -> Any:
+def folder_of(bench: Bench, method: Method) -> Any:
     """A model of the row: what its first finished seed left."""
     if method.name == "teacher":
         return as_path(bench.teacher)
@@ -141,7 +142,7 @@ def folder_of(bench: Bench, method: Any) -> Any:
     return bench.out / "rows" / method.name / f"seed{seed}" / f"{len(stages)}-{stages[-1].name}" / "bundle"
 
 
-def show(report: Any) -> None:
+def show(report: MethodComparison) -> None:
     """The table and what it means, on the terminal."""
     from bertjax.report.method_text import method_table, verdicts
     from bertjax.report.write import print_report

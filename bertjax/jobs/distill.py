@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from bertjax.distill.terms import HardLabels
 from bertjax.errors import UserError
 from bertjax.jobs.data import Text, compute_settings, open_model, tokenizer_of, training_batches
 from bertjax.jobs.training import Prepared, result_of, train_unscored
@@ -47,7 +48,7 @@ def prepare(config: Config, text: Text, sparsity: Sparsity | None = None) -> Pre
 
     teachers, task = open_teachers(config, text)
     teacher = teachers[0]
-    labelled = any(type(loss).__name__ == "HardLabels" for loss in config.losses)
+    labelled = any(isinstance(loss, HardLabels) for loss in config.losses)
     train = text.training(task, tokenizer_of(teacher), labelled)
     student = config.student.initialise(teacher, config.seed, train.encoded)
     held_out = text.held_out(task, tokenizer_of(teacher))

@@ -6,15 +6,28 @@ blind to what large steps do). The assignment with the least total cost within t
 is assumed. Q-BERT's authors chose by hand.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bertjax.errors import UserError
 from bertjax.quantized.formats import Format
+from bertjax.recipes.quantize import Quantize
+
+if TYPE_CHECKING:
+    from bertjax.bundle import Bundle
+    from bertjax.learn.losses import Batch
+    from bertjax.params import Tree
+    from bertjax.quantized.tensor import Quantized
+
+Trees = dict[tuple[str, int], "Tree"]
+"""Parameters with one layer rounded to so many bits."""
 
 
-def assigned_rules(config: Any, model: Any, batches: Sequence[Any], out: Any) -> tuple[tuple[str, Any], ...]:
+def assigned_rules(config: Quantize, model: Bundle, batches: Sequence[Any], out: Path) -> tuple[tuple[str, Any], ...]:
     """The rules of a config with one for each layer of the encoder before them, so that the weights of all layers take
     `config.mean_bits` bits in the mean, scales included. What was found stands in `run.json`, and is not asked twice.
 
@@ -35,7 +48,7 @@ def assigned_rules(config: Any, model: Any, batches: Sequence[Any], out: Any) ->
     return (*((f"^{layer}.*kernel$", formats[bits]) for layer, bits in found["bits"].items()), *config.weights)
 
 
-def assignment(config: Any, model: Any, batches: Sequence[Any]) -> dict[str, Any]:
+def assignment(config: Quantize, model: Bundle, batches: Sequence[Any]) -> dict[str, Any]:
     """The bits of every layer, what each choice costs, and every other trade of size against cost. Asked in float32,
     whatever is trained in: small differences decide, and products in bfloat16 have no second derivative on a CPU."""
     from bertjax.quantize.assignment import Choice, cheapest, frontier
@@ -51,6 +64,7 @@ def assignment(config: Any, model: Any, batches: Sequence[Any]) -> dict[str, Any
     trees = {name: tree for name, (tree, _) in rounded.items()}
     costs, about = (by_loss if config.sensitivity == "loss" else by_curvature)(config, model, batches, trees)
     parts = {layer: [Choice(bits, sizes[layer, bits], costs[layer, bits]) for bits in formats] for layer in layers}
+    assert config.mean_bits is not None
     budget = int(config.mean_bits * sum(weights.values()) / 8)
     return {
         "bits": cheapest(parts, budget),
@@ -67,7 +81,7 @@ def assignment(config: Any, model: Any, batches: Sequence[Any]) -> dict[str, Any
     }
 
 
-def layers_of(params: Any) -> list[str]:
+def layers_of(params: Tree) -> list[str]:
     """The groups of parameters of the encoder: "encoder/layer_0/" and so on."""
     from bertjax.params import flatten
 
@@ -75,7 +89,7 @@ def layers_of(params: Any) -> list[str]:
     return list(dict.fromkeys(f"encoder/{path[1]}/" for path in paths if path[0] == "encoder" and "layer_" in path[1]))
 
 
-def round_layer(config: Any, model: Any, layer: str, format: Format) -> tuple[Any, list[Any]]:
+def round_layer(config: Quantize, model: Bundle, layer: str, format: Format) -> tuple[Any, list[Any]]:
     """The parameters with one layer rounded, in floating point; and the matrices of that layer in integers."""
     from bertjax.params import flatten
     from bertjax.quantize import Quantized, quantise_weights
@@ -85,7 +99,7 @@ def round_layer(config: Any, model: Any, layer: str, format: Format) -> tuple[An
     return dequantised(params), [leaf for leaf in flatten(params).values() if isinstance(leaf, Quantized)]
 
 
-def stored_size(leaf: Any) -> int:
+def stored_size(leaf: Quantized) -> int:
     """Bytes of a matrix of integers in a file, scales and offsets included."""
     from bertjax.quantized.packing import packed_size
 
@@ -93,7 +107,7 @@ def stored_size(leaf: Any) -> int:
     return packed_size(leaf.values.size, leaf.format) + 4 * shared
 
 
-def loss_of(config: Any, model: Any) -> Any:
+def loss_of(config: Quantize, model: Bundle) -> Callable[[Tree, Batch], Any]:
     """The mean of what is learned (`config.losses`, from the model as it is) over a batch, as a sum and a weight."""
     import jax.numpy as jnp
 
@@ -102,7 +116,7 @@ def loss_of(config: Any, model: Any) -> Any:
 
     taught = bind_losses(config.losses, model.config, [model.config], config.seed)
 
-    def loss(params: Any, batch: Any) -> Any:
+    def loss(params: Tree, batch: Batch) -> Any:
         said = model.model.apply({"params": model.params}, *inputs_of(batch))
         guess = model.model.apply({"params": params}, *inputs_of(batch))
         terms = taught.terms(taught.extra, guess, [said], batch).values()
@@ -112,7 +126,9 @@ def loss_of(config: Any, model: Any) -> Any:
     return loss
 
 
-def by_loss(config: Any, model: Any, batches: Sequence[Any], trees: Any) -> tuple[dict[Any, float], dict[str, Any]]:
+def by_loss(
+    config: Quantize, model: Bundle, batches: Sequence[Any], trees: Trees
+) -> tuple[dict[Any, float], dict[str, Any]]:
     """The rise of the loss with each layer rounded alone; below 0 where it falls, which is noise."""
     from bertjax.quantize.sensitivity import loss_increases
 
@@ -120,7 +136,7 @@ def by_loss(config: Any, model: Any, batches: Sequence[Any], trees: Any) -> tupl
     return loss_increases(loss_of(config, model), model.params, batches, transforms), {}
 
 
-def by_curvature(config: Any, model: Any, batches: Sequence[Any], trees: Any) -> tuple[dict[Any, float], Any]:
+def by_curvature(config: Quantize, model: Bundle, batches: Sequence[Any], trees: Trees) -> tuple[dict[Any, float], Any]:
     """|mean| + std of the largest eigenvalue of a layer's Hessian over ten parts of the text (Q-BERT, eq. 2) times the
     squared error of the rounding (HAWQ, eq. 9)."""
     from bertjax.engine.log import note

@@ -6,20 +6,22 @@ from typing import Any
 from bertjax.engine.commands import asked, flags, line, spelled
 from bertjax.jobs.report import Model
 from bertjax.recipes.compress import Config
+from bertjax.recipes.distill import Distill
 from bertjax.storage.paths import as_path, is_remote
 from bertjax.student import Student
+from bertjax.text.tasks import Task
 
 Step = tuple[str, str]
 """What to try, and the command that does it."""
 
 
-def next_steps(config: Config, models: list[Model], task: Any) -> list[Step]:
+def next_steps(config: Config, models: list[Model], task: Task) -> list[Step]:
     """What to try from here. `models` as the report has them: the first one first, the result last."""
     learn = [] if config.chooses else learn_more(config, models)
     return [*verify(config, models, task), ("Label text of your own", label(config, task)), *learn]
 
 
-def verify(config: Config, models: list[Model], task: Any) -> list[Step]:
+def verify(config: Config, models: list[Model], task: Task) -> list[Step]:
     """The gate over the two exported files, where both could be made, with the bounds that were asked for; none for a
     bucket, which it does not read."""
     if len(models) < 3 or not (models[1].exported and models[-1].exported) or is_remote(config.out):
@@ -33,7 +35,7 @@ def verify(config: Config, models: list[Model], task: Any) -> list[Step]:
     return [("Measure the two exported files anew", line("verify", *folders, *spelled(given)))]
 
 
-def label(config: Config, task: Any) -> str:
+def label(config: Config, task: Task) -> str:
     """One text, or two with a tab between them, through `bertjax predict`."""
     pair = task.kind == "qa" or task.text_pair is not None
     texts = shlex.join(["printf", "%s\\t%s\\n", "a text", "and its second"] if pair else ["echo", "a text to judge"])
@@ -52,7 +54,8 @@ def learn_more(config: Config, models: list[Model]) -> list[Step]:
         size = spelled({"student.num_hidden_layers": depth // 2, "out": f"{config.out}-half"})
         half = line("distill", f"--model={models[0].folder}", *data, *size)
         return [("Teach a student of half of the layers", half)] if depth > 1 else []
-    stage: Any = config.stages[places[-1]]
+    stage = config.stages[places[-1]]
+    assert isinstance(stage, Distill)
     begin = {"model": models[0].folder} if config.stages[0].finetunes else {}
     prefix, found = f"stages__{places[-1]}__", []
     if (other := another_depth(stage, depth)) is not None:
@@ -63,7 +66,7 @@ def learn_more(config: Config, models: list[Model]) -> list[Step]:
     return [*found, ("Learn twice as long", asked("compress", config, **begin, **longer, out=f"{config.out}-longer"))]
 
 
-def another_depth(stage: Any, depth: int) -> int | None:
+def another_depth(stage: Distill, depth: int) -> int | None:
     """One layer more than the student has, if the teacher's `depth` is more than that, or else half of them. None where
     the depth is not free: layers are named one by one, shared, or those of another model."""
     student: Student = stage.student
@@ -74,13 +77,10 @@ def another_depth(stage: Any, depth: int) -> int | None:
     return layers + 1 if layers + 1 < depth else layers // 2 or None
 
 
-def twice(config: Config, stage: Any, prefix: str) -> dict[str, Any]:
+def twice(config: Config, stage: Distill, prefix: str) -> dict[str, Any]:
     """What doubles the training of a stage: where the whole config says how long, that of all stages."""
     lengths = {"steps": config.steps, "epochs": config.epochs}
     if lengths != {"steps": None, "epochs": None}:
         return {name: 2 * value for name, value in lengths.items() if value is not None}
     name = "epochs" if stage.steps is None else "steps"
     return {f"{prefix}{name}": 2 * (getattr(stage, name) or 3.0)}
-
-
-__all__ = ["next_steps"]

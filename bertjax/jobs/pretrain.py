@@ -1,16 +1,25 @@
 """Pre-training on raw text, with a teacher or without."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from bertjax.distill.terms import MLMSoftTargets
 from bertjax.errors import UserError
 from bertjax.jobs.data import compute_settings
 from bertjax.learn.phases import Phases
 from bertjax.recipes.pretrain import VOCABULARY, Config
 
+if TYPE_CHECKING:
+    from bertjax.bundle import Bundle
+    from bertjax.learn.step import Batch, Objective, Term
+    from bertjax.model import BertModel
+    from bertjax.params import Tree
+    from bertjax.text.pretraining import Rows
 
-def open_bundle(config: Config) -> Any:
-    """The model to begin with, with the heads that the questions need; from nothing, with a vocabulary of its own."""
+
+def open_bundle(config: Config) -> Bundle:
+    """The model to begin with, with the heads that the objectives need; a new model gets a vocabulary of its own."""
     from bertjax.bundle import Bundle, init_params, load, stored_config
     from bertjax.model.config import PREFIXES
     from bertjax.text.wordpiece import wordpiece
@@ -24,7 +33,7 @@ def open_bundle(config: Config) -> Any:
         stored = stored_config(config.model)
         if config.vocab_size not in (None, stored.vocab_size):
             raise UserError(
-                f"--vocab_size={config.vocab_size}: {config.model} has {stored.vocab_size} pieces of its own; "
+                f"--vocab_size={config.vocab_size}: {config.model} has {stored.vocab_size} tokens of its own; "
                 "leave --vocab_size out, or begin from nothing (--model=none)."
             )
         for name, there in config.shape.differences(stored).items():
@@ -45,83 +54,87 @@ def open_bundle(config: Config) -> Any:
         bundle = load(config.model, architecture=architecture, seed=config.seed, **compute_settings(config))
         if bundle.tokenizer is None:
             raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so no text can be read with it.")
-        if bundle.newly_initialized and any(type(loss).__name__ == "SoftWords" for loss in config.losses):
+        if bundle.newly_initialized and any(isinstance(loss, MLMSoftTargets) for loss in config.losses):
             raise UserError(
-                f"{config.model} has no trained head that guesses words, for a student to learn from. Train it first:\n"
+                f"{config.model} has no trained MLM head, which a student could learn from. Train it first:\n"
                 f"  bertjax pretrain --model={config.model} --sentences=none --data.train=TEXT --out=runs/words"
             )
     return bundle
 
 
-def check_positions(longest: int, *bundles: Any) -> None:
-    """Says if a row can be longer than one of the models can read."""
+def check_positions(longest: int, *bundles: Bundle) -> None:
+    """Refuses rows that are longer than one of the models can read."""
     positions = min(bundle.config.max_position_embeddings for bundle in bundles)
     if longest > positions:
-        raise UserError(f"--data.max_length={longest}: the model has {positions} positions; give so many, or fewer.")
+        raise UserError(f"--data.max_length={longest}: the model has {positions} positions; give at most {positions}.")
 
 
-def learning(config: Config, model: Any, teacher: Any, steps: int) -> tuple[Callable, Any, Phases | None]:
-    """The objective, the parameters that are trained with the model and do not ship, and the phases in which it learns
-    layer by layer. A teacher (the module) finds its parameters beside the batch."""
+def learning(
+    config: Config, model: BertModel, teacher: BertModel | None, steps: int
+) -> tuple[Objective, dict[str, Tree], Phases | None]:
+    """The objective, the parameters that are trained with the model and do not ship, and the phases of layer-by-layer
+    training. The teacher's parameters come with the batch."""
     import jax.numpy as jnp
 
     from bertjax.distill.progressive import layer_by_layer
     from bertjax.learn.objective import bind_losses
 
     everywhere = any(getattr(loss, "everywhere", False) for loss in config.losses)
-    taught = bind_losses(config.losses, model.config, [teacher.config], config.seed) if teacher else None
+    distillation = bind_losses(config.losses, model.config, [teacher.config], config.seed) if teacher else None
     phases, by_layer = layer_by_layer(config.progressive, model, teacher, steps)
 
     def learn(params, extra, batch, key):
-        asked = {name: array for name, array in batch.items() if not (everywhere and name == "masked_positions")}
-        output = apply(model, params, asked, rngs={"dropout": key})
-        guesses = output
+        inputs = {name: array for name, array in batch.items() if not (everywhere and name == "masked_positions")}
+        student_out = apply(model, params, inputs, rngs={"dropout": key})
+        masked_out = student_out
         if everywhere:
-            hidden = jnp.take_along_axis(output.logits, batch["masked_positions"][..., None], axis=1)
-            guesses = output._replace(logits=hidden)
-        terms = terms_of(guesses, batch, config.mlm_weight)
-        if taught and taught.each:
-            said = apply(teacher, batch["teacher"], asked)
-            terms |= taught.terms(extra, output, [said], one_text_a_row(batch))
+            masked = jnp.take_along_axis(student_out.logits, batch["masked_positions"][..., None], axis=1)
+            masked_out = student_out._replace(logits=masked)
+        terms = terms_of(masked_out, batch, config.mlm_weight)
+        if teacher and distillation and distillation.each:
+            teacher_out = apply(teacher, batch["teacher"], inputs)
+            terms |= distillation.terms(extra, student_out, [teacher_out], one_weight_a_row(batch))
         return terms
 
     def objective(params, extra, state, batch, step, key):
-        later = lambda: learn(params, extra, batch, key)  # noqa: E731
-        return by_layer(params, batch.get("teacher"), one_text_a_row(batch), step, key, later), state
+        after_phases = lambda: learn(params, extra, batch, key)  # noqa: E731
+        return by_layer(params, batch.get("teacher"), one_weight_a_row(batch), step, key, after_phases), state
 
-    return objective, taught.extra if taught else {}, phases
+    return objective, distillation.extra if distillation else {}, phases
 
 
-def one_text_a_row(batch: Any) -> dict[str, Any]:
-    """The batch as losses of a teacher know it, with one weight a row."""
+def one_weight_a_row(batch: Batch) -> dict[str, Any]:
+    """The batch in the form that distillation losses read, with one weight a row."""
     return {**batch, "weights": batch["weights"][:, 0]}
 
 
-def apply(model: Any, params: Any, batch: Any, **more: Any) -> Any:
-    """The model's output for a batch of `bertjax.text.pretraining`, packed or not."""
+def apply(model: BertModel, params: Tree, batch: Batch, **more: Any) -> Any:
+    """The model's `ModelOutput` for a batch of `bertjax.text.pretraining`, packed or not."""
     from bertjax.text.batches import inputs_of, places_of
 
     return model.apply({"params": params}, *inputs_of(batch), **places_of(batch), **more)
 
 
-def terms_of(output: Any, batch: Any, words: float = 1.0) -> dict[str, Any]:
-    """Cross-entropy of the hidden pieces, and of the sentences where they are asked about."""
+def terms_of(output: Any, batch: Batch, mlm_weight: float = 1.0) -> dict[str, Term]:
+    """Cross-entropy of the masked tokens, and of the sentence pairs where the model has a head for them."""
     from bertjax.learn.losses import classification
     from bertjax.learn.step import Term
 
-    terms = {"words": Term(*classification(output.logits, answers(batch, "masked")), words)} if words else {}
+    terms = {}
+    if mlm_weight:
+        terms["words"] = Term(*classification(output.logits, targets(batch, "masked")), mlm_weight)
     if output.sentence_logits is not None:
-        terms["sentences"] = Term(*classification(output.sentence_logits, answers(batch, "sentence")))
+        terms["sentences"] = Term(*classification(output.sentence_logits, targets(batch, "sentence")))
     return terms
 
 
-def answers(batch: Any, what: str) -> dict[str, Any]:
-    """Labels and weights of one question, under the names that losses know."""
+def targets(batch: Batch, what: str) -> dict[str, Any]:
+    """Labels and weights of one objective, "masked" or "sentence", under the names that losses know."""
     return {"labels": batch[f"{what}_labels"], "weights": batch[f"{what}_weights"]}
 
 
-def evaluate(bundle: Any, rows: Any, batch_size: int) -> dict[str, float]:
-    """Loss in nats and accuracy of the hidden pieces, the entropy of their frequencies, accuracy on the sentences."""
+def evaluate(bundle: Bundle, rows: Rows, batch_size: int) -> dict[str, float]:
+    """Loss in nats and accuracy on masked tokens, the entropy of their frequencies, and accuracy on sentence pairs."""
     import jax
     import numpy as np
 
@@ -131,7 +144,7 @@ def evaluate(bundle: Any, rows: Any, batch_size: int) -> dict[str, float]:
     @jax.jit
     def measure(params, batch):
         output, sums = apply(bundle.model, params, batch), {}
-        sums["loss"], sums["guesses"] = classification(output.logits, answers(batch, "masked"))
+        sums["loss"], sums["guesses"] = classification(output.logits, targets(batch, "masked"))
         for what, logits in (("masked", output.logits), ("sentence", output.sentence_logits)):
             if logits is not None:
                 right = (logits.argmax(-1) == batch[f"{what}_labels"]) * batch[f"{what}_weights"]

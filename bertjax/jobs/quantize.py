@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from bertjax.distill.terms import HardLabels
 from bertjax.errors import UserError
 from bertjax.jobs.data import (
     Split,
@@ -23,6 +24,8 @@ from bertjax.storage.paths import as_path
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.engine.loop import Trained
+    from bertjax.model import BertConfig
+    from bertjax.params import Tree
     from bertjax.quantized.formats import Activation
     from bertjax.text.encode import Encoded
     from bertjax.text.tasks import Task
@@ -39,9 +42,7 @@ def quantise(config: Config, text: Text) -> tuple[Bundle, Split, Split]:
     from bertjax.jobs.mixed_precision import assigned_rules
 
     model, task = open_float(config, text)
-    labelled = bool(config.trains or config.mean_bits) and any(
-        type(loss).__name__ == "HardLabels" for loss in config.losses
-    )
+    labelled = bool(config.trains or config.mean_bits) and any(isinstance(loss, HardLabels) for loss in config.losses)
     examples = text.training(task, tokenizer_of(model), labelled)
     held_out = text.held_out(task, tokenizer_of(model))
     text.describe(examples, held_out)
@@ -112,14 +113,14 @@ def post_training(config: Config, model: Bundle, activations: Activations, encod
     return quantised(model, new_config, params, activations, encoded)
 
 
-def with_activations(model: Bundle, activations: Activations) -> Any:
+def with_activations(model: Bundle, activations: Activations) -> BertConfig:
     """The model's config, with the rounding of activations."""
     from bertjax.quantize import Quantization
 
     return model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
 
 
-def quantised(model: Bundle, config: Any, params: Any, activations: Activations, encoded: Encoded) -> Bundle:
+def quantised(model: Bundle, config: BertConfig, params: Tree, activations: Activations, encoded: Encoded) -> Bundle:
     """The bundle of integers, with the token ids that its export is checked with."""
     from bertjax.quantized.calibration import calibration_of
 

@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from bertjax.jobs.data import Split, Text, open_model, predict_exported, predict_split, short
+from bertjax.jobs.data import Text, open_model, predict_exported, predict_split, short
 from bertjax.jobs.stages import Failure, attempt
 from bertjax.jobs.training import result_of
+from bertjax.storage.paths import absolute, as_path, local
 
 if TYPE_CHECKING:
     from bertjax.baselines.bag_of_words import BagOfWords
+    from bertjax.report.build import Entry
     from bertjax.report.model_report import Report
     from bertjax.text.facts import Facts
     from bertjax.text.tasks import Task
@@ -57,58 +59,41 @@ def build_report(
     """
     import dataclasses
 
-    import bertjax
     from bertjax.engine.log import note
     from bertjax.engine.record import versions
-    from bertjax.measure.onnx import origin_of
-    from bertjax.measure.runtimes import BUNDLE_RUNTIMES
     from bertjax.report.build import Entry, measure_bundles
     from bertjax.report.card import write_card
     from bertjax.report.model_report import BAG_OF_WORDS
     from bertjax.report.write import write_report
-    from bertjax.storage.paths import absolute, as_path, local
     from bertjax.text.tokenizer import Tokenizer
 
-    data, source = text.data, short(text.data.eval)
+    data = text.data
     _, task = open_model(str(models[0].folder), task, 0)
     entries: list[Entry] = []
-    gold: Any = None
-    split: Split | None = None
-    runtime_of = {dtype: runtime for runtime, dtype in BUNDLE_RUNTIMES.items()}
-
-    def predicted(model: Model) -> tuple[Any, Any, Split]:
-        split = text.held_out(task, Tokenizer.from_folder(local(model.folder)))
-        if model.exported:
-            return *predict_exported(model.folder, split), split
-        return *predict_split(bertjax.load(model.folder, dtype=model.dtype), split), split
-
-    answering = []
+    labels: Any = None
     for model in models:
         needed = failures is None or model is models[0]
-        work = partial(predicted, model)
+        work = partial(predicted, model, text, task)
         found = work() if needed else attempt(model.name, model.folder.parent, work)
         if isinstance(found, Failure):
             assert failures is not None
             failures.append(found)
-            continue
-        answering.append(model)
-        predictions, gold, own_split = found
-        split = split or own_split
-        runtime = "onnx" if model.exported else runtime_of[model.dtype]
-        peak = result_of(str(model.folder.parent), data).training_step_bytes
-        entries.append(Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak))
-    assert split is not None
+        else:
+            entry, labels = found
+            entries.append(entry)
+    split = text.held_out(task, Tokenizer.from_folder(local(models[0].folder)))
+    examples = split.examples
     if learned and (bag := bag_of_words(text, task, out)) is not None:
-        predictions = bag.predict(split.examples.texts, split.examples.pairs)
+        predictions = bag.predict(examples.texts, examples.pairs)
         entries.append(Entry(BAG_OF_WORDS, out / "bag-of-words", predictions, runtime="sklearn"))
     report = measure_bundles(
         entries,
-        gold,
-        split.examples.texts,
-        split.examples.pairs,
+        labels,
+        examples.texts,
+        examples.pairs,
         task=task,
         baseline=models[0].name,
-        source=source,
+        source=short(data.eval),
         max_length=data.max_length,
         config={**settings, "eval_fingerprint": split.encoded.fingerprint},
         next_steps=next_steps,
@@ -117,19 +102,41 @@ def build_report(
     )
     report = dataclasses.replace(report, versions={**versions(), **report.versions})
     write_report(report, out)
-    measured = {as_path(absolute(model.folder)): model.name for model in answering if model.dtype == "float32"}
-    for model in answering:  # what a file was made of has the card of the file, if it was not measured itself
-        if model.exported and (origin := origin_of(model.folder)):
-            measured.setdefault(as_path(absolute(origin)), model.name)
-    for folder, name in measured.items():
+    measured = [model for model in models if model.name in [entry.name for entry in entries]]
+    about = {"base": base, "learned_from": short(data.train) if learned else None, "max_length": data.max_length}
+    for folder, name in folders_with_cards(measured).items():
         if as_path(absolute(out)) in folder.parents:
-            about = {
-                "base": base,
-                "learned_from": short(data.train) if learned else None,
-                "max_length": data.max_length,
-            }
-            write_card(folder, report, name, task=task, source=source, command=command, **about)
+            write_card(folder, report, name, task=task, source=short(data.eval), command=command, **about)
     return report
+
+
+def predicted(model: Model, text: Text, task: Task) -> tuple[Entry, Any]:
+    """A model with its predictions for the evaluation examples, and their labels."""
+    import bertjax
+    from bertjax.measure.runtimes import BUNDLE_RUNTIMES
+    from bertjax.report.build import Entry
+    from bertjax.text.tokenizer import Tokenizer
+
+    split = text.held_out(task, Tokenizer.from_folder(local(model.folder)))
+    if model.exported:
+        runtime, (predictions, labels) = "onnx", predict_exported(model.folder, split)
+    else:
+        runtime = next(name for name, dtype in BUNDLE_RUNTIMES.items() if dtype == model.dtype)
+        predictions, labels = predict_split(bertjax.load(model.folder, dtype=model.dtype), split)
+    peak = result_of(str(model.folder.parent), text.data).training_step_bytes
+    return Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak), labels
+
+
+def folders_with_cards(models: Sequence[Model]) -> dict[Path, str]:
+    """The folders that get a model card, and whose numbers it has. The bundle that a file was exported from has those
+    of the file, if it was not measured itself."""
+    from bertjax.measure.onnx import origin_of
+
+    folders = {as_path(absolute(model.folder)): model.name for model in models if model.dtype == "float32"}
+    for model in models:
+        if model.exported and (origin := origin_of(model.folder)):
+            folders.setdefault(as_path(absolute(origin)), model.name)
+    return folders
 
 
 def bag_of_words(text: Text, task: Task, out: Path) -> BagOfWords | None:
