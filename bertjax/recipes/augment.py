@@ -11,25 +11,26 @@ from bertjax.text.augment import COPIES, GlueTask
 
 @dataclass(frozen=True)
 class Augment(Stage):
-    """Augmentation as a stage of `compress`: the stages that follow learn from what it makes."""
+    """Data augmentation as a stage of `compress`, for the stages that follow."""
 
     job: ClassVar[str] = "bertjax.jobs.augment"
     adds_data: ClassVar[bool] = True
 
     name: str = "augmented"
+    """Name of the stage."""
     model: str | None = None
-    """The model that knows other words: a folder or hf:NAME. None takes the model at hand."""
+    """The masked language model: a folder or hf:NAME. Default: the current model."""
     substitutes: Literal["guesses", "neighbours"] = "guesses"
-    """guesses: words of one piece become what a masked language model expects in their place. neighbours: all words
-    become near ones of the model's word table, for a model that cannot guess."""
+    """guesses: words of one token are replaced by what a masked language model predicts in their place. neighbours:
+    words are replaced by near ones in the model's embedding table, for a model without MLM head."""
     copies: int | GlueTask = 20
-    """Copies tried per text; those that turn out alike are kept once. A task's name: as many as TinyBERT has for it."""
+    """Copies tried per example; equal ones are kept once. A GLUE task's name: TinyBERT's number for it."""
     probability: float = 0.4
-    """Of a word to become one of its candidates."""
+    """Probability of a word to be replaced."""
     candidates: int = 15
-    """Candidates of a word, the likeliest or the nearest."""
+    """Candidates for a word: the likeliest or the nearest."""
     batch_size: int = 32
-    """Gaps that are guessed at once."""
+    """Masked words per batch."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class Config(Augment):
     """Augmentation."""
 
     model: str = "demo"
-    """The model that knows other words: a folder, hf:NAME, or demo."""
+    """The masked language model: a folder, hf:NAME, or demo."""
     data: Data = field(default_factory=Data)
     out: str = "runs/augment"
     """Folder for the result."""

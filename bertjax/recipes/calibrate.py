@@ -15,16 +15,17 @@ class Config:
     model: str = "runs/exits/bundle"
     """A model with exits: a folder or hf:NAME."""
     held_out: str = "demo"
-    """Text with labels that trained nothing: a file, tfds:NAME/SPLIT, or demo (its validation split)."""
+    """Labelled examples that were not used in training: a file, tfds:NAME/SPLIT, or demo (its validation split)."""
     data: Data = field(default_factory=Data)
     rule: Literal["entropy", "normalised_entropy", "max_probability", "margin", "patience"] = "entropy"
-    """How sure an answer is: see bertjax.adaptive."""
+    """Confidence measure of an exit: entropy, normalised entropy, largest probability, margin of the two largest, or
+    patience (PABEE)."""
     tolerance: float = 0.0
-    """Of patience in regression: two numbers that differ by less agree."""
+    """For patience in regression: predictions of two exits that differ by less than this agree."""
     bound: float = 0.01
-    """Largest loss of score that may be: 0.01 is one point. The smaller, the more held-out text shows it."""
+    """Largest loss of score: 0.01 is one point. A smaller bound needs more held-out examples."""
     sample: int = 256
-    """Texts of --data.eval that are timed."""
+    """Examples of --data.eval to time."""
     out: str = "runs/calibrate"
     """Folder for the model and the report."""
 

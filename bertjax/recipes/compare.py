@@ -26,10 +26,10 @@ def check_different(what: str, names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Published:
-    """What a paper says of a method, to stand beside ours."""
+    """The score of a method in its paper."""
 
     value: float
-    """In points, as our scores are printed."""
+    """The score in points (0 to 100)."""
     source: str
     """Paper, table, model and data."""
 
@@ -39,13 +39,13 @@ class Row:
     """A method: a name and stages."""
 
     name: str
-    """Letters, digits and _ - . only: it names a folder."""
+    """Name of the row: letters, digits and _ - . only."""
     stages: tuple[Stage, ...]
-    """What is done, in order; the first stage begins with the teacher."""
+    """The stages, in order; the first begins with the teacher."""
     student: Student | None = None
-    """In a config file: another shape than the suite's."""
+    """In a config file: another student shape than the comparison's."""
     paper: Published | None = None
-    """In a config file: what the method's paper reports."""
+    """In a config file: the score in the method's paper."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):
@@ -60,33 +60,32 @@ class Config:
     """A comparison of methods."""
 
     model: str = "demo"
-    """The model to begin with: a folder, hf:NAME, or demo. Students without a teacher are cut from it."""
+    """The model to begin with: a folder, hf:NAME, or demo. Students without a teacher are made from it."""
     data: Data = field(default_factory=Data)
     teacher: tuple[Stage, ...] = (Finetune(epochs=2),)
-    """How the teacher is made of the model, once for all rows."""
+    """The stages that train the teacher, once for all rows."""
     trained: str | None = None
-    """A finished teacher, instead of making one: its folder."""
+    """A finished teacher to use instead: a folder or hf:NAME."""
     student: Student = field(default_factory=Student)
     """The shape of every row's student."""
     rows: tuple[Row, ...] = (Row("soft_targets", (Distill(losses=(SoftTargets(),)),)),)
-    """The methods."""
+    """The methods to compare."""
     alone: Finetune = field(default_factory=lambda: Finetune(name="alone"))
-    """How the rows without a teacher are trained."""
+    """The training of the no-teacher rows."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each row is trained once with each."""
+    """Every row is trained once with each seed."""
     epochs: float | None = 3.0
-    """Budget of every row in passes over the training data."""
+    """Training budget of every row, in epochs."""
     steps: int | None = None
-    """Budget of every row in steps, instead of epochs: for a short trial."""
+    """Training budget of every row in steps, in place of epochs."""
     batch_size: int | None = None
-    """Examples per step in every row, instead of what its stages say."""
+    """Overrides the batch size of every stage."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Compute dtype of every row's training, instead of what its stages say: bfloat16 on TPU, GPU and processors with
-    AMX."""
+    """Overrides the compute dtype of every stage. bfloat16 is for TPU, GPU and processors with AMX."""
     row: str | None = None
-    """Run this row alone (NAME), or one seed of it (NAME/seed1), and report nothing."""
+    """Run only this row (NAME), or one seed of it (NAME/seed1), without a report."""
     out: str = "runs/compare"
-    """Folder for everything: teacher, rows, report.md."""
+    """Folder for the teacher, the rows and the report."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "batch_size"):

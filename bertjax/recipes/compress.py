@@ -18,26 +18,25 @@ class Config:
     """The model to begin with: a folder, hf:NAME, or demo."""
     data: Data = field(default_factory=Data)
     stages: tuple[Stage, ...] = (Finetune(epochs=2), Distill(epochs=4))
-    """What is done, in order. With a bound: the recipes of what is tried."""
+    """The stages, in order. With a bound: the recipes of the candidates."""
     max_drop: float | None = None
-    """Points of the score that may be lost: choose among several smaller models."""
+    """Largest loss of score, in points. Searches among several smaller models."""
     min_speedup: float | None = None
-    """How many times as fast the result must be, for one text, exported: choose among several smaller models."""
+    """Smallest speed-up of the exported model at batch 1. Searches among several smaller models."""
     max_mb: float | None = None
-    """Megabytes (10^6 bytes) that the exported folder may take: choose among several smaller models."""
+    """Largest size of the exported folder, in megabytes (10^6 bytes). Searches among several smaller models."""
     steps: int | None = None
-    """Steps of every training stage, instead of what each says: for a short trial."""
+    """Overrides the steps of every training stage, for a short trial."""
     epochs: float | None = None
-    """Passes over the training data of every training stage, instead of what each says."""
+    """Overrides the epochs of every training stage."""
     batch_size: int | None = None
-    """Examples per step in every training stage, instead of what each says."""
+    """Overrides the batch size of every training stage."""
     seed: int | None = None
-    """Seed of every training stage, instead of what each says."""
+    """Overrides the seed of every training stage."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Compute dtype of every training stage, instead of what each says: bfloat16 on TPU, GPU and processors with
-    AMX."""
+    """Overrides the compute dtype of every training stage. bfloat16 is for TPU, GPU and processors with AMX."""
     out: str = "runs/compress"
-    """Folder for everything: stages, the final bundle, report.md."""
+    """Folder for the stages, the final bundle and the report."""
 
     def __post_init__(self) -> None:
         if not self.stages:

@@ -30,21 +30,23 @@ class Data:
     eval: str = "demo"
     """Examples to score on: a file, tfds:NAME/SPLIT, or demo."""
     text: str | None = None
-    """Column of the text. None finds it by its usual names."""
+    """Column of the text. Default: found by its usual names."""
     text_pair: str | None = None
     """Column of the second text, for tasks on pairs."""
     label: str | None = None
-    """Column of the answer. None finds it by its usual names."""
+    """Column of the label. Default: found by its usual names."""
     labels: tuple[str, ...] = ()
-    """Names of the classes, in the order in which a new head answers. None given: as in the data."""
+    """Names of the classes, in the order of the logits of a new head. Default: as found in the data."""
     kind: Kind = "auto"
-    """Kind of task. auto reads it off the data."""
+    """Kind of task. auto: inferred from the data."""
     metric: Metric = "auto"
-    """The score that counts. auto takes the usual one of the kind."""
+    """Metric. auto: the usual metric of the task."""
     max_length: int = 128
-    """Longest input in tokens. Longer text is cut, and counted before the first step and in the report."""
+    """Longest input in tokens. Longer examples are truncated; how many is printed before the first step and stands in
+    the report."""
     rows: int | None = None
-    """So many of the training examples, chosen by a hash of their text: always the same ones. None takes all."""
+    """Use only this many training examples, chosen by a hash of their text, so that they are always the same. Default:
+    all."""
 
     def __post_init__(self) -> None:
         if self.max_length < 3:

@@ -13,30 +13,32 @@ from bertjax.student import Student
 
 @dataclass(frozen=True)
 class Distill(TrainingStage):
-    """Distillation as a stage of `compress`: the recipe, without teacher, data and folder."""
+    """Distillation as a stage of `compress`: everything but teacher, data and folder."""
 
     job: ClassVar[str] = "bertjax.jobs.distill"
     distils: ClassVar[bool] = True
 
     name: str = "student"
-    """What the result is called in the report."""
+    """Name of the result in the report."""
     student: Student = field(default_factory=Student)
     losses: tuple[Loss, ...] = (SoftTargets(), HiddenStates())
-    """What the student learns from; in a config file, any dataclasses with a weight and a method build."""
+    """What the student learns from: dataclasses with a weight and a method `build`, also your own in a config file."""
     packed: bool = False
-    """Several short texts in one row, as in finetune; for losses that read nothing of the teacher but its answers, as
-    SoftTargets and HardLabels do. batch_size counts rows."""
+    """Pack several short examples into one row, as in finetune. For losses that read only the teacher's logits or the
+    labels (SoftTargets, HardLabels). batch_size counts rows."""
     ponder: float = 0.01
-    """Price of a step, for a student whose positions halt by themselves."""
+    """Weight of the ponder cost, for a student with adaptive computation time."""
     teachers: tuple[str, ...] = ()
-    """More teachers, beside the model: folders or hf:NAME, with its vocabulary and labels. Each loss is averaged over
-    all of them, which for soft targets is to learn the mean of their probabilities at the temperature."""
+    """More teachers besides the model: folders or hf:NAME, with its vocabulary and labels. Each loss is averaged over
+    all teachers."""
     progressive: Progressive | None = None
-    """In a config file: first learn layer by layer from the model, and from the losses in the steps that are left."""
+    """In a config file: train layer by layer first (MobileBERT's progressive knowledge transfer), then all of the
+    student with `losses`."""
     keep_zeros: str | None = None
-    """A regex over parameter paths: what of these matrices of the student is 0 at the start stays so."""
+    """A regex over parameter paths. Weights of these matrices that are 0 at the start stay 0."""
     store: bool = True
-    """Compute the teacher's outputs once and store them, where the losses say what they need."""
+    """Compute the teacher's outputs once and store them, where every loss declares what it needs. False: the teacher
+    runs in every step."""
 
     @property
     def student_shape(self) -> Student | None:
@@ -51,9 +53,9 @@ class Config(Distill):
     """Distillation."""
 
     model: str = "runs/finetune/bundle"
-    """The teacher: a folder or hf:NAME, with a head for the task."""
+    """The teacher: a folder or hf:NAME, with a trained head."""
     outputs: str | None = None
-    """Folder of the teacher's stored outputs, which several runs may share. None is OUT/teacher."""
+    """Folder of the teacher's stored outputs, which several runs may share. Default: OUT/teacher."""
     data: Data = field(default_factory=Data)
     out: str = "runs/distill"
     """Folder for the student, its metrics and its checkpoints."""

@@ -12,10 +12,10 @@ class Config:
     model: str = "runs/quickstart/stages/1-teacher/bundle"
     """The baseline: a folder or hf:NAME, with a trained head."""
     against: tuple[str, ...] = ()
-    """More models to compare with it, and folders of exported ones."""
+    """More models to compare: folders, hf:NAME, or exported folders."""
     data: Data = field(default_factory=Data)
     out: str = "runs/evaluate"
     """Folder for the report."""
     bfloat16: bool = False
-    """Measure each bundle a second time with its products in bfloat16, which TPUs, GPUs and processors with AMX do
+    """Measure each bundle a second time with matrix products in bfloat16, which TPUs, GPUs and processors with AMX do
     several times as fast."""

@@ -10,25 +10,28 @@ from bertjax.recipes.stage import TrainingStage
 
 @dataclass(frozen=True)
 class EarlyExit(TrainingStage):
-    """Exits as a stage of `compress`: the recipe, without model, data and folder."""
+    """Exits as a stage of `compress`: everything but model, data and folder."""
 
     job: ClassVar[str] = "bertjax.jobs.exits"
 
     name: str = "exits"
-    """What the result is called in the report."""
+    """Name of the result in the report."""
     after: tuple[int, ...] = ()
-    """Layers with an exit, counted from 0; none given means all but the last. -1 is the embeddings, of which an exit
-    can read the mean alone: a bag of words in front of the model."""
+    """Layers after which an exit is added, counted from 0. Default: all but the last. -1 is the embeddings; an exit
+    there needs --reads=mean."""
     head: Literal["own_pooler", "shared_pooler", "shared"] = "own_pooler"
-    """A pooler and a classifier for each exit (DeeBERT), a classifier each behind the model's pooler (PABEE), or the
-    model's own head everywhere."""
+    """own_pooler: each exit has a pooler and a classifier (DeeBERT). shared_pooler: each exit has a classifier behind
+    the model's pooler (PABEE). shared: the model's own head at every exit."""
     reads: Literal["first", "mean"] = "first"
-    """What an exit's own pooler reads: the first piece, as in DeeBERT, or the mean of all. The mean knows much more of
-    the text in lower layers of models that were pre-trained with it, as the demo's was."""
+    """What an exit's own pooler reads: the [CLS] token (DeeBERT), or the mean of all tokens, which holds more in the
+    lower layers of models that were pre-trained with it (the demo model was)."""
     method: Literal["two_stage", "joint", "alternating", "self_distil"] = "two_stage"
-    """How they are trained."""
+    """How exits are trained. two_stage: a frozen fine-tuned model (DeeBERT). joint: with the model, later exits with
+    larger weights (PABEE). alternating: last layer and all heads in turn (BERxiT). self_distil: frozen, the last layer
+    is the teacher (FastBERT)."""
     preset: Literal["paper", "official"] = "paper"
-    """Of two_stage: the frozen layers run as in prediction, or with dropout, as in the code of DeeBERT."""
+    """For two_stage. paper: the frozen layers run without dropout. official: with dropout, as in the code of
+    DeeBERT."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +58,7 @@ class Config(EarlyExit):
     """Exits."""
 
     model: str = "runs/finetune/bundle"
-    """The model: a folder, hf:NAME, or demo. The frozen ways need one with a trained head."""
+    """The model: a folder, hf:NAME, or demo. Methods that freeze it need a trained head."""
     data: Data = field(default_factory=Data)
     out: str = "runs/exits"
     """Folder for the model, its metrics and its checkpoints."""

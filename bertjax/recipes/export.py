@@ -14,7 +14,7 @@ class Export(Stage):
     exports: ClassVar[bool] = True
 
     name: str = "onnx"
-    """What the result is called in the report."""
+    """Name of the result in the report."""
     weights: Literal["int8", "uint8"] = "int8"
-    """Of kernels of 8 bits. int8 is exact on processors with VNNI, AMX or the dot product of Arm, uint8 on all, and
-    slower. Kernels of 7 bits, the default of quantisation, are int8 and exact on all."""
+    """Type of 8-bit kernels in the file. int8 is exact only on processors with VNNI, AMX or Arm's dot product; uint8 is
+    exact everywhere and slower. Kernels of 7 bits, the default of quantisation, are int8 and exact everywhere."""

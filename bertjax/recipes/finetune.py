@@ -12,24 +12,23 @@ from bertjax.student import Student
 
 @dataclass(frozen=True)
 class Finetune(TrainingStage):
-    """Fine-tuning as a stage of `compress`: the recipe, without model, data and folder."""
+    """Fine-tuning as a stage of `compress`: everything but model, data and folder."""
 
     job: ClassVar[str] = "bertjax.jobs.finetune"
     finetunes: ClassVar[bool] = True
 
     name: str = "teacher"
-    """What the result is called in the report."""
+    """Name of the result in the report."""
     student: Student | None = None
-    """In a config file: cut the model down to this shape before it is trained."""
+    """In a config file: change the model to this shape before training."""
     packed: bool = False
-    """Several short examples in one row of data.max_length pieces, so that next to nothing is padding. batch_size
-    counts rows: divide it by the examples that share one, which a run says at its start, or a step learns from so many
-    times more. Two runs compare by the examples they saw and by their scores: a step's loss is its own batch's."""
+    """Pack several short examples into one row of data.max_length tokens, so that hardly anything is padding.
+    batch_size counts rows, so that a step learns from more examples; how many is printed at the start. Compare packed
+    and unpacked runs by examples, not by steps."""
     ponder: float = 0.01
-    """Price of a step, for a model whose positions halt by themselves."""
+    """Weight of the ponder cost, for a model with adaptive computation time."""
     model_soup: int = 1
-    """Train so often, with the seeds from seed * runs on, and take the mean of the weights (Wortsman et al. 2022): as
-    small and fast as one run, and it need not be known beforehand which of them is good."""
+    """Train this many times, with different seeds, and average the weights (Wortsman et al. 2022)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,42 +21,43 @@ class Text:
     """The text, and how to read it."""
 
     train: str = "demo"
-    """Text to learn from: a .txt file or a folder of them, a table as other scripts read it, tfds:NAME/SPLIT, demo."""
+    """Training text: a .txt file or a folder of them, a table, tfds:NAME/SPLIT, or demo."""
     eval: str | None = None
-    """Text to measure on at the end, of the same kinds."""
+    """Text for the evaluation at the end, of the same kinds."""
     text: str | None = None
-    """Column of the text, in a table. None finds it by its usual names."""
+    """Column of the text in a table. Default: found by its usual names."""
     max_length: int = 128
-    """Longest row in pieces, special ones included."""
+    """Longest row in tokens, special tokens included."""
 
     def __post_init__(self) -> None:
         if self.max_length < 8:
-            raise UserError(f"--data.max_length={self.max_length}: expected at least 8 pieces, three of them special")
+            raise UserError(f"--data.max_length={self.max_length}: expected at least 8 tokens, three of them special")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model that begins from nothing. With one group and embeddings of their own width, it is an ALBERT."""
+    """The shape of a new model. With one group of layers and narrow embeddings it is an ALBERT."""
 
     family: Literal["albert", "bert", "ib-bert"] = "albert"
-    """ib-bert: MobileBERT's teacher, whose layers compute in another width than they hand on."""
+    """albert, bert, or ib-bert: MobileBERT's teacher, whose layers compute in another width than their inputs and
+    outputs."""
     embedding_size: int = 128
-    """Width of the embeddings. A BERT's is its hidden_size, unless it is to be factorised."""
+    """Width of the embeddings. For a BERT, another width than hidden_size factorises the embeddings."""
     hidden_size: int = 256
     bottleneck_size: int = 1024
-    """Width in which the layers of an ib-bert compute."""
+    """Width inside the layers of an ib-bert."""
     num_hidden_layers: int = 4
     num_hidden_groups: int = 1
-    """Groups of layers that share their parameters; 0 shares nothing."""
+    """Groups of layers that share parameters; 0: no sharing."""
     num_attention_heads: int = 4
     intermediate_size: int = 1024
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
     max_position_embeddings: int = 512
-    """Longest input that the model can ever read."""
+    """Longest input in tokens that the model can ever read."""
 
     def config(self, vocab_size: int, architecture: str, **settings: Any) -> Any:
-        """The `BertConfig`, for so many pieces."""
+        """The `BertConfig`, for a vocabulary of this size."""
         from bertjax.model.config import PREFIXES, BertConfig, mobile_config
 
         kind: Any = "mobilebert" if self.family == "ib-bert" else self.family
@@ -102,26 +103,25 @@ class Config(Training):
     """Pre-training."""
 
     model: str | None = None
-    """The model to begin with: a folder, hf:NAME, or demo. None begins from nothing, in the shape below."""
+    """The model to begin with: a folder, hf:NAME, or demo. Default: a new model of the shape below."""
     shape: Shape = field(default_factory=Shape)
     vocab_size: int | None = None
-    """Pieces of the vocabulary that is learnt from the text, 30,000 if nothing is said. A model given has its own."""
+    """Tokens of the vocabulary that is learnt from the text. Default: 30,000. A given model keeps its own."""
     data: Text = field(default_factory=Text)
     sentences: Sentences = "order"
-    """What is asked of two segments: nothing, does the second follow (BERT), which came first (ALBERT's paper, or its
-    authors' code, where some second segments are random)."""
+    """Objective on pairs of segments. none; next: does the second follow (BERT); order: which came first (ALBERT's
+    paper); order-official: as in ALBERT's code, where some second segments are random."""
     masking: Masking = field(default_factory=Masking)
     packed: bool = False
-    """Several short rows in one, so that next to nothing is padding; good where attention is cheap."""
+    """Pack several short sequences into one row, so that hardly anything is padding."""
     mlm_weight: float = 1.0
-    """Weight of guessing the hidden words. With 0 the model has no head for them, and learns from its teacher alone."""
+    """Weight of the masked-language-model loss. 0: no MLM head, the student learns from its teacher alone."""
     student: Student | None = None
-    """In a config file: the shape of a smaller model, which is trained in place of the one given."""
+    """In a config file: the shape of a smaller model, which is trained in place of the given one."""
     losses: tuple[Loss, ...] = ()
-    """In a config file: what the student learns from the model given, besides guessing words."""
+    """In a config file: what the student learns from the given model, besides masked tokens."""
     progressive: Progressive | None = None
-    """In a config file: the student first learns layer by layer from the model given, and words and losses in the steps
-    that are left."""
+    """In a config file: train the student layer by layer first (MobileBERT's progressive knowledge transfer)."""
     optimiser: Optimiser = field(default_factory=lambda: Optimiser(learning_rate=1e-3))
     out: str = "runs/pretrain"
     """Folder for the model, its metrics and its checkpoints."""

@@ -14,44 +14,44 @@ PARTS = ("layers", "heads", "neurons", "weights")
 
 @dataclass(frozen=True)
 class Prune(Distill):
-    """Removal as a stage of `compress`, and the recipe of the recovery; the student is the model without its parts."""
+    """Pruning as a stage of `compress`, with the training afterwards. The student is the pruned model."""
 
     job: ClassVar[str] = "bertjax.jobs.prune"
 
     name: str = "pruned"
-    """What the result is called in the report."""
+    """Name of the result in the report."""
     student: Student = field(default_factory=Student, init=False)  # decided here, and so no flags
     keep_zeros: str | None = field(default=None, init=False)
     layers: float = 0.0
-    """Which part of the layers goes; first, before anything else does."""
+    """Fraction of the layers to remove. Layers are removed first."""
     heads: float = 0.0
-    """Which part of the heads goes, over all layers; each keeps one at least."""
+    """Fraction of the attention heads to remove, over all layers. Each layer keeps at least one."""
     neurons: float = 0.0
-    """Which part of the neurons of the feed-forward layers goes; each keeps one at least."""
+    """Fraction of the feed-forward neurons to remove, over all layers. Each layer keeps at least one."""
     speedup: float | None = None
-    """Instead of the two: how many times as fast the model is to be, in JAX on this machine, for one training text at a
-    time. The same part of heads and of neurons goes, the smallest that is enough, found by measuring."""
+    """In place of heads and neurons: how many times as fast the model has to be in JAX on this machine at batch 1. The
+    smallest fraction of heads and neurons that is enough is found by measuring."""
     weights: float = 0.0
-    """Which part of the encoder's weights becomes 0. They stay in their places, which saves no time."""
+    """Fraction of the encoder's weights to set to 0 (unstructured sparsity, which saves no time)."""
     criterion: Literal["importance", "official", "transformers", "magnitude", "activity", "random"] = "importance"
-    """What says how much a part is worth. importance: the gradient of its gate, example by example (Michel et al.
-    2019), which needs labels; official and transformers: what their programs compute instead, for heads. activity: the
-    variance of what it says. Weights go by magnitude."""
+    """Importance score. importance: gradient of a head's or neuron's gate, per example (Michel et al. 2019), which
+    needs labels. official, transformers: what their programs compute instead, for heads. magnitude: size of the
+    weights. activity: variance of the output. random: the control. Single weights are always pruned by magnitude."""
     pruning_end: float = 0.0
-    """Over which part of the recovery's steps weights become 0, more and more of the smallest (Zhu & Gupta 2017), from
-    its start on. 0: all at once, before it."""
+    """Fraction of the training steps over which the sparsity of weights grows (Zhu & Gupta 2017). 0: all at once,
+    before training."""
     iterations: int = 1
-    """In how many rounds, each with the worth of what is left measured anew."""
+    """Prune in this many iterations, each with new scores."""
     multiple: int = 1
-    """The neurons that a layer keeps, and the columns of its heads, are a multiple of this in number (8, 64, 128), for
-    the hardware's sake; then fewer go."""
+    """Round the number of kept neurons per layer, and of columns of kept heads, up to a multiple of this (8, 64, 128),
+    for the hardware."""
     pattern: Literal["global", "matrix", "row", "2:4"] = "global"
-    """Of weights: compared over all matrices, within each, within what makes one output; or two of every four go, and
-    `weights` need not be said."""
+    """Where weights are compared: over all matrices, within a matrix, or within a row (what makes one output); 2:4 sets
+    two of every four weights to 0, and `weights` is left out."""
     calibration_examples: int = 512
-    """Training texts by which the worth is measured."""
+    """Training examples for the importance scores."""
     finetune_after: bool = True
-    """Whether to train afterwards."""
+    """Train the pruned model afterwards, with the whole model as its teacher."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,14 +97,14 @@ class Prune(Distill):
 
 @dataclass(frozen=True)
 class Config(Prune):
-    """Removal and recovery."""
+    """Pruning."""
 
     model: str = "runs/finetune/bundle"
-    """The model: a folder or hf:NAME, in floating point, with a head for the task."""
+    """The model: a folder or hf:NAME, in floating point, with a trained head."""
     teacher: str | None = None
-    """Who is learned from: a folder or hf:NAME. None is the whole model."""
+    """The teacher of the training afterwards: a folder or hf:NAME. Default: the whole model."""
     outputs: str | None = None
-    """Folder of the teacher's stored outputs, which several runs may share. None is OUT/recovery/teacher."""
+    """Folder of the teacher's stored outputs, which several runs may share. Default: OUT/recovery/teacher."""
     data: Data = field(default_factory=Data)
     out: str = "runs/prune"
-    """Folder for the model; OUT/cut holds it as it was before the recovery."""
+    """Folder for the model. OUT/cut holds it as it was before training."""

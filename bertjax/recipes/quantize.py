@@ -12,46 +12,48 @@ from bertjax.recipes.stage import TrainingStage
 
 @dataclass(frozen=True)
 class Quantize(TrainingStage):
-    """Quantisation as a stage of `compress`: the recipe, without model, data and folder."""
+    """Quantisation as a stage of `compress`: everything but model, data and folder."""
 
     job: ClassVar[str] = "bertjax.jobs.quantize"
     quantizes: ClassVar[bool] = True
 
     name: str = "int8"
-    """What the result is called in the report."""
+    """Name of the result in the report."""
     weights: tuple[tuple[str, Format | None], ...] = INT8
-    """In a config file: rules (regex, format) over parameter paths, the first match wins."""
+    """In a config file: ordered rules (regex, format) over parameter paths; the first match wins."""
     full_int8: bool = False
-    """Kernels of 8 bits where the rules say 7. As a file they are exact on processors with VNNI, AMX or the dot product
-    of Arm alone, or as slower unsigned bytes; those of 7 bits are exact everywhere. It changes the rules, and is then
-    false again: two spellings of one recipe are one."""
+    """Give kernels 8 bits where the rules say 7. An exported file of 8 bits is exact only on processors with VNNI, AMX
+    or Arm's dot product, or as slower uint8; 7 bits are exact everywhere. (The flag rewrites the rules and is stored as
+    false.)"""
     mean_bits: float | None = None
-    """Bits that a weight of the encoder's layers may take in the mean, scales included: which layer gets which of
-    `choices` is then found before anything else."""
+    """Average bits per weight of the encoder, scales included. The format of each layer is then chosen among
+    `choices`."""
     choices: tuple[Format, ...] = tuple(Format(bits, "asymmetric", block_cols=6) for bits in (2, 3, 4))
-    """In a config file: what a layer may have, each with bits of its own."""
+    """In a config file: the formats that a layer can get, each with a different number of bits."""
     sensitivity: Literal["loss", "curvature"] = "loss"
-    """How it is found out what a layer bears: by rounding it, or by the curvature of the loss as in Q-BERT."""
+    """How sensitive a layer is to rounding. loss: the rise of the loss when the layer alone is rounded. curvature:
+    largest Hessian eigenvalue times the squared error (Q-BERT, HAWQ)."""
     weight_range: Literal["min_max", "percentile", "least_squares"] = "least_squares"
-    """How the range of a block of weights is found, where it does not follow from training."""
+    """Estimator of the range of a block of weights, where training does not learn it."""
     activations: Literal["fixed", "token", "none"] = "fixed"
-    """What products read. fixed: rounded in one range for every text; token: each token in its own; none: as it is."""
+    """Rounding of activations. fixed: one range for all text, found by calibration. token: a range for each token, as
+    it comes. none: floating point."""
     bits: int = 8
-    """Of what products read."""
+    """Bits of activations."""
     activation_range: Literal["min_max", "moving_average", "percentile", "least_squares"] = "percentile"
-    """How a fixed range is found."""
+    """Estimator of the fixed range of activations."""
     calibration_examples: int = 512
-    """Training texts from which it is found."""
+    """Training examples for calibration."""
     qat: Literal["off", "ste", "lsq"] = "off"
-    """Quantisation-aware training. off: no training. ste: straight-through rounding, ranges follow the weights. lsq:
-    the scales are learned, too (LSQ, Esser et al. 2020)."""
+    """Quantisation-aware training. off: none. ste: straight-through rounding, the ranges follow the weights. lsq: the
+    scales are trained, too (LSQ, Esser et al. 2020)."""
     losses: tuple[Loss, ...] = (SoftTargets(temperature=1.0),)
-    """What is learned from the model as it was."""
+    """What quantisation-aware training learns from its teacher."""
     keep_zeros: str | None = None
-    """A regex over parameter paths: what of these matrices is 0 is 0 among the integers, too, whatever was learned in
-    between. Needs formats that have a 0, symmetric or ternary."""
+    """A regex over parameter paths. Weights of these matrices that are 0 stay 0, as integers, too. Needs formats with
+    an integer for 0: symmetric or ternary."""
     delay: float = 0.0
-    """Share of the steps before the inputs of products are rounded, too."""
+    """Fraction of the training steps before activations are rounded, too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,9 +81,10 @@ class Config(Quantize):
     """Quantisation."""
 
     model: str = "runs/finetune/bundle"
-    """The model: a folder or hf:NAME, in floating point, with a head for the task."""
+    """The model: a folder or hf:NAME, in floating point, with a trained head."""
     teacher: str | None = None
-    """Who is learned from: a folder or hf:NAME. None is the model as it was."""
+    """The teacher of quantisation-aware training: a folder or hf:NAME. Default: the model itself before
+    quantisation."""
     data: Data = field(default_factory=Data)
     out: str = "runs/quantize"
     """Folder for the model, its metrics and its checkpoints."""

@@ -14,7 +14,7 @@ class Vocabulary(Stage):
     job: ClassVar[str] = "bertjax.jobs.vocabulary"
 
     name: str = "fewer-words"
-    """What the result is called in the report."""
+    """Name of the result in the report."""
 
 
 @dataclass(frozen=True)
