@@ -49,7 +49,7 @@ def test_no_example_is_at_a_threshold(rule, confidence):
     assert not candidates(CONFIG, rule, 0.0, np.full_like(exits, np.nan))
 
 
-def test_where_every_exit_loses_too_much_nobody_leaves():
+def test_where_every_exit_loses_too_much_no_example_exits():
     exits, logits, gold, _ = made_up(wrong_where_unsure=0.5)
     shuffled = np.roll(exits, 1, axis=1)  # sure, and of another example
     assert calibrate(CONFIG, shuffled, logits, gold, metric="accuracy", bound=0.01).leaving is None

@@ -186,7 +186,7 @@ def test_survivors_of_several_batches_go_on_together(monkeypatch):
     assert +sizes == +expected
 
 
-def test_nobody_leaves_a_model_whose_exits_are_closed():
+def test_no_example_exits_a_model_whose_exits_are_closed():
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
     plain = model.clone(config=model.config.replace(exits=None))
     walk, batch = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 0.0))), tiny_batch(LENGTHS)

@@ -36,7 +36,7 @@ OURS = "int8"
 
 
 def folders(given: argparse.Namespace, temporary: Path) -> dict[str, Path]:
-    """The contestants, each an exported folder."""
+    """The frameworks, each an exported folder."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.transformers import optimizer
 

@@ -1,6 +1,6 @@
 """What is timed: the same weights, the same arithmetic, the same batch, in each framework as its users would write it.
 
-A contestant is a function `(task, folder) -> (run, facts)`: `run()` does the work once and returns when the result is
+A framework is a function `(task, folder) -> (run, facts)`: `run()` does the work once and returns when the result is
 there. It is called in a process of its own, so each framework is imported where it is used.
 """
 
@@ -36,7 +36,7 @@ class Task(NamedTuple):
         }
 
 
-Contestant = Callable[[Task, str], tuple[Callable[[], Any], dict[str, str]]]
+Framework = Callable[[Task, str], tuple[Callable[[], Any], dict[str, str]]]
 
 
 def bertjax(task: Task, folder: str, dtype: str = "float32") -> tuple[Callable[[], Any], dict[str, str]]:
@@ -168,16 +168,16 @@ def onnxruntime(task: Task, folder: str) -> tuple[Callable[[], Any], dict[str, s
     return lambda: session.run(None, feed)[0], {"onnxruntime": onnxruntime.__version__}
 
 
-TRAINING: dict[str, Contestant] = {
-    f"{name}{words}": partial(contestant, dtype=dtype)
+TRAINING: dict[str, Framework] = {
+    f"{name}{words}": partial(framework, dtype=dtype)
     for dtype, words in (("float32", ""), ("bfloat16", ", bfloat16"))
-    for name, contestant in {
+    for name, framework in {
         "bertjax": bertjax,
         "torch, eager": partial(torch, attention="eager"),
         "torch, sdpa": partial(torch, attention="sdpa"),
     }.items()
 }
-FRAMEWORKS: dict[str, dict[str, Contestant]] = {
+FRAMEWORKS: dict[str, dict[str, Framework]] = {
     "train": TRAINING,
     "infer": {**TRAINING, "onnxruntime": onnxruntime},
     "text": {"bertjax": partial(bertjax_on_text, padded=False), "padded to max": partial(bertjax_on_text, padded=True)},

@@ -67,7 +67,7 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        ways = contestants(Path(folder), arguments.batch_size, arguments.length)
+        ways = frameworks(Path(folder), arguments.batch_size, arguments.length)
         for run in ways.values():
             run()
         rounds = [{name: seconds(run) for name, run in ways.items()} for _ in range(arguments.rounds)]
@@ -86,7 +86,7 @@ def seconds(run: Any) -> float:
     return time.perf_counter() - began
 
 
-def contestants(folder: Path, size: int, length: int) -> dict[str, Any]:
+def frameworks(folder: Path, size: int, length: int) -> dict[str, Any]:
     """Functions that do one step each and return when it is done."""
     teacher = bertjax.load("demo", architecture="BertForSequenceClassification", labels=("bad", "good"))
     assert teacher.tokenizer is not None

@@ -40,7 +40,7 @@ HALVES = "bertjax, bfloat16"
 
 def serve(pipe, build: Callable) -> None:
     """The life of one process: build, then answer "how long does it take now" until told to stop."""
-    keep_freed_memory()  # as the commands do; here for every contestant
+    keep_freed_memory()  # as the commands do; here for every framework
     import numpy as np
 
     run, facts = build()
@@ -72,7 +72,7 @@ def process(build: Callable):
 
 
 def take_turns(builders: dict[str, Callable], rounds: int, seconds: float) -> tuple[dict, dict[str, list[float]]]:
-    """What each contestant says of itself, facts and a first result, and its milliseconds in every round. A builder
+    """What each framework says of itself, facts and a first result, and its milliseconds in every round. A builder
     makes one in a process of its own."""
     names = list(builders)
     with ExitStack() as stack:
@@ -88,7 +88,7 @@ def take_turns(builders: dict[str, Callable], rounds: int, seconds: float) -> tu
     return ready, times
 
 
-def contestants(kind: str) -> dict[str, Callable]:
+def frameworks(kind: str) -> dict[str, Callable]:
     """Who takes part on this processor: nobody in bfloat16 where it would be emulated, for hours."""
     from tests.benchmarks.frameworks import FRAMEWORKS
 
@@ -97,12 +97,12 @@ def contestants(kind: str) -> dict[str, Callable]:
 
 
 def compare(task: tuple, folder: str, rounds: int, seconds: float) -> dict[str, dict]:
-    """Every contestant's milliseconds, and its ratio to ours."""
+    """Every framework's milliseconds, and its ratio to ours."""
     import numpy as np
 
     from tests.benchmarks.frameworks import Task
 
-    builders = {name: partial(build, Task(*task), folder) for name, build in contestants(task[0]).items()}
+    builders = {name: partial(build, Task(*task), folder) for name, build in frameworks(task[0]).items()}
     ready, times = take_turns(builders, rounds, seconds)
     if task[0] == "infer":
         for name in builders:
@@ -126,7 +126,7 @@ def compare(task: tuple, folder: str, rounds: int, seconds: float) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="time of each contestant in each round")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time of each framework in each round")
     parser.add_argument("--only", choices=("train", "infer", "text"), help="one kind of work")
     parser.add_argument("--out", help="file for the numbers as JSON")
     arguments = parser.parse_args()

@@ -34,7 +34,7 @@ def test_the_loss_is_torchs_batchmean_over_places_that_count(everywhere: bool):
     assert weight == counted.sum()
 
 
-def test_models_that_guess_no_words_or_others_are_refused():
+def test_models_that_predict_no_words_or_others_are_refused():
     with pytest.raises(UserError, match="a BertModel guesses none"):
         MLMSoftTargets().build(CONFIG, CONFIG.replace(architecture="BertModel"))
     with pytest.raises(UserError, match="the student has 11 pieces, the teacher 12"):

@@ -80,7 +80,7 @@ def test_a_second_command_is_refused_before_it_touches_anything_and_told_who_wor
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_who_was_killed_is_in_nobodys_way(number: int, tmp_path: Path, other):
+def test_a_killed_process_blocks_no_other(number: int, tmp_path: Path, other):
     other.send_signal(number)
     other.wait()
     assert record.begin_here(tmp_path / "out", Asked()) is False

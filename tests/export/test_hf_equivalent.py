@@ -51,7 +51,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_pytorch_opens_the_twin_and_computes_the_same(name: str, tmp_path: Path):
+def test_pytorch_opens_the_equivalent_and_computes_the_same(name: str, tmp_path: Path):
     bundle = MODELS[name]()
     bertjax.save(bundle, tmp_path / "bundle")
     assert bertjax.load(tmp_path / "bundle").config == bundle.config
@@ -82,7 +82,7 @@ def test_integers_become_floating_point_only_if_asked():
     )
 
 
-def test_what_has_no_twin_is_refused_with_the_reason(tmp_path: Path):
+def test_what_has_no_equivalent_is_refused_with_the_reason(tmp_path: Path):
     for changes, reason in (
         ({"exits": Exits(after=(0,))}, "exits"),
         ({"num_hidden_layers": 1, "recurrence": Recurrence(2)}, "recur"),

@@ -132,7 +132,7 @@ def test_the_next_steps_of_a_compression_run_as_they_are_printed(paired: bool, t
 
 
 @pytest.mark.slow
-def test_without_a_student_one_of_half_of_the_layers_is_proposed_and_taught(tmp_path: Path):
+def test_without_a_student_one_of_half_the_layers_is_proposed_and_distilled(tmp_path: Path):
     config, models, task = found(tmp_path, True, "plain")
     words = printed(next_steps(config, models, task))["Teach a student of half of the layers"]
     asked = parse(distill.Config, [*words[2:], "--steps=2", "--batch_size=8"])

@@ -96,7 +96,7 @@ def test_a_plan_names_the_stages_and_the_steps_of_those_that_learn():
     assert planned(stages, 65) == "teacher (about 6 steps), student (about 7 steps), int8, int8 (about 9 steps)"
 
 
-def test_rounding_learns_from_the_first_model_where_it_reads_the_same_pieces(tmp_path: Path, monkeypatch):
+def test_stage_teacher_of_quantisation_is_the_first_model_with_the_same_tokenizer(tmp_path: Path, monkeypatch):
     first = write_model(tmp_path / "first")
     bertjax.save(bertjax.load(first), tmp_path / "smaller")
     bertjax.save(prune_vocabulary(bertjax.load(first), ["the fine film"]), tmp_path / "fewer")

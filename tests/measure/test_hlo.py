@@ -145,7 +145,7 @@ def alone() -> Program:
     return Program(compiled_step(Sharding(1, 1))[0].as_text())
 
 
-def test_products_are_six_for_each_weight_and_piece_and_those_of_attention(alone: Program):
+def test_products_are_six_for_each_weight_and_token_and_those_of_attention(alone: Program):
     # 2 forwards, 4 backwards; scores and context are 4 * length * width for each piece and layer, three times.
     d, f, layers = CONFIG.hidden_size, CONFIG.intermediate_size, CONFIG.num_hidden_layers
     weights = layers * (4 * d * d + 2 * d * f) + d * len(CONFIG.labels)

@@ -216,7 +216,7 @@ def test_what_belongs_to_a_longer_name_is_not_put_under_a_shorter_one(tmp_path: 
     assert written(tmp_path / "a.b") == 0
 
 
-def test_on_a_file_system_without_locks_folders_are_replaced_and_nobody_is_taken_for_dead(tmp_path: Path, monkeypatch):
+def test_without_locks_folders_are_replaced_and_no_process_is_taken_for_dead(tmp_path: Path, monkeypatch):
     def none(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -31,7 +31,7 @@ def test_programs_compiled_for_another_number_of_processors_are_kept_apart(tmp_p
         jax.config.update("jax_compilation_cache_dir", was)
 
 
-def test_what_another_process_of_the_same_number_left_or_is_making_is_in_nobodys_way(tmp_path: Path, monkeypatch):
+def test_files_of_another_process_with_the_same_number_block_no_other(tmp_path: Path, monkeypatch):
     """In containers every process is number 1."""
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path))
 

@@ -78,7 +78,7 @@ def test_a_word_has_the_tag_of_its_first_piece_and_o_where_it_has_none():
     assert predicted_tags(logits, encoded, examples) == [["B", "I", "I", "O", "B"], ["B"] * 6 + ["O"] * 3]
 
 
-def test_a_model_that_finds_no_answer_says_so_where_nobody_promised_one():
+def test_a_model_that_finds_no_answer_says_so_where_none_was_promised():
     """A [CLS] that wins by far is a model's way of saying it (SQuAD 2); a labelled question has an answer."""
     examples = Examples(["who?"], ["the cat sat on the mat."])
     encoded = encode_examples(examples, QA, tiny_tokenizer(), 20)

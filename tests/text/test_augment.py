@@ -97,7 +97,7 @@ def test_neighbours_are_the_nearest_by_cosine_and_not_a_words_own_pieces():
         assert found[word] == sorted(vector.keys() - own, key=lambda other: -cosine(word, other))[:3]
 
 
-def test_guesses_are_those_of_torch_one_text_at_a_time(tmp_path):
+def test_predictions_are_those_of_torch_one_text_at_a_time(tmp_path):
     model = torch_model("BertForMaskedLM", 5, vocab_size=len(NAMES), max_position_embeddings=24, type_vocab_size=2)
     folder = written(model, tmp_path / "words")
     tiny_tokenizer().save(folder)

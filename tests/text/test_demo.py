@@ -72,7 +72,7 @@ def test_the_model_folder_is_a_hugging_face_folder():
     assert {path.name for path in folder.iterdir()} == names
 
 
-def test_a_warm_cache_asks_nobody(monkeypatch):
+def test_a_warm_cache_uses_no_network(monkeypatch):
     expected = demo_model_folder()
     monkeypatch.setattr(subprocess, "run", None)
     assert demo_model_folder() == expected

@@ -249,7 +249,7 @@ def test_undecodable_bytes_are_named_with_row_and_column(data_dir, monkeypatch):
         load_examples("tfds:tiny_verdicts/train", Task(labels=("bad", "good")))
 
 
-def test_rows_on_whose_class_nobody_agreed_are_left_out_and_counted(data_dir, monkeypatch):
+def test_rows_whose_annotators_disagreed_are_left_out_and_counted(data_dir, monkeypatch):
     monkeypatch.setattr(
         TinyVerdicts,
         "_generate_examples",

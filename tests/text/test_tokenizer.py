@@ -339,7 +339,7 @@ def test_a_class_in_config_json_alone_counts(stored, tmp_path):
 
 @pytest.mark.parametrize("where", ["config", "tokenizer_config", "both"])
 @pytest.mark.parametrize("there", ["tokenizer.json", "vocab.txt", "spiece.model"])
-def test_code_in_a_folder_never_runs_and_nobody_is_asked(where, there, tmp_path, monkeypatch):
+def test_code_in_a_folder_never_runs_and_no_question_is_asked(where, there, tmp_path, monkeypatch):
     """A file that leaves a mark, everything that may point at it, and a yes on standard input."""
     marker = tmp_path / "marker"
     folder = odd_folder(tmp_path / "folder", {}, {})

@@ -162,7 +162,7 @@ def test_a_request_that_leads_nowhere_is_given_back(cloud: Cloud, coming, flags,
     assert last(done) == "nothing of mine is billed in us-west4-a (state: NONE)"
 
 
-def test_where_nobody_can_be_asked_nothing_is_claimed(cloud: Cloud):
+def test_where_no_question_can_be_asked_nothing_is_claimed(cloud: Cloud):
     cloud.write("states", "ACTIVE")
     assert cloud.run("create", "--patience=0").returncode == 0  # a warning of gcloud is no state
     assert not cloud.asked("queued-resources delete")
@@ -468,7 +468,7 @@ ALL = {
 
 
 @pytest.mark.parametrize("script", ALL)
-def test_a_dry_run_asks_nobody_and_every_script_explains_itself(cloud: Cloud, script: str):
+def test_a_dry_run_calls_nothing_and_every_script_explains_itself(cloud: Cloud, script: str):
     verb = ["create"] if script == "gke" else []
     flags = ["--dry-run", *ALL[script]]
     done = cloud.run(script, *verb, *flags)

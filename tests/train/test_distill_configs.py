@@ -245,7 +245,7 @@ def three_steps(work: Path, name: str, script: Any, **changes: Any) -> bertjax.B
 
 
 @pytest.mark.slow
-def test_distilberts_twin_makes_a_stock_distilbert(work: Path):
+def test_small_distilbert_recipe_makes_a_stock_distilbert(work: Path):
     student = three_steps(work, "distilbert:small", pretrain, model=str(work / "words"))
     assert (student.config.model_type, student.config.architecture) == ("distilbert", "DistilBertForMaskedLM")
     assert not student.newly_initialized
@@ -257,13 +257,13 @@ def test_a_teacher_whose_head_was_never_trained_is_refused(work: Path):
 
 
 @pytest.mark.slow
-def test_minilms_twin_leaves_an_encoder(work: Path):
+def test_small_minilm_recipe_leaves_an_encoder(work: Path):
     student = three_steps(work, "minilm:small_v2", pretrain, model=str(work / "words"))
     assert (student.config.architecture, student.config.hidden_size) == ("BertModel", 48)
 
 
 @pytest.mark.slow
-def test_pkds_twin_begins_with_layers_of_the_model_that_was_not_fine_tuned(work: Path):
+def test_small_pkd_recipe_begins_with_layers_of_the_model_that_was_not_fine_tuned(work: Path):
     teacher, start = str(work / "teacher"), str(work / "words")
     student = three_steps(work, "pkd:small", distill, model=teacher, init_from=start)
     words = [bertjax.load(folder).params["embeddings"]["word"]["embedding"] for folder in (start, teacher)]
@@ -272,7 +272,7 @@ def test_pkds_twin_begins_with_layers_of_the_model_that_was_not_fine_tuned(work:
 
 
 @pytest.mark.slow
-def test_tinyberts_twin_goes_through_all_stages(work: Path):
+def test_small_tinybert_recipe_goes_through_all_stages(work: Path):
     general = three_steps(work, "tinybert:small_general", pretrain, model=str(work / "words"))
     assert general.config.hidden_size == 48
     teacher, start = str(work / "teacher"), str(work / "tinybert-small_general" / "bundle")
@@ -283,7 +283,7 @@ def test_tinyberts_twin_goes_through_all_stages(work: Path):
 
 
 @pytest.mark.slow
-def test_mobileberts_twin_goes_through_all_stages(work: Path):
+def test_small_mobilebert_recipe_goes_through_all_stages(work: Path):
     """Words are learnt, then each of two layers in a step of its own, then words again, and what came of it is a stock
     MobileBERT. Embeddings and head of the student are the teacher's until the last stage."""
     common = {"steps": 3, "batch_size": 8, "save_every": 3, "sharding": ONE_DEVICE}

@@ -91,7 +91,7 @@ def test_packed_examples_have_the_loss_and_the_gradient_of_single_ones(kind, fam
 
 
 @pytest.mark.slow
-def test_a_real_model_on_real_text_is_taught_alike_packed_and_not():
+def test_a_real_model_on_real_text_learns_alike_packed_and_not():
     task = infer_task("demo")
     bundle = bertjax.load("demo", architecture="BertForSequenceClassification", labels=task.labels)
     assert bundle.tokenizer is not None

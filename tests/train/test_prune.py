@@ -257,7 +257,7 @@ def test_what_makes_no_sense_is_refused(work: Path):
 
 
 @pytest.mark.slow
-def test_the_honest_row_beside_a_pruned_model_is_the_same_model_without_a_teacher(work: Path):
+def test_the_baseline_beside_a_pruned_model_is_the_same_model_without_a_teacher(work: Path):
     stage = Prune(heads=0.5, steps=7, batch_size=8)
     alone, begins, _ = control_of(stage, context("demo", Data(), "stages/2-pruned"))
     assert isinstance(alone, Finetune)

@@ -119,7 +119,7 @@ def test_a_quantised_model_is_not_trained_by_scripts_that_know_no_integers(work:
     assert "holds integers, which cannot be trained" in done.stderr
 
 
-def test_who_teaches_has_a_trained_head_and_reads_the_same_pieces(work: Path):
+def test_a_teacher_has_a_trained_head_and_the_same_tokenizer(work: Path):
     """Else its answers would be random numbers, or its ids would mean other words."""
     with pytest.raises(UserError, match="has no trained head and cannot teach"):
         quantised(work, "untaught", qat="ste", steps=1, teacher=str(write_model(work / "bare")))

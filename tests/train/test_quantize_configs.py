@@ -45,7 +45,7 @@ def test_a_recipe_rounds_what_its_paper_does(name: str):
 
 
 @pytest.mark.parametrize("name", ["q8bert:small", "qbert:small"])
-def test_a_small_twin_differs_in_size_alone(name: str):
+def test_a_small_recipe_differs_in_size_alone(name: str):
     paper, small = (load_config(one, quantize.Config) for one in (name.split(":")[0], name))
     assert (small.weights, small.losses, small.qat) == (paper.weights, paper.losses, paper.qat)
     assert small.data.train == "demo"

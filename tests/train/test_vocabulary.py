@@ -13,7 +13,7 @@ from tests.train.tiny import FILLER, GOOD, write_model, write_table
 from train.vocabulary import main
 
 
-def test_a_pre_trained_head_stays_and_loses_the_same_pieces(tmp_path: Path):
+def test_a_pre_trained_head_stays_and_loses_the_same_tokens(tmp_path: Path):
     model = write_model(tmp_path / "model", architecture="BertForMaskedLM")
     text = tmp_path / "text.txt"
     text.write_text(" ".join(GOOD) + "\n\nthe film\n")
