@@ -187,7 +187,7 @@ IMPOSSIBLE = {
     "no student": ({"student": None}, "give student, its shape"),
     "nothing to learn": ({"losses": ()}, "leaves nothing to learn"),
     "no head to ask": ({"sentences": "order"}, "--mlm_weight=0 leaves no head"),
-    "nothing hidden": ({"words": 1.0}, "hides no words to guess"),
+    "nothing hidden": ({"mlm_weight": 1.0}, "hides no words to guess"),
     "texts in one row": ({"packed": True}, "take the texts of a row for one"),
 }
 
