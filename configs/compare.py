@@ -1,11 +1,11 @@
-"""Ways to teach a small BERT, held against each other: one teacher, one shape, one budget, three seeds.
+"""Methods of distillation compared: one teacher, one student shape, one budget, three seeds.
 
     bertjax compare --config=compare --out=runs/compare
     bertjax compare --config=compare --data.train=SST-2/train.tsv --data.eval=SST-2/dev.tsv --data.max_length=64 \
         --data.rows=20000 --out=runs/compare-sst2
 
-The teacher is MiniLM-L6, fine-tuned; the student has 2 of its 6 layers and a third of their neurons. What the rows
-learn from:
+The teacher is MiniLM-L6, fine-tuned; the student has 2 of its 6 layers and a third of their neurons. The rows
+are trained on:
 
     soft_targets   the teacher's probabilities (Hinton et al. 2015)
     distilbert     these, the labels, and the direction of the last hidden states (Sanh et al. 2019)
@@ -15,8 +15,8 @@ learn from:
     minilm_v1      attention and relations of values of the last layer, then the probabilities (Wang et al. 2020)
     minilm_v2      relations of queries, keys and values, then the probabilities (Wang et al. 2021)
     cut_out        the probabilities and the labels, in another shape: the teacher's six layers with a quarter of their
-                   heads and a sixth of their neurons, those that are worth most (Michel et al. 2019), so that it begins
-                   with what the teacher has learned
+                   heads and a sixth of their neurons, those of the highest importance (Michel et al. 2019), so that it
+                   begins with what the teacher has learned
 
 SST-2, 20,000 of its training sentences, the 872 dev sentences to score (the second command, with --dtype=bfloat16 and
 --trained=runs/tuned/bundle, which configs/sst2.py has the command for; 91 minutes on one of two CPU cores, the other
@@ -39,9 +39,9 @@ and of asking the teacher for a seed:
     minilm_v2     85.3 [83.1, 87.6]  85.4 85.2 85.3  +2.5 [+1.0, +4.0]   0.007      203  64.6M  1.22
     cut_out       87.5 [85.4, 89.6]  87.2 87.2 88.2  +4.7 [+2.7, +6.6]  <0.001      149  80.1M  1.64
 
-Every way to learn from a teacher beats the same student on labels. tinybert and minilm, which look inside it, are about
-a point ahead of those that hear little but its answers. A student cut out of the teacher is the best, though not beyond
-doubt (ahead of tinybert, tinybert_aug and minilm_v1 it may be noise), and slower by a third: six thin layers are more
+Every method of distillation beats the same student on labels. tinybert and minilm, which look inside it, are about
+a point ahead of those that are given little but its outputs. A student cut out of the teacher is the best, though not
+statistically distinguishable from tinybert, tinybert_aug and minilm_v1, and slower by a third: six thin layers are more
 work than two thick ones. It stays 2.6 [0.9, 4.3] points below the teacher where 1.5 were hoped for, and keeps 74 % of
 what the teacher has over a bag of words, where 80 were.
 
@@ -63,9 +63,9 @@ On the demo (10,177 sentences of films to learn from, 1,717 of other films to sc
     minilm_v2     78.5 [76.7, 80.2]  78.2 79.1 78.0  +1.7 [+0.3, +3.3]    0.11      145  72.6M  1.11
     cut_out       80.5 [78.8, 82.2]  80.1 80.9 80.6  +3.8 [+2.1, +5.4]  <0.001      104  92.9M  1.56
 
-Here a teacher is worth one and a half to two points, and which of the seven ways it is makes no difference that these
-examples can tell. The student cut out of the teacher is ahead of all of them and 0.4 [-1.0, 1.8] points below the
-teacher, at 0.18 of its arithmetic: it keeps 90 % of what the teacher has over a bag of words.
+Here a teacher is worth one and a half to two points, and which of the seven ways it is makes no statistically
+distinguishable difference. The student cut out of the teacher is ahead of all of them and 0.4 [-1.0, 1.8] points below
+the teacher, at 0.18 of its arithmetic: it keeps 90 % of what the teacher has over a bag of words.
 
 On pairs of sentences of WikiText-2, does the second follow the first or is it from somewhere else (9,134 pairs of its
 test file to learn from, 2,000 of its validation file to score):
@@ -92,7 +92,7 @@ test file to learn from, 2,000 of its validation file to score):
     minilm_v2     61.2 [59.3, 63.1]  60.4 61.3 62.0     -3.1 [-5.0, -1.3]   0.004      258   157M  1.79
     cut_out       79.5 [77.8, 81.2]  79.6 79.8 79.1  +15.2 [+13.1, +17.1]  <0.001      173   199M  2.24
 
-Two layers hardly learn to hold one sentence against another, whoever teaches them. Relations, which get two thirds of a
+Two layers hardly learn to hold one sentence against another, with any method. Relations, which get two thirds of a
 row's passes, hand little of that down: minilm_v2 is worse than no teacher. The student cut out of the teacher has six
 layers as it does, and stays 2.7 [1.3, 4.2] points below it.
 

@@ -10,9 +10,9 @@
 
 One exit, on the embeddings: a bag of words in front of six layers, which is trained in half a minute, because no layer
 has to be computed for it. Every exit is paid for by those who do not take it, and what a late one saves is little: the
-plain model computes one row of its last layer, so that layer is the cheapest. It reads the mean of the pieces, unlike
-DeeBERT's: from the first piece the exits after the lower three layers of this model, which was pre-trained with mean
-pooling, learnt 67, 74 and 51 % (5e-4, 3 epochs), and the first piece's embedding says nothing.
+plain model computes one row of its last layer, so that layer is the cheapest. It reads the mean of the tokens, unlike
+DeeBERT's: from the first token the exits after the lower three layers of this model, which was pre-trained with mean
+pooling, learnt 67, 74 and 51 % (5e-4, 3 epochs), and the first token's embedding says nothing.
 
 Seed 0, the exit trained in bfloat16, 872 dev sentences in float32, all of them timed, on two CPU cores; the exit alone
 scores 80.7 on the held-out text. Thresholds are of entropy; ms are per text, one by one, in a batch of 32, and in many
@@ -31,15 +31,15 @@ batches of 32; saved are layers, and then time against the plain model in batche
     0.416              87.8 [85.7, 89.9]   3.14   48 %   235M     2.91   38 %       1.61   39 %      1.57   41 %
     oracle             88.4 [86.4, 90.6]   1.08   82 %    81M        -      -          -      -         -      -
 
-Time saved is the median of what five rounds say, milliseconds are medians by themselves. The calibrated threshold loses
-0.6 points here (-0.5 to 1.7). Of the layers that it saves, 84 % is time saved on one sentence, 79 % in a batch of 32 by
-itself, and 85 % where several batches come at once, as in `bundle.predict`, and survivors go on together. What is
-missing is mostly that short texts are the easy ones. In two measurements before, one sentence saved 37 and 39 %
-and paid 1 and 4 % where nobody leaves; several batches saved 38 and 40 %.
+Time saved is the median of five repeats, milliseconds are medians by themselves. The calibrated threshold loses 0.6
+points here (-0.5 to 1.7). Of the layers that it saves, 84 % is time saved on one sentence, 79 % in a batch of 32 by
+itself, and 85 % where several batches come at once, as in `bundle.predict`, and the examples that remain go on
+together. What is missing is mostly that short texts are the easy ones. In two measurements before, one sentence saved
+37 and 39 % and paid 1 and 4 % where no example exits; several batches saved 38 and 40 %.
 
 After the first layer instead (--after 0 --epochs=2) the exit alone scores 81.2 on the dev set, and calibration saves as
-many layers, 46 %, at 88.1; but who leaves there has paid for one. The places were compared with the 872 sentences
-known, so these have chosen too.
+many layers, 46 %, at 88.1; but an example that exits there has paid for one. The places were compared with the 872
+sentences known, so these have chosen too.
 """
 
 from bertjax.recipes.data import Data

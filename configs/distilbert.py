@@ -3,9 +3,9 @@
     bertjax pretrain --config=distilbert --data.train=FOLDER --out=runs/distilbert
 
 The student begins with six layers of its teacher (0, 2, 4, 7, 9 and 11, those of the published script, where the paper
-speaks of one out of two) and learns three things: the teacher's probabilities at every real piece (weight 5,
+speaks of one out of two) and learns three things: the teacher's probabilities at every real token (weight 5,
 temperature 2), the hidden words (2), and the direction of the last hidden states (1). Rate 5e-4 after a warm-up of 5 %,
-Adam's second moment 0.98, epsilon 1e-6, no decay, norm of the gradient at most 5, three epochs, 512 pieces. Eight
+Adam's second moment 0.98, epsilon 1e-6, no decay, norm of the gradient at most 5, three epochs, 512 tokens. Eight
 devices with batches of 5, accumulated 50 times, make 2,000 rows a step; that is 50 micro-batches here. The paper took
 English Wikipedia and BooksCorpus.
 

@@ -10,11 +10,11 @@ LAMB, rate 1.5e-3 after 10,000 steps of warm-up. The student takes its embedding
 after another, 10,000 steps each at three times the rate, a tenth of it once the next one learns: feature maps (100
 times the error of normalised states, 5,000 and 5 times that of their means and variances) and attention maps, each over
 24. Then it trains as the teacher did, where half of the weight of the hidden words goes to the teacher's probabilities.
-English Wikipedia and BooksCorpus, 512 pieces.
+English Wikipedia and BooksCorpus, 512 tokens.
 
 These are the numbers of the published command for the student; there is none for the teacher, which gets those of the
 last stage. What the code behind it does besides, and this does not: it drops nothing of the student's attention while
-there is a teacher, lets the rate of a phase fall by a tenth once it is reached, hides at most 20 pieces of a row, and
+there is a teacher, lets the rate of a phase fall by a tenth once it is reached, hides at most 20 tokens of a row, and
 compares means and variances with those of every layer of the teacher.
 
 IB-BERT's weights were never published. An ordinary BERT teaches as well, by what does not need its widths:
@@ -34,7 +34,7 @@ paper has done this.
 
 is the whole chain with four layers, at a size that fits a laptop, on the demo. Of it the teacher was run, with a
 schedule for 1,200 steps that ended after 1,000, on two CPU cores that other jobs kept busy (11 minutes): held-out
-hidden pieces 5.52 nats (entropy of their own frequencies 6.37), 15.4 % guessed. So it knows little that a student could
+masked tokens 5.52 nats (entropy of their own frequencies 6.37), 15.4 % guessed. So it knows little that a student could
 learn, and what the student's stages bring is not known.
 
 A phase costs the layers that it needs: with a teacher of 20 steps (small_teacher --steps=20), the steps of small_layers

@@ -6,7 +6,7 @@
         --data.eval=SST-2/dev.tsv --data.max_length=64 --out=runs/pabee-early
 
 Seed 0, accuracy on the 872 dev sentences behind each layer: 50.9, 50.9, 50.9, 89.2, 89.1, 89.2. In 1,268 steps the
-classifiers of the lower three layers learn nothing (their losses stay at ln 2): the first piece, which PABEE reads,
+classifiers of the lower three layers learn nothing (their losses stay at ln 2): the first token, which PABEE reads,
 knows next to nothing of the text there in a model that was pre-trained with mean pooling. So nothing can be left before
 the fourth layer; configs/deebert.py lets exits read the mean. Its calibration has not been run.
 """

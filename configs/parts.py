@@ -1,10 +1,10 @@
-"""What a classifier loses with its parts: whole layers, halves of the feed-forward layers, heads.
+"""What structured pruning costs a classifier: whole layers, feed-forward neurons, heads.
 
     bertjax compare --config=parts --model=runs/tuned/bundle --data.train=train.tsv --data.eval=dev.tsv \
         --data.max_length=64
 
-`model` is a fine-tuned one. Every row takes the parts that are worth least out of it (train/prune.py) and learns from
-it by its answers alone; `no_teacher` is every other layer of the model, which learn from the labels.
+`model` is a fine-tuned one. Every row prunes the structures of least importance (train/prune.py) and is trained on
+its outputs alone; `no_teacher` is every other layer of the model, trained on the labels.
 
 MiniLM on SST-2 (the model of configs/sst2.py, seed 0; --data.rows=20000 --epochs=1, 40 minutes on one core beside other
 work; one seed; 872 sentences):
@@ -23,7 +23,7 @@ work; one seed; 872 sentences):
     more_epochs             87.6 [85.4, 89.8]  -2.5 [-4.4, -0.5]   190M  69.6  2.04
     bag of words            80.2 [77.6, 82.8]                  -      -   0.9  0.34
 
-Differences among the rows above 89 may be noise; layers bring the most time for what they cost, until the third goes.
+The rows above 89 are not statistically distinguishable. Layers save the most time for what they cost, up to the third.
 """
 
 from bertjax.distill.terms import SoftTargets
@@ -37,7 +37,7 @@ RATE = Optimiser(learning_rate=1e-4)
 
 
 def without(name: str, layers: float = 0.0, heads: float = 0.0, neurons: float = 0.0) -> Row:
-    """A row that is the model without these parts."""
+    """A row that is the model without these fractions of its structures."""
     learned = (SoftTargets(temperature=2.0),)
     stage = Prune(
         layers=layers, heads=heads, neurons=neurons, losses=learned, packed=True, batch_size=8, optimiser=RATE

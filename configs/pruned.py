@@ -2,7 +2,7 @@
 
     bertjax compress --config=pruned --model=runs/tuned/bundle --data.train=train.tsv --data.eval=dev.tsv
 
-MiniLM on SST-2, texts of up to 64 pieces; the teacher is that of configs/sst2.py (seed 0, three packed epochs). The
+MiniLM on SST-2, texts of up to 64 tokens; the teacher is that of configs/sst2.py (seed 0, three packed epochs). The
 stages were run one by one (`bertjax prune`, `quantize --teacher`, `export`), then `bertjax evaluate` put the files and
 their parts alone into one table; 872 sentences, one seed, times of one text on one thread, from a cold start:
 
@@ -10,16 +10,16 @@ their parts alone into one table; 872 sentences, one seed, times of one text on 
     model                    accuracy [95 %]       p  FLOPs     size    ms
     teacher, float32 file  90.1 [88.1, 92.1]       -   449M  90.9 MB  5.25
     int8 alone             90.0 [88.0, 92.1]    1.00   474M  23.1 MB  1.85
-    parts out alone        89.3 [87.3, 91.4]    0.38   166M  65.4 MB  1.52
+    pruned alone           89.3 [87.3, 91.4]    0.38   166M  65.4 MB  1.52
     both                   90.4 [88.4, 92.3]    0.88   176M  16.6 MB  0.78
     bag of words           82.7 [80.2, 85.1]  <0.001      -        -     -
 
-The same parts taken out, learned on the labels alone, in floating point: 89.2. The machine had other work to do, so the
-ratios alone are worth something. Its kernels had 8 bits (`full_int8=True` in the stage that rounds); now they have 7,
-so that one file serves every processor. The gate, on the same files:
+The same structured pruning, trained on the labels alone, in floating point: 89.2. The machine had other work to do, so
+the ratios alone are worth something. Its kernels had 8 bits (`full_int8=True` in the stage that rounds); now they have
+7, so that one file serves every processor. The gate, on the same files:
 
     bertjax verify int8-onnx --against teacher-onnx --data dev.tsv --max-length 64 --min-speedup 4 --max-drop 1
-    4.91 times as fast (4.91 to 5.20 over the rounds), +0.23 points (-1.26 to +1.72), 1/5.23 of the bytes; it passes
+    4.91 times as fast (4.91 to 5.20 over the repeats), +0.23 points (-1.26 to +1.72), 1/5.23 of the bytes; it passes
 
 With six layers, half of heads and neurons and the same training in 8 bits: 89.9 (-0.2 [-1.7, +1.3]), only 3.9 times as
 fast; the same shape trained on the labels alone, in floating point, 90.0, so the teacher is worth nothing there that

@@ -21,13 +21,13 @@ configs/sst2.py) has 90.1 [88.1, 92.1]; one seed, each dev reading is reported:
 The encoder's weights are 11.9 times smaller, scales and offsets included (its biases and LayerNorms too: 11.6 times).
 In JAX and batches of 32, 8 bits label 3.1 and 2 or 3 bits 2.2 times as many texts a second as floating point, one by
 one 1.9 and 1.4 times (`bertjax evaluate --model=INT8 --against FLOAT --data.eval=dev.tsv --data.max_length=64`, two
-cores with VNNI). None of the losses can be told from chance, and all lie within 2.3 points. Fewer words alone, in
-floating point, lose 0.3 [-0.5, 1.1]. The gate holds for each as it lies on the disk, with --max-drop 2.3 and --max-mb
-18.3, 11.4 and 9.1.
+cores with VNNI). None of the losses is statistically distinguishable from zero, and all lie within 2.3 points. Fewer
+words alone, in floating point, lose 0.3 [-0.5, 1.1]. The gate holds for each as it lies on the disk, with --max-drop
+2.3 and --max-mb 18.3, 11.4 and 9.1.
 
 What is learned is the teacher's probabilities and hidden states, with all rounding in place and every range a parameter
 (Esser et al. 2020), in 1,200 steps of 32: about 16 minutes on one core. Which layers get three bits is found by
-rounding each alone: at 2.8 bits in the mean the lower four of the six. Inputs of products have 8 bits throughout;
+rounding each alone: at 2.8 bits on average the lower four of the six. Inputs of products have 8 bits throughout;
 LayerNorms, biases and the classifier stay float32.
 
 Words take half of a small model at 8 bits, so they decide below: at 4 bits by row with an offset they lie 0.103 of
@@ -80,7 +80,7 @@ def learned(name: str, *weights: tuple[str, Format | None], **changes) -> Quanti
 
 
 def mixed(name: str, *tables: tuple[str, Format | None]) -> Quantize:
-    """Two or three bits for a layer, 2.8 in the mean."""
+    """Two or three bits for a layer, 2.8 on average."""
     choices = tuple(Format(bits, "asymmetric", block_cols=6) for bits in (2, 3))
     return learned(name, *tables, POOLER, mean_bits=2.8, choices=choices)
 

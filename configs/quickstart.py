@@ -4,7 +4,7 @@
 
 MiniLM-L6-H384 is fine-tuned on 10,000 sentences from reviews, labelled fresh or rotten. A student with two of its six
 layers and half of the neurons learns from it; report.md says what was gained and what it cost. Texts are cut to 32
-pieces to save time: three in ten lose their end.
+tokens to save time: three in ten lose their end.
 
 The student is then rounded to 8 bits and exported as an ONNX file, and measured as that.
 

@@ -8,8 +8,8 @@
 Sharing saves memory, storage and optimiser state, and no arithmetic: every depth step computes what it did. Each depth
 keeps its own LayerNorms (6 x 1,536 numbers), for which a least-squares fit is made.
 
-On two CPU cores (1,717 sentences of unseen films, one seed, median of three rounds; the training step is the one that
-made the model: fine-tuning for MiniLM, distillation with stored outputs for the others, 32 texts of up to 32 pieces):
+On two CPU cores (1,717 sentences of unseen films, one seed, median of three repeats; the training step is the one that
+made the model: fine-tuning for MiniLM, distillation with stored outputs for the others, 32 texts of up to 32 tokens):
 
     docs/results/shared.json
     groups        accuracy [95 %]  parameters    bytes  FLOPs   memory  training    ms  texts/s, batches of 32

@@ -19,10 +19,10 @@ Seed 0, accuracy on the 872 dev sentences with 95 % intervals: teacher 89.9 [88.
 the same small model without a teacher 86.0 [83.7, 88.4], so this recipe shows no gain of the student (+0.3, p = 0.77);
 a bag of words 82.7. The student computes 6.0x less and is 6.1x as fast on one sentence. Other seeds have not been run.
 With three epochs instead of two (bertjax finetune, --epochs=3 and the rest as here, 28 minutes a seed) seeds 0, 1 and 2
-got 90.25, 88.65 and 88.88, 89.3 in the mean: seeds differ by more than an epoch gains.
+got 90.25, 88.65 and 88.88, 89.3 on average: seeds differ by more than an epoch gains.
 The mean of the last weights is a little better than the last ones: on the held-out sentences, after three epochs, 88.0
 against 87.7 (one run has both). Packed, three epochs and that mean, seeds 0, 1, 2, 3 and 6 got 90.14, 89.79, 88.99,
-89.56 and 89.11 on dev, 89.5 in the mean:
+89.56 and 89.11 on dev, 89.5 on average:
 
     bertjax finetune --data.train=SST-2/train.tsv --data.eval=SST-2/dev.tsv --data.max_length=64 --packed \
         --batch_size=14 --optimiser.learning_rate=1e-4 --epochs=3 --optimiser.swa_fraction=0.33 --seed=0
@@ -30,7 +30,7 @@ against 87.7 (one run has both). Packed, three epochs and that mean, seeds 0, 1,
 
 which takes 25 to 28 minutes on one core beside a run on the other, and 14 with --dtype=bfloat16 on a processor with
 AMX; 14 rows of 64 hold about 60 texts. With --model_soup=3 the model is the mean of the weights of three runs, as small
-and as fast as one: in bfloat16 90.25 (--seed=0), 90.25 (--seed=1) and 89.56 (--seed=2), 90.02 in the mean, and in
+and as fast as one: in bfloat16 90.25 (--seed=0), 90.25 (--seed=1) and 89.56 (--seed=2), 90.02 on average, and in
 float32 90.14 (--seed=0). Two more epochs on longer phrases alone, which look more like the dev sentences, gained
 nothing: 87.9 against 88.0 on the held-out ones.
 

@@ -2,7 +2,7 @@
 
     bertjax compress --config=quickstart --out=runs/quickstart     # for the teacher: MiniLM fine-tuned on film reviews
     bertjax distill --config=universal --out=runs/universal
-    bertjax distill --config=universal:fixed --out=runs/six-rounds                # the same block, six rounds for all
+    bertjax distill --config=universal:fixed --out=runs/six-steps                # the same block, six steps for all
 
 Halting by position saves time only when a whole batch has halted, so the gain is at batch 1. On SST-2,
 
@@ -10,9 +10,10 @@ Halting by position saves time only when a whole batch has halted, so the gain i
         --data.eval=SST-2/dev.tsv --data.max_length=64 --epochs=2 --batch_size=64 --out=runs/universal-sst2
 
 gave 80.8 % of the 872 dev sentences from a teacher with 90.3 (seed 0 of the three epochs in configs/sst2.py), and took
-5.98 of the 6 rounds in the mean (`bertjax predict` says for each text how many): at the price of 0.01 a round next to
-nothing halts early, and nothing is saved. Dearer rounds, a teacher with 90.1 and 20,000 of the texts (--data.rows=20000
---dtype=bfloat16, 7 minutes on one core each), against the same block with six rounds for all (universal:fixed):
+5.98 of the 6 steps on average (`bertjax predict` says for each text how many): at a ponder weight of 0.01 next to
+nothing halts early, and nothing is saved. Larger weights, a teacher with 90.1 and 20,000 of the texts
+(--data.rows=20000 --dtype=bfloat16, 7 minutes on one core each), against the same block with six steps for all
+(universal:fixed):
 
     docs/results/universal.json
     ponder weight  steps    accuracy [95 %]  ms, one text  texts/s, batches of 32
@@ -21,9 +22,9 @@ nothing halts early, and nothing is saved. Dearer rounds, a teacher with 90.1 an
     --ponder=0.3    4.00  82.7 [80.2, 85.2]          3.47                     434
 
 measured by `bertjax evaluate --model=SIX/bundle --against HALTING/bundle ... --data.train=SST-2/train.tsv
---data.eval=SST-2/dev.tsv --data.max_length=64` on two quiet CPU cores, in float32. A third of the rounds is 30 % of
-the time on one text, and no accuracy that these examples can tell. But 867 of the 872 texts take four rounds: at this
-price the block has learned to do with fewer, and not which text needs more. A bag of words has 82.7 as well: one
+--data.eval=SST-2/dev.tsv --data.max_length=64` on two quiet CPU cores, in float32. A third of the steps is 30 % of the
+time on one text, with no statistically distinguishable change of accuracy. But 867 of the 872 texts take four steps: at
+this price the block has learned to do with fewer, and not which text needs more. A bag of words has 82.7 as well: one
 block for six layers is too small for this task, or 20,000 texts are too few to teach it.
 """
 
@@ -36,7 +37,7 @@ from bertjax.student import Student
 
 
 def recurrent(halting: Halting | None, out: str) -> Config:
-    """Six rounds of one block, with or without halting."""
+    """Six steps of one block, with or without halting."""
     return Config(
         model="runs/quickstart/stages/1-teacher/bundle",
         data=Data(train="demo", eval="demo", max_length=32),
@@ -53,4 +54,4 @@ def recurrent(halting: Halting | None, out: str) -> Config:
 
 
 config = recurrent(Halting("accumulated", remainder_at_end=True, bias=-1.0), "runs/universal")
-fixed = recurrent(None, "runs/six-rounds")
+fixed = recurrent(None, "runs/six-steps")

@@ -5,7 +5,7 @@
 
 One block of width 1,024, 16 heads and 4,096 neurons; sizes and dropout are those of `universal_transformer_base` in
 tensor2tensor. The block of `config` and its signals are as the paper describes them, and it halts by position, after 12
-rounds at most; `official` does so as the authors' code does it by default; `fixed` is the paper's with 6 rounds for
+steps at most; `official` does so as the authors' code does it by default; `fixed` is the paper's with 6 steps for
 everything. The embeddings are BERT's, learned positions and a LayerNorm included, which neither has. Not trained here.
 """
 

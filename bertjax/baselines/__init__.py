@@ -1,1 +1,1 @@
-"""What every result is held against."""
+"""Baselines that every result is compared with."""

@@ -178,7 +178,7 @@ def measure_speedup(whole: str, smaller: Path, examples: Examples, max_length: i
 
     candidates = {"whole": Candidate("jax", resolve(whole)), "smaller": Candidate("jax", smaller)}
     # More and shorter repeats than a report takes: a busy moment of the machine spoils fewer of them.
-    repeats: dict[str, Any] = {"sample": 64, "rounds": 7, "isolated": not one_process_only()}
+    repeats: dict[str, Any] = {"sample": 64, "repeats": 7, "isolated": not one_process_only()}
     timings = measure_latency(candidates, examples.texts, examples.pairs, max_length=max_length, **repeats)
     return timings["whole"].latency.batch_1.p50 / timings["smaller"].latency.batch_1.p50
 

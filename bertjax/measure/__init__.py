@@ -1,4 +1,4 @@
-"""What a model costs: size, memory, arithmetic and time, measured on what ships.
+"""What a model costs: size, memory, FLOPs and time, measured on what ships.
 
     cost.py          parameters, stored bytes, FLOPs, memory traffic, peak memory: no clock
     latency.py       the clock: each runtime in its own process (processes.py, worker.py), taking turns
@@ -6,6 +6,6 @@
     onnx.py          an exported folder and its session in ONNX Runtime
     hlo.py           what is in a compiled program: products, traffic
 
-The trade-off: time is this machine's, and the ratio of two rows travels better than either. A clean measurement takes
-about a minute, since processes take turns and nothing is timed only once.
+Times are those of this machine; ratios of two rows carry over to others better than times do. A measurement takes about
+a minute, because processes take turns and everything is timed several times.
 """

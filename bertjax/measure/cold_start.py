@@ -1,7 +1,7 @@
 """A model as a small device would run it: one thread, texts one at a time, from a cold start.
 
-Each candidate has the machine to itself, one after the other: nothing is compared with what runs beside it, and the
-memory is that of the whole process, interpreter and runtime included, which is what a device has to have.
+Candidates run one after the other, each alone on the machine. The memory is that of the whole process, interpreter and
+runtime included, which is what a device needs.
 """
 
 import time

@@ -1,10 +1,10 @@
-"""What leaving early gains on the clock, against the same model run to its end.
+"""Time that early exit saves, against the same model run to its last layer.
 
-All ways of running are of one runtime, so they share a process and its threads, and take turns: a round lets each of
-them run every batch once, one right after the other, in an order that turns. What counts is the median over the rounds,
-and of one way against another the median of what each round says, which a machine that is slower for some seconds
-changes little. The model run to its end has the same batches in the same few lengths; padding to a maximum would be a
-baseline that is easily beaten.
+All ways of running use one runtime, so they share a process and its threads, and take turns: in each repeat each way
+runs every batch once, in an order that rotates. The result is the median over the repeats, and for one way against
+another the median of the ratios within a repeat, which a machine that is slower for some seconds changes little. The
+model run to its last layer has the same batches in the same few lengths; padding to a maximum would be too weak a
+baseline.
 """
 
 import time
@@ -21,19 +21,19 @@ def time_ways(
     ways: Mapping[str, Callable[[Sequence[Inputs]], Any]],
     calls: Mapping[str, Sequence[Sequence[Inputs]]],
     *,
-    rounds: int = 5,
+    repeats: int = 5,
     notify: Callable[[str], None] = lambda message: None,
-) -> dict[str, dict[str, Float[np.ndarray, "rounds"]]]:
-    """Milliseconds per text, by round, of each way, a function of batches that returns when its answers are there, in
+) -> dict[str, dict[str, Float[np.ndarray, "repeats"]]]:
+    """Milliseconds per text, by repeat, of each way (a function of batches that returns when it has computed them), in
     each kind of `calls`: {"one by one": [[a], [b]], "together": [[a, b]]} gives {way: {"one by one": ms, ...}}."""
     for name, run in ways.items():
         notify(f"compiling {name}")
         for kind in calls.values():
             for batches in kind:
                 run(batches)
-    order, taken = list(ways), {name: {kind: np.zeros(rounds) for kind in calls} for name in ways}
-    for turn in range(rounds):
-        notify(f"round {turn + 1} of {rounds}")
+    order, taken = list(ways), {name: {kind: np.zeros(repeats) for kind in calls} for name in ways}
+    for turn in range(repeats):
+        notify(f"repeat {turn + 1} of {repeats}")
         for kind, several in calls.items():
             texts = sum(len(ids) for batches in several for ids, _, _ in batches)
             for name in order:

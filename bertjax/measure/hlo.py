@@ -2,7 +2,7 @@
 
 XLA's own count (`cost_analysis`) takes the body of a loop once, says nothing about the interconnect and does not tell a
 float32 product from one in bfloat16. The text says all of that, once it is known how often each computation runs. The
-price is a reader of a format that nobody promises to keep; tests hold it against small programs and closed forms.
+price is a parser of a format that may change; tests hold it against small programs and closed forms.
 
 All numbers are of one device: the program is the same on all, and its shapes are those of a device's part.
 """
@@ -103,16 +103,16 @@ class Program:
         times[order[-1]] = 1
         for name in reversed(order):
             for instruction in inside[name]:
-                rounds = self.rounds(instruction) if instruction.kind == "while" else 1
+                trips = self.trip_count(instruction) if instruction.kind == "while" else 1
                 for called in called_by(instruction):
-                    times[called] = times.get(called, 0) + times[name] * rounds
+                    times[called] = times.get(called, 0) + times[name] * trips
         return times
 
-    def rounds(self, loop: Instruction) -> int:
-        """How often the body of a loop runs: said by XLA, or the number that a counter from 0 is compared with. Of a
-        loop that ends by what it computes, 1."""
-        if said := re.search(r'"?known_trip_count"?:\{"n":"(\d+)"', loop.attributes):
-            return int(said[1])
+    def trip_count(self, loop: Instruction) -> int:
+        """How often the body of a loop runs: XLA's own count, or the number that a counter from 0 is compared with. A
+        loop that ends by what it computes counts once."""
+        if known := re.search(r'"?known_trip_count"?:\{"n":"(\d+)"', loop.attributes):
+            return int(known[1])
         condition = re.search(r"condition=%?([\w.-]+)", loop.attributes)
         parts = self.inside.get(condition[1], []) if condition else []
         limits = [int(part.attributes) for part in parts if part.kind == "constant" and part.attributes.isdigit()]

@@ -1,10 +1,10 @@
 """Time, measured so that it can be compared: each runtime in its own process, the processes taking turns.
 
-A round lets every runtime run the same texts once, in an order that turns from round to round; what is reported is the
-median over rounds of each round's median (and of its 95th percentile), so that a machine that is busy for a moment
-spoils one round of everybody rather than all of one model. Texts keep their real lengths, and results are waited for.
-While one process works the others wait for input; one that burns processor time while waiting is named in a warning,
-because it slowed its neighbours.
+In each repeat every runtime runs the same texts once; the order rotates from repeat to repeat. The report has the
+median over repeats of each repeat's median (and of its 95th percentile), so that a machine that is busy for a moment
+affects one repeat of all models rather than all of one model. Texts keep their real lengths, and results are waited
+for. While one process works the others wait for input; a process that uses processor time while waiting is named in a
+warning, because it slowed the others.
 """
 
 import time
@@ -19,7 +19,7 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.measure.processes import Candidate, Here, Process, ask, load_requests, processors
 
-SETTLE_S = 0.2  # threads that spin for more work after a call have gone to sleep by then
+SETTLE_S = 0.2  # threads that spin after a call are asleep by then
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class Edge:
-    """One text at a time on one thread; from starting the process to the first answer; bytes that the process held."""
+    """One text at a time on one thread; time from process start to the first prediction; peak bytes of the process."""
 
     latency_ms: Percentiles
     cold_start_ms: float
@@ -65,8 +65,8 @@ class Timing:
     versions: Mapping[str, str]
     latency: Latency
     throughput_per_s: float
-    rounds: tuple[float, ...] = ()
-    """The median milliseconds at batch 1 of every round: their spread is how steady the machine was."""
+    repeats: tuple[float, ...] = ()
+    """The median milliseconds at batch 1 of every repeat; their spread shows how steady the machine was."""
 
 
 def measure_latency(
@@ -76,7 +76,7 @@ def measure_latency(
     *,
     max_length: int = 512,
     sample: int = 128,
-    rounds: int = 3,
+    repeats: int = 3,
     threads: int | None = None,
     isolated: bool = True,
     timeout_s: float = 600.0,
@@ -86,15 +86,15 @@ def measure_latency(
     """Latency at batch 1 and throughput at batch 32 of every candidate, on a random `sample` of the texts.
 
     `threads` limits the processors that each process may use (Linux; default: all that this one may). `isolated=False`
-    runs everything here, for devices that only one process can hold (a TPU). `notify` hears what is being done.
+    runs everything here, for devices that only one process can hold (a TPU). `notify` is given a line for each step.
 
     Raises:
-      UserError: A candidate cannot be loaded; no texts; fewer than three rounds.
+      UserError: A candidate cannot be loaded; no texts; fewer than three repeats.
       RuntimeError: A process died or did not answer in `timeout_s`; the end of its stderr is in the message.
     """
-    if not texts or rounds < 3:
+    if not texts or repeats < 3:
         raise UserError(
-            f"Timing got {len(texts)} texts and {rounds} rounds: expected one or more, and at least 3 rounds."
+            f"Timing got {len(texts)} texts and {repeats} repeats: expected one or more, and at least 3 repeats."
         )
     chosen: list[int] = np.random.default_rng(seed).permutation(len(texts))[:sample].tolist()
     second = None if pairs is None else [pairs[i] for i in chosen]
@@ -106,21 +106,21 @@ def measure_latency(
         notify("loading and compiling")
         about = ask(workers, loads)
         ask(workers, {name: {"command": "warm_up"} for name in workers})
-        results = _take_turns(workers, rounds, notify)
+        results = _take_turns(workers, repeats, notify)
     if isolated:
         _warn_of_restless(results)
     return {name: _timing(about[name], results[name]) for name in candidates}
 
 
 def _take_turns(
-    workers: Mapping[str, Any], rounds: int, notify: Callable[[str], None]
+    workers: Mapping[str, Any], repeats: int, notify: Callable[[str], None]
 ) -> dict[str, list[dict[str, Any]]]:
-    """What every worker measured in each round; the first of a round is the last of the next."""
+    """What every worker measured in each repeat; the first of one repeat is the last of the next."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     order = list(workers)
-    for turn in range(rounds):
+    for turn in range(repeats):
         for name in order:
-            notify(f"timing {name}, round {turn + 1} of {rounds}")
+            notify(f"timing {name}, repeat {turn + 1} of {repeats}")
             time.sleep(SETTLE_S)
             results[name].append(ask(workers, {name: {"command": "measure"}})[name])
         order = [*order[1:], order[0]]
@@ -128,20 +128,20 @@ def _take_turns(
 
 
 def _warn_of_restless(results: Mapping[str, list[dict[str, Any]]]) -> None:
-    for name, rounds in results.items():
-        share = max(answer["idle_share"] for answer in rounds)
+    for name, repeats in results.items():
+        share = max(answer["idle_share"] for answer in repeats)
         if share > 0.1:
             warnings.warn(f"{name} used {share:.0%} of a processor while others were timed", stacklevel=3)
 
 
-def _timing(about: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> Timing:
-    """Medians over the rounds."""
+def _timing(about: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> Timing:
+    """Medians over the repeats."""
 
     def percentiles(kind: str) -> Percentiles:
-        p50, p95 = np.median([np.percentile(answer[kind], (50, 95)) for answer in rounds], axis=0)
+        p50, p95 = np.median([np.percentile(answer[kind], (50, 95)) for answer in repeats], axis=0)
         return Percentiles(float(p50), float(p95))
 
-    throughput = float(np.median([answer["batch_32_per_s"] for answer in rounds]))
+    throughput = float(np.median([answer["batch_32_per_s"] for answer in repeats]))
     latency = Latency(percentiles("batch_1"), percentiles("end_to_end"))
-    medians = tuple(float(np.median(answer["batch_1"])) for answer in rounds)
+    medians = tuple(float(np.median(answer["batch_1"])) for answer in repeats)
     return Timing(about["runtime"], about["device"], about["threads"], about["versions"], latency, throughput, medians)

@@ -59,7 +59,7 @@ def onnx_file(folder: str | os.PathLike) -> Any:
     names = (BESIDE,) if weights else (BESIDE, FLOATS, INTEGERS)
     found = [name for name in names if (place / name).is_file()]
     if len(found) > 1:
-        raise UserError(f"{folder} holds {' and '.join(found)}, and it is not said which is meant; leave one of them.")
+        raise UserError(f"{folder} holds {' and '.join(found)}, which is ambiguous; keep one of them.")
     return place / found[0] if found else None
 
 

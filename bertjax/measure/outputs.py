@@ -1,4 +1,4 @@
-"""What models say to texts, each in the runtime and from the folder that ships, one process after the other."""
+"""Logits of models, each in the runtime and from the folder that ships, one process after the other."""
 
 from collections.abc import Callable, Mapping
 
@@ -19,8 +19,8 @@ def measure_outputs(
     timeout_s: float = 3600.0,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict[str, list[np.ndarray]]:
-    """The logits of every candidate for every row of the examples as it reads them (`encoded`, cut to `max_length`), in
-    their order; where a model says something of every piece, [pieces, ...].
+    """The logits of every candidate for every row of the examples as it reads them (`encoded`, truncated at
+    `max_length`), in their order; [tokens, ...] for a model that predicts for each token.
 
     Raises:
       UserError: A candidate cannot be loaded.
@@ -28,12 +28,12 @@ def measure_outputs(
     """
     found = {}
     for name, request in load_requests(candidates, examples.texts, examples.pairs, max_length).items():
-        notify(f"{name} answers {len(examples)} texts")
+        notify(f"{name} predicts {len(examples)} texts")
         rows = encoded[name]
-        pieces = {key: _rows(rows, flat) for key, flat in (("ids", rows.ids), ("type_ids", rows.type_ids))}
+        tokens = {key: _rows(rows, flat) for key, flat in (("ids", rows.ids), ("type_ids", rows.type_ids))}
         with processors(threads), Process(name, timeout_s) as process:
             ask({name: process}, {name: request})
-            answered = ask({name: process}, {name: {"command": "outputs", **pieces}})[name]["outputs"]
+            answered = ask({name: process}, {name: {"command": "outputs", **tokens}})[name]["outputs"]
         found[name] = [np.array(row) for row in answered]
     return found
 

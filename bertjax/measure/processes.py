@@ -1,4 +1,4 @@
-"""Runtimes in processes of their own (worker.py), spoken to over pipes: who is asked, where it runs, how it fails."""
+"""Runtimes in processes of their own (worker.py), which are sent requests over pipes."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def load_requests(
 
 
 def ask(workers: Mapping[str, Any], requests: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The answers to several requests, worked on at the same time."""
+    """The replies to several requests, which the processes handle at the same time."""
     for name, request in requests.items():
         workers[name].send(request)
     return {name: workers[name].receive() for name in requests}
@@ -143,7 +143,7 @@ class Process:
         self._stderr.seek(0)
         tail = self._stderr.read().decode(errors="replace").strip()[-2000:]
         return RuntimeError(
-            f"The process that ran {self._name} ended with code {code}{self._late}. Its last words:\n{tail}"
+            f"The process that ran {self._name} ended with code {code}{self._late}. The end of its stderr:\n{tail}"
         )
 
     def __exit__(self, *error: object) -> None:

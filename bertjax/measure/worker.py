@@ -10,9 +10,9 @@
 
 Inside one process the thread pools of XLA, torch and ONNX Runtime starve each other, so each gets a process and they
 take turns. A runtime is a class: built from (path, texts, pairs, max_length), it has `name`, `device`, `versions`, and
-two methods, `encode` (words to the arrays of one batch) and `forward`, which returns when the result is there; one that
-can be asked for its outputs has a third, `pad` (pieces to these arrays). "jax", "onnx" and "sklearn" are below; any
-other is named by its place, `package.module:Class`. The texts are told beforehand so that a runtime with static shapes
+two methods, `encode` (texts to the arrays of one batch) and `forward`, which returns when the result is there; one that
+can be asked for its outputs has a third, `pad` (token ids to these arrays). "jax", "onnx" and "sklearn" are below; any
+other is named by its place, `package.module:Class`. The texts are given beforehand so that a runtime with static shapes
 can choose its lengths. A process imports what its own runtime needs and no other.
 """
 
@@ -161,8 +161,8 @@ def padded(
 
     shape = (len(ids), length)
     filled, mask, types = np.full(shape, pad_id, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype)
-    for row, (pieces, kinds) in enumerate(zip(ids, type_ids, strict=True)):
-        filled[row, : len(pieces)], types[row, : len(pieces)], mask[row, : len(pieces)] = pieces, kinds, 1
+    for row, (tokens, kinds) in enumerate(zip(ids, type_ids, strict=True)):
+        filled[row, : len(tokens)], types[row, : len(tokens)], mask[row, : len(tokens)] = tokens, kinds, 1
     return filled, mask, types
 
 
@@ -189,7 +189,7 @@ class Session:
         return about | {"threads": thread_count(), "versions": versions}
 
     def warm_up(self) -> dict[str, Any]:
-        """Does all that will be timed once: compiles every shape, fills every cache."""
+        """Runs once all that will be timed: compiles every shape, fills every cache."""
         self.measure()
         return {}
 
@@ -215,13 +215,13 @@ class Session:
         }
 
     def first(self) -> dict[str, Any]:
-        """Answers one text: the end of a cold start."""
+        """Predicts one text: the end of a cold start."""
         self.runtime.forward(self.runtime.encode(*self._batch([0])))
         return {}
 
     def singly(self) -> dict[str, Any]:
-        """Milliseconds per text, by text, from arrays, each twice and the second time taken; the most bytes of main
-        memory that this process has held."""
+        """Milliseconds per text, by text, from arrays (the second of two calls), and the peak resident bytes
+        of this process."""
         encoded = [self.runtime.encode(*self._batch([i])) for i in range(len(self.texts))]
         for inputs in encoded:
             self.runtime.forward(inputs)
@@ -229,9 +229,9 @@ class Session:
         return {"batch_1": batch_1, "peak_bytes": peak_resident_bytes()}
 
     def outputs(self, ids: list[list[int]], type_ids: list[list[int]]) -> dict[str, Any]:
-        """What the model says to every row of pieces, in their order, as lists: numbers, or such a list per piece."""
+        """The logits of every row of token ids, in order, as lists: numbers, or such a list per token."""
         rows: list[Any] = [None] * len(ids)
-        runtime: Any = self.runtime  # one that reads pieces
+        runtime: Any = self.runtime  # one that takes token ids
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), BATCH):
             numbers = order[start : start + BATCH]

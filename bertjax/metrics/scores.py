@@ -1,4 +1,4 @@
-"""One door to every score, and the same scores as sums over examples.
+"""Every score, and the same scores as sums over examples.
 
 `score` is the number a report prints. Intervals and tests need the score of thousands of resampled data sets, for which
 calling a library each time is slow, and importing scikit-learn takes a second of every command. All scores but one are
@@ -17,7 +17,7 @@ matrix product. The exception is Spearman, whose ranks depend on the whole sampl
     entity_f1      n lists of IOB tags     n lists of IOB tags     F1 of exact spans with their type
     squad_em/_f1   n strings               n lists of strings      exact match / word F1 against the best gold answer
 
-A model that always gives the same answer correlates with nothing: its correlations are 0, not undefined.
+The correlations of a model whose predictions are all equal are 0, not undefined.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ MEANS = ("accuracy", "squad_em", "squad_f1")  # the score is the mean of one num
 
 
 def score(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> float:
-    """The score in [0, 1] ([-1, 1] for the three correlations) of `predictions`, the table above says of what."""
+    """The score in [0, 1] ([-1, 1] for the three correlations); the table above says what `predictions` hold."""
     predictions, labels = checked(metric, predictions, labels)
     if metric in ("pearson", "spearman"):
         from scipy import stats
@@ -112,10 +112,10 @@ def _counts(found: Shaped[np.ndarray, "n c"], gold: Shaped[np.ndarray, "n c"]) -
 
 
 def answered(metric: str, sums: Float[np.ndarray, "n k"], right: bool) -> Float[np.ndarray, "n k"]:
-    """`example_sums` as they would be if every example were answered rightly, or every one wrongly.
+    """`example_sums` if the predictions for all examples were right, or all were wrong.
 
-    Wrongly is with the next class, or with as many labels or entities as there are, none of them right. What F1 leaves
-    out, an example with none of either, has one here.
+    A wrong prediction is the next class, or as many labels or entities as there are, none of them right. An example
+    without any label or entity, which F1 leaves out, has one here.
     """
     if metric in MEANS:
         return np.stack([np.full(len(sums), float(right)), np.ones(len(sums))], axis=1)

@@ -1,4 +1,4 @@
-"""How far a score would move on other examples of the same kind, and whether two models really differ.
+"""How much a score would vary on other examples of the same kind, and whether two models really differ.
 
 *Interval*: 95 %, however small the sample and however near a perfect score. Where an example is right or wrong, as for
 accuracy, it is Clopper and Pearson's exact one (1934), which holds the truth in at least 95 % of all samples; Wilson's
@@ -52,7 +52,7 @@ def score_interval(
 def mean_interval(
     metric: str, runs: Sequence, labels: Sequence | np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of the mean score of several runs, whose predictions are `runs`."""
+    """The 95 % interval of the average score of several runs, whose predictions are `runs`."""
     runs, labels = _checked(metric, runs, labels)
     if metric in MEANS:
         values = _by_example(metric, labels, runs)
@@ -71,9 +71,9 @@ def paired_difference_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % interval of score(a) - score(b), both on the same other examples. Clear of 0: they differ.
+    """The 95 % interval of score(a) - score(b), both on the same examples. Without 0 in it, they differ.
 
-    What is hard for both cancels out. Equal answers to all n examples leave room for 3.7 / n either way.
+    Examples that are hard for both cancel out. Equal predictions for all n examples give an interval of +-3.7 / n.
     """
     return mean_difference_interval(metric, [a], [b], labels, resamples=resamples, seed=seed)
 
@@ -81,7 +81,7 @@ def paired_difference_interval(
 def mean_difference_interval(
     metric: str, a: Sequence, b: Sequence, labels: Sequence | np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of the mean score of the runs `a` less that of the runs `b`, which may be more or fewer."""
+    """The 95 % interval of the average score of the runs `a` minus that of the runs `b`, whose numbers may differ."""
     runs, labels = _checked(metric, [*a, *b], labels)
     if metric in MEANS:
         values = _by_example(metric, labels, runs[: len(a)]) - _by_example(metric, labels, runs[len(a) :])
@@ -123,7 +123,7 @@ def proportion_difference_interval(only_a: Counts, only_b: Counts, of: int) -> t
 
 
 def examples_needed(bound: float) -> int:
-    """How many examples show, if two models are right on the same ones, that neither loses more than `bound`."""
+    """The number of examples that bounds the loss by `bound` if two models are right on the same ones."""
     return math.ceil(math.log(TAIL) / math.log1p(-bound))
 
 
@@ -136,7 +136,7 @@ def paired_p_value(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> float:
-    """Two-sided p-value for "a and b are equally good": exact McNemar where answers are right or wrong.
+    """Two-sided p-value for "a and b are equally good": exact McNemar for metrics that are the share of right examples.
 
     The smallest p-value that a permutation test can give is 1 / (permutations + 1).
     """
@@ -146,9 +146,9 @@ def paired_p_value(
 def mean_p_value(
     metric: str, a: Sequence, b: Sequence, labels: Sequence | np.ndarray, *, permutations: int = 10_000, seed: int = 0
 ) -> float:
-    """Two-sided p-value for "the runs a and the runs b are equally good in the mean", as many of one as of the other.
+    """Two-sided p-value for "the runs a and the runs b, as many, are equally good on average".
 
-    An example's answers are swapped in all pairs of runs or in none, because they are not independent of each other.
+    An example's predictions are swapped in all pairs of runs or in none, because they depend on each other.
     """
     if len(a) != len(b):
         raise UserError(f"a paired test got {len(a)} runs on one side and {len(b)} on the other: expected as many.")
@@ -195,7 +195,7 @@ def _checked(metric: str, runs: Sequence, labels: Any) -> tuple[list, Any]:
 
 
 def _by_example(metric: str, labels: Any, runs: list) -> Float[np.ndarray, "n"]:
-    """What an example adds to a score that is a mean, itself the mean over the runs."""
+    """What an example adds to a score that is a mean, averaged over the runs."""
     return np.mean([sums[:, 0] for sums in example_sums(metric, labels, *runs)], axis=0)
 
 
@@ -203,7 +203,7 @@ def _bootstrap(
     metric: str, labels: Any, models: list, resamples: int, seed: int
 ) -> tuple[Float[np.ndarray, "m r"], Float[np.ndarray, "m r"]]:
     """The score of every model on `resamples` samples with replacement, the same for all the models, of the examples
-    and one more: any of them, which is answered wrongly, and rightly."""
+    and one more: any of them with a wrong prediction, and with a right one."""
     rng, n = np.random.default_rng(seed), len(labels)
     correlation, ranked = metric in ("pearson", "spearman"), _ranks if metric == "spearman" else np.asarray
     tables = _correlation_tables(labels, models, rng) if correlation else _sum_tables(metric, labels, models)
@@ -222,8 +222,8 @@ def _bootstrap(
 
 
 def _sum_tables(metric: str, labels: Any, models: list) -> list[Float[np.ndarray, "two_n k"]]:
-    """For each model what every example adds, and after that what it would add, answered wrongly; then all the models
-    again, with right answers."""
+    """For each model what every example adds, followed by what it would add with a wrong prediction; then all models
+    again, with right predictions."""
     sums = example_sums(metric, labels, *models)
     return [np.vstack([own, answered(metric, own, right)]) for right in (False, True) for own in sums]
 

@@ -48,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
         parity=Path(given.parity) if given.parity else None,
         max_length=given.max_length,
         threads=given.threads,
-        rounds=given.repeats,
+        repeats=given.repeats,
         notify=lambda message: print(message, file=sys.stderr, flush=True),
     )
     failures = verdict(measured, bounds)

@@ -47,7 +47,7 @@ def compare(
     parity: Path | None = None,
     max_length: int = 512,
     threads: int = 1,
-    rounds: int = 3,
+    repeats: int = 3,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Measured:
     """Everything that a verdict needs. `parity` is the bundle that NEW is exported from, where NEW does not say it.
@@ -74,7 +74,7 @@ def compare(
     notify(described(examples))
     candidates = {name: Candidate(runtimes[name], path) for name, path in paths.items()}
     rows = {name: cut(path, examples, task, max_length) for name, path in paths.items()}
-    timings, logits = run(candidates, examples, rows, max_length, threads, rounds, notify)
+    timings, logits = run(candidates, examples, rows, max_length, threads, repeats, notify)
     notify("reading the files")
     said = {name: spoken(logits[name], rows[name], examples) for name in paths}
     sides = {name: side(paths[name], rows[name], gold, logits[name], said[name], timings[name]) for name in SIDES}
@@ -132,7 +132,7 @@ def run(
     rows: dict[str, Encoded],
     max_length: int,
     threads: int,
-    rounds: int,
+    repeats: int,
     notify: Callable[[str], None],
 ) -> tuple[dict[str, Timing], dict[str, Logits]]:
     """The times of OLD and NEW, and the logits of every model, its columns in the order of the task's classes."""
@@ -141,7 +141,7 @@ def run(
     orders = {name: columns(task, classes_of(path, task.kind), path) for name, path in paths.items()}
     common: Any = {"max_length": max_length, "threads": threads, "notify": notify}
     both = {name: candidates[name] for name in SIDES}
-    timings = measure_latency(both, examples.texts, examples.pairs, rounds=rounds, **common)
+    timings = measure_latency(both, examples.texts, examples.pairs, repeats=repeats, **common)
     logits = measure_outputs(candidates, examples, rows, **common)
     for name, order in orders.items():
         by_piece, unit = (task.kind in BY_PIECE), {1: "a text", 2: "a token"}

@@ -128,9 +128,9 @@ class Measured:
 
     @property
     def speed_up_range(self) -> tuple[float, float]:
-        """Of the rounds."""
-        rounds = [old / new for old, new in zip(self.old.timing.rounds, self.new.timing.rounds, strict=True)]
-        return min(rounds, default=self.speed_up), max(rounds, default=self.speed_up)
+        """Lowest and highest of the repeats."""
+        repeats = [old / new for old, new in zip(self.old.timing.repeats, self.new.timing.repeats, strict=True)]
+        return min(repeats, default=self.speed_up), max(repeats, default=self.speed_up)
 
     @property
     def change(self) -> float:

@@ -5,7 +5,7 @@
 FLOAT, INT8 and others (int8 with kernels of 8 bits, for one) are folders of `bertjax export`. Beside them stand the
 float file after `onnxruntime.transformers`' optimiser and after `quantize_dynamic` (per channel, signed weights, with
 and without `reduce_range`, which means 7 bits). Each file runs in a process of its own, they take
-turns, and ratios are taken within each round: its median, lowest and highest. At the real lengths of the texts and at
+turns, and ratios are taken within each repeat: its median, lowest and highest. At the real lengths of the texts and at
 32 and 128 tokens exactly, with one thread and with two. Texts per second are those of batches of 32. Scores are on all
 texts, with a paired test.
 """
@@ -67,9 +67,9 @@ def exactly(tokenizer: Tokenizer, length: int) -> str:
 
 def show(title: str, timings: dict[str, Timing]) -> None:
     print(f"\n{title}")
-    ours = np.array(timings[OURS].rounds)
+    ours = np.array(timings[OURS].repeats)
     for name, timing in timings.items():
-        ratios = np.array(timing.rounds) / ours
+        ratios = np.array(timing.repeats) / ours
         print(
             f"  {name:<18} {timing.latency.batch_1.p50:7.2f} ms   {timing.throughput_per_s:7.0f} texts/s   "
             f"{np.median(ratios):.2f} times ours [{ratios.min():.2f}, {ratios.max():.2f}]"
@@ -105,7 +105,7 @@ def main() -> None:
                 f"{paired_p_value(task.metric, answers, said[OURS], gold):.2g}"
             )
         for threads in (1, 2):
-            common = {"rounds": given.repeats, "threads": threads}
+            common = {"repeats": given.repeats, "threads": threads}
             real = measure_latency(candidates, examples.texts, max_length=given.max_length, **common)
             show(f"real lengths, {threads} thread(s)", real)
             for length in (32, 128):

@@ -1,15 +1,15 @@
 """What it costs to learn from a teacher's insides, beside a teacher and a student that know nothing of each other.
 
-    python -m tests.benchmarks.overhead [--rounds=7] [--batch_size=32] [--length=64]
+    python -m tests.benchmarks.overhead [--repeats=7] [--batch_size=32] [--length=64]
 
 MiniLM-L6 teaches a student with two of its layers, with every loss of TinyBERT: hidden states, attention scores, soft
 targets. Compared are a distillation step with the teacher in it, one with the teacher's outputs stored (reading them
 and bringing them to the device counts), and what these consist of: the forward pass of the teacher and a fine-tuning
 step of the student. Both of these compute one row of the last layer, the one that a classifier reads, and the losses
 need all; so they are also run with every row, and only what remains is what learning costs. All are of one runtime,
-so they take turns in one process: each once a round, ratios within a round, then the median.
+so they take turns in one process: each once a repeat, ratios within a repeat, then the median.
 
-On two quiet CPU cores, with --rounds=40: 1.06 [1.04, 1.19] times teacher and student with every row where the teacher
+On two quiet CPU cores, with --repeats=40: 1.06 [1.04, 1.19] times teacher and student with every row where the teacher
 is in the step, 1.10 [1.06, 1.29] times the student's step with stored outputs; against one row of the last layer 1.43
 and 1.74.
 """
@@ -61,7 +61,7 @@ class EveryRow:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--length", type=int, default=64)
     arguments = parser.parse_args()
@@ -70,13 +70,13 @@ def main() -> None:
         ways = frameworks(Path(folder), arguments.batch_size, arguments.length)
         for run in ways.values():
             run()
-        rounds = [{name: seconds(run) for name, run in ways.items()} for _ in range(arguments.rounds)]
+        repeats = [{name: seconds(run) for name, run in ways.items()} for _ in range(arguments.repeats)]
     for name in ways:
-        print(f"{name:32} {1000 * np.median([r[name] for r in rounds]):7.1f} ms")
+        print(f"{name:32} {1000 * np.median([r[name] for r in repeats]):7.1f} ms")
     alone, whole = ("teacher forward", "student step"), ("teacher, every row", "student step, every row")
     pairs = [(name, base[first:]) for base in (alone, whole) for name, first in zip(LEARNING, (0, 1), strict=True)]
     for name, base in pairs:
-        ratios = [r[name] / sum(r[part] for part in base) for r in rounds]
+        ratios = [r[name] / sum(r[part] for part in base) for r in repeats]
         print(f"{name} / ({' + '.join(base)}): {np.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
 
 

@@ -1,11 +1,11 @@
 """What packing saves: padding to the maximum, batches of like length, and several texts a row, on real lengths.
 
-    python -m tests.benchmarks.packing --data=FILE [--max_length=64] [--positions=2048] [--rounds=5] [--seconds=3]
+    python -m tests.benchmarks.packing --data=FILE [--max_length=64] [--positions=2048] [--repeats=5] [--seconds=3]
 
 A fine-tuning step of MiniLM-L6-H384 (dropout, clipped gradient, AdamW) is timed in every shape that a way has, each in
 a process of its own, in turns; all batches have as many positions. A way's epoch is its steps in each shape times the
-median of the round; examples per second are those of the epoch, and ratios are taken within a round. First it is shown
-that a text has the same loss in all three (dropout off), so that nobody is fast by learning something else.
+median of the repeat; examples per second are those of the epoch, and ratios are taken within a repeat. First it is
+shown that a text has the same loss in all three (dropout off), so that nobody is fast by learning something else.
 """
 
 import argparse
@@ -103,8 +103,8 @@ def main() -> None:
     parser.add_argument("--data", default="demo", help="labelled texts: a file, or demo")
     parser.add_argument("--max_length", type=int, default=64, help="longest text, and length of a packed row")
     parser.add_argument("--positions", type=int, default=2048, help="of every batch, padding included")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="time of each shape in each round")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="time of each shape in each repeat")
     arguments = parser.parse_args()
     import bertjax
     from bertjax.text.encode import encode_examples
@@ -126,10 +126,10 @@ def main() -> None:
         bertjax.save(bundle, folder)
         every = {str(shape): shape for shape in shapes(encoded, longest, arguments.positions)}
         builders = {name: partial(step_on, shape.batch, folder) for name, shape in every.items()}
-        _, times = take_turns(builders, arguments.rounds, arguments.seconds)
+        _, times = take_turns(builders, arguments.repeats, arguments.seconds)
     for name, shape in every.items():
         print(f"  {name:42} {statistics.median(times[name]):8.1f} ms, {shape.steps:8.1f} steps")
-    epochs = {  # seconds, of every round
+    epochs = {  # seconds, of every repeat
         way: np.sum([np.array(times[name]) * s.steps for name, s in every.items() if s.way == way], axis=0) / 1000
         for way in WAYS
     }

@@ -1,12 +1,12 @@
 """How fast is bertjax beside PyTorch and ONNX Runtime, on this machine, now?
 
     pip install -e ".[parity,export]"
-    python -m tests.benchmarks.speed [--rounds=5] [--seconds=2] [--only=train]
+    python -m tests.benchmarks.speed [--repeats=5] [--seconds=2] [--only=train]
 
 MiniLM-L6-H384 with a classifier: one fine-tuning step, inference at four shapes, and what batches of like length save
 over padding to the maximum. Each framework runs in a process of its own and they take turns, because thread pools that
 share a process starve each other and because a shared machine speeds up and slows down. Milliseconds are the median
-over rounds of each round's median; a ratio is taken within each round, and its median, lowest and highest are printed:
+over repeats of each repeat's median; a ratio is taken within each repeat, whose median, lowest and highest are printed:
 what bertjax in float32 is ahead by, and, of bfloat16, what bertjax in bfloat16 is; "x | bertjax, bfloat16" is that one
 beside the fastest in float32. Where bfloat16 would be emulated it is left out. The ratios are what holds. Inference
 results are compared, so that nobody is fast by computing less.
@@ -71,15 +71,15 @@ def process(build: Callable):
         child.join()
 
 
-def take_turns(builders: dict[str, Callable], rounds: int, seconds: float) -> tuple[dict, dict[str, list[float]]]:
-    """What each framework says of itself, facts and a first result, and its milliseconds in every round. A builder
+def take_turns(builders: dict[str, Callable], repeats: int, seconds: float) -> tuple[dict, dict[str, list[float]]]:
+    """What each framework says of itself, facts and a first result, and its milliseconds in every repeat. A builder
     makes one in a process of its own."""
     names = list(builders)
     with ExitStack() as stack:
         pipes = {name: stack.enter_context(process(builders[name])) for name in names}
         ready = {name: pipe.recv() for name, pipe in pipes.items()}
         times: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(rounds):
+        for _ in range(repeats):
             for name in names:
                 time.sleep(SETTLE_S)
                 pipes[name].send(seconds)
@@ -96,14 +96,14 @@ def frameworks(kind: str) -> dict[str, Callable]:
     return {name: build for name, build in FRAMEWORKS[kind].items() if left_out is None or left_out not in name}
 
 
-def compare(task: tuple, folder: str, rounds: int, seconds: float) -> dict[str, dict]:
+def compare(task: tuple, folder: str, repeats: int, seconds: float) -> dict[str, dict]:
     """Every framework's milliseconds, and its ratio to ours."""
     import numpy as np
 
     from tests.benchmarks.frameworks import Task
 
     builders = {name: partial(build, Task(*task), folder) for name, build in frameworks(task[0]).items()}
-    ready, times = take_turns(builders, rounds, seconds)
+    ready, times = take_turns(builders, repeats, seconds)
     if task[0] == "infer":
         for name in builders:
             tolerance = 2e-2 if "bfloat16" in name else 1e-4
@@ -125,14 +125,15 @@ def compare(task: tuple, folder: str, rounds: int, seconds: float) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="time of each framework in each round")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="time of each framework in each repeat")
     parser.add_argument("--only", choices=("train", "infer", "text"), help="one kind of work")
     parser.add_argument("--out", help="file for the numbers as JSON")
     arguments = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     print(
-        f"{threads} threads, {arguments.rounds} rounds; milliseconds, and bertjax's speed relative to each", flush=True
+        f"{threads} threads, {arguments.repeats} repeats; milliseconds, and bertjax's speed relative to each",
+        flush=True,
     )
     if emulates_bfloat16(processor_features()):
         print(f"bfloat16 is left out: {processor_name()} has no products in it and would emulate them", flush=True)
@@ -145,7 +146,7 @@ def main() -> None:
         for kind, batch, length in SHAPES:
             if arguments.only not in (None, kind):
                 continue
-            timed = compare((kind, batch, length, threads), folder, arguments.rounds, arguments.seconds)
+            timed = compare((kind, batch, length, threads), folder, arguments.repeats, arguments.seconds)
             results[f"{kind} {batch}x{length}"] = timed
             print(f"\n{kind} {batch} x {length}", flush=True)
             for name, entry in sorted(timed.items(), key=lambda item: item[1]["ms"]):

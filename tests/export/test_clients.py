@@ -173,5 +173,5 @@ def test_of_a_checkpoint_with_files_for_other_clients_it_is_the_weights_that_cou
         (tmp_path / "bundle" / name).write_bytes(b"of somebody else")
     assert runtime_of(tmp_path / "bundle") == "jax"
     (tmp_path / "bundle" / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"onnx/model\.onnx and onnx/model_quantized\.onnx, and it is not said which"):
+    with pytest.raises(UserError, match=r"onnx/model\.onnx and onnx/model_quantized\.onnx, which is ambiguous"):
         runtime_of(tmp_path / "bundle")

@@ -21,7 +21,7 @@ def test_bfloat16_is_emulated_where_nothing_multiplies_it(features: set[str], em
     assert emulates_bfloat16(frozenset(features)) == emulates
     monkeypatch.setattr(speed, "processor_features", lambda: frozenset(features))
     for kind in ("train", "infer"):
-        taking_part = speed.contestants(kind)
+        taking_part = speed.frameworks(kind)
         assert "bertjax" in taking_part
         assert any("bfloat16" in name for name in taking_part) != emulates
 

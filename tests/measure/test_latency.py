@@ -27,11 +27,11 @@ def test_times_follow_the_work_with_and_without_tokenisation():
         assert timing.latency.batch_1.p95 > timing.latency.batch_1.p50
     assert (slow.runtime, slow.device, slow.versions["texts"]) == ("sleeper", "a bed", "3")
     assert slow.threads == len(os.sched_getaffinity(0))
-    rounds = [message.split(",")[0] for message in heard if "round" in message]
-    assert rounds == [f"timing {name}" for name in ("slow", "quick", "quick", "slow", "slow", "quick")]  # turning
+    repeats = [message.split(",")[0] for message in heard if "repeat" in message]
+    assert repeats == [f"timing {name}" for name in ("slow", "quick", "quick", "slow", "slow", "quick")]  # turning
 
 
-def test_report_is_the_median_of_the_rounds():
+def test_report_is_the_median_of_the_repeats():
     def answer(*times):
         return {"batch_1": list(times), "end_to_end": list(times), "batch_32_per_s": times[0]}
 
@@ -105,9 +105,9 @@ def test_mistakes_of_the_user_come_back_as_such(candidate, says, isolated):
         measure_latency({"x": candidate}, TEXTS, isolated=isolated)
 
 
-def test_fewer_than_three_rounds_and_no_texts_are_refused():
-    with pytest.raises(UserError, match="at least 3 rounds"):
-        measure_latency({"x": runtime("Sleeper")}, TEXTS, rounds=2)
+def test_fewer_than_three_repeats_and_no_texts_are_refused():
+    with pytest.raises(UserError, match="at least 3 repeats"):
+        measure_latency({"x": runtime("Sleeper")}, TEXTS, repeats=2)
     with pytest.raises(UserError, match="got 0 texts"):
         measure_latency({"x": runtime("Sleeper")}, [])
 

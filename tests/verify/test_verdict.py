@@ -19,9 +19,9 @@ SHAPES = ((8, 8), (8, 32))
 
 def timing(milliseconds: float, per_s: float | None = None, runtime: str = "onnxruntime") -> Timing:
     both = Percentiles(float(milliseconds), 2.0 * milliseconds)
-    rounds = tuple(milliseconds * factor for factor in (1.0, 0.98, 1.02))
+    repeats = tuple(milliseconds * factor for factor in (1.0, 0.98, 1.02))
     versions = {runtime: "1.2"}
-    return Timing(runtime, "cpu", 1, versions, Latency(both, both), float(per_s or 1000 / milliseconds), rounds)
+    return Timing(runtime, "cpu", 1, versions, Latency(both, both), float(per_s or 1000 / milliseconds), repeats)
 
 
 OLD = Side("old", 0.90, (0.88, 0.92), timing(10), 20_000_000, Weights(19_000_000, SHAPES, 0.0, "all of it"), answers=2)
