@@ -8,19 +8,19 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bertjax.engine.fields import leaves
+from bertjax.engine.fields import Dataclass, leaves
 
-_parsed: tuple[Any, list[str]] = (None, [])
+_parsed: tuple[Dataclass | None, list[str]] = (None, [])
 """The config that was parsed last, and its arguments."""
 
 
-def remember(config: Any, words: Sequence[str]) -> None:
+def remember(config: Dataclass, words: Sequence[str]) -> None:
     """Keeps the arguments that a config was parsed from."""
     global _parsed  # a process has one command line
     _parsed = config, list(words)
 
 
-def asked(script: str, config: Any, **changes: Any) -> str:
+def asked(script: str, config: Dataclass, **changes: Any) -> str:
     """The command for a config, with other values for some fields; `__` stands for the dot in their names."""
     new = {name.replace("__", "."): value for name, value in changes.items()}
     kept, keep = [], True
@@ -37,7 +37,7 @@ def line(*words: str) -> str:
     return shlex.join(["bertjax", *words])
 
 
-def flags(config: Any) -> list[str]:
+def flags(config: Dataclass) -> list[str]:
     """The fields of a config that differ from the defaults of its class, as flags."""
     usual = leaves(type(config)())
     return spelled({n: leaf.value for n, leaf in leaves(config).items() if n in usual and leaf.value != usual[n].value})

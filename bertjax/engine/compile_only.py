@@ -28,6 +28,7 @@ from bertjax.errors import UserError
 from bertjax.machine.chips import Topology, topology, tpu_devices
 from bertjax.machine.xla import made_for
 from bertjax.measure.hlo import Program, by_site
+from bertjax.params import Tree
 from bertjax.recipes.training import Training
 
 GIB = 2**30
@@ -48,7 +49,7 @@ def dry_run(main: Callable[[Any], object], config: Any) -> NoReturn:
     )
 
 
-def compile_and_exit(training: Training, program: TrainingProgram, batch: dict[str, Any], constants: Any) -> NoReturn:
+def compile_and_exit(training: Training, program: TrainingProgram, batch: dict[str, Any], constants: Tree) -> NoReturn:
     """Compiles the step, prints what it takes, and exits: with 0 if it fits, with 3 if not."""
     mesh, chips = program.mesh, topology(training.compile_only or "")
     inputs = (

@@ -6,9 +6,9 @@ not reproducible, so the record of a run holds a fingerprint for every field tha
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 from bertjax.errors import UserError
+from bertjax.storage.typed_json import Json
 
 MODELS = ("model", "teacher", "teachers", "trained", "init_from")
 """Fields that name models: a folder, hf:NAME, or demo."""
@@ -18,7 +18,7 @@ INIT_METHODS = ("teacher", "random")
 """Values of `init_from` that are not models."""
 
 
-def inputs(config: Any) -> dict[str, dict[str, str]]:
+def inputs(config: Json) -> dict[str, dict[str, str]]:
     """The fingerprints of all models and texts in a config (as JSON), by the path of the field. Missing ones are left
     out: the code that opens them raises the error."""
     fingerprints = {}
@@ -39,7 +39,7 @@ def changes(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -
     return [f"--{path} has other {' and '.join(parts)}" for path, parts in differing.items() if parts]
 
 
-def named(config: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
+def named(config: Json, path: str = "") -> Iterator[tuple[str, str, str]]:
     """Path, name and value of each field that names a model or a text."""
     items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
     for key, value in items:

@@ -90,12 +90,12 @@ def decay_multipliers(recipe: Optimiser, trained: Tree) -> Tree:
     """The multiplier of the weight decay for each parameter."""
     rules = assign(recipe.decay_rules, trained, None)
 
-    def multiplier(path: str, _: Any) -> float:
+    def multiplier(path: str) -> float:
         if (value := rules[path]) is not None:
             return value
         return 0.0 if path.startswith("extra/") or path.endswith(("/bias", "_bias", "/scale")) else 1.0
 
-    return map_with_path(multiplier, trained)
+    return map_with_path(lambda path, _: multiplier(path), trained)
 
 
 def decay_weights(rate: float, multipliers: Tree) -> optax.GradientTransformation:

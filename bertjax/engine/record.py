@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bertjax.engine.fields import to_dict
+from bertjax.bundle import Bundle, save
+from bertjax.engine.fields import Dataclass, to_dict
 from bertjax.engine.hosts import barrier, broadcast_from_main, is_main_process
 from bertjax.engine.inputs import changes, inputs
 from bertjax.engine.log import json_safe, note
@@ -30,11 +31,12 @@ from bertjax.renamed import renamed
 from bertjax.storage.atomic import settle_all
 from bertjax.storage.locks import Held, Lock, acquire
 from bertjax.storage.paths import absolute, is_remote
+from bertjax.storage.typed_json import Json
 
 PACKAGES = ("bertjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "transformers")
 
 
-def begin(out: Path, config: Any) -> bool:
+def begin(out: Path, config: Dataclass | dict[str, Any]) -> bool:
     """Starts or resumes a run in this folder. True if the run is finished already.
 
     Raises:
@@ -44,7 +46,7 @@ def begin(out: Path, config: Any) -> bool:
     return broadcast_from_main(lambda: begin_here(out, config))
 
 
-def begin_here(out: Path, config: Any) -> bool:
+def begin_here(out: Path, config: Dataclass | dict[str, Any]) -> bool:
     """`begin`, in one process."""
     keep_compiled_programs()
     acquire_lock(out)
@@ -147,19 +149,17 @@ RESOURCES = ("sharding", "profile")
 """Fields that do not change the result. A run may be resumed with other values, on more or fewer devices."""
 
 
-def without_resources(config: Any) -> Any:
+def without_resources(config: Json) -> Json:
     """A config, as JSON, without `RESOURCES`."""
     if isinstance(config, dict):
         return {name: without_resources(value) for name, value in config.items() if name not in RESOURCES}
     return [without_resources(value) for value in config] if isinstance(config, list) else config
 
 
-def keep(bundle: Any, folder: Path) -> None:
+def keep(bundle: Bundle, folder: Path) -> None:
     """Saves a model in the main process; the others wait until it is written."""
-    import bertjax
-
     if is_main_process():
-        bertjax.save(bundle, folder)
+        save(bundle, folder)
     barrier()
 
 
@@ -228,7 +228,7 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
         raise UserError(f"the settings hold {error.object[error.start : error.end]!r}, which is no Unicode.") from None
 
 
-def completed(stored: Any, config: Any) -> Any:
+def completed(stored: Json, config: Any) -> Any:
     """A stored config of an older version, with new fields at their defaults and renamed fields under their new
     names."""
     if dataclasses.is_dataclass(config) and isinstance(stored, dict):
@@ -247,7 +247,7 @@ def default_of(field: dataclasses.Field) -> Any:
     return None if field.default is dataclasses.MISSING else field.default
 
 
-def differences(there: Any, here: Any, path: str = "") -> list[str]:
+def differences(there: Json, here: Json, path: str = "") -> list[str]:
     """Every field that differs, as `path: there -> here`. A field that is missing on one side counts as None."""
     if isinstance(there, dict) and isinstance(here, dict):
         names = list(dict.fromkeys([*there, *here]))

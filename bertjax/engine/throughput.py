@@ -3,7 +3,8 @@
 import contextlib
 import time
 from pathlib import Path
-from typing import Any
+
+import jax
 
 from bertjax.engine.hosts import is_main_process
 from bertjax.storage.paths import staged
@@ -42,10 +43,8 @@ class Profile:
         self.start, self.stop = map(int, steps.split(":")) if steps and is_main_process() else (-1, -1)
         self.folder, self.recording = folder, contextlib.ExitStack()
 
-    def before(self, number: int, last: Any) -> None:
+    def before(self, number: int, last: dict[str, jax.Array]) -> None:
         """Call it before each step, with the outputs of the step before."""
-        import jax
-
         if number == self.start:
             jax.block_until_ready(last)  # earlier steps do not belong into the trace
             jax.profiler.start_trace(str(self.recording.enter_context(staged(self.folder))))
@@ -53,8 +52,6 @@ class Profile:
         if number == self.stop:
             self.end(last)
 
-    def end(self, last: Any) -> None:
-        import jax
-
+    def end(self, last: dict[str, jax.Array]) -> None:
         jax.block_until_ready(last)
         self.recording.close()

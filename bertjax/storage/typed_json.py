@@ -20,6 +20,7 @@ from bertjax.errors import UserError
 from bertjax.renamed import renamed
 
 Built = TypeVar("Built")
+Json = dict[str, Any] | list[Any] | str | int | float | bool | None
 LARGEST = 2**31 - 1  # ids and sizes are 32-bit integers in every runtime
 
 

@@ -270,7 +270,7 @@ def test_augmented_parts_are_not_mixed(work: Path, monkeypatch):
         write(path, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(augment, "write", dies)
+        patch.setattr(jobs, "write", dies)
         with pytest.raises(KeyboardInterrupt):
             augment.main(config)
     exchange(work / "model")

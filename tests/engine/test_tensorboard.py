@@ -3,6 +3,7 @@
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import pytest
@@ -64,7 +65,8 @@ def test_scalars_are_read_as_they_were_written(tmp_path: Path):
     board.close()
     [file] = (tmp_path / "board").iterdir()
     assert "tfevents" in file.name
-    first, *events = (event_class().FromString(record) for record in records(file.read_bytes()))
+    parsed: Any = [event_class().FromString(record) for record in records(file.read_bytes())]
+    first, *events = parsed
     assert first.file_version == "brain.Event:2"
     as_float32 = [(name, value if abs(value) < 1e39 else math.inf, step) for name, value, step in written]
     found = [(event.summary.value.tag, event.summary.value.simple_value, event.step) for event in events]
