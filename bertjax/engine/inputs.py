@@ -4,8 +4,10 @@ The model in a folder may be replaced between two parts of a run. A student that
 not reproducible, so the record of a run holds a fingerprint for every field that names a model or a text.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from bertjax.errors import UserError
 from bertjax.storage.typed_json import Json
@@ -62,11 +64,18 @@ def of_model(name: str) -> dict[str, str]:
 
 def of_text(name: str) -> dict[str, str]:
     """The fingerprint of the bytes of a file, or of all files in a folder."""
-    from bertjax.storage.manifest import digests_of
     from bertjax.storage.paths import local
 
     if name == "demo" or name.startswith("tfds:"):
         return {}
     path = local(name).expanduser()
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    return {"text": hashlib.sha256(" ".join(digests_of(files)).encode()).hexdigest()[:16]}
+    return {"text": _text_fingerprint(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))}
+
+
+@functools.cache
+def _text_fingerprint(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of files with these times and sizes, each read once in a process: every stage of a compression asks again."""
+    from bertjax.storage.manifest import digests_of
+
+    return hashlib.sha256(" ".join(digests_of([file for file, *_ in files])).encode()).hexdigest()[:16]
