@@ -1,13 +1,13 @@
-"""More text to learn from: copies of every example in which some words are others, with the same label.
+"""Augment training text: copies of every example in which some words are replaced, with the same label.
 
     bertjax augment --model=hf:bert-base-uncased --data.train=train.tsv --copies=sst2 --out=runs/augmented
     bertjax augment --model=demo --substitutes=neighbours --data.train=demo --copies=5 --out=runs/more
     bertjax distill --data.train=runs/more/augmented.jsonl --model=runs/finetuned/bundle --out=runs/student
 
-Words come from a masked language model, or from the neighbours in its word table. The result is OUT/augmented.jsonl,
-each example followed by its copies. It is made in parts of 128 examples, and the same command again continues after
-the last one that was finished. What becomes of an example depends on the text, the settings and the seed, not on
-interruptions or on how many processes share the work.
+New words come from a masked language model, or are near ones in its embedding table. The result is OUT/augmented.jsonl,
+each example followed by its copies. It is made in parts of 128 examples, and the same command again continues after the
+last finished part. The copies of an example depend on the text, the settings and the seed alone, not on interruptions
+or the number of processes.
 """
 
 from bertjax.engine.command_line import run

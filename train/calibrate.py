@@ -1,11 +1,11 @@
-"""Find the threshold at which a model with exits may be left early, and show what that gains.
+"""Find the threshold of early exit for a model with exits, and show what it gains.
 
     bertjax calibrate --model=runs/exits/bundle --held_out=held-out.tsv --data.eval=dev.tsv --out=runs/early
 
-The threshold is the boldest whose score on --held_out is at most --bound below that of the whole model, interval
-included, for which one point takes 368 texts at the very least. That text must have trained nothing, and is not what is
-reported: the table of OUT/report.md is of --data.eval. OUT/bundle holds the threshold, and leaves early wherever it is
-loaded; where the text can promise none, the table still shows what each would have cost.
+The threshold is the boldest whose score on --held_out is at most --bound below that of the whole model, confidence
+interval included; for one point that takes at least 368 examples. These examples must not have been used in training.
+The table of OUT/report.md is measured on other examples, --data.eval. OUT/bundle holds the threshold, and exits early
+wherever it is loaded. If no threshold keeps the bound, the table still shows what each would have cost.
 """
 
 import dataclasses

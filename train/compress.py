@@ -1,20 +1,20 @@
-"""The main job: stages that make a model smaller, and the proof of what that gained and cost.
+"""The main job: stages that make a model smaller, and a report of what each gained and cost.
 
     bertjax compress --config=quickstart --out=runs/quickstart
     bertjax compress --config=quickstart --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --out=runs/mine
 
-Each stage takes a model folder and leaves one, in OUT/stages; a finished stage is not run again, and an unfinished one
-continues. A model that already has a trained head for the task is the teacher as it is. At the end every model is
-measured beside two honest ones, the same small model trained without a teacher and a bag of words: OUT/report.md. After
-a last stage that exports, the first model is exported too, and the two files are compared with each other.
+Each stage begins with a model folder and makes one, in OUT/stages. A finished stage is not run again, and an unfinished
+one continues. A model that already has a trained head for the task is the teacher as it is. At the end every model is
+measured beside two baselines, the same small model trained without a teacher and a bag of words: OUT/report.md. After a
+last stage that exports, the teacher is exported too, and the two files are compared with each other.
 
     bertjax compress --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --max_drop=1 --min_speedup=4
 
-With a bound (--max_drop, --min_speedup, --max_mb) a short list of smaller models is made instead, and the fastest one
-within the bounds is kept (budget.py). Where none is, the best try is kept, and the exit code is 3.
+With a bound (--max_drop, --min_speedup, --max_mb) a short list of smaller models is made, and the fastest one within
+the bounds is kept. If there is none, the best one is kept, and the exit code is 3.
 
-What fails is left out, with all that would have begun with it: the rest is measured and kept, and the exit code is 4.
-The same command tries again what failed.
+What fails is left out, with everything that would have started from it. The rest is measured and kept, and the exit
+code is 4. The same command tries again what failed.
 """
 
 import contextlib

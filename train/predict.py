@@ -4,7 +4,7 @@
     bertjax predict --model=runs/quickstart/bundle --input=reviews.txt --out=labels.jsonl
 
 For pairs of texts, a tab stands between the two. Each line of the answer holds `text`, `label` and `probabilities`,
-and the `depth` at which the text left, where the model lets texts leave early. There is an answer for every line: of a
+and the `depth` at which the text exited, where the model exits early. There is an answer for every line: of a
 blank one the label is null.
 """
 
@@ -40,7 +40,7 @@ def main(config: Config) -> None:
     bundle = bertjax.load(config.model, dtype=config.dtype)
     predictions = bundle.predict(texts, pairs, batch_size=config.batch_size, max_length=config.max_length)
     if predictions.truncated:
-        note(f"{predictions.truncated} of {len(texts)} texts were too long and lost their end")
+        note(f"{predictions.truncated} of {len(texts)} texts were too long and were truncated")
     answers: list[dict[str, Any]] = [{"text": line, "label": None} for line in lines]
     for i, number in enumerate(given):
         answer = answers[number]
