@@ -36,7 +36,7 @@ from bertjax.model.huggingface import (
 )
 from bertjax.model.sites import check_sites
 from bertjax.model.soundness import require_numbers, require_use, shortened
-from bertjax.params import Tree, compare, flatten, map_with_path, unflatten
+from bertjax.params import Tree, flatten, map_with_path, tree_differences, unflatten
 from bertjax.predict import Predictions, predict
 from bertjax.quantized.calibration import FILE as CALIBRATION_FILE
 from bertjax.quantized.calibration import Calibration, read_calibration, write_calibration
@@ -191,11 +191,11 @@ def load(
 
 
 def matching_tokenizer(folder: Path, config: BertConfig) -> Tokenizer | None:
-    """The folder's tokenizer, if it has one; it must not know more pieces than the model."""
+    """The folder's tokenizer, if it has one; it must not know more tokens than the model."""
     tokenizer = Tokenizer.from_folder(folder) if has_tokenizer(folder) else None
     if tokenizer and tokenizer.vocab_size > config.vocab_size:
         raise UserError(
-            f"{folder} has a tokenizer with {tokenizer.vocab_size} pieces, but a model with {config.vocab_size} "
+            f"{folder} has a tokenizer with {tokenizer.vocab_size} tokens, but a model with {config.vocab_size} "
             "embeddings: the two do not belong together."
         )
     return tokenizer
@@ -218,7 +218,7 @@ def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
       UserError: The parameters do not fit the config (the differences are listed) or are not finite, the folder cannot
         be written, or what is there is no model.
     """
-    differences = compare(bundle.params, abstract_params(bundle.config))
+    differences = tree_differences(bundle.params, abstract_params(bundle.config))
     if differences:
         raise UserError("the parameters do not fit the config:\n" + "\n".join(differences[:4]))
     require_numbers(bundle.params, bundle.config, "this model")

@@ -104,7 +104,7 @@ def count(tree: Tree) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
 
 
-def compare(given: Tree, expected: Tree) -> list[str]:
+def tree_differences(given: Tree, expected: Tree) -> list[str]:
     """What differs in paths and shapes, one line each; empty when the trees fit."""
     a, b = flatten(given), flatten(expected)
     lines = [f"missing: {path} {tuple(b[path].shape)}" for path in b if path not in a]

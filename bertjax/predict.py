@@ -25,7 +25,7 @@ from bertjax.text.examples import Examples
 from bertjax.text.tasks import Kind, Task
 from bertjax.text.tokenizer import Tokenizer
 
-PIECES = 2048
+TOKENS_AT_ONCE = 2048
 """A CPU computes so many at once: of more, what one product gives has left its cache before the next reads it. In
 bfloat16 that is a sixth of the time, in float32, which takes longer to compute, nothing."""
 
@@ -54,7 +54,7 @@ def forward(
     return logits.astype(jnp.float32)
 
 
-class Answered(NamedTuple):
+class BatchOutput(NamedTuple):
     """What a batch got, padding rows included."""
 
     logits: np.ndarray
@@ -62,25 +62,25 @@ class Answered(NamedTuple):
     """Depth steps of each row, where examples may leave early."""
 
 
-def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Iterator[Answered]]:
+def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Iterator[BatchOutput]]:
     """Batches of (ids, mask, types) to what each got, as the model ships: with the exits that its config says examples
     take. Where they may leave, all batches are read before the first answer."""
     config = model.config
-    exits = config.exits and config.exits.leaving
+    exits = config.exits and config.exits.exit_rule
     halts = config.recurrence and config.recurrence.halting and model.reads_first
     if not (exits or halts):
         run = forward.bound(model, params)
-        return lambda batches: (Answered(batch_in_parts(run, *batch), None) for batch in batches)
+        return lambda batches: (BatchOutput(batch_in_parts(run, *batch), None) for batch in batches)
     from bertjax.adaptive import EarlyExitExecutor, segmented_model
 
-    walk = EarlyExitExecutor(segmented_model(config), params)
-    return lambda batches: (Answered(*left) for left in walk(list(batches)))
+    executor = EarlyExitExecutor(segmented_model(config), params)
+    return lambda batches: (BatchOutput(*left) for left in executor(list(batches)))
 
 
 def batch_in_parts(run: Callable[..., Array], *batch: Int[np.ndarray, "b l"]) -> np.ndarray:
-    """The logits of a batch, on a CPU in equal parts of at most `PIECES` where its rows can be dealt out so."""
+    """The logits of a batch, on a CPU in equal parts of at most `TOKENS_AT_ONCE` where its rows can be dealt out so."""
     rows, length = batch[0].shape
-    needed = -(-rows * length // PIECES) if platform() == "cpu" else 1
+    needed = -(-rows * length // TOKENS_AT_ONCE) if platform() == "cpu" else 1
     parts = next((n for n in range(needed, 2 * needed) if rows % n == 0), 1)
     cut = zip(*(np.split(array, parts) for array in batch), strict=True)
     return np.concatenate([np.asarray(logits) for logits in [run(*part) for part in cut]])
@@ -102,13 +102,13 @@ def kind_of(config: BertConfig) -> Kind:
 def run_rows(
     model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32
 ) -> tuple[list[np.ndarray], list[int] | None]:
-    """Logits of every row, in the order of the rows (of tokens and answers, one line per piece), and the depth steps
+    """Logits of every row, in the order of the rows (of tokens and answers, one line per token), and the depth steps
     that each took, if they may differ."""
-    return answered_rows(runner(model, params), encoded, model.config.max_position_embeddings, batch_size)
+    return run_rows_with(runner(model, params), encoded, model.config.max_position_embeddings, batch_size)
 
 
-def answered_rows(
-    run: Callable[[Iterable[Inputs]], Iterator[Answered]], encoded: Encoded, longest: int, batch_size: int = 32
+def run_rows_with(
+    run: Callable[[Iterable[Inputs]], Iterator[BatchOutput]], encoded: Encoded, longest: int, batch_size: int = 32
 ) -> tuple[list[np.ndarray], list[int] | None]:
     """As `run_rows`, of whatever answers batches."""
     buckets = length_buckets(encoded.lengths, longest)
@@ -140,7 +140,7 @@ def predict(
 ) -> Predictions:
     """Labels and probabilities for texts, in their order; an empty list for an empty list."""
     kind, labels = kind_of(model.config), model.config.labels
-    check(kind, texts, pairs, batch_size)
+    check_inputs(kind, texts, pairs, batch_size)
     if not texts:
         return Predictions([], None, 0)
     words = [text.split() or [text] for text in texts] if kind == "tokens" else None
@@ -151,7 +151,7 @@ def predict(
     return Predictions(*labels_from_logits(kind, labels, logits, encoded, examples), encoded.truncated, depths)
 
 
-def check(kind: Kind, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
+def check_inputs(kind: Kind, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
     if isinstance(texts, str):
         raise UserError("texts is a single string; give a list of strings.")
     if pairs is not None and (isinstance(pairs, str) or len(pairs) != len(texts)):

@@ -13,6 +13,7 @@ FIELDS = {
     "find": "weight_range",
     "inputs": "block_rows",
     "learn": "qat",
+    "leaving": "exit_rule",
     "outputs": "block_cols",
     "over": "pruning_end",
     "patience": "step_timeout",
@@ -26,7 +27,7 @@ FIELDS = {
     "whole": "as_is",
     "words": "mlm_weight",
 }
-VALUES = {"qat": {"nothing": "off", "weights": "ste", "scales": "lsq"}}
+VALUES = {"qat": {"nothing": "off", "weights": "ste", "scales": "lsq"}, "unit": {"pieces": "tokens"}}
 CLASSES = {"Patience": "PatientStates", "SoftWords": "MLMSoftTargets"}
 
 
@@ -35,7 +36,7 @@ def renamed(content: dict[str, Any], known: Any) -> dict[str, Any]:
     found = {}
     for name, value in content.items():
         new = FIELDS.get(name, "") if name not in known and FIELDS.get(name) in known else name
-        found[new] = VALUES.get(new, {}).get(value, value) if isinstance(value, str) and new != name else value
+        found[new] = VALUES.get(new, {}).get(value, value) if isinstance(value, str) else value
     if found.get("_type") in CLASSES:
         found["_type"] = CLASSES[found["_type"]]
     return found

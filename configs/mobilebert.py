@@ -76,7 +76,7 @@ teacher = Config(
     vocab_size=30_522,
     data=Text(train="text", max_length=512),
     sentences="next",
-    masking=Masking(unit="pieces", rate=0.15),
+    masking=Masking(unit="tokens", rate=0.15),
     steps=500_000,
     batch_size=2048,
     micro_batches=64,

@@ -44,7 +44,7 @@ general = pretrain.Config(
     model="hf:bert-base-uncased",
     data=Text(train="text", max_length=128),
     sentences="none",
-    masking=Masking(unit="pieces", rate=0.15),
+    masking=Masking(unit="tokens", rate=0.15),
     mlm_weight=0.0,
     student=shape,
     losses=layers,

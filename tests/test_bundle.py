@@ -126,7 +126,7 @@ def test_predictions_are_those_of_transformers_in_the_order_of_the_texts(bundle,
 @pytest.mark.parametrize(("on", "rows"), [("cpu", {2, 4}), ("tpu", {4, 8})])
 def test_a_cpu_computes_a_large_batch_in_parts(bundle, stock, monkeypatch, on, rows):
     calls = []
-    monkeypatch.setattr(predict, "PIECES", 40)
+    monkeypatch.setattr(predict, "TOKENS", 40)
     monkeypatch.setattr(predict, "platform", lambda: on)
 
     def bound(*bundle):
@@ -183,13 +183,13 @@ def test_several_labels_at_once_give_lists_of_names(tmp_path):
     assert predictions.labels == [[f"LABEL_{i}" for i in np.flatnonzero(row > 0.5)] for row in expected]
 
 
-def test_words_get_tags_from_their_first_piece(tmp_path):
+def test_words_get_tags_from_their_first_token(tmp_path):
     folder_with("BertForTokenClassification", tmp_path, seed=9, id2label={0: "O", 1: "B-FILM", 2: "I-FILM"})
     texts = ["the films was longer", "finely dull"]
     logits = reference_logits(tmp_path, texts)
     first = [(1, 2, 4, 5), (1, 3)]  # [CLS] the film ##s was long ##er [SEP]; [CLS] fine ##ly dull [SEP]
     names = ("O", "B-FILM", "I-FILM")
-    expected = [[names[logits[row, piece].argmax()] for piece in pieces] for row, pieces in enumerate(first)]
+    expected = [[names[logits[row, token].argmax()] for token in tokens] for row, tokens in enumerate(first)]
     assert bertjax.load(tmp_path).predict(texts).labels == expected
     assert len(set(expected[0])) > 1
 

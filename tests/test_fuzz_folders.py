@@ -42,7 +42,7 @@ MEANT = {
     "config.json": {
         *("hidden_act", "layer_norm_eps", "num_attention_heads", "head_size", "problem_type", "id2label", "labels"),
         *("classifier_activation", "position_embedding_type", "max_position_embeddings", "model_type", "architectures"),
-        *("exits", "after", "leaving", "rule", "threshold", "tolerance", "reads", "attention", "ffn", "layers"),
+        *("exits", "after", "exit_rule", "rule", "threshold", "tolerance", "reads", "attention", "ffn", "layers"),
         *("attention_norm", "ffn_norm", "recurrence", "norm", "bits", "low", "high", "activations", "weights"),
         *("quantization", "tokenizer_class", "bertjax"),
     },
@@ -50,7 +50,7 @@ MEANT = {
     "tokenizer_config.json": {"*"},
     "report.json": {"metric", "baseline", "rows", "name", "bundle", "score", "score_ci95", "size_bytes", "latency_ms"},
 }
-"""Keys that say how a model answers, or into which pieces a text is cut: another value of the right kind may change the
+"""Keys that say how a model answers, or into which tokens a text is cut: another value of the right kind may change the
 answers, for that is what it is for; of a report, what is claimed. A star stands for the whole file: a vocabulary and
 its rules."""
 VALUES: tuple[Any, ...] = (
@@ -76,7 +76,7 @@ def stock(folder: Path) -> Path:
 
 def own(folder: Path) -> Path:
     """Integers, ranges, layers of their own, and exits at which texts leave."""
-    exits = Exits((0,), leaving=ExitRule("max_probability", 0.5))
+    exits = Exits((0,), exit_rule=ExitRule("max_probability", 0.5))
     return saved(folder, {"layers": (LayerConfig(2, 6), LayerConfig(1, 5)), "exits": exits, "head_size": 4})
 
 

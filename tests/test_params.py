@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.params import assign, compare, count, flatten, map_with_path, select, unflatten
+from bertjax.params import assign, count, flatten, map_with_path, select, tree_differences, unflatten
 
 
 def array(*shape: int) -> np.ndarray:
@@ -90,9 +90,9 @@ def test_count_adds_up_arrays_and_shapes_alike():
 def test_compare_names_every_difference():
     other = flatten(TREE) | {"encoder/layer_0/query/bias": array(4), "new/kernel": array(1, 1)}
     other.pop("scale")
-    assert compare(unflatten(other), TREE) == [
+    assert tree_differences(unflatten(other), TREE) == [
         "missing: scale ()",
         "unexpected: new/kernel (1, 1)",
         "shape of encoder/layer_0/query/bias: (4,), expected (3,)",
     ]
-    assert compare(TREE, jax.eval_shape(lambda: TREE)) == []
+    assert tree_differences(TREE, jax.eval_shape(lambda: TREE)) == []

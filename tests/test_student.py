@@ -13,7 +13,7 @@ import pytest
 import bertjax
 from bertjax.bundle import Bundle, init_params
 from bertjax.distill.pairing import pair_layers
-from bertjax.distill.teacher import identity, stored_bytes, stored_outputs
+from bertjax.distill.teacher import identity, stored_outputs, teacher_bytes
 from bertjax.distill.terms import HiddenStates, SoftTargets
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
@@ -146,7 +146,7 @@ def test_the_size_on_disk_is_what_was_announced(tmp_path: Path):
     encoded = made_up(random_lengths(40, 16))
     stored_outputs(tmp_path, TEACHER, encoded, EVERYTHING)
     written = sum(file.stat().st_size for file in tmp_path.rglob("*.npy"))
-    announced = stored_bytes(TEACHER, encoded, EVERYTHING)
+    announced = teacher_bytes(TEACHER, encoded, EVERYTHING)
     assert announced <= written <= announced + 200 * (1 + len(EVERYTHING))
 
 
@@ -159,7 +159,7 @@ def test_hidden_states_learn_through_a_projection_only_where_widths_differ():
     assert SoftTargets().needs(narrow, CONFIG) == frozenset()
 
 
-def test_hidden_states_are_a_mean_over_pairs_pieces_and_width():
+def test_hidden_states_are_a_mean_over_pairs_tokens_and_width():
     rng = np.random.default_rng(0)
     states = [rng.normal(size=(2, 3, 16)).astype(np.float32) for _ in range(6)]
     mask = np.array([[1, 1, 0], [1, 0, 0]], np.int32)

@@ -23,7 +23,7 @@ from bertjax.storage.paths import as_path
 def main(config: Config) -> None:
     import bertjax
     from bertjax.adaptive import calibrate
-    from bertjax.adaptive.calibration import answers_at_exits
+    from bertjax.adaptive.calibration import logits_at_exits
 
     out, text = as_path(config.out), Text.of(config.data)
     if begin(out, config):
@@ -43,16 +43,16 @@ def main(config: Config) -> None:
     facts = describe(config.data, held_out, reported, "held_out", config.held_out)
     found = calibrate(
         bundle.config,
-        *answers_at_exits(bundle.model, bundle.device_params, held_out.encoded),
+        *logits_at_exits(bundle.model, bundle.device_params, held_out.encoded),
         held_out.encoded.labels,
         metric=task.metric,
         bound=config.bound,
         rule=config.rule,
         tolerance=config.tolerance,
     )
-    if found.leaving is None:
+    if found.exit_rule is None:
         note(f"no example exits early: {found.why_none}")
-    exits = dataclasses.replace(bundle.config.exits, leaving=found.leaving)
+    exits = dataclasses.replace(bundle.config.exits, exit_rule=found.exit_rule)
     early = dataclasses.replace(bundle, config=bundle.config.replace(exits=exits))
     bertjax.save(early, out / "bundle")
     result = report_depths(early, found, reported, config, out, facts)

@@ -29,7 +29,7 @@ def main(config: Config) -> None:
     from bertjax.engine.loop import fit
     from bertjax.machine.peak_flops import device_peak
     from bertjax.text.corpus import build_corpus
-    from bertjax.text.pretraining import Rows, pretraining_batches
+    from bertjax.text.pretraining import PretrainingRows, pretraining_batches
 
     out, text = as_path(config.out), config.data
     if begin(out, config):
@@ -40,10 +40,10 @@ def main(config: Config) -> None:
         bundle, teacher = config.student.initialise(given, config.seed), given
     check_positions(text.max_length, given, bundle)
 
-    def rows_of(source: str, split: str, seed: int) -> Rows:
+    def rows_of(source: str, split: str, seed: int) -> PretrainingRows:
         corpus = build_corpus(source, tokenizer_of(bundle), text.max_length - 3, text.text, split)
         note(f"{source}: {corpus.lengths.sum()} tokens in {len(corpus)} chunks, {corpus.folder}")
-        return Rows(corpus, tokenizer_of(bundle), text.max_length, config.sentences, config.masking, seed)
+        return PretrainingRows(corpus, tokenizer_of(bundle), text.max_length, config.sentences, config.masking, seed)
 
     train = rows_of(text.train, "train", config.seed)
     held_out = rows_of(text.eval, "test", 0) if text.eval else None  # the same masks, whatever --seed is

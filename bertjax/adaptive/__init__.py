@@ -3,8 +3,8 @@
     confidence.py    how sure an answer is: arrays in, one number per example out
     policies.py      when an example leaves, from the answers it got so far
     exits.py         heads put into a trained model, and taken out again
-    walk.py          a model as a sequence of segments, behind each of which examples may leave
-    executors.py     who walks: everybody to the end, a loop, or segments that go on with the survivors alone
+    segments.py      a model as a sequence of segments, behind each of which examples may exit
+    executors.py     how it is run: all layers for all examples, a loop, or segments with the remaining examples
     calibration.py   which threshold, from text that was held out
 
 A policy knows nothing of who executes it. Every executor gives each example the exit, and the logits, that running all

@@ -40,7 +40,7 @@ STEPS = 40
 class Tried(NamedTuple):
     """A rule on the held-out text."""
 
-    leaving: ExitRule
+    exit_rule: ExitRule
     score: float
     loss_ci95: tuple[float, float]
     """Of the whole model's score minus this one's."""
@@ -48,7 +48,7 @@ class Tried(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    leaving: ExitRule | None
+    exit_rule: ExitRule | None
     """None: no threshold keeps the promise, and nobody leaves early."""
     tried: tuple[Tried, ...]
     """Up to the first that breaks it; all of them where that is the first of all."""
@@ -69,17 +69,17 @@ def calibrate(
 ) -> Calibrated:
     """The boldest rule whose score is at most `bound` (0.01 is one point) below that of the last layer."""
     assert config.exits is not None
-    whole, kept, failed, tried = answers(config, logits), None, False, []
-    for leaving in candidates(config, rule, tolerance, exit_logits):
-        taken = first_exit(policy_of(config, leaving), exit_logits, logits)
-        early = answers(config, chosen(exit_logits, logits, taken))
+    whole, kept, failed, tried = scored_predictions(config, logits), None, False, []
+    for exit_rule in candidates(config, rule, tolerance, exit_logits):
+        taken = first_exit(policy_of(config, exit_rule), exit_logits, logits)
+        early = scored_predictions(config, exited_logits(exit_logits, logits, taken))
         low, high = paired_difference_interval(metric, whole, early, labels)
         depth = float(depths_of(config, taken).mean())
-        tried.append(Tried(leaving, score(metric, early, labels), (low, high), depth))
+        tried.append(Tried(exit_rule, score(metric, early, labels), (low, high), depth))
         failed = failed or high > bound
         if failed and kept is not None:
             break
-        kept = kept if failed else leaving
+        kept = kept if failed else exit_rule
     return Calibrated(kept, tuple(tried), "" if kept else why_none(tried, bound, len(labels)))
 
 
@@ -115,19 +115,19 @@ def candidates(
     sign = 1 if rule in LOW_IS_SURE else -1
     sure = sign * np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exit_logits)), np.float64)
     sure = sure[np.isfinite(sure)]
-    said = np.unique(sure)
-    if len(said) < 2:
+    levels = np.unique(sure)
+    if len(levels) < 2:
         return []
     # The least sure of those who leave. Where all leave, the model could as well end.
     last = np.quantile(sure, np.linspace(0, 1, STEPS + 1)[1:-1], method="nearest")
-    place = np.minimum(np.searchsorted(said, last), len(said) - 2)
-    halves = sign * (said[place] + said[place + 1]) / 2
+    place = np.minimum(np.searchsorted(levels, last), len(levels) - 2)
+    halves = sign * (levels[place] + levels[place + 1]) / 2
     # As many digits as float32 has: probabilities close to 1 differ in the last ones.
     rounded = dict.fromkeys(float(f"{half:.7g}") for half in halves)
     return [ExitRule(rule, threshold) for threshold in rounded]
 
 
-def chosen(
+def exited_logits(
     exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"], taken: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n c"]:
     """What each example leaves with."""
@@ -140,7 +140,7 @@ def depths_of(config: BertConfig, taken: Int[np.ndarray, "n"]) -> Int[np.ndarray
     return np.array([*(number + 1 for number in config.exits.after), config.depth])[taken]
 
 
-def answers(config: BertConfig, logits: Float[np.ndarray, "n c"]) -> np.ndarray:
+def scored_predictions(config: BertConfig, logits: Float[np.ndarray, "n c"]) -> np.ndarray:
     """Logits as the score compares them."""
     number = len(config.labels) == 1 or config.problem_type == "regression"
     return logits[:, 0] if number else logits.argmax(axis=-1)
@@ -152,7 +152,7 @@ def _at_exits(model: BertModel, params: Tree, ids: Array, mask: Array, types: Ar
     return jnp.stack(output.exit_logits).astype(jnp.float32), output.logits.astype(jnp.float32)
 
 
-def answers_at_exits(
+def logits_at_exits(
     model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32
 ) -> tuple[Float[np.ndarray, "e n c"], Float[np.ndarray, "n c"]]:
     """What every example would leave with at each exit, and at the end, in the order of the rows."""

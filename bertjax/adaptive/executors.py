@@ -1,13 +1,13 @@
-"""Who walks: three ways to run a model that examples may leave, with the same answers.
+"""Executors for early exit: three ways to run a model, with the same logits and exits.
 
-`full` runs everybody to the end and looks afterwards; it is the definition, and gives no speed. `looped` is one program
-with a `lax.while_loop`: no look at the host between segments, but it goes on while anybody has to, so it is for single
-examples. `SegmentExecutor` runs a program per segment and looks who left. Survivors of several batches of one length
-wait behind a segment until they fill a batch again, so that what is left computes as efficiently as what came; those
-that still wait when the last batch came go on in the next smaller of a few batch sizes. Programs are compiled for
-(segment's shape, batch size, length); after `warm_up` there are no new ones.
+`full` runs all examples through all layers and picks the exits afterwards. It is the reference and saves no time.
+`looped` is one program with a `lax.while_loop`: the host is not asked between segments, but the loop runs until the
+last example has exited, so it is for single examples. `SegmentExecutor` runs a program per segment and reads which
+examples exited. The others, from several batches of one length, wait until they fill a batch again. Those that still
+wait after the last batch run in the next smaller of a few batch sizes. Programs are compiled for (segment's shape,
+batch size, length); after `warm_up` there are no new ones.
 
-Rows without a single real piece are filler. They hold nobody up, and their depth is 0.
+Rows without a single real token are filler: they count as exited, at depth 0.
 """
 
 from collections.abc import Sequence
@@ -27,38 +27,38 @@ from bertjax.text.batches import Inputs
 
 Ids = Int[np.ndarray, "b l"]
 SIZES = (1, *range(2, 33, 2))
-"""Batch sizes of `Segmented`. Sizes in between are filled up: by one row in 64 in the mean, where steps of four, which
-compile half as long, cost one in 21."""
+"""Batch sizes of `SegmentExecutor`. Sizes in between are filled up: by one row in 64 on average, where steps of four,
+which compile half as long, cost one in 21."""
 
 
 class ExitOutput(NamedTuple):
-    """What each example left with, and the number of depth steps it took."""
+    """The logits with which each example exited, and the number of depth steps it took."""
 
     logits: Float[np.ndarray, "b c"]
     depths: Int[np.ndarray, "b"]
 
 
-def full(walk: SegmentedModel, params: Tree, ids: Ids, mask: Ids, types: Ids) -> ExitOutput:
-    """Runs every segment for everybody, then gives each example what it would have left with."""
-    return ExitOutput(*map(np.asarray, _full(walk, params, ids, mask, types, walk.start(len(ids)))))
+def full(segmented: SegmentedModel, params: Tree, ids: Ids, mask: Ids, types: Ids) -> ExitOutput:
+    """Runs every segment for all examples, then picks the exit of each."""
+    return ExitOutput(*map(np.asarray, _full(segmented, params, ids, mask, types, segmented.start(len(ids)))))
 
 
-def looped(walk: SegmentedModel, params: Tree, ids: Ids, mask: Ids, types: Ids) -> ExitOutput:
-    """One program that ends when all have left."""
-    return ExitOutput(*map(np.asarray, _looped(walk, params, ids, mask, types, walk.start(len(ids)))))
+def looped(segmented: SegmentedModel, params: Tree, ids: Ids, mask: Ids, types: Ids) -> ExitOutput:
+    """One program that ends when all examples have exited."""
+    return ExitOutput(*map(np.asarray, _looped(segmented, params, ids, mask, types, segmented.start(len(ids)))))
 
 
 def record_exits(
     state: tuple[Bool[Array, "b"], Array, Array], after: SegmentOutput, depth: Array
 ) -> tuple[Array, Array, Array]:
-    """Who has left, with what, and how deep: those who leave now are added."""
+    """Records the examples that exit at this segment: flag, logits, depth."""
     left, logits, depths = state
     now = after.leave & ~left
     return left | now, jnp.where(now[:, None], after.logits, logits), jnp.where(now, depth, depths)
 
 
 def none_exited(mask: Int[Array, "b l"], classes: int) -> tuple[Array, Array, Array]:
-    """Before anybody left, fillers apart."""
+    """The record before the first segment: only filler rows count as exited."""
     filler = ~jnp.any(mask > 0, axis=1)
     return filler, jnp.zeros((len(mask), classes), jnp.float32), jnp.zeros(len(mask), jnp.int32)
 
@@ -124,7 +124,7 @@ def _join(waiting: Carry, rows: Carry, places: Int[Array, "b"]) -> Carry:
 
 class Queue:
     """Examples that wait for the next segment: fewer than two full batches, in arrays whose size never changes. A batch
-    that nobody left is kept as it came while it waits alone."""
+    from which no example exited is kept as it came while it waits alone."""
 
     def __init__(self, most: int):
         self.capacity, self.who = 2 * most, np.zeros(0, np.int64)
@@ -157,22 +157,24 @@ class Queue:
 
 
 class SegmentExecutor:
-    """Runs a walk segment by segment, with the survivors alone.
+    """Runs a model segment by segment, each with the examples that have not exited yet.
 
-    `Segmented(walk, params)(batches)` takes any number of (ids, mask, types), of any number of rows and any lengths,
-    and gives what each batch left with, in their order.
+    `SegmentExecutor(segmented, params)(batches)` takes any number of (ids, mask, types), of any number of rows and any
+    lengths, and returns the exits of each batch, in their order.
     """
 
-    def __init__(self, walk: SegmentedModel, params: Tree, sizes: Sequence[int] = SIZES):
-        self.walk, self.sizes, params = walk, tuple(sorted(sizes)), jax.device_put(params)
-        self.begin = _begin.bound(walk, params)
-        self.segments = [_advance.bound(*pair) for pair in zip(walk.segments, walk.params_of(params), strict=True)]
-        self.numbers = [jnp.asarray(number) for number in range(len(walk.segments))]
+    def __init__(self, segmented: SegmentedModel, params: Tree, sizes: Sequence[int] = SIZES):
+        self.segmented, self.sizes, params = segmented, tuple(sorted(sizes)), jax.device_put(params)
+        self.begin = _begin.bound(segmented, params)
+        self.segments = [
+            _advance.bound(*pair) for pair in zip(segmented.segments, segmented.params_of(params), strict=True)
+        ]
+        self.numbers = [jnp.asarray(number) for number in range(len(segmented.segments))]
 
     def __call__(self, batches: Sequence[Inputs]) -> list[ExitOutput]:
         ends = np.cumsum([0, *(len(ids) for ids, _, _ in batches)])
         left = ExitOutput(
-            np.zeros((ends[-1], len(self.walk.model.config.labels)), np.float32), np.zeros(ends[-1], np.int64)
+            np.zeros((ends[-1], len(self.segmented.model.config.labels)), np.float32), np.zeros(ends[-1], np.int64)
         )
         of_length: dict[int, list[int]] = {}
         for number, (ids, _, _) in enumerate(batches):
@@ -186,11 +188,11 @@ class SegmentExecutor:
 
     def _run(self, arrays: Sequence[np.ndarray], who: Int[np.ndarray, "n"], left: ExitOutput) -> None:
         """All examples of one length, each into its row of `left`."""
-        most, queues = self.sizes[-1], [Queue(self.sizes[-1]) for _ in self.walk.segments]
+        most, queues = self.sizes[-1], [Queue(self.sizes[-1]) for _ in self.segmented.segments]
         for start in range(0, len(who), most):
             part = who[start : start + most]
             filled = start + np.resize(np.arange(len(part)), self._size_for(len(part)))
-            rows = self.begin(*(array[filled] for array in arrays), self.walk.start(len(filled)))
+            rows = self.begin(*(array[filled] for array in arrays), self.segmented.start(len(filled)))
             self._advance(0, rows, part, queues, left)
             for number, queue in enumerate(queues):
                 if len(queue.who) >= most:
@@ -202,12 +204,12 @@ class SegmentExecutor:
     def _advance(
         self, number: int, rows: Carry, who: Int[np.ndarray, "n"], queues: Sequence[Queue], left: ExitOutput
     ) -> None:
-        """One segment for one batch: who leaves is written down, who goes on waits for the next."""
+        """One segment for one batch: exits are recorded, the other examples wait for the next segment."""
         after = self.segments[number](rows.mask, self.numbers[number], rows.hidden, rows.memory)
         leave = np.asarray(after.leave)[: len(who)]
         if leave.any():
             left.logits[who[leave]] = np.asarray(after.logits)[: len(who)][leave]
-            left.depths[who[leave]] = self.walk.depths[number]
+            left.depths[who[leave]] = self.segmented.depths[number]
         if not leave.all():
             queues[number + 1].join(after.rows, ~leave, who[~leave])
 
@@ -220,7 +222,7 @@ class SegmentExecutor:
         for length in lengths:
             for size in self.sizes:
                 row, first = np.ones((size, length), np.int32), np.array([True, False])
-                rows = self.begin(row, row, row * 0, self.walk.start(size))
+                rows = self.begin(row, row, row * 0, self.segmented.start(size))
                 for segment, number in zip(self.segments, self.numbers, strict=True):
                     segment(rows.mask, number, rows.hidden, rows.memory)
                 queue = Queue(self.sizes[-1])
@@ -230,13 +232,17 @@ class SegmentExecutor:
 
 
 class EarlyExitExecutor:
-    """The executor that pays: the loop for one example, segments for several; called like `Segmented`."""
+    """The faster executor of the two: the loop for one example, segments for several. Called like `SegmentExecutor`."""
 
-    def __init__(self, walk: SegmentedModel, params: Tree):
+    def __init__(self, segmented: SegmentedModel, params: Tree):
         params = jax.device_put(params)
-        self.walk, self.segmented, self.looped = walk, SegmentExecutor(walk, params), _looped.bound(walk, params)
+        self.segmented, self.by_segment, self.looped = (
+            segmented,
+            SegmentExecutor(segmented, params),
+            _looped.bound(segmented, params),
+        )
 
     def __call__(self, batches: Sequence[Inputs]) -> list[ExitOutput]:
         if [len(ids) for ids, _, _ in batches] == [1]:
-            return [ExitOutput(*map(np.asarray, self.looped(*batches[0], self.walk.start(1))))]
-        return self.segmented(batches)
+            return [ExitOutput(*map(np.asarray, self.looped(*batches[0], self.segmented.start(1))))]
+        return self.by_segment(batches)

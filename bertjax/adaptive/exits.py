@@ -39,7 +39,7 @@ def forget_threshold(config: BertConfig) -> BertConfig:
     """The config of a model whose answers will change: nobody leaves by a threshold that was found for others."""
     if config.exits is None:
         return config
-    return config.replace(exits=dataclasses.replace(config.exits, leaving=None))
+    return config.replace(exits=dataclasses.replace(config.exits, exit_rule=None))
 
 
 def remove_exits(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:

@@ -87,15 +87,17 @@ class Patience:
         return memory._replace(agreed=agreed, before=answer), agreed >= memory.patience
 
 
-def policy_of(config: BertConfig, leaving: ExitRule | None = None) -> Policy:
-    """The policy that a config holds, or of another `leaving` for its exits.
+def policy_of(config: BertConfig, exit_rule: ExitRule | None = None) -> Policy:
+    """The policy that a config holds, or of another `exit_rule` for its exits.
 
     Raises:
       UserError: No rule is stored, or it says nothing for this kind of answer.
     """
-    rule = leaving or (config.exits and config.exits.leaving)
+    rule = exit_rule or (config.exits and config.exits.exit_rule)
     if not rule:
-        raise UserError("no rule says when to leave: calibrate the model first (bertjax calibrate), or give a Leaving.")
+        raise UserError(
+            "no rule says when to leave: calibrate the model first (bertjax calibrate), or give an ExitRule."
+        )
     number = len(config.labels) == 1 or config.problem_type == "regression"
     if config.problem_type == "multi_label_classification":
         raise UserError("several labels at once have no one answer to be sure of; exits are for one label or number.")

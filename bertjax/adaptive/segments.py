@@ -1,4 +1,4 @@
-"""A model as a walk: segments in a row, behind each of which an example may leave.
+"""A model as a sequence of segments, behind each of which an example may exit.
 
 What travels is a tree whose leaves all have a row per example, so that who goes on can be gathered into a smaller one.
 With exits, a segment is itself a small model: the layers up to the next exit, under names of its own, and its head; no
@@ -18,8 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bertjax.adaptive.policies import Policy, policy_of
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, BertModel, LayerConfig, build, key_mask
-from bertjax.model.recurrence import Carry as RecurrentCarry
-from bertjax.model.recurrence import begin
+from bertjax.model.recurrence import RecurrentCarry, initial_halting
 from bertjax.params import Tree, put_step, step_params
 from bertjax.quantized.formats import Quantization
 
@@ -121,7 +120,9 @@ class SegmentedModel:
         hidden: Any = self.model.apply(variables, ids, types, method="embed")
         if self.policy is not None:
             return Carry(mask, hidden, memory)
-        return Carry(mask, RecurrentCarry(hidden, jnp.zeros(hidden.shape, jnp.float32), begin(mask > 0)), memory)
+        return Carry(
+            mask, RecurrentCarry(hidden, jnp.zeros(hidden.shape, jnp.float32), initial_halting(mask > 0)), memory
+        )
 
     def params_of(self, params: Tree) -> tuple[Tree, ...]:
         """The parameters of each segment; segments that share them get the same arrays."""
@@ -132,11 +133,11 @@ class SegmentedModel:
 
 
 def segmented_model(config: BertConfig, policy: Policy | None = None) -> SegmentedModel:
-    """The walk through a model with exits (left by the `policy`, or by the one that the config holds), or through a
+    """The segments of a model with exits (taken by the `policy`, or by the one that the config holds), or of a
     recurrence with halting.
 
     Raises:
-      UserError: The model can only be walked to its end.
+      UserError: The model has neither exits nor halting.
     """
     model = build(config)
     if config.recurrence and config.recurrence.halting:
@@ -153,7 +154,7 @@ def segmented_model(config: BertConfig, policy: Policy | None = None) -> Segment
 
 def rounding_of(quantization: Quantization | None, start: int, stop: int) -> Quantization | None:
     """How depth steps `start` to `stop`, and the head behind them, round their inputs, each site under the name that it
-    has in the piece. Weights are integers already, or not."""
+    has in the part. Weights are integers already, or not."""
     if quantization is None:
         return None
     names = {f"step_{number}": f"step_{number - start}" for number in range(start, stop)}
@@ -183,7 +184,7 @@ def sub_model(config: BertConfig, params: Tree | None, start: int, stop: int) ->
     )
     assert config.exits is not None
     last = stop == config.depth
-    exits = None if last else dataclasses.replace(config.exits, after=(len(steps) - 1,), leaving=None)
+    exits = None if last else dataclasses.replace(config.exits, after=(len(steps) - 1,), exit_rule=None)
     small = config.replace(
         num_hidden_layers=len(steps),
         inner_group_num=1,

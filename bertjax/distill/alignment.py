@@ -30,7 +30,7 @@ def procrustes(
 ) -> Float[np.ndarray, "s t"]:
     """The map K from the student's width to the teacher's.
 
-    With S and T for the states, one row a piece: K = c U V' for S'T = U D V', and c makes S K as long as T altogether.
+    With S and T for the states, one row a token: K = c U V' for S'T = U D V', and c makes S K as long as T altogether.
     Where s > t, least squares: the smallest solution of S'S K = S'T.
 
     Args:
@@ -48,7 +48,7 @@ def procrustes(
 def second_moments(
     student: Bundle, teacher: Bundle, pairs: Pairs, batches: Iterable[Mapping[str, Any]]
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """S'S, S'T and the sum of the squares of T over the real pieces of all pairs of hidden states, in float64."""
+    """S'S, S'T and the sum of the squares of T over the real tokens of all pairs of hidden states, in float64."""
     total: Any = None
     for batch in batches:
         inputs, weights = inputs_of(batch), batch["attention_mask"] * batch["weights"][:, None]

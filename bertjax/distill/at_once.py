@@ -10,7 +10,7 @@ value (see `bertjax.learn.step`), the gradient is there and the teacher's arrays
 
 What waits grows with the length of the texts, attention scores with its square. For six layers of width 384 that learn
 from twelve of 768, the terms add to a step's memory, counted in the student's attention scores of one layer: at 8 x 512
-pieces AttentionScores or AttentionMaps 0.75, with HiddenStates 1.4, 48 heads of Relations 0.4; at 32 x 128 pieces 2.75
+tokens AttentionScores or AttentionMaps 0.75, with HiddenStates 1.4, 48 heads of Relations 0.4; at 32 x 128 tokens 2.75
 and 3.4 (`memory` of tests/distill/test_memory.py).
 
 The trade-off: such a loss has no second derivative, and what waits cannot be computed again to save memory.
@@ -39,7 +39,7 @@ def over_heads(
     heads: int,
 ) -> WeightedSum:
     """The mean over so many heads, cut anew from those of each array side by side. `error(student, teacher, *masks)` is
-    what each piece gets wrong, summed over the heads that are given.
+    what each token gets wrong, summed over the heads that are given.
 
     A few heads at a time, a quarter of the student's: with their gradient there are about four maps for each, so that
     together they take what one layer's scores do.
@@ -57,7 +57,7 @@ def over_heads(
     return formula((ours, ()), (theirs, (masks, weights))), jnp.sum(weights)
 
 
-def over_pieces(
+def over_tokens(
     error: Callable[..., WeightedSum],
     student: Float[Array, "b l s"],
     projection: Any,

@@ -2,10 +2,10 @@
 
 Published code divides by different things (rows, rows times classes, rows times width), so weights do not carry over
 from one repository to another. Here the sum runs over the distribution or the mean over the width, and the weight
-counts rows or real pieces. Where a paper sums over layers or widths, terms.py multiplies.
+counts rows or real tokens. Where a paper sums over layers or widths, terms.py multiplies.
 
 Losses that look into attention take queries, keys and values instead of attention maps: these are small, exist
-whichever kernel did the attention, and can be stored; and each text is compared over its real pieces alone.
+whichever kernel did the attention, and can be stored; and each text is compared over its real tokens alone.
 """
 
 import jax
@@ -26,9 +26,9 @@ def soft_targets(
 
     The factor T^2 keeps the size of the gradient independent of the temperature.
     """
-    target = jax.nn.log_softmax(keep(jax.lax.stop_gradient(teacher), weights) / temperature)
-    guess = jax.nn.log_softmax(keep(student, weights) / temperature)
-    return weighted(temperature**2 * jnp.sum(jnp.exp(target) * (target - guess), axis=-1), weights)
+    teacher_out = jax.nn.log_softmax(keep(jax.lax.stop_gradient(teacher), weights) / temperature)
+    student_out = jax.nn.log_softmax(keep(student, weights) / temperature)
+    return weighted(temperature**2 * jnp.sum(jnp.exp(teacher_out) * (teacher_out - student_out), axis=-1), weights)
 
 
 def soft_cross_entropy(
@@ -39,8 +39,8 @@ def soft_cross_entropy(
 ) -> WeightedSum:
     """-sum p log q per row, with the teacher's p and the student's q at a temperature: `soft_targets` and the teacher's
     entropy, without T^2 (TinyBERT, Jiao et al. 2020, eq. 10)."""
-    target = jax.nn.softmax(keep(jax.lax.stop_gradient(teacher), weights) / temperature)
-    return weighted(-jnp.sum(target * jax.nn.log_softmax(keep(student, weights) / temperature), axis=-1), weights)
+    teacher_out = jax.nn.softmax(keep(jax.lax.stop_gradient(teacher), weights) / temperature)
+    return weighted(-jnp.sum(teacher_out * jax.nn.log_softmax(keep(student, weights) / temperature), axis=-1), weights)
 
 
 def binary_soft_targets(
@@ -55,8 +55,8 @@ def binary_soft_targets(
         scaled = keep(logits, weights) / temperature
         return jnp.stack([jax.nn.log_sigmoid(scaled), jax.nn.log_sigmoid(-scaled)], axis=-1)
 
-    target, guess = pair(jax.lax.stop_gradient(teacher)), pair(student)
-    divergences = jnp.sum(jnp.exp(target) * (target - guess), axis=-1)
+    teacher_out, student_out = pair(jax.lax.stop_gradient(teacher)), pair(student)
+    divergences = jnp.sum(jnp.exp(teacher_out) * (teacher_out - student_out), axis=-1)
     return weighted(temperature**2 * jnp.mean(divergences, axis=-1), weights)
 
 
@@ -83,8 +83,10 @@ def span_soft_targets(
         masked = jnp.where(mask[..., None] > 0, logits.astype(jnp.float32) / temperature, -1e9)
         return jax.nn.log_softmax(masked, axis=1)
 
-    target, guess = log_probabilities(jax.lax.stop_gradient(teacher)), log_probabilities(student)
-    divergences = jnp.sum(jnp.where(mask[..., None] > 0, jnp.exp(target) * (target - guess), 0.0), axis=1)
+    teacher_out, student_out = log_probabilities(jax.lax.stop_gradient(teacher)), log_probabilities(student)
+    divergences = jnp.sum(
+        jnp.where(mask[..., None] > 0, jnp.exp(teacher_out) * (teacher_out - student_out), 0.0), axis=1
+    )
     return weighted(temperature**2 * jnp.mean(divergences, axis=-1), weights)
 
 
@@ -98,16 +100,16 @@ def cosine(
     student: Float[Array, "*rows d"], teacher: Float[Array, "*rows d"], weights: Float[Array, "*rows"]
 ) -> WeightedSum:
     """1 - cos of the angle between two vectors (DistilBERT, Sanh et al. 2019, section 2)."""
-    guess, target = keep(student, weights), keep(jax.lax.stop_gradient(teacher), weights)
-    return weighted(1 - jnp.sum(direction(guess) * direction(target), axis=-1), weights)
+    student_out, teacher_out = keep(student, weights), keep(jax.lax.stop_gradient(teacher), weights)
+    return weighted(1 - jnp.sum(direction(student_out) * direction(teacher_out), axis=-1), weights)
 
 
 def direction_error(
     student: Float[Array, "*rows d"], teacher: Float[Array, "*rows d"], weights: Float[Array, "*rows"]
 ) -> WeightedSum:
     """`squared_error` of vectors brought to length 1 (patient distillation, Sun et al. 2019, eq. 7, over the width)."""
-    guess, target = keep(student, weights), keep(jax.lax.stop_gradient(teacher), weights)
-    return squared_error(direction(guess), direction(target), weights)
+    student_out, teacher_out = keep(student, weights), keep(jax.lax.stop_gradient(teacher), weights)
+    return squared_error(direction(student_out), direction(teacher_out), weights)
 
 
 def feature_error(
@@ -170,9 +172,11 @@ def score_error_with_padding(
     def error(
         student: Pair, teacher: Pair, mask: Int[Array, "b l"], everything: Int[Array, "b l"]
     ) -> Float[Array, "b l"]:
-        guess, target = (scores(*pair, everything) for pair in (student, teacher))
-        guess, target = (jnp.where((mask[:, None, None] > 0) & (x > -100), x, 0.0) for x in (guess, target))
-        return jnp.sum(jnp.square(guess - target), axis=(1, 3)) / mask.shape[1] ** 2
+        student_out, teacher_out = (scores(*pair, everything) for pair in (student, teacher))
+        student_out, teacher_out = (
+            jnp.where((mask[:, None, None] > 0) & (x > -100), x, 0.0) for x in (student_out, teacher_out)
+        )
+        return jnp.sum(jnp.square(student_out - teacher_out), axis=(1, 3)) / mask.shape[1] ** 2
 
     everything = kept(jnp.ones_like(mask), weights)
     ours, theirs = (student_queries, student_keys), (teacher_queries, teacher_keys)
@@ -188,8 +192,8 @@ def relation(
     weights: Float[Array, " b"],
     heads: int,
 ) -> WeightedSum:
-    """KL(teacher || student) of how the pieces of a text relate: softmax(A B' / sqrt(d)) with the vectors of all heads
-    side by side, cut anew into so many relation heads of width d; mean over these, per real piece (MiniLM v2, Wang et
+    """KL(teacher || student) of how the tokens of a text relate: softmax(A B' / sqrt(d)) with the vectors of all heads
+    side by side, cut anew into so many relation heads of width d; mean over these, per real token (MiniLM v2, Wang et
     al. 2021, eq. 3 to 5).
 
     With queries and keys and the model's own heads it is the attention term of MiniLM v1 (Wang et al. 2020, eq. 5),
@@ -198,8 +202,8 @@ def relation(
     mask = kept(mask, weights)
 
     def divergence(student: Pair, teacher: Pair, mask: Int[Array, "b l"]) -> Float[Array, "b l"]:
-        guess, target = (log_map(scores(*pair, mask), mask) for pair in (student, teacher))
-        return jnp.sum(jnp.exp(target) * (target - guess), axis=(1, 3))
+        student_out, teacher_out = (log_map(scores(*pair, mask), mask) for pair in (student, teacher))
+        return jnp.sum(jnp.exp(teacher_out) * (teacher_out - student_out), axis=(1, 3))
 
     ours, theirs = (student_one, student_two), (teacher_one, teacher_two)
     return over_heads(divergence, ours, theirs, (mask,), mask * weights[:, None], heads)
@@ -220,8 +224,8 @@ def attention_cross_entropy_with_padding(
     def crossed(
         student: Pair, teacher: Pair, mask: Int[Array, "b l"], everything: Int[Array, "b l"]
     ) -> Float[Array, "b l"]:
-        guess, target = (log_map(scores(*pair, everything), mask) for pair in (student, teacher))
-        return -jnp.sum(jnp.exp(target) * guess, axis=(1, 3)) / mask.shape[1]
+        student_out, teacher_out = (log_map(scores(*pair, everything), mask) for pair in (student, teacher))
+        return -jnp.sum(jnp.exp(teacher_out) * student_out, axis=(1, 3)) / mask.shape[1]
 
     everything = kept(jnp.ones_like(mask), weights)
     ours, theirs = (student_queries, student_keys), (teacher_queries, teacher_keys)

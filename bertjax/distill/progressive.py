@@ -75,9 +75,9 @@ class Progressive:
         formulas = {name: loss.build(*narrowed) for name, loss in self.named_losses().items()}
 
         def sums(params: Tree, teacher_params: Tree, batch: Batch, layer: Array, key: Array) -> dict[str, WeightedSum]:
-            said = up_to(teacher, teacher_params, batch, pairing[layer])
-            guess = up_to(student, params, batch, layer, rngs={"dropout": key})
-            return {name: formula({}, guess, said, batch) for name, formula in formulas.items()}
+            teacher_out = up_to(teacher, teacher_params, batch, pairing[layer])
+            student_out = up_to(student, params, batch, layer, rngs={"dropout": key})
+            return {name: formula({}, student_out, teacher_out, batch) for name, formula in formulas.items()}
 
         return sums
 

@@ -12,12 +12,12 @@ from bertjax.bundle import Bundle
 from bertjax.machine.xla import Forward
 from bertjax.model import BertModel
 from bertjax.params import Tree
-from bertjax.text.augment import Read, with_gap
+from bertjax.text.augment import TokenizedText, with_gap
 from bertjax.text.buckets import bucket_of
 
 
 @partial(Forward, static=("count",))
-def best_pieces(
+def best_tokens(
     model: BertModel,
     params: Tree,
     ids: Int[Array, "b l"],
@@ -26,23 +26,23 @@ def best_pieces(
     places: Int[Array, "b 1"],
     count: int,
 ) -> Int[Array, "b k"]:
-    """The pieces that fit each place best, the best first."""
+    """The tokens that fit each place best, the best first."""
     logits = model.apply({"params": params}, ids, mask, types, masked_positions=places).logits  # type: ignore[union-attr]
     return jax.lax.top_k(logits[:, 0].astype(jnp.float32), count)[1]
 
 
 def likely_words(
     bundle: Bundle,
-    texts: Sequence[Read],
+    texts: Sequence[TokenizedText],
     names: Sequence[str],
     *,
     count: int,
     buckets: tuple[int, ...],
     batch_size: int,
 ) -> list[dict[int, list[str]]]:
-    """For each text, candidates by the number of the word: those of the `count` likeliest pieces that are words.
+    """For each text, candidates by the number of the word: those of the `count` likeliest tokens that are words.
 
-    Only words of one piece have any. Texts are batched as they come, so that the same texts get the same bits.
+    Only words of one token have any. Texts are batched as they come, so that the same texts get the same bits.
     """
     tokenizer, limit = bundle.tokenizer, buckets[-1]
     assert tokenizer is not None
@@ -51,7 +51,7 @@ def likely_words(
         (text, number)
         for text, read in enumerate(texts)
         for number, word in enumerate(read.words)
-        if len(word.pieces) == 1 and word.place < limit
+        if len(word.tokens) == 1 and word.place < limit
     ]
     found: list[dict[int, list[str]]] = [{} for _ in texts]
     if not where:
@@ -73,10 +73,10 @@ def likely_words(
                 length = len(rows[member][0])
                 ids[line, :length], types[line, :length] = rows[member]
                 mask[line, :length], at[line] = 1, places[member]
-            best = best_pieces(bundle.model, bundle.device_params, ids, mask, types, at, count)
-            for member, pieces in zip(some, np.asarray(best)[: len(some)].tolist(), strict=True):
+            best = best_tokens(bundle.model, bundle.device_params, ids, mask, types, at, count)
+            for member, tokens in zip(some, np.asarray(best)[: len(some)].tolist(), strict=True):
                 text, number = where[member]
-                real = (piece for piece in pieces if piece not in special and piece < len(names))
-                words = [names[int(piece)] for piece in real]
+                real = (token for token in tokens if token not in special and token < len(names))
+                words = [names[int(token)] for token in real]
                 found[text][number] = [word for word in words if not word.startswith("##")]
     return found

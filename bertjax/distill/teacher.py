@@ -1,7 +1,7 @@
 """What the teacher says of a data set, computed once and stored.
 
 A teacher's outputs do not change from epoch to epoch, so its forward pass is paid once: logits per row, and what a
-loss asks for of the layers, per real piece (no padding is stored). That is kept in half precision, which is far finer
+loss asks for of the layers, per real token (no padding is stored). That is kept in half precision, which is far finer
 than a student can follow; logits in single. Attention is stored as queries and keys, which are smaller than its maps.
 What is stored is named by a hash of the teacher's config and its weights, the exact ids and types that it was fed, and
 what was asked for: outputs of another model or of other text are never found by mistake.
@@ -57,20 +57,20 @@ class StoredOutputs:
         self._offsets = encoded.offsets
         self._logits = np.load(folder / "logits.npy", mmap_mode="r")
         self._arrays = {need: np.load(folder / f"{file_name(need)}.npy", mmap_mode="r") for need in needs}
-        self._by_piece = bool(len(self._logits) == encoded.offsets[-1] != len(encoded))
+        self._by_token = bool(len(self._logits) == encoded.offsets[-1] != len(encoded))
 
     def add_to(self, batch: Batch) -> Batch:
         """The batch with `<name>_logits` and `<name>_<what>_<where>`; zeros on padding and filler rows."""
         rows, mask = batch["example_ids"], batch["attention_mask"]
         if "segment_ids" in batch:
-            of_pieces = np.take_along_axis(rows, np.maximum(batch["segment_ids"] - 1, 0), axis=1)
+            of_tokens = np.take_along_axis(rows, np.maximum(batch["segment_ids"] - 1, 0), axis=1)
             column = batch["position_ids"]
         else:
-            of_pieces, column = rows[:, None], np.arange(mask.shape[1])
-        where = np.where(mask > 0, self._offsets[of_pieces] + column, 0)
+            of_tokens, column = rows[:, None], np.arange(mask.shape[1])
+        where = np.where(mask > 0, self._offsets[of_tokens] + column, 0)
 
-        def read(array: np.ndarray, by_piece: bool) -> np.ndarray:
-            if not by_piece:
+        def read(array: np.ndarray, by_token: bool) -> np.ndarray:
+            if not by_token:
                 return np.asarray(array[np.maximum(rows, 0)])
             found = np.asarray(array)[where]
             found[mask == 0] = 0
@@ -79,7 +79,7 @@ class StoredOutputs:
         found = {
             f"{self.name}_{file_name(need)}": read(array, need[0] != "first") for need, array in self._arrays.items()
         }
-        return {**batch, f"{self.name}_logits": read(self._logits, self._by_piece), **found}
+        return {**batch, f"{self.name}_logits": read(self._logits, self._by_token), **found}
 
     def output(self, batch: Mapping[str, Any]) -> TeacherOutput:
         """The teacher's output as losses read it, inside the step."""
@@ -127,17 +127,17 @@ def stored_outputs(
     return StoredOutputs(place, encoded, ordered, name)
 
 
-def stored_bytes(teacher: Bundle, encoded: Encoded, needs: frozenset[Need]) -> int:
+def teacher_bytes(teacher: Bundle, encoded: Encoded, needs: frozenset[Need]) -> int:
     """What storing takes on disk, within a few hundred bytes."""
-    pieces = int(encoded.offsets[-1])
-    by_piece = encoded.task.kind in ("tokens", "qa")
-    logits = (pieces if by_piece else len(encoded)) * len(teacher.config.labels) * 4
-    rows = {need: len(encoded) if need[0] == "first" else pieces for need in needs}
+    tokens = int(encoded.offsets[-1])
+    by_token = encoded.task.kind in ("tokens", "qa")
+    logits = (tokens if by_token else len(encoded)) * len(teacher.config.labels) * 4
+    rows = {need: len(encoded) if need[0] == "first" else tokens for need in needs}
     return logits + sum(2 * rows[need] * int(np.prod(shape_of(teacher, need))) for need in needs)
 
 
 def shape_of(teacher: Bundle, need: Need) -> tuple[int, ...]:
-    """Of what is stored per piece, or per row for ("first", i)."""
+    """Of what is stored per token, or per row for ("first", i)."""
     name, place = need
     if name in ("hidden_states", "first"):
         return (teacher.config.hidden_size,)
@@ -161,10 +161,10 @@ def outputs(
 ) -> tuple[Array, list[Array]]:
     output: Any = model.apply({"params": params}, ids, mask, types)
 
-    def said(name: str, place: int) -> Array:
+    def stored(name: str, place: int) -> Array:
         return output.hidden_states[place][:, 0] if name == "first" else getattr(output, name)[place]
 
-    return output.logits.astype(jnp.float32), [said(*need).astype(jnp.float16) for need in needs]
+    return output.logits.astype(jnp.float32), [stored(*need).astype(jnp.float16) for need in needs]
 
 
 def compute(
@@ -176,15 +176,15 @@ def compute(
     progress: Callable[[int, int], None],
 ) -> None:
     """Runs the teacher over every row, shortest first, and writes each output to its place."""
-    pieces, rows_in_all = int(encoded.offsets[-1]), len(encoded)
-    by_piece = encoded.task.kind in ("tokens", "qa")
+    tokens, rows_in_all = int(encoded.offsets[-1]), len(encoded)
+    by_token = encoded.task.kind in ("tokens", "qa")
     create = partial(np.lib.format.open_memmap, mode="w+")
 
     def array_for(need: Need) -> np.memmap:
-        shape = (rows_in_all if need[0] == "first" else pieces, *shape_of(teacher, need))
+        shape = (rows_in_all if need[0] == "first" else tokens, *shape_of(teacher, need))
         return create(folder / f"{file_name(need)}.npy", dtype=np.float16, shape=shape)
 
-    logits_shape = (pieces if by_piece else rows_in_all, len(teacher.config.labels))
+    logits_shape = (tokens if by_token else rows_in_all, len(teacher.config.labels))
     logits = create(folder / "logits.npy", dtype=np.float32, shape=logits_shape)
     arrays = [array_for(need) for need in needs]
     done = 0
@@ -195,12 +195,12 @@ def compute(
         rows, real = batch["example_ids"], batch["attention_mask"] > 0
         where = (encoded.offsets[rows][:, None] + np.arange(real.shape[1]))[real]
         of_rows = rows[rows >= 0], rows >= 0
-        for need, array, said in zip(needs, arrays, batch_arrays, strict=True):
+        for need, array, batch_array in zip(needs, arrays, batch_arrays, strict=True):
             to, chosen = of_rows if need[0] == "first" else (where, real)
-            if not np.isfinite(said[chosen]).all():
+            if not np.isfinite(batch_array[chosen]).all():
                 raise UserError(f"the teacher's {need[0]} are too large for half precision; use --store=False.")
-            array[to] = said[chosen]
-        to, chosen = (where, real) if by_piece else of_rows
+            array[to] = batch_array[chosen]
+        to, chosen = (where, real) if by_token else of_rows
         logits[to] = batch_logits[chosen]
         done += int((rows >= 0).sum())
         progress(done, rows_in_all)

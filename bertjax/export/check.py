@@ -38,7 +38,7 @@ JUMP = 0.1
 side of an integer is a few hundredths after six layers."""
 
 
-def check(bundle: Bundle, to: Target, folder: Path) -> float:
+def check_export(bundle: Bundle, to: Target, folder: Path) -> float:
     """How far the file in `folder` is from JAX, see `farthest`.
 
     Raises:
@@ -47,7 +47,7 @@ def check(bundle: Bundle, to: Target, folder: Path) -> float:
     rounds = rounds_inputs(bundle)
     if to == "onnx" and rounds and (wrong := inexact_products(folder)):
         raise UserError(wrong_runtime(wrong))
-    batches = list(inputs_of(bundle))
+    batches = list(check_batches(bundle))
     distance = farthest(bundle, open_export(to, folder), batches)
     limit = ROUNDED if rounds else CLOSE
     if not distance <= limit:
@@ -80,7 +80,7 @@ def farthest(bundle: Bundle, run: Callable[..., np.ndarray], batches: list[Input
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-def inputs_of(bundle: Bundle) -> Iterator[Inputs]:
+def check_batches(bundle: Bundle) -> Iterator[Inputs]:
     """Batches of several shapes with padding: of the bundle's own texts, or of random tokens."""
     config = bundle.config
     if bundle.calibration is None:

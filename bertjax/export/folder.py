@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from bertjax.bundle import Bundle, is_empty_folder, load, resolve
 from bertjax.errors import UserError
-from bertjax.export.check import FILES, Target, check
+from bertjax.export.check import FILES, Target, check_export
 from bertjax.export.hf_equivalent import hf_equivalent
 from bertjax.export.litert import litert_model
 from bertjax.export.onnx import Bytes, has_integers, onnx_model
@@ -47,7 +47,7 @@ def export(
     bundle, target = load(model), as_path(out) if is_remote(out) else Path(out).resolve()
     if bundle.newly_initialized:
         raise UserError(f"{model} has no trained head ({', '.join(bundle.newly_initialized[:3])}); fine-tune it first.")
-    if bundle.config.exits is not None and bundle.config.exits.leaving is not None:
+    if bundle.config.exits is not None and bundle.config.exits.exit_rule is not None:
         raise UserError(
             f"{model} lets each text leave at an exit of its own, which no exported program can decide; export the "
             "model that was given to bertjax calibrate, whose answers are those of the last layer."
@@ -62,15 +62,15 @@ def export(
     if target == origin:
         raise UserError(f"--out {out} is the model itself; choose another folder.")
     with atomic_folder(target) as folder:
-        write(bundle, to, folder, dequantise, weights)
+        write_export(bundle, to, folder, dequantise, weights)
         if to != "huggingface":  # whose config is the twin's
-            (folder / "config.json").write_text(json.dumps(described(bundle.config, to, folder)))
+            (folder / "config.json").write_text(json.dumps(export_config(bundle.config, to, folder)))
             write_origin(folder, relative(origin, target))
         if bundle.tokenizer is not None:
             bundle.tokenizer.save(folder)
             limit_tokenizer(folder, bundle.config.max_position_embeddings)
         manifest.write(folder, made_from=manifest.fingerprint(resolve(model)))
-        distance = check(bundle, to, folder)
+        distance = check_export(bundle, to, folder)
     return distance
 
 
@@ -81,7 +81,7 @@ def exported_file(to: Target, folder: Any) -> Any:
     return folder / FILES[to] if (folder / FILES[to]).is_file() else None
 
 
-def described(config: BertConfig, to: Target, folder: Path) -> dict[str, Any]:
+def export_config(config: BertConfig, to: Target, folder: Path) -> dict[str, Any]:
     """The content of `config.json` beside a file. One that is whole in itself is of its family for every client,
     whatever its layers and numbers are: it has no weights that stock code would read as others. transformers.js is told
     which of its files there is, for it guesses by where it runs."""
@@ -109,7 +109,7 @@ def write_origin(folder: Path, bundle: str) -> None:
     manifest.put_text(folder, "config.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def write(bundle: Bundle, to: Target, folder: Path, dequantise: bool, weights: Bytes) -> None:
+def write_export(bundle: Bundle, to: Target, folder: Path, dequantise: bool, weights: Bytes) -> None:
     """The model file, and the weights where they are not in it."""
     if to == "huggingface":
         write_model(folder, *hf_equivalent(bundle.config, bundle.params, dequantise))

@@ -15,7 +15,7 @@ from bertjax.model import BertConfig
 from bertjax.model.huggingface import is_stock
 from bertjax.params import Tree, flatten, unflatten
 from bertjax.quantized.tensor import Quantized, dequantised
-from bertjax.share.tying import described, untie
+from bertjax.share.tying import untie, with_layers
 
 
 def hf_equivalent(config: BertConfig, params: Tree, dequantise: bool = False) -> tuple[BertConfig, Tree]:
@@ -25,14 +25,14 @@ def hf_equivalent(config: BertConfig, params: Tree, dequantise: bool = False) ->
     Raises:
       UserError: With the reason, where no stock model computes the same.
     """
-    refuse(config, params, dequantise)
+    require_stock(config, params, dequantise)
     if config.quantization is not None:
         config, params = config.replace(quantization=None), dequantised(params)
     if config.model_type != "albert":
         config, params = untie(config, params)
         if config.factorised == "words":
             config, params = multiplied_out(config, params)
-    config, params = padded(config, params)
+    config, params = padded_layers(config, params)
     if not is_stock(config):
         raise UserError(
             f"no stock {config.model_type} shares or maps its parameters as this model does; --to onnx or --to "
@@ -41,7 +41,7 @@ def hf_equivalent(config: BertConfig, params: Tree, dequantise: bool = False) ->
     return config, params
 
 
-def refuse(config: BertConfig, params: Tree, dequantise: bool) -> None:
+def require_stock(config: BertConfig, params: Tree, dequantise: bool) -> None:
     """Says what no stock model has."""
     integers = any(isinstance(leaf, Quantized) for leaf in flatten(params).values())
     width, head = config.hidden_size, config.head_size
@@ -68,7 +68,7 @@ def multiplied_out(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
     return config.replace(factorised="sum", embedding_size=0), {**params, "embeddings": embeddings}
 
 
-def padded(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
+def padded_layers(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
     """Every layer with as many heads as fill the width, and as many neurons as the largest."""
     if config.model_type == "mobilebert":
         return config, params
@@ -86,7 +86,7 @@ def padded(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
         widen(flat, f"{ffn}/output/kernel", 0, neurons)
     sizes = {"num_attention_heads": heads, "intermediate_size": neurons}
     steps = tuple(dataclasses.replace(step, **sizes) for step in config.depth_steps())
-    return described(dataclasses.replace(config, **sizes, layers=steps), steps), unflatten(flat)
+    return with_layers(dataclasses.replace(config, **sizes, layers=steps), steps), unflatten(flat)
 
 
 def widen(flat: Tree, path: str, axis: int, size: int) -> None:

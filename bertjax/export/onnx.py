@@ -26,7 +26,7 @@ from bertjax.quantized.tensor import Quantized
 HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
-def refuse(config: BertConfig) -> None:
+def require_exportable(config: BertConfig) -> None:
     """Says what this room cannot express.
 
     Raises:
@@ -53,7 +53,7 @@ def onnx_model(config: BertConfig, params: Tree, weights: Bytes = "int8") -> Any
     Outputs: `logits` of classifiers, `start_logits` and `end_logits` of answers, else `last_hidden_state` and, where
     there is a pooler, `pooler_output`.
     """
-    refuse(config)
+    require_exportable(config)
     return Writer(config, params, weights).model()
 
 
@@ -94,7 +94,7 @@ class Writer:
     def dense(self, site: str, path: str, x: str) -> str:
         """`x @ kernel + bias` with the parameters below a path, rounded as the config says of the site."""
         leaf, activation = self.params[f"{path}/kernel"], self.activations.get(site)
-        if activation is None or not isinstance(leaf, Quantized) or not is_integer(leaf):
+        if activation is None or not isinstance(leaf, Quantized) or not has_integer_product(leaf):
             product = self.graph.node("MatMul", self.rounded(x, activation), self.parameter(f"{path}/kernel"))
         elif activation.low is None:
             product = self.token_product(x, activation, f"{path}/kernel", leaf)
@@ -196,7 +196,7 @@ class Writer:
         return self.dense("embeddings/mapping", "embeddings/mapping", normed) if maps else normed
 
     def mask(self) -> str:
-        """What is added to scores [batch, 1, 1, length]: 0 at real pieces, the lowest number elsewhere."""
+        """What is added to scores [batch, 1, 1, length]: 0 at real tokens, the lowest number elsewhere."""
         graph = self.graph
         wide = graph.node("Unsqueeze", graph.node("Unsqueeze", "attention_mask", graph.numbers(1)), graph.numbers(2))
         missing = graph.node("Sub", graph.number(1.0), graph.node("Cast", wide, to=1))
@@ -282,7 +282,7 @@ class Writer:
         self.graph.node("Identity", x, name=name)
 
 
-def is_integer(leaf: Quantized) -> bool:
+def has_integer_product(leaf: Quantized) -> bool:
     """Whether a matrix of integers has a product of integers: one scale for each output, and no offset."""
     return len(leaf.grid.rows) == 1 and leaf.offset is None
 

@@ -33,12 +33,12 @@ def augment(config: Config, text: Text) -> Data:
     from bertjax.engine.hosts import barrier, on_main_process, process_shard
     from bertjax.engine.log import note
     from bertjax.engine.record import begin, update_record
-    from bertjax.text.facts import described
+    from bertjax.text.facts import task_summary
 
     out, file = as_path(config.out), as_path(config.out) / "augmented.jsonl"
     examples = text.training_examples(config.data.task)
     task = examples.task
-    note(described(examples))
+    note(task_summary(examples))
     if task.kind in ("tokens", "qa"):
         raise UserError(
             f"{config.data.train}: the labels of a task of kind {task.kind} stand in the text, and would not fit one "
@@ -153,21 +153,21 @@ def open_source(config: Config, task: Task, examples: Examples) -> Source:
     """Reads everything once: for the words whose neighbours are wanted, and the lengths of the gaps."""
     import numpy as np
 
-    from bertjax.text.augment import neighbours, read_texts, spelled
+    from bertjax.text.augment import neighbours, read_texts, token_strings
     from bertjax.text.buckets import length_buckets
 
     bundle = open_guesser(config)
     guessing, limit = config.substitutes == "guesses", bundle.config.max_position_embeddings
-    names, seen, lengths = spelled(tokenizer_of(bundle)), Counter(), [4]
+    names, seen, lengths = token_strings(tokenizer_of(bundle)), Counter(), [4]
     asked: dict[str, tuple[int, ...]] = {}
     for column in (examples.texts, examples.pairs or []):
         for start in range(0, len(column), PART):
             for text in read_texts(column[start : start + PART], tokenizer_of(bundle), names):
-                single = [word for word in text.words if len(word.pieces) == 1] if guessing else []
+                single = [word for word in text.words if len(word.tokens) == 1] if guessing else []
                 lengths += [min(2 * len(text.ids) - 1, limit)] * len(single)
                 others = [word for word in text.words if word not in single]
                 seen.update(word.name for word in others)
-                asked |= {word.name: word.pieces for word in others}
+                asked |= {word.name: word.tokens for word in others}
     table = np.asarray(bundle.params["embeddings"]["word"]["embedding"])
     near = neighbours(asked, seen, table, names, config.candidates)
     return Source(config, task, examples, bundle, names, near, length_buckets(np.array(lengths), limit))

@@ -89,7 +89,7 @@ def describe(
 ) -> tuple[Facts, ...]:
     """Prints what was read before anything is learned from it, and returns it for the report. `train` is what is
     learned or, by another `role`, chosen from; `source` names it where it is not `data.train`."""
-    from bertjax.text.facts import described, facts_of, overlap
+    from bertjax.text.facts import facts_of, overlap
 
     learned = train and train.examples
     sources: list[tuple[str, str, Split, Examples | None]]
@@ -100,7 +100,7 @@ def describe(
         for role, name, one, known in sources
     )
     shown = learned if learned and learned.labels is not None else held_out.examples
-    note(f"{described(shown)} (otherwise: --data.text, .label, .kind, .labels, .metric)")
+    note(f"{task_summary(shown)} (otherwise: --data.text, .label, .kind, .labels, .metric)")
     for one in facts:
         note(one.sentence())
     if warning := overlap(facts):
@@ -221,7 +221,7 @@ def predict_exported(folder: Path, split: Split) -> tuple[Any, Any]:
     """As `predict_split`, of an exported folder in ONNX Runtime."""
     from bertjax.machine.processor import thread_count
     from bertjax.measure.onnx import answer, longest_input, open_session
-    from bertjax.predict import Answered, answered_rows, score_inputs
+    from bertjax.predict import BatchOutput, run_rows_with, score_inputs
     from bertjax.storage import manifest
     from bertjax.storage.paths import local
 
@@ -229,10 +229,10 @@ def predict_exported(folder: Path, split: Split) -> tuple[Any, Any]:
     manifest.check(folder)
     session = open_session(folder, thread_count())
 
-    def run(batches: Iterable[Any]) -> Iterator[Answered]:
-        return (Answered(answer(session, *batch), None) for batch in batches)
+    def run(batches: Iterable[Any]) -> Iterator[BatchOutput]:
+        return (BatchOutput(answer(session, *batch), None) for batch in batches)
 
-    logits, _ = answered_rows(run, split.encoded, longest_input(folder))
+    logits, _ = run_rows_with(run, split.encoded, longest_input(folder))
     return score_inputs(split.encoded, split.examples, logits)
 
 

@@ -172,7 +172,7 @@ def store_teacher(
     """The teacher's stored outputs, or None where it has to run in every step."""
     if not config.store or not all(hasattr(loss, "needs") for loss in config.losses):
         return None
-    from bertjax.distill.teacher import stored_bytes, stored_outputs
+    from bertjax.distill.teacher import stored_outputs, teacher_bytes
     from bertjax.engine.hosts import process_shard
     from bertjax.engine.log import Progress, note
     from bertjax.storage.cache import cache_dir
@@ -186,7 +186,7 @@ def store_teacher(
         folder = cache_dir() / "teacher"
     if process_shard()["process_count"] > 1:  # each process computes all outputs: nothing goes over the network
         folder = folder / f"process_{process_shard()['process_index']}"
-    size = stored_bytes(teacher, encoded, wanted) / 1e6
+    size = teacher_bytes(teacher, encoded, wanted) / 1e6
     note(f"the teacher's outputs for {len(encoded)} rows take {size:.0f} MB in {folder}")
     bar, before = None, 0
 

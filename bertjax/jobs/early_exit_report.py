@@ -15,7 +15,7 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
     say what was read."""
     import numpy as np
 
-    from bertjax.adaptive.calibration import answers, answers_at_exits, chosen, depths_of
+    from bertjax.adaptive.calibration import depths_of, exited_logits, logits_at_exits, scored_predictions
     from bertjax.adaptive.policies import first_exit, oracle_exit, policy_of
     from bertjax.engine.fields import to_dict
     from bertjax.engine.log import note
@@ -25,8 +25,8 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
     from bertjax.report.early_exit import EarlyExitReport, ThresholdRow, write_early_exit
 
     task, gold = split.encoded.task, split.encoded.labels
-    exit_logits, logits = answers_at_exits(early.model, early.device_params, split.encoded)
-    whole, depth = answers(early.config, logits), early.config.depth
+    exit_logits, logits = logits_at_exits(early.model, early.device_params, split.encoded)
+    whole, depth = scored_predictions(early.config, logits), early.config.depth
     leavings = shown(found)
     count = min(config.sample, len(gold))
     timed = np.random.default_rng(0).permutation(len(gold))[: count - count % BATCH if count >= BATCH else count]
@@ -34,7 +34,7 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
     costs = cost_by_depth(early, round(float(np.median(split.encoded.lengths))))
 
     def row(name: str, taken: Any) -> ThresholdRow:
-        predictions = answers(early.config, chosen(exit_logits, logits, taken))
+        predictions = scored_predictions(early.config, exited_logits(exit_logits, logits, taken))
         depths = depths_of(early.config, taken)
         own, plain = times.get(name, {}), times[LAST]
         return ThresholdRow(
@@ -61,12 +61,12 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
         metric=task.metric,
         device=device(),
         depth=depth,
-        calibrated=None if found.leaving is None else vars(found.leaving),
+        calibrated=None if found.exit_rule is None else vars(found.exit_rule),
         why_none=found.why_none,
         bound=config.bound,
         timed=len(timed),
         rows=tuple(rows),
-        held_out=tuple({**vars(t.leaving), **t._asdict(), "leaving": None} for t in found.tried),
+        held_out=tuple({**vars(t.exit_rule), **t._asdict(), "exit_rule": None} for t in found.tried),
         config=to_dict(config),
         versions=versions(),
         texts=tuple(facts),
@@ -80,12 +80,12 @@ def shown(found: Any) -> dict[str, Any]:
     """Some of the thresholds that were tried, those with the fewest early exits first, by name."""
     import numpy as np
 
-    tried = [one.leaving for one in found.tried]
+    tried = [one.exit_rule for one in found.tried]
     picked = sorted({int(i) for i in np.linspace(0, len(tried) - 1, min(ROWS, len(tried)))})
     chosen = [tried[i] for i in picked]
-    if found.leaving is not None and found.leaving not in chosen:
-        chosen = sorted([*chosen, found.leaving], key=tried.index)
-    return {f"{one.rule} {one.threshold:.3g}{', calibrated' if one == found.leaving else ''}": one for one in chosen}
+    if found.exit_rule is not None and found.exit_rule not in chosen:
+        chosen = sorted([*chosen, found.exit_rule], key=tried.index)
+    return {f"{one.rule} {one.threshold:.3g}{', calibrated' if one == found.exit_rule else ''}": one for one in chosen}
 
 
 def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_length: int) -> dict[str, Any]:
@@ -117,14 +117,14 @@ def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_
         ExitRule("patience", float(early.config.depth), 1.0) if len(config.labels) == 1 else ExitRule("entropy", 0.0)
     )
 
-    def walker(leaving: Any) -> Any:
+    def executor(leaving: Any) -> Any:
         return EarlyExitExecutor(segmented_model(early.config, policy_of(early.config, leaving)), early.device_params)
 
     ways = {
         LAST: lambda batches: [np.asarray(plain(*batch)) for batch in batches],
-        CLOSED: walker(never),
+        CLOSED: executor(never),
     }
-    ways |= {name: walker(leaving) for name, leaving in leavings.items()}
+    ways |= {name: executor(leaving) for name, leaving in leavings.items()}
     calls = dict(zip(WAYS, [[[one] for one in alone], [[one] for one in full], [full]], strict=True))
     if not full:
         calls = {kind: batches for kind, batches in calls.items() if kind == "batch_1"}
@@ -140,11 +140,11 @@ def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:
     from bertjax.adaptive.executors import _advance, _begin
     from bertjax.adaptive.policies import Confidence
 
-    walk = segmented_model(early.config, Confidence("entropy", 0.0))
+    segmented = segmented_model(early.config, Confidence("entropy", 0.0))
     row = np.ones((1, length), np.int32)
-    rows, total, found = _begin(walk, early.device_params, row, row, row * 0, walk.start(1)), 0.0, {}
+    rows, total, found = _begin(segmented, early.device_params, row, row, row * 0, segmented.start(1)), 0.0, {}
     for number, (segment, own, depth) in enumerate(
-        zip(walk.segments, walk.params_of(early.device_params), walk.depths, strict=True)
+        zip(segmented.segments, segmented.params_of(early.device_params), segmented.depths, strict=True)
     ):
         inputs = own, rows.mask, jax.numpy.asarray(number), rows.hidden, rows.memory
         counted = (_advance.lower(segment, *inputs).compile().cost_analysis() or {}).get("flops")

@@ -106,20 +106,20 @@ def objective_of(config: EarlyExit, model: BertModel, kind: Kind) -> Objective:
 
 def scores_at_exits(bundle: Bundle, split: Split) -> dict[str, float]:
     """The score at every exit and at the last layer."""
-    from bertjax.adaptive.calibration import answers, answers_at_exits
+    from bertjax.adaptive.calibration import logits_at_exits, scored_predictions
     from bertjax.metrics.scores import score
 
     task, gold, exits = split.encoded.task, split.encoded.labels, bundle.config.exits
     assert gold is not None
     assert exits is not None
-    exit_logits, logits = answers_at_exits(bundle.model, bundle.device_params, split.encoded)
+    exit_logits, logits = logits_at_exits(bundle.model, bundle.device_params, split.encoded)
     found = {
         f"{task.metric} after {'the embeddings' if number < 0 else f'layer {number}'}": score(
-            task.metric, answers(bundle.config, one), gold
+            task.metric, scored_predictions(bundle.config, one), gold
         )
         for number, one in zip(exits.after, exit_logits, strict=True)
     }
-    return found | {task.metric: score(task.metric, answers(bundle.config, logits), gold)}
+    return found | {task.metric: score(task.metric, scored_predictions(bundle.config, logits), gold)}
 
 
 def run(recipe: EarlyExit, context: Context) -> StageResult:

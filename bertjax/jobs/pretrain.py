@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bertjax.learn.step import Batch, Objective, Term
     from bertjax.model import BertModel
     from bertjax.params import Tree
-    from bertjax.text.pretraining import Rows
+    from bertjax.text.pretraining import PretrainingRows
 
 
 def open_bundle(config: Config) -> Bundle:
@@ -133,7 +133,7 @@ def targets(batch: Batch, what: str) -> dict[str, Any]:
     return {"labels": batch[f"{what}_labels"], "weights": batch[f"{what}_weights"]}
 
 
-def evaluate(bundle: Bundle, rows: Rows, batch_size: int) -> dict[str, float]:
+def evaluate(bundle: Bundle, rows: PretrainingRows, batch_size: int) -> dict[str, float]:
     """Loss in nats and accuracy on masked tokens, the entropy of their frequencies, and accuracy on sentence pairs."""
     import jax
     import numpy as np

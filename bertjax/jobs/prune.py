@@ -148,10 +148,10 @@ def fractions_for_speedup(config: Config, model: Bundle, examples: Examples, bat
     from bertjax.engine.record import update_record
     from bertjax.prune.scores import OWNER
     from bertjax.prune.select import search_speedup
-    from bertjax.prune.surgery import sizes
+    from bertjax.prune.surgery import group_sizes
 
     assert config.speedup is not None
-    counts: dict[Any, Any] = {part: sizes(model.config, owner).values() for part, owner in OWNER.items()}
+    counts: dict[Any, Any] = {part: group_sizes(model.config, owner).values() for part, owner in OWNER.items()}
     most: dict[Part, float] = {part: 1 - len(count) / sum(count) for part, count in counts.items()}
 
     def reached(fraction: float) -> float:
@@ -190,9 +190,9 @@ def remove_parts(config: Config, model: Bundle, batches: Batches, part: Part, fr
     from bertjax.prune import keep_heads, keep_neurons
     from bertjax.prune.scores import OWNER
     from bertjax.prune.select import select_top
-    from bertjax.prune.surgery import sizes
+    from bertjax.prune.surgery import group_sizes
 
-    whole = sum(sizes(model.config, OWNER[part]).values())
+    whole = sum(group_sizes(model.config, OWNER[part]).values())
     columns = model.config.head_size if part == "heads" else 1
     multiple = config.multiple // math.gcd(config.multiple, columns)
     for number in range(1, config.iterations + 1):

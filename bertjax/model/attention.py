@@ -1,4 +1,4 @@
-"""Attention in one piece: kernels that never hold a score for every pair of pieces.
+"""Attention in one piece: kernels that never hold a score for every pair of tokens.
 
 The plain path writes its scores down, [b, h, l, l] of them, and reads them again for the softmax, the values and the
 gradient. A fused kernel keeps a block of them on the chip, so its memory grows with the length and not with its square.
@@ -6,7 +6,7 @@ Who sees whom is told by segment ids, [b, l]: the texts of a packed row are segm
 
 The price: probabilities that are never there cannot be dropped, nor scores rounded, and every row of the last layer is
 computed, also under a head that reads one. On a TPU lengths are filled up to the next multiple of 128, so that texts of
-32 pieces cost four times their attention. From which length a kernel pays has not been measured here; the plain path
+32 tokens cost four times their attention. From which length a kernel pays has not been measured here; the plain path
 stays the default and the reference.
 """
 
@@ -23,7 +23,7 @@ from bertjax.errors import UserError
 from bertjax.model.config import Kernel
 
 Mask = Bool[Array, "b 1 #r l"] | Int[Array, "b l"]
-"""Who sees whom: which keys a query may look at, or for a fused kernel the segment of every piece."""
+"""Who sees whom: which keys a query may look at, or for a fused kernel the segment of every token."""
 
 BACKENDS = {"cudnn": ("gpu", "an NVIDIA GPU"), "flash": ("tpu", "a TPU")}
 """Where a kernel runs: its name in jax, and in words."""
@@ -43,9 +43,9 @@ def require_backend(kernel: Kernel) -> None:
 def key_mask(
     attention_mask: Int[ArrayLike, "b l"], segment_ids: Int[ArrayLike, "b l"] | None = None, kernel: Kernel = "xla"
 ) -> Mask:
-    """Which keys a query may look at: real pieces, and of its own segment where rows are packed.
+    """Which keys a query may look at: real tokens, and of its own segment where rows are packed.
 
-    For a fused kernel that is the segment of every piece. Padding is a segment, whose pieces see each other: nobody
+    For a fused kernel that is the segment of every token. Padding is a segment, whose tokens see each other: nobody
     reads what becomes of them, and a query without any key would have no softmax.
     """
     real = jnp.asarray(attention_mask) > 0
@@ -65,7 +65,7 @@ def fused_attention(
     values: Float[Array, "b l h k"],
     segments: Int[Array, "b l"],
 ) -> Float[Array, "b l h k"]:
-    """softmax(q k / sqrt(k)) v among the pieces of each segment, in the dtype of the queries."""
+    """softmax(q k / sqrt(k)) v among the tokens of each segment, in the dtype of the queries."""
     length = queries.shape[1]
     missing = -length % MULTIPLES[kernel]
 
@@ -82,7 +82,7 @@ def cudnn(
     values: Float[Array, "b l h k"],
     segments: Int[Array, "b l"],
 ) -> Float[Array, "b l h k"]:
-    """NVIDIA's kernel. It takes the mask as an array: two bytes for every pair of pieces of a row, for all heads."""
+    """NVIDIA's kernel. It takes the mask as an array: two bytes for every pair of tokens of a row, for all heads."""
     mask = segments[:, None, :, None] == segments[:, None, None, :]
     return jax.nn.dot_product_attention(queries, keys, values, mask=mask, implementation="cudnn")
 
@@ -96,7 +96,7 @@ def flash(
     """The Pallas kernel for TPUs that comes with jax (FlashAttention, Dao et al. 2022)."""
     from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
 
-    # Up to 512 pieces are one block, so one plain softmax; longer rows are cut into blocks that share a running one.
+    # Up to 512 tokens are one block, so one plain softmax; longer rows are cut into blocks that share a running one.
     block = next(size for size in (512, 384, 256, 128) if queries.shape[1] % size == 0)
     scale = queries.shape[-1] ** -0.5
 

@@ -101,7 +101,7 @@ class BertModel(nn.Module):
         limit, length = self.config.max_position_embeddings, ids.shape[1]
         if position_ids is None and length > limit:
             raise UserError(
-                f"the batch has {length} columns, the model {limit} positions: cut texts at {limit} pieces."
+                f"the batch has {length} columns, the model {limit} positions: cut texts at {limit} tokens."
             )
         types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids)
         positions = jnp.arange(length)[None] if position_ids is None else jnp.asarray(position_ids)
@@ -132,8 +132,8 @@ class BertModel(nn.Module):
     ) -> tuple[Array | None, Array | None]:
         """Logits and pooled vectors from the last hidden state; one [CLS] a row, or those at `cls_positions`.
 
-        `first` is what of `hidden` a layer computed apart, see `LayerOutput`. With `positions`, the logits of pieces
-        are those of the pieces there alone."""
+        `first` is what of `hidden` a layer computed apart, see `LayerOutput`. With `positions`, the logits of tokens
+        are those of the tokens there alone."""
         pooled = self.pool(first_rows(hidden, cls_positions, first))
         if positions is not None:
             hidden = jnp.take_along_axis(hidden, jnp.asarray(positions)[..., None], axis=1)
@@ -177,7 +177,7 @@ class BertModel(nn.Module):
         gates: Sequence[LayerGates] | None = None,
         stop_early: bool = False,
     ) -> ModelOutput:
-        """Runs the model. `attention_mask` is 1 on real pieces; with `segment_ids` (packing) a piece sees only its own
+        """Runs the model. `attention_mask` is 1 on real tokens; with `segment_ids` (packing) a token sees only its own
         segment. Token types are accepted and ignored where the model has none. With `masked_positions` the logits of a
         masked language model are [b, m, vocabulary], of these places alone: the vocabulary is the widest product there
         is. With `stop_early` a recurrence ends when all has halted, and only its last output is there; that has no
@@ -215,6 +215,6 @@ def first_rows(
 
 
 def mean_rows(hidden: Float[Array, "b l d"], real: Bool[Array, "b l"]) -> Float[Array, "b d"]:
-    """The mean over the real pieces, in float32; 0 where there are none."""
+    """The mean over the real tokens, in float32; 0 where there are none."""
     kept = jnp.where(real[..., None], hidden.astype(jnp.float32), 0.0)
     return (kept.sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)[:, None]).astype(hidden.dtype)

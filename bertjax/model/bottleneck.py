@@ -120,7 +120,7 @@ class TrigramEmbeddings(Embeddings):
 
     With `trigram_input` a word is three rows of the table side by side, those of the next, the same and the previous
     column (that order, as in the official code); beyond the first and the last column of the batch there are zeros.
-    Padding is a column like any other: the last real piece sees the row of [PAD] where padding follows it, and zeros
+    Padding is a column like any other: the last real token sees the row of [PAD] where padding follows it, and zeros
     where none does, as in the official code and in `transformers`. So its embedding, and through attention the whole
     row a little, depends on whether padding follows, though not on how much, while the row of [PAD] is not zero.
     """

@@ -49,7 +49,7 @@ class Recurrence:
     steps: Annotated[int, Within(1, DEEPEST)] = 6
     """How often, or with `halting` how often at most."""
     positions: Signal = "sinusoid"
-    """Added to the state at every step: where a piece stands."""
+    """Added to the state at every step: where a token stands."""
     times: Signal = "sinusoid"
     """Added to the state at every step: which step it is."""
     first: Literal[0, 1] = 1
@@ -90,10 +90,10 @@ class Exits:
     head: Literal["own_pooler", "shared_pooler", "shared"] = "own_pooler"
     """A pooler and a classifier for each exit (DeeBERT, Xin et al. 2020), a classifier each behind the model's pooler
     (PABEE, Zhou et al. 2020), or the model's own head at every exit, which suits layers that share parameters."""
-    leaving: ExitRule | None = None
+    exit_rule: ExitRule | None = None
     """None: nobody leaves early."""
     reads: Literal["first", "mean"] = "first"
-    """What an exit's own pooler reads: the first row, as in both papers, or the mean over the real pieces. In the lower
+    """What an exit's own pooler reads: the first row, as in both papers, or the mean over the real tokens. In the lower
     layers of a model that was pre-trained with mean pooling the first row knows next to nothing of the text."""
 
     def __post_init__(self) -> None:

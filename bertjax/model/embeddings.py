@@ -8,7 +8,7 @@ from bertjax.model.layers import Dense, LayerNorm, dropout_key, parameter
 from bertjax.model.products import Product, dropout, lookup, plain_product
 
 
-class Table(nn.Module):
+class EmbeddingTable(nn.Module):
     """An embedding table: rows by id."""
 
     rows: int
@@ -71,8 +71,8 @@ class Embeddings(nn.Module):
         elif config.maps_embeddings:
             self.mapping = Dense(config.hidden_size, config.initializer_range, self.product)
 
-    def table(self, name: str, rows: int, width: int) -> Table:
-        return Table(rows, width, f"embeddings/{name}", self.config.initializer_range, self.product)
+    def table(self, name: str, rows: int, width: int) -> EmbeddingTable:
+        return EmbeddingTable(rows, width, f"embeddings/{name}", self.config.initializer_range, self.product)
 
     def __call__(
         self, input_ids: Int[Array, "b l"], token_type_ids: Int[Array, "b l"], position_ids: Int[Array, "#b l"]

@@ -37,7 +37,7 @@ class BertForSequenceClassification(BertModel):
 
 
 class BertForTokenClassification(BertModel):
-    """Logits [b, l, labels] for every piece."""
+    """Logits [b, l, labels] for every token."""
 
     has_pooler = False
 
@@ -121,7 +121,7 @@ class DistilBertModel(BertModel):
 
 
 class DistilBertForSequenceClassification(DistilBertModel):
-    """Logits [b, labels] through a hidden layer of its own, from the first piece of the last layer."""
+    """Logits [b, labels] through a hidden layer of its own, from the first token of the last layer."""
 
     reads_first = True
 
@@ -138,7 +138,7 @@ class DistilBertForSequenceClassification(DistilBertModel):
 
 
 class DistilBertForTokenClassification(BertForTokenClassification):
-    """Logits [b, l, labels] for every piece."""
+    """Logits [b, l, labels] for every token."""
 
 
 class DistilBertForQuestionAnswering(BertForQuestionAnswering):
@@ -161,7 +161,7 @@ class AlbertForSequenceClassification(BertForSequenceClassification):
 
 
 class AlbertForTokenClassification(BertForTokenClassification):
-    """Logits [b, l, labels] for every piece."""
+    """Logits [b, l, labels] for every token."""
 
 
 class AlbertForQuestionAnswering(BertForQuestionAnswering):
@@ -188,7 +188,7 @@ class MobileBertForSequenceClassification(BertForSequenceClassification):
 
 
 class MobileBertForTokenClassification(BertForTokenClassification):
-    """Logits [b, l, labels] for every piece."""
+    """Logits [b, l, labels] for every token."""
 
 
 class MobileBertForQuestionAnswering(BertForQuestionAnswering):

@@ -18,7 +18,7 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.model.config import COMPUTE_FIELDS, PREFIXES, BertConfig, BottleneckConfig, labels_by_id, numbered_labels
 from bertjax.params import Tree, flatten, unflatten
-from bertjax.quantized.packing import pack, packed_size, unpack
+from bertjax.quantized.packing import pack_bits, packed_size, unpack_bits
 from bertjax.quantized.tensor import Quantized
 from bertjax.storage.tensors import count_arrays, save_tensors, stored_arrays
 from bertjax.storage.typed_json import Count, Rate, Size, Within, build, hints, read_json, shown, value
@@ -191,7 +191,7 @@ def grouped(name: str, inner: int) -> str:
     return re.sub(r"layer\.(\d+)\.", numbers, name)
 
 
-def convert(name: str, tensor: np.ndarray) -> np.ndarray:
+def transposed_kernel(name: str, tensor: np.ndarray) -> np.ndarray:
     """The array under the other convention: kernels are transposed, in both directions."""
     return np.ascontiguousarray(tensor.T) if name.endswith("/kernel") else tensor
 
@@ -415,8 +415,8 @@ def check_sizes(content: dict[str, Any], folder: Path) -> None:
     """
     bits = max(8 * sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()), LITTLE)
     layers = max(sum(count_arrays(file) for file in weight_files(folder)), SHARED)
-    width = max((size for name, size in sizes(content) if name in ("hidden_size", "dim")), default=1)
-    for name, size in sizes(content):
+    width = max((size for name, size in stated_sizes(content) if name in ("hidden_size", "dim")), default=1)
+    for name, size in stated_sizes(content):
         most = layers if name in DEPTHS else bits / max(width, 1) if name == "num_labels" else bits
         if not size <= most:
             raise UserError(
@@ -440,13 +440,13 @@ LITTLE, SHARED = 10**6, 200
 """Sizes that need no room: of a model whose weights are elsewhere, and the number of layers, which may share all."""
 
 
-def sizes(content: Any) -> Iterator[tuple[str, float]]:
+def stated_sizes(content: Any) -> Iterator[tuple[str, float]]:
     """Numbers in a config that say how large something is, at any depth."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for name, inner in items:
         if name in (*DEPTHS, *WIDTHS, *COUNTS) and isinstance(inner, (int, float)):
             yield name, inner
-        yield from sizes(inner)
+        yield from stated_sizes(inner)
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -514,7 +514,7 @@ def parameters_from_tensors(
         if tensor.dtype.kind in "biu":
             raise UserError(f"{stored} holds {tensor.dtype} numbers; expected floating point: quantised elsewhere?")
         with np.errstate(over="ignore"):  # what is beyond float32 becomes inf, and is refused with the rest
-            found[path] = convert(path, tensor.astype(np.float32))
+            found[path] = transposed_kernel(path, tensor.astype(np.float32))
         if found[path].shape != tuple(leaf.shape):
             raise UserError(
                 f"{stored} has shape {tensor.shape}; the config asks for {tuple(leaf.shape)} at {path}"
@@ -539,14 +539,14 @@ def from_parts(leaf: Quantized, parts: dict[str, np.ndarray | None], name: str) 
         if given.shape != tuple(shape) or given.dtype != kinds[part]:
             kind = np.dtype(kinds[part]).name
             raise UserError(f"{name}.{part} is {given.dtype} {given.shape}; its format has {kind} {tuple(shape)}.")
-    values = unpack(parts["integers"], leaf.shape, leaf.format)  # type: ignore[arg-type]
+    values = unpack_bits(parts["integers"], leaf.shape, leaf.format)  # type: ignore[arg-type]
     offset = None if leaf.offset is None else parts["offset"]
     return dataclasses.replace(leaf, values=values, scale=parts["scale"], offset=offset)
 
 
 def to_parts(leaf: Quantized) -> dict[str, np.ndarray]:
     """The inverse: integers packed in row-major order [inputs, outputs], and what blocks share."""
-    arrays = {"integers": pack(np.asarray(leaf.values), leaf.format), "scale": np.asarray(leaf.scale)}
+    arrays = {"integers": pack_bits(np.asarray(leaf.values), leaf.format), "scale": np.asarray(leaf.scale)}
     return arrays if leaf.offset is None else arrays | {"offset": np.asarray(leaf.offset)}
 
 
@@ -567,6 +567,6 @@ def write_model(folder: Path, config: BertConfig, params: Tree) -> None:
         if isinstance(leaf, Quantized):
             tensors |= {f"{name}.{part}": array for part, array in to_parts(leaf).items()}
         else:
-            tensors[name] = convert(path, np.asarray(leaf))
+            tensors[name] = transposed_kernel(path, np.asarray(leaf))
     save_tensors(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(config_text(config), encoding="utf-8")

@@ -271,7 +271,7 @@ class Layer:
         after = [self.after(rows, q, keys, values, seen, gates) for (rows, seen), q in zip(parts, queries, strict=True)]
         if self.split_cls_row and cls_positions is not None:
             return LayerOutput(after[0], after[1], queries[0], keys, values)
-        return LayerOutput(joined(after), after[0][:, 0], joined(queries), keys, values)
+        return LayerOutput(concat_rows(after), after[0][:, 0], concat_rows(queries), keys, values)
 
     def attention_input(self, rows: Float[Array, "b r d"]) -> Float[Array, "b r d"]:
         return self.attention_norm(rows) if self.norm_first else rows
@@ -303,5 +303,5 @@ def rows_at(array: Shaped[Array, "b l d"], positions: Int[ArrayLike, "b s"]) -> 
     return jnp.take_along_axis(array, jnp.asarray(positions)[..., None], axis=1)
 
 
-def joined(parts: list[Array]) -> Array:
+def concat_rows(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)

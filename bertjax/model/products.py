@@ -54,25 +54,25 @@ def bf16_matmul(subscripts: str, left: Array, right: Array) -> Array:
     """`jnp.einsum` of two bfloat16 arrays, for a processor that multiplies such numbers (AMX), five times as many a
     second as float32. XLA lets it where the sum is float32 and the left operand lies row by row, and else multiplies in
     float32; so the sums are float32, here and in the gradients, and what the gradient of a matrix reads is turned."""
-    return summed(subscripts, left, right)
+    return einsum_float32(subscripts, left, right)
 
 
-def summed(subscripts: str, left: Array, right: Array) -> Array:
+def einsum_float32(subscripts: str, left: Array, right: Array) -> Array:
     return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32).astype(left.dtype)
 
 
 def _in_halves(subscripts: str, left: Array, right: Array) -> tuple[Array, tuple[Array, Array]]:
-    return summed(subscripts, left, right), (left, right)
+    return einsum_float32(subscripts, left, right), (left, right)
 
 
 def _in_halves_gradient(subscripts: str, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     left, right = saved
     inputs, out = subscripts.split("->")
     first, second = inputs.split(",")
-    of_left = summed(f"{out},{second}->{first}", gradient, right)
+    of_left = einsum_float32(f"{out},{second}->{first}", gradient, right)
     if right.ndim > 2:
-        return of_left, summed(f"{first},{out}->{second}", left, gradient)
-    of_right = summed("ir,ro->io", transpose(left), gradient)
+        return of_left, einsum_float32(f"{first},{out}->{second}", left, gradient)
+    of_right = einsum_float32("ir,ro->io", transpose(left), gradient)
     return of_left, of_right if second[0] == first[-1] else of_right.T
 
 

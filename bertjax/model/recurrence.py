@@ -34,7 +34,7 @@ class HaltingState(NamedTuple):
     """Number of steps it took part in."""
 
 
-class Carry(NamedTuple):
+class RecurrentCarry(NamedTuple):
     """What one step hands to the next."""
 
     state: Float[Array, "b l d"]
@@ -55,7 +55,7 @@ class Trace(NamedTuple):
         return self.halting.steps + self.halting.remainder
 
 
-def begin(real: Bool[Array, "b l"]) -> HaltingState:
+def initial_halting(real: Bool[Array, "b l"]) -> HaltingState:
     """Before the first step."""
     nothing = jnp.zeros(real.shape, jnp.float32)
     return HaltingState(jnp.where(real, 0.0, 1.0), nothing, nothing)
@@ -126,7 +126,7 @@ class RecurrentEncoder(Encoder):
         """Every step's output, or with `stop_early` the last one alone, of as few steps as the batch needs.
 
         The output of a step is what the model would give if it ended there."""
-        carry = Carry(hidden, jnp.zeros(hidden.shape, jnp.float32), begin(real))
+        carry = RecurrentCarry(hidden, jnp.zeros(hidden.shape, jnp.float32), initial_halting(real))
         fixed = mask, real, self.position_signals(position_ids)
         if stop_early and not self.is_initializing():
             carry, last = self.loop(carry, fixed)
@@ -144,13 +144,15 @@ class RecurrentEncoder(Encoder):
         steps = [jax.tree.map(lambda leaf, i=i: leaf[i], outputs) for i in range(self.recurrence.steps)]
         return steps, Trace(carry.halting, weights)
 
-    def loop(self, carry: Carry, fixed: tuple) -> tuple[Carry, LayerOutput]:
+    def loop(self, carry: RecurrentCarry, fixed: tuple) -> tuple[RecurrentCarry, LayerOutput]:
         """The same steps, until every real position has halted."""
         state, heads = carry.state, self.config.depth_steps()[-1].num_attention_heads
         looked = jnp.zeros((*state.shape[:2], heads, self.config.head_size), state.dtype)
         nothing = LayerOutput(state, state[:, 0], looked, looked, looked)
 
-        def going_on(_: nn.Module, looped: tuple[Array, Carry, LayerOutput]) -> Any:  # an Array, which Flax calls bool
+        def going_on(
+            _: nn.Module, looped: tuple[Array, RecurrentCarry, LayerOutput]
+        ) -> Any:  # an Array, which Flax calls bool
             number, carry, _output = looped
             left = number < self.recurrence.steps
             return left & jnp.any(carry.halting.total < 1) if self.recurrence.halting else left
@@ -165,7 +167,9 @@ class RecurrentEncoder(Encoder):
         )
         return carry, last
 
-    def advance(self, carry: Carry, number: Int[Array, ""], fixed: tuple) -> tuple[Carry, tuple[LayerOutput, Array]]:
+    def advance(
+        self, carry: RecurrentCarry, number: Int[Array, ""], fixed: tuple
+    ) -> tuple[RecurrentCarry, tuple[LayerOutput, Array]]:
         """One step through the whole block."""
         mask, real, signals = fixed
         signalled = carry.state.astype(jnp.float32) + signals + self.time_signals(number)
@@ -186,7 +190,7 @@ class RecurrentEncoder(Encoder):
         if self.config.norm == "pre":
             given = self.last_norm(given)
         result = result._replace(hidden=given, first=given[:, 0])
-        return Carry(state, output, halting), (result, weight)
+        return RecurrentCarry(state, output, halting), (result, weight)
 
     def decide(
         self, state: Float[Array, "b l d"], real: Bool[Array, "b l"], number: Int[Array, ""], before: HaltingState

@@ -58,12 +58,12 @@ def n_of_m_masks(params: Tree, pattern: str, n: int, m: int) -> Masks:
 
 def nonzero_masks(params: Tree, pattern: str) -> Masks:
     """Where the matrices are not 0 now: for a model that was masked before, and is to stay so."""
-    return unflatten({path: np.asarray(leaf) != 0 for path, leaf in chosen(params, pattern).items()})
+    return unflatten({path: np.asarray(leaf) != 0 for path, leaf in matrices(params, pattern).items()})
 
 
 def all_ones(params: Tree, pattern: str, scope: Scope) -> Masks:
     """Masks that hide nothing yet."""
-    found = chosen(params, pattern)
+    found = matrices(params, pattern)
     for path, leaf in found.items():
         if isinstance(scope, int) and leaf.shape[0] % scope:
             raise UserError(f"{path} has {leaf.shape[0]} inputs, no multiple of {scope}.")
@@ -170,7 +170,7 @@ def cubic(begin: int, end: int, final: float, first: float = 0.0) -> Callable[[A
     return at
 
 
-def chosen(params: Tree, pattern: str) -> dict[str, Any]:
+def matrices(params: Tree, pattern: str) -> dict[str, Any]:
     """The matrices whose path contains the regex."""
     found = {path: leaf for path, leaf in flatten(select(pattern, params)).items() if len(leaf.shape) == 2}
     if not found:

@@ -24,7 +24,7 @@ from bertjax.learn.losses import Batch, WeightedSum
 from bertjax.model import BertConfig, BertModel, LayerGates
 from bertjax.model.products import plain_product
 from bertjax.params import Tree, flatten
-from bertjax.prune.surgery import sizes
+from bertjax.prune.surgery import group_sizes
 
 Part = Literal["heads", "neurons"]
 Form = Literal["paper", "official", "transformers"]
@@ -66,11 +66,11 @@ def importance(
     groups = [getattr(step, OWNER[part]) for step in model.config.depth_steps()]
     if form == "official":
         counts = [tokens] * (len(steps) - 1) + [len(steps[-1])]
-        by_group = summed(groups, [one.sum(axis=0) / count for one, count in zip(steps, counts, strict=True)])
+        by_group = sum_by_group(groups, [one.sum(axis=0) / count for one, count in zip(steps, counts, strict=True)])
     elif form == "paper":
-        by_group = {group: np.abs(one).mean(axis=0) for group, one in summed(groups, steps).items()}
+        by_group = {group: np.abs(one).mean(axis=0) for group, one in sum_by_group(groups, steps).items()}
     else:
-        running = {group: np.abs(np.cumsum(one, axis=0)) for group, one in summed(groups, steps).items()}
+        running = {group: np.abs(np.cumsum(one, axis=0)) for group, one in sum_by_group(groups, steps).items()}
         by_group = {group: one.sum(axis=0) / tokens for group, one in running.items()}
     scores = {group: one / (np.linalg.norm(one) + 1e-20) for group, one in by_group.items()}
     if form == "transformers":
@@ -79,8 +79,8 @@ def importance(
     return scores
 
 
-def summed(groups: list[Any], steps: list[np.ndarray]) -> Scores:
-    """By group, over the depth steps that use it."""
+def sum_by_group(groups: list[Any], steps: list[np.ndarray]) -> Scores:
+    """The sum of each group over the depth steps that use it."""
     found: Scores = {}
     for group, one in zip(groups, steps, strict=True):
         found[group] = found.get(group, 0.0) + one
@@ -126,7 +126,7 @@ def magnitude(config: BertConfig, params: Tree, part: Part = "heads") -> Scores:
     """From weights alone. A head: the l2 norm of all that its queries, keys, values and outputs are made with. A
     neuron: the product of the norms of its inputs and of its outputs."""
     flat, found = flatten(params), {}
-    for group, count in sizes(config, OWNER[part]).items():
+    for group, count in group_sizes(config, OWNER[part]).items():
         path = f"encoder/layer_{group}/{OWNER[part]}"
         if part == "neurons":
             found[group] = strength(flat[f"{path}/intermediate/kernel"], flat[f"{path}/output/kernel"])
@@ -190,4 +190,4 @@ def activity_sums(model: BertModel, params: Tree, batch: Any, part: Part) -> lis
 def random(config: BertConfig, part: Part = "heads", seed: int = 0) -> Scores:
     """The control."""
     rng = np.random.default_rng(seed)
-    return {group: rng.random(count) for group, count in sizes(config, OWNER[part]).items()}
+    return {group: rng.random(count) for group, count in group_sizes(config, OWNER[part]).items()}

@@ -22,7 +22,7 @@ from bertjax.model import BertConfig, LayerConfig
 from bertjax.model.layers import ACTIVATIONS
 from bertjax.params import Tree, flatten, step_params, unflatten
 from bertjax.quantized.tensor import Quantized
-from bertjax.share.tying import described, with_steps
+from bertjax.share.tying import with_layers, with_steps
 
 Kept = Mapping[int, Sequence[int]]
 """By group (`encoder/layer_g`; where nothing is shared, the depth step): the parts that stay, in rising order."""
@@ -35,12 +35,12 @@ def keep_layers(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[
     Raises:
       UserError: No step, one that is not there, or another order.
     """
-    check(config, params)
+    check_prunable(config, params)
     steps = config.depth_steps()
     if not kept or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < len(steps):
         raise UserError(f"layers to keep: {tuple(kept)}; expected some of 0 to {len(steps) - 1} in rising order.")
     left = tuple(renumbered([steps[number] for number in kept]))
-    new = described(config.replace(exits=None), left)
+    new = with_layers(config.replace(exits=None), left)
     params = with_steps(new, params, [step_params(params, steps[number]) for number in kept])
     return with_exits(config, new, params, kept)
 
@@ -78,11 +78,11 @@ def keep_heads(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConfig
     Raises:
       UserError: No head for a group, one that is not there, or a group without attention.
     """
-    check(config, params)
+    check_prunable(config, params)
     width = config.head_size
     flat = flatten(params)
     for group, heads in kept.items():
-        there = sizes(config, "attention").get(group)
+        there = group_sizes(config, "attention").get(group)
         check_kept("heads", group, heads, there)
         columns = (np.asarray(heads)[:, None] * width + np.arange(width)).ravel()
         path = f"encoder/layer_{group}/attention"
@@ -100,10 +100,10 @@ def keep_neurons(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConf
     Raises:
       UserError: As in `keep_heads`.
     """
-    check(config, params)
+    check_prunable(config, params)
     flat = flatten(params)
     for group, neurons in kept.items():
-        check_kept("neurons", group, neurons, sizes(config, "ffn").get(group))
+        check_kept("neurons", group, neurons, group_sizes(config, "ffn").get(group))
         path, chosen = f"encoder/layer_{group}/ffn", np.asarray(neurons)
         flat[f"{path}/intermediate/kernel"] = np.asarray(flat[f"{path}/intermediate/kernel"])[:, chosen]
         flat[f"{path}/intermediate/bias"] = np.asarray(flat[f"{path}/intermediate/bias"])[chosen]
@@ -119,7 +119,7 @@ def keep_columns(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple
       UserError: The table is the encoder's width, or its columns go through a LayerNorm (ALBERT), which would see other
         statistics.
     """
-    check(config, params)
+    check_prunable(config, params)
     if config.factorised != "words":
         raise UserError(
             "columns can be taken out of a word table that is mapped to the encoder by itself (factorised='words', see "
@@ -144,11 +144,11 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
     attention of a row sums to 1), a neuron without input weights what the activation makes of its bias. Each layer
     keeps one head and one neuron at least, and as many dead neurons as make their number a `multiple`.
     """
-    check(config, params)
+    check_prunable(config, params)
     flat = flatten(params)
     heads: dict[int, list[int]] = {}
     neurons: dict[int, list[int]] = {}
-    for group, count in sizes(config, "attention").items():
+    for group, count in group_sizes(config, "attention").items():
         path = f"encoder/layer_{group}/attention"
         value, bias, output = (np.asarray(flat[f"{path}/{n}"]) for n in ("value/kernel", "value/bias", "output/kernel"))
         by_head = [array.reshape(-1, count, config.head_size) for array in (value, output.T)]
@@ -159,7 +159,7 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
         flat[f"{path}/output/bias"] = np.asarray(flat[f"{path}/output/bias"]) + constant @ output
         heads[group] = alive
     activation = ACTIVATIONS[config.hidden_act]
-    for group, count in sizes(config, "ffn").items():
+    for group, count in group_sizes(config, "ffn").items():
         path = f"encoder/layer_{group}/ffn"
         inner, bias, outer = (
             np.asarray(flat[f"{path}/{n}"]) for n in ("intermediate/kernel", "intermediate/bias", "output/kernel")
@@ -181,7 +181,7 @@ def rounded_up(alive: np.ndarray, count: int, multiple: int) -> list[int]:
     return np.sort(np.concatenate([alive, others[: max(0, wanted - len(alive))]])).astype(int).tolist()
 
 
-def sizes(config: BertConfig, part: str) -> dict[int, int]:
+def group_sizes(config: BertConfig, part: str) -> dict[int, int]:
     """Heads of every group of "attention", or neurons of every group of "ffn"."""
     name = {"attention": "num_attention_heads", "ffn": "intermediate_size"}[part]
     found: dict[int, Any] = {getattr(step, part): getattr(step, name) for step in config.depth_steps()}
@@ -197,10 +197,10 @@ def resized(config: BertConfig, flat: dict[str, Any], name: str, part: str, kept
     one_size = {getattr(step, name) for step in steps}
     if len(one_size) == 1:  # said plainly, and `head_size` stays what it was
         config = dataclasses.replace(config, **{name: one_size.pop()}, layers=tuple(steps))
-    return described(config, tuple(steps)), unflatten(flat)
+    return with_layers(config, tuple(steps)), unflatten(flat)
 
 
-def check(config: BertConfig, params: Tree) -> None:
+def check_prunable(config: BertConfig, params: Tree) -> None:
     """Says of which models nothing can be taken out here.
 
     Raises:

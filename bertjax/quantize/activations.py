@@ -1,7 +1,7 @@
 """Ranges of what flows between products, from text.
 
 Every product that reads a matrix of integers is watched while the model reads sample text, its inputs still in floating
-point, and the range over all real pieces is kept; padding never enters one. Found once and then fixed: a text's answer
+point, and the range over all real tokens is kept; padding never enters one. Found once and then fixed: a text's answer
 then depends on that text alone. The alternative, a range for each token as it comes, needs no text and follows every
 outlier, but costs a reduction per product and exists in few runtimes.
 """

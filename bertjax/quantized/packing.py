@@ -17,7 +17,7 @@ def packed_size(count: int, format: Format) -> int:
     return -(-count // 5) if format.scheme == "ternary" else -(-count * format.bits // 8)
 
 
-def pack(integers: np.ndarray, format: Format) -> np.ndarray:
+def pack_bits(integers: np.ndarray, format: Format) -> np.ndarray:
     """Bytes (uint8) of an array of integers (int8), in row-major order."""
     flat = (integers.ravel().astype(np.int16) - format.lowest).astype(np.uint8)
     if format.scheme == "ternary":
@@ -27,7 +27,7 @@ def pack(integers: np.ndarray, format: Format) -> np.ndarray:
     return np.packbits(bits.ravel(), bitorder="little")
 
 
-def unpack(content: np.ndarray, shape: tuple[int, ...], format: Format) -> np.ndarray:
+def unpack_bits(content: np.ndarray, shape: tuple[int, ...], format: Format) -> np.ndarray:
     """The inverse: integers (int8) of this shape."""
     count = int(np.prod(shape))
     if format.scheme == "ternary":

@@ -133,7 +133,7 @@ def program(entry: Entry) -> str:
     if entry.runtime not in BUNDLE_RUNTIMES:
         return entry.name
     config = stored_config(entry.folder)
-    exits_early = (config.exits and config.exits.leaving) or (config.recurrence and config.recurrence.halting)
+    exits_early = (config.exits and config.exits.exit_rule) or (config.recurrence and config.recurrence.halting)
     return entry.name if exits_early else f"{entry.runtime}: {config!r}"
 
 
@@ -171,7 +171,7 @@ def costs(entry: Entry, length: int) -> dict[str, Any]:
     dtype = BUNDLE_RUNTIMES.get(entry.runtime, "float32")
     bundle = bertjax.load(origin(entry) if exported else entry.folder, dtype=dtype)
     cost = forward_cost(bundle.model, bundle.params, length)
-    by_text = bundle.config.exits is not None and bundle.config.exits.leaving is not None
+    by_text = bundle.config.exits is not None and bundle.config.exits.exit_rule is not None
     return {
         "parameters": count(bundle.params),
         "size_bytes": stored_bytes(folder),

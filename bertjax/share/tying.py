@@ -47,7 +47,7 @@ def tie(
         if norms == "separate":
             named |= {f"{part}_norm": number for part in shared}
         tied.append(LayerConfig(*step.shape, **named).resolved(number))
-    new = described(config, tuple(tied))
+    new = with_layers(config, tuple(tied))
     sources = [step_params(params, step) for step in steps]
     for part in shared:
         for group in sorted(set(groups)):
@@ -62,7 +62,7 @@ def tie(
 
 def untie(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
     """The same model with parameters of its own for every depth step. Exact."""
-    new = described(config, tuple(LayerConfig(*step.shape) for step in config.depth_steps()))
+    new = with_layers(config, tuple(LayerConfig(*step.shape) for step in config.depth_steps()))
     return new, with_steps(new, params, [step_params(params, step) for step in config.depth_steps()])
 
 
@@ -80,7 +80,7 @@ def recur(config: BertConfig, params: Tree, recurrence: Recurrence, seed: int = 
         raise UserError("layers form a block only when they share all their parameters: tie them into one group first.")
     (step,) = steps
     block = replace(step, attention=0, ffn=0, attention_norm=0, ffn_norm=0)
-    new = described(config.replace(recurrence=recurrence), (block,))
+    new = with_layers(config.replace(recurrence=recurrence), (block,))
     source: Tree = {}
     put_step(source, block, step_params(params, step))
     drawn = init_params(new, seed)["encoder"]
@@ -94,15 +94,15 @@ def equal_groups(depth: int, count: int) -> tuple[int, ...]:
     return tuple(step * count // depth for step in range(depth))
 
 
-def described(config: BertConfig, layers: tuple[LayerConfig, ...]) -> BertConfig:
-    """The config with these depth steps, said by a number of groups where that says it all: ALBERT's own way, so that
+def with_layers(config: BertConfig, layers: tuple[LayerConfig, ...]) -> BertConfig:
+    """The config with these depth steps, given by a number of groups where that is enough: ALBERT's own way, so that
     `transformers` can open the folder."""
     resolved = tuple(layer.resolved(number) for number, layer in enumerate(layers))
     plain = config.replace(layers=(), num_hidden_layers=len(layers), inner_group_num=1)
     for count in (0, *range(1, len(layers) + 1)):
-        said = plain.replace(num_hidden_groups=count)
-        if said.depth_steps() == resolved:
-            return said
+        grouped = plain.replace(num_hidden_groups=count)
+        if grouped.depth_steps() == resolved:
+            return grouped
     return plain.replace(num_hidden_groups=0, layers=layers)
 
 

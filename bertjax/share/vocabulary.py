@@ -1,8 +1,8 @@
-"""Only the pieces that a corpus uses, with a tokenizer that knows no others.
+"""Only the tokens that a corpus uses, with a tokenizer that knows no others.
 
-A vocabulary for all of English is mostly words that the texts of one task never contain. Pieces that stay keep their
-order and get new ids. WordPiece takes the longest piece that fits, and removing others makes none fit better, so a text
-whose pieces all stay is cut as before and the model computes exactly what it did. Any other word is spelled with what
+A vocabulary for all of English is mostly words that the texts of one task never contain. Tokens that stay keep their
+order and get new ids. WordPiece takes the longest token that fits, and removing others makes none fit better, so a text
+whose tokens all stay is cut as before and the model computes exactly what it did. Any other word is spelled with what
 is left, or becomes the unknown token where even its letters are gone; so the letters of the corpus always stay.
 """
 
@@ -20,9 +20,9 @@ from bertjax.text.tokenizer import CHUNK, Tokenizer
 
 
 def prune_vocabulary(bundle: Bundle, texts: Iterable[str]) -> Bundle:
-    """The bundle with the special tokens, the pieces that `texts` are cut into, and the letters of those.
+    """The bundle with the special tokens, the tokens that `texts` are cut into, and the letters of those.
 
-    Exact for every text that is cut into these pieces alone.
+    Exact for every text that is cut into these tokens alone.
 
     Raises:
       UserError: No tokenizer, or one that is not WordPiece; a table that is quantised.
@@ -32,36 +32,36 @@ def prune_vocabulary(bundle: Bundle, texts: Iterable[str]) -> Bundle:
     params = dict(bundle.params)
     word = params["embeddings"]["word"]
     if any(isinstance(table, Quantized) for table in (word["embedding"], params.get("decoder_rest"))):
-        raise UserError("the model's table holds integers, scaled in groups: leave pieces out first, then quantise.")
-    kept = used_pieces(bundle.tokenizer, texts)
+        raise UserError("the model's table holds integers, scaled in groups: leave tokens out first, then quantise.")
+    kept = used_tokens(bundle.tokenizer, texts)
     params["embeddings"] = {**params["embeddings"], "word": {"embedding": word["embedding"][kept]}}
     if "decoder_bias" in params:
         params["decoder_bias"] = params["decoder_bias"][kept]
     if "decoder_rest" in params:
         params["decoder_rest"] = params["decoder_rest"][:, kept]
-    tokenizer = renumbered(bundle.tokenizer, kept)
+    tokenizer = smaller_tokenizer(bundle.tokenizer, kept)
     config = bundle.config.replace(vocab_size=len(kept), pad_token_id=tokenizer.pad_id)
     return dataclasses.replace(bundle, config=config, params=params, tokenizer=tokenizer)
 
 
-def used_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
+def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
     """The ids that stay, in order."""
-    vocabulary, prefix, added = wordpiece(tokenizer)
-    pieces = {number: piece for piece, number in vocabulary.items()}
+    vocabulary, prefix, added = wordpiece_parts(tokenizer)
+    tokens = {number: token for token, number in vocabulary.items()}
     used, texts = set(added), iter(texts)
     while chunk := list(islice(texts, CHUNK)):
         used.update(*tokenizer.encode(chunk, spans=False).ids)
-    letters = set("".join(pieces[number].removeprefix(prefix) for number in used - added if number in pieces))
+    letters = set("".join(tokens[number].removeprefix(prefix) for number in used - added if number in tokens))
     used.update(vocabulary[form] for letter in letters for form in (letter, prefix + letter) if form in vocabulary)
     return np.array(sorted(used))
 
 
-def renumbered(tokenizer: Tokenizer, kept: np.ndarray) -> Tokenizer:
-    """The tokenizer that has these pieces alone, counted from 0."""
+def smaller_tokenizer(tokenizer: Tokenizer, kept: np.ndarray) -> Tokenizer:
+    """The tokenizer that has these tokens alone, counted from 0."""
     new = {int(old): number for number, old in enumerate(kept)}
     parts = json.loads(tokenizer.to_json())
     vocabulary = parts["model"]["vocab"]
-    parts["model"]["vocab"] = {piece: new[old] for piece, old in vocabulary.items() if old in new}
+    parts["model"]["vocab"] = {token: new[old] for token, old in vocabulary.items() if old in new}
     for token in parts["added_tokens"]:
         token["id"] = new[token["id"]]
     renumber_template(parts.get("post_processor") or {}, new)
@@ -79,13 +79,13 @@ def renumber_template(processor: dict, new: dict[int, int]) -> None:
         renumber_template(inner, new)
 
 
-def wordpiece(tokenizer: Tokenizer) -> tuple[dict[str, int], str, set[int]]:
-    """Pieces with their ids, the prefix of those inside a word, and the ids of special and added tokens."""
+def wordpiece_parts(tokenizer: Tokenizer) -> tuple[dict[str, int], str, set[int]]:
+    """Tokens with their ids, the prefix of those inside a word, and the ids of special and added tokens."""
     parts = json.loads(tokenizer.to_json())
     if parts["model"].get("type") != "WordPiece":
         raise UserError(
             f"the tokenizer is of type {parts['model'].get('type')}; only of WordPiece is it known that other text is "
-            "cut as before when pieces are left out."
+            "cut as before when tokens are left out."
         )
     added = {token["id"] for token in parts["added_tokens"]}
     specials = {tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.unk_id, tokenizer.mask_id} - {None}

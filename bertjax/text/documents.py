@@ -36,7 +36,7 @@ def read_documents(source: str, column: str | None = None, split: str = "train")
     """
     found = False
     for text in (
-        chain.from_iterable(map(blocks, files)) if (files := text_files(source)) else rows(source, column, split)
+        chain.from_iterable(map(blocks, files)) if (files := text_files(source)) else table_texts(source, column, split)
     ):
         if sentences := sentences_of(text):
             found = True
@@ -69,7 +69,7 @@ def blocks(file: Path) -> list[str]:
     return BLANK_LINE.split(read_text(file).replace("\r\n", "\n"))
 
 
-def rows(source: str, column: str | None, split: str) -> list[str]:
+def table_texts(source: str, column: str | None, split: str) -> list[str]:
     return plain_texts(read_table(source, Task(text=column), split), column)
 
 
@@ -79,6 +79,6 @@ def source_digest(source: str, column: str | None = None, split: str = "train") 
     for file in (files := text_files(source)):
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
-    for text in () if files else rows(source, column, split):
+    for text in () if files else table_texts(source, column, split):
         digest.update(hashlib.sha256(text.encode()).digest())
     return digest.hexdigest()

@@ -4,7 +4,7 @@ Tokenising anew in every epoch would cost more than the rest of the input work t
 result kept ragged: one flat array of ids with the offsets of its rows. Nothing is padded before a batch knows its
 length, and the fingerprint of these arrays names the data exactly (for checkpoints, and for caches of teacher outputs).
 A row is an example, except that the context of a question is cut into overlapping rows. The cost: all ids stay in
-memory, 8 bytes a piece.
+memory, 8 bytes a token.
 """
 
 import hashlib
@@ -20,50 +20,50 @@ from bertjax.text.tokenizer import Tokenizer
 from bertjax.text.windows import context_windows, ragged
 
 NO_LABEL = -100
-_CHUNK = 4096  # examples tokenised at a time: Python lists of pieces take twenty times the room of the arrays
+_CHUNK = 4096  # examples tokenised at a time: Python lists of tokens take twenty times the room of the arrays
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Rows of pieces, flat: row `i` is `ids[offsets[i] : offsets[i + 1]]`, and so for `type_ids`, `words` and `spans`.
+    """Rows of tokens, flat: row `i` is `ids[offsets[i] : offsets[i + 1]]`, and so for `type_ids`, `words` and `spans`.
 
     `labels` is None where there are none, else: classification int32 [rows]; regression float32 [rows]; multi_label
-    float32 [rows, classes]; tokens int32 [pieces], -100 except at the first piece of a word; qa int32 [rows, 2], the
-    first and last piece of the answer counted within the row, or 0, 0 (the [CLS]) if this row does not hold it.
+    float32 [rows, classes]; tokens int32 [tokens], -100 except at the first token of a word; qa int32 [rows, 2], the
+    first and last token of the answer counted within the row, or 0, 0 (the [CLS]) if this row does not hold it.
     """
 
     task: Task
     example: Int32[np.ndarray, "rows"]
     """The number of the example each row came from: row numbers themselves, but for qa."""
     offsets: Int64[np.ndarray, "rows+1"]
-    ids: Int32[np.ndarray, "pieces"]
-    type_ids: Int32[np.ndarray, "pieces"]
+    ids: Int32[np.ndarray, "tokens"]
+    type_ids: Int32[np.ndarray, "tokens"]
     labels: Int32[np.ndarray, "..."] | Float32[np.ndarray, "..."] | None
     pad_id: int
     truncated: int
     """Examples that lost text to the limit (for qa: questions, for no context is lost)."""
     fingerprint: str
     """sha256 of ids, type ids, row ends and labels."""
-    words: Int32[np.ndarray, "pieces"] | None = None
-    """tokens: the word whose first piece stands here, else -1."""
-    spans: Int32[np.ndarray, "pieces 2"] | None = None
-    """qa: the characters of the context this piece covers, [start, end); -1 outside the context."""
+    words: Int32[np.ndarray, "tokens"] | None = None
+    """tokens: the word whose first token stands here, else -1."""
+    spans: Int32[np.ndarray, "tokens 2"] | None = None
+    """qa: the characters of the context this token covers, [start, end); -1 outside the context."""
     unknown: float = 0.0
-    """Share of the pieces, [CLS] and [SEP] aside, that are [UNK]."""
+    """Share of the tokens, [CLS] and [SEP] aside, that are [UNK]."""
 
     def __len__(self) -> int:
         return len(self.example)
 
     @property
     def lengths(self) -> Int64[np.ndarray, "rows"]:
-        """Pieces per row, with [CLS] and [SEP]."""
+        """Tokens per row, with [CLS] and [SEP]."""
         return np.diff(self.offsets)
 
 
 def encode_examples(
     examples: Examples, task: Task, tokenizer: Tokenizer, max_length: int, stride: int = 128
 ) -> Encoded:
-    """All examples as pieces, at most `max_length` a row; what was longer is cut, and counted in `truncated`.
+    """All examples as tokens, at most `max_length` a row; what was longer is cut, and counted in `truncated`.
 
     `stride` (qa) is the step from one window over a context to the next, as in BERT's SQuAD script; it is never more
     than half a window, so an answer of up to half a window is whole in at least one. Raises `UserError` where a label
@@ -96,16 +96,16 @@ def _texts(
     examples: Examples, chunk: slice, task: Task, tokenizer: Tokenizer, max_length: int
 ) -> dict[str, np.ndarray]:
     pairs = None if examples.pairs is None else examples.pairs[chunk]
-    pieces = tokenizer.encode(examples.texts[chunk], pairs, max_length, spans=task.kind == "tokens")
+    tokens = tokenizer.encode(examples.texts[chunk], pairs, max_length, spans=task.kind == "tokens")
     part = {
-        **ragged(pieces.ids, pieces.type_ids),
+        **ragged(tokens.ids, tokens.type_ids),
         "example": np.arange(len(examples), dtype=np.int32)[chunk],
-        "truncated": np.array([pieces.n_truncated]),
+        "truncated": np.array([tokens.n_truncated]),
     }
     if task.kind == "tokens":
-        if examples.words is None or pieces.offsets is None:
+        if examples.words is None or tokens.offsets is None:
             raise UserError(f"{examples.source}: a task on tokens needs the words of every sentence, as CoNLL columns.")
-        words = [_first_pieces(row, words) for row, words in zip(pieces.offsets, examples.words[chunk], strict=True)]
+        words = [_first_tokens(row, words) for row, words in zip(tokens.offsets, examples.words[chunk], strict=True)]
         part["words"] = np.concatenate(words)
         if examples.labels is not None:
             part["labels"] = np.concatenate(
@@ -114,8 +114,8 @@ def _texts(
     return part
 
 
-def _first_pieces(offsets: list[tuple[int, int]], words: list[str]) -> Int32[np.ndarray, "pieces"]:
-    """For each piece of words joined by single spaces: the word it begins, else -1."""
+def _first_tokens(offsets: list[tuple[int, int]], words: list[str]) -> Int32[np.ndarray, "tokens"]:
+    """For each token of words joined by single spaces: the word it begins, else -1."""
     word_starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
     spans = np.asarray(offsets, np.int64).reshape(-1, 2)
     owner = np.searchsorted(word_starts, spans[:, 0], side="right") - 1
@@ -126,7 +126,7 @@ def _first_pieces(offsets: list[tuple[int, int]], words: list[str]) -> Int32[np.
     return first
 
 
-def _tag_labels(words: Int32[np.ndarray, "pieces"], tags: list[str], task: Task) -> Int32[np.ndarray, "pieces"]:
+def _tag_labels(words: Int32[np.ndarray, "tokens"], tags: list[str], task: Task) -> Int32[np.ndarray, "tokens"]:
     ids = np.array([_label_id(tag, task) for tag in tags] + [NO_LABEL], np.int32)  # word -1 reads the last entry
     return ids[words]
 

@@ -78,17 +78,17 @@ def paragraph(facts: tuple[Facts, ...]) -> str:
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in [*said, overlap(facts)] if sentence)
 
 
-def described(examples: Examples) -> str:
+def task_summary(examples: Examples) -> str:
     """What the columns were taken for: kind, classes with their numbers, score."""
     task = examples.task
     columns = " and ".join(f'"{name}"' for name in (task.text, task.text_pair) if name)
     if examples.labels is None:
         return f"{columns} without labels"
     metric = task.metric + (f' of "{task.labels[1]}"' if task.metric == "f1" and len(task.labels) == 2 else "")
-    return f'{task.kind} of {columns} by "{task.label}": {answers(examples)}; score: {metric}'
+    return f'{task.kind} of {columns} by "{task.label}": {label_summary(examples)}; score: {metric}'
 
 
-def answers(examples: Examples) -> str:
+def label_summary(examples: Examples) -> str:
     """What the labels of examples are."""
     task, labels = examples.task, examples.labels or []
     if task.kind == "qa":

@@ -43,7 +43,7 @@ MARKS = "|;,"
 """What may stand between several names in one cell, the first that occurs."""
 
 
-class Read(NamedTuple):
+class ReadLabels(NamedTuple):
     """What a label column says."""
 
     task: Task
@@ -56,7 +56,7 @@ class Read(NamedTuple):
     """What happened that a reader of the file might not expect."""
 
 
-def read_labels(table: Table, column: str, task: Task) -> Read:
+def read_labels(table: Table, column: str, task: Task) -> ReadLabels:
     """The task with kind and labels known, and the column's answers; the rules stand above.
 
     Raises:
@@ -68,22 +68,22 @@ def read_labels(table: Table, column: str, task: Task) -> Read:
         task = dataclasses.replace(task, kind=guess_kind(table, column, task, cells))
     rows, notes = list(range(len(cells))), []
     if task.kind == "classification":
-        answers = typed(table, column, cells, read_name)
+        answers = read_cells(table, column, cells, read_name)
         nothing = without_label(table, column, task, set(answers))
         rows = [row for row, name in enumerate(answers) if name not in nothing]
         if len(rows) < len(answers):
             listed = " or ".join(f'"{name}"' for name in sorted(nothing))
             notes.append(f"left out {len(answers) - len(rows)} of {len(answers)} whose label is {listed}")
         if not rows:
-            return Read(task, list(range(len(cells))), None, (f"no label: all are {listed}",))
-        task, nested, note = named(table.take(rows), column, task, [[answers[row]] for row in rows])
-        return Read(task, rows, [name for (name,) in nested], (*notes, *note))
+            return ReadLabels(task, list(range(len(cells))), None, (f"no label: all are {listed}",))
+        task, nested, note = checked_names(table.take(rows), column, task, [[answers[row]] for row in rows])
+        return ReadLabels(task, rows, [name for (name,) in nested], (*notes, *note))
     if task.kind == "multi_label":
-        return Read(*several(table, column, task, cells, rows))
-    answers = typed(table, column, cells, READERS[task.kind])
+        return ReadLabels(*several(table, column, task, cells, rows))
+    answers = read_cells(table, column, cells, READERS[task.kind])
     if task.kind == "tokens":
-        task, answers, notes = named(table, column, task, answers)
-    return Read(task, rows, answers, tuple(notes))
+        task, answers, notes = checked_names(table, column, task, answers)
+    return ReadLabels(task, rows, answers, tuple(notes))
 
 
 def guess_kind(table: Table, column: str | None, task: Task, cells: Sequence[Any] = ()) -> Kind:
@@ -104,11 +104,11 @@ def guess_kind(table: Table, column: str | None, task: Task, cells: Sequence[Any
     if None not in numbers and not all(is_integer(cell) for _, cell in given):
         whole = all(number.is_integer() for number in numbers)  # type: ignore[union-attr]
         return "classification" if whole and len(set(numbers)) <= FEW else "regression"
-    ask(table, column, given)
+    require_clear(table, column, given)
     return "classification"
 
 
-def ask(table: Table, column: str, given: list[tuple[int, Any]]) -> None:
+def require_clear(table: Table, column: str, given: list[tuple[int, Any]]) -> None:
     """A `UserError` where names may well be something else."""
     texts = [(row, str(cell).strip()) for row, cell in given]
     commas = [row for row, text in texts if re.fullmatch(r"[+-]?[\d.]*\d,\d+", text)]
@@ -140,7 +140,7 @@ def ask(table: Table, column: str, given: list[tuple[int, Any]]) -> None:
         )
 
 
-def typed(table: Table, column: str, cells: Sequence[Any], read: Any) -> list:
+def read_cells(table: Table, column: str, cells: Sequence[Any], read: Any) -> list:
     """Every cell read, or a `UserError` that names it."""
     answers = []
     for row, cell in enumerate(cells):
@@ -168,7 +168,7 @@ def without_label(table: Table, column: str, task: Task, used: set[str]) -> set[
     return nothing | {"-1"}
 
 
-def named(
+def checked_names(
     table: Table, column: str, task: Task, answers: list[list[str]]
 ) -> tuple[Task, list[list[str]], tuple[str, ...]]:
     """Names checked against the task's labels, which are filled from the data where open; positions become names."""
@@ -195,14 +195,14 @@ def several(
     known = set(map(as_name, task.labels))
     single = [cell for cell in cells if isinstance(cell, str) and as_name(cell) not in known]
     mark = next((mark for mark in MARKS if any(mark in cell for cell in single)), ",")
-    answers = typed(table, column, cells, lambda cell: read_names(cell, mark, known))
+    answers = read_cells(table, column, cells, lambda cell: read_names(cell, mark, known))
     if not are_indicators([row for row in answers if row], known):
         names = {name for row in answers for name in row}
         if names and not known and all((as_number(name) or 0) % 1 for name in names):
             raise table.error(0, column, "expected names of classes, or 0 and 1 for each; found probabilities")
         if "O" in names and any(re.match("[BI]-.", name) for name in names):
             raise table.error(0, column, "these are tags of words: expected the text as a list of words, too")
-        task, answers, notes = named(table, column, task, answers)
+        task, answers, notes = checked_names(table, column, task, answers)
         return task, rows, answers, notes
     width = len(task.labels) or len(table.label_names.get(column, ())) or max(map(len, answers))
     for row, bits in enumerate(answers):

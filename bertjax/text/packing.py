@@ -5,9 +5,9 @@ Segment ids keep the examples of a row from seeing each other, position ids star
 over the whole row (quadratic in `row_length`, not in the length of an example), so keep rows short on CPU, and with
 every row of the last layer, of which a classifier otherwise computes the first alone.
 
-On SST-2 (13.3 pieces a text) in rows of 64, a training step of MiniLM-L6 of 2,048 positions takes in 4.1 [4.0, 4.4]
+On SST-2 (13.3 tokens a text) in rows of 64, a training step of MiniLM-L6 of 2,048 positions takes in 4.1 [4.0, 4.4]
 times the examples a second of padding to the maximum, and 1.2 [1.15, 1.23] times those of buckets, on two cores
-(`python -m tests.benchmarks.packing --data=train.tsv`). On the demo's reviews (27.0 pieces), in processor time: 2.1
+(`python -m tests.benchmarks.packing --data=train.tsv`). On the demo's reviews (27.0 tokens), in processor time: 2.1
 [1.9, 2.2] and 1.1 [1.1, 1.2] times.
 
 Which lengths share a row is decided once, for the multiset of lengths is the same in every epoch: best-fit decreasing,
@@ -38,7 +38,7 @@ def packed_batches(
     process_count: int = 1,
     threads: int = 2,
 ) -> BatchIterator:
-    """Like `batches`, with `batch_size` rows of `row_length` pieces that hold several examples each.
+    """Like `batches`, with `batch_size` rows of `row_length` tokens that hold several examples each.
 
     With S = the most examples any row holds: weights, example_ids, cls_positions and labels are [rows, S] (labels of
     tokens [rows, row_length]); unused slots have weight 0, example id -1 and CLS position 0. In addition to the fields
@@ -47,7 +47,7 @@ def packed_batches(
     if encoded.task.kind == "qa":
         raise UserError("Question answering cannot be packed: its windows fill their rows already; leave packing out.")
     share = process_share(batch_size, process_index, process_count)
-    slots = pack(encoded.lengths, row_length)
+    slots = pack_rows(encoded.lengths, row_length)
     steps = -(-len(slots) // batch_size)
 
     @lru_cache(maxsize=2)
@@ -70,17 +70,17 @@ def packed_batches(
 
 
 def packing_overhead(lengths: Int[np.ndarray, "rows"], row_length: int) -> float:
-    """Padding per piece of text, to compare with `padding_overhead`; the fill rate is 1 / (1 + this)."""
-    return float(len(pack(lengths, row_length)) * row_length / lengths.sum() - 1)
+    """Padding per token of text, to compare with `padding_overhead`; the fill rate is 1 / (1 + this)."""
+    return float(len(pack_rows(lengths, row_length)) * row_length / lengths.sum() - 1)
 
 
-def pack(lengths: Int[np.ndarray, "rows"], row_length: int) -> Int[np.ndarray, "bins s"]:
+def pack_rows(lengths: Int[np.ndarray, "rows"], row_length: int) -> Int[np.ndarray, "bins s"]:
     """The slots of every packed row, as ranks in the order of falling length; -1 where a row has no more.
 
     Best-fit decreasing: the longest first, each into the fullest row that still has room for it.
     """
     if lengths.max() > row_length:
-        raise UserError(f"An example has {lengths.max()} pieces; expected at most row_length = {row_length}.")
+        raise UserError(f"An example has {lengths.max()} tokens; expected at most row_length = {row_length}.")
     by_room: list[list[list[int]]] = [[] for _ in range(row_length + 1)]
     rooms = 0  # bit r: some row has r positions left. Finding the fullest row that fits is finding the lowest such bit.
     rows: list[list[int]] = []

@@ -32,7 +32,7 @@ class Pair(NamedTuple):
 
 
 def make_pair(chunk: Chunk, sentences: Sentences, room: int, draws: Draws, stranger: Callable[[Draws], Chunk]) -> Pair:
-    """The segments of one chunk, together at most `room` pieces; `stranger` gives a chunk of another document."""
+    """The segments of one chunk, together at most `room` tokens; `stranger` gives a chunk of another document."""
     single = len(chunk.ends) == 1
     if sentences == "none" or (single and sentences == "order"):
         return Pair(chunk.ids, None, None)
@@ -50,7 +50,7 @@ def make_pair(chunk: Chunk, sentences: Sentences, room: int, draws: Draws, stran
 def cut_to_fit(
     first: Int32[np.ndarray, "_"], second: Int32[np.ndarray, "_"], room: int, draws: Draws
 ) -> tuple[Int32[np.ndarray, "_"], Int32[np.ndarray, "_"]]:
-    """The longer of the two loses pieces, at its beginning or its end by chance, until both fit."""
+    """The longer of the two loses tokens, at its beginning or its end by chance, until both fit."""
     spare = max(0, len(first) + len(second) - room)
     longer = max(0, len(first) - len(second)), max(0, len(second) - len(first))
     loses = [min(spare, ahead) + (spare - min(spare, max(longer)) + side) // 2 for side, ahead in enumerate(longer)]
@@ -64,7 +64,7 @@ def cut_to_fit(
 def row_lengths(
     lengths: Int32[np.ndarray, "chunks"], counts: Int32[np.ndarray, "chunks"], sentences: Sentences, max_length: int
 ) -> Int32[np.ndarray, "chunks"]:
-    """The most pieces that the row of each chunk can have, with [CLS] and [SEP]; `counts` are its sentences."""
+    """The most tokens that the row of each chunk can have, with [CLS] and [SEP]; `counts` are its sentences."""
     single = counts == 1
     if sentences == "next":
         return np.full_like(lengths, max_length)

@@ -1,4 +1,4 @@
-"""Batches for pre-training: chunks of text as pairs of segments with pieces to guess.
+"""Batches for pre-training: chunks of text as pairs of segments with tokens to guess.
 
 A row is a pure function of (seed, epoch, chunk), the order of the rows one of (seed, epoch). So batch k needs no batch
 before it, and any number of processes that start anywhere see the same. Rows of like length share a batch (`batches`),
@@ -20,13 +20,13 @@ from bertjax.text.batches import Batch, BatchIterator, epoch_plan, process_share
 from bertjax.text.buckets import bucket_of, length_buckets
 from bertjax.text.corpus import Corpus
 from bertjax.text.draws import MASKS, PAIRS, Draws
-from bertjax.text.masking import Masked, Masking, Pieces, mask, pieces_of
-from bertjax.text.packing import fill_slots, pack
+from bertjax.text.masking import Masked, Masking, MaskVocabulary, mask, mask_vocabulary
+from bertjax.text.packing import fill_slots, pack_rows
 from bertjax.text.pairs import Sentences, make_pair, row_lengths
 from bertjax.text.tokenizer import Tokenizer
 
 
-class Row(NamedTuple):
+class PretrainingRow(NamedTuple):
     """One chunk as a model reads it. `label` is that of the pair, None where nothing is asked."""
 
     masked: Masked
@@ -35,8 +35,8 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """A corpus as rows of at most `max_length` pieces, drawn anew in every epoch.
+class PretrainingRows:
+    """A corpus as rows of at most `max_length` tokens, drawn anew in every epoch.
 
     Raises:
       UserError: Nothing in it can be asked what is to be asked.
@@ -66,12 +66,12 @@ class Rows:
             raise UserError("the text is so short that nothing of it is hidden; give more of it.")
 
     @cached_property
-    def pieces(self) -> Pieces:
-        return pieces_of(self.tokenizer, self.masking)
+    def vocabulary(self) -> MaskVocabulary:
+        return mask_vocabulary(self.tokenizer, self.masking)
 
     @cached_property
     def lengths(self) -> Int32[np.ndarray, "chunks"]:
-        """The most pieces that each row can have."""
+        """The most tokens that each row can have."""
         return row_lengths(self.corpus.lengths, self.corpus.sentences, self.sentences, self.max_length)
 
     @property
@@ -80,7 +80,7 @@ class Rows:
         asked = {"sentences": self.sentences, "unit": self.masking.unit, "rate": self.masking.rate}
         return {"corpus": self.corpus.fingerprint, "seed": self.seed, "max_length": self.max_length, **asked}
 
-    def row(self, number: int, epoch: int) -> Row:
+    def row(self, number: int, epoch: int) -> PretrainingRow:
         """Row `number` as it is in an epoch."""
 
         def stranger(draws: Draws):
@@ -92,11 +92,13 @@ class Rows:
         second = [] if pair.second is None else [pair.second, sep]
         ids = np.concatenate([cls, pair.first, sep, *second]).astype(np.int32)
         types = (np.arange(len(ids)) >= len(pair.first) + 2).astype(np.int32)
-        return Row(mask(ids, self.pieces, self.masking, Draws(self.seed, epoch, MASKS, number)), types, pair.label)
+        return PretrainingRow(
+            mask(ids, self.vocabulary, self.masking, Draws(self.seed, epoch, MASKS, number)), types, pair.label
+        )
 
 
 def pretraining_batches(
-    rows: Rows,
+    rows: PretrainingRows,
     batch_size: int,
     *,
     packed: bool = False,
@@ -112,7 +114,7 @@ def pretraining_batches(
     segment_ids and position_ids as well.
     """
     share = process_share(batch_size, process_index, process_count)
-    slots = pack(rows.lengths, rows.max_length) if packed else np.arange(len(rows.corpus))[:, None]
+    slots = pack_rows(rows.lengths, rows.max_length) if packed else np.arange(len(rows.corpus))[:, None]
     steps = -(-len(slots) // batch_size)
     buckets = (rows.max_length,) if packed else length_buckets(rows.lengths, rows.max_length)
     edges = None if packed else bucket_of(rows.lengths, buckets)
@@ -141,7 +143,7 @@ def pretraining_batches(
     )
 
 
-def held_out_batches(rows: Rows, batch_size: int) -> Iterator[Batch]:
+def held_out_batches(rows: PretrainingRows, batch_size: int) -> Iterator[Batch]:
     """Every row of epoch 0 once, shortest first, with filler in the last batch of each length."""
     order = np.argsort(rows.lengths, kind="stable")
     edges = bucket_of(rows.lengths, length_buckets(rows.lengths, rows.max_length))[order]
@@ -154,12 +156,14 @@ def held_out_batches(rows: Rows, batch_size: int) -> Iterator[Batch]:
 
 
 def most_places(lengths: Int[np.ndarray, "bins s"], masking: Masking) -> int:
-    """The most pieces that can be chosen in any packed row; the same in every epoch, as the lengths are."""
+    """The most tokens that can be chosen in any packed row; the same in every epoch, as the lengths are."""
     real = np.maximum(lengths - 2, 0)
     return int(((masking.rate * real).astype(np.int64) + (lengths > 0)).sum(axis=1).max())
 
 
-def lay_out(rows: Rows, chosen: Int[np.ndarray, "b s"], epoch: int, length: int, places: int | None) -> Batch:
+def lay_out(
+    rows: PretrainingRows, chosen: Int[np.ndarray, "b s"], epoch: int, length: int, places: int | None
+) -> Batch:
     """These rows (-1 = none) as arrays; packed ones, which have `places`, one after the other."""
     shape, slots = chosen.shape, {"input_ids": rows.tokenizer.pad_id, "attention_mask": 0, "token_type_ids": 0}
     if places is not None:

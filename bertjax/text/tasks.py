@@ -14,8 +14,8 @@ from typing import Literal
 from bertjax.errors import UserError
 
 Kind = Literal["auto", "classification", "regression", "multi_label", "tokens", "qa"]
-BY_PIECE = ("tokens", "qa")
-"""Kinds whose models say something of every piece of a text, and not one thing of the text."""
+BY_TOKEN = ("tokens", "qa")
+"""Kinds whose models say something of every token of a text, and not one thing of the text."""
 
 # The metrics that make sense for each kind; the first one is the default.
 METRICS: dict[str, tuple[str, ...]] = {

@@ -25,10 +25,10 @@ CHUNK = 4096  # texts at a time: the library's own result objects are far bigger
 
 @dataclass(frozen=True)
 class Encodings:
-    """Pieces of every text, special tokens included, ragged. All lists run in parallel to `ids`.
+    """Tokens of every text, special tokens included, ragged. All lists run in parallel to `ids`.
 
     `type_ids` is 0 for the first text and 1 for the second. `offsets` are character ranges in the original text,
-    `word_ids` count the words that whitespace and punctuation make, `sequence_ids` say which of the two texts a piece
+    `word_ids` count the words that whitespace and punctuation make, `sequence_ids` say which of the two texts a token
     is from; the last two are None at special tokens, and all three are None if they were not asked for. `n_truncated`
     counts the texts (or pairs) that were longer than the limit.
     """
@@ -42,7 +42,7 @@ class Encodings:
 
 
 class Tokenizer:
-    """A vocabulary and the rules that cut text into its pieces; made by `from_folder` or `wrap`.
+    """A vocabulary and the rules that cut text into its tokens; made by `from_folder` or `wrap`.
 
     Attributes: vocab_size, pad_id, cls_id, sep_id, unk_id, mask_id (None where the vocabulary has no such token) and
     fingerprint (sha256 over vocabulary and rules).
@@ -59,7 +59,7 @@ class Tokenizer:
             raise UserError(f"the tokenizer's vocabulary lacks {', '.join(missing)}, which BERT cannot do without")
         self.pad_id, self.cls_id, self.sep_id, self.unk_id = (vocabulary[self._names[role]] for role in list(ROLES)[:4])
         self.mask_id = vocabulary.get(self._names["mask_token"])
-        # Not their number: where a piece stands twice in vocab.txt, there is an id for each line.
+        # Not their number: where a token stands twice in vocab.txt, there is an id for each line.
         self.vocab_size = max(vocabulary.values()) + 1
         self.fingerprint = hashlib.sha256(backend.to_str().encode()).hexdigest()
         self._max_length = config.get("model_max_length")
@@ -94,9 +94,9 @@ class Tokenizer:
         *,
         spans: bool = True,
     ) -> Encodings:
-        """Pieces of every text, or of every text with its pair.
+        """Tokens of every text, or of every text with its pair.
 
-        Beyond `max_length` pieces (special tokens included) the longer of the two loses its end, piece by piece, until
+        Beyond `max_length` tokens (special tokens included) the longer of the two loses its end, token by token, until
         the pair fits. `spans=False` leaves out offsets, word ids and sequence ids, which saves a third of the time.
         """
         backend = self._limit(max_length, paired=pairs is not None)
@@ -114,7 +114,7 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """Every piece with its id."""
+        """Every token with its id."""
         return self._limited[None].get_vocab()
 
     def save(self, folder: str | Path) -> None:

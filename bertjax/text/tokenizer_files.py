@@ -68,12 +68,12 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             f"{folder}: no tokenizer there\n"
             "expected tokenizer.json, or vocab.txt (with tokenizer_config.json saying whether it is cased)"
         )
-    config = read_config(folder)
+    config = read_tokenizer_config(folder)
     backend = from_files(folder, config) if says_nothing_else(folder, config) else None
     return (backend, config) if backend else from_transformers(folder, config)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """`tokenizer_config.json`, where what is read here is of the type that it should be."""
     path = folder / "tokenizer_config.json"
     config = read_json(path)
@@ -124,7 +124,7 @@ def says_nothing_else(folder: Path, config: dict[str, Any]) -> bool:
     special = read_json(folder / "special_tokens_map.json")
     known = all(name in KINDS or name in SILENT or given in (None, [], {}) for name, given in config.items())
     same = all(
-        role in ROLES and text_of(token) == (text_of(config.get(role)) or ROLES[role][0])
+        role in ROLES and token_text(token) == (token_text(config.get(role)) or ROLES[role][0])
         for role, token in special.items()
     )
     plain = all(is_plain(given.get(role)) for given in (config, special) for role in ROLES)
@@ -136,7 +136,7 @@ def adds_nothing(config: dict[str, Any], added: dict[int, Added]) -> bool:
     contents = {content for content, _ in added.values()}
     listed = config.get("added_tokens_decoder") or {}
     more = config.get("additional_special_tokens") or config.get("extra_special_tokens")
-    named = [text for role in ROLES if (text := text_of(config.get(role)))]
+    named = [text for role in ROLES if (text := token_text(config.get(role)))]
     same = all(added.get(int(number)) == token_flags(token) for number, token in listed.items() if number.isdecimal())
     return not more and contents.issuperset(named) and same and all(map(str.isdecimal, listed))
 
@@ -159,7 +159,7 @@ def is_plain(token: Any) -> bool:
     return not isinstance(token, dict) or not any(token_flags(token)[1][:-1])
 
 
-def text_of(token: Any) -> str | None:
+def token_text(token: Any) -> str | None:
     """A token's text. Older versions wrote it with the flags of the token next to it."""
     return token.get("content") if isinstance(token, dict) else token
 
@@ -172,12 +172,12 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """`vocab.txt`: one piece a line, its id the line's number from 0; of a repeated piece the last line counts."""
+    """`vocab.txt`: one token a line, its id the line's number from 0; of a repeated token the last line counts."""
     try:
-        text = path.read_text(encoding="utf-8")  # not splitlines(): vocabularies hold exotic line separators as pieces
+        text = path.read_text(encoding="utf-8")  # not splitlines(): vocabularies hold exotic line separators as tokens
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
-    return {piece: number for number, piece in enumerate(text.removesuffix("\n").split("\n"))}
+    return {token: number for number, token in enumerate(text.removesuffix("\n").split("\n"))}
 
 
 def from_vocabulary(vocabulary: dict[str, int], config: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -231,7 +231,7 @@ def from_transformers(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.
 
 def token_name(config: dict[str, Any], role: str, vocabulary: dict[str, int]) -> str:
     """A special token's text: as configured, else the usual name that the vocabulary has."""
-    given = text_of(config.get(role))
+    given = token_text(config.get(role))
     return given or next((name for name in ROLES[role] if name in vocabulary), ROLES[role][0])
 
 
@@ -254,8 +254,8 @@ def write_folder(folder: Path, backend: tokenizers.Tokenizer, names: dict[str, s
         }
     if isinstance(backend.model, models.WordPiece):
         vocabulary = backend.get_vocab(with_added_tokens=False)
-        pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-        (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8", newline="\n")
+        tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
     text = json.dumps(config, indent=2, ensure_ascii=False)
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 

@@ -27,20 +27,20 @@ def context_windows(
         )
     if max_length < 8:
         raise UserError(f"max_length is {max_length}; expected at least 8, for a question and some of its context.")
-    pieces = tokenizer.encode(examples.texts[chunk], examples.pairs[chunk], None)
-    assert pieces.sequence_ids is not None
-    assert pieces.offsets is not None
-    answers = [None] * len(pieces.ids) if examples.labels is None else examples.labels[chunk]
+    tokens = tokenizer.encode(examples.texts[chunk], examples.pairs[chunk], None)
+    assert tokens.sequence_ids is not None
+    assert tokens.offsets is not None
+    answers = [None] * len(tokens.ids) if examples.labels is None else examples.labels[chunk]
     ids, type_ids, spans, labels, example, truncated = [], [], [], [], [], 0
-    for number, row in enumerate(pieces.ids):
-        split = pieces.sequence_ids[number].index(1)  # where the context begins, after the question's [SEP]
+    for number, row in enumerate(tokens.ids):
+        split = tokens.sequence_ids[number].index(1)  # where the context begins, after the question's [SEP]
         question = row[1 : split - 1]
         prefix = [row[0], *question[: (max_length - 3) // 2], row[split - 1]]
         truncated += len(prefix) < split
         context = row[split:-1]
-        covered = np.asarray(pieces.offsets[number][split:-1], np.int32).reshape(-1, 2)
+        covered = np.asarray(tokens.offsets[number][split:-1], np.int32).reshape(-1, 2)
         room = max_length - len(prefix) - 1
-        first, last = answer_pieces(answers[number], covered)
+        first, last = answer_tokens(answers[number], covered)
         for start in window_starts(len(context), room, stride):
             part = context[start : start + room]
             ids.append([*prefix, *part, row[-1]])
@@ -60,13 +60,13 @@ def context_windows(
 
 
 def window_starts(count: int, room: int, stride: int) -> range:
-    """Where windows of `room` pieces begin, so that they cover `count` pieces; at most half a window apart."""
+    """Where windows of `room` tokens begin, so that they cover `count` tokens; at most half a window apart."""
     step = max(1, min(stride, room // 2))
     return range(0, max(count - room, 0) + step, step)
 
 
-def answer_pieces(answer: dict[str, list] | None, covered: Int32[np.ndarray, "n 2"]) -> tuple[int, int]:
-    """First and last piece of the first accepted answer; (-1, -1), which lies in no window, where there is none."""
+def answer_tokens(answer: dict[str, list] | None, covered: Int32[np.ndarray, "n 2"]) -> tuple[int, int]:
+    """First and last token of the first accepted answer; (-1, -1), which lies in no window, where there is none."""
     if not answer or not answer["text"]:
         return _NOWHERE
     start = answer["answer_start"][0]
@@ -76,7 +76,7 @@ def answer_pieces(answer: dict[str, list] | None, covered: Int32[np.ndarray, "n 
 
 
 def ragged(ids: list[list[int]], type_ids: list[list[int]]) -> dict[str, np.ndarray]:
-    """Rows of pieces as flat arrays with the length of each row."""
+    """Rows of tokens as flat arrays with the length of each row."""
 
     def flat(rows: Any) -> Int32[np.ndarray, "n"]:
         return np.fromiter(chain.from_iterable(rows), np.int32)

@@ -1,6 +1,6 @@
 """A WordPiece vocabulary of one's own, learnt from the text that a model is to be trained on.
 
-The `tokenizers` library merges the most frequent neighbours until there are enough pieces. By itself (0.23.3) it
+The `tokenizers` library merges the most frequent neighbours until there are enough tokens. By itself (0.23.3) it
 numbers the single letters within words in the order of a hash table, which differs from process to process, and breaks
 ties by these numbers: the same text gives another vocabulary every time. Given all letters beforehand, in order, it has
 no choice left.
@@ -21,16 +21,16 @@ SPECIAL = tuple(
     names[0] for names in (ROLES[r] for r in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"))
 )
 LETTERS = 1000
-"""The most frequent characters are kept as pieces; words with others become [UNK], as in BERT's own vocabulary."""
+"""The most frequent characters are kept as tokens; words with others become [UNK], as in BERT's own vocabulary."""
 RULES = 1
 """To be raised whenever the same text would give another vocabulary."""
 
 
 def wordpiece(source: str, size: int, column: str | None = None) -> Tokenizer:
-    """A lower-casing WordPiece tokenizer of `size` pieces learnt from a source of text, or the one learnt before.
+    """A lower-casing WordPiece tokenizer of `size` tokens learnt from a source of text, or the one learnt before.
 
     Raises:
-      UserError: The text has not as many different pieces, or more letters than `size` has room for.
+      UserError: The text has not as many different tokens, or more letters than `size` has room for.
     """
 
     def make(folder: Path) -> None:
@@ -40,7 +40,7 @@ def wordpiece(source: str, size: int, column: str | None = None) -> Tokenizer:
 
 
 def learn(source: str, size: int, column: str | None) -> dict[str, int]:
-    """Pieces with their ids, special tokens first."""
+    """Tokens with their ids, special tokens first."""
     import tokenizers
     from tokenizers import models, pre_tokenizers, trainers
 
@@ -57,7 +57,7 @@ def learn(source: str, size: int, column: str | None) -> dict[str, int]:
     if size < len(known):
         raise UserError(
             f"--vocab_size={size}: the text has {len(letters)} different letters, which alone take {len(known)} "
-            "pieces; give more."
+            "tokens; give more."
         )
     trained = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL[1]))
     trained.normalizer, trained.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
@@ -68,7 +68,7 @@ def learn(source: str, size: int, column: str | None) -> dict[str, int]:
     vocabulary = trained.get_vocab()
     if len(vocabulary) < size:
         raise UserError(
-            f"--vocab_size={size}: {source} gives no more than {len(vocabulary)} pieces that occur twice; "
+            f"--vocab_size={size}: {source} gives no more than {len(vocabulary)} tokens that occur twice; "
             "give so many, or more text."
         )
     return vocabulary

@@ -48,7 +48,9 @@ def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
         off = f"logits are off by {parity.distance:.2g} of their size"
         why = (wrong_products(measured.new),) if measured.new.inexact else ()
         failures.append(Failure(f"it does not compute what {parity.bundle} does in JAX: {off}", why))
-    return failures + [Failure(said) for claim in measured.new.claims if (said := contradiction(claim, measured))]
+    return failures + [
+        Failure(mismatch) for claim in measured.new.claims if (mismatch := contradiction(claim, measured))
+    ]
 
 
 def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
@@ -61,8 +63,8 @@ def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
         )
     if new.answers == 1 and measured.labels != 1:
         yield "it gives every text the same answer: what it learnt is gone"
-    if measured.same_pieces < 1:
-        yield f"its tokenizer cuts {1 - measured.same_pieces:.1%} of the texts into other ids than OLD's"
+    if measured.same_tokens < 1:
+        yield f"its tokenizer cuts {1 - measured.same_tokens:.1%} of the texts into other ids than OLD's"
     if new.truncated > measured.old.truncated:
         yield f"{new.truncated} texts are too long for it and lose their end, {measured.old.truncated} for OLD"
     if new.finite and parity is not None and parity.agreement is not None:

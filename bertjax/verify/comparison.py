@@ -24,16 +24,16 @@ from bertjax.storage import manifest
 from bertjax.text.answers import tags_or_answers
 from bertjax.text.encode import Encoded, encode_examples, sentence_labels
 from bertjax.text.examples import Examples
-from bertjax.text.facts import described
+from bertjax.text.facts import task_summary
 from bertjax.text.sources import infer_task, load_examples
-from bertjax.text.tasks import BY_PIECE, Task, align_labels
+from bertjax.text.tasks import BY_TOKEN, Task, align_labels
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import folder as folders
 from bertjax.verify.measured import Measured, Parity, Side
 
 SIDES = ("OLD", "NEW")
 Logits = Sequence[np.ndarray]
-"""Of each text the numbers of its classes; of each row of tags and answers, for each of its pieces."""
+"""Of each text the numbers of its classes; of each row of tags and answers, for each of its tokens."""
 Answers = np.ndarray | list
 """One for each text: a class, a number, labels, the tags of its words, an answer in words."""
 
@@ -71,32 +71,34 @@ def compare(
         check_origin(new, paths[bundle])
     runtimes = {name: folders.runtime_of(path) for name, path in paths.items()}
     task, examples, gold = labelled(source, task, old)
-    notify(described(examples))
+    notify(task_summary(examples))
     candidates = {name: Candidate(runtimes[name], path) for name, path in paths.items()}
-    rows = {name: cut(path, examples, task, max_length) for name, path in paths.items()}
-    timings, logits = run(candidates, examples, rows, max_length, threads, repeats, notify)
+    rows = {name: encode_for(path, examples, task, max_length) for name, path in paths.items()}
+    timings, logits = run_models(candidates, examples, rows, max_length, threads, repeats, notify)
     notify("reading the files")
-    said = {name: spoken(logits[name], rows[name], examples) for name in paths}
-    sides = {name: side(paths[name], rows[name], gold, logits[name], said[name], timings[name]) for name in SIDES}
-    pieces = {name: by_example(rows[name], len(examples)) for name in SIDES}
+    predictions = {name: predictions_of(logits[name], rows[name], examples) for name in paths}
+    sides = {
+        name: side(paths[name], rows[name], gold, logits[name], predictions[name], timings[name]) for name in SIDES
+    }
+    tokens = {name: by_example(rows[name], len(examples)) for name in SIDES}
     return Measured(
         metric=task.metric,
         texts=len(examples),
         labels=distinct(task.kind, gold),
         old=sides["OLD"],
         new=dataclasses.replace(sides["NEW"], claims=folders.claims_of(new, old, task.metric)),
-        difference=paired_difference_interval(task.metric, said["NEW"], said["OLD"], gold),
-        p_value=paired_p_value(task.metric, said["NEW"], said["OLD"], gold),
-        agreement=agreement(task.kind, said["NEW"], said["OLD"]),
-        same_pieces=float(np.mean([np.array_equal(*both) for both in zip(*pieces.values(), strict=True)])),
-        renamed=renamed(*(class_numbers(task, said[name]) for name in ("NEW", "OLD")))
+        difference=paired_difference_interval(task.metric, predictions["NEW"], predictions["OLD"], gold),
+        p_value=paired_p_value(task.metric, predictions["NEW"], predictions["OLD"], gold),
+        agreement=agreement(task.kind, predictions["NEW"], predictions["OLD"]),
+        same_tokens=float(np.mean([np.array_equal(*both) for both in zip(*tokens.values(), strict=True)])),
+        renamed=renamed_agreement(*(class_numbers(task, predictions[name]) for name in ("NEW", "OLD")))
         if task.kind in ("classification", "tokens")
         else None,
-        parity=held_against(
+        parity=parity_with(
             str(paths[bundle]),
             logits["NEW"],
             logits[bundle],
-            agreement(task.kind, said["NEW"], said[bundle]),
+            agreement(task.kind, predictions["NEW"], predictions[bundle]),
             sides["NEW"].holds_integers,
         )
         if bundle
@@ -126,7 +128,7 @@ def with_bundle(new: Path, old: Path, bundle: Path | None) -> tuple[dict[str, Pa
     return {**paths, name: bundle}, name
 
 
-def run(
+def run_models(
     candidates: dict[str, Candidate],
     examples: Examples,
     rows: dict[str, Encoded],
@@ -144,12 +146,12 @@ def run(
     timings = measure_latency(both, examples.texts, examples.pairs, repeats=repeats, **common)
     logits = measure_outputs(candidates, examples, rows, **common)
     for name, order in orders.items():
-        by_piece, unit = (task.kind in BY_PIECE), {1: "a text", 2: "a token"}
+        by_token, unit = (task.kind in BY_TOKEN), {1: "a text", 2: "a token"}
         found = logits[name][0]
-        if found.ndim != 1 + by_piece:
+        if found.ndim != 1 + by_token:
             raise UserError(
                 f"{paths[name]} gives numbers for {unit.get(found.ndim, 'something else')}; a task of kind {task.kind} "
-                f"needs them for {unit[1 + by_piece]}."
+                f"needs them for {unit[1 + by_token]}."
             )
         if found.shape[-1] != len(order):
             raise UserError(
@@ -158,20 +160,20 @@ def run(
     return timings, {name: [row[..., orders[name]] for row in logits[name]] for name in paths}
 
 
-def side(path: Path, rows: Encoded, gold: Answers, logits: Logits, said: Answers, timing: Timing) -> Side:
+def side(path: Path, rows: Encoded, gold: Answers, logits: Logits, predictions: Answers, timing: Timing) -> Side:
     """One of the two models, without its claims."""
     task = rows.task
     return Side(
         folder=str(path),
-        score=score_of(task.metric, said, gold),
-        interval=score_interval(task.metric, said, gold),
+        score=score_predictions(task.metric, predictions, gold),
+        interval=score_interval(task.metric, predictions, gold),
         timing=timing,
         bytes=folders.shipped_bytes(path),
         weights=folders.weights_of(path),
         graph=read_graph(path) if folders.runtime_of(path) == "onnx" else None,
         truncated=rows.truncated,
         finite=all(bool(np.isfinite(row).all()) for row in logits),
-        answers=distinct(task.kind, said),
+        answers=distinct(task.kind, predictions),
         file_bytes=stored_bytes(path),
         inexact=inexact_products(path) if folders.runtime_of(path) == "onnx" else (),
     )
@@ -183,7 +185,7 @@ def labelled(source: str, task: Task, old: Path) -> tuple[Task, Examples, Answer
     aligned = align_labels(found, classes_of(old, found.kind), str(old))
     examples = load_examples(source, aligned, "test", labelled=True)
     assert examples.labels is not None
-    if aligned.kind in BY_PIECE:
+    if aligned.kind in BY_TOKEN:
         return aligned, examples, [one["text"] if aligned.kind == "qa" else one for one in examples.labels]
     gold = sentence_labels(examples, aligned)
     assert gold is not None
@@ -205,29 +207,29 @@ def columns(task: Task, classes: dict[int, str], path: Path) -> list[int]:
     return [own.index(name) for name in task.labels] if task.labels else list(range(len(classes)))
 
 
-def spoken(logits: Logits, rows: Encoded, examples: Examples) -> Answers:
+def predictions_of(logits: Logits, rows: Encoded, examples: Examples) -> Answers:
     """Answers; what is no number counts as 0, so that a broken model has a score, and a bad one."""
     numbers = [np.nan_to_num(row, posinf=1e30, neginf=-1e30) for row in logits]
-    if rows.task.kind in BY_PIECE:
+    if rows.task.kind in BY_TOKEN:
         return tags_or_answers(numbers, rows, examples)
     return answers(rows.task.kind, np.stack(numbers))
 
 
-def score_of(metric: str, said: Answers, gold: Answers) -> float:
+def score_predictions(metric: str, predictions: Answers, gold: Answers) -> float:
     """As `score`, which imports scikit-learn for the mean of right and wrong."""
     if metric != "accuracy":
-        return score(metric, said, gold)
-    (sums,) = example_sums(metric, gold, said)
+        return score(metric, predictions, gold)
+    (sums,) = example_sums(metric, gold, predictions)
     return float(score_of_sums(metric, sums.sum(0, keepdims=True))[0])
 
 
-def distinct(kind: str, said: Answers) -> int | None:
+def distinct(kind: str, predictions: Answers) -> int | None:
     """How many different answers there are, where they are no numbers: of tags, to all words together."""
     if kind == "regression":
         return None
-    if kind in BY_PIECE:
-        return len({str(one) for text in said for one in (text if kind == "tokens" else [text])})
-    return len(np.unique(said, axis=0))
+    if kind in BY_TOKEN:
+        return len({str(one) for text in predictions for one in (text if kind == "tokens" else [text])})
+    return len(np.unique(predictions, axis=0))
 
 
 def agreement(kind: str, a: Answers, b: Answers) -> float | None:
@@ -237,13 +239,13 @@ def agreement(kind: str, a: Answers, b: Answers) -> float | None:
     return float(np.mean([np.array_equal(one, other) for one, other in zip(a, b, strict=True)]))
 
 
-def class_numbers(task: Task, said: Answers) -> list[np.ndarray]:
+def class_numbers(task: Task, predictions: Answers) -> list[np.ndarray]:
     """The classes that each text was given, one or one for each word, by number."""
     by_word = task.kind == "tokens"
-    return [np.array([task.labels.index(tag) for tag in text] if by_word else [text], np.int64) for text in said]
+    return [np.array([task.labels.index(tag) for tag in text] if by_word else [text], np.int64) for text in predictions]
 
 
-def renamed(new: Sequence[np.ndarray], old: Sequence[np.ndarray]) -> float | None:
+def renamed_agreement(new: Sequence[np.ndarray], old: Sequence[np.ndarray]) -> float | None:
     """Agreement after calling each class that NEW says what OLD mostly says there; None where that is no other order of
     the classes that OLD says."""
     pairs, counts = np.unique(np.stack([np.concatenate(new), np.concatenate(old)]), axis=1, return_counts=True)
@@ -255,10 +257,10 @@ def renamed(new: Sequence[np.ndarray], old: Sequence[np.ndarray]) -> float | Non
     return agreement("classification", [called[np.searchsorted(classes, text)] for text in new], list(old))
 
 
-def held_against(bundle: str, new: Logits, ours: Logits, alike: float | None, rounds: bool) -> Parity:
+def parity_with(bundle: str, new: Logits, ours: Logits, alike: float | None, rounds: bool) -> Parity:
     """NEW beside its bundle, whose answers are NEW's in a share `alike` of the texts. Where inputs are rounded, one
     that falls to the other side changes all that follows in its text, so it is the bulk of the texts that is looked at.
-    Texts that the two cut into other pieces are infinitely far apart."""
+    Texts that the two cut into other tokens are infinitely far apart."""
     if [row.shape for row in new] == [row.shape for row in ours]:
         difference = np.array([np.abs(one - other).max() for one, other in zip(new, ours, strict=True)])
     else:
@@ -268,7 +270,7 @@ def held_against(bundle: str, new: Logits, ours: Logits, alike: float | None, ro
     return Parity(bundle, float(difference.max()), float(distance / size), alike)
 
 
-def cut(path: Path, examples: Examples, task: Task, max_length: int) -> Encoded:
+def encode_for(path: Path, examples: Examples, task: Task, max_length: int) -> Encoded:
     """The examples as a folder's model reads them."""
     return encode_examples(examples, task, Tokenizer.from_folder(path), min(max_length, longest_input(path)))
 

@@ -17,7 +17,7 @@ from bertjax.storage.tensors import stored_arrays
 from bertjax.storage.typed_json import Within, read_json, value
 from bertjax.verify.measured import Claim, Weights
 
-SAID: dict[str, Any] = {
+REPORT_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("name", "bundle", "exported_from", "metric", "baseline"), str | None),
     **dict.fromkeys(("score", "size_bytes", "bytes", "speed_up", "speedup"), float | None),
     "score_ci95": tuple[float, float] | None,
@@ -126,7 +126,7 @@ def given_bundle(bundle: Path, new: Path) -> Path:
 
 def weights_of(folder: Path) -> Weights:
     """What the arrays of the model take and hold."""
-    arrays = read_arrays(folder) if runtime_of(folder) == "onnx" else _stored(folder)
+    arrays = read_arrays(folder) if runtime_of(folder) == "onnx" else _stored_arrays(folder)
     total = sum(array.nbytes for array in arrays.values())
     wide = [array for array in arrays.values() if array.ndim > 1]
     countable = [array for array in wide if array.dtype.kind == "f" or array.dtype == np.int8]
@@ -150,7 +150,7 @@ def _makeup(arrays: Mapping[str, np.ndarray], total: int) -> str:
     return f"{shares}; the largest array is {name} ({list(largest.shape)}, {largest.nbytes / max(total, 1):.0%})"
 
 
-def _stored(folder: Path) -> dict[str, np.ndarray]:
+def _stored_arrays(folder: Path) -> dict[str, np.ndarray]:
     return {name: array for file in sorted(folder.glob("*.safetensors")) for name, array in stored_arrays(file).items()}
 
 
@@ -163,9 +163,9 @@ def _of_report(folder: Path, old: Path, metric: str) -> Iterator[Claim]:
     path = folder / "report.json"
     if not path.is_file():
         return
-    content = _checked(read_json(path), metric, str(path))
-    rows = [_checked(row, metric, f"{path}: rows[{number}]") for number, row in enumerate(content.get("rows") or ())]
-    row, baseline = _rows(rows, content.get("baseline"), folder) if "rows" in content else (content, None)
+    content = _typed_row(read_json(path), metric, str(path))
+    rows = [_typed_row(row, metric, f"{path}: rows[{number}]") for number, row in enumerate(content.get("rows") or ())]
+    row, baseline = _rows_of_folder(rows, content.get("baseline"), folder) if "rows" in content else (content, None)
     name = path.name
     if (content.get("metric") or metric) == metric and (score := _first(row, "score", metric)) is not None:
         interval = row.get("score_ci95")
@@ -175,14 +175,14 @@ def _of_report(folder: Path, old: Path, metric: str) -> Iterator[Claim]:
     if (speed_up := _first(row, "speed_up", "speedup")) is not None:
         yield Claim(name, "speed-up", speed_up)
     elif baseline and _is_same(path.parent, baseline.get("bundle"), old):
-        before, after = (one.get("latency_ms") for one in (_beside(rows, row, baseline), row))
+        before, after = (one.get("latency_ms") for one in (_baseline_of(rows, row, baseline), row))
         if before and after:
             yield Claim(name, "speed-up", _median(before, path) / _median(after, path))
 
 
-def _checked(row: Any, metric: str, where: str) -> dict[str, Any]:
+def _typed_row(row: Any, metric: str, where: str) -> dict[str, Any]:
     """A report or a row of one, where what is read of it is of the type that it should be."""
-    kinds = SAID | {metric: float | None}
+    kinds = REPORT_FIELDS | {metric: float | None}
     given = value(dict, row, where)
     return given | {name: value(kind, given[name], f"{where}: {name}") for name, kind in kinds.items() if name in given}
 
@@ -193,7 +193,9 @@ def _median(latency: dict[str, Any], path: Path) -> float:
     return value(Annotated[float, Within(1e-6)], both.get("p50"), f"{path}: latency_ms.batch_1.p50")
 
 
-def _rows(rows: list[dict[str, Any]], baseline: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _rows_of_folder(
+    rows: list[dict[str, Any]], baseline: Any, folder: Path
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The row of this folder in a report of several models (empty if it is not sure which), and the baseline's."""
     mine = [row for row in rows if _is_same(folder, row.get("bundle"), folder)]
     exactly = [row for row in mine if (folder / row["bundle"]).resolve() == folder.resolve()]
@@ -202,7 +204,7 @@ def _rows(rows: list[dict[str, Any]], baseline: Any, folder: Path) -> tuple[dict
     return chosen[0], next((row for row in rows if row.get("name") == baseline is not None), None)
 
 
-def _beside(rows: Sequence[dict[str, Any]], row: Mapping[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+def _baseline_of(rows: Sequence[dict[str, Any]], row: Mapping[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
     """The baseline in the runtime of a row, as `Report.against` has it."""
     if row.get("exported_from") is None:
         return baseline

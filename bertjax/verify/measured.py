@@ -111,7 +111,7 @@ class Measured:
     p_value: float
     agreement: float | None
     """Share of texts that both answer alike; None for numbers."""
-    same_pieces: float
+    same_tokens: float
     """Share of texts that both tokenizers cut into the same ids."""
     renamed: float | None = None
     """Agreement if each class of NEW is called what OLD mostly says there; None where that renames nothing."""

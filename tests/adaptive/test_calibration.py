@@ -31,8 +31,8 @@ def made_up(wrong_where_unsure: float):
 def test_those_who_are_sure_leave_and_no_others(rule):
     exits, logits, gold, sure = made_up(wrong_where_unsure=0.5)
     found = calibrate(CONFIG, exits, logits, gold, metric="accuracy", bound=0.01, rule=rule)
-    assert found.leaving is not None
-    kept = next(one for one in found.tried if one.leaving == found.leaving)
+    assert found.exit_rule is not None
+    kept = next(one for one in found.tried if one.exit_rule == found.exit_rule)
     depth = np.where(sure[0], 1, np.where(sure[1], 2, 3)).mean()
     assert kept.mean_depth == pytest.approx(depth, abs=0.1)
     assert kept.loss_ci95[1] <= 0.01
@@ -45,28 +45,28 @@ def test_no_example_is_at_a_threshold(rule, confidence):
     exits = np.repeat(rng.normal(0, 1, (2, 20, 2)), 3, axis=1).astype(np.float32)  # three examples say the same
     said, tried = np.asarray(confidence(jnp.asarray(exits)), np.float64), candidates(CONFIG, rule, 0.0, exits)
     assert len(tried) > 20
-    assert min(np.abs(said - leaving.threshold).min() for leaving in tried) > 1e-5
+    assert min(np.abs(said - exit_rule.threshold).min() for exit_rule in tried) > 1e-5
     assert not candidates(CONFIG, rule, 0.0, np.full_like(exits, np.nan))
 
 
 def test_where_every_exit_loses_too_much_no_example_exits():
     exits, logits, gold, _ = made_up(wrong_where_unsure=0.5)
     shuffled = np.roll(exits, 1, axis=1)  # sure, and of another example
-    assert calibrate(CONFIG, shuffled, logits, gold, metric="accuracy", bound=0.01).leaving is None
+    assert calibrate(CONFIG, shuffled, logits, gold, metric="accuracy", bound=0.01).exit_rule is None
 
 
 def test_exits_that_are_always_right_are_all_taken():
     exits, logits, gold, _ = made_up(wrong_where_unsure=0.0)
     found = calibrate(CONFIG, exits, logits, gold, metric="accuracy", bound=0.01)
-    assert found.leaving is not None
-    assert found.tried[-1].leaving == found.leaving
+    assert found.exit_rule is not None
+    assert found.tried[-1].exit_rule == found.exit_rule
     assert found.tried[-1].mean_depth < 1.3
 
 
 def test_patience_is_tried_from_much_to_little():
     exits, logits, gold, _ = made_up(wrong_where_unsure=0.0)
     found = calibrate(CONFIG, exits, logits, gold, metric="accuracy", bound=0.01, rule="patience")
-    assert [one.leaving.threshold for one in found.tried] == [1.0]
+    assert [one.exit_rule.threshold for one in found.tried] == [1.0]
     assert found.tried[0].mean_depth == 2.0
 
 
@@ -90,10 +90,10 @@ def certified(n: int, bound: float, metric: str = "accuracy", right: bool = True
 
 def test_texts_that_cannot_show_a_bound_certify_no_threshold_and_say_how_many_could():
     found = certified(10, bound=0.0)
-    assert found.leaving is None
+    assert found.exit_rule is None
     assert "no number of texts can show that nothing at all is lost" in found.why_none
     found = certified(10, bound=0.01, rule="entropy")
-    assert found.leaving is None
+    assert found.exit_rule is None
     assert "10 held-out texts cannot show a loss of at most 0.01: 368 or more can" in found.why_none
     assert len(found.tried) > 5, "what each threshold costs is shown all the same"
     assert all(one.loss_ci95[1] > 0.3 for one in found.tried)
@@ -102,15 +102,15 @@ def test_texts_that_cannot_show_a_bound_certify_no_threshold_and_say_how_many_co
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
 @pytest.mark.parametrize("bound", [0.0, 0.02])
 def test_no_metric_promises_what_twenty_texts_cannot_show(metric, bound):
-    assert certified(20, bound, metric).leaving is None
-    assert certified(20, bound, metric, right=False).leaving is None
+    assert certified(20, bound, metric).exit_rule is None
+    assert certified(20, bound, metric, right=False).exit_rule is None
 
 
 def test_the_least_texts_that_can_show_a_bound_do():
-    assert certified(367, 0.01).leaving is None
+    assert certified(367, 0.01).exit_rule is None
     found = certified(368, 0.01)
-    assert found.leaving is not None
-    assert (found.why_none, found.tried[-1].leaving) == ("", found.leaving)
+    assert found.exit_rule is not None
+    assert (found.why_none, found.tried[-1].exit_rule) == ("", found.exit_rule)
 
 
 def test_a_threshold_behind_one_that_failed_is_not_promised():
@@ -118,7 +118,7 @@ def test_a_threshold_behind_one_that_failed_is_not_promised():
     exits, logits, gold, sure = made_up(wrong_where_unsure=0.0)
     exits = np.where(sure[..., None] & (np.arange(N) % 3 == 0)[:, None], -exits, exits)
     found = calibrate(CONFIG, exits, logits, gold, metric="accuracy", bound=0.005)
-    assert found.leaving is None
+    assert found.exit_rule is None
     assert "2000 held-out texts cannot rule out a loss of" in found.why_none
 
 
@@ -130,5 +130,5 @@ def test_a_promise_of_calibration_is_broken_in_one_of_forty_at_most():
         exits = np.where(wrong, logits[:, ::-1], logits).repeat(2, axis=0)
         gold = np.ones(400, int)
         found = calibrate(CONFIG, exits, logits, gold, metric="accuracy", bound=0.0199, rule="patience")
-        broken += found.leaving is not None
+        broken += found.exit_rule is not None
     assert broken <= 5  # 2.5 % of 80, and 2 standard errors

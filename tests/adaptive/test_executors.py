@@ -149,7 +149,7 @@ def test_who_else_is_in_the_batch_changes_nothing():
         agree(alone, ExitOutput(together.logits[i : i + 1], together.depths[i : i + 1]))
     junk = np.full((3, 7), 41, np.int32)
     with_junk = [np.concatenate([junk, array]) for array in inputs(batch)]
-    with_junk[1][:3] = 0  # not a real piece among them
+    with_junk[1][:3] = 0  # not a real token among them
     for run in (full, looped, in_segments):
         found = run(walk, params, *with_junk)
         agree(ExitOutput(found.logits[3:], found.depths[3:]), together)

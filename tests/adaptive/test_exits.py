@@ -45,7 +45,7 @@ def test_an_exit_is_a_pooler_and_a_classifier_on_the_first_row_of_its_layer():
 
 
 @pytest.mark.parametrize("number", [-1, 0])
-def test_an_exit_may_read_the_mean_of_the_real_pieces(number):
+def test_an_exit_may_read_the_mean_of_the_real_tokens(number):
     model, params = tiny(num_hidden_layers=2, exits=Exits((number,), reads="mean"))
     out, real = apply(model, params, tiny_batch()), tiny_batch()["attention_mask"]
     head, hidden = params["exits"][f"exit_{number}"], np.asarray(out.hidden_states[number + 1])
@@ -73,9 +73,9 @@ def test_exits_begin_as_copies_of_the_models_own_head():
         np.testing.assert_array_equal(found["exits"]["exit_1"][part]["kernel"], params[part]["kernel"])
 
 
-@pytest.mark.parametrize("leaving", [None, ExitRule("entropy", 0.25)])
-def test_a_model_with_exits_is_read_as_it_was_written_and_not_by_stock_code(tmp_path, leaving):
-    model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1), "shared_pooler", leaving))
+@pytest.mark.parametrize("exit_rule", [None, ExitRule("entropy", 0.25)])
+def test_a_model_with_exits_is_read_as_it_was_written_and_not_by_stock_code(tmp_path, exit_rule):
+    model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1), "shared_pooler", exit_rule))
     bertjax.save(Bundle(model.config, params), tmp_path / "m")
     again = bertjax.load(tmp_path / "m")
     assert again.config == model.config

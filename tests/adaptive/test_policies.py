@@ -88,7 +88,7 @@ def test_a_threshold_in_normalised_entropy_means_the_same_for_any_number_of_clas
 
 
 @pytest.mark.parametrize(
-    ("changes", "leaving", "said"),
+    ("changes", "exit_rule", "said"),
     [
         ({}, None, "calibrate"),
         ({"labels": ("score",)}, ExitRule("entropy", 0.1), "regression"),
@@ -97,6 +97,6 @@ def test_a_threshold_in_normalised_entropy_means_the_same_for_any_number_of_clas
         ({"problem_type": "multi_label_classification"}, ExitRule("entropy", 0.1), "several labels"),
     ],
 )
-def test_a_rule_that_says_nothing_of_these_answers_is_refused(changes, leaving, said):
+def test_a_rule_that_says_nothing_of_these_answers_is_refused(changes, exit_rule, said):
     with pytest.raises(UserError, match=said):
-        policy_of(DEEP.replace(**changes), leaving)
+        policy_of(DEEP.replace(**changes), exit_rule)

@@ -41,7 +41,7 @@ def shapes(encoded: Any, max_length: int, positions: int) -> Iterator[Shape]:
     """All shapes of all ways, with as many positions a batch."""
     from bertjax.text.batches import batches, gather
     from bertjax.text.buckets import bucket_of, length_buckets
-    from bertjax.text.packing import pack, packed_batches
+    from bertjax.text.packing import pack_rows, packed_batches
 
     rows = positions // max_length
     whole = next(batches(encoded, rows, seed=0, buckets=(max_length,)))
@@ -51,7 +51,7 @@ def shapes(encoded: Any, max_length: int, positions: int) -> Iterator[Shape]:
         members, many = np.flatnonzero(edges == length), positions // length
         yield Shape(WAYS[1], many, length, len(members) / many, gather(encoded, np.resize(members, many), length))
     packed = next(packed_batches(encoded, rows, row_length=max_length, seed=0))
-    yield Shape(WAYS[2], rows, max_length, len(pack(encoded.lengths, max_length)) / rows, packed)
+    yield Shape(WAYS[2], rows, max_length, len(pack_rows(encoded.lengths, max_length)) / rows, packed)
 
 
 def step_on(batch: dict[str, np.ndarray], folder: str) -> tuple[Callable[[], float], dict]:

@@ -22,7 +22,7 @@ def of_rows(loss: Any) -> Any:
     return lambda s, t, mask, rows: loss(s[0][:, 0], t[0][:, 0], rows)
 
 
-def of_pieces(loss: Any) -> Any:
+def of_tokens(loss: Any) -> Any:
     return lambda s, t, mask, rows: loss(s[0], t[0], mask * rows[:, None])
 
 
@@ -44,10 +44,10 @@ CASES = {
     "soft_cross_entropy": Case(of_rows(losses.soft_cross_entropy)),
     "binary_soft_targets": Case(of_rows(losses.binary_soft_targets)),
     "span_soft_targets": Case(of_texts(losses.span_soft_targets), ((2,),), ((2,),)),
-    "squared_error": Case(of_pieces(losses.squared_error)),
-    "cosine": Case(of_pieces(losses.cosine)),
+    "squared_error": Case(of_tokens(losses.squared_error)),
+    "cosine": Case(of_tokens(losses.cosine)),
     "direction_error": Case(of_rows(losses.direction_error)),
-    "feature_error": Case(of_pieces(losses.feature_error)),
+    "feature_error": Case(of_tokens(losses.feature_error)),
     "score_error": Case(of_texts(losses.score_error), **HEADS),
     "score_error_with_padding": Case(of_texts(losses.score_error_with_padding), **HEADS, reads_padding=True),
     "attention_cross_entropy_with_padding": Case(

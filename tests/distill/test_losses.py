@@ -53,7 +53,7 @@ def test_soft_targets_of_independent_labels_are_a_loop_of_binary_ones():
     np.testing.assert_allclose(ours[1], WEIGHTS.sum())
 
 
-def test_squared_error_is_torchs_over_real_pieces():
+def test_squared_error_is_torchs_over_real_tokens():
     student, teacher = numbers(2, 4, 8), numbers(2, 4, 8)
     mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], np.float32)
     expected = functional.mse_loss(torch.tensor(student[mask > 0]), torch.tensor(teacher[mask > 0]))

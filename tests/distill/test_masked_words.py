@@ -1,4 +1,4 @@
-"""A teacher's probabilities of pieces, against PyTorch's KL over the rows that count."""
+"""A teacher's probabilities of tokens, against PyTorch's KL over the rows that count."""
 
 import jax
 import jax.numpy as jnp
@@ -37,5 +37,5 @@ def test_the_loss_is_torchs_batchmean_over_places_that_count(everywhere: bool):
 def test_models_that_predict_no_words_or_others_are_refused():
     with pytest.raises(UserError, match="a BertModel guesses none"):
         MLMSoftTargets().build(CONFIG, CONFIG.replace(architecture="BertModel"))
-    with pytest.raises(UserError, match="the student has 11 pieces, the teacher 12"):
+    with pytest.raises(UserError, match="the student has 11 tokens, the teacher 12"):
         MLMSoftTargets().build(CONFIG, CONFIG.replace(vocab_size=12))

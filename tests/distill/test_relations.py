@@ -34,7 +34,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-def test_cosine_is_torchs_over_real_pieces():
+def test_cosine_is_torchs_over_real_tokens():
     student, teacher = numbers(3, 6, 8), numbers(3, 6, 8)
     real = MASK > 0
     chosen = torch.tensor(student[real]), torch.tensor(teacher[real])

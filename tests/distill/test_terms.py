@@ -120,7 +120,7 @@ def test_hidden_states_of_tinyberts_code_count_padding_and_always_have_a_project
 
 
 def test_feature_maps_are_compared_whole_or_taken_apart():
-    """Whole over real pieces; MobileBERT's code with torch's LayerNorm, over padding too, as a mean of layers."""
+    """Whole over real tokens; MobileBERT's code with torch's LayerNorm, over padding too, as a mean of layers."""
     ours, theirs, real = said(SAME_WIDTH).hidden_states, said(TEACHER).hidden_states, t(BATCH["attention_mask"]) > 0
     whole, apart = 0.0, 0.0
     for s, p in ((1, 2), (2, 4), (3, 6)):
@@ -240,7 +240,7 @@ OF_ONE_TEXT: dict[str, tuple[Any, Any]] = {
         ),
     ),
 }
-"""Term, and what its paper's formula says of one text of n pieces, in plain arrays."""
+"""Term, and what its paper's formula says of one text of n tokens, in plain arrays."""
 WEIGHTS = np.array([1, 1, 0.5, 1, 2, 1, 0, 1, 1, 1, 1, 1], np.float32)
 
 
@@ -262,7 +262,7 @@ def test_papers_take_the_mean_by_text(name: str):
     np.testing.assert_allclose([total, weight], [expected, WEIGHTS.sum()], rtol=1e-5)
 
 
-def test_of_the_mean_over_pieces_a_long_text_is_the_larger_part_and_of_the_papers_it_is_not():
+def test_of_the_mean_over_tokens_a_long_text_is_the_larger_part_and_of_the_papers_it_is_not():
     """Two texts that are told apart by their length: the paper's mean is theirs, whatever the lengths."""
     loss = [FeatureMaps(preset=preset).build(SAME_WIDTH.config, TEACHER_CONFIG) for preset in ("mean", "paper")]
     mask = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]], np.int32)

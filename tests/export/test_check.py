@@ -14,8 +14,8 @@ from bertjax.bundle import Bundle
 from bertjax.errors import UserError
 from bertjax.export import check as module
 from bertjax.export import export
-from bertjax.export.check import ROUNDED, cause, check, inputs_of
-from bertjax.export.folder import write
+from bertjax.export.check import ROUNDED, cause, check_batches, check_export
+from bertjax.export.folder import write_export
 from bertjax.measure import integer_products
 from bertjax.measure.integer_products import Operand, inexact_products, is_exact, operands
 from bertjax.model import BertConfig, init_params
@@ -46,7 +46,7 @@ def quantised(rules: Any = INT8, fixed: bool = True, params: Any = None) -> Bund
     plain = Bundle(CONFIG, params or init_params(CONFIG, 0), calibration=TEXTS)
     config, params = quantise_weights(plain.config, plain.params, rules)
     bundle = dataclasses.replace(plain, config=config, params=params)
-    batches = list(inputs_of(bundle))
+    batches = list(check_batches(bundle))
     found = find_ranges(bundle.model, params, batches, "min_max") if fixed else {}
     sites = found or {site: Activation() for site in integer_sites(bundle.model, params)}
     return with_activations(bundle, sites)
@@ -86,10 +86,10 @@ class WithoutVnni:
 @pytest.mark.parametrize(("rules", "weights"), [(INT8, "int8"), (full_int8(INT8), "uint8")])
 def test_what_ships_is_exact_in_this_runtime_and_without_vnni(rules, weights, fixed, tmp_path, monkeypatch):
     bundle = quantised(rules, fixed)
-    write(bundle, "onnx", tmp_path, False, weights)
+    write_export(bundle, "onnx", tmp_path, False, weights)
     assert len(list(operands(tmp_path))) == 6 * 3 + 1
     assert inexact_products(tmp_path) == ()
-    assert check(bundle, "onnx", tmp_path) <= ROUNDED
+    assert check_export(bundle, "onnx", tmp_path) <= ROUNDED
     monkeypatch.setattr(integer_products, "new_session", WithoutVnni)
     assert inexact_products(tmp_path) == ()
 
@@ -134,11 +134,11 @@ def test_a_file_that_is_wrong_is_a_defect_of_one_layer(tmp_path):
     ).astype(np.float32)
     assert right.config.quantization is not None
     wrong = with_activations(quantised(params=other), dict(right.config.quantization.activations))
-    write(wrong, "onnx", tmp_path, False, "int8")
+    write_export(wrong, "onnx", tmp_path, False, "int8")
     with pytest.raises(
         UserError, match=r"(?s)nothing was written.*This is a defect: from layer 1 on, by 0\.\d+ of that"
     ):
-        check(right, "onnx", tmp_path)
+        check_export(right, "onnx", tmp_path)
 
 
 def test_texts_far_outside_of_the_ranges_are_named_and_no_defect(tmp_path):
@@ -148,8 +148,8 @@ def test_texts_far_outside_of_the_ranges_are_named_and_no_defect(tmp_path):
     site = "step_1/ffn/intermediate"
     narrow = ranges | {site: Activation(8, ranges[site].low / 4, ranges[site].high / 4)}  # type: ignore[operator]
     small = with_activations(bundle, narrow)
-    write(small, "onnx", tmp_path, False, "int8")
-    batches = list(inputs_of(small))
+    write_export(small, "onnx", tmp_path, False, "int8")
+    batches = list(check_batches(small))
     said = cause(small, "onnx", tmp_path, batches)
     assert said.startswith("It was tried with its own texts;")
     assert f"of what {site} reads lies outside of the range" in said
@@ -161,7 +161,7 @@ def test_the_share_outside_of_a_range_is_that_of_a_count():
     bundle = quantised()
     assert bundle.config.quantization is not None
     halves = {site: Activation(8, a.low / 2, a.high / 2) for site, a in bundle.config.quantization.activations}  # type: ignore[operator]
-    batches = list(inputs_of(bundle))
+    batches = list(check_batches(bundle))
     shares = shares_outside(with_activations(bundle, halves).model, bundle.params, batches)
     plain = dataclasses.replace(
         bundle,
@@ -210,10 +210,10 @@ def test_a_calibration_file_that_is_none_is_one_clear_error(content: str, tmp_pa
 
 
 def test_an_onnx_runtime_that_is_too_old_is_refused_by_its_version(tmp_path, monkeypatch):
-    write(quantised(), "onnx", tmp_path, False, "int8")
+    write_export(quantised(), "onnx", tmp_path, False, "int8")
     monkeypatch.setattr(onnxruntime, "__version__", "1.24.3")
     with pytest.raises(UserError, match=r"onnxruntime 1\.24\.3 is installed; at least 1\.25 is needed"):
-        check(quantised(), "onnx", tmp_path)
+        check_export(quantised(), "onnx", tmp_path)
 
 
 def test_full_int8_widens_the_kernels_that_have_seven_bits():

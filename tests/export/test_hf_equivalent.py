@@ -16,7 +16,7 @@ from bertjax.export import export
 from bertjax.export.hf_equivalent import hf_equivalent
 from bertjax.model import Exits, LayerConfig, Recurrence
 from bertjax.prune import keep_heads, keep_layers, keep_neurons
-from bertjax.prune.surgery import sizes
+from bertjax.prune.surgery import group_sizes
 from bertjax.quantize import quantise_weights
 from bertjax.share import factorise_words
 from tests.model.tiny import apply, tiny, tiny_batch
@@ -26,10 +26,10 @@ from tests.tolerances import OTHER_FRAMEWORK
 def ragged(**changes: Any) -> Bundle:
     """Three layers of different shapes."""
     model, params = tiny(num_hidden_layers=3, **changes)
-    groups = list(sizes(model.config, "attention"))
+    groups = list(group_sizes(model.config, "attention"))
     heads, neurons = ([1], [0, 2], [0, 1, 2]), ([0, 3, 4, 9], list(range(7)), [5])
     config, params = keep_heads(model.config, params, dict(zip(groups, heads, strict=False)))
-    groups = list(sizes(config, "ffn"))
+    groups = list(group_sizes(config, "ffn"))
     return Bundle(*keep_neurons(config, params, dict(zip(groups, neurons, strict=False))))
 
 

@@ -71,7 +71,7 @@ def models(**changes: Any) -> tuple[Any, Any, Any]:
 
 
 def computed(model: Any, params: Any, inputs: Any, gates: Any = None) -> Any:
-    """Every hidden state of the real pieces, the pooled vectors, and the gradient of a number made from both."""
+    """Every hidden state of the real tokens, the pooled vectors, and the gradient of a number made from both."""
     real = jnp.asarray(inputs["attention_mask"])[..., None]
 
     def number(params: Any) -> Any:
@@ -144,7 +144,7 @@ def test_attention_scores_are_there_whichever_kernel_ran():
     np.testing.assert_allclose(found[0], said(plain, params, inputs).attention_scores[0], **FLOAT32)
 
 
-def test_no_array_of_all_pairs_of_pieces_is_made():
+def test_no_array_of_all_pairs_of_tokens_is_made():
     _, fused, params = models(num_hidden_layers=1)
     inputs = batch(2, 384, packed=True)
     plain = build(fused.config.replace(attention="xla"))
@@ -185,7 +185,7 @@ def test_cudnn_is_given_shapes_that_it_takes(length: int, packed: bool, monkeypa
     assert "cudnn$fmhaScaleBias" in program.replace("\\22", "") or "__cudnn$fmha" in program
 
 
-def test_padding_sees_padding_alone_and_no_piece_sees_another_segment():
+def test_padding_sees_padding_alone_and_no_token_sees_another_segment():
     real = np.array([[1, 1, 1, 0]], np.int32)
     assert key_mask(real, kernel="flash").tolist() == [[0, 0, 0, -1]]
     assert key_mask(real, np.array([[1, 1, 2, 0]], np.int32), "flash").tolist() == [[1, 1, 2, -1]]

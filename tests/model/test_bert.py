@@ -89,7 +89,7 @@ def test_a_row_of_padding_alone_is_finite_forward_and_backward(params):
     assert all(np.isfinite(gradient).all() for gradient in flatten(gradients).values())
 
 
-def test_the_pieces_composed_are_the_whole(params, plain):
+def test_the_tokens_composed_are_the_whole(params, plain):
     batch = tiny_batch()
 
     @jax.jit

@@ -257,13 +257,13 @@ def test_how_much_padding_follows_changes_nothing_and_whether_any_does_only_by_i
     bare = {name: array[:, :7] for name, array in batch.items()}
     first = np.asarray(apply(model, params, bare).hidden_states[0] - outputs[0].hidden_states[0][:, :7])
     assert np.abs(first[:, :6]).max() < 1e-6
-    assert np.abs(first[0, 6]).max() > 0.1  # the last piece of the full row now sees [PAD]
+    assert np.abs(first[0, 6]).max() > 0.1  # the last token of the full row now sees [PAD]
     params["embeddings"]["word"]["embedding"][0] = 0
     np.testing.assert_allclose(apply(model, params, bare).logits, apply(model, params, batch).logits, **SAME_MATHS)
 
 
 @pytest.mark.slow
-def test_rematerialisation_and_pieces_change_nothing():
+def test_rematerialisation_and_tokens_change_nothing():
     model, params = tiny(**MOBILE)
     batch = tiny_batch()
 
@@ -278,14 +278,14 @@ def test_rematerialisation_and_pieces_change_nothing():
         assert scale > 0 or path.endswith("key/bias"), path
         assert np.abs(leaf - flatten(rematted[1])[path]).max() <= 1e-5 * scale, path
 
-    def in_pieces(module: Any) -> Any:
+    def in_tokens(module: Any) -> Any:
         hidden = module.embed(batch["input_ids"], batch["token_type_ids"])
         mask = jnp.asarray(batch["attention_mask"] > 0)[:, None, None, :]
         for start in range(2):
             hidden = module.layers(hidden, mask, start=start, stop=start + 1)[-1].hidden
         return module.finish(hidden)[0]
 
-    logits: Any = model.apply({"params": params}, method=in_pieces)
+    logits: Any = model.apply({"params": params}, method=in_tokens)
     np.testing.assert_allclose(logits, apply(model, params, batch).logits, rtol=1e-5, atol=1e-5)
 
 

@@ -20,7 +20,7 @@ def whole(model):
 
 
 def packed_batch() -> dict[str, np.ndarray]:
-    """Texts of 4, 3 and 5 pieces in two rows; the second row has one text, and a place for another that is empty."""
+    """Texts of 4, 3 and 5 tokens in two rows; the second row has one text, and a place for another that is empty."""
     segments = np.array([[1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 1, 0, 0]], np.int32)
     positions = np.array([[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3, 4, 0, 0]], np.int32)
     ids = np.random.default_rng(0).integers(1, TINY.vocab_size, segments.shape).astype(np.int32)

@@ -36,7 +36,7 @@ def stock(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory) -> dict[str, Any]:
     """What a folder of ours says of a model with something of everything."""
-    exits = Exits((0,), leaving=ExitRule("margin", 0.5))
+    exits = Exits((0,), exit_rule=ExitRule("margin", 0.5))
     quantization = Quantization((("pooler/dense/kernel", Format(4)),), (("pooler", Activation(8, -1.0, 2.0)),))
     layers = (LayerConfig(3, 10), LayerConfig(2, 7))
     return json.loads(json.dumps(config_to_json(TINY.replace(layers=layers, exits=exits, quantization=quantization))))
@@ -449,7 +449,7 @@ def test_a_folder_of_a_later_version_is_refused(own):
 def test_a_vocabulary_larger_than_the_table_is_refused(folder):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(100))]
     (folder / "vocab.txt").write_text("\n".join(words))
-    assert "a tokenizer with 105 pieces" in refusal(folder)
+    assert "a tokenizer with 105 tokens" in refusal(folder)
 
 
 def test_the_real_model_has_the_parameters_it_is_known_for():
@@ -565,11 +565,11 @@ def test_names_of_outputs_may_stand_in_any_order_and_be_numbers():
         ("exits.head", "evil", 'bertjax.exits.head is "evil"; expected one of own_pooler, shared_pooler, shared'),
         ("exits.after", [7], "exits is Exits(after=(7,)"),
         ("exits.after", [[0]], "bertjax.exits.after[0] is [0]; expected a whole number"),
-        ("exits.leaving.threshold", float("nan"), "bertjax.exits.leaving.threshold is NaN; expected a number"),
-        ("exits.leaving.tolerance", -1, "bertjax.exits.leaving.tolerance is -1; expected a number of at least 0"),
-        ("exits.leaving.rule", 3, "bertjax.exits.leaving.rule is 3; expected one of entropy"),
-        ("exits.leaving.spin", 3, 'bertjax.exits.leaving has a field "spin" that this version does not know'),
-        ("exits.leaving", [], "bertjax.exits.leaving is []; expected an object"),
+        ("exits.exit_rule.threshold", float("nan"), "bertjax.exits.exit_rule.threshold is NaN; expected a number"),
+        ("exits.exit_rule.tolerance", -1, "bertjax.exits.exit_rule.tolerance is -1; expected a number of at least 0"),
+        ("exits.exit_rule.rule", 3, "bertjax.exits.exit_rule.rule is 3; expected one of entropy"),
+        ("exits.exit_rule.spin", 3, 'bertjax.exits.exit_rule has a field "spin" that this version does not know'),
+        ("exits.exit_rule", [], "bertjax.exits.exit_rule is []; expected an object"),
         ("exits", {}, "bertjax.exits lacks after"),
         ("layers", 5, "bertjax.layers is 5; expected a list"),
         ("layers.0.intermediate_size", "10", 'bertjax.layers[0].intermediate_size is "10"; expected a whole number'),

@@ -75,7 +75,7 @@ def test_regression_equals_torch(tmp_path):
 
 
 def test_explicit_positions_and_what_is_left_out_equal_torch(tmp_path):
-    """Left padding with positions that count from the first real piece; and ids alone, as a quick look would do."""
+    """Left padding with positions that count from the first real token; and ids alone, as a quick look would do."""
     model = torch_model("BertModel", 21)
     bundle = bertjax.load(written(model, tmp_path))
     batch = random_batch(model.config, 21, "left", 9)
@@ -90,8 +90,8 @@ def sentences(bundle: Bundle) -> dict[str, np.ndarray]:
     assert bundle.tokenizer is not None
     ids = bundle.tokenizer.encode(SENTENCES).ids
     batch = np.zeros((len(ids), 32), np.int32)
-    for row, pieces in zip(batch, ids, strict=True):
-        row[: len(pieces)] = pieces
+    for row, tokens in zip(batch, ids, strict=True):
+        row[: len(tokens)] = tokens
     return {"input_ids": batch, "attention_mask": (batch > 0).astype(np.int32), "token_type_ids": 0 * batch}
 
 

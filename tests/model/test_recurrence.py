@@ -10,7 +10,7 @@ import pytest
 
 import bertjax
 from bertjax.model import BertConfig, Halting, Recurrence, UniversalTransformer, build, universal_config
-from bertjax.model.recurrence import HaltingState, begin, halt, sinusoid
+from bertjax.model.recurrence import HaltingState, halt, initial_halting, sinusoid
 from bertjax.params import Tree, flatten
 from configs import universal_transformer_base
 from tests.model.tiny import TINY, apply, run, tiny, tiny_batch
@@ -52,7 +52,7 @@ def plain_halting(probabilities: list[float], epsilon: float, remainder_at_end: 
 
 
 def ours(probabilities: list[float], epsilon: float = 0.01, remainder_at_end: bool = False):
-    state, weights = begin(jnp.ones((1, 1), bool)), []
+    state, weights = initial_halting(jnp.ones((1, 1), bool)), []
     for number, p in enumerate(probabilities):
         last = remainder_at_end and number == len(probabilities) - 1
         state, weight = halt(state, jnp.full((1, 1), p), last, epsilon)

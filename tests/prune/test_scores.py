@@ -158,9 +158,9 @@ def test_magnitude_of_heads_and_neurons_by_a_loop():
         path = f"encoder/layer_{step}"
         for head in range(HEADS):
             own = slice(head * WIDTH, (head + 1) * WIDTH)
-            pieces = [flat[f"{path}/attention/{name}/kernel"][:, own] for name in ("query", "key", "value")]
-            pieces.append(flat[f"{path}/attention/output/kernel"][own])
-            expected = np.sqrt(sum(float((piece**2).sum()) for piece in pieces))
+            tokens = [flat[f"{path}/attention/{name}/kernel"][:, own] for name in ("query", "key", "value")]
+            tokens.append(flat[f"{path}/attention/output/kernel"][own])
+            expected = np.sqrt(sum(float((token**2).sum()) for token in tokens))
             np.testing.assert_allclose(heads[step][head], expected, rtol=1e-5)
         for neuron in range(NEURONS):
             inner = flat[f"{path}/ffn/intermediate/kernel"][:, neuron]

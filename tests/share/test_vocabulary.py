@@ -1,4 +1,4 @@
-"""Only the pieces that a corpus uses: the real model, the real tokenizer, real text."""
+"""Only the tokens that a corpus uses: the real model, the real tokenizer, real text."""
 
 import dataclasses
 
@@ -38,23 +38,23 @@ def tokenizer_of(bundle: Bundle) -> Tokenizer:
     return bundle.tokenizer
 
 
-def pieces(tokenizer: Tokenizer, texts: list[str]) -> list[list[str | None]]:
+def tokens(tokenizer: Tokenizer, texts: list[str]) -> list[list[str | None]]:
     backend = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     return [[backend.id_to_token(number) for number in row] for row in tokenizer.encode(texts).ids]
 
 
-def test_text_of_the_corpus_is_cut_into_the_same_pieces_with_smaller_ids(demo, pruned, texts):
-    assert pieces(tokenizer_of(pruned), texts[:KEPT]) == pieces(tokenizer_of(demo), texts[:KEPT])
+def test_text_of_the_corpus_is_cut_into_the_same_tokens_with_smaller_ids(demo, pruned, texts):
+    assert tokens(tokenizer_of(pruned), texts[:KEPT]) == tokens(tokenizer_of(demo), texts[:KEPT])
     assert pruned.config.vocab_size == tokenizer_of(pruned).vocab_size < 6000
     ids = tokenizer_of(pruned).encode(texts[:KEPT]).ids
     assert max(max(row) for row in ids) < pruned.config.vocab_size
 
 
-def test_other_text_whose_pieces_all_survive_is_cut_as_before_too(demo, pruned, texts):
-    before, known = pieces(tokenizer_of(demo), texts[KEPT:]), set(tokenizers_vocabulary(tokenizer_of(pruned)))
+def test_other_text_whose_tokens_all_survive_is_cut_as_before_too(demo, pruned, texts):
+    before, known = tokens(tokenizer_of(demo), texts[KEPT:]), set(tokenizers_vocabulary(tokenizer_of(pruned)))
     survivors = [i for i, row in enumerate(before) if set(row) <= known]
     assert 20 < len(survivors) < len(before)
-    after = pieces(tokenizer_of(pruned), [texts[KEPT + i] for i in survivors])
+    after = tokens(tokenizer_of(pruned), [texts[KEPT + i] for i in survivors])
     assert after == [before[i] for i in survivors]
 
 
@@ -63,7 +63,7 @@ def tokenizers_vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def test_a_missing_word_is_spelled_with_what_is_left(pruned):
-    (row,) = pieces(tokenizer_of(pruned), ["unfathomably"])
+    (row,) = tokens(tokenizer_of(pruned), ["unfathomably"])
     assert len(row) > 3
     assert "[UNK]" not in row
     assert "".join(map(str, row[1:-1])).replace("##", "") == "unfathomably"
@@ -90,7 +90,7 @@ def test_the_folder_opens_here_and_in_transformers_with_the_same_ids(pruned, tex
 
 
 @pytest.mark.slow
-def test_the_output_layer_of_masked_words_loses_the_same_pieces(texts):
+def test_the_output_layer_of_masked_words_loses_the_same_tokens(texts):
     demo = bertjax.load("demo", architecture="BertForMaskedLM")
     small = prune_vocabulary(demo, texts[:20])
     assert small.params["decoder_bias"].shape == (small.config.vocab_size,)

@@ -17,15 +17,15 @@ from tests.text.tiny import tiny_tokenizer
 @pytest.mark.parametrize("longest", [1, 3, 30])
 def test_the_best_span_is_the_best_of_all(longest):
     random = np.random.default_rng(0)
-    for pieces in (1, 2, 7, 40):
-        start, end = random.normal(size=(2, pieces))
+    for tokens in (1, 2, 7, 40):
+        start, end = random.normal(size=(2, tokens))
         score, first, last = best_span(start, end, longest)
-        spans = [(start[i] + end[j], i, j) for i in range(pieces) for j in range(i, min(i + longest, pieces))]
+        spans = [(start[i] + end[j], i, j) for i in range(tokens) for j in range(i, min(i + longest, tokens))]
         assert (score, first, last) == max(spans)
 
 
 def certain(labels, width: int, column: int) -> list[np.ndarray]:
-    """Logits that single out the labelled piece: little for the [CLS], much for an answer."""
+    """Logits that single out the labelled token: little for the [CLS], much for an answer."""
     return [np.where(np.arange(width) == row[column], 5.0 if row.any() else 1.0, 0.0) for row in labels]
 
 
@@ -62,7 +62,7 @@ def test_an_answer_may_be_empty_where_every_window_prefers_cls():
     assert best_answers(logits, logits, encoded, examples) == ["the", "the"]
 
 
-def test_a_word_has_the_tag_of_its_first_piece_and_o_where_it_has_none():
+def test_a_word_has_the_tag_of_its_first_token_and_o_where_it_has_none():
     names = ("B", "I", "O")
     words = [["New", "York", "played", "\u200b", "cats"], ["mat"] * 9]
     tags = [["B", "I", "I", "B", "B"], ["B"] * 9]
@@ -70,11 +70,11 @@ def test_a_word_has_the_tag_of_its_first_piece_and_o_where_it_has_none():
     encoded = encode_examples(examples, Task(kind="tokens", labels=names), tiny_tokenizer(), 8)
     assert encoded.labels is not None
     logits = np.zeros((2, 12, 3))
-    logits[:, :, 2] = 0.5  # every piece says O, but the first of each word what its label says
+    logits[:, :, 2] = 0.5  # every token says O, but the first of each word what its label says
     for row in range(2):
         labels = encoded.labels[encoded.offsets[row] : encoded.offsets[row + 1]]
-        for piece in np.flatnonzero(labels >= 0):
-            logits[row, piece, labels[piece]] = 1.0
+        for token in np.flatnonzero(labels >= 0):
+            logits[row, token, labels[token]] = 1.0
     assert predicted_tags(logits, encoded, examples) == [["B", "I", "I", "O", "B"], ["B"] * 6 + ["O"] * 3]
 
 

@@ -12,13 +12,13 @@ from tokenizers import models
 import bertjax
 from bertjax.distill.substitutes import likely_words
 from bertjax.errors import UserError
-from bertjax.text.augment import STOP_WORDS, Word, altered, neighbours, read_texts, spelled, with_gap
+from bertjax.text.augment import STOP_WORDS, Word, altered, neighbours, read_texts, token_strings, with_gap
 from bertjax.text.draws import SUBSTITUTES, Draws
 from bertjax.text.tokenizer import Tokenizer
 from tests.model.reference import torch_model, written
 from tests.text.tiny import SPECIAL, tiny_tokenizer
 
-NAMES = spelled(tiny_tokenizer())
+NAMES = token_strings(tiny_tokenizer())
 TEXT = "The CAT played, in New York: 3 xyz mats!"
 
 
@@ -32,7 +32,7 @@ def test_words_of_letters_that_are_no_stop_words_may_be_exchanged():
         ("york", "York", 8),
         ("mats", "mats", 12),
     ]
-    assert read.words[1].pieces == (spelling["play"], spelling["##ed"])
+    assert read.words[1].tokens == (spelling["play"], spelling["##ed"])
     assert {"the", "in"} <= STOP_WORDS
     assert "york" not in STOP_WORDS
 
@@ -78,7 +78,7 @@ def test_a_capital_stays_one():
     assert altered("CATS sat", [word], [["cats"]], 1, 1.0, Draws(0)) == []
 
 
-def test_neighbours_are_the_nearest_by_cosine_and_not_a_words_own_pieces():
+def test_neighbours_are_the_nearest_by_cosine_and_not_a_words_own_tokens():
     rng = random.Random(0)
     names = [*SPECIAL, "red", "blue", "green", "x", "7up", "##ish", "##ness"]
     table = np.random.default_rng(0).normal(size=(len(names), 6)).astype(np.float32)
@@ -93,7 +93,7 @@ def test_neighbours_are_the_nearest_by_cosine_and_not_a_words_own_pieces():
         return float(mine @ vector[other] / np.linalg.norm(mine) / np.linalg.norm(vector[other]))
 
     for word in rng.sample(list(asked), 4):
-        own = {word, *(names[piece] for piece in asked[word])}
+        own = {word, *(names[token] for token in asked[word])}
         assert found[word] == sorted(vector.keys() - own, key=lambda other: -cosine(word, other))[:3]
 
 
@@ -108,7 +108,7 @@ def test_predictions_are_those_of_torch_one_text_at_a_time(tmp_path):
     assert found[2] == {0: found[2][0]}
     checked = Counter()
     for text, candidates in zip(read, found, strict=True):
-        assert candidates.keys() == {i for i, word in enumerate(text.words) if len(word.pieces) == 1}
+        assert candidates.keys() == {i for i, word in enumerate(text.words) if len(word.tokens) == 1}
         for number, words in candidates.items():
             ids, types = with_gap(text.ids, text.words[number].place, NAMES.index("[MASK]"), 24)
             logits = model(torch.tensor([ids]), token_type_ids=torch.tensor([types])).logits
@@ -119,6 +119,6 @@ def test_predictions_are_those_of_torch_one_text_at_a_time(tmp_path):
 
 
 def test_other_tokenizers_than_wordpiece_are_refused():
-    pieces = {piece: number for number, piece in enumerate([*SPECIAL, "\u2581cat"])}
+    tokens = {token: number for number, token in enumerate([*SPECIAL, "\u2581cat"])}
     with pytest.raises(UserError, match="no WordPiece"):
-        spelled(Tokenizer.wrap(tokenizers.Tokenizer(models.WordLevel(pieces, unk_token="[UNK]"))))
+        token_strings(Tokenizer.wrap(tokenizers.Tokenizer(models.WordLevel(tokens, unk_token="[UNK]"))))

@@ -62,14 +62,14 @@ def test_a_batch_holds_its_rows_unchanged_and_filler_is_inert(kind):
     for batch in batches(data, SIZE, seed=1, buckets=BUCKETS, epochs=1):
         length = batch["input_ids"].shape[1]
         for i, row in enumerate(batch["example_ids"].tolist()):
-            pieces = [] if row < 0 else range(data.offsets[row], data.offsets[row + 1])
-            padding = length - len(pieces)
-            assert batch["input_ids"][i].tolist() == [data.ids[p] for p in pieces] + [0] * padding
-            assert batch["token_type_ids"][i].tolist() == [data.type_ids[p] for p in pieces] + [0] * padding
-            assert batch["attention_mask"][i].tolist() == [1] * len(pieces) + [0] * padding
+            tokens = [] if row < 0 else range(data.offsets[row], data.offsets[row + 1])
+            padding = length - len(tokens)
+            assert batch["input_ids"][i].tolist() == [data.ids[p] for p in tokens] + [0] * padding
+            assert batch["token_type_ids"][i].tolist() == [data.type_ids[p] for p in tokens] + [0] * padding
+            assert batch["attention_mask"][i].tolist() == [1] * len(tokens) + [0] * padding
             assert batch["weights"][i] == (row >= 0)
             if kind == "tokens":
-                assert batch["labels"][i].tolist() == [data.labels[p] for p in pieces] + [-100] * padding
+                assert batch["labels"][i].tolist() == [data.labels[p] for p in tokens] + [-100] * padding
             else:
                 expected = data.labels[row] if row >= 0 else np.zeros_like(data.labels[0])
                 np.testing.assert_array_equal(batch["labels"][i], expected)

@@ -41,8 +41,8 @@ def test_a_length_that_saves_little_is_not_a_bucket():
     assert length_buckets(np.array([30, 31, 32]), 512) == (32,)
 
 
-def test_overhead_counts_padding_per_piece():
-    lengths = np.array([4, 6, 12, 18])  # 8 + 8 + 24 + 24 positions for 40 pieces
+def test_overhead_counts_padding_per_token():
+    lengths = np.array([4, 6, 12, 18])  # 8 + 8 + 24 + 24 positions for 40 tokens
     assert padding_overhead(lengths, (8, 24)) == pytest.approx(64 / 40 - 1)
 
 

@@ -37,14 +37,14 @@ def write_documents(path: Path, documents: int = 40, seed: int = 0) -> Path:
     return path
 
 
-def test_chunks_hold_every_piece_of_every_document_in_order(text: str):
+def test_chunks_hold_every_token_of_every_document_in_order(text: str):
     tokenizer = tiny_tokenizer()
     corpus = build_corpus(text, tokenizer, 20)
     documents = [[row[1:-1] for row in tokenizer.encode(document).ids] for document in read_documents(text)]
     for number, sentences in enumerate(documents):
         chunks = [corpus.chunk(i) for i in np.flatnonzero(corpus.documents == number).tolist()]
         assert np.concatenate([chunk.ids for chunk in chunks]).tolist() == [
-            piece for sentence in sentences for piece in sentence
+            token for sentence in sentences for token in sentence
         ]
         assert all(0 < len(chunk.ids) <= 20 and chunk.ends[-1] == len(chunk.ids) for chunk in chunks)
         ends = np.cumsum([len(sentence) for sentence in sentences])
@@ -93,7 +93,7 @@ def test_a_stranger_is_never_of_the_same_document_and_all_others_come_up(text: s
 
 def test_text_of_which_the_tokenizer_knows_nothing_is_refused(tmp_path: Path):
     (tmp_path / "text.txt").write_text("\u200b\n")
-    with pytest.raises(UserError, match=r"text\.txt: the tokenizer finds no piece in it"):
+    with pytest.raises(UserError, match=r"text\.txt: the tokenizer finds no token in it"):
         build_corpus(str(tmp_path / "text.txt"), tiny_tokenizer(), 20)
 
 

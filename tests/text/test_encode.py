@@ -65,7 +65,7 @@ def test_more_examples_than_are_tokenised_at_a_time_stay_in_order(monkeypatch):
     assert (np.diff(encode_examples(questions, QA, tiny_tokenizer(), 16).example) >= 0).all()
 
 
-def test_a_label_stands_at_the_first_piece_of_its_word_as_when_every_word_is_tokenised_by_itself():
+def test_a_label_stands_at_the_first_token_of_its_word_as_when_every_word_is_tokenised_by_itself():
     random = np.random.default_rng(0)
     names = ("O", "B-PLACE", "I-PLACE")
     words = [random.choice(WORDS, size=count).tolist() for count in random.integers(1, 12, 30)]
@@ -96,7 +96,7 @@ def test_a_label_stands_at_the_first_piece_of_its_word_as_when_every_word_is_tok
 
 
 def questions(count: int, seed: int = 0) -> Examples:
-    """Contexts of random pieces; an answer is a run of words, stood where its text is."""
+    """Contexts of random tokens; an answer is a run of words, stood where its text is."""
     random = np.random.default_rng(seed)
     contexts, labels = [], []
     for _ in range(count):
@@ -117,7 +117,7 @@ def answer_in_row(encoded, examples, row: int) -> str:
 @pytest.mark.parametrize("stride", [1, 5, 128])
 def test_every_answer_of_up_to_half_a_window_is_whole_in_one_and_every_label_points_at_it(stride):
     examples = questions(40)
-    encoded = encode_examples(examples, QA, tiny_tokenizer(), 26, stride)  # a question of 8 pieces leaves 16
+    encoded = encode_examples(examples, QA, tiny_tokenizer(), 26, stride)  # a question of 8 tokens leaves 16
     assert encoded.labels is not None
     assert encoded.lengths.max() == 26
     assert examples.labels is not None

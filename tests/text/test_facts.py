@@ -4,7 +4,7 @@ import pytest
 
 from bertjax.text.encode import encode_examples
 from bertjax.text.examples import Examples
-from bertjax.text.facts import Facts, described, facts_of, overlap, paragraph, shared_texts
+from bertjax.text.facts import Facts, facts_of, overlap, paragraph, shared_texts, task_summary
 from bertjax.text.sources import infer_task, load_examples
 from bertjax.text.tasks import Task
 from tests.text.tiny import tiny_tokenizer
@@ -45,7 +45,7 @@ def rows(labels: list, name: str = "label") -> list[dict]:
     ],
 )
 def test_a_sentence_says_what_the_columns_were_taken_for(table, said):
-    assert described(load_examples(table)) == said
+    assert task_summary(load_examples(table)) == said
 
 
 def test_texts_that_were_cut_and_words_that_are_not_known_are_counted():

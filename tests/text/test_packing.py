@@ -12,7 +12,7 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, BertForSequenceClassification
 from bertjax.text.batches import eval_batches
-from bertjax.text.packing import pack, packed_batches, packing_overhead
+from bertjax.text.packing import pack_rows, packed_batches, packing_overhead
 from tests.text.test_batches import same
 from tests.text.tiny import made_up, random_lengths
 from tests.tolerances import SAME_MATHS
@@ -39,13 +39,13 @@ def test_unpacking_an_epoch_gives_back_every_example_exactly_once(kind):
                 assert batch["cls_positions"][i, s] == 0
                 continue
             seen.append(row)
-            pieces = slice(data.offsets[row], data.offsets[row + 1])
-            assert batch["input_ids"][i][inside].tolist() == data.ids[pieces].tolist()
-            assert batch["token_type_ids"][i][inside].tolist() == data.type_ids[pieces].tolist()
+            tokens = slice(data.offsets[row], data.offsets[row + 1])
+            assert batch["input_ids"][i][inside].tolist() == data.ids[tokens].tolist()
+            assert batch["token_type_ids"][i][inside].tolist() == data.type_ids[tokens].tolist()
             assert batch["position_ids"][i][inside].tolist() == list(range(LENGTHS[row]))
             assert batch["cls_positions"][i, s] == np.flatnonzero(inside)[0]
             ours = batch["labels"][i][inside] if kind == "tokens" else batch["labels"][i, s]
-            np.testing.assert_array_equal(ours, data.labels[pieces if kind == "tokens" else row])
+            np.testing.assert_array_equal(ours, data.labels[tokens if kind == "tokens" else row])
     assert sorted(seen) == list(range(len(LENGTHS)))
 
 
@@ -112,7 +112,7 @@ def test_packing_equals_a_plain_search_for_the_fullest_row_that_fits(row_length,
             max(fitting, key=sum).append(length)
         else:
             rows.append([length])
-    slots = pack(np.array(lengths), row_length)
+    slots = pack_rows(np.array(lengths), row_length)
     falling = np.sort(lengths)[::-1]
     ours = [[int(falling[slot]) for slot in row if slot >= 0] for row in slots]
     assert sorted(map(sum, ours)) == sorted(map(sum, rows))

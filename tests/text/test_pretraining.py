@@ -10,7 +10,7 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.text.corpus import Corpus, build_corpus
 from bertjax.text.masking import Masking
-from bertjax.text.pretraining import Rows, held_out_batches, pretraining_batches
+from bertjax.text.pretraining import PretrainingRows, held_out_batches, pretraining_batches
 from tests.text.test_corpus import write_documents
 from tests.text.tiny import tiny_tokenizer
 
@@ -26,8 +26,8 @@ def corpus(tmp_path_factory) -> Corpus:
         return build_corpus(str(write_documents(folder / "text.txt")), tiny_tokenizer(), LONGEST - 3)
 
 
-def rows_of(corpus: Corpus, sentences: Any = "order", seed: int = 3, masking: Masking = Masking()) -> Rows:  # noqa: B008
-    return Rows(corpus, tiny_tokenizer(), LONGEST, sentences, masking, seed)
+def rows_of(corpus: Corpus, sentences: Any = "order", seed: int = 3, masking: Masking = Masking()) -> PretrainingRows:  # noqa: B008
+    return PretrainingRows(corpus, tiny_tokenizer(), LONGEST, sentences, masking, seed)
 
 
 def same(ours, theirs):
@@ -80,7 +80,7 @@ def check_filler(batch: dict) -> None:
         assert not batch[name][unused].any()
     for name in ("masked_positions", "masked_labels"):
         assert not batch[name][batch["masked_weights"] == 0].any()
-    # Nothing is asked of a place that holds no text, and every hidden piece is asked for.
+    # Nothing is asked of a place that holds no text, and every hidden token is asked for.
     places = np.take_along_axis(batch["attention_mask"], batch["masked_positions"], axis=1)
     assert (places[batch["masked_weights"] > 0] == 1).all()
 
@@ -134,7 +134,7 @@ def test_a_run_resumes_exactly_at_every_position(corpus, packed):
             same(ours, expected)
 
 
-def test_epochs_and_seeds_hide_other_pieces_of_the_same_text(corpus):
+def test_epochs_and_seeds_hide_other_tokens_of_the_same_text(corpus):
     rows = rows_of(corpus)
     assert any((rows.row(n, 0).masked.ids.tolist() != rows.row(n, 1).masked.ids.tolist()) for n in range(9))
     other = rows_of(corpus, seed=4)

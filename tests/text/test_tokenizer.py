@@ -67,14 +67,14 @@ def sentences() -> list[str]:
 
 
 def small_folder(folder: Path, **config) -> Path:
-    """A folder with a vocabulary of every character in the hostile texts, in both cases, and some longer pieces."""
+    """A folder with a vocabulary of every character in the hostile texts, in both cases, and some longer tokens."""
     characters = sorted(
         {c for text in HOSTILE for c in text + text.upper() + text.lower() if c.strip() and c.isprintable()}
     )
     words = ["MiXeD", "mixed", "CaSe", "café", "cafe", "naïve", "naive", "Ångström", "angstrom", "東京", "##ing", "##é"]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *words]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *words]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(pieces)) + "\n", encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(tokens)) + "\n", encoding="utf-8")
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     if config:
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
@@ -240,9 +240,9 @@ def test_other_formats_go_through_transformers(tmp_path, ours):
     assert Tokenizer.from_folder(source).encode(HOSTILE).ids == expected
 
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "the", "The", "fox", "##1", "x", "[", "]", "e"]
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "the", "The", "fox", "##1", "x", "[", "]", "e"]
 ADDED = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
-LISTED = {str(number): {"content": piece, **ADDED} for number, piece in enumerate(PIECES[:5])}
+LISTED = {str(number): {"content": token, **ADDED} for number, token in enumerate(TOKENS[:5])}
 ODD = ["The [E1] fox [MASK] x[unused1] <ent>", "[E1]The[E2] [CLS] fox", ""]
 BERT, OWN = {"model_type": "bert"}, {"model_type": "bertjax"}
 
@@ -250,11 +250,11 @@ BERT, OWN = {"model_type": "bert"}, {"model_type": "bertjax"}
 def odd_folder(folder: Path, files: dict[str, Any], stored: dict[str, Any] | None = None, extra: tuple = ()) -> Path:
     """A vocabulary, these files, and a `tokenizer.json` with changes or tokens of its own if there are any."""
     folder.mkdir(exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     if stored is not None or extra:
-        made = from_vocabulary({piece: number for number, piece in enumerate(PIECES)}, {})
+        made = from_vocabulary({token: number for number, token in enumerate(TOKENS)}, {})
         made.add_tokens(list(extra))
         (folder / "tokenizer.json").write_text(json.dumps(json.loads(made.to_str()) | (stored or {})))
     return folder
@@ -295,7 +295,7 @@ def test_tokens_added_in_any_file_have_the_ids_of_transformers(config, beside, t
 def test_an_added_token_is_one_id_and_survives_saving(tmp_path):
     files = {"config": BERT, "tokenizer_config": {"additional_special_tokens": ["[E1]"]}}
     found = same_as_transformers(odd_folder(tmp_path / "theirs", files))
-    assert [ids.count(len(PIECES)) for ids in found] == [1, 1, 0]
+    assert [ids.count(len(TOKENS)) for ids in found] == [1, 1, 0]
     Tokenizer.from_folder(tmp_path / "theirs").save(tmp_path / "ours")
     assert same_as_transformers(tmp_path / "ours") == found
 
@@ -329,7 +329,7 @@ def test_a_tokenizer_json_that_is_not_berts_is_left_to_transformers(named, chang
 
 @pytest.mark.parametrize("stored", [None, {}])
 def test_a_class_in_config_json_alone_counts(stored, tmp_path):
-    """Japanese is cut into words before pieces; as plain WordPiece most of it would be unknown."""
+    """Japanese is cut into words before tokens; as plain WordPiece most of it would be unknown."""
     japanese = {**BERT, "tokenizer_class": "BertJapaneseTokenizer"}
     with pytest.raises(UserError, match=r"BertJapaneseTokenizer|transformers cannot open the tokenizer"):
         Tokenizer.from_folder(odd_folder(tmp_path / "alone", {"config": japanese}, stored))

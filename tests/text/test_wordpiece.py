@@ -20,7 +20,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def text(tmp_path: Path) -> str:
-    """Words made of syllables, so that many pieces are equally frequent."""
+    """Words made of syllables, so that many tokens are equally frequent."""
     rng = random.Random(0)
     syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
     words = ["".join(rng.choices(syllables, k=rng.choice((1, 2, 3)))) for _ in range(3000)]
@@ -57,7 +57,7 @@ def test_a_vocabulary_is_learnt_once(text: str, monkeypatch):
 
 
 def test_sizes_that_the_text_cannot_fill_are_refused_and_leave_nothing(text: str):
-    with pytest.raises(UserError, match=r"--vocab_size=90000: .* gives no more than \d+ pieces"):
+    with pytest.raises(UserError, match=r"--vocab_size=90000: .* gives no more than \d+ tokens"):
         wordpiece(text, 90_000)
     with pytest.raises(UserError, match="--vocab_size=20: the text has 18 different letters"):
         wordpiece(text, 20)

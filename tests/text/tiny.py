@@ -1,4 +1,4 @@
-"""A vocabulary of a few pieces, and encoded rows made by hand, for tests that are about order and not about text."""
+"""A vocabulary of a few tokens, and encoded rows made by hand, for tests that are about order and not about text."""
 
 import numpy as np
 import tokenizers
@@ -10,12 +10,12 @@ from bertjax.text.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WHOLE = ["the", "cat", "sat", "on", "mat", "play", "in", "new", "york", "who", "a", ".", ",", "?"]
-PIECES = [*WHOLE, "##ing", "##ed", "##s"]
+TOKENS = [*WHOLE, "##ing", "##ed", "##s"]
 
 
 def raw_tokenizer() -> tokenizers.Tokenizer:
     """WordPiece with BERT's templates, lower-casing."""
-    vocabulary = {piece: number for number, piece in enumerate(SPECIAL + PIECES)}
+    vocabulary = {token: number for number, token in enumerate(SPECIAL + TOKENS)}
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -31,21 +31,21 @@ def tiny_tokenizer() -> Tokenizer:
 def made_up(lengths: list[int], kind: Kind = "classification", fingerprint: str = "data") -> Encoded:
     """Rows of these lengths whose ids are all different, so that an id says where it comes from."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    rows, pieces = len(lengths), int(offsets[-1])
+    rows, tokens = len(lengths), int(offsets[-1])
     random = np.random.default_rng(0)
     labels = {
         "classification": random.integers(1, 5, rows).astype(np.int32),
         "regression": random.uniform(1, 5, rows).astype(np.float32),
         "multi_label": random.integers(0, 2, (rows, 3)).astype(np.float32),
-        "tokens": np.where(np.arange(pieces) % 2, np.arange(pieces) % 7, -100).astype(np.int32),
+        "tokens": np.where(np.arange(tokens) % 2, np.arange(tokens) % 7, -100).astype(np.int32),
         "qa": np.stack([np.ones(rows), np.array(lengths) - 1], axis=1).astype(np.int32),
     }[kind]
     return Encoded(
         Task(kind=kind),
         example=np.arange(rows, dtype=np.int32),
         offsets=offsets.astype(np.int64),
-        ids=np.arange(1, pieces + 1, dtype=np.int32),
-        type_ids=(np.arange(pieces, dtype=np.int32) // 3) % 2,
+        ids=np.arange(1, tokens + 1, dtype=np.int32),
+        type_ids=(np.arange(tokens, dtype=np.int32) // 3) % 2,
         labels=labels,
         pad_id=0,
         truncated=0,

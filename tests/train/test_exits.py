@@ -95,7 +95,7 @@ def test_a_calibrated_model_leaves_early_wherever_it_is_loaded(work: Path, strai
     assert "calibrated" in (out / "report.md").read_text()
     early = bertjax.load(out / "bundle")
     assert early.config.exits is not None
-    assert early.config.exits.leaving is not None
+    assert early.config.exits.exit_rule is not None
     texts = [line.split("\t")[0] for line in (work / "eval.tsv").read_text().splitlines()[1:]]
     together = early.predict(texts)
     alone = early.predict(texts[:1])
@@ -137,7 +137,7 @@ def test_the_text_that_chose_is_not_reported_on(work: Path, straight: Path):
 def early(work: Path, straight: Path) -> Path:
     bundle = bertjax.load(straight / "bundle")
     assert bundle.config.exits is not None
-    leaving = replace(bundle.config.exits, leaving=ExitRule("margin", 0.5))
+    leaving = replace(bundle.config.exits, exit_rule=ExitRule("margin", 0.5))
     bertjax.save(replace(bundle, config=bundle.config.replace(exits=leaving)), work / "leaves")
     return work / "leaves"
 
@@ -164,7 +164,7 @@ def test_whoever_changes_a_model_forgets_when_its_texts_left(how: str, work: Pat
         assert exits is None
         return
     assert exits is not None
-    assert exits.leaving is None
+    assert exits.exit_rule is None
     assert "its threshold of early exit is removed" in capsys.readouterr().err
 
 

@@ -26,7 +26,7 @@ from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.pretrain import Config, Shape, Text
 from bertjax.text.corpus import build_corpus
 from bertjax.text.masking import Masking
-from bertjax.text.pretraining import Rows, lay_out, pretraining_batches
+from bertjax.text.pretraining import PretrainingRows, lay_out, pretraining_batches
 from tests.model.reference import torch_model, written
 from tests.text.test_corpus import write_documents
 from tests.text.tiny import tiny_tokenizer
@@ -50,8 +50,10 @@ def text(tmp_path_factory) -> str:
     return str(write_documents(tmp_path_factory.mktemp("text") / "text.txt", documents=60))
 
 
-def rows_of(text: str, sentences: Any = "order") -> Rows:
-    return Rows(build_corpus(text, tiny_tokenizer(), LONGEST - 3), tiny_tokenizer(), LONGEST, sentences, Masking(), 0)
+def rows_of(text: str, sentences: Any = "order") -> PretrainingRows:
+    return PretrainingRows(
+        build_corpus(text, tiny_tokenizer(), LONGEST - 3), tiny_tokenizer(), LONGEST, sentences, Masking(), 0
+    )
 
 
 # --- the maths -------------------------------------------------------------------------------------------------------

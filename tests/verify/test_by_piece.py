@@ -17,7 +17,7 @@ from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import Bounds, compare, verdict
 from bertjax.verify.__main__ import main
-from bertjax.verify.comparison import class_numbers, distinct, renamed
+from bertjax.verify.comparison import class_numbers, distinct, renamed_agreement
 from bertjax.verify.text import lines
 from tests.model.tiny import tiny
 from tests.verify.test_gate import timeless, without_frameworks  # noqa: F401  (a fixture)
@@ -25,7 +25,7 @@ from tests.verify.tiny import VOCABULARY, WORDS, arrays, write_onnx
 
 onnx = pytest.importorskip("onnx", reason="an extra")
 pytest.importorskip("onnxruntime", reason="an extra")
-PIECES = (*VOCABULARY, "##s", "##ly")
+TOKENS = (*VOCABULARY, "##s", "##ly")
 TAGS = ("O", "B-film", "I-film", "B-word")
 LIMIT = 24
 
@@ -33,8 +33,8 @@ LIMIT = 24
 def write_bundle(folder: Path, architecture: str, labels: tuple[str, ...]) -> Bundle:
     """A model of random numbers, large enough to have opinions."""
     folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
-    sizes = {"vocab_size": len(PIECES), "max_position_embeddings": LIMIT}
+    (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
+    sizes = {"vocab_size": len(TOKENS), "max_position_embeddings": LIMIT}
     model, params = tiny(architecture=architecture, labels=labels, **sizes)
     bertjax.save(Bundle(model.config, params, Tokenizer.from_folder(folder)), folder / "bundle")
     return bertjax.load(folder / "bundle")
@@ -126,7 +126,7 @@ def test_a_tagger_is_scored_by_its_entities_and_held_against_its_bundle(tagger: 
     assert found.metric == "entity_f1"
     np.testing.assert_allclose(found.new.score, 2 * right / (predicted + gold))
     assert (found.texts, found.new.truncated, found.change) == (35, 1, 0.0)
-    assert found.agreement == found.same_pieces == 1.0
+    assert found.agreement == found.same_tokens == 1.0
     low, high = found.new.interval
     assert low < found.new.score < high
     assert found.parity is not None
@@ -240,8 +240,8 @@ def test_another_order_is_one_of_the_classes_that_are_said():
     task = Task("tokens", labels=TAGS)
     new, old = [["B-film", "O"], ["B-film"]], [["O", "B-word"], ["O"]]
     numbers = [class_numbers(task, said) for said in (new, old)]
-    assert renamed(*numbers) == 1.0  # nobody says I-film, so it may be called as it is
-    assert renamed(numbers[0], numbers[0]) is None
-    assert renamed(class_numbers(task, [["O", "O"], ["O"]]), numbers[1]) is None  # one tag for everything
+    assert renamed_agreement(*numbers) == 1.0  # nobody says I-film, so it may be called as it is
+    assert renamed_agreement(numbers[0], numbers[0]) is None
+    assert renamed_agreement(class_numbers(task, [["O", "O"], ["O"]]), numbers[1]) is None  # one tag for everything
     assert distinct("tokens", [["O", "O"], ["O"]]) == 1
     assert distinct("qa", ["a", "b", "a"]) == 2

@@ -21,7 +21,7 @@ from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import Bounds, Measured, compare, verdict
 from bertjax.verify.__main__ import main
-from bertjax.verify.comparison import agreement, class_numbers, columns, held_against, renamed
+from bertjax.verify.comparison import agreement, class_numbers, columns, parity_with, renamed_agreement
 from bertjax.verify.measured import Parity
 from bertjax.verify.text import lines
 from tests.model.tiny import tiny
@@ -184,13 +184,13 @@ def test_a_number_for_each_text_is_compared_by_correlation(folder: Path, tmp_pat
 
 def test_other_tokenizers_and_shorter_models_are_seen(folder: Path, quick: Path, data: Path, timeless: None):
     other = write_onnx(folder / "other", arrays(), max_position_embeddings=10)
-    pieces = (other / "vocab.txt").read_text().split()
-    pieces[5], pieces[6] = pieces[6], pieces[5]
-    (other / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    tokens = (other / "vocab.txt").read_text().split()
+    tokens[5], tokens[6] = tokens[6], tokens[5]
+    (other / "vocab.txt").write_text("\n".join(tokens) + "\n")
     found = compared(other, quick, data)
     assert 0 < found.new.truncated < 120
     assert found.old.truncated == 0
-    assert 0 < found.same_pieces < 1
+    assert 0 < found.same_tokens < 1
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_an_export_is_held_against_the_bundle_that_it_names_in_jax(folder: Path,
     export = write_onnx(folder / "export", arrays(), bertjax={"bundle": "../bundle"})
     bertjax.save(bertjax.Bundle(model.config, params, Tokenizer.from_folder(export)), folder / "bundle")
     found = compared(export, folder / "bundle", data)
-    assert (found.old.timing.runtime, found.old.graph, found.same_pieces) == ("x", None, 1.0)
+    assert (found.old.timing.runtime, found.old.graph, found.same_tokens) == ("x", None, 1.0)
     assert found.parity is not None
     assert Path(found.parity.bundle) == folder / "bundle"
     assert found.parity.agreement == found.agreement
@@ -294,16 +294,16 @@ def test_a_file_with_one_corrupted_weight_is_refused(folder: Path, quick: Path, 
 
 def test_parity_is_the_largest_difference_and_the_share_of_equal_answers():
     new, ours = list(np.array([[0.0, 1.0], [2.0, 0.0]])), list(np.array([[0.5, 1.0], [-1.0, 0.0]]))
-    assert held_against("b", new, ours, 0.5, False) == Parity("b", 3.0, 4.0, 0.5)
-    assert held_against("b", new, ours, None, True) == Parity("b", 3.0, 7 / 3, None)
-    assert held_against("b", new, ours[:1], 0.5, True).distance == np.inf
+    assert parity_with("b", new, ours, 0.5, False) == Parity("b", 3.0, 4.0, 0.5)
+    assert parity_with("b", new, ours, None, True) == Parity("b", 3.0, 7 / 3, None)
+    assert parity_with("b", new, ours[:1], 0.5, True).distance == np.inf
     classes = Task("classification", labels=("a", "b", "c"))
     assert agreement("classification", *(answers("classification", np.stack(x)) for x in (new, ours))) == 0.5
     assert agreement("multi_label", *(answers("multi_label", np.stack(x)) for x in (new, ours))) == 0.0
     assert agreement("regression", new, ours) is None
 
     def other_order(new: list[int], old: list[int]) -> float | None:
-        return renamed(*(class_numbers(classes, np.array(said)) for said in (new, old)))
+        return renamed_agreement(*(class_numbers(classes, np.array(said)) for said in (new, old)))
 
     assert other_order([0, 0, 1, 1, 2], [1, 1, 0, 0, 2]) == 1.0
     assert other_order([0, 0, 0, 1, 1], [1, 1, 0, 0, 0]) == 0.8

@@ -146,7 +146,7 @@ SURE: dict[str, Any] = {"difference": (-0.12, -0.08)}
         (changed(new=WORSE, agreement=0.1, renamed=0.97, **SURE), ["97.0% of its answers are OLD's if its classes"]),
         (changed(new=WORSE | {"answers": 1}, **SURE), ["it gives every text the same answer"]),
         (changed(new=WORSE | {"answers": 1}, labels=1, **SURE), []),
-        (changed(new=WORSE, same_pieces=0.75, **SURE), ["cuts 25.0% of the texts into other ids"]),
+        (changed(new=WORSE, same_tokens=0.75, **SURE), ["cuts 25.0% of the texts into other ids"]),
         (changed(new=WORSE | {"truncated": 7}, **SURE), ["7 texts are too long for it and lose their end, 0 for OLD"]),
         (
             changed(new=WORSE, parity=Parity("b", 1e-5, 1e-5, 1.0), **SURE),

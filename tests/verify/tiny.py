@@ -32,7 +32,7 @@ def write_onnx(folder: Path, arrays: dict[str, np.ndarray], labels: tuple[str, .
     from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
 
     folder.mkdir(parents=True)
-    given = {**arrays, "last": np.array([2], np.int64), "pieces": np.array([1], np.int64)}
+    given = {**arrays, "last": np.array([2], np.int64), "tokens": np.array([1], np.int64)}
     turns = [name for name in arrays if name.startswith("turn")]
     nodes = [helper.make_node("Gather", ["table", "input_ids"], ["x0"])]
     nodes += [helper.make_node("MatMul", [f"x{i}", turn], [f"x{i + 1}"]) for i, turn in enumerate(turns)]
@@ -40,7 +40,7 @@ def write_onnx(folder: Path, arrays: dict[str, np.ndarray], labels: tuple[str, .
         helper.make_node("Cast", ["attention_mask"], ["real"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["real", "last"], ["column"]),
         helper.make_node("Mul", [f"x{len(turns)}", "column"], ["kept"]),
-        helper.make_node("ReduceSum", ["kept", "pieces"], ["pooled"], keepdims=0),
+        helper.make_node("ReduceSum", ["kept", "tokens"], ["pooled"], keepdims=0),
         helper.make_node("MatMul", ["pooled", "head"], ["scored"]),
         helper.make_node("Add", ["scored", "bias"], ["logits"]),
     ]

@@ -1,4 +1,4 @@
-"""Terms that look at how the pieces of a text relate: attention before and after its softmax, relations of values."""
+"""Terms that look at how the tokens of a text relate: attention before and after its softmax, relations of values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertjax.distill.pairing import pair_layers
-from bertjax.distill.terms.layers import Preset, over_layers, same, token_weights
+from bertjax.distill.terms.layers import Preset, over_layers, same, text_weights
 from bertjax.errors import UserError
 from bertjax.learn.loss import LossFunction
 
@@ -74,7 +74,7 @@ class AttentionMaps:
 
 @dataclass(frozen=True)
 class Relations:
-    """How the pieces of a text relate in one layer, as KL of softmax(A A' / sqrt(d)) of queries, keys and values
+    """How the tokens of a text relate in one layer, as KL of softmax(A A' / sqrt(d)) of queries, keys and values
     (MiniLM v2, Wang et al. 2021). Widths and numbers of heads may differ: the vectors of all heads are cut anew into
     `heads` relation heads, which both widths must be divisible by.
 
@@ -113,7 +113,7 @@ class Relations:
         of, preset = self.of, self.preset
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
-            weights = token_weights(batch, preset)
+            weights = text_weights(batch, preset)
 
             def divergence(one: Part, two: Part) -> WeightedSum:
                 ours, theirs = (
@@ -146,7 +146,7 @@ def over_pairs(formula: Callable[..., WeightedSum], pairs: tuple[tuple[int, int]
     """The loss that compares queries and keys layer by layer."""
 
     def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
-        weights = token_weights(batch, preset)
+        weights = text_weights(batch, preset)
 
         def error(s: int, t: int) -> WeightedSum:
             ours, theirs = ((out.queries[i], out.keys[i]) for out, i in ((student_out, s), (teacher_out, t)))

@@ -20,8 +20,8 @@ def over_layers(sums: list[WeightedSum], preset: str) -> WeightedSum:
     return total if preset != "mean" else total / len(sums), sums[0][1]  # type: ignore[return-value]
 
 
-def token_weights(batch: Batch, preset: str) -> Array:
-    """What a piece of each text weighs [b]: as much as any other, or in a paper's formula, which takes the mean of a
+def text_weights(batch: Batch, preset: str) -> Array:
+    """What a token of each text weighs [b]: as much as any other, or in a paper's formula, which takes the mean of a
     text before that of the texts, the less the longer its text is. Texts then weigh alike."""
     if preset != "paper":
         return batch["weights"]

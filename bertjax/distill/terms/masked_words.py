@@ -19,7 +19,7 @@ class MLMSoftTargets:
     """The teacher's probabilities over the vocabulary at a temperature, T^2 KL per place (Hinton et al. 2015). The
     student may share the teacher's vocabulary alone.
 
-    `everywhere` asks at every real piece, as DistilBERT's code does (Sanh et al. 2019), and not at the hidden ones
+    `everywhere` asks at every real token, as DistilBERT's code does (Sanh et al. 2019), and not at the hidden ones
     alone: seven times as many places, each as wide as the vocabulary."""
 
     weight: float = 1.0
@@ -34,7 +34,7 @@ class MLMSoftTargets:
                 raise UserError(f"SoftWords is about guessed words; a {config.architecture} guesses none.")
         if student.vocab_size != teacher.vocab_size:
             raise UserError(
-                f"SoftWords: the student has {student.vocab_size} pieces, the teacher {teacher.vocab_size}."
+                f"SoftWords: the student has {student.vocab_size} tokens, the teacher {teacher.vocab_size}."
             )
         everywhere, temperature = self.everywhere, self.temperature
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertjax.distill.pairing import pair_layers
-from bertjax.distill.terms.layers import Preset, over_layers, same, token_weights
+from bertjax.distill.terms.layers import Preset, over_layers, same, text_weights
 from bertjax.errors import UserError
 from bertjax.learn.loss import LossFunction
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """Mean squared error between paired hidden states, the embeddings among them, over real pieces (TinyBERT, Jiao et
+    """Mean squared error between paired hidden states, the embeddings among them, over real tokens (TinyBERT, Jiao et
     al. 2020, eq. 8-9). A learned projection, shared by all layers, bridges different widths; equal widths need none.
     It begins with random numbers, or with the rotation (and one scale) that brings the student's states nearest to the
     teacher's on some of the text ("procrustes").
 
-    "paper" sums over the layers, and takes the mean by text. "official" sums too, counts padding like other pieces, and
+    "paper" sums over the layers, and takes the mean by text. "official" sums too, counts padding like other tokens, and
     always has a projection, with a bias; what a teacher says of padding is not stored, so it has to run in every
     step."""
 
@@ -70,13 +70,13 @@ class HiddenStates:
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
-        from bertjax.distill.at_once import over_pieces
+        from bertjax.distill.at_once import over_tokens
 
         pairs, preset = self.pairs(student, teacher), self.preset
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             mask = batch["attention_mask"]
-            weights = (mask * 0 + 1 if preset == "official" else mask) * token_weights(batch, preset)[:, None]
+            weights = (mask * 0 + 1 if preset == "official" else mask) * text_weights(batch, preset)[:, None]
 
             def error(hidden: Array, projection: Tree, target: Array, weights: Array) -> WeightedSum:
                 if "kernel" in projection:
@@ -86,19 +86,19 @@ class HiddenStates:
                 return losses.squared_error(hidden, target, weights)
 
             states = [(student_out.hidden_states[s], teacher_out.hidden_states[t]) for s, t in pairs]
-            return over_layers([over_pieces(error, ours, extra, theirs, weights) for ours, theirs in states], preset)
+            return over_layers([over_tokens(error, ours, extra, theirs, weights) for ours, theirs in states], preset)
 
         return loss
 
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """Mean squared error between the outputs of paired layers over real pieces; widths must be equal (MobileBERT, Sun
+    """Mean squared error between the outputs of paired layers over real tokens; widths must be equal (MobileBERT, Sun
     et al. 2020, section 3.4).
 
     "paper" sums over the layers, and takes the mean by text. "official" takes the mean over layers, of 100 times the
     error between normalised states, 5000 times that of their means and 5 times that of their variances, and counts
-    padding like other pieces; what a teacher says of padding is not stored, so it has to run in every step."""
+    padding like other tokens; what a teacher says of padding is not stored, so it has to run in every step."""
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"
@@ -116,7 +116,7 @@ class FeatureMaps:
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
-        from bertjax.distill.at_once import over_pieces
+        from bertjax.distill.at_once import over_tokens
 
         same("FeatureMaps", "hidden_size", student.hidden_size, teacher.hidden_size)
         pairs, preset, official = self.pairs(student, teacher), self.preset, self.preset == "official"
@@ -128,16 +128,16 @@ class FeatureMaps:
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             mask = batch["attention_mask"]
-            weights = (mask * 0 + 1 if official else mask) * token_weights(batch, preset)[:, None]
+            weights = (mask * 0 + 1 if official else mask) * text_weights(batch, preset)[:, None]
             states = [(student_out.hidden_states[s], teacher_out.hidden_states[t]) for s, t in pairs]
-            return over_layers([over_pieces(error, ours, (), theirs, weights) for ours, theirs in states], reduction)
+            return over_layers([over_tokens(error, ours, (), theirs, weights) for ours, theirs in states], reduction)
 
         return loss
 
 
 @dataclass(frozen=True)
 class LastHiddenState:
-    """1 - cos between the last hidden states of a real piece (DistilBERT, Sanh et al. 2019); widths must be equal."""
+    """1 - cos between the last hidden states of a real token (DistilBERT, Sanh et al. 2019); widths must be equal."""
 
     weight: float = 1.0
 
