@@ -26,8 +26,8 @@ from bertjax.text.tasks import Kind, Task
 from bertjax.text.tokenizer import Tokenizer
 
 TOKENS_AT_ONCE = 2048
-"""A CPU computes so many at once: of more, what one product gives has left its cache before the next reads it. In
-bfloat16 that is a sixth of the time, in float32, which takes longer to compute, nothing."""
+"""A CPU computes so many tokens at once: with more, the output of one product has left the cache before the next reads
+it. That costs a sixth of the time in bfloat16 and nothing in float32."""
 
 
 class Predictions(NamedTuple):
@@ -40,31 +40,31 @@ class Predictions(NamedTuple):
     truncated: int
     """Texts that were longer than the limit and lost their end."""
     depths: list[int] | None = None
-    """Depth steps that each text took; None where all texts take all of the model's."""
+    """Depth steps that each text took; None where every text takes all of them."""
 
 
 @Forward
 def forward(
     model: BertModel, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"]
 ) -> Array:
-    """Logits in float32, and nothing else: what XLA computes is what this returns. A recurrence ends when all the batch
-    has halted."""
+    """Logits in float32, and nothing else, so that XLA removes the rest. A recurrence ends when the whole batch has
+    halted."""
     early = model.config.recurrence is not None
     logits = model.apply({"params": params}, ids, mask, types, stop_early=early).logits  # type: ignore[union-attr]
     return logits.astype(jnp.float32)
 
 
 class BatchOutput(NamedTuple):
-    """What a batch got, padding rows included."""
+    """The output of a batch, padding rows included."""
 
     logits: np.ndarray
     depths: Int[np.ndarray, "b"] | None
-    """Depth steps of each row, where examples may leave early."""
+    """Depth steps of each row, where examples may exit early."""
 
 
 def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Iterator[BatchOutput]]:
-    """Batches of (ids, mask, types) to what each got, as the model ships: with the exits that its config says examples
-    take. Where they may leave, all batches are read before the first answer."""
+    """A function from batches of (ids, mask, types) to their outputs, with early exit if the config has an exit rule.
+    Then all batches are read before the first output."""
     config = model.config
     exits = config.exits and config.exits.exit_rule
     halts = config.recurrence and config.recurrence.halting and model.reads_first
@@ -87,7 +87,7 @@ def batch_in_parts(run: Callable[..., Array], *batch: Int[np.ndarray, "b l"]) ->
 
 
 def kind_of(config: BertConfig) -> Kind:
-    """The kind of task that a config's head answers."""
+    """The kind of task of a config's head."""
     if config.architecture.endswith("ForTokenClassification"):
         return "tokens"
     if config.architecture.endswith("ForQuestionAnswering"):
@@ -110,7 +110,7 @@ def run_rows(
 def run_rows_with(
     run: Callable[[Iterable[Inputs]], Iterator[BatchOutput]], encoded: Encoded, longest: int, batch_size: int = 32
 ) -> tuple[list[np.ndarray], list[int] | None]:
-    """As `run_rows`, of whatever answers batches."""
+    """As `run_rows`, with any function from batches to outputs."""
     buckets = length_buckets(encoded.lengths, longest)
     batches, again = tee(eval_batches(encoded, batch_size, buckets))
     rows: list[np.ndarray] = [np.empty(0)] * len(encoded)
@@ -123,8 +123,8 @@ def run_rows_with(
                 depths[number], differ = int(answered.depths[position]), True
     if lost := [number for number, row in enumerate(rows) if not np.isfinite(row).all()]:
         raise UserError(
-            f"the model's answers to {len(lost)} of {len(rows)} texts are no numbers (the first is text {lost[0]}): "
-            "something overflows on the way. Train it again, with a lower learning rate, or use dtype=float32."
+            f"the logits of {len(lost)} of {len(rows)} texts are not finite (the first is text {lost[0]}): "
+            "an activation overflows. Train the model again, with a lower learning rate, or use dtype=float32."
         )
     return rows, depths if differ else None
 
@@ -175,7 +175,7 @@ def score_inputs(encoded: Encoded, examples: Examples, logits: list[np.ndarray])
 def labels_from_logits(
     kind: Kind, labels: Sequence[str], logits: list[np.ndarray], encoded: Encoded, examples: Examples
 ) -> tuple[list[Any], np.ndarray | None]:
-    """What the logits of every row say, as (one label per example, probabilities or None)."""
+    """Predictions from the logits of every row: (one label per example, probabilities or None)."""
     if kind == "classification":
         probabilities = softmax(np.stack(logits), axis=-1)
         return [labels[i] for i in probabilities.argmax(axis=-1)], probabilities

@@ -1,21 +1,20 @@
-"""Less work for easy inputs: an example leaves the encoder where its answer is sure.
+"""Early exit: an example leaves the encoder at the first exit whose prediction is confident enough.
 
-    confidence.py    how sure an answer is: arrays in, one number per example out
-    policies.py      when an example leaves, from the answers it got so far
-    exits.py         heads put into a trained model, and taken out again
+    confidence.py    how confident a prediction is: logits in, one number per example out
+    policies.py      when an example exits, from its predictions so far
+    exits.py         heads added to a trained model, and removed again
     segments.py      a model as a sequence of segments, behind each of which examples may exit
     executors.py     how it is run: all layers for all examples, a loop, or segments with the remaining examples
-    calibration.py   which threshold, from text that was held out
+    calibration.py   the threshold, from held-out text
 
-A policy knows nothing of who executes it. Every executor gives each example the exit, and the logits, that running all
-layers and looking afterwards would have given it, whatever else is in the batch; an example within float32 rounding of
-a threshold may fall on either side.
+A policy does not depend on the executor. Every executor gives each example the exit and the logits of a full run whose
+exits are picked afterwards, whatever else is in the batch. An example within float32 rounding of a threshold may fall
+on either side.
 
-What it gains: a loop saves whole steps, but only when nobody in the batch needs them, so it is for single examples.
-Segments go on with the survivors: those of several batches fill one up again, so a long list of texts gains more than a
-single batch, and its first answer comes when all have been read. Programs are compiled once, for a few batch sizes.
-What it costs: the heads, and one look at the flags per exit.
-What is saved is arithmetic of easy examples; a hard one takes as long as before.
+The gain: easy examples skip layers. A loop skips them only when no example of the batch needs them, so it is for single
+examples. Segments run the remaining examples of several batches together, so a long list of texts gains more than a
+single batch, but the first prediction comes when all texts have been read. Programs are compiled once, for a few batch
+sizes. The cost: the heads, and one transfer of flags per exit. A hard example takes as long as before.
 """
 
 from importlib import import_module
@@ -66,7 +65,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """As in `bertjax.model`: who asks for numbers alone imports no jax."""
+    """As in `bertjax.model`: modules that import jax are imported at first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'bertjax.adaptive' has no attribute {name!r}")
     return getattr(import_module(f"bertjax.adaptive.{_HOMES[name]}"), name)

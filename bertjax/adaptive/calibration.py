@@ -1,16 +1,15 @@
-"""Which threshold: the boldest that keeps a promise, on text that was held out.
+"""The threshold of early exit, from held-out text: the lowest depth whose loss of score is certified.
 
-The promise is about the score: with the threshold it is at most `bound` below that of the whole model. Rules of leaving
-are tried from the most careful to the boldest, and the first whose loss cannot be told from one that is too large ends
-the promise: its paired 95 % interval reaches above `bound`. Testing in a fixed order, and ending with the first that
-fails, keeps the promise from being the best of many tries (Angelopoulos et al. 2021, "Learn then Test"); a threshold
-that merely scored well enough would break it about every second time. Of accuracy it is broken in at most 2.5 % of all
-calibrations, which is what the interval's upper end keeps (`bertjax.metrics.uncertainty`); of other scores in about as
-many. Few texts promise little: where all of n are answered alike, 3.7 / n of the others may still be lost, so that no
-number of texts promises a bound of 0.
+Certified means: the score with the threshold is at most `bound` below that of the full model. Thresholds are tried from
+the most careful to the boldest. The search ends at the first whose paired 95 % interval of the loss reaches above
+`bound`. Testing in a fixed order and stopping at the first failure keeps the result from being the best of many tries
+(Angelopoulos et al. 2021, "Learn then Test"). A threshold whose score is merely good enough on this text would break
+the bound about every second time. For accuracy at most 2.5 % of all calibrations break it, which the upper end of the
+interval guarantees (`bertjax.metrics.uncertainty`); for other scores about as many. Few texts certify little: where all
+of n predictions agree, 3.7 / n of other predictions may still be lost, so no number of texts certifies a bound of 0.
 
-The text must have trained nothing: on what a model was trained on, its early answers are surer than they should be. And
-it must not be what the result is reported on.
+The text must not have been trained on, because a model is too confident there. And the result must be reported on other
+text.
 """
 
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
 
 STEPS = 40
-"""Parts of the answers; between two of them lies a threshold that is tried."""
+"""Quantiles of the confidences; a threshold is tried between two neighbours."""
 
 
 class Tried(NamedTuple):
@@ -49,11 +48,11 @@ class Tried(NamedTuple):
 
 class Calibrated(NamedTuple):
     exit_rule: ExitRule | None
-    """None: no threshold keeps the promise, and nobody leaves early."""
+    """None: no threshold keeps the bound, so no example exits early."""
     tried: tuple[Tried, ...]
-    """Up to the first that breaks it; all of them where that is the first of all."""
+    """Up to the first that breaks the bound; all of them where the very first does."""
     why_none: str = ""
-    """What the held-out text cannot show, and what would."""
+    """Why the held-out text certifies nothing, and how much text would."""
 
 
 def calibrate(
@@ -67,7 +66,8 @@ def calibrate(
     rule: Rule = "entropy",
     tolerance: float = 0.0,
 ) -> Calibrated:
-    """The boldest rule whose score is at most `bound` (0.01 is one point) below that of the last layer."""
+    """The boldest rule whose score is certified to be at most `bound` (0.01 is one point) below that of the last
+    layer."""
     assert config.exits is not None
     whole, kept, failed, tried = scored_predictions(config, logits), None, False, []
     for exit_rule in candidates(config, rule, tolerance, exit_logits):
@@ -84,7 +84,7 @@ def calibrate(
 
 
 def why_none(tried: Sequence[Tried], bound: float, texts: int) -> str:
-    """Why no threshold is promised, in a sentence."""
+    """Why no threshold is certified, in a sentence."""
     if not tried:
         return "all texts are answered equally surely at the exits, so there is no threshold to try"
     if bound == 0:
@@ -104,8 +104,8 @@ def why_none(tried: Sequence[Tried], bound: float, texts: int) -> str:
 def candidates(
     config: BertConfig, rule: Rule, tolerance: float, exit_logits: Float[np.ndarray, "e n c"]
 ) -> Sequence[ExitRule]:
-    """Rules from careful to bold: of patience every number, else quantiles of how sure the answers are, each half-way
-    between what two of them say: an answer that is the threshold might fall on either side by rounding alone."""
+    """Rules from careful to bold: for patience every number, else quantiles of the confidences. Each threshold lies
+    half-way between two confidences, because an example exactly on it could fall on either side by rounding."""
     if rule == "patience":
         policy_of(config, ExitRule(rule, 1.0, tolerance))
         if len(exit_logits) < 2:
@@ -118,7 +118,7 @@ def candidates(
     levels = np.unique(sure)
     if len(levels) < 2:
         return []
-    # The least sure of those who leave. Where all leave, the model could as well end.
+    # The least confident example that still exits. A threshold at which all exit is not tried.
     last = np.quantile(sure, np.linspace(0, 1, STEPS + 1)[1:-1], method="nearest")
     place = np.minimum(np.searchsorted(levels, last), len(levels) - 2)
     halves = sign * (levels[place] + levels[place + 1]) / 2
@@ -130,7 +130,7 @@ def candidates(
 def exited_logits(
     exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"], taken: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n c"]:
-    """What each example leaves with."""
+    """The logits with which each example exits."""
     return np.concatenate([exit_logits, logits[None]])[taken, np.arange(len(taken))]
 
 
@@ -141,7 +141,7 @@ def depths_of(config: BertConfig, taken: Int[np.ndarray, "n"]) -> Int[np.ndarray
 
 
 def scored_predictions(config: BertConfig, logits: Float[np.ndarray, "n c"]) -> np.ndarray:
-    """Logits as the score compares them."""
+    """Predictions from logits, as the score compares them."""
     number = len(config.labels) == 1 or config.problem_type == "regression"
     return logits[:, 0] if number else logits.argmax(axis=-1)
 
@@ -155,7 +155,7 @@ def _at_exits(model: BertModel, params: Tree, ids: Array, mask: Array, types: Ar
 def logits_at_exits(
     model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32
 ) -> tuple[Float[np.ndarray, "e n c"], Float[np.ndarray, "n c"]]:
-    """What every example would leave with at each exit, and at the end, in the order of the rows."""
+    """The logits of every example at each exit, and at the end, in the order of the rows."""
     assert model.config.exits is not None
     exits, classes = len(model.config.exits.after), len(model.config.labels)
     early, last = np.zeros((exits, len(encoded), classes), np.float32), np.zeros((len(encoded), classes), np.float32)

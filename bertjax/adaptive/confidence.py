@@ -1,8 +1,8 @@
-"""How sure an answer is: one number per example, from its logits, in float32.
+"""How confident a prediction is: one number per example, from its logits, in float32.
 
 Everything goes through log-softmax: a probability that underflows to 0 has entropy 0, not NaN, and large logits do not
-overflow. (The published codes of DeeBERT have one of these defects each.) Logits that are no numbers give a confidence
-that is none, and a comparison with that is false: such an example never leaves early.
+overflow. (The published codes of DeeBERT have one of these defects each.) Logits that are NaN give a confidence of NaN,
+and every comparison with that is false: such an example never exits early.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Scored = Float[Array, "*rows"]
 
 
 def entropy(logits: Float[Array, "*rows c"]) -> Scored:
-    """In nats: 0 for a certain answer, ln C for none at all (DeeBERT, Xin et al. 2020)."""
+    """In nats: 0 for a certain prediction, ln C for a uniform one (DeeBERT, Xin et al. 2020)."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.sum(jnp.where(jnp.isneginf(log_p), 0.0, jnp.exp(log_p) * log_p), axis=-1)
 
@@ -27,12 +27,12 @@ def normalised_entropy(logits: Float[Array, "*rows c"]) -> Scored:
 
 
 def max_probability(logits: Float[Array, "*rows c"]) -> Scored:
-    """The probability of the answer."""
+    """The probability of the predicted class."""
     return jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
 
 
 def margin(logits: Float[Array, "*rows c"]) -> Scored:
-    """How far the probability of the answer is above the second one's."""
+    """The difference between the two highest probabilities."""
     best, second = jnp.moveaxis(jax.lax.top_k(jax.nn.softmax(logits.astype(jnp.float32)), 2)[0], -1, 0)
     return best - second
 

@@ -1,4 +1,4 @@
-"""Exits put into a trained model: `(config, params) -> (config, params)`. Its own answers stay what they were."""
+"""Exits added to a trained model: `(config, params) -> (config, params)`. Its final logits stay what they were."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def add_exits(config: BertConfig, params: Tree, exits: Exits, seed: int) -> tupl
     code), classifiers as copies of its classifier, so that exits late in the model are good from the start.
 
     Raises:
-      UserError: An exit after the last layer, which is where everybody leaves; a model that has exits.
+      UserError: An exit after the last layer, where the model's own head is; a model that has exits.
     """
     if config.exits is not None:
         raise UserError(f"this model has exits after {config.exits.after}; take them out first (remove_exits).")
@@ -36,12 +36,13 @@ def add_exits(config: BertConfig, params: Tree, exits: Exits, seed: int) -> tupl
 
 
 def forget_threshold(config: BertConfig) -> BertConfig:
-    """The config of a model whose answers will change: nobody leaves by a threshold that was found for others."""
+    """The config without its exit rule, for a model that will be trained: the threshold was calibrated for other
+    logits."""
     if config.exits is None:
         return config
     return config.replace(exits=dataclasses.replace(config.exits, exit_rule=None))
 
 
 def remove_exits(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
-    """The model without them: what `add_exits` was given, bit for bit."""
+    """The model without exits: the input of `add_exits`, bit for bit."""
     return config.replace(exits=None), {name: branch for name, branch in params.items() if name != "exits"}

@@ -1,13 +1,13 @@
-"""When an example leaves: pure functions of the answers it got, one depth after the other.
+"""Policies: when an example exits, as pure functions of its logits at one exit after the other.
 
-A policy is a frozen dataclass with two methods. `start` gives what it knows of each example, a tree of NumPy arrays
-with a row per example; `decide` takes that and the logits of one exit, and says who leaves. It must treat every row by
-itself: whoever shares the batch has no influence. One of your own works like these.
+A policy is a frozen dataclass with two methods. `start` gives its memory of each example, a tree of NumPy arrays with a
+row per example. `decide` takes that memory and the logits of one exit, and returns the new memory and a flag for each
+example. It must treat every row by itself, so that the batch has no influence. A policy of your own works like these.
 
-Thresholds are rows too, and no part of what makes two policies equal: one compiled program serves them all.
+Thresholds are rows of the memory and do not count when two policies are compared: one compiled program serves all.
 
-Of patience there is a published code whose counter looks at the whole batch (PABEE's), so that answers depend on what
-else is in it; here each example has its own.
+The counter of PABEE's published code looks at the whole batch, so predictions there depend on the batch. Here each
+example has its own counter.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from bertjax.model.depth import ExitRule
 
 @runtime_checkable
 class Policy(Protocol):
-    """What an executor needs to know; hashable, because `decide` is part of a compiled program."""
+    """The interface of policies. Hashable, because `decide` is part of a compiled program."""
 
     def start(self, rows: int) -> Any: ...
 
@@ -35,7 +35,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Confidence:
-    """Leaves where one answer is sure enough by itself, by a rule of confidence.py."""
+    """Exits where one prediction is confident enough, by a rule of confidence.py."""
 
     rule: str
     threshold: float = field(compare=False)
@@ -52,19 +52,19 @@ class Confidence:
 
 
 class Waiting(NamedTuple):
-    """What patience knows of each example."""
+    """The memory of `Patience`."""
 
     agreed: Any
-    """How many answers in a row agreed."""
+    """How many predictions in a row agreed."""
     before: Any
-    """The answer before; NaN where there was none."""
+    """The prediction before; NaN where there was none."""
     patience: Any
     tolerance: Any
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Leaves after `patience` answers in a row that agree with the one before (PABEE, Zhou et al. 2020): at the
+    """Exits after `patience` predictions in a row that agree with the one before (PABEE, Zhou et al. 2020): at the
     `patience + 1`-th exit at the earliest. Two classes agree if they are equal, two numbers (logits of width 1) if they
     differ by less than `tolerance`."""
 
@@ -88,10 +88,10 @@ class Patience:
 
 
 def policy_of(config: BertConfig, exit_rule: ExitRule | None = None) -> Policy:
-    """The policy that a config holds, or of another `exit_rule` for its exits.
+    """The policy of a config, or of another `exit_rule` for its exits.
 
     Raises:
-      UserError: No rule is stored, or it says nothing for this kind of answer.
+      UserError: No rule is stored, or it is not defined for this kind of output.
     """
     rule = exit_rule or (config.exits and config.exits.exit_rule)
     if not rule:
@@ -115,7 +115,7 @@ def policy_of(config: BertConfig, exit_rule: ExitRule | None = None) -> Policy:
 def first_exit(
     policy: Policy, exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"]
 ) -> Int[np.ndarray, "n"]:
-    """The number of the exit each example takes, `e` for none, of logits that were all computed beforehand."""
+    """The number of the exit that each example takes, `e` for none, from the logits of all exits."""
     memory, taken = policy.start(len(logits)), np.full(len(logits), len(exit_logits))
     decide = jax.jit(policy.decide)
     for number, answers in enumerate(exit_logits):
@@ -125,7 +125,7 @@ def first_exit(
 
 
 def oracle_exit(exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"]) -> Int[np.ndarray, "n"]:
-    """The first exit whose answer is that of the last layer: as early as any rule could leave without changing an
-    answer. It needs that answer, so it is a bound and nothing that could be shipped."""
+    """The first exit whose prediction is that of the last layer: as early as any rule could exit without changing a
+    prediction. It needs the last layer, so it is a bound and no policy."""
     agrees = exit_logits.argmax(axis=-1) == logits.argmax(axis=-1)
     return np.where(agrees.any(axis=0), agrees.argmax(axis=0), len(exit_logits))

@@ -1,10 +1,10 @@
 """A model as a sequence of segments, behind each of which an example may exit.
 
-What travels is a tree whose leaves all have a row per example, so that who goes on can be gathered into a smaller one.
-With exits, a segment is itself a small model: the layers up to the next exit, under names of its own, and its head; no
-layers, where the exit stands on the embeddings. Two segments of the same shape are then the same program with other
-parameters, compiled once. With halting, the segment is the recurrent block, every round of it the same program, and an
-example leaves when all its positions have halted.
+The state is a tree whose leaves all have a row per example, so the remaining examples can be gathered into a smaller
+one. With exits, a segment is itself a small model: the layers up to the next exit, under names of its own, and its
+head. It has no layers where the exit is on the embeddings. Two segments of the same shape are then the same program
+with other parameters, compiled once. With halting, the segment is the recurrent block, every step of it the same
+program, and an example exits when all its positions have halted.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from bertjax.quantized.formats import Quantization
 
 
 class Carry(NamedTuple):
-    """What goes on from one segment to the next."""
+    """The state between two segments."""
 
     mask: Int[Array, "b l"]
     hidden: Float[Array, "b l d"] | RecurrentCarry
@@ -33,7 +33,7 @@ class Carry(NamedTuple):
 
 
 class SegmentOutput(NamedTuple):
-    """Behind a segment: what goes on, who leaves, and the answers they leave with, in float32."""
+    """After a segment: the state, a flag for the examples that exit, and logits in float32."""
 
     rows: Carry
     leave: Bool[Array, "b"]
@@ -49,7 +49,7 @@ class Segment(Protocol):
 
 @dataclass(frozen=True)
 class LayerSegment:
-    """Some layers and the head behind them: an exit, or without a `policy` the model's own head, where all leave."""
+    """Some layers and the head behind them: an exit, or without a `policy` the model's own head, where all exit."""
 
     model: BertModel
     policy: Policy | None
@@ -109,7 +109,8 @@ class SegmentedModel:
     """Depth steps that are done behind each segment."""
 
     def start(self, rows: int) -> Any:
-        """What the policy knows before the first segment; made outside of compiled programs, and given to them."""
+        """The memory of the policy before the first segment. Made outside of compiled programs, and an argument of
+        them."""
         return () if self.policy is None else self.policy.start(rows)
 
     def begin(

@@ -68,14 +68,15 @@ Rule = Literal["entropy", "normalised_entropy", "max_probability", "margin", "pa
 
 @dataclass(frozen=True)
 class ExitRule:
-    """When an example takes an exit: at the first one whose answer is sure enough, by one of the rules of
+    """When an example exits: at the first exit whose prediction is confident enough, by a rule of
     `bertjax.adaptive.policies`."""
 
     rule: Rule = "entropy"
     threshold: float = 0.0
-    """Leaves below it by entropy, above it by probability or margin; of patience, the number of agreeing answers."""
+    """An example exits below it by entropy, above it by probability or margin; for patience, the number of agreeing
+    predictions."""
     tolerance: Annotated[float, Within(0)] = 0.0
-    """Of patience in regression: two numbers that differ by less agree."""
+    """For patience in regression: two numbers that differ by less agree."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -91,10 +92,10 @@ class Exits:
     """A pooler and a classifier for each exit (DeeBERT, Xin et al. 2020), a classifier each behind the model's pooler
     (PABEE, Zhou et al. 2020), or the model's own head at every exit, which suits layers that share parameters."""
     exit_rule: ExitRule | None = None
-    """None: nobody leaves early."""
+    """None: no example exits early."""
     reads: Literal["first", "mean"] = "first"
     """What an exit's own pooler reads: the first row, as in both papers, or the mean over the real tokens. In the lower
-    layers of a model that was pre-trained with mean pooling the first row knows next to nothing of the text."""
+    layers of a model that was pre-trained with mean pooling, the first row holds almost nothing of the text."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,9 +1,9 @@
-"""Heads after inner layers, at which an example may leave (DeeBERT, Xin et al. 2020; PABEE, Zhou et al. 2020).
+"""Heads after inner layers, at which an example may exit (DeeBERT, Xin et al. 2020; PABEE, Zhou et al. 2020).
 
 An exit reads the first row of its layer, or the mean of all, and gives logits of the model's labels. What it costs is a
-pooler (d^2 parameters, used on one row) and a classifier, little beside a layer; what it gains depends on who leaves,
-which is decided elsewhere (`bertjax.adaptive`). On the embeddings it is a bag of words in front of the model: who
-leaves there costs no layer at all. The last layer has no exit but the model's own head.
+pooler (d^2 parameters, used on one row) and a classifier, little beside a layer. What it gains depends on how many
+examples exit, which a policy decides (`bertjax.adaptive`). On the embeddings it is a bag of words in front of the
+model: an example that exits there costs no layer. After the last layer stands the model's own head.
 """
 
 import flax.linen as nn

@@ -156,7 +156,7 @@ def test_an_answer_that_overflows_on_the_way_is_no_label(folder: Path):
     huge = map_with_path(lambda path, leaf: np.full_like(leaf, ends[path]) if path in ends else leaf, bundle.params)
     large = bertjax.Bundle(bundle.config, huge, bundle.tokenizer)
     message = refusal(large.predict, ["a fine film", "a dull story"])
-    assert message.startswith("the model's answers to 2 of 2 texts are no numbers (the first is text 0)")
+    assert message.startswith("the logits of 2 of 2 texts are not finite (the first is text 0)")
 
 
 # --- what is left over -----------------------------------------------------------------------------------------------
