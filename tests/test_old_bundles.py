@@ -67,6 +67,6 @@ def test_a_finished_run_of_0_1_0_knows_what_it_began_with(name: str, tmp_path: P
     other = OLD / "train.tsv"
     other.write_text(other.read_text() + "the music\tgood\n")
     with pytest.raises(
-        UserError, match=r"is finished, and began with something else .*\n.*--data.train has other text"
+        UserError, match=r"a finished run that started from other inputs:\n.*--data.train has other text"
     ):
         record.begin(OLD / name, parse(recipe, flags))
