@@ -89,7 +89,7 @@ def describe(
 ) -> tuple[Facts, ...]:
     """Prints what was read before anything is learned from it, and returns it for the report. `train` is what is
     learned or, by another `role`, chosen from; `source` names it where it is not `data.train`."""
-    from bertjax.text.facts import facts_of, overlap
+    from bertjax.text.facts import facts_of, overlap, task_summary
 
     learned = train and train.examples
     sources: list[tuple[str, str, Split, Examples | None]]
