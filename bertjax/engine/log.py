@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.engine.hosts import is_main_process
-from bertjax.engine.tensorboard import Board
 from bertjax.errors import UserError
 from bertjax.storage.paths import is_remote, send
 
@@ -37,15 +36,20 @@ class Log:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._file = Path(os.devnull if quiet else folder / "metrics.jsonl").open("a", encoding="utf-8")  # noqa: SIM115
-        self._board = None if quiet else Board(folder / "tensorboard")
+        self._board: Any = None
         self._progress = None if start is None or quiet else Progress(label, total, start)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Logs the numbers of one step."""
         self._write({"step": step, **values})
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.scalar(name, value, step)
+        if self._quiet:
+            return
+        if self._board is None:
+            from tensorboardX import SummaryWriter  # with the first numbers: its import takes seconds beside torch
+
+            self._board = SummaryWriter(str(self._folder / "tensorboard"), flush_secs=30)
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
 
     def event(self, event: str, step: int, **details: Any) -> None:
         """Logs a start, restart, compilation, checkpoint or stop."""
@@ -76,6 +80,8 @@ class Log:
         """Uploads the log where the folder is in a bucket, so that it survives this machine."""
         if self._bucket is None or self._quiet:
             return
+        if self._board is not None:
+            self._board.flush()
         try:
             send(self._folder, self._bucket)
         except OSError as error:
