@@ -24,7 +24,7 @@ ORDER = """
 `recipes` stand late, because a config checks its values with the rules of the rooms before them. They import no jax.
 """
 ROOMS = ORDER.split()
-LONGEST, ANY = 110, 0.33
+LONGEST, ANY = 80, 0.10
 
 
 @cache

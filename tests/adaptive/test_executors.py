@@ -84,9 +84,9 @@ def inputs(batch):
     return batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
 
 
-def in_segments(walk, params, *arrays) -> ExitOutput:
+def in_segments(segments, params, *arrays) -> ExitOutput:
     """Batches of up to four: several of them where there are more."""
-    [left] = SegmentExecutor(walk, params, sizes=(1, 2, 4))([arrays])
+    [left] = SegmentExecutor(segments, params, sizes=(1, 2, 4))([arrays])
     return left
 
 
@@ -111,11 +111,11 @@ def test_every_executor_gives_what_looking_afterwards_gives(exits, changes, rule
     model, params = with_exits(exits, **changes)
     batch = tiny_batch(LENGTHS)
     policy = policy_of(model.config, middling(rule, model, params, batch))
-    expected, walk = afterwards(model, params, policy, batch), segmented_model(model.config, policy)
+    expected, segments = afterwards(model, params, policy, batch), segmented_model(model.config, policy)
     assert (expected.depths < 5).any(), "nobody leaves early: the test would show nothing"
-    agree(full(walk, params, *inputs(batch)), expected)
-    agree(looped(walk, params, *inputs(batch)), expected)
-    agree(in_segments(walk, params, *inputs(batch)), expected)
+    agree(full(segments, params, *inputs(batch)), expected)
+    agree(looped(segments, params, *inputs(batch)), expected)
+    agree(in_segments(segments, params, *inputs(batch)), expected)
 
 
 @pytest.mark.slow
@@ -130,28 +130,28 @@ def test_inputs_are_rounded_in_the_ranges_of_the_layer_that_they_go_into(exits, 
     sites = {site: Activation() if ranges == "token" else activation for site, activation in found.items()}
     model = build(config.replace(quantization=Quantization(config.quantization.weights, tuple(sites.items()))))
     policy = policy_of(model.config, middling("entropy", model, params, batch))
-    expected, walk = afterwards(model, params, policy, batch), segmented_model(model.config, policy)
+    expected, segments = afterwards(model, params, policy, batch), segmented_model(model.config, policy)
     assert (expected.depths < 5).any()
-    agree(full(walk, params, *inputs(batch)), expected)
-    agree(in_segments(walk, params, *inputs(batch)), expected)
+    agree(full(segments, params, *inputs(batch)), expected)
+    agree(in_segments(segments, params, *inputs(batch)), expected)
 
 
 def test_who_else_is_in_the_batch_changes_nothing():
     model, params = with_exits()
     batch = tiny_batch(LENGTHS)
-    walk = segmented_model(model.config, policy_of(model.config, middling("entropy", model, params, batch)))
-    together = full(walk, params, *inputs(batch))
+    segments = segmented_model(model.config, policy_of(model.config, middling("entropy", model, params, batch)))
+    together = full(segments, params, *inputs(batch))
     order = np.random.default_rng(1).permutation(len(LENGTHS))
-    shuffled = in_segments(walk, params, *(array[order] for array in inputs(batch)))
+    shuffled = in_segments(segments, params, *(array[order] for array in inputs(batch)))
     agree(shuffled, ExitOutput(together.logits[order], together.depths[order]))
     for i in (0, 3, 7):
-        [alone] = EarlyExitExecutor(walk, params)([tuple(array[i : i + 1] for array in inputs(batch))])
+        [alone] = EarlyExitExecutor(segments, params)([tuple(array[i : i + 1] for array in inputs(batch))])
         agree(alone, ExitOutput(together.logits[i : i + 1], together.depths[i : i + 1]))
     junk = np.full((3, 7), 41, np.int32)
     with_junk = [np.concatenate([junk, array]) for array in inputs(batch)]
     with_junk[1][:3] = 0  # not a real token among them
     for run in (full, looped, in_segments):
-        found = run(walk, params, *with_junk)
+        found = run(segments, params, *with_junk)
         agree(ExitOutput(found.logits[3:], found.depths[3:]), together)
         assert found.depths[:3].tolist() == [0, 0, 0]
 
@@ -162,8 +162,8 @@ def test_survivors_of_several_batches_go_on_together(monkeypatch):
     remainder."""
     model, params = with_exits()
     batches = [tiny_batch(LENGTHS[n % 5 : n % 5 + 3], columns=7 + 2 * (n % 2), seed=n) for n in range(13)]
-    walk, sizes = segmented_model(model.config, Whim()), Counter()
-    segmented = SegmentExecutor(walk, params, sizes=(1, 2, 4))
+    segments, sizes = segmented_model(model.config, Whim()), Counter()
+    segmented = SegmentExecutor(segments, params, sizes=(1, 2, 4))
 
     def counted(run, mask, number, *others):
         sizes[int(number), mask.shape] += 1
@@ -174,7 +174,7 @@ def test_survivors_of_several_batches_go_on_together(monkeypatch):
     expected = Counter()
     for length in (7, 9):
         those = [n for n in range(13) if batches[n]["input_ids"].shape[1] == length]
-        lefts = [full(walk, params, *inputs(batches[n])) for n in those]
+        lefts = [full(segments, params, *inputs(batches[n])) for n in those]
         for n, left in zip(those, lefts, strict=True):
             agree(found[n], left)
         depths = np.concatenate([left.depths for left in lefts])
@@ -189,16 +189,16 @@ def test_survivors_of_several_batches_go_on_together(monkeypatch):
 def test_no_example_exits_a_model_whose_exits_are_closed():
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
     plain = model.clone(config=model.config.replace(exits=None))
-    walk, batch = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 0.0))), tiny_batch(LENGTHS)
+    segments, batch = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 0.0))), tiny_batch(LENGTHS)
     expected = ExitOutput(np.asarray(apply(plain, params, batch).logits), np.full(len(LENGTHS), 3))
     for run in (full, looped, in_segments):
-        agree(run(walk, params, *inputs(batch)), expected)
+        agree(run(segments, params, *inputs(batch)), expected)
 
 
 def test_open_exits_make_a_model_of_one_layer():
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
-    walk = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 1e9)))
-    [found] = EarlyExitExecutor(walk, params)([inputs(tiny_batch(LENGTHS))])
+    segments = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 1e9)))
+    [found] = EarlyExitExecutor(segments, params)([inputs(tiny_batch(LENGTHS))])
     assert set(found.depths.tolist()) == {1}
     np.testing.assert_allclose(found.logits, apply(model, params, tiny_batch(LENGTHS)).exit_logits[0], **SAME_MATHS)
 
@@ -214,17 +214,17 @@ def test_halting_is_a_way_of_leaving(scope, output):
     out = apply(model, params, batch)
     expected = ExitOutput(np.asarray(out.logits), np.asarray(out.trace.halting.steps).max(axis=1).astype(int))
     assert len(set(expected.depths.tolist())) > 1
-    walk = segmented_model(model.config)
-    agree(full(walk, params, *inputs(batch)), expected)
-    agree(looped(walk, params, *inputs(batch)), expected)
-    agree(in_segments(walk, params, *inputs(batch)), expected)
+    segments = segmented_model(model.config)
+    agree(full(segments, params, *inputs(batch)), expected)
+    agree(looped(segments, params, *inputs(batch)), expected)
+    agree(in_segments(segments, params, *inputs(batch)), expected)
 
 
 def test_segments_alike_are_one_program_and_no_new_ones_are_compiled_after_the_warm_up():
     model, params = with_exits()
-    walk = segmented_model(model.config, Whim())
-    assert len(set(walk.segments)) == 2, "layers between exits, and the last with the model's head"
-    segmented, compiled = SegmentExecutor(walk, params, sizes=(2, 4, 8)), []
+    segments = segmented_model(model.config, Whim())
+    assert len(set(segments.segments)) == 2, "layers between exits, and the last with the model's head"
+    segmented, compiled = SegmentExecutor(segments, params, sizes=(2, 4, 8)), []
     segmented.warm_up((7,))
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration_secs, **kwargs: (
@@ -249,6 +249,6 @@ def test_what_cannot_be_walked_is_said():
 
 def test_a_batch_of_filler_leaves_at_once():
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
-    walk = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 0.5)))
+    segments = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 0.5)))
     nothing = np.zeros((4, 7), np.int32)
-    assert in_segments(walk, params, nothing, nothing, nothing).depths.tolist() == [0] * 4
+    assert in_segments(segments, params, nothing, nothing, nothing).depths.tolist() == [0] * 4

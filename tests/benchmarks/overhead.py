@@ -52,9 +52,9 @@ class EveryRow:
     def build(self, student: Any, teacher: Any) -> Any:
         labels = HardLabels().build(student, teacher)
 
-        def formula(extra: Any, guess: Any, said: Any, batch: Any) -> Any:
-            total, count = labels(extra, guess, said, batch)
-            return total + 1e-12 * jnp.sum(jnp.square(guess.hidden_states[-1])), count
+        def formula(extra: Any, student_out: Any, teacher_out: Any, batch: Any) -> Any:
+            total, count = labels(extra, student_out, teacher_out, batch)
+            return total + 1e-12 * jnp.sum(jnp.square(student_out.hidden_states[-1])), count
 
         return formula
 
@@ -107,9 +107,9 @@ def frameworks(folder: Path, size: int, length: int) -> dict[str, Any]:
         formulas = [(loss.weight, loss.build(student.config, teacher.config)) for loss in losses]
 
         def objective(params, extra, state, batch, step, key):
-            guess = student.model.apply({"params": params}, *inputs_of(batch), rngs={"dropout": key})
-            said = said_of(batch)
-            sums = [(*f({}, guess, said, batch), weight) for weight, f in formulas]
+            student_out = student.model.apply({"params": params}, *inputs_of(batch), rngs={"dropout": key})
+            teacher_out = said_of(batch)
+            sums = [(*f({}, student_out, teacher_out, batch), weight) for weight, f in formulas]
             terms = {str(i): Term(total, count, weight) for i, (total, count, weight) in enumerate(sums)}
             return terms, state
 

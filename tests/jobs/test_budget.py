@@ -83,7 +83,7 @@ class Shop:
         patch.setattr(compress, "resolve_model", Path)
         patch.setattr("bertjax.jobs.budget.depth_of", lambda folder: 4)
         patch.setattr(compress, "exported", self.export)
-        patch.setattr("bertjax.jobs.report.build_report", self.prove)
+        patch.setattr("bertjax.jobs.report.build_report", self.built)
         patch.setattr(compress, "ship", lambda kept, report, out: self.measured.append(f"kept {kept.name}"))
         patch.setattr(compress, "show", lambda report: None)
         for stage in (Distill, Quantize, Finetune):
@@ -112,7 +112,7 @@ class Shop:
         (folder / "model.onnx").write_bytes(bytes(100))
         return Model(name, folder)
 
-    def prove(self, models: Any, text: Any, out: Any, **_: Any) -> Report:
+    def built(self, models: Any, text: Any, out: Any, **_: Any) -> Report:
         self.measured = [model.name for model in models]
         times = Latency(Percentiles(1.0, 1.0), Percentiles(1.0, 1.0))
         origin = {model.name: str(model.folder) for model in models}
