@@ -27,7 +27,11 @@ FIELDS = {
     "whole": "as_is",
     "words": "mlm_weight",
 }
-VALUES = {"qat": {"nothing": "off", "weights": "ste", "scales": "lsq"}, "unit": {"pieces": "tokens"}}
+VALUES = {
+    "qat": {"nothing": "off", "weights": "ste", "scales": "lsq"},
+    "substitutes": {"guesses": "predictions"},
+    "unit": {"pieces": "tokens"},
+}
 CLASSES = {"Patience": "PatientStates", "SoftWords": "MLMSoftTargets"}
 
 

@@ -30,15 +30,15 @@ class Student:
     intermediate_size: int | None = None
     hidden_size: int | None = None
     bottleneck_size: int | None = None
-    """With family=mobilebert: the width in which its layers compute, 128 if nothing is said."""
+    """With family=mobilebert: the width in which its layers compute, 128 by default."""
     num_attention_heads: int | None = None
     pairing: str | tuple[int, ...] = "uniform"
     """Teacher layers that the student begins with: uniform, last, first, or the layers themselves."""
     init_from: str = "teacher"
     """teacher: begin with the teacher's own layers. random: begin with random numbers. A folder, hf:NAME or demo: begin
-    with that model's, which then stands for the teacher in all that is said here of shape and layers."""
+    with that model's, which then takes the teacher's place for shape and layers."""
     as_is: bool = False
-    """With a model to begin with: take it as it is, shape and all. For one whose parts were taken out."""
+    """With a model to begin with: take it as it is, shape and all. For a pruned model."""
     family: Literal["distilbert", "mobilebert"] | None = None
     """distilbert: without token types, of which the first joins the positions; stock code then knows it as DistilBERT.
     Not for heads that label whole texts, which differ. mobilebert: thin layers as in MobileBERT, which begin with

@@ -132,7 +132,7 @@ class Source:
     def candidates(self, texts: list[Any]) -> list[list[list[str]]]:
         """Of every word of every text."""
         guessed: list[dict[int, list[str]]] = [{} for _ in texts]
-        if self.config.substitutes == "guesses":
+        if self.config.substitutes == "predictions":
             from bertjax.distill.substitutes import likely_words
 
             sizes = {"count": self.config.candidates, "batch_size": self.config.batch_size, "buckets": self.buckets}
@@ -157,7 +157,7 @@ def open_source(config: Config, task: Task, examples: Examples) -> Source:
     from bertjax.text.buckets import length_buckets
 
     bundle = open_guesser(config)
-    guessing, limit = config.substitutes == "guesses", bundle.config.max_position_embeddings
+    guessing, limit = config.substitutes == "predictions", bundle.config.max_position_embeddings
     names, seen, lengths = token_strings(tokenizer_of(bundle)), Counter(), [4]
     asked: dict[str, tuple[int, ...]] = {}
     for column in (examples.texts, examples.pairs or []):
@@ -179,7 +179,7 @@ def open_guesser(config: Config) -> Bundle:
     from bertjax.model.config import PREFIXES
 
     stored = stored_config(config.model)
-    guessing = config.substitutes == "guesses"
+    guessing = config.substitutes == "predictions"
     architecture = PREFIXES[stored.model_type] + "ForMaskedLM" if guessing else None
     bundle = load(config.model, architecture=architecture)
     if bundle.tokenizer is None:

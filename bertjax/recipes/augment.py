@@ -20,8 +20,8 @@ class Augment(Stage):
     """Name of the stage."""
     model: str | None = None
     """The masked language model: a folder or hf:NAME. Default: the current model."""
-    substitutes: Literal["guesses", "neighbours"] = "guesses"
-    """guesses: words of one token are replaced by what a masked language model predicts in their place. neighbours:
+    substitutes: Literal["predictions", "neighbours"] = "predictions"
+    """predictions: words of one token are replaced by what a masked language model predicts in their place. neighbours:
     words are replaced by near ones in the model's embedding table, for a model without MLM head."""
     copies: int | GlueTask = 20
     """Copies tried per example; equal ones are kept once. A GLUE task's name: TinyBERT's number for it."""
