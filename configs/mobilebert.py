@@ -109,14 +109,14 @@ layers = replace(
     out="runs/mobilebert-layers",
 )
 
-taught = Student(init_from="runs/mobilebert-layers/bundle", as_is=True)
+student = Student(init_from="runs/mobilebert-layers/bundle", as_is=True)
 
 config = replace(
     teacher,
     model="runs/ib-bert/bundle",
     shape=Shape(),
     vocab_size=None,
-    student=taught,
+    student=student,
     mlm_weight=0.5,
     losses=(MLMSoftTargets(weight=0.5, temperature=1.0),),
     out="runs/mobilebert",
@@ -132,7 +132,7 @@ layers_of_bert = replace(
 from_bert = replace(
     config,
     model="hf:bert-large-uncased",
-    student=replace(taught, init_from="runs/mobilebert-layers-of-bert/bundle"),
+    student=replace(student, init_from="runs/mobilebert-layers-of-bert/bundle"),
     out="runs/mobilebert-from-bert",
 )
 

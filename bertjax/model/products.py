@@ -61,11 +61,11 @@ def einsum_float32(subscripts: str, left: Array, right: Array) -> Array:
     return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32).astype(left.dtype)
 
 
-def _in_halves(subscripts: str, left: Array, right: Array) -> tuple[Array, tuple[Array, Array]]:
+def _bf16_matmul_forward(subscripts: str, left: Array, right: Array) -> tuple[Array, tuple[Array, Array]]:
     return einsum_float32(subscripts, left, right), (left, right)
 
 
-def _in_halves_gradient(subscripts: str, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _bf16_matmul_backward(subscripts: str, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     left, right = saved
     inputs, out = subscripts.split("->")
     first, second = inputs.split(",")
@@ -84,7 +84,7 @@ def transpose(rows: Array) -> Array:
     return jax.lax.optimization_barrier(apart.reshape(width, count))
 
 
-bf16_matmul.defvjp(_in_halves, _in_halves_gradient)
+bf16_matmul.defvjp(_bf16_matmul_forward, _bf16_matmul_backward)
 
 
 def by_rows(product: Product) -> bool:

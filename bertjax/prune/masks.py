@@ -82,14 +82,14 @@ def gradual_magnitude(scope: Scope, sparsity: float, steps: int) -> Callable[[Ma
     # In double precision, here: in single precision 0.7 of a million is not 700,000.
     shares = [*map(cubic(0, max(1, steps), sparsity), when[:-1].tolist()), sparsity]
 
-    def thinner(masks: Masks, params: Tree, step: Any) -> Masks:
+    def update(masks: Masks, params: Tree, step: Any) -> Masks:
         def removed(n: int) -> Array:
             return jnp.asarray([int(share * n) for share in shares])[jnp.argmax(step == when)]
 
         due = jnp.any(step == when)
         return jax.lax.cond(due, lambda: drop_smallest(masks, params, scope, removed), lambda: masks)
 
-    return thinner
+    return update
 
 
 def drop_smallest(masks: Masks, params: Tree, scope: Scope, removed: Callable[[int], Any]) -> Masks:

@@ -93,7 +93,7 @@ def test_the_tokens_composed_are_the_whole(params, plain):
     batch = tiny_batch()
 
     @jax.jit
-    def pieces(params):
+    def in_parts(params):
         bound = MODEL.bind({"params": params})
         hidden = bound.embed(batch["input_ids"], batch["token_type_ids"])
         mask = key_mask(batch["attention_mask"])
@@ -101,7 +101,7 @@ def test_the_tokens_composed_are_the_whole(params, plain):
         second = bound.layers(first[-1].hidden, mask, start=1)
         return [hidden, first[-1].hidden, second[-1].hidden], *bound.finish(second[-1].hidden)
 
-    hidden_states, logits, pooled = pieces(params)
+    hidden_states, logits, pooled = in_parts(params)
     for a, b in zip(hidden_states, plain.hidden_states, strict=True):
         close(a, b)
     close(logits, plain.logits)

@@ -121,13 +121,13 @@ def compared(matrices: dict[str, np.ndarray], scope: Any) -> list[np.ndarray]:
 def test_weights_go_by_the_schedule_and_never_return(params, scope: Any, final: float):
     """Against a loop that hides the smallest of what is left, while all weights move at random."""
     steps, rng = 7, np.random.default_rng(0)
-    thinner = jax.jit(gradual_magnitude(scope, final, steps))
+    update = jax.jit(gradual_magnitude(scope, final, steps))
     masks = magnitude_masks(params, KERNELS, 0.0)
     moved = {path: leaf for path, leaf in flatten(params).items() if path in flatten(masks)}
     groups, expected = compared(moved, scope), np.ones(sum(leaf.size for leaf in moved.values()), bool)
     for step in range(10):
         moved = {p: (x + 0.02 * rng.standard_normal(x.shape)).astype(np.float32) for p, x in moved.items()}
-        masks = thinner(masks, unflatten(moved), step)
+        masks = update(masks, unflatten(moved), step)
         share = final * (1 - (1 - step / steps) ** 3) if step < steps else final
         sizes = np.concatenate([np.abs(leaf).ravel() for leaf in moved.values()])
         sizes[~expected] = -0.5
@@ -137,20 +137,20 @@ def test_weights_go_by_the_schedule_and_never_return(params, scope: Any, final: 
         np.testing.assert_array_equal(np.concatenate([m.ravel() for m in flatten(masks).values()]), expected)
         assert not (expected & (sizes < 0)).any()
     assert (~expected).sum() == sum(int(final * len(group)) for group in groups)
-    again = thinner(masks, unflatten(moved), steps)  # as for a second micro-batch
+    again = update(masks, unflatten(moved), steps)  # as for a second micro-batch
     jax.tree.map(np.testing.assert_array_equal, again, masks)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 99, 101, 250])
 def test_a_run_of_any_length_ends_at_the_asked_sparsity(steps: int):
     matrix = {"kernel": np.random.default_rng(0).standard_normal((10, 100)).astype(np.float32)}
-    masks, thinner, changes = (
+    masks, update, changes = (
         magnitude_masks(matrix, "kernel", 0.0),
         jax.jit(gradual_magnitude("global", 0.7, steps)),
         0,
     )
     for step in range(steps + 3):
-        before, masks = masks, thinner(masks, matrix, step)
+        before, masks = masks, update(masks, matrix, step)
         changes += bool((before["kernel"] != masks["kernel"]).any())
     assert (~np.asarray(masks["kernel"])).sum() == 700
     assert changes <= 100
@@ -160,10 +160,10 @@ def test_a_run_of_any_length_ends_at_the_asked_sparsity(steps: int):
 def test_masks_are_the_same_however_parameters_are_divided(scope: Any):
     rng = np.random.default_rng(0)
     params = {"a": {"kernel": rng.integers(-9, 9, (32, 24)).astype(np.float32)}, "b": {"kernel": np.ones((16, 8))}}
-    whole, thinner = magnitude_masks(params, "kernel", 0.0), jax.jit(gradual_magnitude(scope, 0.7, 2))
+    whole, update = magnitude_masks(params, "kernel", 0.0), jax.jit(gradual_magnitude(scope, 0.7, 2))
     place = NamedSharding(jax.make_mesh((8,), ("parameters",)), PartitionSpec("parameters"))
-    divided = thinner(jax.device_put(whole, place), jax.device_put(params, place), 2)
-    jax.tree.map(np.testing.assert_array_equal, divided, thinner(whole, params, 2))
+    divided = update(jax.device_put(whole, place), jax.device_put(params, place), 2)
+    jax.tree.map(np.testing.assert_array_equal, divided, update(whole, params, 2))
 
 
 def test_what_is_masked_gets_no_gradient_and_stays_zero(params):

@@ -186,7 +186,7 @@ def test_the_masks_of_a_seed_are_the_same_everywhere():
     assert (found.positions.tolist(), found.ids[found.positions].tolist()) == ([1, 2, 3, 6, 7, 13], [4, 4, 4, 4, 4, 22])
 
 
-def test_a_row_of_special_tokens_alone_has_nothing_to_guess():
+def test_a_row_of_special_tokens_alone_has_nothing_to_predict():
     for unit in UNITS:
         assert len(mask(np.array([CLS, SEP]), TOKENS, Masking(unit), Draws(0)).positions) == 0
 

@@ -34,7 +34,7 @@ from tests.train.tiny import ROOT, metrics, run, script, weights, write_model
 from train.pretrain import main
 
 LONGEST = 24
-PIECES = tiny_tokenizer().vocab_size
+VOCABULARY = tiny_tokenizer().vocab_size
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +86,12 @@ def torch_losses(model, batches: list[dict], rate) -> list[float]:
 
 @pytest.mark.slow
 def test_fifty_steps_give_the_losses_of_albert_in_torch(text: str, tmp_path: Path):
-    fields = {"vocab_size": PIECES, "type_vocab_size": 2, "max_position_embeddings": LONGEST, "layer_norm_eps": 1e-12}
+    fields = {
+        "vocab_size": VOCABULARY,
+        "type_vocab_size": 2,
+        "max_position_embeddings": LONGEST,
+        "layer_norm_eps": 1e-12,
+    }
     none = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"), 0.0)
     theirs = torch_model("AlbertForPreTraining", 41, **fields, **none, num_hidden_layers=3, num_hidden_groups=1)
     bundle = bertjax.load(written(theirs, tmp_path / "albert"))
@@ -130,7 +135,7 @@ def gradient(given: tuple[Any, Any], batch: dict, micro_batches: int = 1) -> Any
 
 @pytest.fixture(scope="module")
 def model(text: str) -> tuple[Any, Any]:
-    config = small(text).shape.config(PIECES, "ForPreTraining")
+    config = small(text).shape.config(VOCABULARY, "ForPreTraining")
     return build(config), jax.tree.map(lambda x: 3 * x, init_params(config, 1))
 
 
