@@ -23,7 +23,7 @@ ORDER = """
 `learn` stands before the techniques, because what they give to a training step is defined there.
 `recipes` stand late, because a config checks its values with the rules of the rooms before them. They import no jax.
 """
-ROOMS: list[str] = ORDER.split()
+ROOMS = tuple[str, ...](ORDER.split())
 LONGEST, ANY = 80, 0.10
 
 
