@@ -1,26 +1,26 @@
-"""Fewer bits for the same numbers.
+"""Quantisation: weights and activations in fewer bits.
 
-A weight matrix of a BERT has a few million numbers that lie close together, so each can be an integer of 8, 4, 3 or 2
-bits times a scale that many share. Three things are gained, and they are not the same: bytes on disk (always), memory
-traffic (where the integers stay integers until they are used), and time (only where the processor multiplies integers:
-8 bits times 8 bits). The price is rounding, half a step at most; training with the rounding in place wins most back.
+A weight matrix of a BERT has a few million numbers of similar size, so each can be stored as an integer of 8, 4, 3 or 2
+bits times a shared scale. Three things improve, each under its own condition: size on disk (always), memory traffic
+(where weights stay integers until they are used), and speed (only where the processor multiplies int8 by int8). The
+price is a rounding error of at most half a step; quantisation-aware training recovers most of the loss in accuracy.
 
-    formats.py     how finely what is rounded: bits, scheme, who shares a scale (no jax)
-    grid.py        the blocks of a matrix that share a scale
-    ranges.py      from numbers to the range that their integers have to cover
-    rounding.py    numbers to integers and back; rounding that lets gradients through
-    packing.py     integers of 2, 3 and 4 bits and ternary ones, close together in bytes
-    tensor.py      a matrix of integers with its scales, as one leaf of a parameter tree
-    weights.py     which parameters, by rules; and rounding them all
-    activations.py ranges of what flows between products, from text
-    products.py    what a model computes with: integers, or floating point that was rounded as they are
-    coverage.py    which products a program really makes with integers
-    training.py    rounding in the training step: formats as transforms, scales that learn
-    sensitivity.py how much rounding hurts each layer: curvature (Q-BERT), or the loss itself
-    assignment.py  bits for each layer, the best within a size
+    ../quantized/formats.py   bits, scheme and block size (no jax)
+    ../quantized/grid.py      the blocks of a matrix that share a scale
+    ../quantized/rounding.py  quantise and dequantise, with straight-through gradients
+    ../quantized/packing.py   2, 3 and 4-bit and ternary integers packed into bytes
+    ../quantized/tensor.py    a matrix of integers with its scales, as one leaf of a parameter tree
+    ../model/quantized.py     matrix products of a quantised model, in integers or simulated in floating point
+    ranges.py                 weight ranges
+    weights.py                post-training quantisation of the weights, by rules over parameter paths
+    activations.py            activation ranges, from calibration examples
+    training.py               quantisation-aware training: straight-through rounding, learned scales
+    sensitivity.py            how much quantising each layer hurts: Hessian (Q-BERT), or the measured loss
+    assignment.py             mixed precision: bits per layer, optimal for a size budget
+    coverage.py               which products of a compiled program use integers
 
-The trade-off: per matrix, one scale must serve the largest number, which rounds the small ones away; per channel or
-group it serves fewer, and each costs four bytes. Below four bits it matters more where the range is cut off.
+The trade-off is the number of scales. One per matrix must cover the largest weight, and the small ones lose precision.
+One per channel or group is more accurate, and each takes four bytes. Below four bits, clipping the range matters more.
 """
 
 from importlib import import_module
@@ -38,7 +38,7 @@ _HOMES = {"Quantized": "quantized.tensor", "dequantised": "quantized.tensor", "q
 
 
 def __getattr__(name: str) -> Any:
-    """`formats` is for config files, which import no jax; the rest is imported when it is first asked for."""
+    """Imports lazily: config files use `formats`, which needs no jax; everything else is imported at first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'bertjax.quantize' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"bertjax.{_HOMES[name]}"), name)

@@ -1,9 +1,9 @@
-"""Ranges of what flows between products, from text.
+"""Activation ranges, from calibration examples.
 
-Every product that reads a matrix of integers is watched while the model reads sample text, its inputs still in floating
-point, and the range over all real tokens is kept; padding never enters one. Found once and then fixed: a text's answer
-then depends on that text alone. The alternative, a range for each token as it comes, needs no text and follows every
-outlier, but costs a reduction per product and exists in few runtimes.
+The model with integer weights and float activations is run on the calibration examples. The input range of every
+product with an integer matrix is recorded over all real tokens; padding is excluded. The ranges are then fixed, so an
+example's output does not depend on the other examples in its batch. The alternative is a dynamic range per token: it needs no calibration and follows
+every outlier, but costs a reduction per product, and few runtimes support it.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,8 +23,9 @@ from bertjax.quantized.formats import Activation
 from bertjax.quantized.tensor import Quantized
 
 Calibrate = Literal["min_max", "moving_average", "percentile", "least_squares"]
-"""Extremes over all the text; their average over batches, later ones counting more; an average of each batch's ends
-without a ten-thousandth of its numbers; the part of the extremes with the smallest squared error."""
+"""min_max: the extremes over all examples. moving_average: an exponential moving average of each batch's extremes.
+percentile: the mean over batches of each batch's range without a ten-thousandth of its values. least_squares: the
+fraction of the extremes with the smallest squared rounding error."""
 DECAY = 0.9
 SHARE = 0.9999
 FRACTIONS = tuple(1 - i / 40 for i in range(36))
@@ -38,7 +39,8 @@ def find_ranges(
     how: Calibrate = "percentile",
     bits: int = 8,
 ) -> dict[str, Activation]:
-    """The activation of every site whose product reads a matrix of integers, from batches of (ids, mask, types)."""
+    """The calibrated `Activation` of every site whose product reads an integer matrix. Batches are (ids, mask, token
+    types)."""
     if model.config.recurrence:
         raise UserError(
             "a model that recurs reads each site several times, in other ranges: give each token its own "
@@ -57,7 +59,7 @@ def find_ranges(
 
 
 def shares_outside(model: BertModel, params: Tree, batches: Iterable[tuple[Any, Any, Any]]) -> dict[str, float]:
-    """The share of the numbers that each product reads which lie beyond its fixed range, over these batches."""
+    """For each site, the fraction of its input values that these batches have outside its fixed range."""
     assert model.config.quantization is not None
     fixed = {site: a for site, a in model.config.quantization.activations if a.low is not None}
     ranges = tuple((site, (a.low, a.high)) for site, a in fixed.items())
@@ -69,7 +71,7 @@ def shares_outside(model: BertModel, params: Tree, batches: Iterable[tuple[Any, 
 
 
 def combined(how: Calibrate, old: Ends | None, new: Ends, seen: int) -> Ends:
-    """The range after one more batch."""
+    """The range after one more batch; `seen` is the number of batches before it."""
     if old is None:
         return new
     if how in ("min_max", "least_squares"):
@@ -81,7 +83,7 @@ def combined(how: Calibrate, old: Ends | None, new: Ends, seen: int) -> Ends:
 def best_fractions(
     model: BertModel, params: Tree, batches: list[tuple[Any, Any, Any]], widest: dict[str, Ends], bits: int
 ) -> dict[str, Ends]:
-    """The part of each range, both ends alike, that rounds all batches with the smallest squared error."""
+    """Each range scaled, both ends alike, by the fraction with the smallest squared rounding error over all batches."""
     tried = tuple(
         (site, tuple(fixed_scale(Activation(bits, min(low, 0) * f, max(high, 0) * f)) for f in FRACTIONS))
         for site, (low, high) in widest.items()
@@ -103,7 +105,7 @@ def watched(
     statistic: str,
     argument: Any,
 ) -> dict[str, Any]:
-    """What a statistic says of the input of each product that reads a matrix of integers."""
+    """A statistic of the input of each product that reads an integer matrix, by site."""
     seen: dict[str, Any] = {}
     real = jnp.asarray(mask) > 0
 
@@ -113,7 +115,7 @@ def watched(
             seen[site] = STATISTICS[statistic](left.astype(jnp.float32), rows[..., None], site, argument)
         return plain_product(site, subscripts, left, right)
 
-    # Of layers that are computed again on the way back, nothing can be told outside.
+    # Values inside rematerialised layers are tracers that must not leave them.
     model = type(model)(model.config.replace(remat=False), product)
     model.apply({"params": params}, ids, mask, types)
     return seen
@@ -123,7 +125,7 @@ _watched = jax.jit(watched, static_argnames=("model", "statistic", "argument"))
 
 
 def ends(x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, share: float) -> tuple[Array, Array]:
-    """Smallest and largest of the real numbers, without (1 - share) / 2 of them on either side."""
+    """Minimum and maximum over real tokens, without the (1 - share) / 2 most extreme values on either side."""
     del site
     if share == 1.0:
         return jnp.min(x, where=real, initial=jnp.inf), jnp.max(x, where=real, initial=-jnp.inf)
@@ -134,7 +136,7 @@ def ends(x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, sh
 def errors(
     x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, argument: tuple[int, Any]
 ) -> Float[Array, "fractions"]:
-    """The squared error of each tried scale and zero point of the site."""
+    """The squared rounding error over real tokens, for each candidate (scale, zero point) of the site."""
     bits, tried = argument
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
@@ -147,7 +149,7 @@ def errors(
 
 
 def outside(x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, ranges: Any) -> tuple[Array, Array]:
-    """How many of the real numbers lie beyond the site's range, and how many there are."""
+    """The number of values of real tokens outside the site's range, and the number of values."""
     low, high = dict(ranges).get(site, (-jnp.inf, jnp.inf))
     return jnp.sum((x < low) | (x > high), where=real), jnp.sum(real) * x.shape[-1]
 

@@ -1,13 +1,13 @@
-"""How many bits for which part, when only so many bytes are left.
+"""Mixed precision: the bits of each part of a model for a budget in bytes.
 
-Every part (a layer, a matrix) has a few choices of bits, each with its bytes and its cost: curvature times squared
-error, or how much the loss rose when it was rounded alone. That costs add up over parts is an assumption, the price of
-not having to try every combination; given it, the answer here is the exact one. Q-BERT chooses by hand.
+Every part (a layer or a matrix) has a few choices of bits, each with a size and a cost: curvature times squared error,
+or the measured increase of the loss when that part alone is quantised. Costs are assumed to add up over parts, which
+avoids trying every combination. Under that assumption the result is exactly optimal; Q-BERT chooses by hand.
 
-Part by part, the sums of bytes and cost which no other sum beats in both are kept, and all others dropped: whatever the
-later parts add, they stay beaten. What is left in the end is the whole trade, from the smallest model to the
-cheapest; a budget is a point on it. The number of sums kept is at most the number of different sizes, a few hundred for
-layers of one shape.
+The algorithm goes part by part and keeps the Pareto-optimal totals of size and cost. A dominated total stays dominated
+whatever later parts add, so it is dropped. The result is the whole Pareto front, from the smallest model to the one
+with the lowest cost; a budget selects a point on it. The number of totals kept is at most the number of distinct sizes,
+a few hundred for layers of one shape.
 """
 
 import math
@@ -18,16 +18,16 @@ from bertjax.errors import UserError
 
 
 class Choice(NamedTuple):
-    """A part with this many bits."""
+    """One option for a part: its bits, with their size and cost."""
 
     bits: int
     size: int
-    """Bytes."""
+    """In bytes."""
     cost: float
 
 
 class Assignment(NamedTuple):
-    """One choice for every part, in the order of the parts."""
+    """A choice of bits for every part, in the order of the parts, with the total size and cost."""
 
     size: int
     cost: float
@@ -35,12 +35,12 @@ class Assignment(NamedTuple):
 
 
 def cheapest(parts: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, int]:
-    """The bits of every part at the least total cost of all that fit into `budget` bytes.
+    """The bits of every part that minimise the total cost within `budget` bytes.
 
-    Of equally cheap ones it is the smallest, and of those the first in the order of their bits, part by part.
+    Ties go to the smallest size, then to the lowest bits, part by part.
 
     Raises:
-      UserError: Nothing fits.
+      UserError: Even the smallest choices exceed the budget.
     """
     points = frontier(parts)
     within = [point for point in points if point.size <= budget]
@@ -53,7 +53,7 @@ def cheapest(parts: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, in
 
 
 def frontier(parts: Mapping[str, Sequence[Choice]]) -> list[Assignment]:
-    """Every total size and cost that no other beats in both: from small to large, and so from dear to cheap."""
+    """The Pareto front of total size and cost: size rises, cost falls."""
     points = [Assignment(0, 0.0, ())]
     for name, choices in parts.items():
         _check(name, choices)

@@ -1,7 +1,7 @@
-"""Which products a program really makes with integers: read off the program, not off what was meant.
+"""Which matrix products of a program use integers, counted in the program itself.
 
-The traced program names every product of a dense layer with its site; the compiled one says what the device executes,
-where a compiler may have widened bytes to floating point. Both are counted, so a product that was forgotten is seen.
+The traced program gives each product of a dense layer with its site. The compiled program shows what the device runs,
+where the compiler may have converted int8 to floating point. Comparing both shows products that were not quantised.
 """
 
 import re
@@ -12,19 +12,19 @@ import jax
 
 
 class Traced(NamedTuple):
-    """One product of a traced program."""
+    """One matrix product of a traced program, with the dtypes of its operands and result."""
 
     site: str
-    """Of a dense layer; of other products where they stand in the program."""
+    """The site name of a dense layer; for other products the name scope."""
     left: str
     right: str
     result: str
     operations: int
-    """Multiplications and additions."""
+    """Multiplications plus additions."""
 
 
 def traced_products(function: Any, *inputs: Any) -> list[Traced]:
-    """Every `dot_general` of a function, in order, inner functions included. Inputs may be shapes."""
+    """Every `dot_general` of a function, in order, including those in inner functions. Inputs may be shapes."""
     found: list[Traced] = []
     _walk(jax.make_jaxpr(function)(*inputs).jaxpr, found)
     return found
@@ -52,7 +52,7 @@ def _walk(jaxpr: Any, found: list[Traced]) -> None:
 
 
 def executed_products(compiled: Any) -> Counter[str]:
-    """How many products of each kind a compiled program holds, as "s8 x s8 -> s32"."""
+    """The number of matrix products of each kind in a compiled program, for example "s8 x s8 -> s32"."""
     kinds: Counter[str] = Counter()
     for text in re.split(r"\n\n", compiled.as_text()):
         types = dict(re.findall(r"(%[\w.\-]+) = \(?(\w+)\[", text))

@@ -1,8 +1,8 @@
-"""From numbers to the range that their integers have to cover.
+"""Weight ranges: for each block of a matrix, the interval that its integers cover.
 
-The widest range loses nothing at its ends and has the coarsest steps; a narrower one cuts off a few numbers and rounds
-all others better. At 8 bits the difference is small, below 4 it decides. Each function takes a matrix and its grid and
-gives low and high ends per block; which is meant by symmetric is for rounding.py.
+The full range clips nothing and has the largest step. A narrower one clips a few weights and rounds all others more
+accurately. At 8 bits the difference is small; below 4 bits it decides. Each function takes a matrix and its grid and
+returns low and high ends per block; rounding.py makes them symmetric where the format is.
 """
 
 from functools import partial
@@ -25,13 +25,13 @@ class Range(NamedTuple):
 
 
 def min_max(x: Float[Array, "i o"], grid: Grid) -> Range:
-    """From the smallest number of a block to the largest."""
+    """The smallest and the largest weight of each block."""
     return Range(reduce(x, grid, "min"), reduce(x, grid, "max"))
 
 
 def percentile(x: Float[Array, "i o"], grid: Grid, share: float) -> Range:
-    """Without the (1 - share) / 2 smallest numbers of a block and as many of the largest; linear between two. Not for
-    use inside jit."""
+    """The range without the (1 - share) / 2 smallest and as many of the largest weights of each block, with linear
+    interpolation. Not for use inside jit."""
     rows, columns = (np.cumsum((0, *sizes)) for sizes in grid)
     numbers, cuts = np.asarray(x), [(1 - share) / 2, (1 + share) / 2]
     found = np.array(
@@ -46,8 +46,8 @@ def percentile(x: Float[Array, "i o"], grid: Grid, share: float) -> Range:
 
 @partial(jax.jit, static_argnames=("grid", "format", "tried"))
 def least_squares(x: Float[Array, "i o"], grid: Grid, format: Format, tried: int = 64) -> Range:
-    """The one of `tried` fractions of the widest range, the same for both ends, whose rounding has the smallest squared
-    error; of two equal ones the wider."""
+    """The range with the smallest squared rounding error among `tried` fractions of the full range, the same fraction
+    at both ends. Ties go to the wider range."""
     widest = min_max(x, grid)
     fractions = jnp.linspace(1.0, 1.0 / tried, tried)
 
@@ -62,8 +62,8 @@ def least_squares(x: Float[Array, "i o"], grid: Grid, format: Format, tried: int
 
 
 def ternary(x: Float[Array, "i o"], grid: Grid) -> tuple[Float[Array, "gi go"], Float[Array, "gi go"]]:
-    """Threshold and scale of ternary weights (Li & Liu 2016, section 2.2): what is further from 0 than 0.7 times the
-    mean distance becomes the scale, which is the mean distance of those numbers."""
+    """Threshold and scale of ternary weights (Li & Liu 2016, section 2.2). The threshold is 0.7 times the mean
+    magnitude; the scale is the mean magnitude of the weights above it, and the others become 0."""
     numbers = np.outer(grid.rows, grid.columns).astype(np.float32)
     distance = jnp.abs(x)
     threshold = 0.7 * reduce(distance, grid, "sum") / numbers
@@ -72,7 +72,7 @@ def ternary(x: Float[Array, "i o"], grid: Grid) -> tuple[Float[Array, "gi go"], 
 
 
 def moving_average(old: Range, new: Range, seen: int, decay: float) -> Range:
-    """Both ends after one more batch; the first is taken as it is."""
+    """The exponential moving average of both ends; the first range is taken as it is."""
     if seen == 0:
         return new
     return Range(*(decay * a + (1 - decay) * b for a, b in zip(old, new, strict=True)))

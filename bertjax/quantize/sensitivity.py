@@ -1,14 +1,14 @@
-"""Which blocks of a model can bear fewer bits, found out before anything is trained.
+"""Sensitivity: how much each block of a model suffers from fewer bits, measured before any training.
 
-Two ways, each with its price. *Curvature* (Q-BERT, Shen et al. 2020, section 3.1): around trained parameters the loss
-rises like the Hessian says, so a block whose Hessian has a large top eigenvalue must keep its numbers exact. It needs
-no choice of rounding, and some ten gradients of gradients per block and subset; but it knows one direction alone, and
-small steps. *Measuring*: round one block, look at the loss. It costs one pass per block and choice and is of the very
-rounding that will ship, but its small differences drown in the noise of a small data set.
+There are two methods. *Curvature* (Q-BERT, Shen et al. 2020, section 3.1): near trained parameters the loss rises
+according to its Hessian, so a block whose Hessian has a large top eigenvalue needs more bits. It needs no choice of
+rounding and costs about ten Hessian-vector products per block and subset, but it sees one direction only and assumes
+small steps. *Measurement*: quantise one block and evaluate the loss. It costs one pass per block and choice and uses
+the rounding that will be deployed, but on a small data set the differences are lost in noise.
 
-A block is what a regex finds in the paths of the parameters; `encoder/layer_3/` is a layer with its biases and
-LayerNorms, as in Q-BERT. A loss is a function `(params, batch) -> (weighted sum, weight)` without dropout, whose weight
-depends on the batch alone. What is computed is the mean over all the batches of a subset, however they are cut.
+A block is a regex over parameter paths: `encoder/layer_3/` is a layer with its biases and LayerNorms, as in Q-BERT. A
+loss is a function `(params, batch) -> (weighted sum, weight)` without dropout, whose weight depends on the batch alone.
+Results are for the mean loss over all batches of a subset, however the subset is divided into batches.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -27,23 +27,23 @@ Loss = Callable[[Tree, Batch], WeightedSum]
 Name = TypeVar("Name", bound=Hashable)
 
 SUBSETS = 10
-"""As in Q-BERT: the spread of fewer eigenvalues says little."""
+"""The minimum, as in Q-BERT: the standard deviation of fewer eigenvalues is too uncertain."""
 
 
 class Eigenvalue(NamedTuple):
-    """Of largest magnitude, with its sign."""
+    """The eigenvalue of largest magnitude, with its sign."""
 
     value: float
     iterations: int
     converged: bool
-    """Whether it changed by less than the tolerance before the iterations ran out."""
+    """True if it changed by less than the tolerance before the iterations ran out."""
     residual: float
-    """|Hv - value v| of the unit vector v it was read from: some eigenvalue is this close to `value`, a bound that the
-    rule of stopping is not."""
+    """|Hv - value v| for the unit vector v. Some eigenvalue is at most this far from `value`; the stopping rule gives
+    no such bound."""
 
 
 class Sensitivity(NamedTuple):
-    """What the top eigenvalues of a block on several subsets of the data say together."""
+    """The top eigenvalues of one block on several subsets of the data, and their statistics."""
 
     eigenvalues: tuple[Eigenvalue, ...]
 
@@ -53,23 +53,23 @@ class Sensitivity(NamedTuple):
 
     @property
     def std(self) -> float:
-        """Over these subsets (divided by their number)."""
+        """The population standard deviation over the subsets."""
         return float(np.std([one.value for one in self.eigenvalues]))
 
     @property
     def omega(self) -> float:
-        """|mean| + std (Q-BERT, eq. 2): the larger, the more bits."""
+        """|mean| + std (Q-BERT, eq. 2): the larger, the more bits the block needs."""
         return abs(self.mean) + self.std
 
     @property
     def negative(self) -> int:
-        """Subsets whose largest eigenvalue is a negative one. Where some are and some are not, two ends of about the
-        same size took turns, and `std` holds the distance between them."""
+        """The number of subsets with a negative top eigenvalue. If the signs differ between subsets, both ends of the
+        spectrum have about the same magnitude, and `std` contains the distance between them."""
         return sum(one.value < 0 for one in self.eigenvalues)
 
     @property
     def unconverged(self) -> int:
-        """Subsets on which the iterations ran out."""
+        """The number of subsets on which the iterations ran out."""
         return sum(not one.converged for one in self.eigenvalues)
 
 
@@ -83,18 +83,18 @@ def sensitivities(
     iterations: int = 100,
     seed: int = 0,
 ) -> dict[Name, Sensitivity]:
-    """The sensitivity of every block, a regex over parameter paths, on ten or more subsets of the training data.
+    """The sensitivity of every block, a regex over parameter paths, on at least ten subsets of the training data.
 
-    Power iteration on exact products with the Hessian of the block; all other parameters stay where they are. It ends
-    when the Rayleigh quotient changes by less than `tolerance` of itself (1e-2 is what the authors' code has, which
-    knows no limit of iterations). The start is normal, from `seed`, the same for every subset.
+    Power iteration with exact Hessian-vector products within the block; all other parameters are constant. It stops
+    when the Rayleigh quotient changes by less than the fraction `tolerance` (1e-2 as in the authors' code, which has no
+    limit of iterations). The start vector is normal, drawn from `seed`, and the same for every subset.
 
-    All blocks and subsets share one program per shape of batch, for a block is a mask on the direction. The price is a
-    gradient of everything for the sake of a part.
+    All blocks and subsets share one compiled program per batch shape, because a block is a mask on the direction. The
+    price is that gradients of all parameters are computed for each block.
 
     Raises:
-      UserError: Fewer than ten subsets, or one without weight; a regex that matches nothing; curvature that is no
-        number.
+      UserError: Fewer than ten subsets, or one without weight; a regex that matches nothing; curvature that is not
+        finite.
     """
     if len(subsets) < SUBSETS:
         raise UserError(f"sensitivity got {len(subsets)} subsets of the data: expected {SUBSETS} or more.")
@@ -110,19 +110,19 @@ def sensitivities(
 
 
 def block_mask(pattern: str, params: Tree) -> Tree:
-    """One number per parameter array: 1 in the block, 0 elsewhere."""
+    """A scalar per parameter array: 1 in the block, 0 elsewhere."""
     inside = assign([(pattern, 1.0)], params, 0.0)
     return map_with_path(lambda path, leaf: np.float32(inside[path]), params)
 
 
 def random_direction(params: Tree, seed: int) -> Tree:
-    """A normal number for every parameter."""
+    """Standard normal values in the shape of the parameters."""
     rng = np.random.default_rng(seed)
     return map_with_path(lambda path, leaf: rng.standard_normal(leaf.shape, np.float32), params)
 
 
 class Products:
-    """Products of one block of the Hessian with directions, in float32, compiled once per shape of batch."""
+    """Hessian-vector products within one block, in float32, compiled once per batch shape."""
 
     def __init__(self, loss: Loss, params: Tree):
         self._params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
@@ -136,7 +136,7 @@ class Products:
         self._product, self._add = jax.jit(product), jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
 
     def __call__(self, mask: Tree, direction: Tree, batches: Sequence[Batch]) -> Tree:
-        """The product with the Hessian of the mean loss over all the batches."""
+        """The product with the Hessian of the mean loss over all batches."""
         total: Any = None
         for batch in batches:
             one = self._product(self._params, mask, direction, batch)
@@ -149,9 +149,9 @@ class Products:
 def top_eigenvalue(
     products: Products, mask: Tree, batches: Sequence[Batch], start: Tree, tolerance: float, iterations: int
 ) -> Eigenvalue:
-    """Power iteration (von Mises) in the block of `mask`, from `start`.
+    """Power iteration (von Mises) within the block of `mask`, starting at `start`.
 
-    Where the two ends of the spectrum are about equally far from 0, it turns between them: the residual stays large.
+    If both ends of the spectrum have about the same magnitude, it alternates between them and the residual stays large.
     """
     vector: Tree = jax.tree.map(jnp.multiply, mask, start)
     vector = _scaled(vector, 1 / jnp.sqrt(_dot(vector, vector)))
@@ -182,9 +182,9 @@ def _scaled(tree: Tree, factor: Any) -> Tree:
 def loss_increases(
     loss: Loss, params: Tree, batches: Sequence[Batch], transforms: Mapping[Name, Callable[[Tree], Tree]]
 ) -> dict[Name, float]:
-    """By how much the mean loss over the batches rises under each transform alone; below 0 where it falls.
+    """The increase of the mean loss over the batches under each transform alone; negative if the loss falls.
 
-    A transform rounds one block in one way and leaves the rest, so its name may be `(block, bits)`.
+    Each transform quantises one block in one way; its key may be `(block, bits)`.
     """
     compiled = jax.jit(loss)
 
@@ -197,7 +197,7 @@ def loss_increases(
 
 
 def squared_change(params: Tree, changed: Tree) -> float:
-    """||W - Q(W)||^2 over all parameters. Times omega of the block that was rounded, it is the cost of rounding it in
-    HAWQ (Dong et al. 2019, eq. 9)."""
+    """||W - Q(W)||^2 over all parameters. Multiplied by omega of the quantised block, it is the cost of quantising it
+    in HAWQ (Dong et al. 2019, eq. 9)."""
     pairs = zip(flatten(params).values(), flatten(changed).values(), strict=True)
     return float(sum(np.sum(np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64))) for a, b in pairs))

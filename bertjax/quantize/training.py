@@ -1,9 +1,9 @@
-"""Rounding in the training step: the model learns with the numbers it will have to live with.
+"""Quantisation-aware training: the training step computes with rounded weights and activations.
 
-Weights stay in floating point and are rounded on their way into the model, by a transform of the parameter tree; inputs
-of products are rounded by the product itself. Gradients pass through the rounding (rounding.py). Ranges of weights
-follow the weights (Zafrir et al. 2019), or are learned with them (Esser et al. 2020): then the scales are parameters of
-their own, which do not ship, but end up in the integers.
+Weights stay in floating point and are rounded by a transform of the parameter tree before the model sees them; inputs
+of products are rounded by the product. Gradients are straight-through (rounding.py). Weight ranges either follow the
+weights (Zafrir et al. 2019), or scales are learned (Esser et al. 2020). Learned scales are separate parameters, which
+are not stored with the model but determine its integers.
 """
 
 import math
@@ -27,14 +27,14 @@ from bertjax.quantized.rounding import round_through, scale_gradient, scales
 
 
 class Rounding(NamedTuple):
-    """How the matrix at a path is rounded."""
+    """The format of a matrix and its grid of blocks."""
 
     format: Format
     grid: Grid
 
 
 def roundings_of(config: BertConfig, params: Tree, rules: Rules[Format | None]) -> dict[str, Rounding]:
-    """The rounding of every matrix that has one by these rules."""
+    """The `Rounding` of every matrix to which these rules give a format, by path."""
     flat = flatten(params)
     return {
         path: Rounding(format, unit_grid(path, flat[path].shape, format, config))
@@ -43,7 +43,7 @@ def roundings_of(config: BertConfig, params: Tree, rules: Rules[Format | None]) 
 
 
 def first_scales(params: Tree, roundings: Mapping[str, Rounding], find: Find) -> Tree:
-    """What learned scales begin with. Ternary weights have none: their scale follows from them."""
+    """Initial values of learned scales. Ternary weights have none: their scale is computed from the weights."""
     found, flat = {}, flatten(params)
     for path, (format, grid) in roundings.items():
         if format.scheme != "ternary":
@@ -55,7 +55,7 @@ def first_scales(params: Tree, roundings: Mapping[str, Rounding], find: Find) ->
 
 
 def round_weights(params: Tree, roundings: Mapping[str, Rounding], learned: Tree | None = None) -> Tree:
-    """The tree as the rounded model has it: a transform for the training step."""
+    """The parameter tree with rounded weights and straight-through gradients: a transform for the training step."""
     scales_of = flatten(learned or {})
 
     def rounded(path: str, x: Any) -> Any:
@@ -69,7 +69,7 @@ def round_weights(params: Tree, roundings: Mapping[str, Rounding], learned: Tree
         if learned is None:
             scale, offset = scales(*min_max(jax.lax.stop_gradient(x), grid), format)
         else:
-            # Esser et al. 2020, section 2.2: else a scale, which many weights pull at, would learn too fast for them.
+            # Esser et al. 2020, section 2.2: a scale sums the gradients of many weights and would learn too fast.
             factor = 1 / math.sqrt(x.size / math.prod(grid.shape) * format.highest)
             given = scales_of[f"{path}/scale"], scales_of.get(f"{path}/offset", np.zeros((1, 1), np.float32))
             scale, offset = (scale_gradient(jnp.asarray(x), factor) for x in given)
@@ -81,9 +81,11 @@ def round_weights(params: Tree, roundings: Mapping[str, Rounding], learned: Tree
 def rounding_product(
     activations: Mapping[str, Activation], on: Any, learned: Mapping[str, Any] | None = None
 ) -> Product:
-    """A product whose inputs are rounded, gradients passing through, once `on` is true: weights first, then inputs.
+    """A product that rounds its inputs, with straight-through gradients, once `on` is true. This lets weights be
+    rounded first and activations later.
 
-    `learned` has a scale for each site of a fixed range, whose integer for 0 stays where it was."""
+    `learned` has a scale for each site with a fixed range; the zero point stays constant.
+    """
 
     def product(site: str, subscripts: str, left: Array, right: Any) -> Array:
         if site in activations and subscripts != "lookup":
@@ -97,7 +99,7 @@ def rounding_product(
 def round_input(
     x: Float[Array, "*rows i"], activation: Activation, learned: Float[Array, ""] | None = None
 ) -> Float[Array, "*rows i"]:
-    """`quantise_input` and back, as a function that can be trained."""
+    """`quantise_input` followed by dequantisation, with straight-through gradients."""
     highest = 2 ** (activation.bits - 1) - 1
     if activation.low is None:
         scale = token_scale(jax.lax.stop_gradient(x.astype(jnp.float32)), highest)
@@ -110,7 +112,7 @@ def round_input(
 def quantise_trained(
     config: BertConfig, params: Tree, roundings: Mapping[str, Rounding], learned: Tree | None = None
 ) -> tuple[BertConfig, Tree]:
-    """The trained model in integers: those that it was trained with."""
+    """The trained model in integers, with exactly the values that the training step used."""
     scales_of, flat = flatten(learned or {}), flatten(params)
     for path, (format, grid) in roundings.items():
         found = None
@@ -124,13 +126,14 @@ def quantise_trained(
 
 
 def above_zero(scale: np.ndarray, offset: np.ndarray, format: Format) -> tuple[np.ndarray, np.ndarray]:
-    """The same steps with scales above 0. One that is learned may go below, where it rounds as its opposite does, and
-    the integers -128 to 127 of an asymmetric format run the other way: 127 to -128, one step further up."""
+    """The same quantisation with positive scales. A learned scale may become negative. In a symmetric format it rounds
+    as its magnitude does; in an asymmetric one the integers -128 to 127 are reversed to 127 to -128, which moves the
+    offset by one step."""
     return np.abs(scale), offset - np.minimum(scale, 0) * (format.scheme == "asymmetric")
 
 
 def learned_ranges(activations: Mapping[str, Activation], learned: Mapping[str, Any]) -> dict[str, Activation]:
-    """The activations with the scales that were learned; one that fell below zero has the same steps, turned round."""
+    """The activations with their learned scales as ranges; a negative scale gives the same steps in reverse order."""
     found = dict(activations)
     for site, scale in learned.items():
         bits = activations[site].bits

@@ -1,7 +1,7 @@
-"""Which parameters are rounded and how, by rules over their paths; and rounding all of them at once.
+"""Post-training quantisation of weights: rules over parameter paths decide which parameters, and in which format.
 
-LayerNorms and biases stay as they are, whatever a rule says: they are a thousandth of the numbers, and rounding them
-costs more than a thousandth of the score. The result is a model of its own, whose config says what became of what.
+LayerNorms and biases are never quantised, whatever a rule says: they are a thousandth of the parameters, and rounding
+them costs more than a thousandth of the score. The result is a complete model whose config records every format.
 """
 
 from typing import Any, Literal
@@ -20,16 +20,17 @@ from bertjax.quantized.rounding import quantise, scales
 from bertjax.quantized.tensor import Quantized
 
 Find = Literal["min_max", "percentile", "least_squares"]
-"""How the range of a block is found: its extremes, without a thousandth of its numbers, or with the smallest error."""
+"""Estimator of the range of a block: its extremes, the range without a thousandth of its weights, or the range with the
+smallest squared rounding error."""
 
 
 def quantise_weights(
     config: BertConfig, params: Tree, rules: Rules[Format | None] = INT8, find: Find = "least_squares"
 ) -> tuple[BertConfig, Tree]:
-    """The model with integers where a rule gives a format; None leaves a parameter alone.
+    """The model with integers where a rule gives a format; None leaves a parameter in floating point.
 
     Raises:
-      UserError: A rule matches nothing, numbers are not finite, or the model is quantised already.
+      UserError: A rule matches nothing, a weight is not finite, or the model is already quantised.
     """
     formats, flat = formats_of(params, rules), flatten(params)
     if any(isinstance(leaf, Quantized) for leaf in flat.values()):
@@ -44,7 +45,7 @@ def quantise_weights(
 
 
 def formats_of(params: Tree, rules: Rules[Format | None]) -> dict[str, Format]:
-    """The format of each matrix that has one; vectors have none."""
+    """The format of each matrix that a rule gives one; vectors are never quantised."""
     flat = flatten(params)
     assigned = assign(rules, params, None)
     return {path: format for path, format in assigned.items() if format is not None and len(flat[path].shape) == 2}
@@ -53,8 +54,8 @@ def formats_of(params: Tree, rules: Rules[Format | None]) -> dict[str, Format]:
 def integers_of(
     path: str, x: np.ndarray, format: Format, grid: Grid, find: Find, found: tuple[Any, Any] | None = None
 ) -> Quantized:
-    """One parameter as integers, in NumPy arrays; with scales and offsets that were `found` already, or of the range of
-    each block."""
+    """One parameter as integers, in NumPy arrays. `found` are scales and offsets to use; without it they are estimated
+    from the weights."""
     if not np.isfinite(x).all():
         raise UserError(
             f"{path} holds numbers that are not finite; a range cannot hold them. Was the training stopped?"
@@ -71,7 +72,7 @@ def integers_of(
 
 
 def find_scales(x: Any, format: Format, grid: Grid, find: Find) -> tuple[Any, Any]:
-    """Scale and offset of each block, from its range in the way that is named."""
+    """Scale and offset of each block, by the named estimator of its range."""
     if find == "percentile":
         low, high = percentile(x, grid, 0.999)
     else:

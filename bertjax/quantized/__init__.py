@@ -1,1 +1,2 @@
-"""Integers with their scales as a kind of array. The methods that choose them are in `bertjax.quantize`."""
+"""Quantised arrays: integers with scales, and how they are stored. The methods that choose scales are in
+`bertjax.quantize`."""

@@ -1,8 +1,8 @@
-"""Some of the texts that a model was quantised with, as token ids, in its folder: `calibration.json`.
+"""Calibration examples, stored as token ids in the folder of a quantised model: `calibration.json`.
 
-Ranges of activations hold for texts like those that they were found on. Whoever checks the model elsewhere (an export
-does) needs such texts, and random tokens are none. The price: so many of your training texts can be read out of the
-folder. Delete the file where they must not leave the house; a check then falls back on random tokens.
+Activation ranges are valid for inputs like those they were calibrated on. An export compares the exported model with
+the original on these examples, because random tokens have other activations. The price is privacy: 32 training texts
+can be read out of the folder. Delete the file if they must not be published; checks then use random tokens.
 """
 
 import json
@@ -18,29 +18,31 @@ TEXTS = 32
 
 
 class Calibration(NamedTuple):
-    """Rows of token ids, and of their types, each of the text's real length."""
+    """Token ids and token types, one unpadded row per example."""
 
     input_ids: tuple[tuple[int, ...], ...]
     token_type_ids: tuple[tuple[int, ...], ...]
 
 
 def calibration_of(encoded: Any, texts: int = TEXTS) -> Calibration:
-    """So many rows from all over an `Encoded`."""
+    """Evenly spaced rows of an `Encoded`, at most `texts` of them."""
     rows = np.unique(np.linspace(0, len(encoded) - 1, min(len(encoded), texts)).round().astype(np.int64))
     parts = [slice(encoded.offsets[row], encoded.offsets[row + 1]) for row in rows]
     return Calibration(*(tuple(tuple(a[part].tolist()) for part in parts) for a in (encoded.ids, encoded.type_ids)))
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
-    """The file."""
+    """Writes `calibration.json` into the folder."""
     (folder / FILE).write_text(json.dumps(calibration._asdict()) + "\n", encoding="utf-8")
 
 
 def read_calibration(folder: Path, vocab_size: int, type_vocab_size: int, longest: int) -> Calibration | None:
-    """The texts of a folder, or None where it has none.
+    """The calibration examples of a folder, or None if it has none.
 
     Raises:
-      UserError: Not what `write_calibration` writes, or ids that the model does not have.
+      UserError: The file is not in the format of `write_calibration`, has ids that the model does not have, or rows
+        longer
+        than `longest`.
     """
     path = folder / FILE
     if not path.is_file():
@@ -60,7 +62,7 @@ def read_calibration(folder: Path, vocab_size: int, type_vocab_size: int, longes
 
 
 def is_valid(calibration: Calibration, limits: tuple[int, int], longest: int) -> bool:
-    """Whether every row is one that the model can read."""
+    """True if every row is a valid input: 1 to `longest` tokens, with ids and types below `limits`."""
     ids, types = calibration
     rows = [*zip(ids, [limits[0]] * len(ids), strict=True), *zip(types, [limits[1]] * len(types), strict=True)]
     return (

@@ -1,9 +1,15 @@
-"""How finely what is rounded, in numbers: a model that was quantised is described by these, in its `config.json`.
+"""Quantisation formats: bits, scheme and block size of weights and activations, as stored in `config.json`. No jax.
 
-A weight has a `Format`, by its parameter path; an input of a product has an `Activation`, by the name of its site. Two
-sizes say who shares a scale: so many inputs and so many outputs of a matrix [inputs, outputs]. All of both is one scale
-for the matrix, one output is the usual scale per channel, six are Q-BERT's groups (Shen et al. 2020), one input of a
-word table is a row of it, 32 inputs by one output are what formats of 4 bits have elsewhere.
+A weight has a `Format`, by parameter path. An input of a matrix product has an `Activation`, by site name. The weights
+of a matrix [inputs, outputs] share scales in blocks of `block_rows` x `block_cols`:
+
+    all x all    one scale for the matrix
+    all x 1      per output channel, the usual choice
+    all x 6      groups of Q-BERT (Shen et al. 2020)
+    1 x all      per row, for embedding tables
+    32 x 1       common in 4-bit formats of other libraries
+
+Smaller blocks round more accurately, and each of their scales takes four bytes.
 """
 
 import dataclasses
@@ -26,17 +32,17 @@ def check_bits(bits: int, known: tuple[int, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """Of a weight matrix or table."""
+    """The format of a weight matrix or an embedding table."""
 
     bits: int = 8
     scheme: Scheme = "symmetric"
-    """symmetric: as many steps below 0 as above, 0 exact. asymmetric: from the smallest number to the largest.
-    ternary: -a, 0 and a, at 1.6 bits, whatever `bits` says."""
+    """symmetric: integers from -n to n, with 0 exact. asymmetric: the range from the smallest to the largest weight.
+    ternary: -a, 0 and a, stored in 1.6 bits; `bits` is ignored."""
     block_rows: int | None = None
-    """Neighbouring rows of [inputs, outputs] that share a scale; None means all. No group reaches from one attention
-    head into the next."""
+    """Neighbouring rows of [inputs, outputs] that share a scale; None means all. With a number, no block spans two
+    attention heads."""
     block_cols: int | None = 1
-    """Neighbouring columns that do."""
+    """Neighbouring columns that share a scale, likewise."""
 
     def __post_init__(self) -> None:
         if self.scheme not in get_args(Scheme):
@@ -62,11 +68,11 @@ class Format:
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """Of what a product reads: one range for every text, found on text and then fixed, or one for each token."""
+    """The format of an input of a product: either a fixed range from calibration, or a dynamic range per token."""
 
     bits: int = 8
     low: float | None = None
-    """The range, which holds 0; None for both ends: each token has its own, symmetric."""
+    """Lower end of the fixed range, which must contain 0. None for both ends: dynamic and symmetric, per token."""
     high: float | None = None
 
     def __post_init__(self) -> None:
@@ -81,7 +87,7 @@ class Activation:
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """What of a model is rounded: weights by parameter path, inputs of products by site."""
+    """What is quantised in a model: weights by parameter path, inputs of products by site."""
 
     weights: tuple[tuple[str, Format], ...] = ()
     activations: tuple[tuple[str, Activation], ...] = ()
@@ -92,18 +98,22 @@ INT8: tuple[tuple[str, Format | None], ...] = (
     (r"^embeddings/.*/embedding$", TABLE),
     (r"^(encoder|embeddings|pooler)/.*kernel$", Format(bits=7)),
 )
-"""What ships as int8: tables by row in 8 bits, kernels by output channel in 7. Heads stay in floating point: they are a
-few hundred numbers that decide everything.
+"""The default int8 rules: embedding tables per row in 8 bits, kernels per output channel in 7. Heads stay in floating
+point: they have a few hundred weights, and the output depends on each of them.
 
 Kernels have 7 bits because processors without VNNI add products of int8 weights and uint8 activations in pairs, in 16
-bits: 2 x 255 x 63 fits there and 2 x 255 x 127 does not, so ONNX Runtime and OpenVINO give wrong sums for weights of 8
-bits (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). With 7 bits one file is exact on
-all of them, and as fast."""
+bits: 2 x 255 x 63 fits there and 2 x 255 x 127 overflows, so ONNX Runtime and OpenVINO give wrong sums for 8-bit
+weights (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). With 7 bits the same file is
+exact on all processors, at the same speed.
+"""
 
 
 def full_int8(rules: tuple[tuple[str, Format | None], ...]) -> tuple[tuple[str, Format | None], ...]:
-    """The rules with 8 bits where they say 7. Exported, such kernels are exact on processors that add products of bytes
-    in 32 bits (VNNI, AMX, the dot products of Arm); on others only as unsigned bytes, which are slower."""
+    """The rules with 8 bits in place of 7.
+
+    Exported, such kernels are exact on processors that accumulate int8 products in 32 bits (VNNI, AMX, the dot products
+    of Arm). On others they are exact only as unsigned bytes, which are slower.
+    """
     return tuple(
         (path, dataclasses.replace(format, bits=8) if format and format.bits == 7 else format) for path, format in rules
     )

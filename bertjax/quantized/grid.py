@@ -1,8 +1,8 @@
-"""The blocks of a matrix that share a scale.
+"""Block-wise reductions of a matrix, and their inverse: the blocks are those that share a scale.
 
-A grid cuts the rows of a matrix into groups and the columns into others; what a block shares stands in a small array
-with one number for each. Groups may differ in size by one, where heads or matrices cannot be cut evenly, so nothing
-here reshapes: reductions and their inverse go by the group of each row and column, which are constants of the program.
+A grid partitions rows and columns into groups; a value per block is stored in a small array. Groups may differ in size
+by one where a head or a matrix does not divide evenly. So nothing here reshapes into blocks: reductions and `expand`
+use the group index of each row and column, which are constants of the compiled program.
 """
 
 from collections.abc import Callable
@@ -20,25 +20,25 @@ WHOLE = {"max": jnp.max, "min": jnp.min, "sum": jnp.sum}
 
 
 class Grid(NamedTuple):
-    """Sizes of the groups of rows and of columns, in their order."""
+    """Sizes of the groups of rows and of columns, in order."""
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of an array with one number for each block."""
+        """The shape of an array with one value per block."""
         return len(self.rows), len(self.columns)
 
 
 def grid_of(shape: tuple[int, int], format: Format, row_unit: int = 0, column_unit: int = 0) -> Grid:
-    """The blocks of a matrix of this shape. Groups stay within units (attention heads) of so many rows or columns; 0
-    means that there are none."""
+    """The grid of a matrix. Groups do not cross multiples of `row_unit` and `column_unit` (the size of an attention
+    head); 0 means no such limit."""
     return Grid(groups(shape[0], format.block_rows, row_unit), groups(shape[1], format.block_cols, column_unit))
 
 
 def groups(length: int, size: int | None, unit: int = 0) -> tuple[int, ...]:
-    """Sizes of groups of at most `size`, as equal as they can be, none across the edge of a unit."""
+    """Sizes of groups of at most `size`, as equal as possible, none across the boundary of a unit."""
     if size is None:
         return (length,)
     unit = unit or length
@@ -47,7 +47,7 @@ def groups(length: int, size: int | None, unit: int = 0) -> tuple[int, ...]:
 
 
 def reduce(x: Float[Array, "i o"], grid: Grid, how: str) -> Float[Array, "gi go"]:
-    """ "max", "min" or "sum" of each block."""
+    """The "max", "min" or "sum" of each block."""
     return _reduce_rows(_reduce_rows(x, grid.rows, how).T, grid.columns, how).T
 
 
@@ -61,7 +61,8 @@ def _reduce_rows(x: Float[Array, "i o"], sizes: tuple[int, ...], how: str) -> Fl
 
 
 def expand(shared: Float[Array, "gi go"], grid: Grid) -> Float[Array, "#i #o"]:
-    """What each element of the matrix shares with its block; one row or column where all are the same."""
+    """The value of its block for each element of the matrix; an axis with a single group stays of length 1, to
+    broadcast."""
     for axis, sizes in enumerate(grid):
         if 1 < len(sizes) < sum(sizes):
             shared = jnp.take(shared, group_of(sizes), axis=axis)
@@ -69,5 +70,5 @@ def expand(shared: Float[Array, "gi go"], grid: Grid) -> Float[Array, "#i #o"]:
 
 
 def group_of(sizes: tuple[int, ...]) -> np.ndarray:
-    """The group of each row."""
+    """The group index of each row or column."""
     return np.repeat(np.arange(len(sizes)), sizes)

@@ -1,8 +1,8 @@
-"""Numbers to integers and back, and rounding that lets gradients through.
+"""Quantise, dequantise, and the straight-through version for training.
 
-A number is `scale * integer + offset`; symmetric formats have no offset. Integers are centred, so that all of them fit
-into a signed byte. Half goes to the even integer. Everything is float32, whatever came in: bfloat16 has not the digits
-to tell 255 integers apart.
+A number is `scale * integer + offset`; symmetric formats have offset 0. Integers are centred, so that all of them fit
+into int8. Ties round to even. All arithmetic is in float32, whatever the input's dtype: bfloat16 has too few digits to
+distinguish 255 integers.
 """
 
 import jax
@@ -13,13 +13,14 @@ from bertjax.quantized.formats import Format
 
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 ALMOST = 1e-3
-"""A number that defines a range lies at its end but for the rounding of two divisions: 127.00001 steps are 127."""
+"""Tolerance, in steps, at the ends of a range. Two divisions may move a number at the end to 127.00001 steps, which
+counts as 127, inside the range."""
 
 
 def scales(
     low: Float[Array, "*shape"], high: Float[Array, "*shape"], format: Format
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """Scale and offset that cover a range. A range of one number gets a scale as large as that number, or 1."""
+    """Scale and offset that cover a range. A range of a single number gets that magnitude as its scale, or 1 for 0."""
     if format.scheme == "asymmetric":
         span, levels = high - low, format.highest - format.lowest
     else:
@@ -33,25 +34,26 @@ def scales(
 def quantise(
     x: Float[Array, "*shape"], scale: Float[Array, "..."], offset: Float[Array, "..."], lowest: int, highest: int
 ) -> Int8[Array, "*shape"]:
-    """The nearest integers, within lowest and highest."""
+    """The nearest integers, clipped to lowest and highest."""
     return jnp.clip(jnp.round((x - offset) / scale), lowest, highest).astype(jnp.int8)
 
 
 def dequantise(
     integers: Int8[Array, "*shape"], scale: Float[Array, "..."], offset: Float[Array, "..."]
 ) -> Float[Array, "*shape"]:
-    """The numbers that the integers stand for."""
+    """`integers * scale + offset`, in float32."""
     return integers.astype(jnp.float32) * scale + offset
 
 
 def round_through(
     x: Float[Array, "*shape"], scale: Float[Array, "..."], offset: Float[Array, "..."], lowest: int, highest: int
 ) -> Float[Array, "*shape"]:
-    """`dequantise(quantise(x))` as a function that can be trained.
+    """`dequantise(quantise(x))` with a straight-through gradient.
 
-    The gradient passes to x where it lies within the range and is 0 outside (Bengio et al. 2013). That to the scale is
-    the integer less the position between integers within the range, and the outermost integer outside: learned step
-    sizes (Esser et al. 2020, equation 3). Stop it, and the offset's, where ranges are not learned.
+    The gradient with respect to x is passed on inside the range and is 0 outside (Bengio et al. 2013). The gradient
+    with respect to the scale is that of learned step sizes (Esser et al. 2020, equation 3): inside the range the
+    rounded minus the exact position in steps, outside it the clipped integer. Where scales and offsets are not learned,
+    stop their gradients.
     """
     position = (x.astype(jnp.float32) - offset) / scale
     inside = (position >= lowest - ALMOST) & (position <= highest + ALMOST)
@@ -60,5 +62,5 @@ def round_through(
 
 
 def scale_gradient(x: Float[Array, "*shape"], factor: float) -> Float[Array, "*shape"]:
-    """x itself; its gradient times the factor."""
+    """Returns x; its gradient is multiplied by the factor."""
     return x * factor + jax.lax.stop_gradient(x * (1 - factor))

@@ -1,7 +1,7 @@
-"""A matrix of integers with its scales, as one leaf of a parameter tree.
+"""`Quantized`: an integer matrix with its scales, as one leaf of a parameter tree.
 
-It stands where the matrix of floating point stood, under the same path, so a quantised model is a tree like any other:
-whoever computes with it takes the integers as they are, or asks for `dequantised`.
+It has the path of the float matrix that it replaces, so a quantised model is an ordinary parameter tree. Code that
+computes with it either uses the integers or calls `dequantised`.
 """
 
 import dataclasses
@@ -20,25 +20,25 @@ from bertjax.quantized.rounding import dequantise
 @partial(jax.tree_util.register_dataclass, data_fields=("values", "scale", "offset"), meta_fields=("format", "grid"))
 @dataclasses.dataclass(frozen=True)
 class Quantized:
-    """`values * scale + offset`, the last two per block of the grid."""
+    """`values * scale + offset`, with scale and offset per block of the grid."""
 
     values: Any
-    """int8 [inputs, outputs], one byte each whatever the format's bits: packing is for files."""
+    """int8 [inputs, outputs], one byte per integer in memory; files are packed to the format's bits."""
     scale: Any
-    """float32 [groups of inputs, groups of outputs]."""
+    """float32 [row groups, column groups]."""
     offset: Any
-    """float32, of the same shape; None where the format is symmetric, which is 0."""
+    """float32 [row groups, column groups]; None if the format is symmetric."""
     format: Format
     grid: Grid
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the matrix."""
+        """The shape of the matrix."""
         return self.values.shape
 
     @property
     def dtype(self) -> Any:
-        """Of what is stored."""
+        """The dtype of the stored integers."""
         return self.values.dtype
 
     def dequantised(self) -> jax.Array:
@@ -47,7 +47,8 @@ class Quantized:
         return dequantise(jnp.asarray(self.values), expand(jnp.asarray(self.scale), self.grid), offset)
 
     def rows(self, ids: Any) -> jax.Array:
-        """Rows of a table in float32, taken out before they are widened."""
+        """The rows of a table at `ids`, in float32. They are gathered as bytes and then converted, so the whole table
+        is never float."""
         values = jnp.take(jnp.asarray(self.values), ids, axis=0, mode="clip").astype(jnp.float32)
         result = values * self._of_rows(self.scale, ids)
         return result if self.offset is None else result + self._of_rows(self.offset, ids)
@@ -59,5 +60,5 @@ class Quantized:
 
 
 def dequantised(params: Tree) -> Tree:
-    """The tree with every matrix in floating point, for whoever trains or cuts it."""
+    """The tree with every matrix in floating point, for training or pruning."""
     return map_with_path(lambda _, leaf: leaf.dequantised() if isinstance(leaf, Quantized) else leaf, params)
