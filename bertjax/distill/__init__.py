@@ -1,22 +1,23 @@
-"""What a student learns from a teacher.
+"""Distillation: training a small student model to imitate a fine-tuned teacher.
 
-A fine-tuned teacher says more about a sentence than its label: how sure it is, what it nearly said, and what its layers
-made of the words on the way. A student of a quarter of the size that imitates these reaches scores that the labels
-alone would not teach it, and needs no labels at all: any text will do.
+The teacher's probabilities, hidden states and attention carry more information than labels alone, so a student of a
+quarter of the teacher's size reaches higher scores. It also needs no labels, so it can train on unlabelled text.
 
-    losses.py       the formulas: soft targets, hidden states, feature maps, first rows, attention, relations
-    terms/          the same as small dataclasses for configs (a name and numbers), each of which builds its formula
-    pairing.py      which layer of the student learns from which layer of the teacher
-    alignment.py    a projection between two widths, found from text
-    progressive.py  one layer after another, before everything at once
-    student.py      the student's shape, and its start from the teacher's own layers or another model's
-    guesses.py      what else could stand in a place, for copies of a text (`bertjax.text.augment`)
+    losses.py       the formulas: soft targets, hidden states, feature maps, [CLS] states, attention, relations
+    terms/          the losses as dataclasses for configs (a weight and settings), each of which builds its formula
+    pairing.py      which teacher layer each student layer learns from
+    alignment.py    an initial projection between two widths, fitted on text
+    at_once.py      losses whose gradient is computed together with their value, to save memory
+    progressive.py  training one layer after another before all of them together
+    teacher.py      teacher outputs, computed once and stored
+    substitutes.py  replacement words from a masked language model, for augmentation (`bertjax.text.augment`)
 
-A loss of your own is a frozen dataclass in your config file with a field `weight` and a method
+To add a loss, write a frozen dataclass in your config file with a field `weight` and a method
 
     build(student: BertConfig, teacher: BertConfig) -> (extra, student_out, teacher_out, batch) -> (sum, weight)
 
-`teacher_out` then is the teacher's full `ModelOutput`, computed in the step. A loss that needs only the teacher's
-logits or parts of some layers says so in a method `needs`, and lives from outputs that were computed once and stored.
-The trade-off: stored states make each epoch cheap and take disk; a live teacher costs its forward pass in every step.
+`teacher_out` is then the teacher's full `ModelOutput`, computed in every step. A loss that needs only the logits or the
+states of some layers can declare them with a method `needs`. It then reads outputs that were computed once and stored.
+
+The trade-off: stored outputs make each epoch cheaper but take disk space; a live teacher costs a forward pass per step.
 """

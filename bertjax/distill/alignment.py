@@ -1,10 +1,11 @@
-"""Where a projection between two widths may begin: with what is already alike in the two models.
+"""An initial projection from the student's width to the teacher's, fitted to hidden states on sample text.
 
-A projection of random numbers first has to learn what is where, and sends the student noise meanwhile. The orthogonal
-map that brings the student's states nearest to the teacher's is known in closed form (Schönemann 1966): it turns and
-scales, and forgets nothing, so that something is asked of every direction of the student. Least squares would come
-nearer, but by shrinking what does not agree yet: of a student that knows nothing it would ask for nothing. It is what
-is left for a student that is wider than its teacher, where no map keeps all lengths.
+A random projection has to be learned first, and gives the student noisy gradients meanwhile. The orthogonal map with
+one scale that brings the student's states nearest to the teacher's has a closed form (Schönemann 1966). It preserves
+every direction of the student's states, so every direction gets a training signal.
+
+Least squares fits closer, but it shrinks directions that do not agree yet; for an untrained student it would shrink
+nearly all of them. It is used only where the student is wider than the teacher, because no map preserves lengths there.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,8 +31,8 @@ def procrustes(
 ) -> Float[np.ndarray, "s t"]:
     """The map K from the student's width to the teacher's.
 
-    With S and T for the states, one row a token: K = c U V' for S'T = U D V', and c makes S K as long as T altogether.
-    Where s > t, least squares: the smallest solution of S'S K = S'T.
+    S and T are the states, one row per token. K = c U V' where S'T = U D V', and c makes the norm of S K equal to that
+    of T. Where s > t, K is the least-squares solution of S'S K = S'T with the smallest norm.
 
     Args:
       own: S'S.
@@ -48,7 +49,7 @@ def procrustes(
 def second_moments(
     student: Bundle, teacher: Bundle, pairs: Pairs, batches: Iterable[Mapping[str, Any]]
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """S'S, S'T and the sum of the squares of T over the real tokens of all pairs of hidden states, in float64."""
+    """S'S, S'T and the sum of the squares of T, over the real tokens and all pairs of hidden states, in float64."""
     total: Any = None
     for batch in batches:
         inputs, weights = inputs_of(batch), batch["attention_mask"] * batch["weights"][:, None]

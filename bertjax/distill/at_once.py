@@ -1,19 +1,20 @@
-"""Losses that are differentiated where they are computed.
+"""Losses whose gradient is computed together with their value, in the forward pass, to save memory.
 
-What looks inside a teacher would otherwise keep what it saw, of every layer, until the gradient comes back to it, and
-the teacher's queries, keys and states are wider than the student's. A loss is a sum, so its gradient can be computed
-with its value and waits as arrays in the student's width; on the way back these are multiplied by a number. Maps of
-attention are not kept at all, and not computed a second time either.
+A loss on a teacher's hidden states or attention would otherwise keep the teacher's arrays of all layers alive until the
+backward pass, and these are wider than the student's. A loss is a sum, so its gradient can be computed along with its
+value and stored in the student's width; the backward pass multiplies it by a number. Attention maps are neither stored
+nor computed twice.
 
-Both are computed in a loop over parts of the arrays. To XLA a loop is one thing to do: as soon as anybody needs the
-value (see `bertjax.learn.step`), the gradient is there and the teacher's arrays are not.
+Value and gradient are computed in a loop over parts of the arrays. XLA executes a loop as one operation: once the value
+is needed (see `bertjax.learn.step`), the gradient is computed too, and the teacher's arrays can be freed.
 
-What waits grows with the length of the texts, attention scores with its square. For six layers of width 384 that learn
-from twelve of 768, the terms add to a step's memory, counted in the student's attention scores of one layer: at 8 x 512
-tokens AttentionScores or AttentionMaps 0.75, with HiddenStates 1.4, 48 heads of Relations 0.4; at 32 x 128 tokens 2.75
-and 3.4 (`memory` of tests/distill/test_memory.py).
+The stored gradients grow linearly with the sequence length, attention scores quadratically. For a student of six layers
+of width 384 and a teacher of twelve layers of width 768, the additional memory of a step, in units of the student's
+attention scores of one layer, is: at 8 x 512 (batch x sequence length) 0.75 for AttentionScores or AttentionMaps, 1.4
+with HiddenStates, 0.4 for Relations with 48 heads; at 32 x 128, 2.75 for AttentionScores or AttentionMaps and 3.4 with
+HiddenStates (`memory` in tests/distill/test_memory.py).
 
-The trade-off: such a loss has no second derivative, and what waits cannot be computed again to save memory.
+The trade-off: such a loss has no second derivative, and the stored gradients cannot be rematerialised.
 """
 
 import math
@@ -38,11 +39,12 @@ def over_heads(
     weights: Float[Array, "b #l"],
     heads: int,
 ) -> WeightedSum:
-    """The mean over so many heads, cut anew from those of each array side by side. `error(student, teacher, *masks)` is
-    what each token gets wrong, summed over the heads that are given.
+    """The mean of an error over `heads` heads; the heads of each array are first concatenated and split again into that
+    many.
 
-    A few heads at a time, a quarter of the student's: with their gradient there are about four maps for each, so that
-    together they take what one layer's scores do.
+    `error(student, teacher, *masks)` is the error of each token, summed over the heads it is given. It gets a few heads
+    at a time, at most a quarter of the student's. With the gradient about four maps are alive per head, so together
+    they take as much memory as the attention scores of one layer.
     """
     few = max(n for n in range(1, max(1, student[0].shape[2] // 4) + 1) if heads % n == 0)
 
@@ -64,15 +66,17 @@ def over_tokens(
     teacher: Float[Array, "b l t"],
     weights: Float[Array, "b l"],
 ) -> WeightedSum:
-    """`error(student, projection, teacher, weights)` of hidden states, with a gradient for the projection's parameters
-    as well; a quarter of the columns at a time where their number allows it."""
+    """`error(student, projection, teacher, weights)` of hidden states, also differentiated with respect to the
+    projection's parameters. A quarter of the columns is processed at a time if their number is divisible by 4, half if
+    by 2."""
     formula = in_parts(lambda ours, own, theirs, _: error(ours, own, *theirs)[0], 1, math.gcd(student.shape[1], 4))
     return formula((student, projection), ((teacher, weights), ())), jnp.sum(weights)
 
 
 def in_parts(formula: Callable[..., Total], axis: int, count: int) -> Callable[..., Total]:
-    """`((split, whole), (split, whole)) -> total`: the sum of `formula(split, whole, split, whole)` over so many parts
-    of the arrays in `split` along an axis. The first two are the student's, and get a gradient."""
+    """A function `((split, whole), (split, whole)) -> total`: the sum of `formula(split, whole, split, whole)` over
+    `count` parts of the arrays in `split`, which are split along an axis. The first pair is the student's and gets a
+    gradient; the second does not."""
 
     def value_and_gradient(student: Any, rest: Any) -> tuple[Total, Any]:
         def add(number: Array, carry: tuple[Total, Any]) -> tuple[Total, Any]:

@@ -1,11 +1,11 @@
 """Distillation losses, formulas only. Each returns `(weighted sum, weight)`; no gradient reaches the teacher.
 
-Published code divides by different things (rows, rows times classes, rows times width), so weights do not carry over
-from one repository to another. Here the sum runs over the distribution or the mean over the width, and the weight
-counts rows or real tokens. Where a paper sums over layers or widths, terms.py multiplies.
+Published code divides by different quantities (rows, rows times classes, rows times width), so weights do not carry
+over from one repository to another. Here the loss of a row is the sum over a distribution or the mean over the width,
+and the weight counts rows or real tokens. Where a paper sums over layers or widths, the classes in `terms/` multiply.
 
-Losses that look into attention take queries, keys and values instead of attention maps: these are small, exist
-whichever kernel did the attention, and can be stored; and each text is compared over its real tokens alone.
+Losses on attention take queries, keys and values instead of attention maps. These are smaller, exist with every
+attention kernel, and can be stored. Attention is compared over the real tokens only.
 """
 
 import jax
@@ -24,7 +24,7 @@ def soft_targets(
 ) -> WeightedSum:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)) per row (Hinton et al. 2015, section 2.1).
 
-    The factor T^2 keeps the size of the gradient independent of the temperature.
+    The factor T^2 makes the size of the gradient independent of the temperature.
     """
     teacher_out = jax.nn.log_softmax(keep(jax.lax.stop_gradient(teacher), weights) / temperature)
     student_out = jax.nn.log_softmax(keep(student, weights) / temperature)
@@ -37,8 +37,8 @@ def soft_cross_entropy(
     weights: Float[Array, "*rows"],
     temperature: float = 1.0,
 ) -> WeightedSum:
-    """-sum p log q per row, with the teacher's p and the student's q at a temperature: `soft_targets` and the teacher's
-    entropy, without T^2 (TinyBERT, Jiao et al. 2020, eq. 10)."""
+    """-sum p log q per row, with the teacher's p and the student's q at a temperature. It differs from `soft_targets`
+    by the teacher's entropy, which is constant, and by the missing factor T^2 (TinyBERT, Jiao et al. 2020, eq. 10)."""
     teacher_out = jax.nn.softmax(keep(jax.lax.stop_gradient(teacher), weights) / temperature)
     return weighted(-jnp.sum(teacher_out * jax.nn.log_softmax(keep(student, weights) / temperature), axis=-1), weights)
 
@@ -49,7 +49,7 @@ def binary_soft_targets(
     weights: Float[Array, "*rows"],
     temperature: float = 1.0,
 ) -> WeightedSum:
-    """`soft_targets` for labels that do not exclude each other: a two-way KL per label, averaged over the labels."""
+    """`soft_targets` for multi-label tasks: a two-way KL per label, averaged over the labels."""
 
     def pair(logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c 2"]:
         scaled = keep(logits, weights) / temperature
@@ -63,7 +63,8 @@ def binary_soft_targets(
 def squared_error(
     student: Float[Array, "*rows c"], teacher: Float[Array, "*rows c"], weights: Float[Array, "*rows"]
 ) -> WeightedSum:
-    """Mean squared error over the last axis, per row: hidden states, embeddings, or the teacher's number."""
+    """Mean squared error over the last axis, per row. For hidden states, embeddings, or the output of a regression
+    model."""
     difference = keep(student, weights) - keep(jax.lax.stop_gradient(teacher), weights)
     return weighted(jnp.mean(jnp.square(difference), axis=-1), weights)
 
@@ -75,7 +76,7 @@ def span_soft_targets(
     weights: Float[Array, " b"],
     temperature: float = 1.0,
 ) -> WeightedSum:
-    """`soft_targets` over positions, mean of start and end; padding takes no part in either softmax."""
+    """`soft_targets` over positions, mean of start and end. Padding is excluded from both softmaxes."""
 
     mask = kept(mask, weights)
 
@@ -91,7 +92,7 @@ def span_soft_targets(
 
 
 def direction(x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
-    """Vectors of length 1; zero stays zero, with a gradient that is finite."""
+    """Vectors normalised to length 1. A zero vector stays zero and has a finite gradient."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
 
@@ -107,7 +108,8 @@ def cosine(
 def direction_error(
     student: Float[Array, "*rows d"], teacher: Float[Array, "*rows d"], weights: Float[Array, "*rows"]
 ) -> WeightedSum:
-    """`squared_error` of vectors brought to length 1 (patient distillation, Sun et al. 2019, eq. 7, over the width)."""
+    """`squared_error` of vectors normalised to length 1 (patient distillation, Sun et al. 2019, eq. 7, as a mean over
+    the width)."""
     student_out, teacher_out = keep(student, weights), keep(jax.lax.stop_gradient(teacher), weights)
     return squared_error(direction(student_out), direction(teacher_out), weights)
 
@@ -118,10 +120,13 @@ def feature_error(
     weights: Float[Array, "*rows"],
     factors: tuple[float, float, float] = (100.0, 5000.0, 5.0),
 ) -> WeightedSum:
-    """What two vectors differ in, taken apart: `squared_error` of both normalised to mean 0 and variance 1, the squared
-    difference of their means, the absolute one of their variances, each times a factor (published code of MobileBERT,
-    Sun et al. 2020). That code compares a layer's mean and variance with those of all the teacher's layers; here,
-    as in its second version, only with those of its own."""
+    """The difference of two vectors in three parts, each times a factor: `squared_error` after both are normalised to
+    mean 0 and variance 1; the squared difference of their means; the absolute difference of their variances (published
+    code of MobileBERT, Sun et al. 2020).
+
+    That code compares the mean and variance of a layer with those of all the teacher's layers. Here they are compared
+    with the paired layer only, as in the second version of that code.
+    """
 
     def apart(
         x: Float[Array, "*rows d"],
@@ -145,7 +150,7 @@ def score_error(
     mask: Int[Array, "b l"],
     weights: Float[Array, " b"],
 ) -> WeightedSum:
-    """Mean squared error of the attention scores before the softmax, per query over its text's keys and the heads
+    """Mean squared error of the attention scores before the softmax, per query, over the real keys and the heads
     (TinyBERT, Jiao et al. 2020, eq. 7)."""
     mask = kept(mask, weights)
 
@@ -166,8 +171,8 @@ def score_error_with_padding(
     mask: Int[Array, "b l"],
     weights: Float[Array, " b"],
 ) -> WeightedSum:
-    """`score_error` as TinyBERT's published code has it: queries of padding count like others, scores of -100 and less
-    are taken for masked, and the mean is over all that there is. It depends on how far a batch is padded."""
+    """`score_error` as in TinyBERT's published code. Queries at padding count like others, scores of -100 and less are
+    treated as masked, and the mean is over all positions. The value depends on the amount of padding in a batch."""
 
     def error(
         student: Pair, teacher: Pair, mask: Int[Array, "b l"], everything: Int[Array, "b l"]
@@ -192,12 +197,13 @@ def relation(
     weights: Float[Array, " b"],
     heads: int,
 ) -> WeightedSum:
-    """KL(teacher || student) of how the tokens of a text relate: softmax(A B' / sqrt(d)) with the vectors of all heads
-    side by side, cut anew into so many relation heads of width d; mean over these, per real token (MiniLM v2, Wang et
-    al. 2021, eq. 3 to 5).
+    """KL(teacher || student) of the relations between the tokens of a text: softmax(A B' / sqrt(d)). The vectors of all
+    heads are concatenated and split again into `heads` relation heads of width d. The mean over these heads, per real
+    token (MiniLM v2, Wang et al. 2021, eq. 3 to 5).
 
     With queries and keys and the model's own heads it is the attention term of MiniLM v1 (Wang et al. 2020, eq. 5),
-    with values and values its value relation (eq. 7). Both widths must be divisible by `heads`, no more.
+    with values and values its value relation (eq. 7). Both widths must be divisible by `heads`; nothing else has to
+    match.
     """
     mask = kept(mask, weights)
 
@@ -217,9 +223,9 @@ def attention_cross_entropy_with_padding(
     mask: Int[Array, "b l"],
     weights: Float[Array, " b"],
 ) -> WeightedSum:
-    """Attention maps as MobileBERT's published code compares them: -sum p log q over the keys with the teacher's p and
-    the student's q, so the divergence of `relation` and the teacher's entropy; queries of padding count like others,
-    and the mean is over all queries and heads. It depends on how far a batch is padded."""
+    """Cross-entropy of attention maps as in MobileBERT's published code: -sum p log q over the keys, with the teacher's
+    p and the student's q. This is the divergence of `relation` plus the teacher's entropy. Queries at padding count
+    like others, and the mean is over all queries and heads. The value depends on the amount of padding in a batch."""
 
     def crossed(
         student: Pair, teacher: Pair, mask: Int[Array, "b l"], everything: Int[Array, "b l"]
@@ -233,19 +239,19 @@ def attention_cross_entropy_with_padding(
 
 
 def log_map(scores: Float[Array, "b h l l"], mask: Int[Array, "b l"]) -> Float[Array, "b h l l"]:
-    """The logarithm of attention over the real keys."""
+    """The logarithm of the attention probabilities over the real keys."""
     return jax.nn.log_softmax(jnp.where(mask[:, None, None] > 0, scores, -1e9), axis=-1)
 
 
 def kept(mask: Int[Array, "b l"], weights: Float[Array, " b"]) -> Int[Array, "b l"]:
-    """The mask, with nothing real in rows of weight 0."""
+    """The mask, with zeros in rows of weight 0."""
     return mask * (weights[:, None] > 0)
 
 
 def scores(
     queries: Float[Array, "b l h k"], keys: Float[Array, "b l h k"], mask: Int[Array, "b l"]
 ) -> Float[Array, "b h l l"]:
-    """Queries times keys over the root of the head's width, in float32; padding counts as zeros."""
+    """Queries times keys, divided by the square root of the head's width, in float32. Padding counts as zeros."""
     real = mask[:, :, None, None] > 0
     queries, keys = (jnp.where(real, x.astype(jnp.float32), 0.0) for x in (queries, keys))
     return jnp.einsum("bqhk,bmhk->bhqm", queries * queries.shape[-1] ** -0.5, keys)

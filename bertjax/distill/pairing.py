@@ -1,7 +1,7 @@
 """Which layer of the student learns from which layer of the teacher.
 
-A pairing is a tuple with one teacher layer (from 0) per student layer. The same tuple tells the losses what to compare
-and the student's start which layers to copy.
+A pairing is a tuple with one teacher layer (from 0) per student layer. The same tuple determines which layers the
+losses compare and which layers initialise the student.
 """
 
 from bertjax.errors import UserError
@@ -10,13 +10,13 @@ Pairing = tuple[int, ...]
 
 
 def pair_layers(rule: str | tuple[int, ...], student_layers: int, teacher_layers: int) -> Pairing:
-    """The teacher layer of every student layer.
+    """The teacher layer for each student layer.
 
     Rules: "uniform" (the last of each block of equal size: 1, 3, 5 for 3 of 6; TinyBERT, Jiao et al. 2020), "last" (the
-    teacher's last ones), "first"; or the layers themselves.
+    teacher's last layers), "first" (its first layers), or a tuple of layers.
 
     Raises:
-      UserError: An unknown rule, a layer that the teacher lacks, or not one layer per student layer.
+      UserError: An unknown rule, a layer that the teacher does not have, or not one layer per student layer.
     """
     if isinstance(rule, str):
         if student_layers > teacher_layers:

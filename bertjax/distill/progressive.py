@@ -1,13 +1,13 @@
 """One layer after another: progressive knowledge transfer (MobileBERT, Sun et al. 2020, section 3.5).
 
-A deep, narrow student that is asked for everything at once learns its upper layers on lower ones that still change. So
-layer l learns in phase l what the teacher's layer says of the same text; the layers below it follow slowly, because
-what it needs of them is not quite what they learnt, and those above it wait. They are not computed either, in student
-and teacher: a phase costs its own depth, all phases together half of as many full steps. The trade-off: in these steps
-nobody learns the task, and the steps per layer are one more number to choose.
+In a deep, narrow student that trains all layers at once, the upper layers learn from lower ones that still change. So
+in phase l layer l learns to match the paired teacher layer. The layers below it train at a small learning rate, because
+what layer l needs from them is not exactly what they learned. The layers above it are not computed, in student or
+teacher: a phase costs its own depth, and all phases together half as much as the same number of full steps. The
+trade-off: the task is not learned in these steps, and the number of steps per layer is one more hyperparameter.
 
-All phases are one program. Each layer is a branch that is taken if the phase has reached it, so what comes out above
-the last is the output of the layer that learns, and the losses compare two models of one layer.
+All phases are one program. Each layer is a branch that is taken if the phase has reached it, so the final output is the
+output of the layer being trained, and the losses compare two models of one layer.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progressive:
-    """Phases in which one layer learns, before ordinary distillation. The widths of student and teacher must be equal.
+    """Phases in which one layer learns, before ordinary distillation. Student and teacher must have equal widths.
 
-    MobileBERT's published code has losses=(FeatureMaps(preset="official"), AttentionMaps(preset="official"))."""
+    MobileBERT's published code corresponds to losses=(FeatureMaps(preset="official"),
+    AttentionMaps(preset="official")).
+    """
 
     steps_per_layer: int = 1000
     below: float = 0.1
-    """Share of the learning rate for the layers below the one that learns, and for the embeddings after phase 0."""
+    """Factor of the learning rate for the layers below the one being trained, and for the embeddings after phase 0."""
     pairing: str | tuple[int, ...] = "uniform"
-    """Which layer of the teacher each layer learns from."""
+    """Which teacher layer each student layer learns from."""
     losses: tuple[Loss, ...] = (FeatureMaps(), AttentionMaps())
-    """What a layer learns; each sees student and teacher as models of one layer."""
+    """The losses of a phase; each sees student and teacher as models of one layer."""
 
     def __post_init__(self) -> None:
         if self.steps_per_layer < 1 or not 0 <= self.below <= 1 or not self.losses:
@@ -51,11 +53,11 @@ class Progressive:
             )
 
     def first_phases(self, student: BertConfig) -> tuple[tuple[str, int], ...]:
-        """Rules (regex, phase in which it begins to learn) for the paths of the student's parameters. What no rule
-        names, the head, waits for ordinary distillation.
+        """Rules (regex, phase in which training starts) for the paths of the student's parameters. Parameters that
+        match no rule, such as the head, train only in ordinary distillation.
 
         Raises:
-          UserError: Layers that share parameters, or repeat: no layer could wait while another learns.
+          UserError: The layers share parameters or are repeated, so one cannot be trained without the others.
         """
         steps = student.depth_steps()
         if student.recurrence or len(set().union(*(step.groups for step in steps))) < len(steps):
@@ -66,8 +68,8 @@ class Progressive:
     def build(
         self, student: BertModel, teacher: BertModel
     ) -> Callable[[Tree, Tree, Batch, Array, Array], dict[str, WeightedSum]]:
-        """`(params, teacher_params, batch, layer, key) -> sums`: what the student's layer of that number, which may be
-        traced, has to learn; by the names of the losses."""
+        """`(params, teacher_params, batch, layer, key) -> sums`: the losses of student layer `layer`, by name. `layer`
+        may be a traced value."""
         import jax.numpy as jnp
 
         pairing = jnp.array(pair_layers(self.pairing, student.config.depth, teacher.config.depth))
@@ -86,7 +88,7 @@ class Progressive:
 
 
 def one_layer(config: BertConfig, whose: str) -> BertConfig:
-    """The config of a model of one such layer."""
+    """The config of a model with one such layer."""
     import dataclasses
 
     shapes = {step.shape for step in config.depth_steps()}
@@ -97,7 +99,7 @@ def one_layer(config: BertConfig, whose: str) -> BertConfig:
 
 
 def up_to(model: BertModel, params: Tree, batch: Batch, last: Array, **options: Any) -> Any:
-    """The output of layer `last`, as of a model that has no other; no layer above it is computed."""
+    """The output of layer `last`, as the output of a model of one layer. The layers above it are not computed."""
     import jax
 
     from bertjax.model import ModelOutput, key_mask
@@ -120,8 +122,8 @@ def up_to(model: BertModel, params: Tree, batch: Batch, last: Array, **options: 
 def layer_by_layer(
     progressive: Progressive | None, student: Any, teacher: Any, steps: int
 ) -> tuple[Phases | None, Callable[..., dict[str, Any]]]:
-    """The phases of a run of so many steps in which one layer learns, and `(params, teacher_params, batch, step, key,
-    afterwards) -> terms`, which asks `afterwards()` once they are over. Without `progressive` they never begin.
+    """The phases of a run of `steps` steps, and a function `(params, teacher_params, batch, step, key, afterwards) ->
+    terms`. The function returns `afterwards()` once the phases are over; without `progressive` it always does.
 
     Raises:
       UserError: The phases take more steps than the run has.
@@ -154,7 +156,7 @@ def layer_by_layer(
 
 
 def either(first: Any, one: Callable[[], dict], other: Callable[[], dict]) -> dict:
-    """The terms of one or of the other, and sums and weights of 0 for those that are not asked."""
+    """The terms of the chosen function. Terms that only the other function has get sums and weights of 0."""
     import jax
     import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""What else could stand in a place: the guesses of a masked language model, for copies of a text (`text.augment`)."""
+"""Replacement words from a masked language model, for augmentation (`bertjax.text.augment`)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +26,7 @@ def best_tokens(
     places: Int[Array, "b 1"],
     count: int,
 ) -> Int[Array, "b k"]:
-    """The tokens that fit each place best, the best first."""
+    """The most probable tokens at each position, in descending order."""
     logits = model.apply({"params": params}, ids, mask, types, masked_positions=places).logits  # type: ignore[union-attr]
     return jax.lax.top_k(logits[:, 0].astype(jnp.float32), count)[1]
 
@@ -40,9 +40,11 @@ def likely_words(
     buckets: tuple[int, ...],
     batch_size: int,
 ) -> list[dict[int, list[str]]]:
-    """For each text, candidates by the number of the word: those of the `count` likeliest tokens that are words.
+    """For each text, candidate replacements by word index: those of the `count` most probable tokens that are whole
+    words.
 
-    Only words of one token have any. Texts are batched as they come, so that the same texts get the same bits.
+    Only words of a single token have candidates. Texts are batched in the given order, so that the same texts give
+    bit-identical results.
     """
     tokenizer, limit = bundle.tokenizer, buckets[-1]
     assert tokenizer is not None

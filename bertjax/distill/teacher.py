@@ -1,10 +1,11 @@
-"""What the teacher says of a data set, computed once and stored.
+"""The teacher's outputs on a data set, computed once and stored.
 
-A teacher's outputs do not change from epoch to epoch, so its forward pass is paid once: logits per row, and what a
-loss asks for of the layers, per real token (no padding is stored). That is kept in half precision, which is far finer
-than a student can follow; logits in single. Attention is stored as queries and keys, which are smaller than its maps.
-What is stored is named by a hash of the teacher's config and its weights, the exact ids and types that it was fed, and
-what was asked for: outputs of another model or of other text are never found by mistake.
+A teacher's outputs do not change between epochs, so its forward pass is needed only once. Stored are the logits per
+row, in float32, and the layer outputs that a loss needs per real token, without padding, in float16, which is precise
+enough for distillation. Attention is stored as queries and keys, which are smaller than attention maps.
+
+The folder's name is a hash of the teacher's config and weights, the exact token ids and types, and the stored fields.
+Outputs of another model or other text are therefore never used by mistake.
 """
 
 import dataclasses
@@ -32,35 +33,35 @@ from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
 
 Need = tuple[str, int]
-"""A field of `ModelOutput` and a place in it: ("hidden_states", 0) is the embedding, ("queries", 5) those of layer 5.
-("first", i) is the first row of hidden state i."""
+"""A field of `ModelOutput` and an index in it: ("hidden_states", 0) is the embedding output, ("queries", 5) the queries
+of layer 5. ("first", i) is the first row, [CLS], of hidden state i."""
 
 
 class TeacherOutput(NamedTuple):
-    """The part of a `ModelOutput` that was stored, by its places there."""
+    """The stored part of a `ModelOutput`, with the same indices."""
 
     logits: Array
     hidden_states: Mapping[int, Array]
-    """[b, l, d], or [b, 1, d] where only first rows were asked for."""
+    """[b, l, d], or [b, 1, d] where only first rows were stored."""
     queries: Mapping[int, Array]
     keys: Mapping[int, Array]
     values: Mapping[int, Array]
 
 
 class StoredOutputs:
-    """Stored outputs, read row by row: `add_to(batch)` puts those of a batch beside its texts."""
+    """Stored outputs. `add_to(batch)` adds those of the batch's rows to the batch."""
 
     def __init__(self, folder: Path, encoded: Encoded, needs: tuple[Need, ...], name: str = "teacher"):
         self.folder, self.needs, self.name = folder, needs, name
         self.seconds = float((folder / "seconds").read_text()) if (folder / "seconds").is_file() else None
-        """What it took to compute them, whoever did it; None of outputs that an older version stored."""
+        """Seconds that computing them took, in this run or an earlier one; None if an older version stored them."""
         self._offsets = encoded.offsets
         self._logits = np.load(folder / "logits.npy", mmap_mode="r")
         self._arrays = {need: np.load(folder / f"{file_name(need)}.npy", mmap_mode="r") for need in needs}
         self._by_token = bool(len(self._logits) == encoded.offsets[-1] != len(encoded))
 
     def add_to(self, batch: Batch) -> Batch:
-        """The batch with `<name>_logits` and `<name>_<what>_<where>`; zeros on padding and filler rows."""
+        """The batch with `<name>_logits` and `<name>_<field>_<index>`; zeros at padding and in filler rows."""
         rows, mask = batch["example_ids"], batch["attention_mask"]
         if "segment_ids" in batch:
             of_tokens = np.take_along_axis(rows, np.maximum(batch["segment_ids"] - 1, 0), axis=1)
@@ -82,9 +83,9 @@ class StoredOutputs:
         return {**batch, f"{self.name}_logits": read(self._logits, self._by_token), **found}
 
     def output(self, batch: Mapping[str, Any]) -> TeacherOutput:
-        """The teacher's output as losses read it, inside the step."""
+        """The teacher's output in the form that losses read, from inside the step."""
         parts: dict[str, dict[int, Array]] = {name: {} for name in TeacherOutput._fields[1:]}
-        for name, place in sorted(self.needs):  # "first" before "hidden_states", which has more
+        for name, place in sorted(self.needs):  # "first" before "hidden_states", whose full states replace it
             array = batch[f"{self.name}_{file_name((name, place))}"]
             if name == "first":
                 parts["hidden_states"][place] = array[:, None]
@@ -107,15 +108,15 @@ def stored_outputs(
     progress: Callable[[int, int], None] = lambda done, total: None,
     name: str = "teacher",
 ) -> StoredOutputs:
-    """The teacher's outputs for every row, from `folder` if they are there, else computed and written.
+    """The teacher's outputs for every row: read from `folder` if stored there, otherwise computed and written.
 
     Args:
       needs: What to store besides the logits.
-      progress: Called with (rows done, rows in all).
-      name: What the arrays in a batch begin with, where there are several teachers.
+      progress: Called with (rows done, rows in total).
+      name: Prefix of the arrays in a batch; distinguishes several teachers.
 
     Raises:
-      UserError: A number is too large for half precision; the disk refuses.
+      UserError: A value overflows half precision, or the disk cannot be written.
     """
     ordered = tuple(sorted(needs))
     place = folder / identity(teacher, encoded, ordered)
@@ -128,7 +129,7 @@ def stored_outputs(
 
 
 def teacher_bytes(teacher: Bundle, encoded: Encoded, needs: frozenset[Need]) -> int:
-    """What storing takes on disk, within a few hundred bytes."""
+    """Disk space of the stored outputs, within a few hundred bytes."""
     tokens = int(encoded.offsets[-1])
     by_token = encoded.task.kind in ("tokens", "qa")
     logits = (tokens if by_token else len(encoded)) * len(teacher.config.labels) * 4
@@ -137,7 +138,7 @@ def teacher_bytes(teacher: Bundle, encoded: Encoded, needs: frozenset[Need]) -> 
 
 
 def shape_of(teacher: Bundle, need: Need) -> tuple[int, ...]:
-    """Of what is stored per token, or per row for ("first", i)."""
+    """The shape of an output per token, or per row for ("first", i)."""
     name, place = need
     if name in ("hidden_states", "first"):
         return (teacher.config.hidden_size,)
@@ -145,12 +146,12 @@ def shape_of(teacher: Bundle, need: Need) -> tuple[int, ...]:
 
 
 def identity(teacher: Bundle, encoded: Encoded, needs: tuple[Need, ...]) -> str:
-    """Names outputs by everything they depend on."""
+    """A hash of everything that the outputs depend on."""
     digest = hashlib.sha256(json.dumps([dataclasses.asdict(teacher.config), needs]).encode())
     digest.update(encoded.ids.tobytes() + encoded.type_ids.tobytes() + encoded.offsets.tobytes())
     for path, leaf in flatten(teacher.params).items():
         digest.update(path.encode())
-        for array in jax.tree.leaves(leaf):  # of integers, their scales too
+        for array in jax.tree.leaves(leaf):  # quantised weights have scales, too
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
@@ -175,7 +176,7 @@ def compute(
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Runs the teacher over every row, shortest first, and writes each output to its place."""
+    """Runs the teacher on every row, shortest first, and writes its outputs."""
     tokens, rows_in_all = int(encoded.offsets[-1]), len(encoded)
     by_token = encoded.task.kind in ("tokens", "qa")
     create = partial(np.lib.format.open_memmap, mode="w+")

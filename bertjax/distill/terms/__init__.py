@@ -1,22 +1,22 @@
-"""The distillation losses as configs hold them: a name and numbers, and one method that builds the formula.
+"""The distillation losses as they appear in configs: a weight, settings, and a method that builds the formula.
 
-    answers.py     what a model says: labels and the teacher's probabilities
-    states.py      what its layers make of a text: hidden states, feature maps, first rows
-    words.py       the teacher's probabilities of hidden words, for students of raw text
-    attention.py   how the tokens of a text relate: scores, maps, relations
-    term.py        what they have in common
+    answers.py       losses on the final outputs: labels and the teacher's probabilities
+    states.py        losses on layer outputs: hidden states, feature maps, [CLS] states
+    masked_words.py  the teacher's probabilities of masked tokens, for students trained on raw text
+    attention.py     losses on relations between tokens: attention scores, attention maps, relations
+    layers.py        what they have in common
 
-`needs` tells what of the teacher a loss looks at besides its logits, as pairs ("hidden_states", place), ("queries",
-layer) and so on; such outputs can be computed once and stored. A loss without that method, or that answers None, gets a
-teacher that runs in every step. Nothing here imports jax before it builds, so that a config file costs nothing to read.
+`needs` declares which teacher outputs a loss reads besides the logits, as pairs ("hidden_states", index), ("queries",
+layer) and so on; these can be computed once and stored. If a loss has no such method, or it returns None, the teacher
+runs in every step. Nothing here imports jax before `build`, so that config files load fast.
 
-A weight means what it says only with the reduction that it was chosen for. Here every term is a mean: over tokens or
-texts, and over layers, heads and widths. `preset` is what a paper's formula ("paper") or its authors' published code
-("official") has instead, so that their weights can be used as they were printed. A mean over tokens weighs a text by
-its length; the formulas of TinyBERT (eq. 7-8), MobileBERT (eq. 1-2) and MiniLM (eq. 5 and 7; v2: 3-5) divide by the
-length of each text, so that "paper" weighs texts alike. Where lengths differ much the two are up to a tenth apart.
-PKD's first rows and the answers of a text are one for each text anyway; DistilBERT's paper does not say, and its
-code takes the mean over tokens, as LastHiddenState and SoftWords do.
+A weight is meaningful only with the reduction that it was chosen for. Here every term is a mean over tokens or
+examples, and over layers, heads and widths. `preset` selects the reduction of a paper's formula ("paper") or of its
+authors' published code ("official"), so that published weights can be used unchanged. A mean over tokens weighs an
+example by its length. The formulas of TinyBERT (eq. 7-8), MobileBERT (eq. 1-2) and MiniLM (eq. 5 and 7; v2: 3-5) divide
+by the length of each text, so "paper" weighs examples equally. Where lengths differ much, the two differ by up to a
+tenth. PKD's [CLS] states and sentence-level outputs exist once per example anyway. DistilBERT's paper does not specify
+it, and its code takes the mean over tokens, as LastHiddenState and MLMSoftTargets do.
 """
 
 from bertjax.distill.terms.answers import HardLabels, SoftTargets

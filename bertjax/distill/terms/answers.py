@@ -1,4 +1,4 @@
-"""Terms that look at what a model says in the end: its logits."""
+"""Losses on the final output of a model: its logits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HardLabels:
-    """The task's own loss against the labels of the data."""
+    """The supervised loss of the task, against the labels of the data."""
 
     weight: float = 1.0
 
@@ -38,10 +38,13 @@ class HardLabels:
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """The teacher's probabilities at a temperature; its number for regression (Hinton et al. 2015).
+    """Divergence from the teacher's probabilities at a temperature; for regression, the squared error to its output
+    (Hinton et al. 2015).
 
-    Of classes there are three published forms: T^2 KL per row ("hinton"); the same divided by the number of classes
-    (the code of PKD); the cross-entropy divided by that number, without T^2 (the code of TinyBERT)."""
+    For classification there are three published forms: T^2 KL per row ("hinton"); the same divided by the number of
+    classes ("pkd", the code of PKD); the cross-entropy divided by that number, without T^2 ("tinybert", the code of
+    TinyBERT).
+    """
 
     weight: float = 1.0
     temperature: float = 2.0

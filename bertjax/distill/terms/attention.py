@@ -1,4 +1,4 @@
-"""Terms that look at how the tokens of a text relate: attention before and after its softmax, relations of values."""
+"""Losses on relations between the tokens of a text: attention before and after its softmax, and value relations."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ Part = Literal["queries", "keys", "values"]
 
 @dataclass(frozen=True)
 class AttentionScores:
-    """Mean squared error between attention scores of paired layers before the softmax (TinyBERT, Jiao et al. 2020, eq.
-    7); the number of heads must be equal.
+    """Mean squared error between the attention scores of paired layers before the softmax (TinyBERT, Jiao et al. 2020,
+    eq. 7). The number of heads must be equal.
 
-    "paper" sums over the layers, and takes the mean by text. "official" sums too, and counts queries of padding like
-    others; what a teacher says of padding is not stored, so it has to run in every step."""
+    "paper" sums over the layers and takes the mean per text. "official" also sums over the layers, and counts queries
+    at padding like others. Teacher outputs at padding are not stored, so with "official" the teacher runs in every
+    step.
+    """
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"
@@ -46,12 +48,13 @@ class AttentionScores:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """KL(teacher || student) between the attention maps of paired layers, per query and head; the number of heads must
-    be equal (MobileBERT, Sun et al. 2020, section 3.4).
+    """KL(teacher || student) between the attention maps of paired layers, per query and head (MobileBERT, Sun et al.
+    2020, section 3.4). The number of heads must be equal.
 
-    "paper" sums over the layers, and takes the mean by text. "official" takes the mean over layers, of cross-entropies,
-    and counts queries of padding like others; what a teacher says of padding is not stored, so it has to run in every
-    step."""
+    "paper" sums over the layers and takes the mean per text. "official" is the mean of cross-entropies over the layers,
+    and counts queries at padding like others. Teacher outputs at padding are not stored, so with "official" the teacher
+    runs in every step.
+    """
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"
@@ -74,19 +77,19 @@ class AttentionMaps:
 
 @dataclass(frozen=True)
 class Relations:
-    """How the tokens of a text relate in one layer, as KL of softmax(A A' / sqrt(d)) of queries, keys and values
-    (MiniLM v2, Wang et al. 2021). Widths and numbers of heads may differ: the vectors of all heads are cut anew into
-    `heads` relation heads, which both widths must be divisible by.
+    """KL of the relations between tokens in one layer, softmax(A A' / sqrt(d)), for queries, keys and values (MiniLM
+    v2, Wang et al. 2021). Widths and numbers of heads may differ: the vectors of all heads are concatenated and split
+    again into `heads` relation heads. Both widths must be divisible by `heads`.
 
-    MiniLM v1 (Wang et al. 2020) is Relations(of=(("queries", "keys"), ("values", "values")), heads=None): attention
-    itself, and with the models' own heads, which must be as many. "paper" sums over the relations, and takes the mean
-    by text."""
+    MiniLM v1 (Wang et al. 2020) is Relations(of=(("queries", "keys"), ("values", "values")), heads=None). It uses the
+    models' own heads, whose numbers must be equal. "paper" sums over the relations and takes the mean per text.
+    """
 
     weight: float = 1.0
     of: tuple[tuple[Part, Part], ...] = (("queries", "queries"), ("keys", "keys"), ("values", "values"))
     heads: int | None = 48
     teacher_layer: int = -1
-    """The last by default. Of a large teacher an inner one is better: 20 of BERT-large's 24."""
+    """The last layer by default. For a large teacher an inner layer is better: 20 of BERT-large's 24."""
     preset: Literal["mean", "paper"] = "mean"
 
     def layer(self, teacher: BertConfig) -> int:
@@ -134,7 +137,7 @@ def queries_and_keys(pairing: str | tuple[int, ...], student: BertConfig, teache
 def equal_heads(
     term: AttentionScores | AttentionMaps, student: BertConfig, teacher: BertConfig
 ) -> tuple[tuple[int, int], ...]:
-    """(student layer, teacher layer) of every pair."""
+    """(student layer, teacher layer) of every pair, after a check that both have the same number of heads."""
     pairs = tuple(enumerate(pair_layers(term.pairing, student.depth, teacher.depth)))
     for s, t in pairs:
         heads = student.depth_steps()[s].num_attention_heads, teacher.depth_steps()[t].num_attention_heads
@@ -143,7 +146,7 @@ def equal_heads(
 
 
 def over_pairs(formula: Callable[..., WeightedSum], pairs: tuple[tuple[int, int], ...], preset: str) -> LossFunction:
-    """The loss that compares queries and keys layer by layer."""
+    """A loss that compares queries and keys of the paired layers."""
 
     def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
         weights = text_weights(batch, preset)

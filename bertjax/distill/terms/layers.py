@@ -1,4 +1,4 @@
-"""What terms have in common: the shape that training expects, and how the losses of several layers become one."""
+"""What the terms have in common: the presets, and how the losses of several layers are combined."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ Preset = Literal["mean", "paper", "official"]
 
 
 def over_layers(sums: list[WeightedSum], preset: str) -> WeightedSum:
-    """Losses of several layers, which have one weight, as one: their mean, or their sum for a paper's formula."""
+    """The losses of several layers, all of the same weight, as one: their mean for the preset "mean", otherwise their
+    sum."""
     total = sum(total for total, _ in sums)
     return total if preset != "mean" else total / len(sums), sums[0][1]  # type: ignore[return-value]
 
 
 def text_weights(batch: Batch, preset: str) -> Array:
-    """What a token of each text weighs [b]: as much as any other, or in a paper's formula, which takes the mean of a
-    text before that of the texts, the less the longer its text is. Texts then weigh alike."""
+    """The weight of a token of each example [b]. It is the same for all tokens, except for the preset "paper", where it
+    is divided by the length of the text so that all examples weigh the same."""
     if preset != "paper":
         return batch["weights"]
     import jax.numpy as jnp

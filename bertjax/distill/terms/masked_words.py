@@ -1,4 +1,4 @@
-"""What a teacher that guesses hidden words says of them, as a loss for a student that learns from raw text."""
+"""Soft targets of a masked language model, for students that are trained on raw text."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MLMSoftTargets:
-    """The teacher's probabilities over the vocabulary at a temperature, T^2 KL per place (Hinton et al. 2015). The
-    student may share the teacher's vocabulary alone.
+    """Divergence from the teacher's probabilities over the vocabulary at a temperature, T^2 KL per position (Hinton et
+    al. 2015). Student and teacher must have the same vocabulary; nothing else has to match.
 
-    `everywhere` asks at every real token, as DistilBERT's code does (Sanh et al. 2019), and not at the hidden ones
-    alone: seven times as many places, each as wide as the vocabulary."""
+    `everywhere` compares at every real token, as DistilBERT's code does (Sanh et al. 2019), instead of at masked tokens
+    only. That is seven times as many positions, each with logits over the whole vocabulary.
+    """
 
     weight: float = 1.0
     temperature: float = 2.0

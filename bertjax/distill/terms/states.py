@@ -1,4 +1,4 @@
-"""Terms that look at what the layers make of a text: hidden states, whole, as feature maps, or their first rows."""
+"""Losses on layer outputs: full hidden states, feature maps, or [CLS] states."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """Mean squared error between paired hidden states, the embeddings among them, over real tokens (TinyBERT, Jiao et
-    al. 2020, eq. 8-9). A learned projection, shared by all layers, bridges different widths; equal widths need none.
-    It begins with random numbers, or with the rotation (and one scale) that brings the student's states nearest to the
-    teacher's on some of the text ("procrustes").
+    """Mean squared error between paired hidden states, including the embeddings, over real tokens (TinyBERT, Jiao et
+    al. 2020, eq. 8-9). A learned projection, shared by all layers, maps the student's width to the teacher's; equal
+    widths need none. It starts from random numbers ("random"), or from the rotation and scale that bring the student's
+    states nearest to the teacher's on some of the text ("procrustes").
 
-    "paper" sums over the layers, and takes the mean by text. "official" sums too, counts padding like other tokens, and
-    always has a projection, with a bias; what a teacher says of padding is not stored, so it has to run in every
-    step."""
+    "paper" sums over the layers and takes the mean per text. "official" also sums over the layers, counts padding like
+    other tokens, and always has a projection, with a bias. Teacher outputs at padding are not stored, so with
+    "official" the teacher runs in every step.
+    """
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"
@@ -49,7 +50,7 @@ class HiddenStates:
         return frozenset(("hidden_states", t) for _, t in self.pairs(student, teacher))
 
     def parameters(self, key: Array, student: BertConfig, teacher: BertConfig) -> Tree:
-        """The projection, in `extra`: it is trained and never ships."""
+        """The projection. It is stored in `extra`: trained, but not part of the exported model."""
         official = self.preset == "official"
         if student.hidden_size == teacher.hidden_size and not official:
             return {}
@@ -60,7 +61,7 @@ class HiddenStates:
         return {"kernel": kernel} | ({"bias": jnp.zeros(teacher.hidden_size)} if official else {})
 
     def fit(self, extra: Tree, student: Bundle, teacher: Bundle, batches: Iterable[Batch]) -> Tree:
-        """The projection as the sample text says, where `start` asks for it."""
+        """The projection fitted to sample text, if `start` is "procrustes"; otherwise unchanged."""
         if self.start == "random" or not extra:
             return extra
         from bertjax.distill.alignment import procrustes, second_moments
@@ -93,12 +94,14 @@ class HiddenStates:
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """Mean squared error between the outputs of paired layers over real tokens; widths must be equal (MobileBERT, Sun
-    et al. 2020, section 3.4).
+    """Mean squared error between the outputs of paired layers over real tokens (MobileBERT, Sun et al. 2020, section
+    3.4). Widths must be equal.
 
-    "paper" sums over the layers, and takes the mean by text. "official" takes the mean over layers, of 100 times the
-    error between normalised states, 5000 times that of their means and 5 times that of their variances, and counts
-    padding like other tokens; what a teacher says of padding is not stored, so it has to run in every step."""
+    "paper" sums over the layers and takes the mean per text. "official" is a mean over layers of 100 times the error
+    between normalised states, 5000 times the error of their means and 5 times the error of their variances, and counts
+    padding like other tokens. Teacher outputs at padding are not stored, so with "official" the teacher runs in every
+    step.
+    """
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"
@@ -137,7 +140,7 @@ class FeatureMaps:
 
 @dataclass(frozen=True)
 class LastHiddenState:
-    """1 - cos between the last hidden states of a real token (DistilBERT, Sanh et al. 2019); widths must be equal."""
+    """1 - cos between the last hidden states, per real token (DistilBERT, Sanh et al. 2019). Widths must be equal."""
 
     weight: float = 1.0
 
@@ -159,11 +162,13 @@ class LastHiddenState:
 
 @dataclass(frozen=True)
 class PatientStates:
-    """Mean squared error between the first rows of paired layers, the student's last one left out, of length 1 if
-    `normalised` (PKD, Sun et al. 2019, eq. 7); widths must be equal. With "uniform" it is the paper's PKD-skip.
+    """Mean squared error between the [CLS] states of paired layers, except for the student's last layer (PKD, Sun et
+    al. 2019, eq. 7). The states are normalised to length 1 if `normalised`. Widths must be equal. With "uniform" it is
+    the paper's PKD-skip.
 
-    "paper" sums over layers and width; texts weigh alike anyway. The authors' code takes the mean, and normalises for
-    some tasks only."""
+    "paper" sums over layers and width; all examples weigh the same in either case. The authors' code takes the mean,
+    and normalises for some tasks only.
+    """
 
     weight: float = 1.0
     pairing: str | tuple[int, ...] = "uniform"
