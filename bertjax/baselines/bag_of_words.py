@@ -1,8 +1,8 @@
 """A bag of words as baseline: TF-IDF of words and word pairs, and a linear model.
 
-It trains in seconds, predicts in microseconds and is hard to beat on some data; a compressed BERT that does not beat it
-is not worth its cost. To be a strong baseline, it keeps one-letter words (the `t` of `isn't` is half of a negation),
-takes the logarithm of counts, and chooses the strength of regularisation on a tenth of the training texts. Logistic
+It trains in seconds, predicts in microseconds and is hard to beat on some data. A compressed BERT that does not beat it
+has no use. To be a strong baseline, it keeps one-letter words (the `t` of `isn't` is half of a negation), takes the
+logarithm of counts, and chooses the strength of regularisation on a tenth of the training texts. The model is logistic
 regression for classes (one against the rest) and labels, ridge regression for numbers. A text pair is read as one text.
 """
 
@@ -26,7 +26,8 @@ STRENGTHS = (0.5, 2.0, 8.0, 32.0)
 
 @dataclass(frozen=True)
 class BagOfWords:
-    """A fitted baseline: `coef` has one row per output, `vectorizer` the words of its columns and their weights."""
+    """A fitted baseline: `coef` has one row per output; `vectorizer` holds the words of its columns and their
+    weights."""
 
     kind: Kind
     vectorizer: Any
@@ -39,7 +40,7 @@ class BagOfWords:
         return self.vectorizer.transform(_joined(texts, pairs))
 
     def outputs(self, features: Any) -> np.ndarray:
-        """Class ids [n], 0/1 [n, c] for several labels, or numbers [n]."""
+        """Class ids [n], 0/1 [n, c] for multi-label tasks, or numbers [n]."""
         scores = features @ self.coef.T + self.intercept
         if self.kind == "regression":
             return scores[:, 0]
@@ -58,7 +59,7 @@ class BagOfWords:
         return self.coef.size + self.intercept.size + self.coef.shape[1]
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write `bag_of_words.npz` and `vocabulary.json`; their size is the model's size."""
+        """Writes `bag_of_words.npz` and `vocabulary.json`; their size is the model's size."""
         arrays = {"coef": self.coef, "intercept": self.intercept, "idf": self.vectorizer.idf_}
         words = {"kind": self.kind, "classes": self.classes, "words": self.vectorizer.get_feature_names_out().tolist()}
         with staged(folder) as here:
@@ -67,7 +68,7 @@ class BagOfWords:
 
 
 def load_bag_of_words(folder: str | os.PathLike) -> BagOfWords:
-    """The baseline that `save` wrote; the same outputs but for the rounding to float32."""
+    """The baseline that `save` wrote. Its outputs are the same except for the rounding to float32."""
     words = json.loads((Path(folder) / "vocabulary.json").read_text(encoding="utf-8"))
     arrays = {name: array.astype(np.float64) for name, array in np.load(Path(folder) / "bag_of_words.npz").items()}
     vectorizer = _vectorizer(vocabulary={word: i for i, word in enumerate(words["words"])})
@@ -83,17 +84,17 @@ def bag_of_words_bytes(folder: str | os.PathLike) -> int:
 def fit_bag_of_words(
     kind: str, texts: Sequence[str], labels: Sequence | np.ndarray, pairs: Sequence[str] | None = None, *, seed: int = 0
 ) -> BagOfWords:
-    """Fit the baseline on training texts. Labels as for `score`: class ids [n], 0/1 [n, c], or numbers [n].
+    """The baseline fitted to training texts. Labels as for `score`: class ids [n], 0/1 [n, c], or numbers [n].
 
     Raises:
-      UserError: Of token labels and answers, which a bag of words cannot give, and of less than two classes.
+      UserError: A token-level or question-answering task, which a bag of words cannot do, or fewer than two classes.
     """
     if kind not in ("classification", "multi_label", "regression"):
         raise UserError(f"There is no bag of words for {kind!r}: expected classification, multi_label or regression.")
     targets = np.asarray(labels)
     if kind == "classification" and len(np.unique(targets)) < 2:
         raise UserError("The training texts are all of one class: expected two or more.")
-    vectorizer = _vectorizer(min_df=2 if len(texts) > 1000 else 1)  # what occurs once is most of the size, for no score
+    vectorizer = _vectorizer(min_df=2 if len(texts) > 1000 else 1)  # terms in one text: most of the size, no score
     features = vectorizer.fit_transform(_joined(texts, pairs))
     order = np.random.default_rng(seed).permutation(len(targets))
     held, kept = np.split(order, [max(1, len(order) // 10)])
@@ -124,7 +125,7 @@ def _linear(kind: str, features: Any, targets: np.ndarray, strength: float) -> t
 
 
 def _one_against_rest(features: Any, column: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
-    """One row of weights; a label that is always (or never) there needs none but the intercept."""
+    """One row of weights and an intercept; a label that is always or never present gets the intercept only."""
     from sklearn.linear_model import LogisticRegression
 
     if len(np.unique(column)) < 2:
