@@ -1,15 +1,15 @@
-"""Weights set to 0 where they stand: which ones, how many at which step, and how they stay 0 in training.
+"""Unstructured pruning with masks: which weights are 0, the sparsity schedule, and how they stay 0 during training.
 
-A mask is a tree of booleans, True where a weight stays, with the paths of the matrices that it is about. It is applied
-to the parameters before the model sees them, inside of the compiled step, so what is masked gets no gradient and stays
-0 however the optimiser moves what is underneath. Zeros in their places save no time on any device that multiplies whole
-matrices, and no bytes in a file that stores them; `surgery.remove_dead` takes out the heads and neurons that are 0
-altogether. Ties go by position: of equal weights the first ones stay.
+A mask is a tree of booleans, True where a weight is kept, under the paths of the masked matrices. It is applied to the
+parameters inside the compiled step, before the model sees them, so masked weights get no gradient and stay 0 whatever
+the optimiser does to the values underneath. Zeros in dense matrices save no time on devices that multiply whole
+matrices and no bytes in an uncompressed file; `surgery.remove_dead` removes heads and neurons that are entirely 0. Ties
+are broken by position: of equal weights the first are kept.
 
-Weights go at once, or while the model learns (`gradual_magnitude`): then the rest has time to take over what they did,
-which counts from about half of them on. The masks are in the training state, and a weight that went stays gone.
-Programs that pass the gradient straight through a mask can bring it back, and are another method; here decay and old
-momentum alone move what lies under a mask, which is no reason to return.
+Weights are pruned at once, or gradually while the model trains (`gradual_magnitude`). Gradual pruning lets the other
+weights compensate, which matters from about 50 % sparsity on. The masks are part of the training state, and a pruned
+weight stays pruned. Methods that pass the gradient straight through the mask can revive weights; here only weight decay
+and old momentum change a masked weight, which is no evidence that it is needed.
 """
 
 from collections.abc import Callable
@@ -24,20 +24,20 @@ from bertjax.errors import UserError
 from bertjax.params import Tree, flatten, map_with_path, select, unflatten
 
 Scope = Literal["global", "matrix", "row"] | int
-"""Among which weights the smallest go: all of all matrices, those of each, those that make one output (a column of
-[inputs, outputs]), or so many neighbours of these."""
+"""Which weights are compared with each other: those of all matrices, of each matrix, of each output (a column of
+[inputs, outputs]), or of so many neighbouring inputs of an output."""
 Masks = Tree
 POINTS = 100
-"""At how many steps of a run weights go, at most. Zhu & Gupta 2017 saw no difference between every 100 and every 1000
-steps; finding the smallest weights costs about as much as a step."""
+"""The maximum number of mask updates in a run. Zhu & Gupta 2017 saw no difference between an update every 100 steps and
+every 1000; finding the smallest weights costs about as much as a step."""
 
 
 def magnitude_masks(params: Tree, pattern: str, sparsity: float, scope: Scope = "global") -> Masks:
-    """The largest weights of the matrices whose path contains the regex; `sparsity` is the fraction that goes, rounded
-    down.
+    """Masks that keep the largest weights of the matrices whose path matches the regex. `sparsity` is the fraction
+    pruned, rounded down.
 
     Raises:
-      UserError: No such matrix, a fraction outside of [0, 1), or inputs that are no multiple of the neighbours.
+      UserError: No such matrix, a fraction outside [0, 1), or a number of inputs that `scope` does not divide.
     """
     check_sparsity(sparsity)
     whole = all_ones(params, pattern, scope)
@@ -45,10 +45,10 @@ def magnitude_masks(params: Tree, pattern: str, sparsity: float, scope: Scope = 
 
 
 def n_of_m_masks(params: Tree, pattern: str, n: int, m: int) -> Masks:
-    """The `n` largest of every `m` neighbouring inputs of an output, as sparse tensor cores want it (2 of 4).
+    """Masks that keep the `n` largest of every `m` neighbouring inputs of an output; sparse tensor cores need 2 of 4.
 
     Raises:
-      UserError: The number of inputs of a matrix is no multiple of m, or n is not from 1 to m.
+      UserError: The number of inputs of a matrix is not a multiple of m, or n is not from 1 to m.
     """
     if not 1 <= n <= m:
         raise UserError(f"{n} of {m}: expected 1 to {m} weights to stay of every {m}.")
@@ -57,12 +57,12 @@ def n_of_m_masks(params: Tree, pattern: str, n: int, m: int) -> Masks:
 
 
 def nonzero_masks(params: Tree, pattern: str) -> Masks:
-    """Where the matrices are not 0 now: for a model that was masked before, and is to stay so."""
+    """Masks of the weights that are not 0 now, to keep the sparsity of a pruned model."""
     return unflatten({path: np.asarray(leaf) != 0 for path, leaf in matrices(params, pattern).items()})
 
 
 def all_ones(params: Tree, pattern: str, scope: Scope) -> Masks:
-    """Masks that hide nothing yet."""
+    """Masks that prune nothing, for every matrix whose path matches the regex."""
     found = matrices(params, pattern)
     for path, leaf in found.items():
         if isinstance(scope, int) and leaf.shape[0] % scope:
@@ -71,15 +71,16 @@ def all_ones(params: Tree, pattern: str, scope: Scope) -> Masks:
 
 
 def gradual_magnitude(scope: Scope, sparsity: float, steps: int) -> Callable[[Masks, Tree, Any], Masks]:
-    """`(masks, params, step) -> masks`, for the inside of a compiled step: more and more of the smallest weights gone,
-    by the cubic schedule from step 0 on; at step `steps` it is the fraction, rounded down.
+    """Gradual magnitude pruning: an update `(masks, params, step) -> masks` that runs inside the compiled step.
+
+    Sparsity follows the cubic schedule from step 0 and reaches `sparsity`, rounded down, at step `steps`.
 
     Raises:
-      UserError: A fraction outside of [0, 1).
+      UserError: A fraction outside [0, 1).
     """
     check_sparsity(sparsity)
     when = np.linspace(0, steps, min(POINTS, steps) + 1).round().astype(int)
-    # In double precision, here: in single precision 0.7 of a million is not 700,000.
+    # In Python, in float64: in float32, 0.7 of a million is not 700,000.
     shares = [*map(cubic(0, max(1, steps), sparsity), when[:-1].tolist()), sparsity]
 
     def update(masks: Masks, params: Tree, step: Any) -> Masks:
@@ -93,11 +94,11 @@ def gradual_magnitude(scope: Scope, sparsity: float, steps: int) -> Callable[[Ma
 
 
 def drop_smallest(masks: Masks, params: Tree, scope: Scope, removed: Callable[[int], Any]) -> Masks:
-    """The masks with `removed(n)` of every n weights hidden that are compared with each other: those that were hidden
-    before, then the smallest."""
+    """Masks in which `removed(n)` of every n weights that are compared are pruned: those pruned before, then the
+    smallest."""
     weights, keys = flatten(params), {}
     for path, mask in flatten(masks).items():
-        # As integers, the bits of numbers that are not negative are in the order of the numbers.
+        # Read as integers, the bits of non-negative floats have the order of the floats.
         bits = jax.lax.bitcast_convert_type(jnp.abs(jnp.asarray(weights[path], jnp.float32)), jnp.int32)
         keys[path] = jnp.where(mask, bits + 1, 0)
     if scope == "global":
@@ -120,9 +121,10 @@ def drop_smallest(masks: Masks, params: Tree, scope: Scope, removed: Callable[[i
 
 @jax.jit
 def top_k_mask(keys: Int[Array, "rows n"], kept: Any) -> Bool[Array, "rows n"]:
-    """True at the `kept` largest of each row, at least one; of equal ones the first stay. For integers from 0 on.
+    """True at the `kept` largest of each row, at least one; of equal keys the first are kept. Keys are not negative.
 
-    By bisection, which needs nothing but sums: ten million numbers take a CPU a sixth of the time of sorting them.
+    By bisection on the threshold, which only needs sums: for ten million numbers on a CPU, a sixth of the time of
+    sorting.
     """
     rows, n = keys.shape
     threshold = kth_largest(31, rows, lambda t: jnp.sum(keys >= t, axis=1) >= kept)
@@ -135,7 +137,7 @@ def top_k_mask(keys: Int[Array, "rows n"], kept: Any) -> Bool[Array, "rows n"]:
 def kth_largest(
     bits: int, rows: int, holds: Callable[[Int[Array, "rows 1"]], Bool[Array, " rows"]]
 ) -> Int[Array, "rows 1"]:
-    """For each row the highest number of so many bits for which `holds`, which holds for 0 and up to some number."""
+    """For each row, the largest number of `bits` bits for which `holds`; it must hold for 0 and be monotonic."""
 
     def with_bit(position: Any, found: Int[Array, "rows 1"]) -> Int[Array, "rows 1"]:
         tried = found | (1 << (bits - 1 - position))
@@ -145,20 +147,21 @@ def kth_largest(
 
 
 def apply_masks(params: Tree, masks: Masks) -> Tree:
-    """The parameters with zeros where a mask says so; others as they are."""
+    """The parameters with masked weights set to 0; leaves without a mask are unchanged."""
     flat = flatten(masks)
     return map_with_path(lambda path, leaf: leaf * flat[path] if path in flat else leaf, params)
 
 
 def sparsity_of(masks: Masks) -> float:
-    """The fraction of zeros in what the masks are about."""
+    """The fraction of zeros in the masks."""
     leaves = [np.asarray(leaf) for leaf in flatten(masks).values()]
     return 1 - sum(int(leaf.sum()) for leaf in leaves) / sum(leaf.size for leaf in leaves)
 
 
 def cubic(begin: int, end: int, final: float, first: float = 0.0) -> Callable[[Any], Any]:
-    """Sparsity by step: `first` until `begin`, `final` from `end` on, between them fast and then slower (Zhu & Gupta
-    2017, eq. 1). A number for a number, an array for an array, as inside of a compiled step."""
+    """Sparsity as a function of the step: `first` until `begin`, `final` from `end` on, and cubic in between, fast at
+    the beginning (Zhu & Gupta 2017, eq. 1). It returns a number for a number and an array for an array, as inside a
+    compiled step."""
     if end <= begin:
         raise UserError(f"a schedule from step {begin} to step {end}; it has to end later than it begins.")
 
@@ -171,7 +174,7 @@ def cubic(begin: int, end: int, final: float, first: float = 0.0) -> Callable[[A
 
 
 def matrices(params: Tree, pattern: str) -> dict[str, Any]:
-    """The matrices whose path contains the regex."""
+    """The matrices whose path matches the regex."""
     found = {path: leaf for path, leaf in flatten(select(pattern, params)).items() if len(leaf.shape) == 2}
     if not found:
         raise UserError(f"no matrix has {pattern!r} in its path; paths look like encoder/layer_0/ffn/output/kernel.")

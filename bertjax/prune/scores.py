@@ -1,13 +1,12 @@
-"""How much a part of a model is worth, by several measures that do not agree.
+"""Importance scores of heads, neurons and layers, by several criteria that disagree.
 
-*Importance* is the loss's gradient with respect to a gate on the part (Michel et al. 2019, eq. 2): the mean over
-examples of its magnitude, because an example that wants a head more and one that wants it less must not cancel. Two
-programs that are usually meant by it compute something else, and are here under their names. *Magnitude* looks at
-weights alone, *activity* at what a part says to real text, and *random* at nothing: a measure that does not beat it
-has measured nothing.
+*Importance* is the gradient of the loss with respect to a gate on the part (Michel et al. 2019, eq. 2). It is the mean
+over examples of the magnitude, so that opposite signs do not cancel. Two widely used implementations compute something
+else; they are available as forms. *Magnitude* uses the weights alone, and *activity* the outputs of the part on real
+text. *Random* is the baseline: a criterion that does not beat it has no information.
 
-Scores are by group of parameters, as `surgery` takes parts out by group; of a group that several depth steps use, one
-gate stands for all of them. Padding never counts.
+Scores are per parameter group, because `surgery` prunes groups. Where several depth steps share a group, one gate
+stands for all of them. Padding is excluded.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,28 +28,28 @@ from bertjax.prune.surgery import group_sizes
 Part = Literal["heads", "neurons"]
 Form = Literal["paper", "official", "transformers"]
 Loss = Callable[[Any, Batch], WeightedSum]
-"""`(output, batch) -> (weighted sum, weight)`, where the sum is over examples."""
+"""`(output, batch) -> (weighted sum, weight)`, a sum over examples."""
 Scores = dict[int, np.ndarray]
-"""For each group the score of each of its parts; higher stays longer."""
+"""For each group, the score of each of its parts; the lowest are pruned first."""
 OWNER = {"heads": "attention", "neurons": "ffn"}
-"""The part of a group in which they are."""
+"""The submodule of a group that holds the parts."""
 
 
 def importance(
     model: BertModel, params: Tree, batches: Iterable[Batch], loss: Loss, part: Part = "heads", form: Form = "paper"
 ) -> Scores:
-    """Gradient-based importance, each group's scores divided by their l2 norm.
+    """Gradient-based importance; each group's scores are divided by their l2 norm.
 
     Forms, of heads:
       paper: the mean over examples of |dL/dgate|.
-      official: the sum over positions and examples of |context . dL/dcontext|, the magnitude of each position by
-        itself, divided by the number of tokens; of the last layer, by the number of examples (the authors' code).
-      transformers: gradients are never set to zero between examples, so what is summed up is the magnitude of the
-        running sum; divided by the number of tokens, and at the end moved to 0 to 1 over all layers (`run_bertology`,
-        with its batches of one).
+      official: the authors' code. The sum over positions and examples of |context . dL/dcontext|, with the magnitude
+        taken at each position, divided by the number of tokens, or in the last layer by the number of examples.
+      transformers: `run_bertology`, with its batches of one. Gradients are not reset between examples, so the magnitude
+        of the running sum is accumulated. It is divided by the number of tokens and finally scaled to 0..1 over all
+        layers.
 
     Raises:
-      UserError: No batches, or neurons in another form than the paper's.
+      UserError: No batches, or another form than the paper's for neurons.
     """
     if part == "neurons" and form != "paper":
         raise UserError(f"form={form}: that is about heads; neurons have the paper's alone.")
@@ -80,7 +79,7 @@ def importance(
 
 
 def sum_by_group(groups: list[Any], steps: list[np.ndarray]) -> Scores:
-    """The sum of each group over the depth steps that use it."""
+    """The sum over the depth steps that use each group."""
     found: Scores = {}
     for group, one in zip(groups, steps, strict=True):
         found[group] = found.get(group, 0.0) + one
@@ -88,7 +87,8 @@ def sum_by_group(groups: list[Any], steps: list[np.ndarray]) -> Scores:
 
 
 def layer_importance(model: BertModel, params: Tree, batches: Iterable[Batch], loss: Loss) -> np.ndarray:
-    """The mean over examples of |dL/dgate| of each depth step as a whole [steps]: by 0 it would hand on its input."""
+    """The mean over examples of |dL/dgate| for each depth step [steps]. A gate of 0 turns the step into the
+    identity."""
     total, examples = np.zeros(len(model.config.depth_steps())), 0
     for batch in batches:
         given = {name: jnp.asarray(array) for name, array in batch.items()}
@@ -100,10 +100,12 @@ def layer_importance(model: BertModel, params: Tree, batches: Iterable[Batch], l
 
 @partial(jax.jit, static_argnames=("model", "loss", "part", "form"))
 def gate_gradients(model: BertModel, params: Tree, batch: Any, loss: Loss, part: str, form: str) -> list[Array]:
-    """For every depth step the gradient of each example's own loss with respect to the gates [examples, parts]; in the
-    form "official" with a gate at each position, and of those the sum of magnitudes."""
+    """For each depth step, the gradient of each example's own loss with respect to the gates [examples, parts].
+
+    The form "official" has a gate at each position and returns the sum of their magnitudes.
+    """
     by_position, length = form == "official", batch["input_ids"].shape[1]
-    if by_position:  # with a product that is watched, no row is computed apart
+    if by_position:  # a product other than `plain_product` keeps the [CLS] row with the others (`split_cls_row`)
         model = type(model)(model.config.replace(remat=False), lambda *given: plain_product(*given))
 
     def shape(step: Any) -> tuple[int, ...]:
@@ -123,8 +125,8 @@ def gate_gradients(model: BertModel, params: Tree, batch: Any, loss: Loss, part:
 
 
 def magnitude(config: BertConfig, params: Tree, part: Part = "heads") -> Scores:
-    """From weights alone. A head: the l2 norm of all that its queries, keys, values and outputs are made with. A
-    neuron: the product of the norms of its inputs and of its outputs."""
+    """Magnitude scores, from weights alone. Heads: the l2 norm of their query, key, value and output weights. Neurons:
+    the product of the norms of their input and output weights."""
     flat, found = flatten(params), {}
     for group, count in group_sizes(config, OWNER[part]).items():
         path = f"encoder/layer_{group}/{OWNER[part]}"
@@ -139,19 +141,20 @@ def magnitude(config: BertConfig, params: Tree, part: Part = "heads") -> Scores:
 
 
 def strength(inner: Any, outer: Any) -> np.ndarray:
-    """Of each neuron: the norm of what leads in times the norm of what leads out."""
+    """For each neuron, the norm of its input weights times the norm of its output weights."""
     return np.linalg.norm(inner, axis=0) * np.linalg.norm(outer, axis=1)
 
 
 class Activity(NamedTuple):
-    """Of each part of a group, over the real tokens."""
+    """Mean and variance of the activity of each part of a group, over the real tokens."""
 
     mean: np.ndarray
     variance: np.ndarray
 
 
 def activity(model: BertModel, params: Tree, batches: Iterable[Batch], part: Part = "heads") -> dict[int, Activity]:
-    """What parts say to real tokens: of a neuron its value behind the activation, of a head the norm of its context."""
+    """The activity of each part on real tokens: the activation of a neuron, or the l2 norm of a head's context
+    vector."""
     groups = [getattr(step, OWNER[part]) for step in model.config.depth_steps()]
     total: dict[int, Any] = {}
     for batch in batches:
@@ -167,7 +170,7 @@ def activity(model: BertModel, params: Tree, batches: Iterable[Batch], part: Par
 
 @partial(jax.jit, static_argnames=("model", "part"))
 def activity_sums(model: BertModel, params: Tree, batch: Any, part: Part) -> list[Float[Array, "3 parts"]]:
-    """Tokens, sum and sum of squares of each part at every depth step."""
+    """Number of tokens, sum and sum of squares of each part, for every depth step."""
     seen: dict[str, Array] = {}
     real = (batch["attention_mask"] > 0) & (batch["weights"][:, None] > 0)
     site = f"{OWNER[part]}/output"
@@ -188,6 +191,6 @@ def activity_sums(model: BertModel, params: Tree, batch: Any, part: Part) -> lis
 
 
 def random(config: BertConfig, part: Part = "heads", seed: int = 0) -> Scores:
-    """The control."""
+    """Uniform random scores, the baseline."""
     rng = np.random.default_rng(seed)
     return {group: rng.random(count) for group, count in group_sizes(config, OWNER[part]).items()}

@@ -1,4 +1,4 @@
-"""From scores to the parts that stay, and from a speed to how many of them."""
+"""Selection: which parts to keep, from their scores, and how many, from a target speedup."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,19 +7,21 @@ import numpy as np
 from bertjax.errors import UserError
 
 STEPS = 32
-"""A speed is looked for among so many parts of the whole: what two measurements of one model differ by is no less."""
+"""Resolution of the search for a speedup, as 1/32 of the prunable parts: smaller differences are within measurement
+noise."""
 
 
 def select_top(
     scores: Mapping[int, np.ndarray], remove: int, at_least: int = 1, multiple: int = 1
 ) -> dict[int, list[int]]:
-    """What stays of each group when the `remove` lowest of all go; ties by group and index, the last one goes first.
+    """The parts to keep in each group when the `remove` lowest of all groups are pruned.
 
-    A group keeps `at_least` so many, and with a `multiple` as many more, its best ones, as make the number one (or all
-    there are): then fewer go than were asked for.
+    Of equal scores, later groups and later indices are pruned first. A group keeps at least `at_least` parts. With a
+    `multiple`, it keeps its next best parts until their number is a multiple (or all of them); then fewer than `remove`
+    are pruned.
 
     Raises:
-      UserError: More should go than can.
+      UserError: `remove` exceeds the number of prunable parts.
     """
     most = sum(max(0, len(one) - at_least) for one in scores.values())
     if not 0 <= remove <= most:
@@ -40,13 +42,14 @@ def select_top(
 
 
 def search_speedup(reached: Callable[[float], float], wanted: float) -> tuple[float, float]:
-    """The smallest part that has to go for a model to be `wanted` times as fast, in steps of 1/32, and what it reached.
+    """The smallest fraction to prune for a model `wanted` times as fast, in steps of 1/32, and the speedup it reached.
 
-    `reached` measures a fraction, and is asked by bisection: what is smaller is faster. What that ends at is measured
-    once more, and while it falls short then, a step more goes: the best of several tries is a lucky one.
+    `reached` measures the speedup of a fraction. The search bisects, on the assumption that speed rises with the
+    fraction. The result is measured again, and while it misses the target one more step is pruned, because the best of
+    several noisy measurements tends to be too good.
 
     Raises:
-      UserError: Not even with all gone that can.
+      UserError: Even the largest fraction misses the target.
     """
     best = reached(1.0)
     if best < wanted:

@@ -1,13 +1,13 @@
-"""Parts taken out of a model for good: layers, heads, neurons, columns of a narrow word table.
+"""Structured pruning: layers, heads, neurons, and columns of a narrow word table are removed.
 
-`(config, params) -> (config, params)`, each exact: what is left computes what the whole model does with the missing
-parts gated by 0 (`LayerGates`), or with their weights at 0. Layers may end up with different shapes; the config says
-so. What several depth steps share is cut once, for all of them. The price of the exactness is that nothing is made up
-for: the score that is lost is won back by training.
+Every function is `(config, params) -> (config, params)` and exact: the smaller model computes what the original does
+with the removed parts gated by 0 (`LayerGates`) or their weights set to 0. Layers may end up with different shapes,
+which the config describes. Parameters that several depth steps share are cut once, for all of them. Nothing compensates
+for the removed parts: fine-tune afterwards to recover the accuracy.
 
-A head that looks at nothing in particular, because its queries or its keys are 0, is not free to remove: it hands on
-the mean of its values. Only values or outputs at 0 make a head dead, and neurons with inputs or outputs at 0; what such
-parts still say, the same to every row, joins the bias behind them (`remove_dead`).
+A head whose queries or keys are 0 attends uniformly and still contributes the mean of its values, so it is not dead. A
+head is dead if its value or output weights are 0, a neuron if its input or output weights are. The constant output of a
+dead part is added to the bias that follows it (`remove_dead`).
 """
 
 import dataclasses
@@ -25,15 +25,17 @@ from bertjax.quantized.tensor import Quantized
 from bertjax.share.tying import with_layers, with_steps
 
 Kept = Mapping[int, Sequence[int]]
-"""By group (`encoder/layer_g`; where nothing is shared, the depth step): the parts that stay, in rising order."""
+"""The parts to keep, in ascending order, by group (`encoder/layer_g`; without parameter sharing, the depth step)."""
 
 
 def keep_layers(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[BertConfig, Tree]:
-    """The model with these depth steps, in rising order. An exit moves with the step that it is behind, and goes with
-    it; one behind the step that is now the last goes too, because the model's own head is there.
+    """The model with only these depth steps, in ascending order.
+
+    An exit moves or is removed with the step that it follows. The exit after the new last step is removed too, because
+    the model's own head is there.
 
     Raises:
-      UserError: No step, one that is not there, or another order.
+      UserError: No step, a step that does not exist, or another order.
     """
     check_prunable(config, params)
     steps = config.depth_steps()
@@ -46,8 +48,8 @@ def keep_layers(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[
 
 
 def renumbered(steps: Sequence[LayerConfig]) -> list[LayerConfig]:
-    """The steps with their groups counted from 0 in the order of their first use, so that steps of their own keep names
-    of their own."""
+    """The steps with groups renumbered from 0 in order of first use. Without sharing, a step's group is then its own
+    number."""
     names = ("attention", "ffn", "attention_norm", "ffn_norm")
     order: dict[int | None, int] = {}
     for step in steps:
@@ -57,10 +59,10 @@ def renumbered(steps: Sequence[LayerConfig]) -> list[LayerConfig]:
 
 
 def with_exits(config: BertConfig, new: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[BertConfig, Tree]:
-    """The exits that stay, at their new places."""
+    """The remaining exits at their new depth steps."""
     if config.exits is None:
         return new, params
-    # The embeddings stay where they are.
+    # An exit on the embeddings (-1) does not move.
     moved = {old: place for place, old in enumerate((-1, *kept[:-1]), -1) if old in config.exits.after}
     params = dict(params)
     heads = params.pop("exits", {})
@@ -72,11 +74,11 @@ def with_exits(config: BertConfig, new: BertConfig, params: Tree, kept: Sequence
 
 
 def keep_heads(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConfig, Tree]:
-    """The model with these heads in these groups, and all heads in the others. Equal to `LayerGates.heads` of 0 for
-    those that go.
+    """The model with only these heads in these groups, and all heads in other groups. Equal to `LayerGates.heads` of 0
+    for the removed heads.
 
     Raises:
-      UserError: No head for a group, one that is not there, or a group without attention.
+      UserError: No head for a group, a head that does not exist, or a group without attention.
     """
     check_prunable(config, params)
     width = config.head_size
@@ -94,11 +96,11 @@ def keep_heads(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConfig
 
 
 def keep_neurons(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConfig, Tree]:
-    """The model with these neurons of the feed-forward layers in these groups, and all in the others. Equal to
-    `LayerGates.neurons` of 0 for those that go.
+    """The model with only these feed-forward neurons in these groups, and all neurons in other groups. Equal to
+    `LayerGates.neurons` of 0 for the removed neurons.
 
     Raises:
-      UserError: As in `keep_heads`.
+      UserError: As for `keep_heads`.
     """
     check_prunable(config, params)
     flat = flatten(params)
@@ -112,12 +114,12 @@ def keep_neurons(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConf
 
 
 def keep_columns(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[BertConfig, Tree]:
-    """The model with these columns of a word table that is mapped to the encoder's width (`factorised="words"`). Equal
-    to zeros in the other columns.
+    """The model with only these columns of a word table that is mapped to the encoder's width (`factorised="words"`).
+    Equal to zeros in the other columns.
 
     Raises:
-      UserError: The table is the encoder's width, or its columns go through a LayerNorm (ALBERT), which would see other
-        statistics.
+      UserError: The table has the encoder's width, or its columns pass through a LayerNorm (ALBERT), whose statistics
+        would change.
     """
     check_prunable(config, params)
     if config.factorised != "words":
@@ -138,11 +140,11 @@ def keep_columns(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple
 
 
 def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[BertConfig, Tree]:
-    """The model without heads and neurons whose weights are 0, as masks leave them. Exact.
+    """The model without heads and neurons whose weights are 0, as masks set them. Exact.
 
-    What a dead part says to every row alike joins the bias behind it: a head without value weights its value bias (the
-    attention of a row sums to 1), a neuron without input weights what the activation makes of its bias. Each layer
-    keeps one head and one neuron at least, and as many dead neurons as make their number a `multiple`.
+    The constant output of a dead part is added to the bias that follows it: for a head without value weights its value
+    bias (attention weights sum to 1), for a neuron without input weights the activation of its bias. Each layer keeps
+    at least one head and one neuron, and enough dead neurons to make their number a `multiple`.
     """
     check_prunable(config, params)
     flat = flatten(params)
@@ -155,7 +157,7 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
         silent, unread = (~array.any(axis=(0, 2)) for array in by_head)
         alive = np.flatnonzero(~(silent | unread)).tolist() or [0]
         constant = np.where(np.repeat(silent, config.head_size), bias, 0)
-        constant[np.repeat(np.isin(np.arange(count), alive), config.head_size)] = 0  # who stays says it himself
+        constant[np.repeat(np.isin(np.arange(count), alive), config.head_size)] = 0  # kept heads still add it
         flat[f"{path}/output/bias"] = np.asarray(flat[f"{path}/output/bias"]) + constant @ output
         heads[group] = alive
     activation = ACTIVATIONS[config.hidden_act]
@@ -174,37 +176,36 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
 
 
 def rounded_up(alive: np.ndarray, count: int, multiple: int) -> list[int]:
-    """The indices with others added, the first of those that are not among them, until their number is at least 1 and a
-    multiple, or all there are."""
+    """The indices, filled up with the first of the others until their number is at least 1 and a multiple (or all)."""
     wanted = min(count, max(multiple, -(-len(alive) // multiple) * multiple))
     others = np.setdiff1d(np.arange(count), alive)
     return np.sort(np.concatenate([alive, others[: max(0, wanted - len(alive))]])).astype(int).tolist()
 
 
 def group_sizes(config: BertConfig, part: str) -> dict[int, int]:
-    """Heads of every group of "attention", or neurons of every group of "ffn"."""
+    """Number of heads of every "attention" group, or of neurons of every "ffn" group."""
     name = {"attention": "num_attention_heads", "ffn": "intermediate_size"}[part]
     found: dict[int, Any] = {getattr(step, part): getattr(step, name) for step in config.depth_steps()}
     return dict(sorted(found.items()))
 
 
 def resized(config: BertConfig, flat: dict[str, Any], name: str, part: str, kept: Kept) -> tuple[BertConfig, Tree]:
-    """The config with the sizes of what stays."""
+    """The model with the new sizes in its config."""
     steps = [
         dataclasses.replace(step, **{name: len(kept[group])}) if (group := getattr(step, part)) in kept else step
         for step in config.depth_steps()
     ]
     one_size = {getattr(step, name) for step in steps}
-    if len(one_size) == 1:  # said plainly, and `head_size` stays what it was
+    if len(one_size) == 1:  # `config.replace` would derive `head_size` anew
         config = dataclasses.replace(config, **{name: one_size.pop()}, layers=tuple(steps))
     return with_layers(config, tuple(steps)), unflatten(flat)
 
 
 def check_prunable(config: BertConfig, params: Tree) -> None:
-    """Says of which models nothing can be taken out here.
+    """Rejects models that cannot be pruned.
 
     Raises:
-      UserError: With the reason.
+      UserError: A MobileBERT, a recurrence or a quantised model.
     """
     if config.model_type == "mobilebert":
         raise UserError("a MobileBERT is narrow already and has bottlenecks of its own: nothing is taken out here.")

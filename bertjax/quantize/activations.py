@@ -2,8 +2,8 @@
 
 The model with integer weights and float activations is run on the calibration examples. The input range of every
 product with an integer matrix is recorded over all real tokens; padding is excluded. The ranges are then fixed, so an
-example's output does not depend on the other examples in its batch. The alternative is a dynamic range per token: it needs no calibration and follows
-every outlier, but costs a reduction per product, and few runtimes support it.
+example's output does not depend on the other examples in its batch. The alternative is a dynamic range per token: it
+needs no calibration and follows every outlier, but costs a reduction per product, and few runtimes support it.
 """
 
 from collections.abc import Callable, Iterable
