@@ -1,7 +1,7 @@
-"""Writes a model for another runtime, and holds what it wrote against JAX before it says so.
+"""Writes a model for another runtime and checks the result against JAX.
 
-A quantised bundle (`bertjax quantize`) becomes a file of integers; there is nothing to choose here that the bundle does
-not say. Leaves with 0 when the export was checked, and with 2 where the model or the folder does not do.
+A quantised bundle (`bertjax quantize`) becomes a file with integers in the formats that the bundle defines. The exit
+code is 0 if the export passed the check, and 2 if the model cannot be exported or the folder cannot be written.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import NoReturn
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.export") -> NoReturn:
-    """Run the export and leave with its exit code."""
+    """Runs the export and exits with its exit code."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog, description=inspect.cleandoc(__doc__ or ""), formatter_class=layout)
     parser.add_argument("model", metavar="BUNDLE", help="the model: a folder, or hf:NAME")

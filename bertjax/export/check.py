@@ -1,10 +1,11 @@
-"""Whether an exported file computes what its bundle does in JAX; and if not, whose fault that is.
+"""Whether an exported file computes the same as its bundle in JAX; if not, why.
 
-Three things look alike from outside. The file says something else than the bundle: a defect of ours, in some layer. The
-file is right and this runtime multiplies wrongly on this processor. Or both are right, and the texts lie so far outside
-of the ranges which the model was quantised for that any other order of summation changes the answer. So the products of
-integers are tried alone (measure/integer_products.py), and the whole is run on the texts that travel with a quantised
-bundle (`Bundle.calibration`), or on random tokens where there are none.
+Three causes look alike from outside. The file differs from the bundle: a defect in bertjax, in some layer. Or the file
+is right and the runtime multiplies integers wrongly on this processor. Or both are right, and the inputs lie so far
+outside of the quantisation ranges that any other order of summation changes the outputs.
+
+To tell them apart, the integer products are tested on their own (measure/integer_products.py). The whole model is run
+on the calibration texts stored with a quantised bundle (`Bundle.calibration`), or on random tokens if there are none.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,22 +25,25 @@ from bertjax.predict import forward
 
 Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
 FILES = {"stablehlo": "model.stablehlo", "huggingface": "model.safetensors", "litert": "model.tflite"}
-"""Where a file lies. An ONNX file says by its name whether there are integers in it."""
+"""The file of an export in its folder. The name of an ONNX file tells whether it holds integers, see
+`bertjax.measure.onnx`."""
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Ids, mask and types [batch, length]."""
 SHAPES = ((1, 7), (8, 33), (8, 64))
 CLOSE, ROUNDED = 1e-4, 0.05
-"""How far an export may be from JAX, as a share of the size of the outputs: sums in another order; and, where inputs of
-products are rounded, numbers that lie between two integers and fall to another side."""
+"""Largest allowed difference from JAX, as a share of the size of the outputs. CLOSE covers another order of summation.
+ROUNDED is for models with quantised activations, where a value half-way between two integers may be rounded to the
+other one."""
 OUTSIDE = 0.01
-"""Share of the numbers that some product reads, beyond its range, from which texts count as unlike those it is for."""
+"""The share of a product's inputs outside of its quantisation range above which the texts count as unlike the
+calibration data."""
 JUMP = 0.1
-"""Share of the size of a layer's output by which it differs from JAX, where the cause lies in it: what falls to another
-side of an integer is a few hundredths after six layers."""
+"""Difference of a layer's output from JAX, as a share of its size, above which the layer is named as the cause. Values
+rounded to the other integer add up to a few hundredths after six layers."""
 
 
 def check_export(bundle: Bundle, to: Target, folder: Path) -> float:
-    """How far the file in `folder` is from JAX, see `farthest`.
+    """How far the outputs of the file in `folder` are from JAX, see `farthest`.
 
     Raises:
       UserError: Too far, with the cause.
@@ -59,14 +63,14 @@ def check_export(bundle: Bundle, to: Target, folder: Path) -> float:
 
 
 def rounds_inputs(bundle: Bundle) -> bool:
-    """Whether products of the model read rounded numbers."""
+    """Whether the model has quantised activations."""
     return bundle.config.quantization is not None and bool(bundle.config.quantization.activations)
 
 
 def farthest(bundle: Bundle, run: Callable[..., np.ndarray], batches: list[Inputs]) -> float:
-    """The largest difference to JAX over all texts, as a share of the outputs' size; where inputs of products are
-    rounded, that of the median text: one number that falls to the other side changes all that follows in its text, so
-    it is the bulk that is looked at, for what was written down wrongly is wrong for all."""
+    """The largest difference from JAX over all texts, as a share of the outputs' size. With quantised activations, that
+    of the median text: one value rounded to the other integer changes everything after it in its text, whereas an error
+    in the file affects all texts."""
     found: list[float] = []
     for inputs in batches:
         expected, given = expected_output(bundle, inputs), run(*inputs)
@@ -81,7 +85,7 @@ def farthest(bundle: Bundle, run: Callable[..., np.ndarray], batches: list[Input
 
 
 def check_batches(bundle: Bundle) -> Iterator[Inputs]:
-    """Batches of several shapes with padding: of the bundle's own texts, or of random tokens."""
+    """Batches of several shapes with padding: the bundle's calibration texts, or random tokens."""
     config = bundle.config
     if bundle.calibration is None:
         for number, (rows, length) in enumerate(SHAPES):
@@ -98,7 +102,7 @@ def check_batches(bundle: Bundle) -> Iterator[Inputs]:
 
 
 def random_tokens(config: Any, rows: int, length: int, seed: int) -> Inputs:
-    """Ids, mask and types; all rows but the first end in padding."""
+    """Ids, mask and types; all rows but the first end with padding."""
     rng = np.random.default_rng(seed)
     ids, mask = rng.integers(0, config.vocab_size, (rows, length)), np.ones((rows, length))
     for row in range(1, rows):
@@ -111,14 +115,14 @@ def random_tokens(config: Any, rows: int, length: int, seed: int) -> Inputs:
 
 
 def expected_output(bundle: Bundle, inputs: tuple[Any, ...]) -> np.ndarray:
-    """What JAX computes: the logits, or the hidden states of a model without a head."""
+    """The output in JAX: the logits, or the hidden states of a model without a head."""
     if bundle.config.architecture.endswith("Model"):
         return np.asarray(bundle.model.apply({"params": bundle.params}, *inputs).hidden_states[-1])  # type: ignore[union-attr]
     return np.asarray(forward(bundle.model, bundle.device_params, *inputs))
 
 
 def open_export(to: Target, folder: Path) -> Any:
-    """`(ids, mask, types) -> the same output` of the written folder, in its own runtime."""
+    """A function `(ids, mask, types) -> output` that runs the exported folder in its own runtime."""
     if to == "huggingface":
         twin = load(folder)
         return lambda *inputs: expected_output(twin, inputs)
@@ -141,7 +145,7 @@ def open_export(to: Target, folder: Path) -> Any:
 
 
 def wrong_runtime(wrong: tuple[str, ...]) -> str:
-    """What is said where the file is right and its products of integers are not."""
+    """The message for a correct file whose integer products are wrong on this processor."""
     import onnxruntime
 
     return (
@@ -154,7 +158,7 @@ def wrong_runtime(wrong: tuple[str, ...]) -> str:
 
 
 def cause(bundle: Bundle, to: Target, folder: Path, batches: list[Inputs]) -> str:
-    """Why a file whose products are exact differs from JAX, and what to do."""
+    """Why a file with exact integer products differs from JAX, and what to do about it."""
     if rounds_inputs(bundle):
         site, share = most_outside(bundle, batches)
         if share > OUTSIDE:
@@ -169,7 +173,7 @@ def cause(bundle: Bundle, to: Target, folder: Path, batches: list[Inputs]) -> st
 
 
 def most_outside(bundle: Bundle, batches: list[Inputs]) -> tuple[str, float]:
-    """The product that reads the largest share of numbers outside of its range, and that share."""
+    """The product with the largest share of inputs outside of its quantisation range, and that share."""
     from bertjax.quantize.activations import shares_outside
 
     shares = shares_outside(bundle.model, bundle.params, batches)
@@ -177,7 +181,7 @@ def most_outside(bundle: Bundle, batches: list[Inputs]) -> tuple[str, float]:
 
 
 def first_layer(bundle: Bundle, folder: Path, batches: list[Inputs]) -> str:
-    """Where an ONNX file begins to differ from JAX, as a half-sentence; empty where its layers agree."""
+    """The first layer at which an ONNX file differs from JAX, as part of a sentence; empty if all layers agree."""
     import onnx
 
     model = onnx.load(existing_file(folder))
@@ -192,7 +196,7 @@ def first_layer(bundle: Bundle, folder: Path, batches: list[Inputs]) -> str:
         found = session.run(layers, {name: given[name].astype(np.int64) for name in names})
         ours = bundle.model.apply({"params": bundle.params}, ids, mask, types)
         for step, (theirs, hidden) in enumerate(zip(found, ours.hidden_states[1:], strict=True)):  # type: ignore[union-attr]
-            real = mask[:, : theirs.shape[1]].astype(bool)  # of the last layer a classifier computes one row alone
+            real = mask[:, : theirs.shape[1]].astype(bool)  # a classifier's last layer has only the [CLS] row
             expected = np.asarray(hidden)[:, : theirs.shape[1]][real]
             squares[step] += np.square(theirs[real] - expected).sum(), np.square(expected).sum()
     shares = np.sqrt(squares[:, 0] / squares[:, 1])

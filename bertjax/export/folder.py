@@ -1,7 +1,7 @@
-"""An exported folder: the model file, `config.json` with the names of the classes, and the tokenizer's files.
+"""The exported folder: the model file, `config.json` with the class names, and the tokenizer's files.
 
-It is written beside its destination, opened again in its own runtime, held against JAX, and takes its place only then:
-an export that computes something else is an error and not a file.
+It is written to a temporary folder, opened again in its own runtime and compared with JAX. Only then is it moved to its
+destination, so an export with different outputs is an error and leaves no file.
 """
 
 import json
@@ -24,7 +24,7 @@ from bertjax.storage.paths import as_path, atomic_folder, is_remote, relative
 from bertjax.storage.tensors import save_tensors
 
 EXPORTED: tuple[Target, ...] = ("onnx", "stablehlo", "litert")
-"""Whose files no bundle has."""
+"""Targets whose model file never occurs in a bundle."""
 
 
 def export(
@@ -34,13 +34,16 @@ def export(
     dequantise: bool = False,
     weights: Bytes = "int8",
 ) -> float:
-    """Writes a bundle as a folder for another runtime; returns how far its outputs are from those in JAX, see
-    `check.farthest`. `dequantise` is about integers in a folder for plain transformers, see `hf_equivalent`; `weights`
-    about kernels of 8 bits in an ONNX file, see bertjax/export/onnx.py.
+    """Writes a bundle as a folder for another runtime. Returns how far its outputs are from those in JAX, see
+    `check.farthest`.
+
+    Args:
+      dequantise: For "huggingface": allow floating-point weights for a quantised model, see `hf_equivalent`.
+      weights: Type of 8-bit kernels in an ONNX file, see bertjax/export/onnx.py.
 
     Raises:
-      UserError: The model cannot be expressed, the folder cannot be written, or what was written computes something
-        else.
+      UserError: The model cannot be expressed, the folder cannot be written, or the export computes something else than
+        the bundle.
     """
     if to not in get_args(Target):
         raise UserError(f"--to {to}: expected one of {', '.join(get_args(Target))}.")
@@ -63,7 +66,7 @@ def export(
         raise UserError(f"--out {out} is the model itself; choose another folder.")
     with atomic_folder(target) as folder:
         write_export(bundle, to, folder, dequantise, weights)
-        if to != "huggingface":  # whose config is the twin's
+        if to != "huggingface":  # its config is that of the stock model
             (folder / "config.json").write_text(json.dumps(export_config(bundle.config, to, folder)))
             write_origin(folder, relative(origin, target))
         if bundle.tokenizer is not None:
@@ -75,16 +78,19 @@ def export(
 
 
 def exported_file(to: Target, folder: Any) -> Any:
-    """The file in a folder that an export made it for; None where there is none."""
+    """The model file of an exported folder; None if there is none."""
     if to == "onnx":
         return onnx_file(folder)
     return folder / FILES[to] if (folder / FILES[to]).is_file() else None
 
 
 def export_config(config: BertConfig, to: Target, folder: Path) -> dict[str, Any]:
-    """The content of `config.json` beside a file. One that is whole in itself is of its family for every client,
-    whatever its layers and numbers are: it has no weights that stock code would read as others. transformers.js is told
-    which of its files there is, for it guesses by where it runs."""
+    """The content of `config.json` for an export.
+
+    An ONNX or LiteRT file is complete in itself, so its config names the plain model family for every client, whatever
+    the layers look like: the folder has no weights that stock code would misread. transformers.js is told which ONNX
+    file exists; otherwise it chooses one by the device it runs on.
+    """
     content = config_to_json(config)
     if to in ("onnx", "litert"):
         content["model_type"] = config.model_type
@@ -94,7 +100,7 @@ def export_config(config: BertConfig, to: Target, folder: Path) -> dict[str, Any
 
 
 def limit_tokenizer(folder: Path, positions: int) -> None:
-    """Says how much the model reads where the tokenizer says nothing or more: other clients cut a text by this."""
+    """Sets the tokenizer's `model_max_length` to at most the model's positions. Other clients truncate texts by it."""
     path = folder / "tokenizer_config.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["model_max_length"] = min(content.get("model_max_length", positions), positions)
@@ -102,15 +108,15 @@ def limit_tokenizer(folder: Path, positions: int) -> None:
 
 
 def write_origin(folder: Path, bundle: str) -> None:
-    """Says in `config.json` from which bundle an exported folder comes, by its path from where the folder will stand:
-    there the gate and reports look for it."""
+    """Writes into `config.json` which bundle the export was made from, as a path relative to the exported folder.
+    `bertjax.verify` and reports read it."""
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     content["bertjax"] = content.get("bertjax", {}) | {"bundle": bundle}
     manifest.put_text(folder, "config.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_export(bundle: Bundle, to: Target, folder: Path, dequantise: bool, weights: Bytes) -> None:
-    """The model file, and the weights where they are not in it."""
+    """Writes the model file, and a weights file if they are separate."""
     if to == "huggingface":
         write_model(folder, *hf_equivalent(bundle.config, bundle.params, dequantise))
         return

@@ -1,18 +1,18 @@
-"""An ONNX graph, node by node.
+"""An ONNX graph, built node by node.
 
-Values are names. A constant is stored once however often it is asked for under its name, so what layers share is in the
-file as often as it is in the bundle.
+Values are identified by names. A constant is stored once per name, so parameters that layers share occur in the file
+only once.
 """
 
 from typing import Any
 
 import numpy as np
 
-OPSET = 17  # the first with LayerNormalization; later ones bring nothing that is used here
+OPSET = 17  # the first with LayerNormalization; nothing used here needs a later one
 
 
 class Graph:
-    """Nodes and constants in the order in which they were asked for."""
+    """Nodes and constants in the order in which they were added."""
 
     def __init__(self):
         self.nodes: list[Any] = []
@@ -20,7 +20,7 @@ class Graph:
         self._count = 0
 
     def constant(self, name: str, array: Any) -> str:
-        """The array under this name; the first one that was given stays."""
+        """The name of a constant; if the name is already in use, the first array is kept."""
         if name not in self.constants:
             self.constants[name] = np.array(array, order="C")
         return name
@@ -34,7 +34,7 @@ class Graph:
         return self.constant(f"numbers/{'_'.join(map(str, values))}", np.array(values, np.int64))
 
     def node(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """The first output of a new node."""
+        """The name of the first output of a new node."""
         from onnx import helper
 
         self._count += 1
@@ -43,7 +43,8 @@ class Graph:
         return output
 
     def model(self, inputs: list[str], outputs: dict[str, tuple[str, ...]], title: str) -> Any:
-        """The finished model: int64 inputs [batch, length], float32 outputs with these axes. Checked in full."""
+        """The finished model, with int64 inputs [batch, length] and float32 outputs with the given axes, checked by
+        ONNX."""
         import onnx
         from onnx import TensorProto, helper, numpy_helper
 

@@ -1,9 +1,10 @@
-"""A model in the shape that plain `transformers` knows: the same function, with zeros where parts were taken out.
+"""The same model in a shape that plain `transformers` knows, with zeros where parts were pruned.
 
-The files are as large as before anything was removed and the model is as slow, so this is for checking a result in
-another framework and for tools that know nothing else; what is small and fast is the bundle and its ONNX file. Heads of
-zeros say nothing, neurons of zeros neither (the activation of 0 is 0), layers that shared get parameters of their own,
-and a factorised word table is multiplied out.
+The files are as large as before pruning and the model is as slow. It is for checking a result in another framework and
+for tools that know nothing else; the bundle and its ONNX file are the small and fast forms.
+
+Heads of zeros add nothing to the output. Neither do neurons of zeros, because the activation function of 0 is 0. Layers
+that share parameters get copies, and a factorised word embedding is multiplied out.
 """
 
 import dataclasses
@@ -19,11 +20,13 @@ from bertjax.share.tying import untie, with_layers
 
 
 def hf_equivalent(config: BertConfig, params: Tree, dequantise: bool = False) -> tuple[BertConfig, Tree]:
-    """The model as a stock one; `dequantise` allows weights in floating point for those of integers, whose inputs are
-    then rounded no more.
+    """The config and parameters of a stock model that computes the same.
+
+    `dequantise` allows a quantised model to get floating-point weights; its activations are then not quantised any
+    more.
 
     Raises:
-      UserError: With the reason, where no stock model computes the same.
+      UserError: No stock model computes the same; the message gives the reason.
     """
     require_stock(config, params, dequantise)
     if config.quantization is not None:
@@ -42,7 +45,7 @@ def hf_equivalent(config: BertConfig, params: Tree, dequantise: bool = False) ->
 
 
 def require_stock(config: BertConfig, params: Tree, dequantise: bool) -> None:
-    """Says what no stock model has."""
+    """Raises a `UserError` if the model has features that no stock model has."""
     integers = any(isinstance(leaf, Quantized) for leaf in flatten(params).values())
     width, head = config.hidden_size, config.head_size
     reasons = {
@@ -60,7 +63,7 @@ def require_stock(config: BertConfig, params: Tree, dequantise: bool) -> None:
 
 
 def multiplied_out(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
-    """The word table at the width of the encoder."""
+    """The model with the factorised word embedding multiplied out to the width of the encoder."""
     embeddings = dict(params["embeddings"])
     mapping = np.asarray(embeddings.pop("word_mapping")["kernel"], np.float64)
     table = np.asarray(embeddings["word"]["embedding"], np.float64) @ mapping
@@ -69,7 +72,7 @@ def multiplied_out(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
 
 
 def padded_layers(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
-    """Every layer with as many heads as fill the width, and as many neurons as the largest."""
+    """The model with zeros in every layer, up to the heads that fill the width and the neurons of the largest layer."""
     if config.model_type == "mobilebert":
         return config, params
     heads = config.hidden_size // config.head_size
@@ -90,7 +93,7 @@ def padded_layers(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
 
 
 def widen(flat: Tree, path: str, axis: int, size: int) -> None:
-    """Zeros at the end of an axis."""
+    """Pads an axis with zeros at its end."""
     leaf = np.asarray(flat[path])
     missing = [(0, 0)] * leaf.ndim
     missing[axis] = (0, size - leaf.shape[axis])

@@ -5,9 +5,10 @@
     ids = np.array([[101, 2307, 102]], np.int32)
     logits = run(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=np.zeros_like(ids))["logits"]
 
-One text of any length a call; with the batch open as well the converter fails. It reads StableHLO, so no TensorFlow is
-needed, but this way through it (`converter_api_ext` of litert-converter 0.5) is not documented, and GELU becomes many
-small operators. Floating point alone: the products of integers have no counterpart there.
+A call takes one text of any length; with a variable batch size as well the converter fails. The converter reads
+StableHLO, so TensorFlow is not needed, but this entry point (`converter_api_ext` of litert-converter 0.5) is
+undocumented, and GELU becomes many small operators. Only floating point is supported, because the integer products have
+no counterpart in LiteRT.
 """
 
 from typing import Any
@@ -18,16 +19,18 @@ from bertjax.errors import UserError
 from bertjax.model.bert import BertModel
 
 INSTALL = "pip install 'bertjax[litert]' && pip install --no-deps 'litert-converter==0.5.*'"
-"""In two steps, because tools that come with it, unused here, ask for an older typing-extensions than tyro does."""
+"""Two steps, because dependencies of litert-converter that are not used here need an older typing-extensions than
+tyro."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def litert_model(model: BertModel, params: Any) -> bytes:
-    """The flatbuffer of `(ids, mask, types) -> logits`, int32 [1, length] in, float32 out, its weights inside.
+    """The flatbuffer of `(ids, mask, types) -> logits`, with int32 inputs [1, length], float32 output and the weights
+    inside.
 
     Raises:
       UserError: The model is quantised, or the converter cannot express it.
-      ModuleNotFoundError: The packages are not there, see `INSTALL`.
+      ModuleNotFoundError: The packages are not installed, see `INSTALL`.
     """
     from litert_converter import converter_api_ext as api  # pyright: ignore[reportMissingImports]  (an extra)
     from litert_converter.mlir import ir  # pyright: ignore[reportMissingImports]
@@ -49,7 +52,7 @@ def litert_model(model: BertModel, params: Any) -> bytes:
 
 
 def stablehlo(model: BertModel, params: Any) -> str:
-    """The program as text, for one text of any length."""
+    """The program as MLIR text, for one text of any length."""
     import jax
     import jax.numpy as jnp
     from jax import export
@@ -65,7 +68,7 @@ def stablehlo(model: BertModel, params: Any) -> str:
 
 
 def answer_each(path: Any, ids: np.ndarray, mask: np.ndarray, types: np.ndarray) -> np.ndarray:
-    """What a written file says to a batch, one text after the other."""
+    """The logits of a written file for a batch, computed one text at a time."""
     from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
     run = Interpreter(str(path)).get_signature_runner()

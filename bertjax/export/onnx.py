@@ -1,13 +1,15 @@
 """A bundle as an ONNX model.
 
-Products in floating point are MatMul and Add. A product of integers has its input rounded in the range that the bundle
-says, QuantizeLinear and DequantizeLinear before an ordinary MatMul, whose weights come out of a DequantizeLinear too:
-ONNX Runtime makes one integer kernel of the four. Where each token has a range of its own, no such pattern exists, and
-the arithmetic is written out around MatMulInteger. Rounded inputs are unsigned, because that is what the instructions
-of x86 multiply signed weights by. Without VNNI they add such products in pairs, in 16 bits: weights of 7 bits fit,
-those of 8 do not. As unsigned bytes around 128 these are exact as well, by slower kernels.
+Floating-point products are MatMul and Add. For an integer product with static ranges, QuantizeLinear and
+DequantizeLinear round the input in the bundle's range, before an ordinary MatMul whose weights come from a
+DequantizeLinear. ONNX Runtime fuses the four nodes into one integer kernel. For dynamic ranges per token there is no
+such pattern, so the arithmetic is written out around MatMulInteger.
 
-What has no integer product here (groups of inputs, weights with an offset) is stored in floating point.
+Quantised inputs are unsigned, because the instructions of x86 multiply unsigned by signed bytes. Without VNNI, they add
+pairs of products in 16 bits: 7-bit weights fit, 8-bit weights overflow. 8-bit weights stored as unsigned bytes around
+128 (`--weights=uint8`) are exact there as well, with slower kernels.
+
+Weights without an integer product in ONNX (scales per group of inputs, or with an offset) are stored in floating point.
 """
 
 from typing import Any, Literal
@@ -27,7 +29,7 @@ HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQue
 
 
 def require_exportable(config: BertConfig) -> None:
-    """Says what this room cannot express.
+    """Raises if the model cannot be expressed in ONNX here.
 
     Raises:
       UserError: With the reason and what to do.
@@ -48,17 +50,17 @@ Bytes = Literal["int8", "uint8"]
 
 
 def onnx_model(config: BertConfig, params: Tree, weights: Bytes = "int8") -> Any:
-    """The `onnx.ModelProto` of a model; inputs [batch, length] of any size. `weights`: what kernels of 8 bits become.
+    """The `onnx.ModelProto` of a model, for inputs [batch, length] of any size. `weights` is the type of 8-bit kernels.
 
-    Outputs: `logits` of classifiers, `start_logits` and `end_logits` of answers, else `last_hidden_state` and, where
-    there is a pooler, `pooler_output`.
+    The outputs are `logits` of classifiers, `start_logits` and `end_logits` for question answering, otherwise
+    `last_hidden_state` and, if there is a pooler, `pooler_output`.
     """
     require_exportable(config)
     return Writer(config, params, weights).model()
 
 
 def has_integers(model: Any) -> bool:
-    """Whether weights are stored as integers in the `onnx.ModelProto`."""
+    """Whether the `onnx.ModelProto` stores weights as integers."""
     from onnx import TensorProto  # pyright: ignore[reportMissingImports]  (an extra)
 
     bytes_ = TensorProto.INT8, TensorProto.UINT8
@@ -66,7 +68,7 @@ def has_integers(model: Any) -> bool:
 
 
 class Writer:
-    """The parts of a BERT, each of which adds its nodes and returns the name of its result."""
+    """The parts of a BERT. Each method adds nodes and returns the name of their result."""
 
     def __init__(self, config: BertConfig, params: Tree, weights: Bytes):
         self.weights = weights
@@ -92,7 +94,7 @@ class Writer:
     # --- products ----------------------------------------------------------------------------------------------------
 
     def dense(self, site: str, path: str, x: str) -> str:
-        """`x @ kernel + bias` with the parameters below a path, rounded as the config says of the site."""
+        """`x @ kernel + bias` with the parameters below a path, quantised as the config defines for the site."""
         leaf, activation = self.params[f"{path}/kernel"], self.activations.get(site)
         if activation is None or not isinstance(leaf, Quantized) or not has_integer_product(leaf):
             product = self.graph.node("MatMul", self.rounded(x, activation), self.parameter(f"{path}/kernel"))
@@ -103,7 +105,8 @@ class Writer:
         return self.graph.node("Add", product, self.parameter(f"{path}/bias"))
 
     def integers(self, path: str, leaf: Quantized) -> str:
-        """A matrix stored as bytes, with a scale for each output, through the node that makes it float32."""
+        """A matrix stored as bytes with a scale per output, and the DequantizeLinear node that converts it to
+        float32."""
         if f"{path}/integers" not in self.graph.constants:
             values, zero = self.bytes_of(path, leaf)
             scales = self.graph.constant(f"{path}/scale", output_scales(leaf))
@@ -112,14 +115,15 @@ class Writer:
         return f"{path}/float"
 
     def bytes_of(self, path: str, leaf: Quantized) -> tuple[str, np.integer]:
-        """A matrix of bytes, and the one that means 0."""
+        """A matrix of bytes, and its zero point."""
         values = np.asarray(leaf.values)
         if self.weights == "int8" or leaf.format.bits < 8:
             return self.graph.constant(f"{path}/integers", values), np.int8(0)
         return self.graph.constant(f"{path}/integers", (values.astype(np.int16) + 128).astype(np.uint8)), np.uint8(128)
 
     def rounded(self, x: str, activation: Activation | None) -> str:
-        """x in a fixed range, as float32 again; the same nodes for all who read it in the same range."""
+        """x rounded to the activation's grid, as float32. Inputs that are read several times with the same range share
+        the nodes."""
         if activation is None:
             return x
         graph = self.graph
@@ -136,7 +140,7 @@ class Writer:
         return done
 
     def token_integers(self, x: str, activation: Activation) -> tuple[str, str]:
-        """Scale [.., 1] of each token and its integers, in uint8: 128 is 0."""
+        """The scale [.., 1] of each token and its integers, as uint8 with zero point 128."""
         graph, highest = self.graph, 2 ** (activation.bits - 1) - 1
         scale = f"{x}/token_scale/{activation.bits}"
         if not any(node.output[0] == scale for node in graph.nodes):
@@ -148,7 +152,7 @@ class Writer:
         return scale, f"{x}/token_integers/{activation.bits}"
 
     def token_product(self, x: str, activation: Activation, path: str, leaf: Quantized) -> str:
-        """A product of integers whose left side has a scale for each token."""
+        """An integer product whose input has a scale per token."""
         graph = self.graph
         scale, integers = self.token_integers(x, activation)
         values, zero = self.bytes_of(path, leaf)
@@ -157,11 +161,11 @@ class Writer:
         return graph.node("Mul", graph.node("Mul", sums, scale), graph.constant(f"{path}/scale", output_scales(leaf)))
 
     def middle(self) -> str:
-        """The integer that means 0 where a range lies evenly about it."""
+        """The zero point of a symmetric range."""
         return self.graph.constant("zero/middle", np.uint8(128))
 
     def lookup(self, path: str, ids: str) -> str:
-        """Rows of a table; of integers, the rows are taken out before they are widened."""
+        """Rows of an embedding table. Quantised rows are gathered first and dequantised afterwards."""
         leaf, graph = self.params[path], self.graph
         if not isinstance(leaf, Quantized) or len(leaf.grid.columns) > 1 or leaf.offset is not None:
             return graph.node("Gather", self.parameter(path), ids)
@@ -196,14 +200,14 @@ class Writer:
         return self.dense("embeddings/mapping", "embeddings/mapping", normed) if maps else normed
 
     def mask(self) -> str:
-        """What is added to scores [batch, 1, 1, length]: 0 at real tokens, the lowest number elsewhere."""
+        """The additive attention mask [batch, 1, 1, length]: 0 at real tokens, the lowest float32 elsewhere."""
         graph = self.graph
         wide = graph.node("Unsqueeze", graph.node("Unsqueeze", "attention_mask", graph.numbers(1)), graph.numbers(2))
         missing = graph.node("Sub", graph.number(1.0), graph.node("Cast", wide, to=1))
         return graph.node("Mul", missing, graph.number(float(np.finfo(np.float32).min)))
 
     def layer(self, number: int, step: Any, hidden: str, mask: str, first: bool) -> str:
-        """One depth step; of the `first` row alone where nothing reads the others."""
+        """One depth step. With `first`, only the [CLS] row is computed, because nothing reads the others."""
         graph, stack = self.graph, "encoder/layer_"
         attention, ffn = f"{stack}{step.attention}/attention", f"{stack}{step.ffn}/ffn"
         asking = graph.node("Slice", hidden, *map(graph.numbers, (0, 1, 1))) if first else hidden
@@ -218,7 +222,7 @@ class Writer:
         return self.norm(f"{stack}{step.ffn_norm}/ffn/layer_norm", total, name=f"step_{number}/hidden")
 
     def attention(self, site: str, path: str, heads: int, asking: str, hidden: str, mask: str) -> str:
-        """What the rows that are asking find in all rows."""
+        """Attention from the rows in `asking` to all rows in `hidden`."""
         graph, width = self.graph, self.config.head_size
 
         def split(part: str, x: str, order: tuple[int, ...]) -> str:
@@ -247,7 +251,7 @@ class Writer:
         return graph.node("Mul", graph.node("Mul", x, graph.node("Add", error, graph.number(1.0))), graph.number(0.5))
 
     def head(self, hidden: str) -> dict[str, tuple[str, ...]]:
-        """Adds the head; the names of the outputs with their axes."""
+        """Adds the head; returns the names of the outputs with their axes."""
         graph, config = self.graph, self.config
         kind = config.architecture
         if kind.endswith("ForTokenClassification"):
@@ -258,7 +262,8 @@ class Writer:
             for index, name in enumerate(("start_logits", "end_logits")):
                 graph.node("Gather", both, graph.constant(f"index/{index}", np.int64(index)), name=name, axis=2)
             return dict.fromkeys(("start_logits", "end_logits"), ("batch", "length"))
-        # With three axes to the end: of a product with two ONNX Runtime makes a Gemm, which has no integer kernel.
+        # ONNX Runtime turns products of 2-D inputs into Gemm, which has no integer kernel, so three axes are kept to
+        # the end.
         first = graph.node("Slice", hidden, *map(graph.numbers, (0, 1, 1)))
         distilled, width = config.model_type == "distilbert", str(config.hidden_size)
         if kind.endswith("Model"):
@@ -283,7 +288,7 @@ class Writer:
 
 
 def has_integer_product(leaf: Quantized) -> bool:
-    """Whether a matrix of integers has a product of integers: one scale for each output, and no offset."""
+    """Whether a quantised matrix can be multiplied as integers: one scale per output, and no offset."""
     return len(leaf.grid.rows) == 1 and leaf.offset is None
 
 

@@ -1,4 +1,4 @@
-"""A bundle as a StableHLO program: one file for CPU, GPU and TPU, its weights in safetensors beside it.
+"""A bundle as a StableHLO program: one file for CPU, GPU and TPU, with the weights in a safetensors file beside it.
 
     import jax, numpy as np
     from jax import export
@@ -9,8 +9,8 @@
     ids = np.array([[101, 2307, 102]], np.int32)
     logits = jax.jit(program.call)(weights, ids, np.ones_like(ids), np.zeros_like(ids))
 
-Weights are arguments and not part of the program, which therefore has a few hundred kilobytes. Batch and length are
-open; each new pair of them is compiled once.
+The weights are arguments and not part of the program, so the program has only a few hundred kilobytes. Batch size and
+sequence length are variable; each new pair is compiled once.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def program_and_weights(model: BertModel, params: Any) -> tuple[bytes, dict[str, np.ndarray]]:
-    """The serialised program `(weights, ids, mask, types) -> logits` and the weights by the names of the files."""
+    """The serialised program `(weights, ids, mask, types) -> logits`, and the weights by their names in the file."""
     import jax
     import jax.numpy as jnp
     from jax import export
