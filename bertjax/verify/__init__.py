@@ -1,18 +1,20 @@
-"""The last gate before shipping: is NEW as good as promised, beside OLD, here, as files?
+"""The last check before shipping: is NEW as good as required, compared with OLD, on this machine, as files?
 
     python -m bertjax.verify exports/int8 --against exports/float32 --data dev.tsv --min-speedup 2 --max-drop 1
 
-    folder.py      what lies in a folder, read without running it
+    folder.py      what a folder holds, read without running the model
     comparison.py  both models on the same texts, each in its own runtime and process
-    measured.py    the numbers
-    causes.py      the numbers against the bounds, and why one does not hold
-    words.py       the same in lines of text
+    measured.py    the measured numbers
+    causes.py      the numbers compared with the bounds, and likely causes of a failure
+    text.py        the result as lines of text
 
-A report describes the model that was measured, on the machine that measured it; between it and what is shipped lie an
-export, a rounding, a copy and another processor. So nothing stored is believed: scores, times and bytes are taken anew,
-and a folder whose own report says otherwise is refused for that alone, as is an export that does not compute what the
-bundle it names does. It takes a minute or two, most of them spent waiting for clean times. A pair of ONNX folders is
-verified without jax, flax, torch or transformers, where no bundle lies beside them.
+A report describes the model that was measured, on the machine that measured it. Between that and the shipped files
+there is an export, quantisation, a copy and another processor. So no stored number is trusted: scores, times and sizes
+are measured again. A folder whose own report contradicts the measurement is refused for that alone, and so is an export
+whose outputs differ from those of the bundle it names.
+
+It takes a minute or two, most of which is waiting for undisturbed timings. A pair of ONNX folders without a bundle
+beside them is verified without jax, flax, torch or transformers.
 """
 
 from bertjax.verify.causes import verdict

@@ -1,7 +1,7 @@
-"""Measures NEW beside OLD, both as they ship, and refuses NEW where a bound does not hold or its report is not true.
+"""Measures NEW and OLD as they ship, and refuses NEW if a bound is not met or its own report is not true.
 
-Leaves with 0 where all holds, 3 where something does not (and says what and why, as far as the measurement shows it),
-and 2 for input that cannot be measured.
+The exit code is 0 if everything holds, 3 if something does not (with what and the likely cause, as far as the
+measurement shows it), and 2 for input that cannot be measured.
 """
 
 import argparse
@@ -15,7 +15,7 @@ MISSED = 3
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.verify") -> NoReturn:
-    """Run the gate and leave with its exit code."""
+    """Runs the check and exits with its exit code."""
     given = _parser(prog).parse_args(argv)
     from bertjax.errors import UserError
 

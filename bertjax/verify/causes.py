@@ -1,6 +1,6 @@
-"""From measured numbers to a verdict: which bounds do not hold, which claims are not true, and why, as far as seen.
+"""From measured numbers to a verdict: which bounds are not met, which claims are not true, and the likely causes.
 
-A cause is named only where something that was measured or read speaks for it; where nothing does, none is named.
+A cause is named only if something that was measured or read supports it; otherwise none is named.
 """
 
 import math
@@ -12,23 +12,23 @@ from bertjax.report.number_text import bytes_text
 from bertjax.verify.measured import Bounds, Claim, Failure, Measured, Side, exceeds
 
 SMALL_MS = 1.0
-"""Calls that take less may be mostly a runtime's own work."""
+"""Calls that take less time may be mostly overhead of the runtime."""
 FAITHFUL = 0.999
-"""Share of equal labels from which the score was not lost by the export."""
+"""Share of equal predictions above which a lower score is not the export's fault."""
 FAR = 0.1
-"""Share of the logits' size by which an export may lie from its bundle: sums in another order, other rounding and other
-processors stay far below."""
+"""The largest difference of an export's logits from its bundle's, as a share of their size. Another order of summation,
+other rounding and other processors stay far below it."""
 MANY_ZEROS = MANY_WIDENED = 0.2
 SPEED_UP_SLACK = 1.25
-"""Machines differ: a speed-up counts as claimed too high when it is this many times the best round's."""
+"""A claimed speed-up is refused if it exceeds the best repeat's by this factor, because machines differ."""
 PRODUCTS = (INTEGER_PRODUCTS, ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "MultiHeadAttention"))
-"""Operators that multiply matrices: of integers, of floats."""
+"""Operators that multiply matrices: of integers, and of floats."""
 ATTENTION = ("Attention", "MultiHeadAttention", "QAttention", "PackedAttention", "GroupQueryAttention")
 LAYER_NORM = ("LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization", "QEmbedLayerNormalization")
 
 
 def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
-    """Everything that is wrong with NEW; empty if all bounds hold and no claim is contradicted."""
+    """Everything that is wrong with NEW; empty if all bounds are met and no claim is contradicted."""
     failures = []
     if bounds.max_drop is not None and exceeds(-measured.change, bounds.max_drop):
         moved = "rose" if measured.change > 0 else "fell"
@@ -54,7 +54,7 @@ def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
 
 
 def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
-    """What speaks for a reason why the score fell."""
+    """Likely causes of a lower score."""
     new, parity = measured.new, measured.parity
     if measured.renamed is not None:
         yield (
@@ -83,7 +83,7 @@ def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
 
 
 def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
-    """What speaks for a reason why no more time was saved."""
+    """Likely causes of a speed-up that is too small."""
     old, new = measured.old, measured.new
     if new.holds_integers and lacks_integer_products(measured):
         names = ", ".join(processor.INTEGER_PRODUCTS.values())
@@ -122,7 +122,7 @@ def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
 
 
 def unfused(measured: Measured) -> Iterator[str]:
-    """Which parts of NEW's encoder run in pieces."""
+    """The parts of NEW's encoder that ONNX Runtime did not fuse."""
     graph, before = measured.new.graph, measured.old.graph
     if graph is None:
         return
@@ -136,7 +136,7 @@ def unfused(measured: Measured) -> Iterator[str]:
 
 
 def wrong_products(side: Side) -> str:
-    """That the runtime, and not the file, is at fault."""
+    """The message that the runtime is at fault, and not the file."""
     return (
         f"{side.timing.runtime} multiplies integers wrongly on this processor, in {len(side.inexact)} of its matrices "
         f"({side.inexact[0]} first): the file may be right elsewhere; weights of 7 bits (reduced range) are exact"
@@ -144,13 +144,14 @@ def wrong_products(side: Side) -> str:
 
 
 def lacks_integer_products(measured: Measured) -> bool:
-    """Whether the processor says what it can do, and this is not there."""
+    """Whether the processor's features are known and include no integer products."""
     return measured.features is not None and not measured.features & processor.INTEGER_PRODUCTS.keys()
 
 
 def contradiction(claim: Claim, measured: Measured) -> str | None:
-    """What is not true of a claim, or None. A score and its interval must meet the measured interval, bytes be those of
-    the weights, of their file or of the folder to 1 %, and a speed-up not be far above the best round's."""
+    """The way a claim contradicts the measurement, or None. The claimed score or its interval must overlap the measured
+    interval. The claimed bytes must be those of the weights, their file or the folder, within 1 %. The claimed speed-up
+    must not be far above the best repeat's."""
     new, (low, high) = measured.new, measured.new.interval
     if not all(map(math.isfinite, (claim.value, *(claim.interval or ())))):
         return f"{claim.file} claims a {claim.what} of {claim.value}, which is no number"

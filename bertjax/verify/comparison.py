@@ -1,6 +1,6 @@
-"""Both models on the same texts: scored, timed and weighed from the folders that ship.
+"""Both models on the same texts: scores, times and sizes, measured on the folders that ship.
 
-No number that a folder brings along is used, but to be held against what was measured.
+Numbers stored in a folder are used only to compare them with the measurement.
 """
 
 import dataclasses
@@ -33,9 +33,10 @@ from bertjax.verify.measured import Measured, Parity, Side
 
 SIDES = ("OLD", "NEW")
 Logits = Sequence[np.ndarray]
-"""Of each text the numbers of its classes; of each row of tags and answers, for each of its tokens."""
+"""One array per text, with a number per class; for token-level tasks, one array per row, with numbers for each
+token."""
 Answers = np.ndarray | list
-"""One for each text: a class, a number, labels, the tags of its words, an answer in words."""
+"""One prediction per text: a class, a number, several labels, the tags of its words, or an answer string."""
 
 
 def compare(
@@ -50,16 +51,16 @@ def compare(
     repeats: int = 3,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Measured:
-    """Everything that a verdict needs. `parity` is the bundle that NEW is exported from, where NEW does not say it.
+    """Everything that a verdict needs. `parity` is the bundle that NEW was exported from, if NEW does not name it.
 
-    Tags are scored by entities, answers over all windows of their context; what is timed of a question is one call with
-    as much of the context as fits.
+    Tags are scored by entities, and answers over all windows of their context. A timed question is one call with as
+    much of the context as fits.
 
     Raises:
-      UserError: A file that is not the one that was written (card and report, too), or a link that leads out of NEW; a
-        `parity` that is NEW or no bundle; a folder without a model or without names for its classes; two models that
-        answer with other classes; data without labels, or whose labels are none of the classes; a model that answers
-        another kind of task.
+      UserError: A file that changed since it was written (card and report included), or a link that leads out of NEW; a
+        `parity` that is NEW or no bundle; a folder without a model or without names for its classes; two models with
+        different classes; data without labels, or with labels that are none of the classes; a model for another kind of
+        task.
     """
     folders.check_files(new)
     manifest.check(new, manifest.EVERYTHING)
@@ -109,7 +110,7 @@ def compare(
 
 
 def check_origin(new: Path, bundle: Path) -> None:
-    """Says if what NEW is to be held against is not what it was exported from."""
+    """Raises a `UserError` if `bundle` is not the model that NEW was exported from."""
     before = manifest.read(new).made_from
     now = manifest.fingerprint(bundle)
     if differing := [part for part, digest in before.items() if now.get(part) != digest]:
@@ -120,7 +121,7 @@ def check_origin(new: Path, bundle: Path) -> None:
 
 
 def with_bundle(new: Path, old: Path, bundle: Path | None) -> tuple[dict[str, Path], str | None]:
-    """All the models to run, by name, and the name of the bundle, which may be one of the two as well."""
+    """All models to run, by name, and the name of the bundle, which may also be OLD or NEW."""
     paths = {"OLD": old, "NEW": new}
     if bundle is None:
         return paths, None
@@ -137,7 +138,7 @@ def run_models(
     repeats: int,
     notify: Callable[[str], None],
 ) -> tuple[dict[str, Timing], dict[str, Logits]]:
-    """The times of OLD and NEW, and the logits of every model, its columns in the order of the task's classes."""
+    """The times of OLD and NEW, and the logits of every model, with columns in the order of the task's classes."""
     task = rows["NEW"].task
     paths = {name: Path(one.path) for name, one in candidates.items()}
     orders = {name: columns(task, classes_of(path, task.kind), path) for name, path in paths.items()}
@@ -180,7 +181,8 @@ def side(path: Path, rows: Encoded, gold: Answers, logits: Logits, predictions: 
 
 
 def labelled(source: str, task: Task, old: Path) -> tuple[Task, Examples, Answers]:
-    """The data with its labels as the classes of OLD, in OLD's order, and the labels as `score` compares them."""
+    """The task with the classes of OLD in OLD's order, the examples, and their labels in the form that `score`
+    takes."""
     found = infer_task(source, task)
     aligned = align_labels(found, classes_of(old, found.kind), str(old))
     examples = load_examples(source, aligned, "test", labelled=True)
@@ -193,12 +195,13 @@ def labelled(source: str, task: Task, old: Path) -> tuple[Task, Examples, Answer
 
 
 def classes_of(path: Path, kind: str) -> dict[int, str]:
-    """The name of each output: of answers, whose outputs need no names, their two ends."""
+    """The name of each output. For question answering, whose outputs need no names, start and end."""
     return {0: "start", 1: "end"} if kind == "qa" else folders.classes_of(path)
 
 
 def columns(task: Task, classes: dict[int, str], path: Path) -> list[int]:
-    """Where a model's logits have the classes of the task: by name, or by place where its names are placeholders."""
+    """The columns of a model's logits in the order of the task's classes: matched by name, or by position if the names
+    are placeholders."""
     own = align_labels(task, classes, str(path)).labels
     if sorted(own) != sorted(task.labels):
         raise UserError(
@@ -208,7 +211,7 @@ def columns(task: Task, classes: dict[int, str], path: Path) -> list[int]:
 
 
 def predictions_of(logits: Logits, rows: Encoded, examples: Examples) -> Answers:
-    """Answers; what is no number counts as 0, so that a broken model has a score, and a bad one."""
+    """Predictions from logits. NaN counts as 0, so that a broken model has a score, a bad one."""
     numbers = [np.nan_to_num(row, posinf=1e30, neginf=-1e30) for row in logits]
     if rows.task.kind in BY_TOKEN:
         return tags_or_answers(numbers, rows, examples)
@@ -216,7 +219,7 @@ def predictions_of(logits: Logits, rows: Encoded, examples: Examples) -> Answers
 
 
 def score_predictions(metric: str, predictions: Answers, gold: Answers) -> float:
-    """As `score`, which imports scikit-learn for the mean of right and wrong."""
+    """The score of predictions, as `bertjax.metrics.scores.score` computes it."""
     if metric != "accuracy":
         return score(metric, predictions, gold)
     (sums,) = example_sums(metric, gold, predictions)
@@ -224,7 +227,7 @@ def score_predictions(metric: str, predictions: Answers, gold: Answers) -> float
 
 
 def distinct(kind: str, predictions: Answers) -> int | None:
-    """How many different answers there are, where they are no numbers: of tags, to all words together."""
+    """The number of different predictions, or None for regression. For tags it is counted over all words."""
     if kind == "regression":
         return None
     if kind in BY_TOKEN:
@@ -233,21 +236,21 @@ def distinct(kind: str, predictions: Answers) -> int | None:
 
 
 def agreement(kind: str, a: Answers, b: Answers) -> float | None:
-    """Share of texts with the same answer, where it is no number."""
+    """Share of texts with the same prediction; None for regression."""
     if kind == "regression":
         return None
     return float(np.mean([np.array_equal(one, other) for one, other in zip(a, b, strict=True)]))
 
 
 def class_numbers(task: Task, predictions: Answers) -> list[np.ndarray]:
-    """The classes that each text was given, one or one for each word, by number."""
+    """The predicted class ids of each text: one, or one per word."""
     by_word = task.kind == "tokens"
     return [np.array([task.labels.index(tag) for tag in text] if by_word else [text], np.int64) for text in predictions]
 
 
 def renamed_agreement(new: Sequence[np.ndarray], old: Sequence[np.ndarray]) -> float | None:
-    """Agreement after calling each class that NEW says what OLD mostly says there; None where that is no other order of
-    the classes that OLD says."""
+    """The agreement after each class of NEW is renamed to the class that OLD predicts most often for the same texts.
+    None if this is not a permutation of the classes that OLD predicts, or changes nothing."""
     pairs, counts = np.unique(np.stack([np.concatenate(new), np.concatenate(old)]), axis=1, return_counts=True)
     order = np.lexsort((-counts, pairs[0]))
     classes, first = np.unique(pairs[0][order], return_index=True)
@@ -258,9 +261,9 @@ def renamed_agreement(new: Sequence[np.ndarray], old: Sequence[np.ndarray]) -> f
 
 
 def parity_with(bundle: str, new: Logits, ours: Logits, alike: float | None, rounds: bool) -> Parity:
-    """NEW beside its bundle, whose answers are NEW's in a share `alike` of the texts. Where inputs are rounded, one
-    that falls to the other side changes all that follows in its text, so it is the bulk of the texts that is looked at.
-    Texts that the two cut into other tokens are infinitely far apart."""
+    """NEW compared with its bundle; `alike` is their share of equal predictions. With quantised activations (`rounds`)
+    the distance is that of the median text, because one value rounded to the other integer changes everything after it
+    in its text. If the two tokenise differently, the distance is infinite."""
     if [row.shape for row in new] == [row.shape for row in ours]:
         difference = np.array([np.abs(one - other).max() for one, other in zip(new, ours, strict=True)])
     else:
@@ -271,11 +274,11 @@ def parity_with(bundle: str, new: Logits, ours: Logits, alike: float | None, rou
 
 
 def encode_for(path: Path, examples: Examples, task: Task, max_length: int) -> Encoded:
-    """The examples as a folder's model reads them."""
+    """The examples, tokenised for the model in a folder."""
     return encode_examples(examples, task, Tokenizer.from_folder(path), min(max_length, longest_input(path)))
 
 
 def by_example(rows: Encoded, count: int) -> list[np.ndarray]:
-    """The ids of every example, with all its rows."""
+    """The token ids of every example, all its rows concatenated."""
     ends = np.searchsorted(rows.example, np.arange(count), side="right")
     return np.split(rows.ids, rows.offsets[ends[:-1]])

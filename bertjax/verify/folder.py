@@ -1,4 +1,4 @@
-"""What a model folder holds, read without running it: its runtime, its classes, its bytes, its weights, its claims."""
+"""What a model folder holds, read without running it: runtime, classes, size, weights and claims."""
 
 import os
 import shlex
@@ -24,11 +24,11 @@ REPORT_FIELDS: dict[str, Any] = {
     "latency_ms": dict | None,
     "rows": list | None,
 }
-"""What is read of a report, and what it may hold."""
+"""The fields that are read from a report, and their types."""
 
 
 def runtime_of(folder: Path) -> str:
-    """ "onnx" for a folder with an ONNX file, "jax" for a bundle."""
+    """The runtime of a folder: "onnx" if it has an ONNX file, "jax" for a bundle."""
     if onnx_file(folder) is not None:
         return "onnx"
     if any(folder.glob("*.safetensors")):
@@ -38,7 +38,7 @@ def runtime_of(folder: Path) -> str:
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """`config.json`, with what it says under our own key beside the rest."""
+    """`config.json`, merged with the content of its key `bertjax`."""
     content = read_json(folder / "config.json")
     return content | (value(dict | None, content.get("bertjax"), f"{folder}/config.json: bertjax") or {})
 
@@ -55,12 +55,12 @@ def classes_of(folder: Path) -> dict[int, str]:
 
 
 def shipped_bytes(folder: Path) -> int:
-    """Of all files, reports and card included: what a file is called says nothing of what it holds."""
+    """The size of all files, reports and card included, because a file's name does not tell what it holds."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def check_files(folder: Path) -> None:
-    """Refuses a folder with anything that is neither a file of its own nor a folder, before something follows it.
+    """Refuses a folder that holds anything but folders and files inside it, before any of it is opened.
 
     Raises:
       UserError: A link leads out of the folder; or there is a pipe, a device or the like.
@@ -78,10 +78,11 @@ def check_files(folder: Path) -> None:
 
 
 def named_bundle(folder: Path) -> tuple[Path | None, str]:
-    """The bundle that a folder says it was exported from; where it says one that is not to be run, a sentence why.
+    """The bundle that a folder names as its origin, or None; and, if the named one may not be used, a sentence with the
+    reason.
 
-    A folder may come from anybody, so it can name no more than a bundle of this machine, by the path from where it
-    lies: nothing is fetched, no link is followed, and what would be held against itself is not.
+    The folder is not trusted. It can only name a bundle on this machine, by a path relative to itself. Nothing is
+    downloaded, no link is followed, and a folder that names itself is not compared with itself.
     """
     own = read_json(folder / "config.json").get("bertjax")
     named = own.get("bundle") if isinstance(own, dict) else None
@@ -104,7 +105,7 @@ def named_bundle(folder: Path) -> tuple[Path | None, str]:
 
 
 def not_a_bundle(folder: Path, check: Callable[[Path], None] = lambda folder: None) -> str:
-    """Why a folder cannot be run in JAX, or does not pass the check; or nothing."""
+    """Why a folder cannot be run in JAX or does not pass `check`; empty if it can."""
     try:
         check(folder)
         return "" if runtime_of(folder) == "jax" else "is no bundle, but a folder with an ONNX file"
@@ -113,7 +114,7 @@ def not_a_bundle(folder: Path, check: Callable[[Path], None] = lambda folder: No
 
 
 def given_bundle(bundle: Path, new: Path) -> Path:
-    """`--parity`, if NEW can be held against it.
+    """The bundle given as `--parity`, after a check that NEW can be compared with it.
 
     Raises:
       UserError: It is NEW, or no bundle.
@@ -125,7 +126,7 @@ def given_bundle(bundle: Path, new: Path) -> Path:
 
 
 def weights_of(folder: Path) -> Weights:
-    """What the arrays of the model take and hold."""
+    """Size, shapes, zeros and dtypes of the model's arrays."""
     arrays = read_arrays(folder) if runtime_of(folder) == "onnx" else _stored_arrays(folder)
     total = sum(array.nbytes for array in arrays.values())
     wide = [array for array in arrays.values() if array.ndim > 1]
@@ -155,7 +156,7 @@ def _stored_arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 def claims_of(folder: Path, old: Path, metric: str) -> tuple[Claim, ...]:
-    """What the folder's own `report.json` and model card say of score, speed-up over `old`, and bytes."""
+    """The score, the speed-up over `old`, and the size that the folder's own `report.json` and model card claim."""
     return (*_of_report(folder, old, metric), *_of_card(folder, metric))
 
 
@@ -181,14 +182,14 @@ def _of_report(folder: Path, old: Path, metric: str) -> Iterator[Claim]:
 
 
 def _typed_row(row: Any, metric: str, where: str) -> dict[str, Any]:
-    """A report or a row of one, where what is read of it is of the type that it should be."""
+    """A report or one of its rows, after a check of the types of the fields that are read."""
     kinds = REPORT_FIELDS | {metric: float | None}
     given = value(dict, row, where)
     return given | {name: value(kind, given[name], f"{where}: {name}") for name, kind in kinds.items() if name in given}
 
 
 def _median(latency: dict[str, Any], path: Path) -> float:
-    """Of one text at a time."""
+    """The median milliseconds for one text at a time."""
     both = value(dict, latency.get("batch_1"), f"{path}: latency_ms.batch_1")
     return value(Annotated[float, Within(1e-6)], both.get("p50"), f"{path}: latency_ms.batch_1.p50")
 
@@ -196,7 +197,7 @@ def _median(latency: dict[str, Any], path: Path) -> float:
 def _rows_of_folder(
     rows: list[dict[str, Any]], baseline: Any, folder: Path
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The row of this folder in a report of several models (empty if it is not sure which), and the baseline's."""
+    """The row of this folder in a report of several models (empty if it is ambiguous), and the baseline's row."""
     mine = [row for row in rows if _is_same(folder, row.get("bundle"), folder)]
     exactly = [row for row in mine if (folder / row["bundle"]).resolve() == folder.resolve()]
     others = [row for row in rows if row.get("name") not in (baseline, *BASELINES)]
@@ -205,14 +206,14 @@ def _rows_of_folder(
 
 
 def _baseline_of(rows: Sequence[dict[str, Any]], row: Mapping[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
-    """The baseline in the runtime of a row, as `Report.against` has it."""
+    """The baseline in the same runtime as a row, as `Report.against` chooses it."""
     if row.get("exported_from") is None:
         return baseline
     return next((one for one in rows if one.get("exported_from") == baseline.get("bundle")), baseline)
 
 
 def _is_same(folder: Path, named: str | None, model: Path) -> bool:
-    """Whether a path that a report in `folder` names is the model or the bundle it was exported from."""
+    """Whether a path in a report in `folder` is the model or the bundle that it was exported from."""
     return (
         named is not None
         and "\0" not in named
@@ -221,7 +222,7 @@ def _is_same(folder: Path, named: str | None, model: Path) -> bool:
 
 
 def _of_card(folder: Path, metric: str) -> Iterator[Claim]:
-    """The result that the hub reads, rounded to four digits as `write_card` does it."""
+    """The result in the model card that the Hugging Face hub reads, rounded to four digits as `write_card` does."""
     path = folder / "README.md"
     if not path.is_file() or not path.read_bytes().startswith(b"---"):
         return
@@ -231,7 +232,7 @@ def _of_card(folder: Path, metric: str) -> Iterator[Claim]:
 
     try:
         data: Any = ModelCard.load(path).data
-    except Exception as error:  # YAML has an exception for every mistake, and the card has its own
+    except Exception as error:  # YAML raises many classes, and the card its own
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its front matter is no model card's ({reason})") from None
     for result in data.eval_results or ():
@@ -245,5 +246,5 @@ def _first(row: Mapping[str, Any], *names: str) -> float | None:
 
 
 def _fraction(score: float) -> float:
-    """A score above 1 was meant as a percentage."""
+    """A score above 1 is taken as a percentage."""
     return score / 100 if abs(score) > 1 else score

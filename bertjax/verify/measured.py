@@ -1,4 +1,4 @@
-"""What was measured of two models, and what must hold of it: numbers and texts, nothing that computes."""
+"""The measurements of two models and the bounds on them: data only, no computation."""
 
 import math
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from bertjax.measure.onnx import INTEGER_PRODUCTS, Graph
 
 @dataclass(frozen=True)
 class Bounds:
-    """What NEW must keep to, beside OLD. None: no bound."""
+    """The limits that NEW must keep, compared with OLD. None: no limit."""
 
     min_speedup: float | None = None
-    """OLD's median milliseconds for one text over NEW's."""
+    """OLD's median milliseconds for one text, divided by NEW's."""
     max_drop: float | None = None
     """Points of the score (times 100) that NEW may lie below OLD."""
     max_mb: float | None = None
-    """Megabytes (10^6) of all that ships."""
+    """Megabytes (10^6 bytes) of all files that ship."""
 
     def __post_init__(self) -> None:
         for name, bound in vars(self).items():
@@ -27,8 +27,9 @@ class Bounds:
 
 
 def exceeds(drop: float, bound: float | None) -> bool:
-    """Whether so many points lost are more than the bound. A tolerance far below one example of any evaluation set
-    keeps 18 of 600 examples, 3.0000000000000027 points as float64 subtracts them, within a bound of 3. NaN exceeds."""
+    """Whether a loss of `drop` points is more than the bound; NaN exceeds any bound. The tolerance is far below one
+    example of any evaluation set. It accepts 18 of 600 examples, which are 3.0000000000000027 points in float64, for a
+    bound of 3."""
     return bound is not None and not drop <= bound + 1e-9
 
 
@@ -37,15 +38,15 @@ class Weights(NamedTuple):
 
     bytes: int
     shapes: tuple[tuple[int, ...], ...]
-    """Of the arrays with two dimensions or more; the sides of each, and the arrays, in order of size."""
+    """Shapes of the arrays with two dimensions or more; the sides of each shape are sorted, and so are the shapes."""
     zeros: float
-    """Share of exact zeros in them."""
+    """Share of exact zeros in these arrays."""
     makeup: str
-    """Which types the bytes are of, and which array takes most of them, for a sentence."""
+    """The share of bytes per dtype and the largest array, as part of a sentence."""
 
 
 class Claim(NamedTuple):
-    """A number that a model's own papers give."""
+    """A number that a model's own report or card states."""
 
     file: str
     what: str
@@ -55,13 +56,14 @@ class Claim(NamedTuple):
 
 
 class Parity(NamedTuple):
-    """NEW held against the bundle that it was exported from, run in JAX."""
+    """NEW compared with the bundle that it was exported from, which is run in JAX."""
 
     bundle: str
     largest: float
-    """Largest difference of two logits."""
+    """Largest difference of a logit."""
     distance: float
-    """Of the farthest text, or of the median one where NEW rounds, as a share of the logits' size."""
+    """The difference as a share of the logits' size: the largest over the texts, or the median text's if NEW has
+    quantised activations."""
     agreement: float | None
 
 
@@ -74,24 +76,24 @@ class Side:
     interval: tuple[float, float]
     timing: Timing
     bytes: int
-    """Of all files."""
+    """The size of all files."""
     weights: Weights
     graph: Graph | None = None
-    """None for what JAX runs."""
+    """None for a bundle, which runs in JAX."""
     truncated: int = 0
-    """Texts that lost their end."""
+    """Number of truncated texts."""
     finite: bool = True
     answers: int | None = None
-    """How many different answers it gives; None for numbers."""
+    """Number of different predictions; None for regression."""
     claims: tuple[Claim, ...] = ()
     file_bytes: int = 0
-    """Of the file or files that the weights are in."""
+    """Size of the file or files with the weights."""
     inexact: tuple[str, ...] = ()
-    """Its matrices of integers whose products this runtime gets wrong on this processor."""
+    """Quantised matrices whose products this runtime computes wrongly on this processor."""
 
     @property
     def holds_integers(self) -> bool:
-        """Whether the file has products of integers, or weights stored as such."""
+        """Whether the file has integer products, or weights stored as integers."""
         kinds = (*INTEGER_PRODUCTS, "DequantizeLinear")
         return self.graph is not None and any(self.graph.stored.get(kind) for kind in kinds)
 
@@ -103,48 +105,49 @@ class Measured:
     metric: str
     texts: int
     labels: int | None
-    """Different labels that the texts carry; None for numbers."""
+    """Number of different labels in the data; None for regression."""
     old: Side
     new: Side
     difference: tuple[float, float]
-    """95 % interval of NEW's score less OLD's."""
+    """95 % interval of NEW's score minus OLD's."""
     p_value: float
     agreement: float | None
-    """Share of texts that both answer alike; None for numbers."""
+    """Share of texts with the same prediction; None for regression."""
     same_tokens: float
-    """Share of texts that both tokenizers cut into the same ids."""
+    """Share of texts with the same token ids for both models."""
     renamed: float | None = None
-    """Agreement if each class of NEW is called what OLD mostly says there; None where that renames nothing."""
+    """Agreement if each class of NEW is renamed to the class that OLD predicts most often for the same texts; None if
+    that renames nothing."""
     parity: Parity | None = None
     features: frozenset[str] | None = None
-    """What the processor says it can do; None where it does not say."""
+    """The features that the processor reports; None if it does not report any."""
     unheld: str = ""
-    """Why NEW was not held against the bundle that it names."""
+    """Why NEW was not compared with the bundle that it names."""
 
     @property
     def speed_up(self) -> float:
-        """How many times less time NEW takes for one text."""
+        """OLD's time for one text, divided by NEW's."""
         return self.old.timing.latency.batch_1.p50 / self.new.timing.latency.batch_1.p50
 
     @property
     def speed_up_range(self) -> tuple[float, float]:
-        """Lowest and highest of the repeats."""
+        """Lowest and highest speed-up of the repeats."""
         repeats = [old / new for old, new in zip(self.old.timing.repeats, self.new.timing.repeats, strict=True)]
         return min(repeats, default=self.speed_up), max(repeats, default=self.speed_up)
 
     @property
     def change(self) -> float:
-        """Points that NEW lies above OLD."""
+        """NEW's score minus OLD's, in points."""
         return 100 * (self.new.score - self.old.score)
 
     @property
     def throughput_ratio(self) -> float:
-        """How many times more texts NEW answers in batches of 32."""
+        """NEW's texts per second in batches of 32, divided by OLD's."""
         return self.new.timing.throughput_per_s / self.old.timing.throughput_per_s
 
 
 class Failure(NamedTuple):
-    """A bound that does not hold or a claim that is not true, and what the measurement says of why."""
+    """A bound that is not met or a claim that is not true, and the likely causes."""
 
     what: str
     causes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""A comparison and its verdict in lines of text."""
+"""A comparison and its verdict as lines of text."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,7 @@ from bertjax.verify.measured import Failure, Measured, Side
 
 
 def lines(measured: Measured, failures: Sequence[Failure]) -> Iterator[str]:
-    """The table, what else was seen, and the verdict."""
+    """The table, further observations, and the verdict."""
     old, new = measured.old, measured.new
     yield f"{measured.texts} texts, {new.timing.device}, {new.timing.threads} thread(s)"
     yield f"OLD: {old.folder} ({_runtime(old)})"
@@ -26,7 +26,7 @@ def lines(measured: Measured, failures: Sequence[Failure]) -> Iterator[str]:
 
 
 def side_by_side(measured: Measured) -> Table:
-    """What was measured of OLD and NEW, and the change."""
+    """The measurements of OLD and NEW, and the change."""
     old, new = measured.old, measured.new
     times, before = new.timing.latency.batch_1, old.timing.latency.batch_1
     low, high = measured.difference
@@ -53,7 +53,7 @@ def side_by_side(measured: Measured) -> Table:
 
 
 def notes(measured: Measured) -> Iterator[str]:
-    """What has no two sides."""
+    """Observations that are not numbers of one model."""
     if measured.old.answers == 1 and measured.labels != 1:
         yield "OLD gives every text the same answer: that no score is lost beside it says nothing"
     if claims := measured.new.claims:
