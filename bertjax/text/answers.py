@@ -1,7 +1,7 @@
-"""From what a model says of tokens back to what was asked: words' tags, and answers in the context's own characters.
+"""From the logits of tokens back to predictions: tags of words, and answer spans as text of the context.
 
-Logits are given per row of `Encoded`, in its order, each at least as long as the row; what stands beyond is padding
-and ignored. So both an array padded to one length and a list of rows padded to their buckets will do.
+Logits are given per row of `Encoded`, in its order. Each may be longer than its row: what is beyond is padding and is
+ignored. So both one padded array and a list of rows padded to their buckets can be given.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,20 @@ from bertjax.text.examples import Examples
 
 
 def tags_or_answers(logits: Sequence[np.ndarray], encoded: Encoded, examples: Examples) -> list:
-    """What a model says where its logits are [tokens, ...] for each row: the tags of every example's words, or the
+    """The predictions of a model whose logits are [tokens, ...] per row: the tags of every example's words, or the
     answer to every question."""
     if encoded.task.kind == "tokens":
         return predicted_tags(logits, encoded, examples)
     starts, ends = ([row[:, side] for row in logits] for side in (0, 1))
-    # Where answers are known, each question has one; elsewhere a model that learned to say so may find none.
+    # Labelled questions all have an answer (SQuAD 1.1); for others, a SQuAD 2 model may predict that there is none.
     return best_answers(starts, ends, encoded, examples, may_be_empty=examples.labels is None)
 
 
 def predicted_tags(logits: Sequence[np.ndarray] | np.ndarray, encoded: Encoded, examples: Examples) -> list[list[str]]:
-    """The best tag of every word, decided at its first token ([tokens, tags] per row).
+    """The predicted tag of every word, from the logits of its first token ([tokens, tags] per row).
 
-    A word without a token of its own (cut off by the limit, or of control characters only) is "O": no model saw it.
+    A word that has no token (cut off by the limit, or made of control characters only) gets "O", since the model never
+    read it.
     """
     assert encoded.words is not None
     assert examples.words is not None
@@ -50,10 +51,10 @@ def best_answers(
     max_answer_length: int = 30,
     may_be_empty: bool = False,
 ) -> list[str]:
-    """For every question the best span, at most `max_answer_length` tokens long, over all windows on its context.
+    """The best span for every question, at most `max_answer_length` tokens long, over all windows of its context.
 
-    A span's score is the sum of its start and end logit. With `may_be_empty` (data whose questions may have no answer)
-    the answer is "" where every window scores its [CLS] higher than the best span; ties go to the span.
+    The score of a span is the sum of its start and end logit. With `may_be_empty` (data whose questions may have no
+    answer) the answer is "" where every window scores its [CLS] higher than the best span; ties go to the span.
     """
     assert encoded.spans is not None
     assert examples.pairs is not None
@@ -75,7 +76,7 @@ def best_answers(
 def best_span(
     start: Float[np.ndarray, "tokens"], end: Float[np.ndarray, "tokens"], longest: int
 ) -> tuple[float, int, int]:
-    """The highest `start[i] + end[j]` with i <= j < i + longest, and its i and j; the first of equals."""
+    """The highest `start[i] + end[j]` with i <= j < i + longest, and its i and j; the first of equal ones."""
     beyond = np.full(longest - 1, -np.inf, end.dtype)
     ends = np.lib.stride_tricks.sliding_window_view(np.concatenate([end, beyond]), longest)
     scores = start[:, None] + ends

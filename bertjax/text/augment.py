@@ -1,18 +1,18 @@
-"""More text for a student: copies of an example in which some words are others that would fit (TinyBERT, Jiao et al.
-2020, algorithm 1).
+"""Data augmentation for distillation: copies of an example in which some words are replaced by likely substitutes
+(TinyBERT, Jiao et al. 2020, algorithm 1).
 
-A word of one token becomes what a masked language model expects in its place, having read the text itself beside the
-one with the gap; a word of several tokens becomes one of its nearest neighbours. The label stays, which is a gamble
-("dull" may become "great"): what makes copies useful is a teacher, who says of each what it really is. Of the published
-code this differs in what follows.
+A word of one token is replaced by a prediction of a masked language model, which reads the masked text and the original
+as a pair. A word of several tokens is replaced by one of its nearest neighbours in embedding space. Copies keep the
+label, which may become wrong ("dull" may become "great"); they are useful because the teacher labels each copy anew.
+Differences from the published code:
 
-  * Its neighbours come from GloVe, a gigabyte that cannot travel along. Here they are those of the model's own word
-    table: the vector of a word is the mean of its tokens', and candidates are the tokens that are words and the words
-    of the text itself that occur twice. A word's own tokens do not count: they are always next to it, and mean nothing
-    ("und" for "undemanding").
-  * Words are exchanged in the text as it stands, so that its spaces, capitals and punctuation survive.
-  * Special tokens are no candidates. Of a pair, only the text at hand is changed; there, while copies of the second
-    text are made, the first one is the last of its own copies.
+  * Its neighbours come from GloVe, a download of a gigabyte. Here they come from the model's own word embeddings: the
+    vector of a word is the mean of its tokens' vectors. Candidates are the tokens that are whole words, and the words
+    of several tokens that occur at least twice in the data. A word's own tokens are excluded: they are always among the
+    nearest, and are fragments without a meaning ("und" for "undemanding").
+  * Words are replaced within the original text, so that its spaces, capitals and punctuation survive.
+  * Special tokens are no candidates. In a pair, only the text being copied changes. (In the published code, copies of
+    the second text are paired with the last copy of the first one.)
 """
 
 import re
@@ -49,15 +49,15 @@ there these they this those through to too under until up ve very was wasn we we
 wouldn y you your yours yourself yourselves
 """
 STOP_WORDS = frozenset(STOPS.split())
-"""Words that stay: English ones that say little by themselves."""
+"""English function words, which are never replaced."""
 LETTERS = re.compile(r"[a-z]+", re.IGNORECASE)
 TWICE = 2
 BLOCK = 256
-"""Words whose neighbours are looked for together."""
+"""Words whose neighbours are computed together."""
 
 
 class Word(NamedTuple):
-    """A word that may be exchanged: how the tokenizer spells it, its characters in the text, the column of its first
+    """A word that may be replaced: its spelling by the tokenizer, its characters in the text, the column of its first
     token ([CLS] has column 0), and its tokens."""
 
     name: str
@@ -68,7 +68,7 @@ class Word(NamedTuple):
 
 
 class TokenizedText(NamedTuple):
-    """A text as tokens, [CLS] and [SEP] among them, and its words that may be exchanged."""
+    """A text as tokens, with [CLS] and [SEP], and its words that may be replaced."""
 
     ids: list[int]
     words: list[Word]
@@ -88,7 +88,7 @@ def token_strings(tokenizer: Tokenizer) -> list[str]:
 
 
 def read_texts(texts: Sequence[str], tokenizer: Tokenizer, names: Sequence[str]) -> list[TokenizedText]:
-    """Texts with their words: those of letters from a to z alone that are no stop words."""
+    """Texts with their words that may be replaced: those of the letters a to z alone that are no stop words."""
     tokens = tokenizer.encode(texts)
     assert tokens.offsets is not None
     assert tokens.word_ids is not None
@@ -101,7 +101,7 @@ def read_texts(texts: Sequence[str], tokenizer: Tokenizer, names: Sequence[str])
 def words_of(
     ids: list[int], offsets: list[tuple[int, int]], word_ids: list[int | None], names: Sequence[str]
 ) -> list[Word]:
-    """The words of a text that may be exchanged."""
+    """The words of a text that may be replaced."""
     found = []
     for number, columns in groupby(range(len(ids)), key=word_ids.__getitem__):
         if number is None:
@@ -115,8 +115,8 @@ def words_of(
 
 
 def with_gap(ids: list[int], place: int, mask_id: int, limit: int) -> tuple[list[int], list[int]]:
-    """Ids and types of what a masked language model reads: the text with a gap, and as a second one the text itself.
-    Beyond `limit` tokens the end is lost."""
+    """Ids and token types of the masked language model's input: the text with one word masked, then the original text
+    as the second segment. The end beyond `limit` tokens is cut."""
     row = [*ids[:place], mask_id, *ids[place + 1 :], *ids[1:]]
     return row[:limit], ([0] * len(ids) + [1] * (len(ids) - 1))[:limit]
 
@@ -129,8 +129,8 @@ def altered(
     probability: float,
     draws: Draws,
 ) -> list[str]:
-    """At most `copies` texts that differ from the first and from each other. In each, every word becomes one of its
-    candidates with this probability; a candidate may be the word itself."""
+    """At most `copies` texts that differ from the original and from each other. In each copy, every word is replaced
+    with this probability by one of its candidates, drawn uniformly; a candidate may be the word itself."""
     numbers = draws(2 * copies * len(words)).reshape(copies, len(words), 2)
     found = {text: None}
     for chances in numbers.tolist():
@@ -146,7 +146,7 @@ def altered(
 
 
 def cased_like(old: str, new: str) -> str:
-    """With a capital where the word before had one."""
+    """The new word, in title case if the old one is."""
     return new.title() if old.istitle() else new
 
 
@@ -157,9 +157,10 @@ def neighbours(
     names: Sequence[str],
     count: int,
 ) -> dict[str, list[str]]:
-    """For every word, given with its tokens, the `count` nearest by the cosine of their vectors, the nearest first.
+    """For every word in `asked`, given with its tokens, the `count` nearest words by cosine similarity, the nearest
+    first.
 
-    `seen` says how often each word asked for occurs: of those of several tokens the rare ones are no candidates, for
+    `seen` counts the occurrences of each word. Words of several tokens that occur only once are no candidates, because
     they are mostly misspelt.
     """
     known = {name: (number,) for number, name in enumerate(names) if LETTERS.fullmatch(name) and len(name) > 1}
@@ -181,7 +182,7 @@ def neighbours(
 
 
 def vectors(words: Sequence[tuple[int, ...]], table: Float[np.ndarray, "v d"]) -> Float[np.ndarray, "words d"]:
-    """The means of the words' tokens, of length 1."""
+    """The mean embedding of each word's tokens, normalised to length 1."""
     sizes = np.array([len(tokens) for tokens in words])
     rows = table[np.concatenate(words).astype(np.int64)]
     sums = np.add.reduceat(rows, np.concatenate([[0], np.cumsum(sizes)[:-1]]), axis=0)

@@ -1,10 +1,11 @@
 """Encoded rows -> batches of static shapes, in an order that can be resumed anywhere.
 
-Rows of similar length share a batch, padded to one of a few lengths ("buckets"): most of what pad-to-maximum would
-compute is padding, while every further length costs one more compilation of the step. The order is a pure function of
-(seed, epoch), so batch k is computed without the batches before it: resuming is setting a number, any number of
-processes sees the same global batches, and Grain's threads may run ahead of the accelerator. The price of buckets is
-that a batch is no uniform sample: its rows are alike in length, though which rows share it changes every epoch.
+Rows of similar length share a batch, padded to one of a few lengths ("buckets"). Padding everything to the maximum
+would mostly compute padding, while every further length costs one more compilation of the step. The order is a pure
+function of (seed, epoch), so batch k is computed without the batches before it: resuming means setting a number, any
+number of processes sees the same global batches, and Grain's threads may run ahead of the accelerator. The price of
+buckets is that a batch is no uniform sample: its rows are alike in length, though which rows share it changes every
+epoch.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,39 +21,39 @@ from bertjax.text.encode import NO_LABEL, Encoded
 
 Batch = dict[str, np.ndarray]
 Inputs = tuple[Int[np.ndarray, "_ _"], Int[np.ndarray, "_ _"], Int[np.ndarray, "_ _"]]
-"""Ids, mask and types of one batch, as a model takes them; each of shape (rows, length)."""
+"""Ids, attention mask and token types of one batch, as a model takes them; each of shape (rows, length)."""
 PLACES = ("position_ids", "segment_ids", "cls_positions", "masked_positions")
 _ENDLESS = 2**62
 
 
 class EpochPlan(NamedTuple):
-    """The batches of one epoch: which rows (-1 = filler), and the length each batch is padded to."""
+    """The batches of one epoch: the rows of each (-1 = filler), and the length it is padded to."""
 
     rows: Int[np.ndarray, "batches batch"]
     lengths: Int[np.ndarray, "batches"]
 
 
 def inputs_of(batch: Mapping[str, Any]) -> Any:
-    """What a model reads of a batch: `Inputs`, or inside a step the same of its arrays."""
+    """The `Inputs` of a batch, as NumPy arrays, or as traced arrays inside a step."""
     return batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
 
 
 def places_of(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What else a model has to know of a batch with several texts a row, or with tokens to guess; else nothing."""
+    """The further model inputs of a batch that is packed or has masked tokens (`PLACES`); empty for a plain batch."""
     return {name: batch[name] for name in PLACES if name in batch}
 
 
 def steps_per_epoch(encoded: Encoded, batch_size: int) -> int:
-    """Batches in which every row appears once; the same in every epoch."""
+    """Batches per epoch, in which every row appears once; the same in every epoch."""
     return -(-len(encoded) // batch_size)
 
 
 class BatchIterator(Iterator[Batch]):
     """Batches by number, made ahead of time in threads; its position is a small dict of plain values.
 
-    `make(k)` is batch k and must depend on k alone. `longest()` is the number of one that no other is longer than; left
-    out, all are of one length. `identity` is what that order depends on (data, seed, sizes): it
-    is part of the state, and a state of another identity is refused.
+    `make(k)` is batch k and must depend on k alone. `longest()` is the number of a batch of the greatest length;
+    without it, all have one length. `identity` is what the order depends on (data, seed, sizes). It is part of the
+    state, and a state with another identity is refused.
     """
 
     def __init__(
@@ -79,15 +80,16 @@ class BatchIterator(Iterator[Batch]):
         return next(self._batches)
 
     def longest(self) -> Batch:
-        """A batch of the greatest length, wherever it stands; the iterator stays where it is."""
+        """A batch of the greatest length; the position of the iterator does not change."""
         return self._make(self._longest())
 
     def get_state(self) -> dict[str, Any]:
-        """Where the iterator stands, as JSON can hold it: `next_batch` and the identity of the order."""
+        """The position of the iterator, serialisable as JSON: `next_batch` and the identity of the order."""
         return {"next_batch": self._batches.get_state()["next_index"], **self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to where `get_state` was called. Raises `UserError` if that was another order, and says what differs."""
+        """Go to a position from `get_state`. Raises `UserError` if it belongs to another order, and says what
+        differs."""
         for name, ours in self._identity.items():
             if state.get(name) != ours:
                 raise UserError(
@@ -109,16 +111,16 @@ def batches(
     process_count: int = 1,
     threads: int = 2,
 ) -> BatchIterator:
-    """Batches for training, endless or for so many `epochs` (a part of one is rounded to whole batches).
+    """Batches for training, endless or for `epochs` (a fraction of one is rounded to whole batches).
 
-    Every row appears once an epoch; filler rows (weights 0, example_ids -1) complete the last batch of an epoch.
+    Every row appears once per epoch; filler rows (weight 0, example id -1) complete the last batch of an epoch.
     `batch_size` counts the rows of all processes together; this process gets its contiguous share of every batch.
     """
     share = process_share(batch_size, process_index, process_count)
     steps = steps_per_epoch(encoded, batch_size)
     edges = bucket_of(encoded.lengths, buckets)
 
-    @lru_cache(maxsize=2)  # threads work on both sides of the end of an epoch
+    @lru_cache(maxsize=2)  # around the end of an epoch, threads make batches of both
     def plan(epoch: int) -> EpochPlan:
         return epoch_plan(edges, batch_size, seed, epoch)
 
@@ -149,7 +151,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every row once, shortest first, with filler rows in the last batch of each bucket.
 
-    `example_ids` say where a row's result belongs. Not read ahead: nothing here is slow, and predicting needs no Grain.
+    `example_ids` map the rows of a batch to those of `encoded`. Nothing is prefetched: the work is fast, and without
+    prefetching a prediction needs no Grain.
     """
     share = process_share(batch_size, process_index, process_count)
     order = np.argsort(encoded.lengths, kind="stable")
@@ -163,8 +166,8 @@ def eval_batches(
 def epoch_plan(edges: Int[np.ndarray, "rows"], batch_size: int, seed: int, epoch: int) -> EpochPlan:
     """All rows shuffled, cut into batches within their bucket, and the batches shuffled; `edges` is each row's bucket.
 
-    Rows that do not fill a batch of their bucket move up into the next longer one, so that only the last batch of the
-    epoch is not full, and the number of batches depends on nothing but the number of rows.
+    Rows that do not fill a batch of their bucket move up into the next longer one. So only the last batch of the epoch
+    is not full, and the number of batches depends on nothing but the number of rows.
     """
     shuffle = Shuffle(seed, epoch)
     order = shuffle(len(edges))
@@ -185,7 +188,7 @@ def epoch_plan(edges: Int[np.ndarray, "rows"], batch_size: int, seed: int, epoch
 
 
 class Shuffle:
-    """Permutations from (seed, epoch) from raw random bits, which NumPy promises across versions."""
+    """Permutations from (seed, epoch), made from raw random bits, which NumPy keeps stable across versions."""
 
     def __init__(self, seed: int, epoch: int):
         self._bits = np.random.PCG64(np.random.SeedSequence([seed % 2**64, epoch]))
@@ -195,7 +198,7 @@ class Shuffle:
 
 
 def process_share(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a global batch which this process holds."""
+    """The rows of a global batch that belong to this process."""
     if batch_size < 1 or batch_size % process_count:
         raise UserError(f"batch_size is {batch_size}; expected a multiple of the number of processes, {process_count}.")
     share = batch_size // process_count
@@ -203,7 +206,7 @@ def process_share(batch_size: int, process_index: int, process_count: int) -> sl
 
 
 def gather(encoded: Encoded, rows: Int[np.ndarray, "b"], length: int) -> Batch:
-    """These rows (-1 = filler) side by side, padded to `length`."""
+    """These rows (-1 = filler) as one batch, padded to `length`."""
     kept = rows >= 0
     starts = np.where(kept, encoded.offsets[rows], 0)
     used = np.where(kept, encoded.offsets[rows + 1] - starts, 0)
@@ -228,7 +231,7 @@ def _labels(
     assert encoded.labels is not None
     if encoded.task.kind == "tokens":
         return np.where(inside, encoded.labels[where], np.int32(NO_LABEL))
-    labels = encoded.labels[rows]  # a copy: filler, which read the last row, is cleared
+    labels = encoded.labels[rows]  # a copy, in which filler rows (-1 read the last label) are set to 0
     labels[rows < 0] = 0
     return labels
 

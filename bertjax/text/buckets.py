@@ -1,8 +1,8 @@
-"""Which lengths to pad to.
+"""The lengths that batches are padded to.
 
-Every array a compiled step sees must have one of a few shapes. With a single one, the maximum, most is padding (on
-SST-2 at 64 tokens, 3.8 positions of padding for each of text); four leave 0.42, eight 0.25. Each costs a compilation of
-every step, so there are at most four, and none that saves little.
+Every array of a compiled step must have one of a few shapes. With a single one, the maximum, most of it is padding: on
+SST-2 at 64 tokens, 3.8 padding positions per token. Four lengths leave 0.42, eight 0.25. Each length costs a
+compilation of every step, so there are at most four, and none that saves little.
 """
 
 import numpy as np
@@ -11,15 +11,15 @@ from jaxtyping import Int
 from bertjax.errors import UserError
 
 WORTH = 0.1
-"""What one more length has to save, in positions per token of text."""
+"""What one more length has to save at least, in padding positions per token."""
 
 
 def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int = 4) -> tuple[int, ...]:
-    """At most `count` lengths, multiples of 8, that pad these rows least if each goes to the shortest that holds it,
-    every length counting as `WORTH` of the text.
+    """At most `count` lengths, multiples of 8, that minimise padding when each row goes to the shortest one that holds
+    it; every length costs `WORTH` times the number of tokens.
 
-    The optimum over all choices, by dynamic programming over the histogram of lengths. The longest bucket is the
-    longest row, rounded up, and never more than `max_length`.
+    The exact optimum, by dynamic programming over the histogram of lengths. The longest bucket is the longest row,
+    rounded up, and never more than `max_length`.
     """
     longest = int(lengths.max())
     if longest > max_length:
@@ -42,7 +42,7 @@ def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int
 
 
 def padding_overhead(lengths: Int[np.ndarray, "rows"], buckets: tuple[int, ...]) -> float:
-    """Padding per token of text: 0.25 means a quarter more positions computed than there are tokens."""
+    """Padding positions per token: 0.25 means that a quarter more positions are computed than there are tokens."""
     return float(bucket_of(lengths, buckets).sum() / lengths.sum() - 1)
 
 

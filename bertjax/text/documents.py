@@ -1,10 +1,10 @@
-"""Raw text -> documents -> sentences, one document after the other.
+"""Raw text -> documents -> sentences.
 
-A text file holds one document per block between blank lines, as BERT's own format has it; a file without blank lines is
-one document. A line ends a sentence, and so does a full stop, question or exclamation mark before a space and anything
-but a small letter. That is crude ("Dr. Who" becomes two), and good enough here: pre-training needs segments of text
-whose order means something, not grammar. Of other sources (tables, `tfds:`, `demo`) each row is a document, with both
-of its texts where it has two; labels are not looked at.
+A text file holds one document per block between blank lines, as in BERT's own format; a file without blank lines is one
+document. A sentence ends at the end of a line, and after a full stop, question or exclamation mark that is followed by
+a space and anything but a small letter. That is crude ("Dr. Who" becomes two) but sufficient: pre-training needs text
+segments whose order means something, not grammar. In other sources (tables, `tfds:`, `demo`) each row is a document,
+with both texts of a pair; labels are ignored.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ TEXT = ".txt"
 def read_documents(source: str, column: str | None = None, split: str = "train") -> Iterator[list[str]]:
     """The sentences of each document that has any.
 
-    `source` is a text file, a folder of them (in the order of their names), or whatever `load_examples` reads; of a
-    table, `column` is the text.
+    `source` is a text file, a folder of them (read in the order of their names), or any source that `load_examples`
+    reads; `column` is the text column of a table.
 
     Raises:
       UserError: No such source, or no text in it.
@@ -50,7 +50,7 @@ def sentences_of(text: str) -> list[str]:
 
 
 def text_files(source: str) -> list[Path]:
-    """The text files that a source names; none if it is of another kind."""
+    """The text files that a source names; empty if it is of another kind."""
     path = local(source).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if ending(file) == TEXT and not file.is_dir())
@@ -74,7 +74,7 @@ def table_texts(source: str, column: str | None, split: str) -> list[str]:
 
 
 def source_digest(source: str, column: str | None = None, split: str = "train") -> str:
-    """sha256 of what a source holds: of its files, byte for byte, or of its rows; their names do not matter."""
+    """sha256 of the content of a source: of the bytes of its files, or of its rows. File names do not matter."""
     digest = hashlib.sha256()
     for file in (files := text_files(source)):
         with file.open("rb") as content:

@@ -1,10 +1,10 @@
 """Examples -> token ids, once, before training begins.
 
-Tokenising anew in every epoch would cost more than the rest of the input work together, so it is done here and the
-result kept ragged: one flat array of ids with the offsets of its rows. Nothing is padded before a batch knows its
-length, and the fingerprint of these arrays names the data exactly (for checkpoints, and for caches of teacher outputs).
-A row is an example, except that the context of a question is cut into overlapping rows. The cost: all ids stay in
-memory, 8 bytes a token.
+Tokenising in every epoch would cost more than all other input work together. So it is done once, and the result is kept
+ragged: one flat array of ids with the offsets of its rows. Nothing is padded before a batch knows its length, and the
+fingerprint of these arrays identifies the data exactly (for checkpoints, and for caches of teacher outputs). A row is
+an example, except that the context of a question is cut into overlapping rows. The cost: all ids stay in memory, 8
+bytes per token.
 """
 
 import hashlib
@@ -20,36 +20,37 @@ from bertjax.text.tokenizer import Tokenizer
 from bertjax.text.windows import context_windows, ragged
 
 NO_LABEL = -100
-_CHUNK = 4096  # examples tokenised at a time: Python lists of tokens take twenty times the room of the arrays
+_CHUNK = 4096  # examples tokenised at a time: Python lists of tokens take twenty times the memory of the arrays
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
     """Rows of tokens, flat: row `i` is `ids[offsets[i] : offsets[i + 1]]`, and so for `type_ids`, `words` and `spans`.
 
-    `labels` is None where there are none, else: classification int32 [rows]; regression float32 [rows]; multi_label
+    `labels` is None for unlabelled data, else: classification int32 [rows]; regression float32 [rows]; multi_label
     float32 [rows, classes]; tokens int32 [tokens], -100 except at the first token of a word; qa int32 [rows, 2], the
-    first and last token of the answer counted within the row, or 0, 0 (the [CLS]) if this row does not hold it.
+    first and last token of the answer counted within the row, or 0, 0 (the [CLS]) if the row does not hold the whole
+    answer.
     """
 
     task: Task
     example: Int32[np.ndarray, "rows"]
-    """The number of the example each row came from: row numbers themselves, but for qa."""
+    """The number of the example of each row; equal to the row number except for qa."""
     offsets: Int64[np.ndarray, "rows+1"]
     ids: Int32[np.ndarray, "tokens"]
     type_ids: Int32[np.ndarray, "tokens"]
     labels: Int32[np.ndarray, "..."] | Float32[np.ndarray, "..."] | None
     pad_id: int
     truncated: int
-    """Examples that lost text to the limit (for qa: questions, for no context is lost)."""
+    """Number of examples that were cut at `max_length` (for qa: of questions, because contexts are never cut)."""
     fingerprint: str
     """sha256 of ids, type ids, row ends and labels."""
     words: Int32[np.ndarray, "tokens"] | None = None
-    """tokens: the word whose first token stands here, else -1."""
+    """For kind tokens: the index of the word whose first token this is, else -1."""
     spans: Int32[np.ndarray, "tokens 2"] | None = None
-    """qa: the characters of the context this token covers, [start, end); -1 outside the context."""
+    """For kind qa: the characters [start, end) of the context that this token covers; -1 outside the context."""
     unknown: float = 0.0
-    """Share of the tokens, [CLS] and [SEP] aside, that are [UNK]."""
+    """Share of [UNK] among the tokens, [CLS] and [SEP] aside."""
 
     def __len__(self) -> int:
         return len(self.example)
@@ -63,11 +64,13 @@ class Encoded:
 def encode_examples(
     examples: Examples, task: Task, tokenizer: Tokenizer, max_length: int, stride: int = 128
 ) -> Encoded:
-    """All examples as tokens, at most `max_length` a row; what was longer is cut, and counted in `truncated`.
+    """All examples as tokens, at most `max_length` per row. Longer examples are cut and counted in `truncated`.
 
-    `stride` (qa) is the step from one window over a context to the next, as in BERT's SQuAD script; it is never more
-    than half a window, so an answer of up to half a window is whole in at least one. Raises `UserError` where a label
-    does not belong to the task, or there is nothing to encode.
+    `stride` (qa) is the step from one window over a context to the next, as in BERT's SQuAD script. It is limited to
+    half a window, so that an answer of up to half a window is whole in at least one.
+
+    Raises:
+      UserError: A label does not belong to the task, or there is nothing to encode.
     """
     count = len(examples)
     if count == 0:
@@ -115,7 +118,7 @@ def _texts(
 
 
 def _first_tokens(offsets: list[tuple[int, int]], words: list[str]) -> Int32[np.ndarray, "tokens"]:
-    """For each token of words joined by single spaces: the word it begins, else -1."""
+    """For each token of words joined by single spaces: the word that it begins, else -1."""
     word_starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
     spans = np.asarray(offsets, np.int64).reshape(-1, 2)
     owner = np.searchsorted(word_starts, spans[:, 0], side="right") - 1

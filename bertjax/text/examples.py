@@ -1,6 +1,7 @@
-"""From a table to typed examples: the one place where data is checked, whatever it came from.
+"""From a table to typed examples: the one place where data is checked, whatever its source.
 
-A bad cell ends in one `UserError` with source, line, column and what was expected, before any time is spent on it.
+A bad cell raises one `UserError` with source, line, column and the expected value, before any time is spent on the
+data.
 """
 
 import dataclasses
@@ -16,18 +17,19 @@ from bertjax.text.table import Table, choose_columns
 from bertjax.text.tasks import METRICS, Task
 from bertjax.text.tokenizer import is_unicode
 
-F1_COLUMNS = ("is_duplicate", "Quality")  # QQP's and MRPC's label columns: their published score is F1
+F1_COLUMNS = ("is_duplicate", "Quality")  # the label columns of QQP and MRPC, whose published metric is F1
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts with their answers, in file order.
+    """Texts with their labels, in file order.
 
     `labels` is None for unlabelled text, else one entry per text: a class name; a float (regression); a list of names
     (multi_label); a list of tags (tokens); or `{"text": [...], "answer_start": [...]}` (qa, where `texts` are the
-    questions and `pairs` the contexts). For tokens `words` holds each text's words, joined by single spaces in `texts`.
-    `groups` names what must not be torn apart by a split (the film of a review). `task` says how they were read, its
-    columns included; `notes` what happened that a reader of the file might not expect, as rows that were left out.
+    questions and `pairs` the contexts). For kind tokens, `words` holds the words of each text, which `texts` joins by
+    single spaces. `groups` are the groups that a split must keep together (the film of a review). `task` is the task
+    with its columns, kind and labels resolved. `notes` report what the reader of the file might not expect, such as
+    rows that were left out.
     """
 
     texts: list[str]
@@ -44,14 +46,16 @@ class Examples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over texts, pairs, words and labels; where they came from does not matter."""
+        """sha256 of texts, pairs, words and labels; the source does not matter."""
         columns = [self.texts, self.pairs, self.words, self.labels]
         return hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
 
 
 def chosen_by_text(examples: Examples, count: int | None) -> Examples:
-    """`count` examples (all for None), in their order: those whose texts have the smallest sha256. Equal texts have
-    equal hashes, so that they stay together but for the last one; more examples are always those of fewer, and others.
+    """`count` examples (all if None), in their order: those whose texts have the smallest sha256.
+
+    Equal texts have equal hashes, so they are chosen together, unless `count` cuts between them. A larger `count`
+    chooses all examples of a smaller one, and more.
     """
     if count is None or count >= len(examples):
         return examples
@@ -65,8 +69,8 @@ def chosen_by_text(examples: Examples, count: int | None) -> Examples:
 
 
 def make_examples(table: Table, task: Task) -> tuple[Task, Examples]:
-    """The task with nothing left open, and the table's rows as it wants them, but for those without a label. How labels
-    are read, and what is found out from them, stands in `bertjax.text.labels`."""
+    """The task with every open field filled in, and the labelled rows of the table as its examples. The rules for
+    reading labels are in `bertjax.text.labels`."""
     if len(table) == 0:
         raise UserError(f"{table.source}: there are no examples in it; expected at least one row")
     task = choose_columns(table, task)
@@ -95,7 +99,7 @@ def make_examples(table: Table, task: Task) -> tuple[Task, Examples]:
 
 
 def plain_texts(table: Table, column: str | None) -> list[str]:
-    """The text of each row for those who ask nothing about it: of `column`, or of the usual ones, where a second text
+    """The text of each row without a task: from `column`, or from the usual columns, where the second text of a pair
     follows the first on a line of its own."""
     chosen = choose_columns(table, Task(text=column))
     names = [name for name in (chosen.text, chosen.text_pair) if name is not None]
@@ -105,7 +109,8 @@ def plain_texts(table: Table, column: str | None) -> list[str]:
 
 
 def fitting_metric(table: Table, task: Task) -> str:
-    """The task's metric; an open one is the published one of a known layout where it fits, else the kind's first."""
+    """The task's metric. If it is open: the published metric of a known layout where it fits, else the default of the
+    kind."""
     two = len(task.labels) in (0, 2)
     if task.metric == "f1" and not two:
         raise UserError(
@@ -119,7 +124,7 @@ def fitting_metric(table: Table, task: Task) -> str:
 
 
 def check_texts(table: Table, column: str) -> list[str]:
-    """A column of texts, each a string with something in it that UTF-8 can write."""
+    """A column of texts; each must be a string that is not blank and that UTF-8 can encode."""
     for row, text in enumerate(table.columns[column]):
         if not isinstance(text, str):
             raise table.error(row, column, f"expected text, found {'nothing' if text is None else repr(text)}")
@@ -131,7 +136,7 @@ def check_texts(table: Table, column: str) -> list[str]:
 
 
 def word_lists(table: Table, column: str) -> list[list[str]]:
-    """A column of lists of words, none of them empty."""
+    """A column of lists of words; neither a list nor a word may be empty."""
     cells = [as_list(cell) for cell in table.columns[column]]
     for row, words in enumerate(cells):
         if not isinstance(words, list) or not words:
@@ -143,7 +148,7 @@ def word_lists(table: Table, column: str) -> list[list[str]]:
 
 
 def check_tags(table: Table, column: str, words: list[list[str]], labels: list) -> None:
-    """One tag in IOB form for every word."""
+    """Check that every word has one tag, in IOB notation."""
     for row, tags in enumerate(labels):
         if len(tags) != len(words[row]):
             raise table.error(row, column, f"expected a tag for each of {len(words[row])} words, found {len(tags)}")
@@ -154,7 +159,7 @@ def check_tags(table: Table, column: str, words: list[list[str]], labels: list) 
 
 
 def advice(tag: str) -> str:
-    """What to do about a tag of another notation, of which entity F1 would say something else."""
+    """Advice on a tag in another notation, for which entity F1 would be wrong."""
     if re.match("[ESLU]-.", tag):
         return "of BIOES and BILOU, write S- and U- as B-, E- and L- as I-: the same entities"
     if is_integer(tag):
@@ -163,7 +168,7 @@ def advice(tag: str) -> str:
 
 
 def check_answers(table: Table, column: str, contexts: list[str], labels: list) -> None:
-    """Every answer stands in its context where it says."""
+    """Check that every answer is in its context, at the given character."""
     for row, answer in enumerate(labels):
         for text, start in zip(answer["text"], answer["answer_start"], strict=True):
             if contexts[row][start : start + len(text)] != text:

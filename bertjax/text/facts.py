@@ -1,7 +1,7 @@
-"""What was read, in numbers and in a sentence: for the person who watches, before time is spent, and for the report.
+"""A summary of the data, as numbers and as a sentence: for the terminal before time is spent, and for the report.
 
-A column that was taken for something else, texts that lost their end, a vocabulary that does not know the words, and
-texts to score on that were learned from: each leaves a run that looks like any other, so each is said.
+A wrong column, truncated texts, a vocabulary that does not fit the text, and evaluation texts that are in the training
+data: a run with one of these looks like any other, so each is reported.
 """
 
 from collections import Counter
@@ -11,28 +11,29 @@ from bertjax.text.encode import Encoded
 from bertjax.text.examples import Examples
 
 SHOWN = 8
-"""Classes that are named in a sentence, each with so many of its first characters:"""
+"""Classes that a sentence names."""
 LONGEST = 40
+"""Characters of a class name that are shown."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A source of examples as a model reads it."""
+    """A summary of one source of examples, as a model reads it."""
 
     role: str
-    """What it is for: train, eval, or what a command calls it."""
+    """The role of the source: train, eval, or another one that a command names."""
     source: str
     examples: int
     cut: int
-    """Texts that lost their end; of questions with contexts, questions that did."""
+    """Texts that were truncated; for questions with contexts, the questions that were."""
     max_length: int
     """Tokens that a text may have."""
     unknown: float
-    """Share of the tokens that the vocabulary does not know."""
+    """Share of [UNK] among the tokens."""
     notes: tuple[str, ...] = ()
-    """What happened to it that a reader of the file might not expect, as examples that were left out."""
+    """What the reader of the file might not expect, such as examples that were left out."""
     seen: int | None = None
-    """How many of the texts stand in what was learned or chosen from, too; None where that is not known."""
+    """How many of the texts are also in the data that was trained or chosen on; None where that does not apply."""
 
     def sentence(self) -> str:
         cut = f"{self.cut or 'none'} cut at {self.max_length} tokens"
@@ -43,13 +44,14 @@ class Facts:
 def facts_of(
     role: str, source: str, examples: Examples, encoded: Encoded, max_length: int, learned: Examples | None = None
 ) -> Facts:
-    """The facts of examples beside those that were `learned` from."""
+    """The facts of examples; `learned` are the training examples that they are compared with."""
     seen = None if learned is None else shared_texts(examples, learned)
     return Facts(role, source, len(examples), encoded.truncated, max_length, encoded.unknown, examples.notes, seen)
 
 
 def shared_texts(examples: Examples, others: Examples) -> int:
-    """How many of the examples have a text that stands among the others, blanks around it aside; of pairs, both."""
+    """How many of the examples have a text that is also among the others, ignoring surrounding blanks; of pairs, both
+    texts must match."""
 
     def texts(of: Examples) -> list[tuple[str, ...]]:
         return [tuple(map(str.strip, row)) for row in zip(of.texts, *([of.pairs] if of.pairs else []), strict=True)]
@@ -59,7 +61,7 @@ def shared_texts(examples: Examples, others: Examples) -> int:
 
 
 def overlap(facts: tuple[Facts, ...]) -> str:
-    """A warning where texts that are scored were learned or chosen from; else nothing."""
+    """A warning if texts of the evaluation data were trained or chosen on; else empty."""
     for one in facts:
         if one.seen:
             learned = next(other for other in facts if other.seen is None)
@@ -71,7 +73,7 @@ def overlap(facts: tuple[Facts, ...]) -> str:
 
 
 def paragraph(facts: tuple[Facts, ...]) -> str:
-    """All of it for a report."""
+    """All facts as a paragraph for a report."""
     said = [one.sentence() for one in facts]
     apart = [one.source for one in facts if one.seen == 0]
     said += [f"No text of {source} stands in what was learned or chosen from" for source in apart]
@@ -79,7 +81,7 @@ def paragraph(facts: tuple[Facts, ...]) -> str:
 
 
 def task_summary(examples: Examples) -> str:
-    """What the columns were taken for: kind, classes with their numbers, score."""
+    """How the columns were understood: kind, classes with their counts, metric."""
     task = examples.task
     columns = " and ".join(f'"{name}"' for name in (task.text, task.text_pair) if name)
     if examples.labels is None:
@@ -89,7 +91,7 @@ def task_summary(examples: Examples) -> str:
 
 
 def label_summary(examples: Examples) -> str:
-    """What the labels of examples are."""
+    """A summary of the labels: the classes with their counts, or the range of the numbers."""
     task, labels = examples.task, examples.labels or []
     if task.kind == "qa":
         return "a span of the context"

@@ -1,4 +1,4 @@
-"""A data file's text: opened, unpacked and decoded, each with its own clear error."""
+"""The text of a data file: opened, decompressed and decoded, each with its own clear error."""
 
 import bz2
 import codecs
@@ -20,12 +20,12 @@ PACKED = {".gz": gzip.decompress, ".bz2": bz2.decompress}
 
 
 def ending(path: Path) -> str:
-    """The ending that says what is inside: `.tsv` for both `train.tsv` and `train.tsv.gz`."""
+    """The suffix of the content: `.tsv` for both `train.tsv` and `train.tsv.gz`."""
     return Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
 
 
 def check_exists(path: Path) -> None:
-    """A `UserError` with the nearest name in the folder if there is no such file."""
+    """Raises a `UserError` that names the nearest file name in the folder if there is no such file."""
     if path.is_file():
         return
     if path.is_dir():
@@ -38,7 +38,7 @@ def check_exists(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The whole text of a file, unpacked if it ends in .gz or .bz2."""
+    """The whole text of a file, decompressed if its name ends in .gz or .bz2."""
     try:
         content = path.read_bytes()
         content = PACKED.get(path.suffix.lower(), bytes)(content)
@@ -52,9 +52,9 @@ def read_text(path: Path) -> str:
 
 
 def decoded(content: bytes, source: str) -> str:
-    """Bytes as text: UTF-8, or what their byte order mark says; lines end where a line feed is, or a carriage return
-    where there is no line feed at all."""
-    # That of UTF-32 begins with that of UTF-16.
+    """Bytes as text: UTF-8, or the encoding of their byte order mark. Carriage returns become line feeds where the text
+    has no line feed at all."""
+    # The mark of UTF-32 begins with that of UTF-16, so it is tried first.
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)

@@ -1,26 +1,30 @@
-"""From label cells to answers: a name, a score, several names, a tag per word, or a span of the context.
+"""From the cells of a label column to labels: a name, a number, several names, a tag per word, or a span of the
+context.
 
-One function, `read_labels`, reads the column from which a task is inferred and every later one, so that the two cannot
-disagree. What the task says already (`kind`, `labels`) is never overruled; for the rest the first rule that fits holds,
-and where two readings make sense it asks for one of these fields instead of taking either.
+One function, `read_labels`, reads both the column from which a task is inferred and every later one, so that the two
+cannot disagree. What the task gives (`kind`, `labels`) is never overruled. For the rest the first rule that matches
+holds. Where two readings make sense, an error asks for one of these fields.
 
-cells   A text that begins with [ is a list, as JSON or Python writes it. 1, 1.0, "1", "1.0" and "+1" are one name, "1".
+cells   A string that begins with [ is a list, written as JSON or by Python. 1, 1.0, "1", "1.0" and "+1" are one name,
+        "1".
 kind    objects                                   qa
-        lists, the text a list of words           tokens
-        lists, else                               multi_label
+        lists, if the text is a list of words     tokens
+        other lists                               multi_label
         numbers with a fraction                   regression
         whole numbers with a point (1.0)          classification up to `FEW` different ones, else regression
         everything else                           classification
-asked   Numbers with a decimal comma; several names in a cell ("joy|anger", or with ; or a comma) that are in others
-        too; IOB tags beside a text that is no list of words; more than `FEW` different names, most of which occur once.
-none    In classification, "-" says that annotators did not agree, -1 and -100 that there is no label: such rows are
-        left out and counted. They are names where the task's labels hold them, "-" beside "+", -1 beside other negative
-        numbers or beside 1 alone. -1 beside 0 and 1 is asked about. An empty cell is an error.
-names   Of several labels, lists of 0 and 1 (or false and true) in which one of both occurs twice are indicators, one
-        for each of the task's labels, and so are pairs of 0 and 1; without labels the classes are LABEL_0, LABEL_1, ...
-        Numbers in the cells are positions in the task's labels where none of these is a number itself, as in GLUE's
-        files; they stand for nothing else than themselves where one is. Labels that are open become the names in the
-        source's own order, else sorted, numerically where all are numbers.
+errors  Ambiguous, an error: numbers with a decimal comma; several names in a cell ("joy|anger", or with ; or a comma)
+        that also occur in other cells; IOB tags beside a text that is no list of words; more than `FEW` different
+        names, most of which occur once.
+none    In classification, "-" means that annotators did not agree, and -1 and -100 mean that there is no label: such
+        rows are left out and counted. They are class names if the task's labels contain them; so are "-" if there is
+        "+", and -1 if there are other negative numbers or 1 is the only other name. -1 beside 0 and 1 is ambiguous, an
+        error. An empty cell is an error.
+names   For multi_label, lists of 0 and 1 (or false and true) are indicators, one for each of the task's labels, if one
+        of the two occurs twice in a list or if all lists are pairs; without labels the classes are LABEL_0, LABEL_1,
+        ... Numbers in the cells are positions in the task's labels if none of these is a number itself, as in GLUE's
+        files; otherwise they are names. Labels that the task leaves open become the names in the source's own order if
+        it has one, else sorted, numerically if all are numbers.
 """
 
 import ast
@@ -38,30 +42,30 @@ from bertjax.text.tasks import Kind, Task
 from bertjax.text.tokenizer import is_unicode
 
 FEW = 20
-"""So many different numbers with a point are classes at most."""
+"""Most different whole numbers with a point (1.0) that still count as classes."""
 MARKS = "|;,"
-"""What may stand between several names in one cell, the first that occurs."""
+"""Possible separators of several names in one cell; the first that occurs is used."""
 
 
 class ReadLabels(NamedTuple):
-    """What a label column says."""
+    """The content of a label column."""
 
     task: Task
-    """With kind and labels known."""
+    """The task, with kind and labels known."""
     rows: list[int]
     """The rows that have a label."""
     answers: list | None
-    """One for each of these rows, as the task's kind has it; None where no row of a class has one."""
+    """One label for each of these rows, in the form of the task's kind; None if no row of a classification task has
+    one."""
     notes: tuple[str, ...]
-    """What happened that a reader of the file might not expect."""
+    """What the reader of the file might not expect."""
 
 
 def read_labels(table: Table, column: str, task: Task) -> ReadLabels:
-    """The task with kind and labels known, and the column's answers; the rules stand above.
+    """The task with kind and labels known, and the labels of the column, by the rules at the top of this module.
 
     Raises:
-      UserError: A cell that cannot be read as the kind wants it, a label that is none of the task's, or more than one
-        sensible reading.
+      UserError: A cell that the kind cannot read, a label that is not among the task's, or an ambiguous column.
     """
     cells = [unpacked(table, column, row, task.kind) for row in range(len(table))]
     if task.kind == "auto":
@@ -87,7 +91,7 @@ def read_labels(table: Table, column: str, task: Task) -> ReadLabels:
 
 
 def guess_kind(table: Table, column: str | None, task: Task, cells: Sequence[Any] = ()) -> Kind:
-    """The kind that the unpacked cells speak for; unlabelled text counts as classification."""
+    """The kind of task that fits the parsed cells; unlabelled text counts as classification."""
     words = bool(task.text) and isinstance(as_list(next(iter(table.columns[task.text or ""]), None)), list)
     given = [(row, cell) for row, cell in enumerate(cells) if not is_missing(cell)]
     if not given or column is None:
@@ -109,7 +113,7 @@ def guess_kind(table: Table, column: str | None, task: Task, cells: Sequence[Any
 
 
 def require_clear(table: Table, column: str, given: list[tuple[int, Any]]) -> None:
-    """A `UserError` where names may well be something else."""
+    """Raises a `UserError` if names may as well be numbers, several names, or free text."""
     texts = [(row, str(cell).strip()) for row, cell in given]
     commas = [row for row, text in texts if re.fullmatch(r"[+-]?[\d.]*\d,\d+", text)]
     if commas and all(re.fullmatch(r"[+-]?[\d.]*\d(,\d+)?", text) for _, text in texts):
@@ -141,7 +145,7 @@ def require_clear(table: Table, column: str, given: list[tuple[int, Any]]) -> No
 
 
 def read_cells(table: Table, column: str, cells: Sequence[Any], read: Any) -> list:
-    """Every cell read, or a `UserError` that names it."""
+    """Every cell read by `read`, or a `UserError` that names the cell."""
     answers = []
     for row, cell in enumerate(cells):
         try:
@@ -152,7 +156,7 @@ def read_cells(table: Table, column: str, cells: Sequence[Any], read: Any) -> li
 
 
 def without_label(table: Table, column: str, task: Task, used: set[str]) -> set[str]:
-    """Which of the names used say that there is no label."""
+    """Those of the names used that mean "no label"."""
     known = set(map(as_name, task.labels))
     nothing = {"-100"} & (used - known) | ({"-"} & (used - known) if "+" not in used else set())
     others = used - nothing - {"-1"}
@@ -160,7 +164,7 @@ def without_label(table: Table, column: str, task: Task, used: set[str]) -> set[
         return nothing
     if others and others <= {"0", "1"} and not others <= known:
         if known:
-            return nothing  # and so an unknown label
+            return nothing  # -1 then raises the error of an unknown label
         raise UserError(
             f'{table.source}, column "{column}": -1 may be a class beside 0 and 1, or say that there is no label\n'
             "give `labels`: -1 0 1 for three classes, 0 1 to leave such rows out"
@@ -171,7 +175,7 @@ def without_label(table: Table, column: str, task: Task, used: set[str]) -> set[
 def checked_names(
     table: Table, column: str, task: Task, answers: list[list[str]]
 ) -> tuple[Task, list[list[str]], tuple[str, ...]]:
-    """Names checked against the task's labels, which are filled from the data where open; positions become names."""
+    """Names checked against the task's labels; open labels are filled from the data, and positions become names."""
     used = {name for names in answers for name in names}
     if not task.labels:
         task = dataclasses.replace(task, labels=found_labels(table, column, used, multiple=task.kind == "multi_label"))
@@ -191,7 +195,7 @@ def checked_names(
 def several(
     table: Table, column: str, task: Task, cells: Sequence[Any], rows: list[int]
 ) -> tuple[Task, list[int], list[list[str]], tuple[str, ...]]:
-    """Lists of names, or of an indicator for each class."""
+    """The labels of multi_label: lists of names, or an indicator for each class."""
     known = set(map(as_name, task.labels))
     single = [cell for cell in cells if isinstance(cell, str) and as_name(cell) not in known]
     mark = next((mark for mark in MARKS if any(mark in cell for cell in single)), ",")
@@ -216,7 +220,8 @@ def several(
 
 
 def are_indicators(rows: list[list[str]], known: set[str]) -> bool:
-    """Whether lists of names are a 0 or 1 for each class: as names, one would stand twice in a row, or both in all."""
+    """Whether lists hold a 0 or 1 for each class. Read as class names, a name would occur twice in a row, or all rows
+    would be pairs of 0 and 1."""
     if not rows or not {bit for row in rows for bit in bits_of(row)} <= {"0", "1", "false", "true"}:
         return False
     twice = any(len(set(row)) < len(row) for row in rows)
@@ -228,7 +233,7 @@ def bits_of(row: list[str]) -> list[str]:
 
 
 def found_labels(table: Table, column: str, used: set[str], multiple: bool) -> tuple[str, ...]:
-    """The names in the source's own order, else sorted; there must be something to tell apart."""
+    """The names in the source's own order, else sorted. Classification needs at least two."""
     if not multiple and len(used) < 2:
         only = next(iter(used))
         raise UserError(f'{table.source}, column "{column}": every label is "{only}"; expected at least two classes')
@@ -239,7 +244,7 @@ def found_labels(table: Table, column: str, used: set[str], multiple: bool) -> t
 
 
 def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Alphabetical, or numeric where every name is an integer."""
+    """Sorted alphabetically, or numerically if every name is an integer."""
     names = list(names)
     return tuple(
         sorted(names, key=lambda name: (int(name), name)) if all(is_integer(name) for name in names) else sorted(names)
@@ -247,7 +252,7 @@ def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def unpacked(table: Table, column: str, row: int, kind: Kind) -> Any:
-    """A cell, or the list that it writes down."""
+    """A cell, or the list that it spells out."""
     found = as_list(table.columns[column][row])
     if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
         return side_by_side(found)
@@ -262,10 +267,10 @@ def unpacked(table: Table, column: str, row: int, kind: Kind) -> Any:
 
 
 def as_list(cell: Any) -> Any:
-    """The list that a text writes down, as JSON or as Python prints it; anything else as it is."""
+    """The list that a string spells out, as JSON or as Python prints it; anything else unchanged."""
     if not (isinstance(cell, str) and cell.lstrip().startswith("[")):
         return cell
-    # Of ['a' 'b'], as NumPy prints it, Python would make one name.
+    # Python would join the strings of ['a' 'b'], as NumPy prints it, to one name.
     readers = (json.loads,) if re.search(r"""['"]\s+['"]""", cell) else (json.loads, ast.literal_eval)
     for read in readers:
         try:
@@ -290,7 +295,7 @@ def read_name(cell: Any) -> str:
 
 
 def as_name(cell: Any) -> str:
-    """A name without blanks around it, a whole number without point and plus sign."""
+    """A name without surrounding blanks; a whole number without decimal point and plus sign."""
     name = str(cell).strip()
     found = re.fullmatch(r"\+?(-?(?:0|[1-9][0-9]*))(?:\.0*)?", name)
     return name if found is None else "0" if found[1] == "-0" else found[1]
@@ -306,7 +311,7 @@ def read_score(cell: Any) -> float:
 
 
 def read_names(cell: Any, mark: str, known: set[str]) -> list[str]:
-    """Several names: a list, or one cell with marks between them; an empty one says that no class applies."""
+    """Several names: a list, or one cell with separators; an empty cell means that no class applies."""
     if is_missing(cell):
         return []
     parts = cell if isinstance(cell, list) else [cell]
@@ -334,7 +339,7 @@ def read_answer(cell: Any) -> dict[str, list]:
 
 
 def side_by_side(answers: list[dict[str, Any]]) -> dict[str, list]:
-    """The answers of a question as SQuAD's file lists them, in the form of its tables."""
+    """The list of answers in SQuAD's JSON as one dict of lists, the form of its tables."""
     return {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
 
 
@@ -342,14 +347,15 @@ READERS = {"regression": read_score, "tokens": read_tags, "qa": read_answer}
 
 
 def is_missing(cell: Any) -> bool:
-    """Whether a cell holds no label: None, NaN, or a text of blanks."""
+    """Whether a cell holds no label: None, NaN, or a blank string."""
     return (
         cell is None or (isinstance(cell, float) and math.isnan(cell)) or (isinstance(cell, str) and not cell.strip())
     )
 
 
 def as_number(cell: Any) -> float | None:
-    """The number that a cell is or writes down in digits; Python would read "1_2" and digits of other scripts, too."""
+    """The number that a cell holds, as a number or in ASCII digits (Python's `float` also reads "1_2" and digits of
+    other scripts); None if there is none."""
     if isinstance(cell, bool) or (isinstance(cell, str) and ("_" in cell or not cell.isascii())):
         return None
     try:

@@ -1,10 +1,10 @@
-"""Which tokens a model has to guess, and what stands in their place.
+"""Masking for masked language modelling: which tokens are predicted, and what replaces them.
 
-A share of the real tokens of a row is chosen; of these, 80 % become [MASK], 10 % a random token and 10 % stay what they
-are (Devlin et al. 2018, section 3.1). They are chosen one by one, by whole words, or by runs of up to three whole words
-whose length n has probability proportional to 1/n (Lan et al. 2020, section 3.2): the larger the unit, the less a
-token is given away by its neighbours, and the harder the task. Masks are drawn anew in every epoch, by a generator that
-belongs to (seed, epoch, example).
+A share of the real tokens of a row is chosen; of these, 80 % become [MASK], 10 % a random token, and 10 % stay (Devlin
+et al. 2018, section 3.1). They are chosen one by one, by whole words, or by n-grams of up to three whole words whose
+length n has probability proportional to 1/n (Lan et al. 2020, section 3.2). The larger the unit, the less its
+neighbours reveal of a token, and the harder the task. Masks are drawn anew in every epoch, from a generator keyed by
+(seed, epoch, example).
 """
 
 import json
@@ -21,41 +21,42 @@ from bertjax.text.draws import Draws
 from bertjax.text.tokenizer import Tokenizer
 
 LONGEST = {"words": 1, "ngrams": 3}
-"""Most words in a run."""
+"""Most words in an n-gram, by unit."""
 
 
 @dataclass(frozen=True)
 class Masking:
-    """What is hidden."""
+    """How masked tokens are chosen."""
 
     unit: Literal["tokens", "words", "ngrams"] = "ngrams"
-    """Single tokens, whole words, or runs of up to three whole words."""
+    """Single tokens, whole words, or n-grams of up to three whole words."""
     rate: float = 0.15
-    """Share of the real tokens that is to be guessed. 0 leaves the text as it is, for a teacher to speak of."""
+    """Share of the real tokens that are predicted. 0 leaves the text unmasked, for distillation without the MLM
+    loss."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
             raise UserError(f"--masking.rate={self.rate}: expected a share of the tokens, 0.15 for one")
 
     def most(self, tokens: int) -> int:
-        """The most that can be chosen of so many tokens."""
+        """The most tokens that can be chosen in a row of `tokens` tokens."""
         return int(self.rate * tokens) + 1
 
 
 class MaskVocabulary(NamedTuple):
-    """What masking has to know of a vocabulary, by id."""
+    """The properties of a vocabulary that masking needs, by token id."""
 
     special: Bool[np.ndarray, "v"]
-    """[CLS], [SEP], [PAD], [UNK], [MASK]: never chosen, never put in the place of others."""
+    """[CLS], [SEP], [PAD], [UNK], [MASK]: never chosen, and never a random replacement."""
     continues: Bool[np.ndarray, "v"]
-    """Belongs to the word before it (##ing)."""
+    """Whether the token belongs to the word before it (##ing)."""
     ordinary: Int[np.ndarray, "n"]
-    """All others that there are."""
+    """The ids of all other existing tokens."""
     mask_id: int
 
 
 class Masked(NamedTuple):
-    """A row with the places to guess, from left to right, and what stood there."""
+    """A masked row: its ids, the positions to predict from left to right, and the original ids there."""
 
     ids: Int[np.ndarray, "l"]
     positions: Int[np.ndarray, "m"]
@@ -63,10 +64,10 @@ class Masked(NamedTuple):
 
 
 def mask_vocabulary(tokenizer: Tokenizer, masking: Masking) -> MaskVocabulary:
-    """A tokenizer's vocabulary, as this masking sees it.
+    """The vocabulary of a tokenizer for this masking.
 
     Raises:
-      UserError: It has no [MASK], or does not say where words begin and whole words are to be hidden.
+      UserError: It has no [MASK], or whole words are to be masked and it does not mark where words begin.
     """
     if tokenizer.mask_id is None:
         raise UserError("this model's vocabulary has no [MASK], so its words cannot be hidden; take another model.")
@@ -82,8 +83,10 @@ def mask_vocabulary(tokenizer: Tokenizer, masking: Masking) -> MaskVocabulary:
 
 
 def inside_words(tokenizer: Tokenizer, unit: str) -> Callable[[str], bool]:
-    """Whether a token belongs to the word before it. WordPiece marks those, SentencePiece all others; there, a token
-    without a letter or figure is a word of its own, as punctuation is in WordPiece (the authors of ALBERT do the same).
+    """A function that tells whether a token belongs to the word before it.
+
+    WordPiece marks these tokens, SentencePiece all others. With SentencePiece, a token without a letter or digit is a
+    word of its own, as punctuation is in WordPiece (the code of ALBERT does the same).
     """
     model = json.loads(tokenizer.to_json())["model"]
     if model.get("type") == "WordPiece":
@@ -97,10 +100,10 @@ def inside_words(tokenizer: Tokenizer, unit: str) -> Callable[[str], bool]:
 
 
 def mask(ids: Int[np.ndarray, "l"], vocabulary: MaskVocabulary, masking: Masking, draws: Draws) -> Masked:
-    """A row with some of its tokens hidden.
+    """A row with some of its tokens masked.
 
-    Their number is `rate` times the real tokens, rounded up or down at random so that it is right on average. Larger
-    units may leave the last few of it unused, because a unit that would exceed it is made smaller or passed over.
+    Their number is `rate` times the number of real tokens, rounded up or down at random so that it is right on average.
+    With larger units it may be a few less, because a unit that would exceed it is shortened or skipped.
     """
     special = vocabulary.special[ids]
     real = np.flatnonzero(~special)
@@ -117,7 +120,7 @@ def mask(ids: Int[np.ndarray, "l"], vocabulary: MaskVocabulary, masking: Masking
 
 
 def word_ranges(special: Bool[np.ndarray, "l"], continues: Bool[np.ndarray, "l"]) -> Int[np.ndarray, "words 2"]:
-    """First token and end of every word. Where text was cut within a word, its rest counts as one."""
+    """First token and end of every word. Where the text was cut within a word, the rest of that word counts as one."""
     after_special = np.concatenate([[True], special[:-1]])
     starts = ~special & (~continues | after_special)
     edges = np.append(np.flatnonzero(starts | special), len(special))
@@ -130,9 +133,9 @@ def choose_runs(
 ) -> list[tuple[int, int]]:
     """Runs of words (first, last) in the order in which they were drawn, of at most `budget` tokens together.
 
-    A run begins at a random word and does not leave its part of the row. Its length is drawn from p(n) ~ 1/n over what
-    is possible there; it loses words at its end until it is within the budget, and is dropped where it would overlap
-    another.
+    A run begins at a random word and stays within its segment of the row (`parts`). Its length is drawn from p(n) ~ 1/n
+    over the lengths possible there. It loses words at its end until it is within the budget, and is dropped if it would
+    overlap another run.
     """
     taken, runs = np.zeros(len(words), bool), []
     ends = np.searchsorted(parts, parts, side="right")
@@ -150,7 +153,7 @@ def choose_runs(
 
 
 def run_length(longest: int, u: float) -> int:
-    """A length from 1 to `longest` with p(n) ~ 1/n, from a uniform number."""
+    """A length from 1 to `longest` with p(n) ~ 1/n, from a number uniform in [0, 1)."""
     weights = [1 / n for n in range(1, longest + 1)]
     return 1 + sum(u * sum(weights) >= below for below in accumulate(weights[:-1]))
 
@@ -158,7 +161,7 @@ def run_length(longest: int, u: float) -> int:
 def replaced(
     ids: Int[np.ndarray, "l"], positions: Int[np.ndarray, "m"], vocabulary: MaskVocabulary, draws: Draws
 ) -> Int[np.ndarray, "l"]:
-    """The row with [MASK] (80 %), a random token (10 %) or the token itself (10 %) at these positions."""
+    """The row with [MASK] (80 %), a random token (10 %) or the original token (10 %) at these positions."""
     fate, which = draws(len(positions)), draws(len(positions))
     strangers = vocabulary.ordinary[(which * len(vocabulary.ordinary)).astype(np.int64)]
     hidden = ids.copy()

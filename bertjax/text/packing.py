@@ -1,19 +1,19 @@
-"""Several examples in one row: no position is wasted on padding, and every batch has one shape.
+"""Sequence packing: several examples in one row, so that hardly any position is padding and every batch has one shape.
 
-Segment ids keep the examples of a row from seeing each other, position ids start anew in each, and the model reads a
-[CLS] for each. Against buckets it saves the rest of the padding and all compilations but one; it pays with attention
-over the whole row (quadratic in `row_length`, not in the length of an example), so keep rows short on CPU, and with
-every row of the last layer, of which a classifier otherwise computes the first alone.
+Segment ids keep the examples of a row from attending to each other, position ids start anew in each, and the model
+reads a [CLS] for each. Compared with buckets it saves the remaining padding and all compilations but one. It costs
+attention over the whole row (quadratic in `row_length`, not in the length of an example), so keep rows short on CPU. It
+also computes every position of the last layer, of which a classifier otherwise needs the first alone.
 
-On SST-2 (13.3 tokens a text) in rows of 64, a training step of MiniLM-L6 of 2,048 positions takes in 4.1 [4.0, 4.4]
-times the examples a second of padding to the maximum, and 1.2 [1.15, 1.23] times those of buckets, on two cores
+On SST-2 (13.3 tokens per text) in rows of 64, a training step of MiniLM-L6 of 2,048 positions processes 4.1 [4.0, 4.4]
+times as many examples per second as padding to the maximum, and 1.2 [1.15, 1.23] times as many as buckets, on two cores
 (`python -m tests.benchmarks.packing --data=train.tsv`). On the demo's reviews (27.0 tokens), in processor time: 2.1
 [1.9, 2.2] and 1.1 [1.1, 1.2] times.
 
-Which lengths share a row is decided once, for the multiset of lengths is the same in every epoch: best-fit decreasing,
-the bin-packing rule with first-fit's guarantee (Johnson, 1974) at a cost per example that does not grow with the data.
-An epoch then puts a random example of the right length into each slot and shuffles the rows. So the number of batches
-is constant and batch k needs no batch before it.
+Which lengths share a row is decided once, because the multiset of lengths is the same in every epoch. The algorithm is
+best-fit decreasing, bin packing with the guarantee of first-fit decreasing (Johnson, 1974), at a cost per example that
+does not grow with the data. An epoch then puts a random example of the right length into each slot and shuffles the
+rows. So the number of batches is constant, and batch k is computed without the batches before it.
 """
 
 from functools import lru_cache
@@ -40,9 +40,9 @@ def packed_batches(
 ) -> BatchIterator:
     """Like `batches`, with `batch_size` rows of `row_length` tokens that hold several examples each.
 
-    With S = the most examples any row holds: weights, example_ids, cls_positions and labels are [rows, S] (labels of
+    With S = the most examples in any row: weights, example_ids, cls_positions and labels are [rows, S] (labels of kind
     tokens [rows, row_length]); unused slots have weight 0, example id -1 and CLS position 0. In addition to the fields
-    of a plain batch: segment_ids [rows, row_length] (1.. = which slot, 0 = padding) and position_ids.
+    of a plain batch there are segment_ids [rows, row_length] (the slot counted from 1; 0 = padding) and position_ids.
     """
     if encoded.task.kind == "qa":
         raise UserError("Question answering cannot be packed: its windows fill their rows already; leave packing out.")
@@ -70,19 +70,19 @@ def packed_batches(
 
 
 def packing_overhead(lengths: Int[np.ndarray, "rows"], row_length: int) -> float:
-    """Padding per token of text, to compare with `padding_overhead`; the fill rate is 1 / (1 + this)."""
+    """Padding positions per token, comparable to `padding_overhead`; the fill rate is 1 / (1 + this)."""
     return float(len(pack_rows(lengths, row_length)) * row_length / lengths.sum() - 1)
 
 
 def pack_rows(lengths: Int[np.ndarray, "rows"], row_length: int) -> Int[np.ndarray, "bins s"]:
-    """The slots of every packed row, as ranks in the order of falling length; -1 where a row has no more.
+    """The slots of every packed row, as ranks in the order of decreasing length; -1 for unused slots.
 
     Best-fit decreasing: the longest first, each into the fullest row that still has room for it.
     """
     if lengths.max() > row_length:
         raise UserError(f"An example has {lengths.max()} tokens; expected at most row_length = {row_length}.")
     by_room: list[list[list[int]]] = [[] for _ in range(row_length + 1)]
-    rooms = 0  # bit r: some row has r positions left. Finding the fullest row that fits is finding the lowest such bit.
+    rooms = 0  # bit r: some row has r positions left; the lowest bit from `length` on is the fullest row that fits
     rows: list[list[int]] = []
     for rank, length in enumerate(np.sort(lengths)[::-1].tolist()):
         fitting = rooms >> length
@@ -104,7 +104,7 @@ def pack_rows(lengths: Int[np.ndarray, "rows"], row_length: int) -> Int[np.ndarr
 def fill_slots(
     lengths: Int[np.ndarray, "rows"], slots: Int[np.ndarray, "bins s"], seed: int, epoch: int
 ) -> Int[np.ndarray, "bins s"]:
-    """The rows of one epoch: examples of equal length change places, and packed rows too."""
+    """The rows of one epoch: examples of equal length are permuted, and so are the packed rows."""
     shuffle = Shuffle(seed, epoch)
     order = shuffle(len(lengths))
     by_rank = order[np.argsort(-lengths[order], kind="stable")]

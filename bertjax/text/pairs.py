@@ -1,12 +1,13 @@
-"""Two segments of a text, and what a model is asked about them.
+"""Segment pairs for the sentence objectives of pre-training.
 
-    next            does the second follow the first, or is it from another document? (Devlin et al. 2018)
-    order           the two follow each other; which came first? (Lan et al. 2020)
-    order-official  as order, but where a chunk is a single sentence the authors' script takes the second segment from
-                    another document and calls that wrong order: part of the task is `next` after all
-    none            no question, and one segment
+    next            next-sentence prediction: is the second segment the continuation, or from another document? (Devlin
+                    et al. 2018)
+    order           sentence-order prediction: the segments are consecutive; are they swapped? (Lan et al. 2020)
+    order-official  as order, but where a chunk is a single sentence, the published code takes the second segment from
+                    another document and labels the pair as swapped: part of the task is `next` after all
+    none            no sentence objective, and one segment
 
-`order` does as the paper says: a chunk of one sentence has no order, so it stays one segment and takes no part in that
+`order` follows the paper: a chunk of one sentence has no order, so it stays one segment and does not count in that
 loss. The border between the segments is drawn anew in every epoch, from all borders between sentences.
 """
 
@@ -23,8 +24,8 @@ Sentences = Literal["none", "next", "order", "order-official"]
 
 
 class Pair(NamedTuple):
-    """Segments without special tokens. `label` is 0 where the text goes on as it stands, 1 where the second segment is
-    a stranger or came first, and None where nothing is asked."""
+    """Two segments without special tokens. `label` is 0 for consecutive segments in their order, 1 where the second
+    segment is from another document or the two are swapped, and None where there is no sentence objective."""
 
     first: Int32[np.ndarray, "a"]
     second: Int32[np.ndarray, "b"] | None
@@ -32,7 +33,7 @@ class Pair(NamedTuple):
 
 
 def make_pair(chunk: Chunk, sentences: Sentences, room: int, draws: Draws, stranger: Callable[[Draws], Chunk]) -> Pair:
-    """The segments of one chunk, together at most `room` tokens; `stranger` gives a chunk of another document."""
+    """The segments of one chunk, together at most `room` tokens; `stranger` draws a chunk of another document."""
     single = len(chunk.ends) == 1
     if sentences == "none" or (single and sentences == "order"):
         return Pair(chunk.ids, None, None)
@@ -50,7 +51,7 @@ def make_pair(chunk: Chunk, sentences: Sentences, room: int, draws: Draws, stran
 def cut_to_fit(
     first: Int32[np.ndarray, "_"], second: Int32[np.ndarray, "_"], room: int, draws: Draws
 ) -> tuple[Int32[np.ndarray, "_"], Int32[np.ndarray, "_"]]:
-    """The longer of the two loses tokens, at its beginning or its end by chance, until both fit."""
+    """The longer of the two loses tokens, at its beginning or its end at random, until both fit."""
     spare = max(0, len(first) + len(second) - room)
     longer = max(0, len(first) - len(second)), max(0, len(second) - len(first))
     loses = [min(spare, ahead) + (spare - min(spare, max(longer)) + side) // 2 for side, ahead in enumerate(longer)]
@@ -64,7 +65,8 @@ def cut_to_fit(
 def row_lengths(
     lengths: Int32[np.ndarray, "chunks"], counts: Int32[np.ndarray, "chunks"], sentences: Sentences, max_length: int
 ) -> Int32[np.ndarray, "chunks"]:
-    """The most tokens that the row of each chunk can have, with [CLS] and [SEP]; `counts` are its sentences."""
+    """The most tokens that the row of each chunk can have, with [CLS] and [SEP]; `counts` are the sentences of each
+    chunk."""
     single = counts == 1
     if sentences == "next":
         return np.full_like(lengths, max_length)

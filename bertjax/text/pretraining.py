@@ -1,10 +1,10 @@
-"""Batches for pre-training: chunks of text as pairs of segments with tokens to guess.
+"""Batches for pre-training: chunks of text as segment pairs with masked tokens.
 
-A row is a pure function of (seed, epoch, chunk), the order of the rows one of (seed, epoch). So batch k needs no batch
-before it, and any number of processes that start anywhere see the same. Rows of like length share a batch (`batches`),
-or several short ones share a row (`packing`). A model computes its logits over the vocabulary only where there is
-something to guess, an eighth of the positions or so; the lists of these places are filled up to one length, with weight
-0. All fields that say what to predict have a weight beside them; padding and filler have weight 0 in each.
+A row is a pure function of (seed, epoch, chunk), and the order of the rows one of (seed, epoch). So batch k is computed
+without the batches before it, and any number of processes that start anywhere see the same batches. Rows of similar
+length share a batch (`batches`), or several short ones share a row (`packing`). A model computes vocabulary logits only
+at the masked positions, about an eighth of all. The lists of these positions are padded to one length, with weight 0.
+Every field with targets has a field of weights; padding and filler have weight 0 in each.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from bertjax.text.tokenizer import Tokenizer
 
 
 class PretrainingRow(NamedTuple):
-    """One chunk as a model reads it. `label` is that of the pair, None where nothing is asked."""
+    """One chunk as model input. `label` is that of the pair, None where there is no sentence objective."""
 
     masked: Masked
     type_ids: Int32[np.ndarray, "l"]
@@ -39,7 +39,7 @@ class PretrainingRows:
     """A corpus as rows of at most `max_length` tokens, drawn anew in every epoch.
 
     Raises:
-      UserError: Nothing in it can be asked what is to be asked.
+      UserError: The corpus has no example of one of the objectives.
     """
 
     corpus: Corpus
@@ -81,7 +81,7 @@ class PretrainingRows:
         return {"corpus": self.corpus.fingerprint, "seed": self.seed, "max_length": self.max_length, **asked}
 
     def row(self, number: int, epoch: int) -> PretrainingRow:
-        """Row `number` as it is in an epoch."""
+        """Row `number` as it is in this epoch."""
 
         def stranger(draws: Draws):
             return self.corpus.of_another_document(number, draws)
@@ -107,11 +107,11 @@ def pretraining_batches(
     process_count: int = 1,
     threads: int = 2,
 ) -> BatchIterator:
-    """Batches for training, endless. Every chunk appears once an epoch; filler completes the last batch of each.
+    """Endless batches for training. Every chunk appears once per epoch; filler completes the last batch of each.
 
-    With S = 1, or packed the most rows that share one: cls_positions, weights, example_ids, sentence_labels and
-    sentence_weights are [b, S]; masked_positions, masked_labels and masked_weights [b, places]. Packed batches have
-    segment_ids and position_ids as well.
+    With S = 1, or if packed the most chunks in any row: cls_positions, weights, example_ids, sentence_labels and
+    sentence_weights are [b, S]; masked_positions, masked_labels and masked_weights are [b, places]. Packed batches also
+    have segment_ids and position_ids.
     """
     share = process_share(batch_size, process_index, process_count)
     slots = pack_rows(rows.lengths, rows.max_length) if packed else np.arange(len(rows.corpus))[:, None]
@@ -156,7 +156,7 @@ def held_out_batches(rows: PretrainingRows, batch_size: int) -> Iterator[Batch]:
 
 
 def most_places(lengths: Int[np.ndarray, "bins s"], masking: Masking) -> int:
-    """The most tokens that can be chosen in any packed row; the same in every epoch, as the lengths are."""
+    """The most tokens that can be masked in any packed row; the same in every epoch, as the lengths are."""
     real = np.maximum(lengths - 2, 0)
     return int(((masking.rate * real).astype(np.int64) + (lengths > 0)).sum(axis=1).max())
 
@@ -164,7 +164,8 @@ def most_places(lengths: Int[np.ndarray, "bins s"], masking: Masking) -> int:
 def lay_out(
     rows: PretrainingRows, chosen: Int[np.ndarray, "b s"], epoch: int, length: int, places: int | None
 ) -> Batch:
-    """These rows (-1 = none) as arrays; packed ones, which have `places`, one after the other."""
+    """These rows (-1 = none) as the arrays of a batch; `places` is given for packed rows, whose chunks are
+    concatenated."""
     shape, slots = chosen.shape, {"input_ids": rows.tokenizer.pad_id, "attention_mask": 0, "token_type_ids": 0}
     if places is not None:
         slots |= {"segment_ids": 0, "position_ids": 0}

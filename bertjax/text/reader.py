@@ -1,6 +1,6 @@
-"""Text that several steps of one run share: each source is read once, and encoded once for each tokenizer.
+"""A cache of text for the steps of one run: each source is read once, and encoded once per tokenizer.
 
-A file is read again only if it has changed since. The cost: what was read stays in memory until the run ends.
+A file is read again only if it has changed. The cost: what was read stays in memory until the run ends.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from bertjax.text.tokenizer import Tokenizer
 
 
 class TextReader:
-    """Examples and their token ids, kept for whoever asks for the same again."""
+    """Examples and their token ids, cached."""
 
     def __init__(self) -> None:
         self._tables: dict[Any, Table] = {}
@@ -24,7 +24,8 @@ class TextReader:
         self._encoded: dict[Any, Encoded] = {}
 
     def read(self, source: str, task: Task, split: str, labelled: bool = False) -> tuple[Task, Examples]:
-        """The task with nothing left open, and the examples of a source, as `bertjax.text.sources.read_source`."""
+        """The task with every open field filled in, and the examples of a source; as
+        `bertjax.text.sources.read_source`."""
         key = source, version(source), split, task.kind == "tokens"
         if key not in self._tables:
             self._tables[key] = read_table(source, task, split)
@@ -45,7 +46,7 @@ class TextReader:
 
 
 def version(source: str) -> tuple[int, int] | None:
-    """Time and size of a file; None for what is no file of this machine."""
+    """Time and size of a file; None for anything that is no local file."""
     path = None if is_remote(source) else Path(source).expanduser()
     if path is None or not path.is_file():
         return None

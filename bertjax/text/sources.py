@@ -1,8 +1,8 @@
-"""Every source of text behind one function: files, TFDS, lists in memory, the embedded demo.
+"""Every source of text behind one function: files, TFDS, lists in memory, the demo.
 
-`load_examples` looks at what it is given and picks the reader; everything after that (columns, labels, checks) is the
-same for all of them. The order of use around a model with a trained head is: `infer_task` from the training data,
-`tasks.align_labels` with the model's names, then `load_examples` with the task that came out.
+`load_examples` picks the reader for a source; everything after that (columns, labels, checks) is the same for all. For
+a model with a trained head, call `infer_task` on the training data first, then `tasks.align_labels` with the model's
+label names, then `load_examples` with the resulting task.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from bertjax.text.tables import csv_table, jsonl_table, lines_table, parquet_tab
 from bertjax.text.tasks import Task
 from bertjax.text.tfds import tfds_table
 
-OPEN = Task()  # everything is found out from the data
+OPEN = Task()  # every field is inferred from the data
 
 __all__ = ["Examples", "infer_task", "load_examples"]
 
@@ -29,16 +29,16 @@ def load_examples(source: Any, task: Task = OPEN, split: str = "train", *, label
     """The examples of a source, checked cell by cell.
 
     `source` is a file (.tsv .csv .jsonl .parquet .txt .conll, SQuAD's .json; all but Parquet also .gz or .bz2),
-    `tfds:NAME/SPLIT`, `demo`, a list of texts, or a list of dicts. `split` chooses within the demo only: train,
-    validation or test. Without a label column `labels` is None, unless `labelled` asks for one: then it is an error.
+    `tfds:NAME/SPLIT`, `demo`, a list of texts, or a list of dicts. `split` applies to the demo only: train, validation
+    or test. Without a label column `labels` is None, or an error if `labelled`.
     """
     return read_source(source, task, split, labelled)[1]
 
 
 def infer_task(source: Any, task: Task = OPEN, split: str = "train") -> Task:
-    """The task with the kind, labels and metric that it left open filled in from the data.
+    """The task with the open ones of kind, labels and metric filled in from the data.
 
-    Columns stay as given: another source of the same task may call them otherwise.
+    Columns stay as given: another source of the same task may name them differently.
     """
     found, _ = read_source(source, task, split, labelled=False)
     return dataclasses.replace(task, kind=found.kind, labels=found.labels, metric=found.metric)
@@ -53,7 +53,7 @@ def read_source(source: Any, task: Task, split: str, labelled: bool) -> tuple[Ta
 
 
 def require_labels(table: Table, task: Task, examples: Examples) -> None:
-    """An error that says where labels are missing, or which column could hold them."""
+    """Raises an error that says where labels are missing, or which columns there are."""
     if examples.labels is None and task.label is not None:
         raise UserError(f'{table.source}, column "{task.label}": {examples.notes[0]}')
     if examples.labels is None:
@@ -61,7 +61,7 @@ def require_labels(table: Table, task: Task, examples: Examples) -> None:
 
 
 def read_table(source: Any, task: Task, split: str) -> Table:
-    """The columns of a source, before the task says which of them matter."""
+    """The columns of a source, before the task selects any."""
     if isinstance(source, list | tuple):
         return list_table(list(source))
     if not isinstance(source, str | Path):
@@ -74,7 +74,8 @@ def read_table(source: Any, task: Task, split: str) -> Table:
 
 
 def file_table(path: Path, task: Task) -> Table:
-    """A file by its ending. `.txt` is CoNLL columns for a task on tokens, else one unlabelled text a line."""
+    """A file, read by its suffix. `.txt` is CoNLL columns for a task of kind tokens, else one unlabelled text per
+    line."""
     check_exists(path)
     readers = {
         ".tsv": tsv_table,
@@ -91,7 +92,7 @@ def file_table(path: Path, task: Task) -> Table:
 
 
 def list_table(rows: list) -> Table:
-    """Rows given in memory: texts, or dicts with the same keys."""
+    """Rows given in memory: texts, or dicts of columns."""
     if all(isinstance(row, str) for row in rows):
         rows = [{"text": row} for row in rows]
     for number, row in enumerate(rows):

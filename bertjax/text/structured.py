@@ -1,7 +1,7 @@
-"""The two formats that are no tables: CoNLL's word per line, and SQuAD's nested JSON.
+"""The two formats that are no tables: CoNLL with one word per line, and SQuAD's nested JSON.
 
-Both become a `Table` all the same: a sentence's words and tags are two cells holding lists, a question with its context
-and answers is one row. So columns, labels and checks work as everywhere.
+Both become a `Table`: the words and tags of a sentence are two cells that hold lists, and a question with its context
+and answers is one row. So columns, labels and checks work as for any table.
 """
 
 import json
@@ -16,11 +16,11 @@ from bertjax.text.tables import at_line
 
 
 def conll_table(path: Path) -> Table:
-    """One word a line with its tags behind it, a blank line after each sentence.
+    """One word per line with its tags after it, a blank line after each sentence.
 
-    Columns are called `word`, 2, 3, .. and the last one `tag`; with one column alone there are no tags. Tabs separate
-    where a line has any, else blanks. `-DOCSTART-` lines are left out, and so is a comment: a line with a # where a
-    sentence begins that has not the columns of a word.
+    Columns are named `word`, 2, 3, .. and the last one `tag`; a single column has no tags. Columns are separated by
+    tabs in lines that contain one, else by blanks. `-DOCSTART-` lines are skipped, and so are comments: lines that
+    begin with # at the start of a sentence and do not have the columns of a word.
     """
     text = read_text(path)
     lines = [line.strip("\r") for line in text.split("\n")]
@@ -53,7 +53,7 @@ def conll_table(path: Path) -> Table:
 
 
 def squad_table(path: Path) -> Table:
-    """SQuAD 1.1's JSON as columns question, context and answers (left out where no question has any)."""
+    """SQuAD 1.1's JSON as columns question, context and answers (without answers if no question has any)."""
     try:
         content = json.loads(read_text(path))
     except ValueError as error:
@@ -84,6 +84,6 @@ def squad_table(path: Path) -> Table:
 
 
 def spans(question: dict[str, Any]) -> dict[str, list] | None:
-    """The answers of a question, or None where the file says nothing about them."""
+    """The answers of a question; None if the file does not give any."""
     answers = [] if question.get("is_impossible") else question.get("answers")
     return None if answers is None else side_by_side(answers)

@@ -1,6 +1,6 @@
-"""What every reader returns: named columns, and where each row came from.
+"""The result of every reader: named columns, and the position of each row in its source.
 
-Files, TFDS, lists and the demo all meet here, so that columns are looked up, guessed and complained about in one place.
+Files, TFDS, lists and the demo all become a `Table`, so that columns are looked up, inferred and reported in one place.
 """
 
 import dataclasses
@@ -31,10 +31,10 @@ LABEL_COLUMNS = ("label", "ner_tags", "gold_label", "is_duplicate", "Quality", "
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length. `at(row)` says where a row is ("line 12"), for messages.
+    """Columns of equal length. `at(row)` is the position of a row ("line 12"), for messages.
 
-    `label_names` is a column's classes in the source's own order, where it has one; `metric` the one that its layout
-    implies; `groups` the column that a split must not tear apart.
+    `label_names` are the classes of a column in the source's own order, if known; `metric` is the metric that the
+    layout implies; `groups` is the column whose groups a split must keep together.
     """
 
     columns: dict[str, list[Any]]
@@ -48,7 +48,7 @@ class Table:
         return len(next(iter(self.columns.values()), []))
 
     def column(self, name: str) -> list[Any]:
-        """The cells of a column, or a `UserError` that names the nearest and lists those there."""
+        """The cells of a column, or a `UserError` that names the nearest column and lists all."""
         if name in self.columns:
             return self.columns[name]
         near = difflib.get_close_matches(name, self.columns, n=1)
@@ -56,7 +56,7 @@ class Table:
         raise UserError(f'{self.source}: no column "{name}"{hint}\n{self.listing()}')
 
     def take(self, rows: Sequence[int]) -> "Table":
-        """The table of these rows alone, which are where they were."""
+        """The table with these rows only; they keep their positions in the source."""
         columns = {name: [cells[row] for row in rows] for name, cells in self.columns.items()}
         return dataclasses.replace(self, columns=columns, at=lambda row: self.at(rows[row]))
 
@@ -69,7 +69,7 @@ class Table:
 
 
 def choose_columns(table: Table, task: Task) -> Task:
-    """The task with its columns named: those given must exist, the rest follows from well-known names."""
+    """The task with its columns named: given ones must exist, the others are found by their usual names."""
     for name in (task.text, task.text_pair, task.label):
         if name is not None:
             table.column(name)

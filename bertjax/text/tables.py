@@ -1,7 +1,7 @@
-"""Tables in files: TSV as GLUE writes it, CSV with quotes, JSON lines, Parquet, and plain lines of text.
+"""Tables in files: TSV as in GLUE, CSV with quotes, JSON lines, Parquet, and plain lines of text.
 
-A tab separates and nothing quotes in a TSV file, because GLUE's sentences hold lone quotation marks; a CSV file follows
-the usual rules. Every row keeps its line number, for a message without one helps nobody with 400,000 lines.
+In a TSV file a tab separates and quotes have no meaning, because GLUE's sentences contain lone quotation marks; a CSV
+file follows the usual rules. Every row keeps its line number for error messages.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ QQP = {"question1", "question2", "is_duplicate"}
 
 
 def tsv_table(path: Path) -> Table:
-    """Tab-separated columns under a header line, or CoLA's four without one."""
+    """Tab-separated columns with a header line, or CoLA's four without one."""
     lines = read_text(path).rstrip("\r\n").split("\n")
     records = [(number, line.removesuffix("\r").split("\t")) for number, line in enumerate(lines, start=1)]
     first = records[0][1]
@@ -32,10 +32,11 @@ def tsv_table(path: Path) -> Table:
 
 
 def csv_table(path: Path) -> Table:
-    """Comma-separated columns under a header line; a quoted cell may span lines (a row's number is its first)."""
+    """Comma-separated columns with a header line. A quoted cell may span lines; the number of a row is that of its
+    first line."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     records, line = [], 1
-    limit = csv.field_size_limit(2**31 - 1)  # of a cell: Python's own, 131072, is less than a long text
+    limit = csv.field_size_limit(2**31 - 1)  # characters of a cell: Python's default, 131072, is less than a long text
     try:
         for fields in reader:
             if fields:
@@ -72,7 +73,7 @@ def table_of(path: Path, header: list[str], records: list[tuple[int, list[str]]]
 
 
 def without_broken(path: Path, names: list[str], records: list) -> list:
-    """QQP without its torn rows, as everybody reads it: as published, some questions hold line breaks."""
+    """QQP without its broken rows: in the published file, some questions contain line breaks."""
     needed = [names.index(name) for name in QQP]
     whole = [(n, f) for n, f in records if len(f) == len(names) and all(f[i].strip() for i in needed)]
     if len(whole) < len(records):
@@ -81,7 +82,7 @@ def without_broken(path: Path, names: list[str], records: list) -> list:
 
 
 def jsonl_table(path: Path) -> Table:
-    """One JSON object a line; its keys are the columns, and a key may be missing in some lines."""
+    """One JSON object per line; its keys are the columns, and a key may be missing in some lines."""
     rows, lines = [], []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -99,7 +100,7 @@ def jsonl_table(path: Path) -> Table:
 
 
 def parquet_table(path: Path) -> Table:
-    """A Parquet file's columns; rows count from 0, as in pandas."""
+    """The columns of a Parquet file; rows count from 0, as in pandas."""
     import pyarrow
     import pyarrow.parquet
 
@@ -109,14 +110,14 @@ def parquet_table(path: Path) -> Table:
         raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
     columns = {}
     for name, column in zip(found.column_names, found.columns, strict=True):
-        # Times before the year 1 or after 9999 are values that Python has not: no text and no label is among them.
+        # Python has no times before the year 1 or after 9999: such a column is neither text nor label, and is dropped.
         with contextlib.suppress(ValueError, OverflowError):
             columns[name] = column.to_pylist()
     return Table(columns, str(path), lambda row: f"row {row}")
 
 
 def lines_table(path: Path) -> Table:
-    """Plain text, one example a line, no labels; blank lines separate nothing and are left out."""
+    """Plain text, one example per line, no labels; blank lines are skipped."""
     lines = [(n, line) for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
     return Table({"text": [line.removesuffix("\r") for _, line in lines]}, str(path), at_line([n for n, _ in lines]))
 

@@ -1,9 +1,9 @@
-"""What a data set asks for: which columns hold what, what kind of answer is wanted, how it is scored.
+"""The description of a task: which columns to read, the kind of label, and the metric.
 
-A `Task` is a plain frozen description, so it can stand in a config file, in a report and in a bundle. Everything may
-be left open: `"auto"`, `None` and `()` mean "find out from the data" (`sources.infer_task` does), and what is given is
-never overruled. The order of `labels` is the order of the model's outputs, so once a model with a trained head is
-involved its own names decide: call `align_labels` first and load the data with the task that it returns.
+A `Task` is a frozen dataclass of plain values, so it can be part of a config file, a report and a bundle. Every field
+may be left open: `"auto"`, `None` and `()` are inferred from the data (by `sources.infer_task`), and what is given is
+never overruled. The order of `labels` is the order of the model's outputs. So for a model with a trained head its own
+label names decide: call `align_labels` first and load the data with the task that it returns.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from bertjax.errors import UserError
 
 Kind = Literal["auto", "classification", "regression", "multi_label", "tokens", "qa"]
 BY_TOKEN = ("tokens", "qa")
-"""Kinds whose models say something of every token of a text, and not one thing of the text."""
+"""Kinds whose models have outputs for every token, and not one output per text."""
 
-# The metrics that make sense for each kind; the first one is the default.
+# The possible metrics of each kind; the first is the default.
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "f1_macro", "matthews"),
     "regression": ("pearson", "spearman"),
@@ -29,9 +29,9 @@ METRICS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """One task: the columns to read, the kind of answer, its names, and the score that counts.
+    """One task: the columns to read, the kind of label, the label names, and the metric.
 
-    `text` and `text_pair` are the input columns and `label` the answer's column. `labels` are the class names in the
+    `text` and `text_pair` are the input columns and `label` is the label column. `labels` are the class names in the
     order of the model's outputs; it stays empty for regression and question answering.
     """
 
@@ -57,15 +57,15 @@ class Task:
 def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
     """The task with its labels in the order of a trained head's outputs, or a `UserError` that shows both sets.
 
-    `id2label` is the model's own (keys 0, 1, .. as integers or, as JSON has it, strings); `where` names the model in
-    the message. The rules, first match wins:
+    `id2label` is the model's own (keys 0, 1, .. as integers or, from JSON, strings); `where` names the model in
+    messages. The rules, first match wins:
 
-    1. regression needs a head with one output, question answering one with two: names play no part;
+    1. regression needs a head with one output, question answering one with two: label names do not matter;
     2. a task without labels (unlabelled text) takes the model's names;
-    3. every name of the task is one of the model's: the model's names in its order (a small file may lack a class);
-    4. the model's names are the placeholders LABEL_0, LABEL_1, ..: the task's own names if their count fits;
-    5. the data says 0 .. n-1 or LABEL_0 .. and the model has n names that are no numbers: the position counts, as in
-       GLUE's files.
+    3. every label of the task is one of the model's: the model's names in its order (a small file may lack a class);
+    4. the model's names are the placeholders LABEL_0, LABEL_1, ..: the task's own names if their number fits;
+    5. the labels of the data are 0 .. n-1 or LABEL_0 .. and the model has n names that are no numbers: they are
+       positions, as in GLUE's files.
     """
     names = tuple(str(name) for _, name in sorted((int(key), name) for key, name in id2label.items()))
     outputs = {"regression": 1, "qa": 2}.get(task.kind)

@@ -1,9 +1,9 @@
 """Data sets of TensorFlow Datasets, without TensorFlow.
 
-`tfds:NAME/SPLIT` reads what lies prepared in TFDS's own folder (`$TFDS_DATA_DIR`, else `~/tensorflow_datasets`) as
-array_record files, and prepares it there from the original archives if they are at hand. TFDS needs TensorFlow to
-unpack an archive, so fetching one would end in an error all the same: instead the message names the one command that
-fetches and unpacks it to where TFDS looks, after which the same source works.
+`tfds:NAME/SPLIT` reads a data set that is prepared in TFDS's own folder (`$TFDS_DATA_DIR`, else
+`~/tensorflow_datasets`) as array_record files, or prepares it there from the original archives if they are on disk.
+TFDS needs TensorFlow to unpack an archive, so a download would end in an error. Instead, the error message names one
+command that downloads and unpacks the archive to where TFDS looks; after that the same source works.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from typing import Any
 from bertjax.errors import UserError
 from bertjax.text.table import Table
 
-UNPACK = {  # how TFDS prefixes the folder of an unpacked archive -> what unpacks it without TensorFlow
+UNPACK = {  # TFDS's prefix of the folder of an unpacked archive -> the command that unpacks it without TensorFlow
     "ZIP": "python -m zipfile -e {archive} {folder}",
     "TAR": "python -m tarfile -e {archive} {folder}",
     "GZIP": "gunzip -c {archive} > {folder}",
     "BZIP2": "bunzip2 -c {archive} > {folder}",
 }
-METRICS = {"glue/cola": "matthews", "glue/mrpc": "f1", "glue/qqp": "f1"}  # where GLUE scores by something else
+METRICS = {"glue/cola": "matthews", "glue/mrpc": "f1", "glue/qqp": "f1"}  # where GLUE's metric is not accuracy
 
 
 def tfds_table(source: str) -> Table:
     """The rows of `tfds:NAME/SPLIT`, e.g. `tfds:glue/sst2/validation` or `tfds:imdb_reviews/train[:10%]`.
 
-    Bytes become text, class numbers their names (in the data set's order), and the -1 of an unlabelled test split no
-    label at all.
+    Bytes become text, and class numbers become names (in the data set's order). The -1 of an unlabelled test split
+    becomes a missing label.
     """
     name, _, split = source.removeprefix("tfds:").rpartition("/")
     if not name or not split:
@@ -54,9 +54,9 @@ def tfds_table(source: str) -> Table:
 def open_builder(source: str, name: str, split: str) -> Any:
     """The data set's builder, with its data on disk."""
     import tensorflow_datasets as tfds
-    import tensorflow_datasets.text  # without TensorFlow nothing else registers glue
+    import tensorflow_datasets.text  # without TensorFlow, only this import registers glue
 
-    data_dir = os.environ.get("TFDS_DATA_DIR")  # TFDS itself looks only once, at import
+    data_dir = os.environ.get("TFDS_DATA_DIR")  # TFDS itself reads it only once, at import
     try:
         with quiet():
             builder = tfds.builder(name, data_dir=data_dir)
@@ -78,7 +78,7 @@ def open_builder(source: str, name: str, split: str) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """TFDS's notes and bars kept from the screen: stdout may be data, and an error should stand alone."""
+    """Hides TFDS's messages and progress bars: stdout may be data, and an error should not be buried."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -93,13 +93,13 @@ def quiet() -> Iterator[None]:
 
 
 def stay_local(source: str, builder: Any) -> None:
-    """Make the builder ask for a file by a `UserError` with the command that brings it, rather than fetch it in vain.
+    """Make the builder raise a `UserError` with the command that downloads a file, instead of downloading it in vain.
 
-    Files outside of TFDS's checksum tables are fetched as usual, for TFDS would not look for them in its folder.
+    Files outside of TFDS's checksum tables are downloaded as usual, because TFDS would not look for them in its folder.
     """
     from tensorflow_datasets.core.download.resource import ExtractMethod, guess_extract_method
 
-    make_manager = builder._make_download_manager  # the one seam there is; a test guards it
+    make_manager = builder._make_download_manager  # a private method, but the only hook; covered by a test
 
     def make_local_manager(**options: Any) -> Any:
         manager = make_manager(**options)
@@ -124,13 +124,15 @@ def stay_local(source: str, builder: Any) -> None:
 
 
 def unpack_command(archive: Path, folder: Path) -> str:
-    """What unpacks an archive to where TFDS looks for its contents: a folder named after the method (ZIP.name.zip)."""
+    """The command that unpacks an archive to where TFDS looks for its contents: a folder named after the method
+    (ZIP.name.zip)."""
     method = folder.name.partition(".")[0].partition("_")[0]
     return UNPACK[method].format(archive=shlex.quote(str(archive)), folder=shlex.quote(str(folder)))
 
 
 def what_to_do(source: str, name: str, error: Exception) -> str:
-    """The way on where TFDS failed: at best the one command that does by hand what it needs TensorFlow for."""
+    """The message for a failure of TFDS: if possible with the one command that does by hand what TFDS needs TensorFlow
+    for."""
     if found := re.match(r"Error while extracting (.+) to (.+?): ", str(error)):
         archive, folder = (Path(part) for part in found.groups())
         command = unpack_command(archive, folder)
@@ -146,7 +148,7 @@ def what_to_do(source: str, name: str, error: Exception) -> str:
 
 
 def read_rows(source: str, builder: Any, split: str) -> list[dict[str, Any]]:
-    """All rows of a split, as many as the data set says it has."""
+    """All rows of a split; their number must be that of the data set's metadata."""
     try:
         reader = builder.as_data_source(split=split)
         rows = reader.__getitems__(range(len(reader)))  # all at once is 2.5 times as fast as one by one
@@ -157,17 +159,17 @@ def read_rows(source: str, builder: Any, split: str) -> list[dict[str, Any]]:
         ) from None
     except ValueError as error:
         raise UserError(f'{source}: cannot read the split "{split}" ({error})'[:400]) from None
-    except (RuntimeError, OSError) as error:  # a file cut short, or gone
+    except (RuntimeError, OSError) as error:  # a truncated or missing file
         raise UserError(f"{source}: damaged ({error}); delete {builder.data_dir} and repeat"[:400]) from None
     expected = builder.info.splits[split].num_examples
-    if len(rows) != expected:  # TFDS 4.9.10 itself writes incomplete Parquet files without a word
+    if len(rows) != expected:  # TFDS 4.9.10 writes incomplete Parquet files without an error
         raise UserError(f"{source}: {expected} rows expected, {len(rows)} found; delete {builder.data_dir} and repeat")
     return rows
 
 
 def plain(feature: Any, value: Any) -> Any:
-    """A TFDS value as Python has it: text, number, class name ("-", no label, for -1), or lists and dicts of these."""
-    inner = getattr(feature, "feature", None)  # what a sequence is made of
+    """A TFDS value as plain Python: text, number, class name ("-", no label, for -1), or lists and dicts of these."""
+    inner = getattr(feature, "feature", None)  # the feature of a sequence's items
     if isinstance(value, dict) and inner is not None:
         return {key: [plain(inner[key], item) for item in items] for key, items in value.items()}
     if isinstance(value, dict):
@@ -177,10 +179,10 @@ def plain(feature: Any, value: Any) -> Any:
     if names := getattr(feature, "names", None):
         return names[value] if value >= 0 else "-"
     if isinstance(value, bytes):
-        return value.decode(errors="surrogateescape")  # what is no UTF-8 is complained about with row and column later
+        return value.decode(errors="surrogateescape")  # a later check reports row and column of what is no UTF-8
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def class_names(feature: Any) -> tuple[str, ...]:
-    """The classes of a column, or of the items of its lists, in their order; empty where it holds none."""
+    """The class names of a column, or of the items of its lists, in their order; empty if it has none."""
     return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())

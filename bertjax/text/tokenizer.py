@@ -1,8 +1,8 @@
-"""Text to ids, exactly as Hugging Face does it, with nothing hidden.
+"""Text to ids, identical to Hugging Face.
 
-The work is done by the `tokenizers` library; this class pins down what a training run relies on: no truncation or
-padding baked into `tokenizer.json` (many published files carry both), the special ids by name, a fingerprint
-for caches, and a count of the texts that were cut. It never changes once made, so threads may share it.
+The `tokenizers` library does the work. This class adds what a training run relies on: no truncation or padding taken
+from `tokenizer.json` (many published files contain both), the special ids by name, a fingerprint for caches, and a
+count of the texts that were truncated. It is immutable, so threads may share it.
 """
 
 import copy
@@ -20,16 +20,16 @@ from bertjax.text.tokenizer_files import ROLES, has_tokenizer, read_folder, toke
 
 __all__ = ["Encodings", "Tokenizer", "has_tokenizer"]
 
-CHUNK = 4096  # texts at a time: the library's own result objects are far bigger than the lists that stay
+CHUNK = 4096  # texts at a time: the library's result objects are far larger than the lists that are kept of them
 
 
 @dataclass(frozen=True)
 class Encodings:
-    """Tokens of every text, special tokens included, ragged. All lists run in parallel to `ids`.
+    """Tokens of every text, special tokens included, ragged. All lists are parallel to `ids`.
 
     `type_ids` is 0 for the first text and 1 for the second. `offsets` are character ranges in the original text,
-    `word_ids` count the words that whitespace and punctuation make, `sequence_ids` say which of the two texts a token
-    is from; the last two are None at special tokens, and all three are None if they were not asked for. `n_truncated`
+    `word_ids` count the words separated by whitespace and punctuation, and `sequence_ids` tell which of the two texts a
+    token is from. The last two are None at special tokens, and all three are None if `spans` was False. `n_truncated`
     counts the texts (or pairs) that were longer than the limit.
     """
 
@@ -42,10 +42,10 @@ class Encodings:
 
 
 class Tokenizer:
-    """A vocabulary and the rules that cut text into its tokens; made by `from_folder` or `wrap`.
+    """A vocabulary and the rules that split text into its tokens; made by `from_folder` or `wrap`.
 
-    Attributes: vocab_size, pad_id, cls_id, sep_id, unk_id, mask_id (None where the vocabulary has no such token) and
-    fingerprint (sha256 over vocabulary and rules).
+    Attributes: vocab_size, pad_id, cls_id, sep_id, unk_id, mask_id (None if the vocabulary has no such token) and
+    fingerprint (sha256 of vocabulary and rules).
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]):
@@ -59,7 +59,7 @@ class Tokenizer:
             raise UserError(f"the tokenizer's vocabulary lacks {', '.join(missing)}, which BERT cannot do without")
         self.pad_id, self.cls_id, self.sep_id, self.unk_id = (vocabulary[self._names[role]] for role in list(ROLES)[:4])
         self.mask_id = vocabulary.get(self._names["mask_token"])
-        # Not their number: where a token stands twice in vocab.txt, there is an id for each line.
+        # Not the number of tokens: a token that is in vocab.txt twice takes two ids, one per line.
         self.vocab_size = max(vocabulary.values()) + 1
         self.fingerprint = hashlib.sha256(backend.to_str().encode()).hexdigest()
         self._max_length = config.get("model_max_length")
@@ -67,12 +67,13 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "Tokenizer":
-        """The tokenizer of a Hugging Face folder: tokenizer.json, vocab.txt, or whatever `transformers` finds there."""
+        """The tokenizer of a Hugging Face folder: tokenizer.json, vocab.txt, or any other format that `transformers`
+        reads."""
         return cls(*read_folder(Path(path)))
 
     @classmethod
     def wrap(cls, obj: Any) -> "Tokenizer":
-        """One of ours as it is, or a copy of a `tokenizers.Tokenizer` or of a (fast) `transformers` tokenizer."""
+        """A `Tokenizer` unchanged, or a copy of a `tokenizers.Tokenizer` or of a (fast) `transformers` tokenizer."""
         if isinstance(obj, cls):
             return obj
         if isinstance(obj, tokenizers.Tokenizer):
@@ -96,8 +97,8 @@ class Tokenizer:
     ) -> Encodings:
         """Tokens of every text, or of every text with its pair.
 
-        Beyond `max_length` tokens (special tokens included) the longer of the two loses its end, token by token, until
-        the pair fits. `spans=False` leaves out offsets, word ids and sequence ids, which saves a third of the time.
+        Beyond `max_length` tokens (special tokens included) the longer of the two loses its last token, repeatedly,
+        until the pair fits. `spans=False` omits offsets, word ids and sequence ids, which saves a third of the time.
         """
         backend = self._limit(max_length, paired=pairs is not None)
         ids, type_ids, offsets, word_ids, sequence_ids, truncated = [], [], [], [], [], 0
@@ -118,20 +119,22 @@ class Tokenizer:
         return self._limited[None].get_vocab()
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and (for WordPiece) vocab.txt; `transformers` opens them too."""
+        """Write tokenizer.json, tokenizer_config.json and (for WordPiece) vocab.txt; `transformers` can open them
+        too."""
         write_folder(Path(folder), self._limited[None], self._names, self._max_length)
 
     def to_json(self) -> str:
-        """Vocabulary and rules, as `tokenizer.json` holds them."""
+        """Vocabulary and rules, in the format of `tokenizer.json`."""
         return self._limited[None].to_str()
 
     @classmethod
     def from_json(cls, text: str, like: "Tokenizer") -> "Tokenizer":
-        """A tokenizer from another content of `tokenizer.json`, with the special tokens and the limit of `like`."""
+        """A tokenizer from other content of `tokenizer.json`, with the special tokens and the length limit of
+        `like`."""
         return cls(tokenizers.Tokenizer.from_str(text), {**like._names, "model_max_length": like._max_length})
 
     def _limit(self, max_length: int | None, paired: bool) -> tokenizers.Tokenizer:
-        """The backend that cuts at `max_length`: a copy per limit, for threads may ask for different ones."""
+        """The backend that truncates at `max_length`: one copy per limit, because threads may use different ones."""
         if max_length is None:
             return self._limited[None]
         least = self._limited[None].num_special_tokens_to_add(paired) + 1 + paired
@@ -159,7 +162,7 @@ class Tokenizer:
 
 
 def require_sound(backend: tokenizers.Tokenizer) -> None:
-    """Refuses rules that contradict one another, which `tokenizers` notices with the first text and ends in a panic."""
+    """Refuses contradictory rules, which `tokenizers` only notices at the first text, with a panic."""
     try:
         backend.encode("a")
         backend.encode("a", "b")

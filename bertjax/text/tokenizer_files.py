@@ -1,10 +1,10 @@
 """The tokenizer's files in a Hugging Face folder: `tokenizer.json`, `tokenizer_config.json`, `vocab.txt`.
 
-Which file decides? `transformers` 5 rebuilds a `BertTokenizer` from the vocabulary and `tokenizer_config.json`, and
-takes from `tokenizer.json` neither lowercasing nor accents; a class that it does not know is taken from
-`tokenizer.json` as it is. We do the same, for a model was trained with the ids that `transformers` gave: the folders of
-BERT that say nothing else are read here, all others by `transformers` itself, which is slower to start. What is written
-here agrees everywhere.
+These files may contradict each other. `transformers` 5 rebuilds a `BertTokenizer` from the vocabulary and
+`tokenizer_config.json`, and takes neither lowercasing nor accent stripping from `tokenizer.json`; for a class that it
+does not know, it uses `tokenizer.json` as it is. The same is done here, because a model was trained with the ids that
+`transformers` gave. Plain BERT folders are read here; all others by `transformers` itself, which is slower to start.
+What is written here is consistent across the files.
 """
 
 import json
@@ -21,8 +21,8 @@ BERT_CLASSES = tuple(
     f"{family}Tokenizer{suffix}" for family in ("Bert", "DistilBert", "MobileBert") for suffix in ("", "Fast")
 )
 AS_STORED = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes for which `tokenizer.json` counts as it is."""
-# Each special token's role, with BERT's name and the one that RoBERTa-like vocabularies have.
+"""Classes for which `tokenizer.json` is used as it is."""
+# Each special token's role, with its text in BERT and in RoBERTa-like vocabularies.
 ROLES = {
     "pad_token": ("[PAD]", "<pad>"),
     "cls_token": ("[CLS]", "<s>"),
@@ -41,7 +41,7 @@ KINDS: dict[str, Any] = {
     "extra_special_tokens": list | dict | None,
     **dict.fromkeys(ROLES, str | dict | None),
 }
-"""What the fields of `tokenizer_config.json` that are read here may hold."""
+"""Types of the fields of `tokenizer_config.json` that are read here."""
 SILENT = (
     *("clean_up_tokenization_spaces", "do_basic_tokenize", "name_or_path", "special_tokens_map_file", "padding_side"),
     *("backend", "is_local", "local_files_only", "model_input_names", "max_len", "truncation_side"),
@@ -49,7 +49,7 @@ SILENT = (
 """Fields that change no id."""
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 STANDARD = (False, False, False, False, True)
-"""How BERT's special tokens are found in text."""
+"""The `FLAGS` of BERT's special tokens."""
 Added = tuple[str, tuple[bool, ...]]
 
 
@@ -60,7 +60,7 @@ def has_tokenizer(folder: str | Path) -> bool:
 
 
 def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """A folder's tokenizer as its files say, and `tokenizer_config.json` (empty where there is none)."""
+    """The tokenizer of a folder, and its `tokenizer_config.json` (empty if there is none)."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with a tokenizer in it")
     if not has_tokenizer(folder):
@@ -74,7 +74,7 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`, where what is read here is of the type that it should be."""
+    """`tokenizer_config.json`, with the types of the fields that are read here checked."""
     path = folder / "tokenizer_config.json"
     config = read_json(path)
     for name in config.keys() & KINDS.keys():
@@ -85,7 +85,7 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
 
 
 def from_files(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer | None:
-    """The tokenizer of a folder that is BERT's and no more than that; None where `transformers` has to say."""
+    """The tokenizer of a plain BERT folder; None where only `transformers` can tell the ids."""
     named = tokenizer_class(folder, config)
     if not (folder / "tokenizer.json").is_file():
         if named not in (*BERT_CLASSES, None) or not (folder / "vocab.txt").is_file():
@@ -109,7 +109,7 @@ def from_files(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer | N
 
 
 def tokenizer_class(folder: Path, config: dict[str, Any]) -> str | None:
-    """The class that `transformers` would take."""
+    """The tokenizer class that `transformers` would use."""
     path = folder / "config.json"
     model = read_json(path)
     named = config.get("tokenizer_class") or value(str | None, model.get("tokenizer_class"), f"{path}: tokenizer_class")
@@ -120,7 +120,7 @@ def tokenizer_class(folder: Path, config: dict[str, Any]) -> str | None:
 
 
 def says_nothing_else(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether no file beside them, and no field but those that are read here, may add tokens or change ids."""
+    """Whether no other file, and no field other than those read here, can add tokens or change ids."""
     special = read_json(folder / "special_tokens_map.json")
     known = all(name in KINDS or name in SILENT or given in (None, [], {}) for name, given in config.items())
     same = all(
@@ -132,7 +132,7 @@ def says_nothing_else(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def adds_nothing(config: dict[str, Any], added: dict[int, Added]) -> bool:
-    """Whether all the special tokens that a configuration names are in the tokenizer already, and found alike."""
+    """Whether all special tokens of a configuration are in the tokenizer already, with the same flags."""
     contents = {content for content, _ in added.values()}
     listed = config.get("added_tokens_decoder") or {}
     more = config.get("additional_special_tokens") or config.get("extra_special_tokens")
@@ -142,12 +142,12 @@ def adds_nothing(config: dict[str, Any], added: dict[int, Added]) -> bool:
 
 
 def added_tokens(backend: tokenizers.Tokenizer) -> dict[int, Added]:
-    """The tokens that are cut out of a text before all else, by id: their texts, and how they are found."""
+    """The tokens that are split off a text before all else, by id: their texts and flags."""
     return {number: token_flags(token) for number, token in backend.get_added_tokens_decoder().items()}
 
 
 def token_flags(token: Any) -> Added:
-    """Of an `AddedToken`, or of one as JSON has it; no text for what is neither."""
+    """Text and flags of an `AddedToken`, or of one in JSON; an empty text for anything else."""
     if isinstance(token, tokenizers.AddedToken):
         return token.content, tuple(getattr(token, name) for name in FLAGS)
     found = token if isinstance(token, dict) else {}
@@ -155,12 +155,12 @@ def token_flags(token: Any) -> Added:
 
 
 def is_plain(token: Any) -> bool:
-    """Whether a token is found in text as BERT's are."""
+    """Whether a token has the flags of BERT's special tokens."""
     return not isinstance(token, dict) or not any(token_flags(token)[1][:-1])
 
 
 def token_text(token: Any) -> str | None:
-    """A token's text. Older versions wrote it with the flags of the token next to it."""
+    """The text of a token. Older versions stored it together with its flags."""
     return token.get("content") if isinstance(token, dict) else token
 
 
@@ -172,16 +172,17 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """`vocab.txt`: one token a line, its id the line's number from 0; of a repeated token the last line counts."""
+    """`vocab.txt`: one token per line, its id the number of the line from 0; of a repeated token the last line
+    counts."""
     try:
-        text = path.read_text(encoding="utf-8")  # not splitlines(): vocabularies hold exotic line separators as tokens
+        text = path.read_text(encoding="utf-8")  # not splitlines(): some tokens are Unicode line separators
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
     return {token: number for number, token in enumerate(text.removesuffix("\n").split("\n"))}
 
 
 def from_vocabulary(vocabulary: dict[str, int], config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's WordPiece over a vocabulary, cased, uncased or accent-keeping as the configuration says."""
+    """BERT's WordPiece tokenizer for a vocabulary; casing and accents as configured."""
     names = {role: token_name(config, role, vocabulary) for role in ROLES}
     missing = [name for role, name in names.items() if name not in vocabulary and role != "mask_token"]
     if missing:
@@ -201,7 +202,8 @@ def from_vocabulary(vocabulary: dict[str, int], config: dict[str, Any]) -> token
 
 
 def bert_normalizer(config: dict[str, Any]) -> normalizers.BertNormalizer:
-    """Cleaning, lowercasing and accents; by default uncased, and accents go where case goes."""
+    """Cleaning, lowercasing and accent stripping; by default uncased, and accents are stripped if the text is
+    lowercased."""
     return normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
@@ -211,8 +213,8 @@ def bert_normalizer(config: dict[str, Any]) -> normalizers.BertNormalizer:
 
 
 def from_transformers(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """Whatever `transformers` makes of the folder: slower to start, and it knows every format. Code that a folder
-    brings along does not run, and nobody is asked whether it should."""
+    """The tokenizer that `transformers` opens: slower to start, but every format. A folder's own code is never run, and
+    there is no prompt for it."""
     from transformers import AutoTokenizer
 
     try:
@@ -230,15 +232,15 @@ def from_transformers(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.
 
 
 def token_name(config: dict[str, Any], role: str, vocabulary: dict[str, int]) -> str:
-    """A special token's text: as configured, else the usual name that the vocabulary has."""
+    """A special token's text: as configured, else the usual one that the vocabulary contains."""
     given = token_text(config.get(role))
     return given or next((name for name in ROLES[role] if name in vocabulary), ROLES[role][0])
 
 
 def write_folder(folder: Path, backend: tokenizers.Tokenizer, names: dict[str, str], max_length: int | None) -> None:
-    """The files from which `transformers` gives the same ids: two, and `vocab.txt` where the model is WordPiece."""
+    """Write the files from which `transformers` gives the same ids: two, and `vocab.txt` if the model is WordPiece."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Not by `backend.save`, which tells of a full disk in an exception of no kind (tokenizers 0.23).
+    # Not by `backend.save`, which reports a full disk by a bare Exception (tokenizers 0.23).
     (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8", newline="\n")
     known = {role: name for role, name in names.items() if backend.token_to_id(name) is not None}
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **known}
@@ -261,7 +263,7 @@ def write_folder(folder: Path, backend: tokenizers.Tokenizer, names: dict[str, s
 
 
 def is_bert(backend: tokenizers.Tokenizer, names: dict[str, str]) -> bool:
-    """Whether `BertTokenizer`, which keeps little more than the vocabulary, would rebuild just this."""
+    """Whether `BertTokenizer`, which keeps little more than the vocabulary, would rebuild exactly this tokenizer."""
     parts = json.loads(backend.to_str())
     normalizer, model = parts["normalizer"] or {}, parts["model"]
     return (

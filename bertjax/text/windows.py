@@ -1,7 +1,7 @@
-"""A question and its context as rows of limited length: overlapping windows over the context, the question before each.
+"""A question and its context as rows of limited length: overlapping windows over the context, each after the question.
 
-The scheme of BERT's SQuAD runs (Devlin et al., 2019): each window is a row `[CLS] question [SEP] part [SEP]`, and a row
-that does not hold the whole answer points at [CLS]. Windows overlap, so that no answer is lost at their edges.
+The scheme of BERT's SQuAD runs (Devlin et al., 2019): each window is a row `[CLS] question [SEP] part [SEP]`, and the
+label of a row that does not hold the whole answer is [CLS]. Windows overlap, so that no answer is lost at their edges.
 """
 
 from itertools import chain
@@ -20,7 +20,7 @@ _NOWHERE = (-1, -1)
 def context_windows(
     examples: Examples, chunk: slice, tokenizer: Tokenizer, max_length: int, stride: int
 ) -> dict[str, np.ndarray]:
-    """Rows of these examples as flat arrays, named like the fields of `Encoded`; a question gets half a row at most."""
+    """Rows of these examples as flat arrays, named like the fields of `Encoded`. A question is cut to half a row."""
     if examples.pairs is None:
         raise UserError(
             f"{examples.source}: question answering needs a context for every question, as in SQuAD's JSON."
@@ -60,13 +60,13 @@ def context_windows(
 
 
 def window_starts(count: int, room: int, stride: int) -> range:
-    """Where windows of `room` tokens begin, so that they cover `count` tokens; at most half a window apart."""
+    """Where windows of `room` tokens begin that cover `count` tokens; at most half a window apart."""
     step = max(1, min(stride, room // 2))
     return range(0, max(count - room, 0) + step, step)
 
 
 def answer_tokens(answer: dict[str, list] | None, covered: Int32[np.ndarray, "n 2"]) -> tuple[int, int]:
-    """First and last token of the first accepted answer; (-1, -1), which lies in no window, where there is none."""
+    """First and last token of the first accepted answer; (-1, -1), which is in no window, if there is none."""
     if not answer or not answer["text"]:
         return _NOWHERE
     start = answer["answer_start"][0]

@@ -1,9 +1,9 @@
-"""A WordPiece vocabulary of one's own, learnt from the text that a model is to be trained on.
+"""A new WordPiece vocabulary, trained on the text that a model will be trained on.
 
 The `tokenizers` library merges the most frequent neighbours until there are enough tokens. By itself (0.23.3) it
-numbers the single letters within words in the order of a hash table, which differs from process to process, and breaks
-ties by these numbers: the same text gives another vocabulary every time. Given all letters beforehand, in order, it has
-no choice left.
+numbers the single letters within words in the order of a hash table, which differs between processes, and breaks ties
+by these numbers: the same text gives a different vocabulary every time. Given all letters beforehand, in order, its
+result is deterministic.
 """
 
 import string
@@ -23,14 +23,14 @@ SPECIAL = tuple(
 LETTERS = 1000
 """The most frequent characters are kept as tokens; words with others become [UNK], as in BERT's own vocabulary."""
 RULES = 1
-"""To be raised whenever the same text would give another vocabulary."""
+"""Version of the training; increase it whenever the same text would give another vocabulary."""
 
 
 def wordpiece(source: str, size: int, column: str | None = None) -> Tokenizer:
-    """A lower-casing WordPiece tokenizer of `size` tokens learnt from a source of text, or the one learnt before.
+    """A lower-casing WordPiece tokenizer of `size` tokens trained on a source of text, or the cached one.
 
     Raises:
-      UserError: The text has not as many different tokens, or more letters than `size` has room for.
+      UserError: The text has too few different tokens, or too many letters for `size`.
     """
 
     def make(folder: Path) -> None:
