@@ -1,17 +1,17 @@
-"""One set of weights used many times.
+"""Conversions of a trained model to one with fewer parameters: cross-layer sharing, embedding factorisation, vocabulary
+pruning.
 
-Successive layers of a trained BERT do similar things, most words of its vocabulary never occur in the text at hand, and
-its embedding table has fewer directions than columns. So a model that exists can be written with fewer numbers: layers
-tied (ALBERT, Lan et al. 2020), the table factorised, tokens left out. Each conversion is `(config, params) -> (config,
-params)`, once, outside jit, and says what it preserves; what it loses, distillation from the model before wins back.
+Successive layers of a trained BERT compute similar things, most tokens of its vocabulary never occur in the text of one
+task, and its embedding table has a low effective rank. Each conversion is `(config, params) -> (config, params)`, once,
+outside jit. Its docstring states what it preserves exactly; distillation from the original model recovers the rest.
 
-    tying.py       layers that share their parameters, layers that no longer do, and one that is applied repeatedly
-    merging.py     what several layers become when they turn into one: their mean, the first, a least-squares fit
-    factorise.py   a word table as the product of two narrow ones
-    vocabulary.py  the tokens that a corpus uses, and the tokenizer that knows no others
+    tying.py       layers that share parameters (ALBERT, Lan et al. 2020), untying, and recurrence over one layer
+    merging.py     how the layers of a group are merged: their mean, the first, or a least-squares fit
+    factorise.py   the word embedding table as a product of two matrices
+    vocabulary.py  a vocabulary of the tokens that a corpus uses, with its tokenizer
 
-The trade-off: sharing saves memory, storage and optimiser state. It saves no arithmetic, because every depth step still
-computes what it did; a single sentence may be a little faster, because fewer weights have to be fetched.
+The trade-off: sharing saves memory, storage and optimiser state, but no arithmetic, because every depth step is still
+computed. A single sentence may be a little faster, because fewer weights are read from memory.
 """
 
 from bertjax.share.factorise import factorise_words

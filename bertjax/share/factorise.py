@@ -1,9 +1,9 @@
-"""A word table as the product of two narrow ones.
+"""The word embedding table as a product of two matrices.
 
-The table of a BERT has as many columns as the encoder is wide, and 30,000 rows: half of a small model, and all of what
-is left of one that lost its layers. Its truncated singular value decomposition is the closest product of a table [V, E]
-and a matrix [E, D], in the sum of squared differences (Eckart & Young 1936). Positions, token types and the LayerNorm
-stay as they were, so with E = D the model computes what it did.
+The table of a BERT has 30,000 rows and as many columns as the encoder is wide: half of the parameters of a small model,
+and most of a model whose layers were removed. Its truncated singular value decomposition is the closest product of a
+table [V, E] and a matrix [E, D] in the sum of squared differences (Eckart & Young 1936). Position and token type
+embeddings and the LayerNorm stay unchanged, so with E = D the model's outputs stay the same.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from bertjax.params import Tree
 
 
 def factorise_words(config: BertConfig, params: Tree, width: int) -> tuple[BertConfig, Tree]:
-    """The model with a word table of `width` columns and a mapping to the encoder's width.
+    """The model with a word embedding table of `width` columns and a projection to the encoder's width.
 
     Raises:
       UserError: The table is factorised already, or `width` is not between 1 and the encoder's.
@@ -24,7 +24,7 @@ def factorise_words(config: BertConfig, params: Tree, width: int) -> tuple[BertC
     if not 1 <= width <= config.hidden_size:
         raise UserError(f"width is {width}; expected 1 to {config.hidden_size}, the width of the encoder.")
     table = params["embeddings"]["word"]["embedding"]
-    # By the Gram matrix: [D, D] instead of [V, D], in float64, where squaring the singular values costs nothing.
+    # By the Gram matrix, [D, D] instead of [V, D]; in float64, because it squares the singular values.
     squares, directions = np.linalg.eigh(table.T.astype(np.float64) @ table)
     strongest = directions[:, np.argsort(-squares)[:width]]
     factors = {"word": {"embedding": table @ strongest}, "word_mapping": {"kernel": strongest.T}}

@@ -1,8 +1,8 @@
-"""What the arrays of several layers become when they turn into one.
+"""How the parameters of several layers are merged into those of one.
 
-A merge is a function `(part, steps, trees) -> tree`: `part` is "attention" or "ffn", `trees` hold its dense layers at
-each of the depth steps `steps`. Averaging numbers needs nothing but them; a fit asks how much each number matters on
-real text and costs one pass over some of it. LayerNorms are always averaged.
+A merge is a function `(part, steps, trees) -> tree`: `part` is "attention" or "ffn", and `trees` hold its dense layers
+at each of the depth steps `steps`. The mean and the first layer need the parameters alone; the least-squares fit weighs
+them by their inputs on real text, and costs one forward pass over a sample. LayerNorms are always averaged.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,11 +20,12 @@ from bertjax.text.batches import inputs_of
 
 Merge = Callable[[str, Sequence[int], Sequence[Tree]], Tree]
 RIDGE = 1e-2
-"""How strongly a fit is drawn to the mean, relative to the average square of an input: decides where text is silent."""
+"""Ridge penalty of the fit towards the mean, relative to the average square of an input. It decides in directions in
+which the sample text has no inputs."""
 
 
 def mean(part: str, steps: Sequence[int], trees: Sequence[Tree]) -> Tree:
-    """The average of every array. Equal arrays stay what they are."""
+    """The average of every array. Equal arrays stay unchanged."""
     del part, steps
     flat = [flatten(tree) for tree in trees]
     return unflatten(
@@ -39,12 +40,12 @@ def first(part: str, steps: Sequence[int], trees: Sequence[Tree]) -> Tree:
 
 
 class LeastSquares:
-    """A merge that makes every dense layer's outputs as like the separate layers' as one layer can.
+    """A merge that minimises the change of every dense layer's outputs.
 
-    For dense layer k of the steps i it minimises sum_i |X_i W - X_i W_i|^2, where X_i are the inputs that step i has on
-    sample text in the model before tying (a column of ones for the bias included). The solution needs only the Gram
-    matrices G_i = X_i' X_i: W = (sum_i G_i)^-1 sum_i G_i W_i, a mean in which each layer speaks for the directions it
-    uses (the same normal equations as RegMean, Jin et al. 2023, eq. 2).
+    For dense layer k of the steps i it minimises sum_i |X_i W - X_i W_i|^2, where X_i are the inputs of step i on
+    sample text in the model before tying (with a column of ones for the bias). The solution needs only the Gram
+    matrices G_i = X_i' X_i: W = (sum_i G_i)^-1 sum_i G_i W_i, a mean in which each layer is weighted by the directions
+    of its inputs (the normal equations of RegMean, Jin et al. 2023, eq. 2).
     """
 
     def __init__(self, grams: dict[str, Float[np.ndarray, "i i"]]):
@@ -78,8 +79,8 @@ class LeastSquares:
 def gram_matrices(
     config: BertConfig, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"]
 ) -> dict[str, Float[Array, "i i"]]:
-    """For every dense layer of every depth step, by site: its inputs, with a 1 behind, times themselves. Padding does
-    not count."""
+    """The Gram matrix of the inputs of every dense layer of every depth step, by site. The inputs have a column of ones
+    at the end, and padding is excluded."""
     found: dict[str, Array] = {}
     real = (mask > 0).astype(jnp.float32)[..., None]
 

@@ -1,7 +1,7 @@
-"""Depth steps that share parameters, and depth steps that no longer do.
+"""Depth steps that share parameters (tying), and their inverse (untying).
 
-Only the config and the tree change; what runs is the same encoder. Tying layers that were equal, and untying any, give
-a model that computes exactly what the one before did.
+Only the config and the parameter tree change; the encoder's code is the same. Tying layers that are equal, and untying
+any layers, preserves the model's outputs exactly.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ def tie(
       groups: The group of every depth step, `(0, 0, 0, 1, 1, 1)` for two halves of six steps.
       parts: What is shared: everything, or attention or feed-forward layer alone (Lan et al. 2020, table 4).
       norms: Whether a LayerNorm is shared with the part before it, or each step keeps its own.
-      merge: What the arrays of several steps become: see merging.py.
+      merge: How the parameters of several steps are merged: see merging.py.
 
     Raises:
-      UserError: Not one group for every step, or steps of different sizes in a group.
+      UserError: Not one group per step, or steps of different sizes in a group.
     """
     steps = config.depth_steps()
     if len(groups) != len(steps):
@@ -61,16 +61,16 @@ def tie(
 
 
 def untie(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
-    """The same model with parameters of its own for every depth step. Exact."""
+    """The same model with separate parameters for every depth step. Exact."""
     new = with_layers(config, tuple(LayerConfig(*step.shape) for step in config.depth_steps()))
     return new, with_steps(new, params, [step_params(params, step) for step in config.depth_steps()])
 
 
 def recur(config: BertConfig, params: Tree, recurrence: Recurrence, seed: int = 0) -> tuple[BertConfig, Tree]:
-    """The layers of one group as the block of a Universal Transformer.
+    """A Universal Transformer whose block is the one shared layer of the model.
 
-    Exact with as many steps as there were layers, no signals and no halting. What the recurrence adds (signals that are
-    learned, the halting unit) is drawn from `seed`.
+    Exact with as many steps as there were layers, no step signals and no halting. New parameters of the recurrence
+    (learned signals, the halting unit) are drawn from `seed`.
 
     Raises:
       UserError: The layers do not share all their parameters.
@@ -88,15 +88,15 @@ def recur(config: BertConfig, params: Tree, recurrence: Recurrence, seed: int = 
 
 
 def equal_groups(depth: int, count: int) -> tuple[int, ...]:
-    """Successive steps in `count` groups of like size: 6 steps in 2 groups are (0, 0, 0, 1, 1, 1)."""
+    """Successive steps in `count` groups of similar size: 6 steps in 2 groups are (0, 0, 0, 1, 1, 1)."""
     if not 1 <= count <= depth:
         raise UserError(f"{count} groups for {depth} layers; expected 1 to {depth}.")
     return tuple(step * count // depth for step in range(depth))
 
 
 def with_layers(config: BertConfig, layers: tuple[LayerConfig, ...]) -> BertConfig:
-    """The config with these depth steps, given by a number of groups where that is enough: ALBERT's own way, so that
-    `transformers` can open the folder."""
+    """The config with these depth steps. If a number of groups describes them, as in ALBERT's config, that is used, so
+    that `transformers` can open the folder."""
     resolved = tuple(layer.resolved(number) for number, layer in enumerate(layers))
     plain = config.replace(layers=(), num_hidden_layers=len(layers), inner_group_num=1)
     for count in (0, *range(1, len(layers) + 1)):
@@ -107,7 +107,7 @@ def with_layers(config: BertConfig, layers: tuple[LayerConfig, ...]) -> BertConf
 
 
 def with_steps(config: BertConfig, params: Tree, sources: Sequence[Tree]) -> Tree:
-    """The tree with the encoder that these depth steps make; what belongs to no step stays as it is."""
+    """The tree with an encoder of these depth steps; encoder parameters outside the layers stay unchanged."""
     stack: Tree = {name: part for name, part in params["encoder"].items() if not name.startswith("layer_")}
     for step, source in zip(config.depth_steps(), sources, strict=True):
         put_step(stack, step, source)

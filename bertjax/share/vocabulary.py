@@ -1,9 +1,9 @@
-"""Only the tokens that a corpus uses, with a tokenizer that knows no others.
+"""Vocabulary pruning: keep the tokens that a corpus uses, in the model and in its tokenizer.
 
-A vocabulary for all of English is mostly words that the texts of one task never contain. Tokens that stay keep their
-order and get new ids. WordPiece takes the longest token that fits, and removing others makes none fit better, so a text
-whose tokens all stay is cut as before and the model computes exactly what it did. Any other word is spelled with what
-is left, or becomes the unknown token where even its letters are gone; so the letters of the corpus always stay.
+Most tokens of a general English vocabulary never occur in the texts of one task. Kept tokens keep their order and get
+new ids. WordPiece takes the longest token that matches, and removing other tokens creates no longer match. So a text
+whose tokens are all kept is tokenised as before, and the model's outputs are exactly the same. Any other word is split
+into kept tokens, or becomes [UNK] if even its letters are missing; therefore the letters of the corpus are always kept.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from bertjax.text.tokenizer import CHUNK, Tokenizer
 
 
 def prune_vocabulary(bundle: Bundle, texts: Iterable[str]) -> Bundle:
-    """The bundle with the special tokens, the tokens that `texts` are cut into, and the letters of those.
+    """The bundle with the special tokens, the tokens of `texts`, and the letters of those.
 
-    Exact for every text that is cut into these tokens alone.
+    Exact for every text that consists of kept tokens.
 
     Raises:
-      UserError: No tokenizer, or one that is not WordPiece; a table that is quantised.
+      UserError: No tokenizer, or one that is not WordPiece; a quantised embedding table.
     """
     if bundle.tokenizer is None:
         raise UserError("this bundle has no tokenizer, so its vocabulary cannot follow the text.")
@@ -45,7 +45,7 @@ def prune_vocabulary(bundle: Bundle, texts: Iterable[str]) -> Bundle:
 
 
 def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
-    """The ids that stay, in order."""
+    """The ids of the tokens to keep, in order."""
     vocabulary, prefix, added = wordpiece_parts(tokenizer)
     tokens = {number: token for token, number in vocabulary.items()}
     used, texts = set(added), iter(texts)
@@ -57,7 +57,7 @@ def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
 
 
 def smaller_tokenizer(tokenizer: Tokenizer, kept: np.ndarray) -> Tokenizer:
-    """The tokenizer that has these tokens alone, counted from 0."""
+    """The tokenizer with these tokens only, renumbered from 0."""
     new = {int(old): number for number, old in enumerate(kept)}
     parts = json.loads(tokenizer.to_json())
     vocabulary = parts["model"]["vocab"]
@@ -69,7 +69,7 @@ def smaller_tokenizer(tokenizer: Tokenizer, kept: np.ndarray) -> Tokenizer:
 
 
 def renumber_template(processor: dict, new: dict[int, int]) -> None:
-    """The ids of [CLS] and [SEP] stand in the rule that puts them around a text, too."""
+    """Renumber [CLS] and [SEP] in the post-processor that adds them to a text."""
     for token in processor.get("special_tokens", {}).values():  # TemplateProcessing
         token["ids"] = [new[old] for old in token["ids"]]
     for role in ("cls", "sep"):  # BertProcessing
@@ -80,7 +80,7 @@ def renumber_template(processor: dict, new: dict[int, int]) -> None:
 
 
 def wordpiece_parts(tokenizer: Tokenizer) -> tuple[dict[str, int], str, set[int]]:
-    """Tokens with their ids, the prefix of those inside a word, and the ids of special and added tokens."""
+    """Tokens with their ids, the prefix of tokens inside a word, and the ids of special and added tokens."""
     parts = json.loads(tokenizer.to_json())
     if parts["model"].get("type") != "WordPiece":
         raise UserError(
