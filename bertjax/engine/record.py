@@ -19,9 +19,8 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bertjax.bundle import Bundle, save
 from bertjax.engine.fields import Dataclass, to_dict
 from bertjax.engine.hosts import barrier, broadcast_from_main, is_main_process
 from bertjax.engine.inputs import changes, inputs
@@ -32,6 +31,9 @@ from bertjax.storage.atomic import settle_all
 from bertjax.storage.locks import Held, Lock, acquire
 from bertjax.storage.paths import absolute, is_remote
 from bertjax.storage.typed_json import Json
+
+if TYPE_CHECKING:
+    from bertjax.bundle import Bundle
 
 PACKAGES = ("bertjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "transformers")
 
@@ -156,10 +158,12 @@ def without_resources(config: Json) -> Json:
     return [without_resources(value) for value in config] if isinstance(config, list) else config
 
 
-def keep(bundle: Bundle, folder: Path) -> None:
+def keep(bundle: "Bundle", folder: Path) -> None:
     """Saves a model in the main process; the others wait until it is written."""
     if is_main_process():
-        save(bundle, folder)
+        import bertjax
+
+        bertjax.save(bundle, folder)
     barrier()
 
 
