@@ -1,8 +1,8 @@
-"""The folder that holds the steps: what is in it, what is put aside, and what the operating system says against it.
+"""The folder that holds the steps: listing, renaming damaged steps, and readable errors.
 
-A whole step is called `<step>`, a damaged one that was found and put aside `bad-<step>`. A step that Orbax is still
-writing, or was killed over, has a name of its own; in a bucket (`gs://`), where nothing can be renamed, it has its name
-at once and lacks the file that Orbax writes last.
+An intact step is named `<step>`, a damaged one that was found and renamed `bad-<step>`. While Orbax writes a step, it
+has a temporary name, which stays if the process is killed. In a bucket (`gs://`) nothing can be renamed, so a step has
+its final name from the start and lacks the file that Orbax writes last.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ _WRITTEN_LAST = "commit_success.txt"
 
 
 def absolute(folder: Folder) -> epath.Path:
-    """The folder as Orbax wants it."""
+    """The folder as an absolute path, as Orbax needs it."""
     return as_path(folder) if is_remote(folder) else epath.Path(folder).expanduser().resolve()
 
 
 def steps(folder: Folder) -> list[int]:
-    """The steps stored in `folder`, ascending, damaged ones too; half-written ones do not count."""
+    """The steps stored in `folder`, ascending, including damaged but not half-written ones."""
     path = absolute(folder)
     entries = path.iterdir() if path.is_dir() else []
     return sorted(int(entry.name) for entry in entries if _is_step(entry) and not _is_half_written(entry))
 
 
 def half_written(folder: epath.Path) -> list[epath.Path]:
-    """What is being written, or was when a process died."""
+    """Steps that are being written, or were when a process was killed."""
     return sorted(path for path in folder.iterdir() if _is_half_written(path)) if folder.is_dir() else []
 
 
@@ -52,7 +52,8 @@ def _is_half_written(path: epath.Path) -> bool:
 
 
 def delete_half_written(folder: epath.Path) -> None:
-    """Frees the room of half-written steps. Only for the one run that writes here, and not while it does."""
+    """Frees the disk space of half-written steps. Only the run that writes to this folder may call it, and not during a
+    write."""
     if jax.process_index() == 0:
         for path in half_written(folder):
             with contextlib.suppress(OSError):
@@ -60,7 +61,7 @@ def delete_half_written(folder: epath.Path) -> None:
 
 
 def clear(path: epath.Path) -> None:
-    """Deletes what a killed process left under a step's own name, which happens in a bucket only."""
+    """Deletes what a killed process left under a step's final name, which happens in a bucket only."""
     if not is_remote(path):
         return
     if jax.process_index() == 0:
@@ -70,7 +71,7 @@ def clear(path: epath.Path) -> None:
 
 
 def set_aside(folder: epath.Path, damaged: Sequence[int]) -> None:
-    """Renames damaged steps: their numbers can be saved again, and they do not count among the steps to keep."""
+    """Renames damaged steps, so that their numbers can be saved again and they do not count among the steps to keep."""
     if jax.process_index() == 0:
         for step in damaged:
             names = itertools.chain([f"bad-{step}"], (f"bad-{step}-{i}" for i in itertools.count(2)))
@@ -80,7 +81,8 @@ def set_aside(folder: epath.Path, damaged: Sequence[int]) -> None:
 
 
 def try_writing(folder: epath.Path) -> None:
-    """Makes the folder and fails where nothing can be written: before the training, not at its first save."""
+    """Creates the folder and fails if it cannot be written, so that the error comes before training and not at the
+    first save."""
     if not is_remote(folder):
         folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".writable-{jax.process_index()}"
@@ -90,7 +92,7 @@ def try_writing(folder: epath.Path) -> None:
 
 @contextlib.contextmanager
 def readable_errors(folder: epath.Path) -> Iterator[None]:
-    """Turns what the operating system refuses into one sentence of its own words."""
+    """Turns errors of the file system into a `UserError` of one sentence."""
     try:
         yield
     except UserError:
@@ -106,7 +108,7 @@ def _reason(error: BaseException | None, remote: bool) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return os.strerror(error.errno)
-        if isinstance(error, OSError) and remote:  # a bucket answers in words
+        if isinstance(error, OSError) and remote:  # errors of a bucket are text without a number
             return str(error)[:200]
         if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's ValueError
             return os.strerror(int(code[1]))

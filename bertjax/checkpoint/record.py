@@ -1,7 +1,7 @@
-"""What a checkpoint says about a state: every leaf's path, dtype, shape and digest, in JSON with a checksum of its own.
+"""The record of a training state: path, dtype, shape and digest of every leaf, as JSON with a checksum of its own.
 
-The record decides whether stored arrays are what was saved and whether they fit a template, before anything is cast or
-broadcast. It knows nothing of files and of Orbax.
+It decides whether stored arrays are those that were saved, and whether they fit a template, before anything is cast or
+broadcast. It does not depend on files or Orbax.
 """
 
 import collections
@@ -24,10 +24,11 @@ _PYTHON_NUMBERS = (bool, int, float, complex)
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """The leaves by path (`opt/0/mu/pooler/kernel`) in the tree's order; a tree of one bare leaf calls it `value`.
+    """The leaves by path (`opt/0/mu/pooler/kernel`), in the tree's order. A tree that is a single leaf has the path
+    `value`.
 
     Raises:
-      UserError: Two leaves have the same path, or one path goes on where another ends.
+      UserError: Two leaves have the same path, or one path is a prefix of another.
     """
     leaves = {}
     for keys, leaf in tree_flatten_with_path(tree)[0]:
@@ -35,7 +36,7 @@ def named(tree: Any) -> dict[str, Any]:
         if name in leaves:
             raise UserError(f"two entries of the state have the path {name!r}: rename a key.")
         leaves[name] = leaf
-    # Orbax joins the parts of a path with dots, so `a.b` and `a/b` would be one file.
+    # Orbax joins the parts of a path with dots, so `a.b` and `a/b` would be the same file.
     dotted = collections.Counter(name.replace("/", ".") for name in leaves)
     parents = {name[:i] for name in leaves for i, letter in enumerate(name) if letter == "/"}
     if clash := [name for name in leaves if name in parents or dotted[name.replace("/", ".")] > 1]:
@@ -44,20 +45,20 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def types(tree: Any) -> dict[str, dict[str, Any]]:
-    """Dtype, shape and (for typed PRNG keys) generator of what is stored of each leaf; looks at no value."""
+    """Dtype, shape and (for typed PRNG keys) generator of each stored leaf, without reading any value."""
     return {name: _type(name, leaf) for name, leaf in named(tree).items()}
 
 
 def stored(tree: Any) -> dict[str, Stored]:
-    """The array that is stored of each leaf: PRNG keys as their data, Python numbers as NumPy's."""
+    """The array that is stored for each leaf: PRNG keys as their data, Python numbers as NumPy arrays."""
     return {name: _stored(leaf) for name, leaf in named(tree).items()}
 
 
 def record(kinds: dict[str, dict[str, Any]], arrays: dict[str, Stored], extra: dict[str, Any]) -> dict[str, Any]:
-    """Everything that is known of a state but its numbers, as JSON gives it back.
+    """The record of a state, as it will be read back from JSON.
 
     Raises:
-      UserError: `extra` is not JSON.
+      UserError: `extra` cannot be represented in JSON.
     """
     found = dict(zip(arrays, digests(list(arrays.values())), strict=True))
     leaves = {name: entry | {"digest": found[name]} for name, entry in kinds.items()}
@@ -69,7 +70,7 @@ def record(kinds: dict[str, dict[str, Any]], arrays: dict[str, Stored], extra: d
 
 
 def is_intact(content: Any) -> bool:
-    """Whether a record read back is one, and carries its own checksum."""
+    """Whether this is a record whose checksum is correct."""
     if not isinstance(content, dict):
         return False
     rest = {key: value for key, value in content.items() if key != "checksum"}
@@ -77,13 +78,14 @@ def is_intact(content: Any) -> bool:
 
 
 def changed(leaves: dict[str, dict[str, Any]], arrays: dict[str, Stored]) -> list[str]:
-    """The paths whose array is not the one that was recorded."""
+    """The paths of the arrays whose digest is not the recorded one."""
     found = digests(list(arrays.values()))
     return [name for name, digest in zip(arrays, found, strict=True) if digest != leaves[name]["digest"]]
 
 
 def differences(wanted: dict[str, dict[str, Any]], leaves: dict[str, dict[str, Any]]) -> list[str]:
-    """One line per kind of disagreement between a template and a record: paths on one side only, then types."""
+    """The differences between a template and a record, one line per kind: paths on one side only, then dtypes and
+    shapes."""
     lines = []
     if missing := [name for name in wanted if name not in leaves]:
         lines.append(f"only in the template: {listed(missing)}")
@@ -96,21 +98,21 @@ def differences(wanted: dict[str, dict[str, Any]], leaves: dict[str, dict[str, A
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
-    """The first few names and how many more there are."""
+    """The first few names and the number of further ones."""
     names = list(names)
     more = f" (+{len(names) - most} more)" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def sharding(leaf: Any) -> Sharding | None:
-    """Where a template leaf wants its array: None is NumPy; the first device where a jax leaf says nothing."""
+    """The sharding of a template leaf. None for NumPy; the first device for a jax leaf without a sharding."""
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return leaf.sharding or SingleDeviceSharding(jax.local_devices()[0])
     return None
 
 
 def as_given(leaf: Any, array: Stored, kind: dict[str, Any]) -> Any:
-    """The stored array as the kind of thing that the template has in its place."""
+    """The stored array, converted to the type of the template's leaf."""
     if "generator" in kind:
         return jax.random.wrap_key_data(jnp.asarray(array), impl=kind["generator"])
     if isinstance(leaf, _PYTHON_NUMBERS):
@@ -122,9 +124,9 @@ def _stored(leaf: Any) -> Stored:
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
     elif not isinstance(leaf, jax.Array):
-        return np.array(leaf)  # a copy: it is written after the caller may have changed the original
+        return np.array(leaf)  # a copy, because the caller may change the original before it is written
     if jax.process_count() > 1 and leaf.is_fully_addressable:
-        return np.array(leaf)  # each process has its own, equal one, and Orbax wants global arrays or NumPy's
+        return np.array(leaf)  # every process has an equal copy; Orbax takes global arrays or NumPy arrays
     return leaf
 
 
@@ -148,7 +150,8 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _generator(key: Any) -> str:
-    """Name of a key's generator, from an abstract key too: only while tracing does one know it publicly."""
+    """The name of a key's generator. It also works for an abstract key, for which jax has a public API only while
+    tracing."""
     names = []
     jax.eval_shape(lambda k: names.append(str(jax.random.key_impl(k))), jax.ShapeDtypeStruct(key.shape, key.dtype))
     return names[0]

@@ -1,7 +1,7 @@
-"""The steps of one run: saving in the background, thinning out, walking back to the newest step that is whole.
+"""The steps of one run: saving in the background, deleting old steps, restoring the newest intact one.
 
-Steps are looked up on disk, never remembered: Orbax's CheckpointManager keeps a list that is wrong after a failed save
-(0.12.8), so retention stands here.
+Steps are listed from disk each time and not remembered. Orbax's CheckpointManager keeps a list that is wrong after a
+failed save (0.12.8), so retention is implemented here.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ Extra = dict[str, Any]
 
 
 class Restored(NamedTuple):
-    """A step read back. `skipped` names the damaged and half-written steps that were passed over, with the reasons."""
+    """A restored step. `skipped` names the damaged and half-written steps that were skipped, with the reasons."""
 
     step: int
     state: Any
@@ -32,29 +32,30 @@ class Restored(NamedTuple):
 
 
 def save(folder: Folder, step: int, state: Any, *, extra: Extra | None = None) -> None:
-    """Writes `state` to `folder/step` and returns when it is there.
+    """Writes `state` to `folder/step` and returns when it is on disk.
 
     Args:
-      state: Any tree of jax and NumPy arrays, Python numbers and typed PRNG keys; optax states as they are.
-      extra: What JSON can hold (data position, config, versions, metrics). Tuples come back as lists.
+      state: Any tree of jax and NumPy arrays, Python numbers and typed PRNG keys; optax states need no conversion.
+      extra: JSON values (data position, config, versions, metrics). Tuples come back as lists.
 
     Raises:
-      UserError: The step is there already and whole; a leaf is no array; `extra` is not JSON; the disk refuses.
+      UserError: The step exists already and is intact; a leaf is no array or number; `extra` is not JSON; the disk
+        cannot be written.
     """
     with Checkpoints(folder, keep=None) as checkpoints:
         checkpoints.save(step, state, extra)
 
 
 def restore(folder: Folder, template: Any, *, step: int | None = None) -> Restored:
-    """Reads `step`, or the newest step that is whole, into the structure of `template`. Changes nothing on disk.
+    """Reads `step`, or the newest intact step, into the structure of `template`. Changes nothing on disk.
 
     Args:
-      template: The tree to fill, of arrays or `jax.ShapeDtypeStruct`s. jax leaves land on the template's sharding,
-        whatever it was when they were saved (the first device where it says none); NumPy arrays and Python numbers
-        come back as such. Donated arrays will do: only types are looked at.
+      template: The tree to fill, of arrays or `jax.ShapeDtypeStruct`s. jax leaves get the template's sharding, whatever
+        it was when they were saved (the first device if the template has none); NumPy arrays and Python numbers keep
+        their type. Donated arrays can be used, because only their types are read.
 
     Raises:
-      UserError: No step is whole; the given step is damaged or missing; paths, shapes or dtypes differ from the
+      UserError: No step is intact; the given step is damaged or missing; paths, shapes or dtypes differ from the
         template's (nothing is cast).
     """
     path = folders.absolute(folder)
@@ -70,15 +71,16 @@ def restore(folder: Folder, template: Any, *, step: int | None = None) -> Restor
 
 
 class Checkpoints:
-    """The checkpoints of one training run: written in the background, thinned out, walked back over where damaged.
+    """The checkpoints of one training run: saved in the background, with retention and with recovery from damaged
+    steps.
 
     Args:
-      folder: Made if missing.
-      keep: How many of the newest steps stay; None keeps all.
-      every: `save` writes only steps that this divides; None writes every step it is given.
-      best: From a step's `extra` to its score, higher is better, None for no score. The best step stays too.
+      folder: Created if missing.
+      keep: How many of the newest steps are kept; None keeps all.
+      every: `save` writes only steps that are multiples of this; None writes every step it is given.
+      best: Maps a step's `extra` to its score, higher is better, None for no score. The best step is kept too.
 
-    In a run of many processes, all make the same calls.
+    In a run of several processes, all of them must make the same calls.
     """
 
     def __init__(
@@ -92,22 +94,22 @@ class Checkpoints:
         if (keep is not None and keep < 1) or (every is not None and every < 1):
             raise UserError(f"`keep` and `every` must be 1 or more (or None), given keep={keep}, every={every}.")
         self.folder, self.keep, self.every, self.best = folders.absolute(folder), keep, every, best
-        self._current: int | None = None  # the step saved or restored last: being given it again is no mistake
+        self._current: int | None = None  # last step saved or restored; saving it again is no error
         self._unfinished = False
         with folders.readable_errors(self.folder):
             folders.try_writing(self.folder)
         self._writer = one_step.writer()
 
     def save(self, step: int, state: Any, extra: Extra | None = None, *, force: bool = False) -> bool:
-        """Starts writing and returns whether it did. It first waits for the write before.
+        """Starts writing a step. Returns whether it did. It waits for the previous write first.
 
-        The arrays are copied by the time it returns, so the next training step may be given their buffers.
+        The arrays are copied before it returns, so the next training step may reuse their buffers.
 
         Args:
-          force: Write also where `every` says no (the last step, or before leaving on a signal).
+          force: Write even if the step is no multiple of `every` (the last step, or before exiting on a signal).
 
         Raises:
-          UserError: As `bertjax.checkpoint.save`; also if the write before this one failed.
+          UserError: As `bertjax.checkpoint.save`; also if the previous write failed.
         """
         if step == self._current or not (force or self.every is None or step % self.every == 0):
             return False
@@ -121,9 +123,10 @@ class Checkpoints:
         return True
 
     def restore_latest(self, template: Any) -> Restored | None:
-        """As `restore` without a step, but None where no step was ever finished, and it clears the way for new ones.
+        """As `restore` without a step, but returns None if no step was ever finished, and prepares the folder for new
+        steps.
 
-        Damaged steps are renamed `bad-<step>`, and what was half-written is deleted.
+        Damaged steps are renamed to `bad-<step>`, and half-written ones are deleted.
         """
         self.wait()
         if not steps(self.folder):
@@ -136,12 +139,12 @@ class Checkpoints:
         return restored
 
     def best_step(self) -> int | None:
-        """The step with the highest score (the newest of equals); None if none has a score."""
+        """The step with the highest score, the newest if several are equal; None if no step has a score."""
         scores = {step: score for step in steps(self.folder) if (score := self._score(step)) is not None}
         return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def wait(self) -> None:
-        """Returns when the last save is on disk and the steps are thinned out.
+        """Returns when the last save is on disk and old steps are deleted.
 
         Raises:
           UserError: That save failed. The steps before it are untouched.
@@ -149,11 +152,11 @@ class Checkpoints:
         unfinished, self._unfinished = self._unfinished, False
         with self._cleared_up():
             self._writer.wait_until_finished()
-            if unfinished:  # only then is the newest step known to be whole
+            if unfinished:  # only now is the newest step known to be intact
                 self._thin_out()
 
     def close(self) -> None:
-        """Waits, then ends the background threads."""
+        """Waits for the last save, then ends the background threads."""
         try:
             self.wait()
         finally:
@@ -167,20 +170,21 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _cleared_up(self) -> Iterator[None]:
-        """Where the disk refuses: one sentence, and neither the folder nor the writer keeps anything of the attempt."""
+        """On an error of the disk, raises one sentence and removes what the failed write left in the folder and the
+        writer."""
         try:
             with folders.readable_errors(self.folder):
                 yield
         except UserError:
             self._current = None
-            with contextlib.suppress(Exception):  # it may hold more errors of the same write, to raise them later
+            with contextlib.suppress(Exception):  # it may raise further errors of the same write
                 self._writer.close()
             self._writer = one_step.writer()
-            folders.delete_half_written(self.folder)  # on a full disk, these bytes are the ones that are missing
+            folders.delete_half_written(self.folder)  # frees space on a full disk
             raise
 
     def _make_way(self, step: int) -> None:
-        """Sets a damaged step of this number aside, and deletes half of one; a whole one is never overwritten."""
+        """Renames a damaged step of this number, or deletes a half-written one. An intact step is never overwritten."""
         path = self.folder / str(step)
         if step not in steps(self.folder):
             folders.clear(path)
@@ -208,7 +212,7 @@ class Checkpoints:
 
 
 def _newest_whole(folder: epath.Path, template: Any) -> tuple[Restored, list[int]]:
-    """The newest step that is whole, and the damaged ones above it."""
+    """The newest intact step, and the damaged ones after it."""
     reasons = {}
     for step in reversed(steps(folder)):
         try:

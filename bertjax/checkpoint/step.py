@@ -1,7 +1,7 @@
-"""One step folder, written and read with Orbax; the only module that imports it.
+"""One step folder, written and read with Orbax; the only module that imports Orbax.
 
-A step is good for use if its record is what was written and the bits of every array are those of the record. Everything
-else is `Damaged`, whatever Orbax, TensorStore or the file system raise on the way.
+A step is intact if its record is what was written and the bits of every array match the record. Otherwise `Damaged` is
+raised, whatever Orbax, TensorStore or the file system raise.
 """
 
 import contextlib
@@ -24,23 +24,23 @@ from bertjax.checkpoint.record import Stored, as_given, changed, differences, is
 from bertjax.errors import UserError
 from bertjax.params import flatten, unflatten
 
-# Orbax logs every error of its threads with hundreds of lines of traceback; all of them are raised here too.
+# Orbax logs every error of its threads with hundreds of lines of traceback; all of them are raised here as well.
 logging.getLogger("absl").addFilter(lambda line: not (line.exc_info and "orbax" in line.pathname))
 
 
 class Damaged(Exception):
-    """A step is not what was written. The message says what is wrong, without naming the step."""
+    """A step is not what was written. The message gives the reason without naming the step."""
 
 
 def writer() -> ocp.AsyncCheckpointer:
-    """What writes steps in the background, one at a time."""
+    """A checkpointer that writes steps in the background, one at a time."""
     return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
 
 def start_writing(
     writer: ocp.AsyncCheckpointer, path: epath.Path, arrays: dict[str, Stored], record: dict[str, Any]
 ) -> None:
-    """Copies the arrays and returns; under its own name, the step appears only when all of it is on disk."""
+    """Copies the arrays and returns. The step gets its final name only when all of it is on disk."""
     filled = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses empty arrays
     if not filled:
         raise UserError("the state holds no numbers: there is nothing to save.")
@@ -52,8 +52,8 @@ def read(path: epath.Path, template: Any) -> tuple[Any, dict[str, Any]]:
     """State and `extra` of a step.
 
     Raises:
-      Damaged: Anything is not what was written.
-      UserError: The step is not for this template.
+      Damaged: Something is not what was written.
+      UserError: The step does not fit the template.
     """
     with _together():
         content = read_record(path)
@@ -66,7 +66,7 @@ def read(path: epath.Path, template: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def read_record(path: epath.Path) -> dict[str, Any]:
-    """The JSON item of a step.
+    """The record of a step.
 
     Raises:
       Damaged: It is missing or changed.
@@ -74,7 +74,7 @@ def read_record(path: epath.Path) -> dict[str, Any]:
     try:
         if not any(path.iterdir()):
             raise Damaged("an empty folder")
-        content = json.loads((path / "record" / "metadata").read_text())  # where Orbax puts a JSON item
+        content = json.loads((path / "record" / "metadata").read_text())  # Orbax's name for a JSON item
     except OSError as error:
         raise Damaged(f"record/metadata cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -85,7 +85,7 @@ def read_record(path: epath.Path) -> dict[str, Any]:
 
 
 def damage(path: epath.Path) -> str | None:
-    """What is wrong with a step, found by reading all of it into NumPy arrays."""
+    """The reason why a step is damaged, or None. Reads all of the step into NumPy arrays."""
     try:
         with _together():
             leaves = read_record(path)["leaves"]
@@ -96,14 +96,14 @@ def damage(path: epath.Path) -> str | None:
 
 
 def _whole_arrays(path: epath.Path, leaves: dict[str, Any], places: dict[str, Sharding | None]) -> dict[str, Stored]:
-    """The arrays of a step, each in its place (None: in NumPy), their bits compared with the record."""
+    """The arrays of a step with the given shardings (None: NumPy), after a comparison of their bits with the record."""
     _ignore_late_reads()
     with _together():
         try:
             arrays = _load(path / "state", leaves, places)
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
-        except Exception as error:  # a broken file may raise nearly anything
+        except Exception as error:  # a broken file may raise almost any exception
             raise Damaged(f"its arrays cannot be read ({_plain(error, path)})") from error
     with _together():
         if wrong := changed(leaves, arrays):
@@ -114,14 +114,15 @@ def _whole_arrays(path: epath.Path, leaves: dict[str, Any], places: dict[str, Sh
 def _load(path: epath.Path, leaves: dict[str, Any], places: dict[str, Sharding | None]) -> dict[str, Stored]:
     empty = {name: np.zeros(leaf["shape"], leaf["dtype"]) for name, leaf in leaves.items() if 0 in leaf["shape"]}
     targets = {name: _target(leaf, places[name]) for name, leaf in leaves.items() if name not in empty}
-    # The handler itself, not a Checkpointer around it: that one waits for all processes, even for one that failed.
+    # The handler itself and not a Checkpointer around it, because that waits for all processes, even for one that
+    # failed.
     found = ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(unflatten(targets)))
     arrays = flatten(found) | empty
     return {name: _placed(arrays[name], places[name]) for name in leaves}
 
 
 def _target(leaf: dict[str, Any], place: Sharding | None) -> Any:
-    """What to ask Orbax for: NumPy also where the result is for this process alone."""
+    """The template that is passed to Orbax. NumPy also for arrays that belong to this process alone."""
     shape, dtype = tuple(leaf["shape"]), np.dtype(leaf["dtype"])
     if place is None or (jax.process_count() > 1 and place.is_fully_addressable):
         return np.broadcast_to(np.zeros((), dtype), shape)
@@ -134,7 +135,7 @@ def _placed(array: Stored, place: Sharding | None) -> Stored:
 
 @contextlib.contextmanager
 def _together() -> Iterator[None]:
-    """What is damaged for one process is damaged for all; else they would go on to different steps."""
+    """Raises `Damaged` in all processes if one raises it; otherwise they would continue from different steps."""
     damage = None
     try:
         yield
@@ -148,10 +149,10 @@ def _together() -> Iterator[None]:
 
 @functools.cache
 def _ignore_late_reads() -> None:
-    """Keeps Python from printing a traceback for every read that was under way when another one failed.
+    """Suppresses the traceback that Python prints for every read that was in progress when another one failed.
 
-    TensorStore reports them to coroutines and an event loop that Orbax has dropped by then (0.12.8). The failure itself
-    is raised.
+    TensorStore reports these to coroutines and an event loop that Orbax has dropped by then (0.12.8). The failure
+    itself is raised.
     """
     others = sys.unraisablehook
 
@@ -164,7 +165,8 @@ def _ignore_late_reads() -> None:
 
 
 def _plain(error: BaseException, path: epath.Path) -> str:
-    """The cause of an error with names relative to the step, without the pages of specification that follow it."""
+    """The cause of an error, with names relative to the step and without the long TensorStore specification after
+    it."""
     while error.__cause__:
         error = error.__cause__
     text = re.split(r" \[tensorstore_spec|\n", str(error) or type(error).__name__)[0]
