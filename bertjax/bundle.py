@@ -1,12 +1,12 @@
-"""The one artefact that every stage reads and writes: a model with its tokenizer, in a Hugging Face folder.
+"""The artefact that every stage reads and writes: a model with its tokenizer, as a Hugging Face folder.
 
     bundle = bertjax.load("runs/teacher/bundle")     # or "hf:bert-base-uncased", or "demo"
     bundle.predict(["a quiet masterpiece"]).labels
     bertjax.save(bundle, "my-model")
 
-A folder is written beside its destination and then takes its place, so a reader never sees half of one;
-bertjax.storage.paths says what that is in a bucket. Parameters are held as NumPy arrays: they belong to nobody's
-device, and no training step can donate them away.
+A folder is written beside its destination and then renamed, so a reader never sees an incomplete one;
+bertjax.storage.paths describes the counterpart in a bucket. Parameters are NumPy arrays: they are tied to no device,
+and no training step can donate their memory.
 """
 
 import dataclasses
@@ -77,20 +77,20 @@ HEAD_OF_KIND = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bundle:
-    """A model: what it is (`config`), its numbers (`params`, a nested dict of NumPy arrays), its `tokenizer` if any."""
+    """A model: its `config`, its `params` (a nested dict of NumPy arrays), and its `tokenizer` if it has one."""
 
     config: BertConfig
     params: Tree
     tokenizer: Tokenizer | None = None
     newly_initialized: tuple[str, ...] = ()
-    """Parameters that the folder did not hold and that were drawn at random: a head that is still to be trained."""
+    """Parameters that were not in the folder and were drawn at random: an untrained head."""
     ignored: tuple[str, ...] = ()
-    """Tensors of the folder that this architecture has no place for: heads of other tasks, and what nothing reads."""
+    """Tensors of the folder that this architecture has no parameter for, such as heads of other tasks."""
     calibration: Calibration | None = None
-    """Of a model whose activations are rounded: some texts like those that its ranges were found on."""
+    """For a model with quantised activations: examples of the text that their ranges were calibrated on."""
 
     def __post_init__(self) -> None:
-        config_text(self.config)  # what could not be saved is refused before anybody trains it
+        config_text(self.config)  # refuse a config that cannot be saved before the model is trained
 
     @cached_property
     def model(self) -> BertModel:
@@ -99,8 +99,8 @@ class Bundle:
 
     @cached_property
     def device_params(self) -> Tree:
-        """The parameters on the default device, for repeated calls. Of a model that computes in bfloat16 the matrices
-        of layers are rounded here, once, and not at every call."""
+        """The parameters on the default device, for repeated calls. With dtype bfloat16 the weight matrices of the
+        layers are rounded here, once, and not at every call."""
         if self.config.dtype == "float32":
             return jax.device_put(self.params)
         return jax.device_put(map_with_path(rounded, self.params))
@@ -115,8 +115,8 @@ class Bundle:
     ) -> Predictions:
         """Labels and probabilities for texts (or pairs of texts), in their order.
 
-        Texts of similar length share a batch. Longer ones than `max_length` (default: what the model can hold) are cut,
-        and counted in `truncated`.
+        Texts of similar length share a batch. Texts longer than `max_length` (default: the positions of the model) are
+        truncated, and counted in `truncated`.
         """
         if self.tokenizer is None:
             raise UserError("this bundle has no tokenizer: load a folder with tokenizer.json or vocab.txt.")
@@ -129,7 +129,7 @@ class Bundle:
 
 
 def rounded(path: str, leaf: Any) -> Any:
-    """A parameter as the products of layers read it in bfloat16."""
+    """A parameter as the layers' matrix products read it in bfloat16."""
     matrix = path.startswith("encoder/layer_") and path.endswith("/kernel")
     return leaf.astype(jnp.bfloat16) if matrix and not isinstance(leaf, Quantized) else leaf
 
@@ -144,15 +144,16 @@ def load(
 ) -> Bundle:
     """Opens a model folder (also `gs://...`), a hub name (`hf:NAME`) or the `demo` model.
 
-    The head follows the folder's `architectures`. With another `architecture`, or with `labels` of a number that the
-    folder's head does not have, the parameters of the head are drawn from `seed` and listed in `newly_initialized`.
-    `settings` are fields of `BertConfig` that change no parameter: `dtype`, `attention`, `remat`, `arithmetic`, dropout
-    rates, `problem_type`, `classifier_activation`. A classifier of TinyBERT's authors is known by its projection, and
+    The head follows the folder's `architectures`. With another `architecture`, or another number of `labels` than the
+    folder's head has, the parameters of the head are drawn from `seed` and listed in `newly_initialized`. `settings`
+    are fields of `BertConfig` that change no parameter: `dtype`, `attention`, `remat`, `arithmetic`, dropout rates,
+    `problem_type`, `classifier_activation`. A classifier of TinyBERT's authors is recognised by its projection, and
     gets its ReLU.
 
     Raises:
-      UserError: No such folder, no supported model in it, a file that is not the one that was saved, damaged or missing
-        weights, ones that are not finite, tensors of an encoder that the config leaves out, an unknown architecture.
+      UserError: No such folder, no supported model in it, a file that differs from its digest, damaged or missing
+        weights,
+        weights that are not finite, encoder tensors that the config has no layer for, an unknown architecture.
     """
     if unknown := sorted(settings.keys() - set(SETTINGS)):
         raise UserError(f"{unknown[0]} cannot be set when a model is loaded; these can: {', '.join(SETTINGS)}.")
@@ -165,7 +166,7 @@ def load(
     require_backend(config.attention)
     tensors = read_tensors(folder)
     same_head = config.architecture == stored.architecture and len(config.labels) == len(stored.labels)
-    if not same_head and content.get("architectures"):  # Several heads call theirs so, and mean different things.
+    if not same_head and content.get("architectures"):  # Heads of several tasks use this name, with different meanings.
         theirs = re.compile(r"^classifier\.|\.exits\.")
         tensors = {name: tensor for name, tensor in tensors.items() if not theirs.search(name)}
     if fits_tinybert(tensors) and config.architecture == "BertForSequenceClassification":
@@ -191,7 +192,7 @@ def load(
 
 
 def matching_tokenizer(folder: Path, config: BertConfig) -> Tokenizer | None:
-    """The folder's tokenizer, if it has one; it must not know more tokens than the model."""
+    """The folder's tokenizer, if it has one; it must not have more tokens than the model."""
     tokenizer = Tokenizer.from_folder(folder) if has_tokenizer(folder) else None
     if tokenizer and tokenizer.vocab_size > config.vocab_size:
         raise UserError(
@@ -202,21 +203,22 @@ def matching_tokenizer(folder: Path, config: BertConfig) -> Tokenizer | None:
 
 
 def stored_config(path_or_name: str | os.PathLike[str]) -> BertConfig:
-    """What a folder, hub name or `demo` holds, without its weights."""
+    """The config of a folder, hub name or `demo`, without reading the weights."""
     folder = resolve(path_or_name)
     manifest.check(folder, ["config.json"])
     return config_from_json(read_config(folder), str(folder / "config.json"))
 
 
 def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
-    """Writes a bundle as a Hugging Face folder: `config.json`, `model.safetensors`, tokenizer files, and the digests
-    of all of them, `digests.json`.
+    """Writes a bundle as a Hugging Face folder: `config.json`, `model.safetensors`, tokenizer files, and `digests.json`
+    with the digests of all of them.
 
-    A model folder that is there already is replaced as a whole, once the new one is complete.
+    An existing model folder is replaced as a whole, once the new one is complete.
 
     Raises:
       UserError: The parameters do not fit the config (the differences are listed) or are not finite, the folder cannot
-        be written, or what is there is no model.
+        be
+        written, or there is something else than a model at `path`.
     """
     differences = tree_differences(bundle.params, abstract_params(bundle.config))
     if differences:
@@ -240,7 +242,7 @@ def is_empty_folder(path: Any) -> bool:
 
 def resolve(path_or_name: str | os.PathLike[str]) -> Path:
     """The local folder of a model: the path itself, the demo's, a hub snapshot (downloaded once, no pickles), or a copy
-    of what is in a bucket."""
+    of a folder in a bucket."""
     name = os.fspath(path_or_name)
     if name == "demo":
         from bertjax.text.demo import demo_model_folder
@@ -262,7 +264,7 @@ def hub_folder(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except Exception as error:  # The hub client raises a dozen kinds, from no network to a misspelt name.
+    except Exception as error:  # The hub client raises a dozen types, from no network to a misspelt name.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"cannot get hf:{name} from the hub: {reason}\nCheck the name and the network, or give a folder."
@@ -270,7 +272,7 @@ def hub_folder(name: str) -> Path:
 
 
 def architecture_for(kind: str, model_type: str) -> str:
-    """The class that has a head for a kind of task, for any family of models."""
+    """The class with a head for this kind of task, in any model family."""
     return PREFIXES[model_type] + HEAD_OF_KIND[kind]
 
 

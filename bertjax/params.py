@@ -1,8 +1,8 @@
-"""The parameter tree by name.
+"""The parameter tree by path.
 
-Everything that decides about parameters (what decays, what is frozen, what is rounded, what is removed) says so as an
-ordered list of `(regex, value)` rules over paths such as `encoder/layer_0/attention/query/kernel`. The first match
-wins, and a rule that matches nothing is an error, because it is always a misspelling. Paths are public API.
+Everything that selects parameters (weight decay, freezing, quantisation, pruning) is an ordered list of `(regex,
+value)` rules over paths such as `encoder/layer_0/attention/query/kernel`. The first match wins. A rule that matches
+nothing is an error, because it is always a misspelling. Paths are public API.
 """
 
 import re
@@ -42,7 +42,7 @@ def unflatten(flat: dict[str, Any]) -> Tree:
 
 
 def assign(rules: Rules[Value], tree: Tree, default: Value) -> dict[str, Value]:
-    """The value of each path: of the first rule whose regex is found in it, else `default`.
+    """The value of each path: that of the first rule whose regex matches anywhere in it, else `default`.
 
     Raises:
       UserError: A rule matches no path at all.
@@ -61,12 +61,12 @@ def assign(rules: Rules[Value], tree: Tree, default: Value) -> dict[str, Value]:
 
 
 def select(pattern: str, tree: Tree) -> Tree:
-    """The part of the tree whose paths contain the regex; empty if nothing does."""
+    """The part of the tree whose paths match the regex; empty if none does."""
     return unflatten({path: leaf for path, leaf in flatten(tree).items() if re.search(pattern, path)})
 
 
 def map_with_path(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "") -> Tree:
-    """`function(path, leaf)` for every leaf, as a tree of the same form, empty branches included."""
+    """`function(path, leaf)` for every leaf, as a tree of the same structure, including empty branches."""
     return {
         key: map_with_path(function, value, f"{path}/") if isinstance(value, dict) else function(path, value)
         for key, value in tree.items()
@@ -75,8 +75,8 @@ def map_with_path(function: Callable[[str, Any], Any], tree: Tree, prefix: str =
 
 
 def step_params(params: Tree, step: Any) -> Tree:
-    """What one depth step (a `LayerConfig` with every group named) uses, wherever it lies: attention and ffn, each with
-    its LayerNorm, and what else there is in the group of the attention."""
+    """The parameters of one depth step (a `LayerConfig` with every group named), from the groups that hold them:
+    attention and ffn, each with its LayerNorm, and everything else in the group of the attention."""
     stack = params["encoder"]
     norms = {"attention": step.attention_norm, "ffn": step.ffn_norm}
     parts = {
@@ -87,8 +87,8 @@ def step_params(params: Tree, step: Any) -> Tree:
 
 
 def put_step(stack: Tree, step: Any, source: Tree) -> None:
-    """Puts into the groups of a depth step, in the tree below `encoder`, what they do not hold yet: of steps that
-    share, the first one gives."""
+    """Adds the parameters of a depth step to the tree below `encoder`. Where several steps share a group, the first
+    one's are kept."""
     norms = {"attention": step.attention_norm, "ffn": step.ffn_norm}
     for part, group in (("attention", step.attention), ("ffn", step.ffn)):
         products = {name: leaf for name, leaf in source[part].items() if name != "layer_norm"}
@@ -105,7 +105,7 @@ def count(tree: Tree) -> int:
 
 
 def tree_differences(given: Tree, expected: Tree) -> list[str]:
-    """What differs in paths and shapes, one line each; empty when the trees fit."""
+    """The differences in paths and shapes, one line each; empty if there are none."""
     a, b = flatten(given), flatten(expected)
     lines = [f"missing: {path} {tuple(b[path].shape)}" for path in b if path not in a]
     lines += [f"unexpected: {path} {tuple(a[path].shape)}" for path in a if path not in b]

@@ -1,7 +1,7 @@
-"""From texts to labels and probabilities, in batches of few shapes.
+"""From texts to labels and probabilities, in batches of a few shapes.
 
-The forward pass is compiled once per model and shape and returns the logits alone. Which labels they mean follows from
-the model's config: a softmax over classes, a sigmoid per label, a number, a tag per word or an answer in the context.
+The forward pass is compiled once per model and shape and returns the logits alone. The model's config decides how they
+become labels: softmax over classes, sigmoid per label, a number, a tag per word, or an answer span.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,45 +26,45 @@ from bertjax.text.tasks import Kind, Task
 from bertjax.text.tokenizer import Tokenizer
 
 TOKENS_AT_ONCE = 2048
-"""A CPU computes so many tokens at once: with more, the output of one product has left the cache before the next reads
-it. That costs a sixth of the time in bfloat16 and nothing in float32."""
+"""Tokens per forward pass on a CPU. With more, the output of one matrix product has left the cache before the next one
+reads it, which costs a sixth of the time in bfloat16 and nothing in float32."""
 
 
 class Predictions(NamedTuple):
-    """One entry per text, in the order given."""
+    """Predictions for texts, one entry per text, in the order given."""
 
     labels: list[Any]
-    """Class name; list of names (multi-label); number (regression); list of tags, one a word; answer text."""
+    """Class name; list of names (multi-label); number (regression); list of tags, one per word; answer text."""
     probabilities: Float[np.ndarray, "texts classes"] | None
     """None for regression, tags and answers."""
     truncated: int
-    """Texts that were longer than the limit and lost their end."""
+    """Number of texts that were longer than the limit and were cut at their end."""
     depths: list[int] | None = None
-    """Depth steps that each text took; None where every text takes all of them."""
+    """Depth steps that were computed for each text; None for a model without early exit or halting."""
 
 
 @Forward
 def forward(
     model: BertModel, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"]
 ) -> Array:
-    """Logits in float32, and nothing else, so that XLA removes the rest. A recurrence ends when the whole batch has
-    halted."""
+    """Logits in float32, and nothing else, so that XLA removes unused outputs. A recurrence stops when the whole batch
+    has halted."""
     early = model.config.recurrence is not None
     logits = model.apply({"params": params}, ids, mask, types, stop_early=early).logits  # type: ignore[union-attr]
     return logits.astype(jnp.float32)
 
 
 class BatchOutput(NamedTuple):
-    """The output of a batch, padding rows included."""
+    """The output of a batch, filler rows included."""
 
     logits: np.ndarray
     depths: Int[np.ndarray, "b"] | None
-    """Depth steps of each row, where examples may exit early."""
+    """Depth steps of each row, for models with early exit."""
 
 
 def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Iterator[BatchOutput]]:
     """A function from batches of (ids, mask, types) to their outputs, with early exit if the config has an exit rule.
-    Then all batches are read before the first output."""
+    With early exit, all batches are read before the first output."""
     config = model.config
     exits = config.exits and config.exits.exit_rule
     halts = config.recurrence and config.recurrence.halting and model.reads_first
@@ -78,7 +78,8 @@ def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Itera
 
 
 def batch_in_parts(run: Callable[..., Array], *batch: Int[np.ndarray, "b l"]) -> np.ndarray:
-    """The logits of a batch, on a CPU in equal parts of at most `TOKENS_AT_ONCE` where its rows can be dealt out so."""
+    """The logits of a batch. On a CPU it is split into equal parts of at most `TOKENS_AT_ONCE` tokens, if its rows can
+    be divided so."""
     rows, length = batch[0].shape
     needed = -(-rows * length // TOKENS_AT_ONCE) if platform() == "cpu" else 1
     parts = next((n for n in range(needed, 2 * needed) if rows % n == 0), 1)
@@ -102,8 +103,8 @@ def kind_of(config: BertConfig) -> Kind:
 def run_rows(
     model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32
 ) -> tuple[list[np.ndarray], list[int] | None]:
-    """Logits of every row, in the order of the rows (of tokens and answers, one line per token), and the depth steps
-    that each took, if they may differ."""
+    """Logits of every row of `encoded` ([tokens, ...] per row for tags and answers), and the depth steps that were
+    computed for each row, None for a model without early exit or halting."""
     return run_rows_with(runner(model, params), encoded, model.config.max_position_embeddings, batch_size)
 
 
@@ -138,7 +139,7 @@ def predict(
     batch_size: int,
     max_length: int,
 ) -> Predictions:
-    """Labels and probabilities for texts, in their order; an empty list for an empty list."""
+    """Labels and probabilities for texts, in their order; empty for an empty list."""
     kind, labels = kind_of(model.config), model.config.labels
     check_inputs(kind, texts, pairs, batch_size)
     if not texts:
@@ -163,7 +164,7 @@ def check_inputs(kind: Kind, texts: Sequence[str], pairs: Sequence[str] | None, 
 
 
 def score_inputs(encoded: Encoded, examples: Examples, logits: list[np.ndarray]) -> tuple[Any, Any]:
-    """Predictions and labels in the form that `bertjax.metrics.scores.score` compares (its table says which)."""
+    """Predictions and labels in the form that `bertjax.metrics.scores.score` compares (see its table)."""
     kind, gold = encoded.task.kind, encoded.labels
     if kind in ("tokens", "qa"):
         found, _ = labels_from_logits(kind, encoded.task.labels, logits, encoded, examples)

@@ -1,10 +1,10 @@
-"""The student's shape, and its start from what the teacher already knows.
+"""The student's shape, and its initialisation from a larger model.
 
-A student of the teacher's width begins with the teacher's embeddings, some of its layers, the strongest of their
-neurons and its head: it is a teacher with parts missing, and far ahead of random numbers. A narrower student cannot
-take layers over; it begins with random layers. Or it takes them from another model than the one it learns from: the
-one that was not fine-tuned yet, or a student that was taught before. What it has may then be shared between its layers,
-and its word table factorised.
+A student of the teacher's width is initialised with the teacher's embeddings, some of its layers, the most important of
+their neurons, and its head. That is far better than random initialisation. A narrower student cannot take over layers,
+so it starts from random ones. Instead of the teacher, another model can initialise it: the model before fine-tuning, or
+a student from an earlier distillation. Layers of the student can then share parameters, and its word embedding table
+can be factorised.
 """
 
 import dataclasses
@@ -19,43 +19,45 @@ from bertjax.errors import UserError
 from bertjax.params import flatten, put_step, step_params, unflatten
 
 FIT_ROWS = 1024
-"""Texts that a fit looks at, from all over the sample."""
+"""Examples that the least-squares fit reads, evenly spaced over the sample."""
 
 
 @dataclass(frozen=True)
 class Student:
-    """A smaller model of the teacher's kind. What is left open is as in the teacher."""
+    """A smaller model of the teacher's kind. Fields left None are as in the teacher."""
 
     num_hidden_layers: int = 2
     intermediate_size: int | None = None
     hidden_size: int | None = None
     bottleneck_size: int | None = None
-    """With family=mobilebert: the width in which its layers compute, 128 by default."""
+    """With family=mobilebert: the width inside its layers, 128 by default."""
     num_attention_heads: int | None = None
     pairing: str | tuple[int, ...] = "uniform"
-    """Teacher layers that the student begins with: uniform, last, first, or the layers themselves."""
+    """Teacher layers that the student is initialised with: uniform, last, first, or a list of layers."""
     init_from: str = "teacher"
-    """teacher: begin with the teacher's own layers. random: begin with random numbers. A folder, hf:NAME or demo: begin
-    with that model's, which then takes the teacher's place for shape and layers."""
+    """teacher: initialise with the teacher's layers. random: initialise at random. A folder, hf:NAME or demo:
+    initialise with the layers of that model, whose shape is also the default."""
     as_is: bool = False
-    """With a model to begin with: take it as it is, shape and all. For a pruned model."""
+    """With a model in init_from: use it unchanged, shape and all. For a pruned model."""
     family: Literal["distilbert", "mobilebert"] | None = None
-    """distilbert: without token types, of which the first joins the positions; stock code then knows it as DistilBERT.
-    Not for heads that label whole texts, which differ. mobilebert: thin layers as in MobileBERT, which begin with
-    random numbers, between states as wide as the teacher's; of its embeddings and head it takes over what has the same
-    shape, which is everything where the teacher is an IB-BERT."""
+    """distilbert: without token types, whose first embedding is added to the positions; `transformers` then opens it as
+    DistilBERT. Not for sequence classification, whose heads differ. mobilebert: bottleneck layers as in MobileBERT,
+    initialised at random, between hidden states of the teacher's width; embeddings and head are taken over where they
+    have the same shape, which is everywhere if the teacher is an IB-BERT."""
     groups: int | None = None
-    """Successive layers share parameters, in so many groups (`bertjax.share`): less memory, the same arithmetic."""
+    """Number of groups of successive layers that share parameters (`bertjax.share`): less memory, the same
+    arithmetic."""
     shared: Literal["all", "attention", "ffn"] = "all"
     """With groups: what the layers of a group share."""
     norms: Literal["shared", "separate"] = "shared"
     """With groups: whether each layer keeps its own LayerNorms."""
     merge: Literal["mean", "first", "fit"] = "mean"
-    """With groups: what a group begins with: the mean of its layers, the first of them, or a fit to their outputs."""
+    """With groups: the initial layer of a group: the mean of its layers, the first of them, or a least-squares fit to
+    their outputs."""
     recurrence: Any = None
-    """With groups=1, in a config file: a `bertjax.model.Recurrence`, and the one layer becomes its block."""
+    """With groups=1, in a config file: a `bertjax.model.Recurrence`, whose block is the one shared layer."""
     embedding_size: int | None = None
-    """Width of the word table, factorised from the teacher's by a truncated SVD."""
+    """Width of the word embedding table, factorised from the teacher's by a truncated SVD."""
 
     def __post_init__(self) -> None:
         if self.num_hidden_layers < 1:
@@ -90,8 +92,11 @@ class Student:
         return teacher.replace(**changes, layers=(), exits=None)
 
     def initialise(self, teacher: Any, seed: int, sample: Any = None) -> Any:
-        """The student as a `Bundle` with the teacher's tokenizer. `sample` is encoded text, which a fit needs. Exits go
-        to a whole student alone, and then without their threshold."""
+        """The student as a `Bundle` with the teacher's tokenizer.
+
+        `sample` is encoded text, which merge=fit needs. Early exits are kept only with as_is, and then without their
+        threshold.
+        """
         from bertjax.adaptive import forget_threshold, remove_exits
 
         source = self.source(teacher, seed)
@@ -114,7 +119,7 @@ class Student:
         return student
 
     def source(self, teacher: Any, seed: int) -> Any:
-        """The model that the student begins with, with a head like the teacher's."""
+        """The model that initialises the student, with a head like the teacher's."""
         if self.init_from in ("teacher", "random"):
             return teacher
         from bertjax.bundle import load, stored_config
@@ -125,7 +130,7 @@ class Student:
         architecture = PREFIXES[stored_config(self.init_from).model_type] + head
         names = ["dtype", "remat", "attention", "problem_type", "classifier_activation"]
         if config.attention != "xla":
-            names.append("attention_probs_dropout_prob")  # which such a run has set to 0
+            names.append("attention_probs_dropout_prob")  # 0, because these kernels have no attention dropout
         alike = {name: getattr(config, name) for name in names}
         source = load(self.init_from, architecture=architecture, labels=config.labels, seed=seed, **alike)
         mine, theirs = (getattr(bundle.tokenizer, "fingerprint", None) for bundle in (source, teacher))
@@ -137,7 +142,7 @@ class Student:
         return source
 
     def tied(self, student: Any, sample: Any) -> Any:
-        """The student with its layers in groups."""
+        """The student with its layers tied in groups."""
         from bertjax.share import LeastSquares, first, mean, tie
         from bertjax.share.tying import equal_groups
 
@@ -152,7 +157,7 @@ class Student:
         return dataclasses.replace(student, config=config, params=params)
 
     def cut(self, teacher: Any, seed: int) -> Any:
-        """The student as it is before anything is shared."""
+        """The student before layers are tied or embeddings factorised."""
         import jax
         import jax.numpy as jnp
 
@@ -177,7 +182,7 @@ class Student:
 
 
 def sample_batches(sample: Any) -> Iterator[Any]:
-    """Some of the encoded texts, from all over."""
+    """Batches of examples that are evenly spaced over the encoded text."""
     from bertjax.text.batches import gather
 
     rows = np.linspace(0, len(sample) - 1, FIT_ROWS).astype(np.int64).reshape(-1, 32)
@@ -185,7 +190,8 @@ def sample_batches(sample: Any) -> Iterator[Any]:
 
 
 def inherit(student: Any, teacher: Any, pairing: str | tuple[int, ...]) -> dict[str, Any]:
-    """The student's parameters with everything the teacher can give: all that is not a layer, and the paired layers."""
+    """The student's parameters, initialised with the teacher's: everything outside the layers, and the paired
+    layers."""
     ours, theirs = student.config.depth_steps(), teacher.config.depth_steps()
     if any(len({step.shape for step in steps}) > 1 for steps in (ours, theirs)):
         raise UserError("a student can take over layers only where all of them have one shape; use init_from=random.")
@@ -214,8 +220,9 @@ def inherit(student: Any, teacher: Any, pairing: str | tuple[int, ...]) -> dict[
 
 
 def around_the_layers(student: Any, teacher: Any) -> dict[str, Any]:
-    """The student's parameters with everything outside its layers that has the teacher's shape (MobileBERT's published
-    code). A norm without mean and variance keeps its own: the factors of a LayerNorm mean something else there."""
+    """The student's parameters, with everything outside its layers taken from the teacher where the shapes match, as in
+    MobileBERT's published code. A NoNorm layer keeps its own parameters: a LayerNorm's scale and bias mean something
+    else."""
     ours, theirs = flatten(student.params), flatten(teacher.params)
     same_norm = student.config.normalization_type == teacher.config.normalization_type
 
@@ -228,7 +235,8 @@ def around_the_layers(student: Any, teacher: Any) -> dict[str, Any]:
 
 
 def narrow_ffn(ffn: dict[str, Any], neurons: int) -> dict[str, Any]:
-    """A feed-forward layer with its strongest neurons: those of the largest product of input and output norms."""
+    """A feed-forward layer with its most important neurons: those with the largest product of input and output weight
+    norms."""
     from bertjax.prune.scores import strength
 
     inner, outer = ffn["intermediate"]["kernel"], ffn["output"]["kernel"]
