@@ -1,12 +1,12 @@
 """Atomic replacement of a folder: at every instant either the old or the new one exists under its name.
 
-The new folder is filled in a scratch folder beside its destination, `.NAME.RANDOM.partial/new`, and exchanged with the
+The new folder is filled in a scratch folder next to its destination, `.NAME.RANDOM.partial/new`, and exchanged with the
 old one by one system call (renameat2). Without that call the old folder is first moved into the scratch folder. If the
 process is killed between the two renames, both are in the scratch folder, and `settle` restores the old one.
 
-A scratch folder is locked while its process lives. Unlocked ones are debris, which `settle` deletes before the name is
-written or opened, and in the whole folder of a run when a command starts. The names are random, because process numbers
-are reused.
+A scratch folder is locked while its process is alive. Unlocked ones are left over from killed processes. `settle`
+deletes them before the name is written or opened, and `settle_all` does so in the whole folder of a run when a command
+starts. The names are random, because process numbers are reused.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 @contextlib.contextmanager
 def scratch(place: Path) -> Iterator[Path]:
-    """An empty folder on the file system of `place`; deleted at the end, with everything that is still in it."""
+    """An empty folder on the file system of `place`. It is deleted at the end, with everything that is still in it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     settle(place)
     folder, lock = _make(place)
@@ -39,7 +39,7 @@ def scratch(place: Path) -> Iterator[Path]:
 
 
 def put(new: Path, place: Path) -> None:
-    """Renames the folder of `scratch` to `place`; the old folder of that name takes its place in the scratch folder."""
+    """Renames the folder of `scratch` to `place`. An old folder of that name is moved to the scratch folder."""
     if not os.path.lexists(place):
         os.rename(new, place)
     elif not exchanged(new, place):
@@ -49,7 +49,7 @@ def put(new: Path, place: Path) -> None:
 
 
 def settle(place: Path) -> None:
-    """Completes or undoes the replacement of `place` by a killed process, and deletes its debris."""
+    """Completes or undoes a replacement of `place` by a killed process, and deletes its scratch folder."""
     with contextlib.suppress(OSError):  # the folder is missing or unreadable
         for found in _destinations(os.listdir(place.parent)):
             if found[1] == place.name:
@@ -65,7 +65,7 @@ def settle_all(root: Path) -> None:
 
 
 def exchanged(one: Path, other: Path) -> bool:
-    """Exchanges two folders in one system call. False where there is none: not Linux, or an old file system."""
+    """Exchanges two folders in one system call. False if it is not available: not Linux, or an old file system."""
     call = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     return bool(call) and call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
@@ -81,7 +81,7 @@ def _make(place: Path) -> tuple[Path, Lock]:
         folder.mkdir(mode=0o700)
         try:
             return folder, acquire(folder / LOCK)
-        except (FileNotFoundError, Held):  # deleted as debris before it was locked
+        except (FileNotFoundError, Held):  # another process deleted it before it was locked
             continue
         except OSError:
             folder.rmdir()
@@ -89,12 +89,13 @@ def _make(place: Path) -> tuple[Path, Lock]:
 
 
 def _clear_if_dead(folder: Path, place: Path) -> None:
-    """Does nothing if its process lives or may live, or if this process may not write here."""
+    """Clears a scratch folder whose process is dead. Does nothing if the process is or may be alive, or if the folder
+    may not be written."""
     with contextlib.suppress(OSError, Held):
         try:
             lock = acquire(folder / LOCK, create=False)
         except FileNotFoundError:
-            folder.rmdir()  # its process died before it made the lock or after it deleted it: the folder is empty
+            folder.rmdir()  # no lock yet, or deleted already: the folder is empty
             return
         if lock.certain:
             _clear(folder, place, lock)
@@ -103,7 +104,8 @@ def _clear_if_dead(folder: Path, place: Path) -> None:
 
 
 def _clear(folder: Path, place: Path, lock: Lock) -> None:
-    """Deletes a scratch folder. If both folders are in it and none at its place, the old one is restored first."""
+    """Deletes a scratch folder. If both folders are in it and none is at its destination, the old one is restored
+    first."""
     new, old = folder / NEW, folder / OLD
     try:
         if new.exists() and old.exists() and not os.path.lexists(place):

@@ -1,8 +1,8 @@
-"""File locks (`flock`), which the operating system releases when a process dies, however it dies.
+"""File locks (`flock`), which the operating system releases when a process ends, even if it is killed.
 
-Process numbers cannot tell whether a process lives: in a container each is 1, and every host has its own. `flock` works
-among the processes of one host and its containers, and over NFS among hosts. On a file system without locks (some FUSE
-mounts, Lustre without the option) every caller gets the lock, and no process counts as dead.
+Process numbers cannot tell whether a process is alive: in each container they start at 1, and every host has its own.
+`flock` works among the processes of one host and its containers, and over NFS among hosts. On a file system without
+locks (some FUSE mounts, Lustre without the option) every caller gets the lock, and no process counts as dead.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ except ImportError:  # Windows
 
 
 class Held(Exception):
-    """Another process holds the lock. The message is what it wrote into the file."""
+    """Another process holds the lock. The message is what that process wrote into the file."""
 
 
 class Lock(NamedTuple):
@@ -26,7 +26,7 @@ class Lock(NamedTuple):
     path: Path
     descriptor: int
     certain: bool
-    """False where the file system has no locks, so that others may hold it too."""
+    """False if the file system has no locks, so that other processes may hold it too."""
 
     @property
     def exists(self) -> bool:
@@ -37,7 +37,7 @@ class Lock(NamedTuple):
             return False
 
     def delete(self) -> None:
-        """Deletes the file; the lock itself stays."""
+        """Deletes the file; the lock itself is kept."""
         if self.exists:
             os.unlink(self.path)
 
@@ -74,7 +74,8 @@ def acquire(path: Path, owner: str = "", create: bool = True) -> Lock:
 
 
 def _locked(descriptor: int) -> bool:
-    """Takes the lock; False where the file system has none. Raises `BlockingIOError` where another process has it."""
+    """Takes the lock. Returns False if the file system has none; raises `BlockingIOError` if another process holds
+    it."""
     if fcntl is None:
         return False
     try:

@@ -1,13 +1,13 @@
-"""What a folder held when it was written: `digests.json`, a SHA-256 for each file and each array in it.
+"""The content of a folder when it was written: `digests.json`, with a SHA-256 of each file and each array in it.
 
-A flipped bit in a weight, or the weights of another model under the same name, open without a word and answer
-otherwise. So `save` and `export` leave the digests of what they wrote, and whoever opens the folder compares the files
-that it reads: what differs is an error that names file and array. Folders of others have no digests, and open as they
-are.
+A model with a flipped bit in a weight, or with another model's weights under the same file name, opens without an error
+and gives other outputs. So `save` and `export` write digests, and opening the folder compares them with the files that
+are read. A difference is an error that names file and array. Folders from other sources have no digests and open
+without the check.
 
-The digest of a file is that of `sha256sum`, and the only one that is computed when a folder is opened; those of arrays
-say afterwards which of them it was. A file is hashed from the page cache that reading it fills anyway: 0.28 s of a
-processor for 440 MB where it has instructions for SHA.
+The digest of a file is that of `sha256sum`, and the only one that is computed when a folder is opened; the digests of
+arrays are used to name the damaged ones. A file is hashed from the page cache that reading it fills anyway: 0.28 s of
+one core for 440 MB, if the processor has SHA instructions.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ MODEL_FILES = (
     *("config.json", "model.safetensors*", "model-*.safetensors"),
     *("tokenizer*.json", "vocab*", "added_tokens.json", "special_tokens_map.json", "spiece.model"),
 )
-"""What a model is opened from."""
+"""Files that a model is loaded from."""
 ANSWERS = (*MODEL_FILES, "*.onnx", "*.stablehlo", "*.tflite")
-"""What decides about answers, of a bundle or an export."""
+"""Files that determine the outputs of a bundle or an export."""
 PARTS = (*ANSWERS, "calibration.json")
-"""What is read when it is opened. The rest (card, reports) is about it."""
+"""Files that are read when a bundle or an export is opened. The others (card, reports) describe it."""
 EVERYTHING = ("*",)
 WEIGHTS = (".safetensors", ".onnx", ".stablehlo", ".tflite")
 SHOWN = 3
@@ -42,11 +42,11 @@ class Manifest(NamedTuple):
     """The content of `digests.json`."""
 
     files: dict[str, str]
-    """Digest by the path from the folder."""
+    """Digest by the file's path relative to the folder."""
     arrays: dict[str, dict[str, str]]
-    """Of the files that hold arrays, the digest of each."""
+    """Digest of each array, for the files that hold arrays."""
     made_from: dict[str, str]
-    """Of an export: the fingerprint of its bundle."""
+    """For an export, the fingerprint of its bundle."""
 
 
 def write(folder: Path, made_from: dict[str, str] | None = None) -> None:
@@ -58,7 +58,7 @@ def write(folder: Path, made_from: dict[str, str] | None = None) -> None:
 
 
 def put_text(folder: str | os.PathLike[str], name: str, text: str) -> None:
-    """Writes a text file into a finished folder, and its digest where the folder has digests."""
+    """Writes a text file into a finished folder, and updates its digest if the folder has digests."""
     write_text(as_path(folder) / name, text)
     if (as_path(folder) / FILE).is_file():
         found = read(as_path(folder))
@@ -66,10 +66,10 @@ def put_text(folder: str | os.PathLike[str], name: str, text: str) -> None:
 
 
 def check(folder: Path, patterns: Sequence[str] = PARTS) -> None:
-    """Compares the files of a folder whose names match with the digests that were written with them.
+    """Compares the files of a folder whose names match `patterns` with their digests.
 
     Raises:
-      UserError: One differs, or one is gone that the model needs; the digests are damaged.
+      UserError: A file differs, or one that the model needs is missing, or the digests are damaged.
     """
     files, arrays, _ = read(folder)
     asked = [name for name in files if matches(name, patterns)]
@@ -86,8 +86,8 @@ def check(folder: Path, patterns: Sequence[str] = PARTS) -> None:
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """The identity of the model in a folder, from its files: of its weights, its config and its tokenizer. Other files
-    (card, reports) make no other model of it."""
+    """The identity of the model in a folder: digests of its weights, its config and its tokenizer. Other files (card,
+    reports) do not affect it."""
     parts: dict[str, list[str]] = {"weights": [], "config": [], "tokenizer": []}
     files = sorted(file.name for file in folder.iterdir() if matches(file.name, ANSWERS) and file.is_file())
     for name, digest in zip(files, digests_of([folder / name for name in files]), strict=True):
@@ -101,12 +101,12 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def which(path: Path, written: dict[str, str]) -> str:
-    """Which arrays of a file are others than those that were written, for a sentence."""
+    """The arrays of a file that differ from those that were written, as part of a sentence."""
     if not written:
         return ""
     try:
         found = digests_of_arrays(path)
-    except Exception:  # a damaged file, and every parser raises its own
+    except Exception:  # every parser raises its own class for a damaged file
         return ": it cannot be read any more"
     if differing := [name for name, digest in written.items() if found.get(name) != digest]:
         others = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
@@ -115,7 +115,7 @@ def which(path: Path, written: dict[str, str]) -> str:
 
 
 def digests_of(files: Sequence[Path]) -> list[str]:
-    """SHA-256 of files, side by side: hashing leaves other threads alone."""
+    """SHA-256 of several files, computed in parallel threads (hashing releases the GIL)."""
 
     def digest(file: Path) -> str:
         with file.open("rb") as content:
@@ -126,14 +126,15 @@ def digests_of(files: Sequence[Path]) -> list[str]:
 
 
 def digests_of_arrays(file: Path) -> dict[str, str]:
-    """SHA-256 of each array in a file of weights, over its type, its shape and its bytes; none for other files."""
+    """SHA-256 of each array in a weights file, over its dtype, shape and bytes; empty for other files."""
     if file.suffix == ".safetensors":
         return _of_safetensors(file)
     return _of_onnx(file) if file.suffix == ".onnx" else {}
 
 
 def _of_safetensors(file: Path) -> dict[str, str]:
-    """Read without a framework, for no array library has all of the types that may be stored."""
+    """Digests of the arrays in a safetensors file. It is parsed by hand, because no array library has all dtypes that
+    it may hold."""
     with file.open("rb") as content:
         start = 8 + (size := int.from_bytes(content.read(8), "little"))
         header = json.loads(content.read(size))
@@ -150,7 +151,7 @@ def _of_safetensors(file: Path) -> dict[str, str]:
 
 
 def _of_onnx(file: Path) -> dict[str, str]:
-    """Of its initialisers, where the package that reads them is at hand."""
+    """Digests of the initialisers of an ONNX file; empty if the package onnx is not installed."""
     try:
         import onnx  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError:
@@ -160,7 +161,7 @@ def _of_onnx(file: Path) -> dict[str, str]:
 
 
 def read(folder: Any) -> Manifest:
-    """What is written of a folder: nothing, where it has no digests."""
+    """The manifest of a folder; empty if it has no digests."""
     path = folder / FILE
     if not path.is_file():
         return Manifest({}, {}, {})

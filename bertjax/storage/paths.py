@@ -1,15 +1,15 @@
-"""Where files are: on this machine, or in a bucket of Google Cloud Storage, `gs://bucket/...`.
+"""Local paths and paths in a bucket of Google Cloud Storage, `gs://bucket/...`, with the same functions for both.
 
-A bucket knows whole objects only. There is no renaming of folders, no appending, and no file for what opens files by
-itself (safetensors, ONNX Runtime, TensorBoard). So small files are read and written in place (`as_path`), and all else
-goes through a folder of this machine: `local` has a copy of what is to be read, kept under bertjax.storage.cache and
-made anew where the bucket holds another; `atomic_folder` and `staged` give a folder to fill, which is sent when it is
-full. Of a path of this machine all of them give that path itself, so nothing is copied where there is no bucket; how a
-folder takes the place of another there, bertjax.storage.atomic says.
+A bucket stores whole objects only. Folders cannot be renamed and files cannot be appended to, and libraries that open
+files themselves (safetensors, ONNX Runtime, TensorBoard) cannot read it. So small files are read and written in place
+(`as_path`), and everything else goes through a local folder. `local` returns a copy for reading, kept in the cache
+(bertjax.storage.cache) and renewed if the bucket's content changed. `atomic_folder` and `staged` give a folder to fill,
+which is uploaded when it is complete. For a local path nothing is copied: `local` and `staged` return the path itself,
+and `atomic_folder` a folder beside it that is renamed (bertjax.storage.atomic).
 
-A folder in a bucket is replaced object by object, its `config.json` deleted first and written last: without one, it is
-no model. So a process that is killed meanwhile leaves neither the old one nor the new one, and the same command again
-writes it anew from the last checkpoint.
+A folder in a bucket is replaced object by object. Its `config.json` is deleted first and written last, and a folder
+without one is no model. So a process that is killed in between leaves neither the old folder nor the new one, and the
+same command, run again, writes it from the last checkpoint.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def is_remote(path: Given) -> bool:
 
 
 def as_path(path: Given) -> Any:
-    """pathlib's Path; of a bucket, etils' epath.Path, which has the same methods.
+    """A pathlib.Path; for a bucket, an epath.Path of etils, which has the same methods.
 
     Raises:
       UserError: The bucket cannot be reached.
@@ -52,7 +52,7 @@ def as_path(path: Given) -> Any:
 
 
 def absolute(path: Given) -> str:
-    """The one name of a path, without `..`."""
+    """The canonical name of a path, without `..`."""
     name = os.fspath(path)
     if not is_remote(name):
         return os.path.abspath(name)
@@ -60,7 +60,7 @@ def absolute(path: Given) -> str:
 
 
 def relative(path: Given, folder: Given) -> str:
-    """The path as seen from the folder; the path itself where one is in a bucket and the other is not."""
+    """The path relative to the folder. The path itself if only one of the two is in a bucket."""
     path, folder = absolute(path), absolute(folder)
     if is_remote(path) != is_remote(folder):
         return path
@@ -74,7 +74,7 @@ def joined(folder: Given, name: str) -> str:
 
 
 def names(folder: Given) -> Iterator[str]:
-    """Every file below a folder, by its path from there; none where there is no such folder."""
+    """Every file below a folder, as a path relative to it; none if the folder does not exist."""
     if is_remote(folder):
         start = _key(folder) + "/"
         yield from (found.removeprefix(start) for found in sorted(_client(_bucket(folder)).find(start)))
@@ -84,11 +84,11 @@ def names(folder: Given) -> Iterator[str]:
 
 
 def local(path: Given) -> Path:
-    """A file, or a folder with all that is below it, on this machine. Copies of what the bucket held before stay in the
-    cache until somebody deletes them.
+    """A local path of a file, or of a folder with everything below it. Copies of earlier contents of a bucket stay in
+    the cache until they are deleted by hand.
 
     Raises:
-      UserError: There is nothing at that place of the bucket, or it changes while it is copied.
+      UserError: There is nothing at that path of the bucket, or it changes while it is copied.
     """
     if not is_remote(path):
         return Path(path)
@@ -112,10 +112,10 @@ def local(path: Given) -> Path:
 
 @contextlib.contextmanager
 def atomic_folder(target: Given) -> Iterator[Path]:
-    """A folder to fill that takes the place of `target`, as a whole, when the block ends without an error.
+    """A folder to fill. It replaces `target` as a whole when the block ends without an error.
 
     Raises:
-      UserError: The folder cannot be written. What was there stays.
+      UserError: The folder cannot be written. The old content is kept.
     """
     try:
         if is_remote(target):
@@ -134,7 +134,7 @@ def atomic_folder(target: Given) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def staged(folder: Given) -> Iterator[Path]:
-    """A folder whose files are in `folder`, beside those that were there, when the block ends without an error."""
+    """A folder to fill. Its files are added to those in `folder` when the block ends without an error."""
     if not is_remote(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
         yield Path(folder)
@@ -145,12 +145,12 @@ def staged(folder: Given) -> Iterator[Path]:
 
 
 def send(source: Path, folder: Given) -> None:
-    """Writes every file below `source` to the same place below a folder in a bucket."""
+    """Uploads every file below `source` to the same relative path below a folder in a bucket."""
     _send(source, folder, list(names(source)))
 
 
 def write_text(path: Given, text: str) -> None:
-    """Writes a file as a whole: a killed process leaves the old one or the new one."""
+    """Writes a file atomically: a killed process leaves either the old or the new content."""
     if is_remote(path):
         with _plain_errors():
             as_path(path).write_text(text)
@@ -162,7 +162,7 @@ def write_text(path: Given, text: str) -> None:
 
 
 def remove(folder: Given) -> None:
-    """Deletes a folder with all that is in it, if there is one."""
+    """Deletes a folder with everything in it, if it exists."""
     if is_remote(folder):
         as_path(folder).rmtree(missing_ok=True)
     else:
@@ -170,13 +170,13 @@ def remove(folder: Given) -> None:
 
 
 def _sending() -> Path:
-    """Beside this name lies what is sent to a bucket when it is full."""
+    """The path next to which folders are filled before they are uploaded."""
     return Path(tempfile.gettempdir(), "bertjax")
 
 
 def _publish(source: Path, target: Given) -> None:
     client, new, old = _client(_bucket(target)), set(names(source)), set(names(target))
-    # The deciding file first and alone: no order holds among the others.
+    # The deciding file is deleted first and in a request of its own, because a request has no guaranteed order.
     for gone in ({DECIDING} & old, old - new - {DECIDING}):
         if gone:
             with _plain_errors():
@@ -193,7 +193,7 @@ def _send(source: Path, folder: Given, files: list[str]) -> None:
 
 
 def _objects(path: Given) -> list[tuple[str, int, str]]:
-    """Name, size and generation of an object, or of all below a folder."""
+    """Name, size and generation of an object, or of all objects below a folder."""
     with _plain_errors():
         try:
             entries = _client(_bucket(path)).ls(_key(path), detail=True)
@@ -205,7 +205,7 @@ def _objects(path: Given) -> list[tuple[str, int, str]]:
 
 
 def _key(path: Given) -> str:
-    """`bucket/place`, as the client names it."""
+    """`bucket/path`, the form that the client needs."""
     return absolute(path).removeprefix(BUCKETS)
 
 
@@ -215,7 +215,7 @@ def _bucket(path: Given) -> str:
 
 @functools.cache
 def _client(bucket: str) -> Any:
-    """What talks to a bucket, which answered once.
+    """A client for a bucket, after one successful request.
 
     Raises:
       UserError: gcsfs is missing, or the bucket cannot be read: no such bucket, no credentials, no network.
@@ -225,8 +225,8 @@ def _client(bucket: str) -> Any:
     import fsspec
     import fsspec.config
 
-    # Others write there too (TensorStore in this process), so no listing is kept. With these options the client is the
-    # one that etils uses where TensorFlow is out of the way, so that this holds there too.
+    # Other clients write there too (TensorStore in this process), so listings are not cached. etils uses the same
+    # options if TensorFlow is disabled, and then shares this client, so that this applies to it as well.
     os.environ.setdefault("EPATH_USE_TF", "false")
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     client = fsspec.filesystem("gcs", finalize_on_close=True)
@@ -243,7 +243,7 @@ def _client(bucket: str) -> Any:
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-    """What goes wrong on the way to a bucket, of a dozen kinds, as what goes wrong with a disk."""
+    """Turns the many kinds of errors of a bucket into `OSError`, like those of a disk."""
     try:
         yield
     except OSError:

@@ -37,7 +37,7 @@ def stored_arrays(file: Path) -> dict[str, np.ndarray]:
 
 
 def count_arrays(file: Path) -> int:
-    """The number of arrays, by the file's header; 0 for a missing or damaged file."""
+    """The number of arrays according to the file's header; 0 for a missing or damaged file."""
     try:
         with safe_open(file, framework="numpy") as opened:
             return len(opened.keys())

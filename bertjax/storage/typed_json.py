@@ -1,4 +1,4 @@
-"""Reads JSON from outside into dataclasses, and checks every value against the type of its field.
+"""Reads untrusted JSON into dataclasses, and checks every value against the type of its field.
 
 The type and range of a field are declared once, as its annotation: `Annotated[int, Within(1)]`. `build` and `value`
 check everything they read, at every depth; `check` checks a dataclass that was made in Python.
@@ -72,7 +72,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def checked_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object that every parser reads in the same way."""
+    """A JSON object, after a check that every parser reads it in the same way: no duplicate keys, only finite
+    numbers."""
     content = dict(pairs)
     if len(content) < len(pairs):
         ((doubled, _),) = Counter(name for name, _ in pairs).most_common(1)
@@ -84,7 +85,7 @@ def checked_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_finite(given: Any) -> bool:
-    """Whether this is neither NaN nor infinite, nor a list with such a number."""
+    """Whether this is neither NaN nor infinite, nor a list that contains such a number."""
     return all(map(is_finite, given)) if isinstance(given, list) else not isinstance(given, float) or isfinite(given)
 
 
@@ -118,7 +119,7 @@ def build(cls: type[Built], content: Any, name: str) -> Built:
 
 
 def value(annotation: Any, given: Any, name: str) -> Any:
-    """A JSON value as this type: lists become tuples, objects dataclasses."""
+    """A JSON value converted to this type: lists become tuples, objects become dataclasses."""
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return given if isinstance(given, annotation) else build(annotation, given, name)
     kind, parts = get_origin(annotation), get_args(annotation)
@@ -167,14 +168,14 @@ def fits(annotation: Any, given: Any) -> bool:
 
 
 def is_unicode(text: Any) -> bool:
-    """Whether this is a string that UTF-8 can write (JSON and badly decoded input bring halves of surrogate pairs)."""
+    """Whether this is a string that UTF-8 can encode. JSON and badly decoded input may contain unpaired surrogates."""
     try:
         return isinstance(text, str) and text.encode() is not None
     except UnicodeEncodeError:
         return False
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- descriptions ----------------------------------------------------------------------------------------------------
 
 PLAIN = {
     int: "a whole number",
@@ -187,7 +188,7 @@ PLAIN = {
 
 
 def expected(annotation: Any) -> str:
-    """A type and its range in words."""
+    """A description of a type and its range."""
     kind, parts = get_origin(annotation), get_args(annotation)
     if kind is Annotated:
         return f"{expected(parts[0])}{parts[1]}"
@@ -201,7 +202,7 @@ def expected(annotation: Any) -> str:
 
 
 def shown(given: Any) -> str:
-    """A value as JSON writes it, cut where it is long."""
+    """A value as JSON, shortened if it is long."""
     nested = isinstance(given, dict | list | tuple)
     text = reprlib.repr(given) if nested else json.dumps(given, ensure_ascii=not is_unicode(given), default=repr)
     return text if len(text) <= 60 else text[:57] + "..."
