@@ -1,19 +1,23 @@
-"""Arrays in, predictions out: BERT in Flax Linen, and the only room that imports it.
+"""BERT, DistilBERT, ALBERT, MobileBERT and Universal Transformer in Flax Linen.
 
-    config.py       what a model is, in numbers (no jax)
-    depth.py        how deep an example goes: recurrence, halting, exits (no jax)
-    products.py     every matrix product and look-up, in one place
+    config.py       the sizes and options of a model (no jax)
+    depth.py        recurrence, halting and early exits, as data (no jax)
+    products.py     every matrix product, embedding look-up and dropout, in one place
+    attention.py    attention masks, and fused attention kernels
     layers.py       one encoder layer
-    embeddings.py   from ids to the encoder's input
-    encoder.py      the stack of depth steps, over the parameters that they share or own
-    bottleneck.py   layers that compute in a width of their own: MobileBERT, IB-BERT
-    recurrence.py   one block applied again and again, until all has halted: Universal Transformer
-    exits.py        heads after inner layers
-    bert.py         the model, whole and in pieces, and what it returns
-    heads.py        classification, tokens, answers, masked words, next sentence; every family
-    huggingface.py  Hugging Face folders, in and out, without torch
+    embeddings.py   from token ids to the encoder's input
+    encoder.py      the stack of depth steps, with shared or separate parameters
+    bottleneck.py   layers with an inner width of their own: MobileBERT, IB-BERT
+    recurrence.py   one block applied repeatedly with adaptive halting: Universal Transformer
+    exits.py        classifiers after inner layers
+    bert.py         the model, whole or by segments, and its outputs
+    heads.py        task heads of every family
+    quantized.py    matrix products with quantised inputs
+    sites.py        the names of a model's products
+    soundness.py    checks of loaded parameters
+    huggingface.py  reads and writes Hugging Face folders, without torch
 
-A module is a description; its parameters are a plain nested dict beside it:
+A module describes the computation; its parameters are a separate, plain nested dict:
 
     model = BertForSequenceClassification(BertConfig(labels=("no", "yes")))
     params = model.init(jax.random.key(0), input_ids)["params"]
@@ -113,7 +117,7 @@ _HOMES = {"BertModel": "bert", "ModelOutput": "bert", "key_mask": "attention", "
 
 
 def __getattr__(name: str) -> Any:
-    """Modules are imported when they are first asked for: a config file needs numbers alone, and no jax."""
+    """Imports lazily: a config file needs `BertConfig` only, and must not import jax."""
     if name not in __all__:
         raise AttributeError(f"module 'bertjax.model' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"bertjax.model.{_HOMES.get(name, 'heads')}"), name)

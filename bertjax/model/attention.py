@@ -1,13 +1,13 @@
-"""Attention in one piece: kernels that never hold a score for every pair of tokens.
+"""Attention masks, and fused attention kernels that never store the attention scores.
 
-The plain path writes its scores down, [b, h, l, l] of them, and reads them again for the softmax, the values and the
-gradient. A fused kernel keeps a block of them on the chip, so its memory grows with the length and not with its square.
-Who sees whom is told by segment ids, [b, l]: the texts of a packed row are segments, and padding is one more.
+The plain path ("xla") writes the scores [b, h, l, l] to memory and reads them again for the softmax, the values and the
+gradient. A fused kernel keeps a block of them on the chip, so its memory is linear in the length, not quadratic.
+Segment ids [b, l] set which tokens attend to each other: each packed example is a segment, and padding is another.
 
-The price: probabilities that are never there cannot be dropped, nor scores rounded, and every row of the last layer is
-computed, also under a head that reads one. On a TPU lengths are filled up to the next multiple of 128, so that texts of
-32 tokens cost four times their attention. From which length a kernel pays has not been measured here; the plain path
-stays the default and the reference.
+The trade-off: a fused kernel cannot apply attention dropout or quantise scores, and it computes every row of the last
+layer even if the head reads only one. On a TPU, lengths are padded to a multiple of 128, so at 32 tokens attention
+costs four times as much. The length from which a kernel is faster has not been measured here; the plain path is the
+default and the reference.
 """
 
 from collections.abc import Callable
@@ -23,18 +23,19 @@ from bertjax.errors import UserError
 from bertjax.model.config import Kernel
 
 Mask = Bool[Array, "b 1 #r l"] | Int[Array, "b l"]
-"""Who sees whom: which keys a query may look at, or for a fused kernel the segment of every token."""
+"""Which tokens attend to each other: a mask of the keys visible to each query, or for a fused kernel the segment id of
+every token."""
 
 BACKENDS = {"cudnn": ("gpu", "an NVIDIA GPU"), "flash": ("tpu", "a TPU")}
-"""Where a kernel runs: its name in jax, and in words."""
+"""The backend that each kernel needs: its name in jax, and in words."""
 MULTIPLES = {"cudnn": 2, "flash": 128}
-"""Lengths are filled up to multiples of this: cuDNN's gradient wants even ones, a TPU has 128 lanes."""
+"""Lengths are padded to a multiple of this: cuDNN's gradient needs even lengths, and a TPU has 128 lanes."""
 PADDING = -1
-"""The segment of padding, among ids from 0."""
+"""Segment id of padding; other ids start at 0."""
 
 
 def require_backend(kernel: Kernel) -> None:
-    """Raises `UserError` where a kernel cannot run."""
+    """Raises `UserError` if the kernel does not run on this backend."""
     backend, words = BACKENDS.get(kernel, (None, ""))
     if backend and jax.default_backend() != backend:
         raise UserError(f"attention={kernel!r} needs {words}, and jax finds none here; leave it at 'xla'.")
@@ -43,10 +44,10 @@ def require_backend(kernel: Kernel) -> None:
 def key_mask(
     attention_mask: Int[ArrayLike, "b l"], segment_ids: Int[ArrayLike, "b l"] | None = None, kernel: Kernel = "xla"
 ) -> Mask:
-    """Which keys a query may look at: real tokens, and of its own segment where rows are packed.
+    """The attention mask: real tokens, and in packed rows only those of the same segment.
 
-    For a fused kernel that is the segment of every token. Padding is a segment, whose tokens see each other: nobody
-    reads what becomes of them, and a query without any key would have no softmax.
+    For a fused kernel it is the segment id of every token. Padding tokens attend to each other, because a query without
+    any key has no softmax; their outputs are never read.
     """
     real = jnp.asarray(attention_mask) > 0
     if kernel != "xla":
@@ -65,7 +66,7 @@ def fused_attention(
     values: Float[Array, "b l h k"],
     segments: Int[Array, "b l"],
 ) -> Float[Array, "b l h k"]:
-    """softmax(q k / sqrt(k)) v among the tokens of each segment, in the dtype of the queries."""
+    """softmax(q k / sqrt(k)) v within each segment, in the dtype of the queries."""
     length = queries.shape[1]
     missing = -length % MULTIPLES[kernel]
 
@@ -82,7 +83,8 @@ def cudnn(
     values: Float[Array, "b l h k"],
     segments: Int[Array, "b l"],
 ) -> Float[Array, "b l h k"]:
-    """NVIDIA's kernel. It takes the mask as an array: two bytes for every pair of tokens of a row, for all heads."""
+    """NVIDIA's kernel. It takes the mask as an array: two bytes for every pair of tokens in a row, shared by all
+    heads."""
     mask = segments[:, None, :, None] == segments[:, None, None, :]
     return jax.nn.dot_product_attention(queries, keys, values, mask=mask, implementation="cudnn")
 
@@ -96,7 +98,7 @@ def flash(
     """The Pallas kernel for TPUs that comes with jax (FlashAttention, Dao et al. 2022)."""
     from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
 
-    # Up to 512 tokens are one block, so one plain softmax; longer rows are cut into blocks that share a running one.
+    # Up to 512 tokens are one block with a plain softmax; longer rows use several blocks and an online softmax.
     block = next(size for size in (512, 384, 256, 128) if queries.shape[1] % size == 0)
     scale = queries.shape[-1] ** -0.5
 
@@ -115,10 +117,10 @@ def flash(
 
 
 def on_own_rows(kernel: Callable[..., Array], *arrays: Array) -> Array:
-    """A kernel, on every device for the rows that it holds.
+    """Runs the kernel on every device for that device's rows.
 
-    XLA divides its own operations by itself, but not a kernel, which it cannot look into. The mesh is that of the
-    arrays, as `jit` knows it from its arguments; rows that do not divide over it are computed on every device.
+    XLA partitions its own operations, but not a custom kernel. The mesh is that of the arrays, as `jit` knows it from
+    its arguments. If the batch does not divide over it, every device computes all rows.
     """
     mesh = jax.typeof(arrays[0]).sharding.mesh
     if mesh.empty or mesh.size == 1:

@@ -1,9 +1,9 @@
-"""The encoder, whole and in pieces.
+"""`BertModel`: embeddings, encoder and head, whole or by segments.
 
-`BertModel` is `embed -> layers[a:b] -> head`; each piece is a method that can be applied alone, and the full model is
-nothing but their composition. The output holds everything that was computed; inside `jit`, XLA removes what the
-caller drops, so asking for the logits alone costs no more than computing them. Calling `jax.jit(model.apply)` keeps
-all of it: return what you need from a function of your own.
+The model is `embed -> layers[a:b] -> finish`; each part is a method that can be applied alone, and the full model is
+their composition. The output holds every intermediate result. Inside `jit`, XLA removes what the caller does not use,
+so taking only the logits costs nothing extra. `jax.jit(model.apply)` returns and therefore computes everything: wrap it
+in a function that returns what you need.
 """
 
 from collections.abc import Sequence
@@ -27,40 +27,41 @@ from bertjax.model.recurrence import RecurrentEncoder, Trace
 
 
 class ModelOutput(NamedTuple):
-    """What a model computed. `hidden_states[0]` is the embedding, `[i + 1]` the output of layer i, or of round i."""
+    """The outputs of a model. `hidden_states[0]` is the embedding, `[i + 1]` the output of layer i, or of recurrence
+    step i."""
 
     logits: Array | None
     sentence_logits: Array | None
-    """Of the second head, where there are two: BertForPreTraining, AlbertForPreTraining."""
+    """Of the second head of BertForPreTraining and AlbertForPreTraining."""
     pooled: Array | None
     hidden_states: tuple[Float[Array, "b l d"], ...]
     queries: tuple[Float[Array, "b l h k"], ...]
     keys: tuple[Float[Array, "b l h k"], ...]
     values: tuple[Float[Array, "b l h k"], ...]
     trace: Trace | None = None
-    """Of a recurrence: who halted when."""
+    """Halting statistics of a recurrence."""
     exit_logits: tuple[Float[Array, "..."], ...] = ()
-    """Of the heads after inner layers, in their order; the logits after the last layer are `logits`."""
+    """Of the exits after inner layers, in order; those after the last layer are `logits`."""
 
     @property
     def attention_scores(self) -> tuple[Float[Array, "b h l l"], ...]:
-        """Per layer, queries times keys, scaled by the root of the head size, before mask and softmax.
+        """Per layer, queries times keys divided by the square root of the head size, before mask and softmax.
 
-        Computed here from queries and keys, so that it exists whichever kernel did the attention.
+        Recomputed from queries and keys, so they exist whichever attention kernel was used.
         """
         pairs = zip(self.queries, self.keys, strict=True)
         return tuple(jnp.einsum("bqhk,bmhk->bhqm", q, k) * q.shape[-1] ** -0.5 for q, k in pairs)
 
 
 class BertModel(nn.Module):
-    """BERT (Devlin et al. 2018) without a task head; subclasses in heads.py add theirs in `setup_head` and `head`."""
+    """BERT (Devlin et al. 2018) without a task head; subclasses in heads.py implement `setup_head` and `head`."""
 
     config: BertConfig
     product: Product = plain_product
 
     has_pooler = True
     reads_first = False
-    """The head reads the first row of the last layer and no other."""
+    """True if the head reads only the first row of the last layer."""
 
     def setup(self):
         mobile = self.config.model_type == "mobilebert"
@@ -75,15 +76,15 @@ class BertModel(nn.Module):
         self.setup_head()
 
     def setup_head(self) -> None:
-        """Modules of the head; none here."""
+        """Creates the modules of the head; the base class has none."""
 
     def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"] | None) -> Array | None:
-        """Logits from the last hidden state and the pooled vectors; none here."""
+        """Logits from the last hidden state and the pooled vectors; None in the base class."""
         del hidden, pooled
         return None
 
     def sentence_head(self, pooled: Float[Array, "*rows d"] | None) -> Array | None:
-        """Logits about the two sentences as wholes; none here."""
+        """Logits of the sentence-pair task from the pooled vectors; None in the base class."""
         del pooled
         return None
 
@@ -96,7 +97,7 @@ class BertModel(nn.Module):
         token_type_ids: Int[ArrayLike, "b l"] | None = None,
         position_ids: Int[ArrayLike, "#b l"] | None = None,
     ) -> Float[Array, "b l d"]:
-        """The encoder's input. Positions count from 0 at the first column unless given."""
+        """The encoder's input. Without `position_ids`, positions count from 0 at the first column."""
         ids = jnp.asarray(input_ids)
         limit, length = self.config.max_position_embeddings, ids.shape[1]
         if position_ids is None and length > limit:
@@ -116,10 +117,10 @@ class BertModel(nn.Module):
         stop: int | None = None,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> list[LayerOutput]:
-        """Depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
-        # A product that is watched sees every site once, and a fused kernel wants many queries.
+        """Outputs of depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
+        # Observers of products need all rows in one call, and a fused kernel is inefficient for one query.
         apart = self.reads_first and by_rows(self.product) and self.config.attention == "xla"
-        # An exit behind the last layer: this is a piece of a model, and who goes on needs every row.
+        # An exit after the last layer means a segment of a larger model: later segments need every row.
         goes_on = self.config.exits is not None and self.config.exits.after[-1] == self.config.depth - 1
         return self.encoder(hidden, mask, gates, start, stop, apart and not goes_on, cls_positions)
 
@@ -130,10 +131,11 @@ class BertModel(nn.Module):
         first: Float[Array, "*rows d"] | None = None,
         positions: Int[ArrayLike, "b m"] | None = None,
     ) -> tuple[Array | None, Array | None]:
-        """Logits and pooled vectors from the last hidden state; one [CLS] a row, or those at `cls_positions`.
+        """Logits and pooled vectors from the last hidden state, for the [CLS] of each row or those at `cls_positions`.
 
-        `first` is what of `hidden` a layer computed apart, see `LayerOutput`. With `positions`, the logits of tokens
-        are those of the tokens there alone."""
+        `first` are the [CLS] rows if they were computed separately, see `LayerOutput`. With `positions`, token-level
+        heads return logits of these positions only.
+        """
         pooled = self.pool(first_rows(hidden, cls_positions, first))
         if positions is not None:
             hidden = jnp.take_along_axis(hidden, jnp.asarray(positions)[..., None], axis=1)
@@ -154,7 +156,7 @@ class BertModel(nn.Module):
             return self.exits(number, mean_rows(hidden, jnp.asarray(real) > 0))
         first = first_rows(hidden, cls_positions, first)
         if exits.head == "shared":
-            hidden = first if first.ndim == 3 else first[:, None]  # of which such a head reads nothing
+            hidden = first if first.ndim == 3 else first[:, None]  # not read by a classifier
             return self.head(hidden, self.pool(first))
         row: Any = first if exits.head == "own_pooler" else self.pool(first)
         return self.exits(number, row)
@@ -177,11 +179,14 @@ class BertModel(nn.Module):
         gates: Sequence[LayerGates] | None = None,
         stop_early: bool = False,
     ) -> ModelOutput:
-        """Runs the model. `attention_mask` is 1 on real tokens; with `segment_ids` (packing) a token sees only its own
-        segment. Token types are accepted and ignored where the model has none. With `masked_positions` the logits of a
-        masked language model are [b, m, vocabulary], of these places alone: the vocabulary is the widest product there
-        is. With `stop_early` a recurrence ends when all has halted, and only its last output is there; that has no
-        gradient."""
+        """The outputs of the whole model.
+
+        `attention_mask` is 1 on real tokens. With `segment_ids` (packing) tokens attend within their segment only.
+        Token types are accepted and ignored if the model has none. With `masked_positions` the logits of a masked
+        language model are [b, m, vocabulary], at these positions only, because the product with the vocabulary is the
+        largest in the model. With `stop_early` a recurrence ends as soon as every position has halted and returns only
+        its last output; this has no gradient.
+        """
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
         if segment_ids is not None and (reason := self.config.unpackable):
             raise UserError(f"{reason}: do not pack for this model.")
@@ -208,13 +213,14 @@ class BertModel(nn.Module):
 def first_rows(
     hidden: Float[Array, "b l d"], cls_positions: Int[ArrayLike, "b s"] | None, first: Float[Array, "*rows d"] | None
 ) -> Float[Array, "..."]:
-    """What a head reads: the first row [b, d], or those at `cls_positions` [b, s, d]; as `first`, if it is these."""
+    """The rows that a head reads: the first [b, d], or those at `cls_positions` [b, s, d]; `first` if it holds these
+    rows."""
     if cls_positions is not None:
         return first if first is not None and first.ndim == 3 else rows_at(hidden, cls_positions)
     return hidden[:, 0] if first is None else first
 
 
 def mean_rows(hidden: Float[Array, "b l d"], real: Bool[Array, "b l"]) -> Float[Array, "b d"]:
-    """The mean over the real tokens, in float32; 0 where there are none."""
+    """The mean over real tokens, computed in float32; 0 if there are none."""
     kept = jnp.where(real[..., None], hidden.astype(jnp.float32), 0.0)
     return (kept.sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)[:, None]).astype(hidden.dtype)

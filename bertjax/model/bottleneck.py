@@ -1,12 +1,12 @@
-"""Thin layers between wide states: MobileBERT, and its teacher IB-BERT (Sun et al. 2020).
+"""MobileBERT and its teacher IB-BERT (Sun et al. 2020): layers with an inner width of their own between dense layers.
 
-A layer narrows its input, computes in the narrow width, and widens the result again onto the residual sum, so that 24
-layers are cheap while the states between them stay as wide as a teacher's. That is what makes layer-by-layer transfer
-possible: IB-BERT has the same states of 512 columns around layers of 1,024, an inverted bottleneck, and each of its
-layers can teach the layer beside it without a projection.
+A layer projects its input to the inner width, computes there, and projects the result back onto the residual. So the 24
+layers of MobileBERT are cheap, and the hidden states between them have the width of the teacher's. IB-BERT has the same
+states of 512 columns around layers of 1,024, an inverted bottleneck. Each of its layers can therefore be distilled into
+the student's layer without a projection.
 
-The trade-off: thin matrices use a large device badly, the dense layers in and out are a quarter of the parameters, and
-a narrow layer has so little attention in proportion that several feed-forward layers follow it to restore the balance.
+The trade-off: narrow matrices use a large device poorly, and the projections are a quarter of the parameters. A narrow
+layer also has too little feed-forward capacity relative to its attention, so several feed-forward layers follow it.
 """
 
 import flax.linen as nn
@@ -24,12 +24,12 @@ from bertjax.model.products import Product, dropout, plain_product
 
 
 def bottleneck_of(config: BertConfig) -> BottleneckConfig:
-    assert config.bottleneck is not None  # `BertConfig` gives every MobileBERT one
+    assert config.bottleneck is not None  # set by `BertConfig` for every MobileBERT
     return config.bottleneck
 
 
 class Bottleneck(nn.Module):
-    """A dense layer to another width, and a norm."""
+    """A dense layer to another width, followed by a norm."""
 
     config: BertConfig
     width: int
@@ -45,12 +45,12 @@ class Bottleneck(nn.Module):
     def onto(
         self, residual: Float[Array, "b l o"], x: Float[Array, "b l i"], rate: float, site: str
     ) -> Float[Array, "b l o"]:
-        """The same, added to a residual before the norm."""
+        """The dense layer, dropout, the residual sum and the norm."""
         return self.layer_norm(residual + dropout(self.dense(x, site), rate, dropout_key(self)))
 
 
 class BottleneckGroup(Group):
-    """One layer. The last feed-forward layer is `ffn`, as in every model; those before it are `ffn_0`, `ffn_1`..."""
+    """One layer. The last feed-forward layer is `ffn`, as in other models; earlier ones are `ffn_0`, `ffn_1`..."""
 
     def setup(self):
         super().setup()
@@ -80,7 +80,7 @@ class BottleneckGroup(Group):
     def inputs(
         self, hidden: Float[Array, "b l d"], site: str
     ) -> tuple[Float[Array, "b l n"], Float[Array, "b l m"], Float[Array, "b l v"]]:
-        """What the residual sum of attention begins with, what queries and keys are made of, and what values are."""
+        """The inputs of attention: for the residual sum, for queries and keys, and for values."""
         if not self.config.bottleneck_size:
             return hidden, hidden, hidden
         narrow = self.input_bottleneck(hidden, f"{site}/input_bottleneck")
@@ -93,7 +93,7 @@ class BottleneckGroup(Group):
 
 
 class BottleneckEncoder(Encoder):
-    """The stack of such layers, which share no parameters and take no gates."""
+    """The stack of bottleneck layers, without parameter sharing and without gates."""
 
     group_type = BottleneckGroup
 
@@ -106,7 +106,7 @@ class BottleneckEncoder(Encoder):
         split_cls_row: bool = False,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> LayerOutput:
-        """One depth step; every row is computed."""
+        """The output of one depth step; always computes every row."""
         del split_cls_row, cls_positions
         if any(gate is not None for gate in gates):
             raise UserError("gates scale the heads, neurons and layers of a plain BERT; a MobileBERT takes none.")
@@ -115,14 +115,15 @@ class BottleneckEncoder(Encoder):
 
 
 class TrigramEmbeddings(Embeddings):
-    """Words mapped to the encoder's width, with their neighbours if the config says so; then positions and token types
-    are added, and a norm follows.
+    """Word embeddings mapped to the encoder's width, optionally as trigrams; then position and token types are added,
+    and a norm follows.
 
-    With `trigram_input` a word is three rows of the table side by side, those of the next, the same and the previous
-    column (that order, as in the official code); beyond the first and the last column of the batch there are zeros.
-    Padding is a column like any other: the last real token sees the row of [PAD] where padding follows it, and zeros
-    where none does, as in the official code and in `transformers`. So its embedding, and through attention the whole
-    row a little, depends on whether padding follows, though not on how much, while the row of [PAD] is not zero.
+    With `trigram_input` the input of a position is three word embeddings side by side: of the next, the same and the
+    previous position, in the order of the official code. Beyond the first and last column of the batch they are zeros.
+    Padding is a position like any other, as in the official code and in `transformers`: next to padding, the last real
+    token has the embedding of [PAD] in its trigram, at the end of the batch it has zeros. So its embedding, and
+    slightly the whole example through attention, depends on whether padding follows (not on how much), unless the row
+    of [PAD] is zero.
     """
 
     def setup(self):
@@ -150,7 +151,8 @@ class TrigramEmbeddings(Embeddings):
         return dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
 
     def words_from(self, x: Float[Array, "b l d"]) -> Float[Array, "b l v"]:
-        """What the word table (tied) says of its columns, the first ones; the head adds the others."""
+        """Logits from the first `embedding_size` columns, by the word table (tied); the head adds those of the other
+        columns."""
         return super().words_from(x[..., : self.config.embedding_size])
 
 

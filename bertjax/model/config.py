@@ -1,11 +1,10 @@
-"""What a model is, in numbers: every size, depth step by depth step, and nothing about how it was made.
+"""`BertConfig`: the architecture of a model, every size of every depth step, independent of how it was trained.
 
-A `BertConfig` together with a parameter tree is a complete model: it can be rebuilt without guessing from shapes and
-without code from elsewhere. Layers may differ and may share parameters (`layers`), so a model whose heads were removed
-or whose layers were tied is described as plainly as the published ones. Field names follow the `config.json` of Hugging
-Face, so that one vocabulary serves both. How to compute (dtype, attention kernel, rematerialisation) also stands here,
-but is a choice of the run and is never written to disk: the same folder runs in bfloat16 on a TPU and in float32 on a
-laptop.
+A config and a parameter tree make a complete model. It can be rebuilt without inferring anything from shapes and
+without other code. Layers may differ and may share parameters (`layers`), so a pruned or tied model is described as
+fully as a published one. Field names follow the `config.json` of Hugging Face. Settings of the computation (dtype,
+attention kernel, rematerialisation) are fields too, but belong to a run and are never stored: the same folder runs in
+bfloat16 on a TPU and in float32 on a laptop.
 """
 
 import dataclasses
@@ -28,19 +27,19 @@ Arithmetic = Literal["integer", "float"]
 Depth = Annotated[int, Within(1, DEEPEST)]
 Epsilon = Annotated[float, Within(1e-30, under=1)]
 PREFIXES = {"bert": "Bert", "distilbert": "DistilBert", "albert": "Albert", "mobilebert": "MobileBert"}
-"""How the module classes of each family begin."""
+"""The prefix of each family's class names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerConfig:
-    """One depth step: its shape, and the groups of parameters that it uses.
+    """One depth step: its sizes, and the parameter groups that it uses.
 
-    Group g is `encoder/layer_g` in a parameter path. Left open, a step has groups of its own, named after itself, and
-    each LayerNorm belongs to the group of the products before it. `BertConfig.depth_steps` leaves nothing open.
+    Group g has the parameter path `encoder/layer_g`. A group of None is the step's own, with the number of the step;
+    each LayerNorm is by default in the group of the sublayer before it. `BertConfig.depth_steps` resolves every None.
     """
 
     num_attention_heads: Size
-    """Each of the model's head size."""
+    """Each has the model's head size."""
     intermediate_size: Size
     """Neurons of the feed-forward layer."""
     attention: Count | None = None
@@ -54,12 +53,12 @@ class LayerConfig:
 
     @property
     def groups(self) -> set[int]:
-        """The groups that are named."""
+        """The groups that are set."""
         named = self.attention, self.ffn, self.attention_norm, self.ffn_norm
         return {group for group in named if group is not None}
 
     def resolved(self, step: int) -> "LayerConfig":
-        """With every group named."""
+        """A copy with every group set."""
         attention, ffn = (step if group is None else group for group in (self.attention, self.ffn))
         norms = (self.attention_norm, attention), (self.ffn_norm, ffn)
         attention_norm, ffn_norm = (own if norm is None else norm for norm, own in norms)
@@ -68,25 +67,25 @@ class LayerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BottleneckConfig:
-    """What embeddings and layers of a MobileBERT have that no other family has (Sun et al. 2020)."""
+    """The options of embeddings and layers that only MobileBERT has (Sun et al. 2020)."""
 
     intra_bottleneck_size: Count = 0
-    """Width in which a layer computes, between two dense layers; 0 means that it has none of the two and computes in
-    `hidden_size`. May be wider than that: IB-BERT."""
+    """Inner width of a layer, between two dense layers; 0 means no bottleneck, so the layer computes in `hidden_size`.
+    It may be larger than `hidden_size`: IB-BERT."""
     attention_input: AttentionInput = "shared"
-    """What attention reads. shared: queries and keys a bottleneck of their own, values the layer's input; input: all
-    three the output of the input bottleneck; block: all three the layer's input."""
+    """Inputs of attention. shared: queries and keys read a bottleneck of their own, values the layer's input. input:
+    all three read the output of the input bottleneck. block: all three read the layer's input."""
     num_feedforward_networks: Depth = 1
-    """Feed-forward layers of a layer, one behind the other."""
+    """Consecutive feed-forward layers per layer."""
     normalization_type: Norm = "layer_norm"
-    """no_norm: in embeddings and layers a factor and an offset for each column, instead of LayerNorm."""
+    """no_norm: a scale and an offset per column, in embeddings and layers, instead of LayerNorm."""
     main_norm_eps: Rate = 0.0
-    """Of the LayerNorms that follow the embeddings and the last feed-forward layer of each layer; 0 means
-    `layer_norm_eps`. `transformers` has 1e-5 there, whatever its config says."""
+    """Epsilon of the LayerNorms after the embeddings and after the last feed-forward layer of each layer; 0 means
+    `layer_norm_eps`. `transformers` uses 1e-5 there, whatever its config says."""
     trigram_input: bool = False
-    """The embedding of a token is made of its own row in the word table and of those of its two neighbours."""
+    """A token's embedding is computed from its own row of the word table and those of its two neighbours."""
     dense_pooler: bool = True
-    """Whether the pooled vector is the first row through a dense layer and tanh, or as it is."""
+    """True: the pooled vector is tanh of a dense layer on the first row. False: it is the first row."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -97,28 +96,29 @@ class BertConfig:
     """A BERT (Devlin et al. 2018), DistilBERT (Sanh et al. 2019), ALBERT (Lan et al. 2020) or MobileBERT (Sun et al.
     2020) encoder with one head. Defaults: BERT-base.
 
-    DistilBERT is the same encoder with `type_vocab_size=0`, no pooler, and a classifier with a hidden layer of its own.
-    ALBERT is the same with embeddings of another width and layers that share parameters; a BERT may have both as well.
-    MobileBERT has layers and embeddings of its own, described by `bottleneck`; `mobile_config` has the published sizes.
+    DistilBERT has `type_vocab_size=0`, no pooler, and a classifier with a hidden layer. ALBERT has embeddings of
+    another width and layers that share parameters; a BERT may have both as well. MobileBERT has its own kinds of layer
+    and embedding, described by `bottleneck`; `mobile_config` has the published sizes.
     """
 
     model_type: Family = "bert"
     architecture: str = "BertModel"
-    """Name of the module class, which decides the head; see `bertjax.model.ARCHITECTURES`."""
+    """The class name, which determines the head; see `bertjax.model.ARCHITECTURES`."""
     vocab_size: Size = 30522
     embedding_size: Count = 0
-    """Width of the embedding tables; 0 means `hidden_size`. Another width is mapped to it (ALBERT does so always)."""
+    """Width of the embedding tables; 0 means `hidden_size`. Another width is mapped to `hidden_size` (in ALBERT
+    always)."""
     factorised: Literal["sum", "words"] = "sum"
-    """What has that width: the sum of all embeddings, mapped after its LayerNorm as in ALBERT, or the word table alone,
-    mapped before it is added to the others, which is what a truncated SVD of a table gives."""
+    """What has the width `embedding_size`. sum: all embeddings, mapped after their sum and LayerNorm, as in ALBERT.
+    words: the word table alone, mapped before the sum, as a truncated SVD of the table gives."""
     hidden_size: Size = 768
     num_hidden_layers: Annotated[int, Within(0, DEEPEST)] = 12
-    """None at all in a piece of a model alone: the way from the embeddings to an exit there."""
+    """0 only in the segment of a model from the embeddings to an exit there."""
     num_hidden_groups: Count = 0
-    """Groups of successive layers that share all their parameters; 0 means that no two layers do. For any other
-    pattern, give `layers`."""
+    """Groups of consecutive layers that share all their parameters; 0 means no sharing. Other patterns need
+    `layers`."""
     inner_group_num: Depth = 1
-    """Layers, with parameters of their own, that a group runs through for each of `num_hidden_layers`."""
+    """Layers with separate parameters within each group, applied in turn for each of `num_hidden_layers`."""
     num_attention_heads: Size = 12
     intermediate_size: Size = 3072
     hidden_act: Activation = "gelu"
@@ -129,38 +129,39 @@ class BertConfig:
     classifier_dropout: Rate | None = None
     """Dropout before the head; None means `hidden_dropout_prob`."""
     classifier_activation: Literal["relu"] | None = None
-    """What the pooled vector goes through on its way to the classifier, beside the pooler's tanh: TinyBERT's authors
-    have a ReLU there, so that a text is judged by the positive half of its vector alone."""
+    """Activation between pooler and classifier, after the pooler's tanh. The TinyBERT authors' code has a ReLU there,
+    so the classifier reads only the positive values of the pooled vector."""
     layer_norm_eps: Epsilon = 1e-12
     initializer_range: Annotated[float, Within(0)] = 0.02
     pad_token_id: Count = 0
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    """Label names in id order (`id2label`). Regression has one; of answers there are always two, start and end."""
+    """Label names in id order (`id2label`). Regression has one. Question answering always has two, start and end."""
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
     head_size: Count = 0
-    """Width of one attention head; 0 means `hidden_size / num_attention_heads`. Stays when heads are removed."""
+    """Width of one attention head; 0 means `hidden_size / num_attention_heads`. Unchanged when heads are pruned."""
     layers: tuple[LayerConfig, ...] = ()
-    """One entry per depth step where layers differ or share; empty means that all are as the fields above say."""
+    """One entry per depth step if layers differ or share parameters; empty if all have the sizes above."""
     recurrence: Recurrence | None = None
-    """All layers together are applied several times: a Universal Transformer."""
+    """Applies all layers several times: a Universal Transformer."""
     exits: Exits | None = None
-    """Heads after some depth steps, at which an example may leave."""
+    """Heads after some depth steps, at which an example may exit early."""
     norm: Literal["post", "pre"] = "post"
-    """LayerNorm after each residual sum, or before attention and feed-forward layer with one more at the end."""
+    """post: LayerNorm after each residual sum. pre: before attention and feed-forward layer, with one more at the
+    end."""
     bottleneck: BottleneckConfig | None = None
-    """Of a MobileBERT, where None means a plain `BottleneckConfig`."""
+    """Of a MobileBERT, where None means a default `BottleneckConfig`."""
     quantization: Quantization | None = None
-    """Which parameters are integers, and which inputs of products are rounded to some."""
+    """Which parameters are integers, and which inputs of products are quantised."""
 
     dtype: Dtype = "float32"
     """Compute dtype of the products. Parameters, LayerNorm, softmax and losses stay in float32."""
     attention: Kernel = "xla"
-    """Attention kernel. `cudnn` needs an NVIDIA GPU and bfloat16, `flash` a TPU; both train with
-    `attention_probs_dropout_prob=0` alone. See bertjax.model.attention."""
+    """Attention kernel. `cudnn` needs an NVIDIA GPU and bfloat16, `flash` a TPU. Both train only with
+    `attention_probs_dropout_prob=0`. See bertjax.model.attention."""
     remat: bool = False
     """Recompute each layer in the backward pass instead of storing its activations."""
     arithmetic: Arithmetic = "integer"
-    """Of products whose operands are both rounded: integers, or floating point numbers that were rounded alike."""
+    """For products with both operands quantised: integer arithmetic, or the same values in floating point."""
 
     def __post_init__(self):
         check(self)
@@ -195,7 +196,7 @@ class BertConfig:
         self._require("dtype", halves, "attention='cudnn' computes in bfloat16 alone: give that, or use 'xla'")
 
     def _check_head(self) -> None:
-        """What each kind of head can answer with."""
+        """Checks the fields that depend on the kind of head."""
         classifies = self.architecture.endswith("ForSequenceClassification")
         pools = classifies and self.model_type != "distilbert"
         advice = f"a {self.architecture} has no pooled vector that a classifier reads: leave it out"
@@ -207,7 +208,7 @@ class BertConfig:
         self._require("problem_type", number, f"that is one output, and the model has {len(self.labels)}")
 
     def _check_groups(self) -> None:
-        """A group of products has one shape, whichever step uses it."""
+        """Checks that all steps that use a group give it the same size."""
         shapes: dict[tuple[str, int | None], int] = {}
         for number, step in enumerate(self.depth_steps()):
             for name, size in (("attention", step.num_attention_heads), ("ffn", step.intermediate_size)):
@@ -219,7 +220,7 @@ class BertConfig:
                     )
 
     def _check_exits(self) -> None:
-        """Exits read one row of a post-LayerNorm encoder, and the head of a classifier stands behind it."""
+        """Checks that the model can have exits: a classifier with post-LayerNorm and no recurrence."""
         if self.exits is None:
             return
         last = self.depth - 1
@@ -230,7 +231,7 @@ class BertConfig:
         self._require("exits", labels, f"a {self.architecture} gives a text no label that could be had early")
 
     def _check_bottlenecks(self) -> None:
-        """What a MobileBERT alone has, and what it cannot have."""
+        """Checks the fields that only a MobileBERT has, and those that it cannot have."""
         if self.model_type != "mobilebert":
             self._require("bottleneck", self.bottleneck is None, "only a MobileBERT has one: leave it out")
             return
@@ -249,12 +250,12 @@ class BertConfig:
             raise UserError(f"{name} is {getattr(self, name)!r}; {advice}.")
 
     def depth_steps(self) -> tuple[LayerConfig, ...]:
-        """Every depth step, in order, with every group named."""
+        """Every depth step in order, with every group resolved."""
         if self.layers:
             return tuple(layer.resolved(step) for step, layer in enumerate(self.layers))
         step = LayerConfig(self.num_attention_heads, self.intermediate_size)
         groups = self.num_hidden_groups or self.num_hidden_layers
-        owners = [  # The quotient is rounded as `transformers` does it, which matters for 14 groups in 18 layers.
+        owners = [  # Rounds the quotient like `transformers`, which matters for 14 groups in 18 layers.
             int(layer / (self.num_hidden_layers / groups)) * self.inner_group_num + inner
             for layer in range(self.num_hidden_layers)
             for inner in range(self.inner_group_num)
@@ -263,12 +264,12 @@ class BertConfig:
 
     @property
     def depth(self) -> int:
-        """Number of hidden states after the embedding: of layers, or of rounds through all of them."""
+        """Number of hidden states after the embedding: layers, or recurrence steps."""
         return self.recurrence.steps if self.recurrence else self.num_hidden_layers * self.inner_group_num
 
     @property
     def unpackable(self) -> str | None:
-        """Why texts that share a row would not be read as each alone; None where they are."""
+        """Why examples cannot be packed into one row without changing their outputs; None if they can."""
         halting = self.recurrence.halting if self.recurrence else None
         reasons = {
             "trigrams reach into the next text of a row": self.trigram_input,
@@ -287,17 +288,18 @@ class BertConfig:
 
     @property
     def dense_pooler(self) -> bool:
-        """Whether the pooled vector is the first row through a dense layer, not the row as it is."""
+        """True if the pooler has a dense layer, False if the pooled vector is the first row."""
         return self.bottleneck is None or self.bottleneck.dense_pooler
 
     @property
     def bottleneck_size(self) -> int:
-        """The width of the bottlenecks around each layer; 0 where there are none."""
+        """Inner width of the bottleneck layers; 0 if there are none."""
         return self.bottleneck.intra_bottleneck_size if self.bottleneck else 0
 
     @property
     def maps_embeddings(self) -> bool:
-        """Whether a dense layer leads from the embeddings to the encoder. ALBERT's folders have one at any width."""
+        """True if a dense layer maps the embeddings to the encoder. ALBERT's folders have one even if the widths are
+        equal."""
         narrow = self.embedding_size != self.hidden_size or self.trigram_input
         return narrow or self.model_type == "albert" or self.factorised == "words"
 
@@ -308,7 +310,7 @@ class BertConfig:
 
     @property
     def inner_dropout(self) -> float:
-        """Dropout after the products of a layer. Between bottlenecks there is none (Sun et al. 2020, official code)."""
+        """Dropout after the products of a layer; 0 inside bottlenecks (Sun et al. 2020, official code)."""
         return 0.0 if self.bottleneck_size else self.hidden_dropout_prob
 
     @property
@@ -316,8 +318,8 @@ class BertConfig:
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
     def replace(self, **changes) -> "BertConfig":
-        """A copy with other values. Changing the width or the number of heads derives `head_size` anew, and an
-        `embedding_size` that was the width follows it."""
+        """A copy with other values. A new width or number of heads recomputes `head_size`, and `embedding_size` follows
+        `hidden_size` if they were equal."""
         if {"hidden_size", "num_attention_heads", "bottleneck"} & changes.keys():
             changes.setdefault("head_size", 0)
         if "hidden_size" in changes and self.embedding_size == self.hidden_size:
@@ -326,17 +328,16 @@ class BertConfig:
 
 
 COMPUTE_FIELDS = ("dtype", "attention", "remat", "arithmetic")
-"""Fields that say how to compute, not what the model is: chosen per run, never written to disk."""
+"""Settings of the computation, not of the model: chosen per run, never stored."""
 
 
 def numbered_labels(count: int) -> tuple[str, ...]:
-    """Placeholder names, as Hugging Face writes them for a head that was never given any."""
+    """Placeholder names, as Hugging Face writes them for a head without label names."""
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
 def labels_by_id(id2label: Any) -> tuple[str, ...]:
-    """The names of outputs in their order, from `id2label` as it stands in a `config.json`. Ids are places among the
-    outputs: they begin at 0 and leave none out."""
+    """Label names in order, from `id2label` of a `config.json`. The ids must be 0 to n - 1 without gaps."""
     ids = [str(number) for number in range(len(id2label))] if isinstance(id2label, dict) else []
     if not ids or set(id2label) != set(ids):
         raise UserError(
@@ -354,14 +355,13 @@ def has_placeholder_labels(labels: Sequence[str]) -> bool:
 
 
 def universal_config(preset: Literal["paper", "official"], **fields: Any) -> BertConfig:
-    """A Universal Transformer encoder on BERT's embeddings: block, signals and halting by position are as its paper
-    describes them (Dehghani et al. 2018) or as its authors' code has them by default (tensor2tensor); `fields` are
-    those of `BertConfig`.
+    """A Universal Transformer encoder on BERT's embeddings. Block, signals and halting by position follow its paper
+    (Dehghani et al. 2018) or the defaults of its authors' code (tensor2tensor); `fields` are those of `BertConfig`.
 
-    The two differ in where LayerNorm stands, in the signals, and in what the numbers of positions and steps begin with.
-    What the first step is given is BERT's with both: the sum of the tables of words, learned positions and token types,
-    with LayerNorm and dropout. The paper begins with the words alone, its authors' code with these times the root of
-    the width. `type_vocab_size=0` leaves the types out.
+    The two differ in the position of LayerNorm, in the signals, and in whether positions and steps count from 0 or 1.
+    The input of the first step is BERT's in both: the sum of word, learned position and token-type embeddings, with
+    LayerNorm and dropout. The paper starts from the word embeddings alone, the authors' code from these times the
+    square root of the width. `type_vocab_size=0` omits token types.
     """
     halting = Halting(epsilon=0.01, bias=1.0)
     presets: dict[str, dict[str, Any]] = {
@@ -379,11 +379,11 @@ def universal_config(preset: Literal["paper", "official"], **fields: Any) -> Ber
 
 
 def mobile_config(preset: Literal["base", "tiny", "teacher"], **fields: Any) -> BertConfig:
-    """A MobileBERT in its published sizes (Sun et al. 2020, table 1), the smaller MobileBERT-TINY, or their teacher
-    IB-BERT-LARGE; `fields` are those of `BertConfig` and of its `BottleneckConfig`.
+    """MobileBERT in its published sizes (Sun et al. 2020, table 1), the smaller MobileBERT-TINY, or their teacher
+    IB-BERT-LARGE; `fields` are those of `BertConfig` and `BottleneckConfig`.
 
-    All three have 24 layers between states of 512 columns, 4 heads, and embeddings from trigrams of 128 columns. The
-    students have no pooler: their heads read the first row.
+    All three have 24 layers, hidden states of 512 columns, 4 heads, and trigram embeddings of 128 columns. The students
+    have no dense pooler: their heads read the first row.
     """
     shared: dict[str, Any] = {
         "architecture": "MobileBertForPreTraining",

@@ -1,8 +1,8 @@
-"""How deep an example goes, in numbers: recurrence and halting, exits and when to take one. No jax.
+"""Adaptive depth as data: recurrence with halting, and early exits. No jax.
 
-Depth is data. A recurrence says how often a block is repeated and by what rule a position stops (Adaptive Computation
-Time); exits say after which depth steps an example may leave, with what head, and by what rule. Who carries that out,
-and how the others go on without those who left, is `bertjax.adaptive`.
+A recurrence sets how often a block is repeated, and when a position halts (Adaptive Computation Time). Exits set after
+which depth steps an example may exit early, with which head, and by which rule. `bertjax.adaptive` executes them, and
+continues with the examples that remain.
 """
 
 from dataclasses import dataclass
@@ -12,31 +12,34 @@ from bertjax.errors import UserError
 from bertjax.storage.typed_json import Rate, Within, check
 
 DEEPEST = 10_000
-"""Depth steps; nobody has trained a tenth of that."""
+"""The maximum number of depth steps, more than ten times that of any trained model."""
 Signal = Literal["none", "sinusoid", "learned"]
 
 
 @dataclass(frozen=True)
 class Halting:
-    """When a position stops: Adaptive Computation Time (Graves 2016), as the Universal Transformer uses it.
+    """When a position halts: Adaptive Computation Time (Graves 2016), as in the Universal Transformer.
 
-    Each step gives a position a halting probability, from its state before the step. It halts at the step that brings
-    their sum above `1 - epsilon`. Paper and official code leave the rest open, or differ: the fields.
+    Each step computes a halting probability for each position, from its state before the step. A position halts at the
+    step where their sum exceeds `1 - epsilon`. The fields are what paper and official code leave open or do
+    differently.
     """
 
     output: Literal["basic", "accumulated"] = "basic"
-    """basic: each step's result replaces that share of the output before it, as in both; accumulated: the weighted sum
-    of all steps' results, as in Graves (2016)."""
+    """basic: a running average, output = p * result + (1 - p) * output, as in paper and official code. accumulated: the
+    weighted sum of all results, as in Graves (2016)."""
     halted: Literal["evolving", "frozen"] = "evolving"
-    """Whether the state of a halted position goes on changing, as both listings do, or is copied, as the text says."""
+    """The state of a halted position. evolving: it keeps changing, as in the listings of paper and official code.
+    frozen: it is copied, as in the paper's text."""
     remainder_at_end: bool = False
-    """Whether a position that has not halted at the last step gives that step the rest, so that its weights sum to 1.
-    Neither listing does."""
+    """True: a position that has not halted at the last step gives it the remaining weight, so that its weights sum to
+    1. Neither listing does this."""
     epsilon: Rate = 0.01
     bias: float = 1.0
-    """Of the halting probability, at the start: sigmoid(1) = 0.73 halts everything at the second step."""
+    """Initial bias of the halting logit. 1 gives a probability of 0.73, so an untrained model halts at the second
+    step."""
     scope: Literal["position", "example"] = "position"
-    """Who halts: each position, or all of an example by the mean of their probabilities."""
+    """What halts: each position, or a whole example by the mean of its probabilities."""
 
     def __post_init__(self):
         check(self)
@@ -44,19 +47,19 @@ class Halting:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """The layers of a model form one block, applied `steps` times (Dehghani et al. 2018)."""
+    """All layers of a model form one block, applied `steps` times (Dehghani et al. 2018)."""
 
     steps: Annotated[int, Within(1, DEEPEST)] = 6
-    """How often, or with `halting` how often at most."""
+    """The number of steps, or with `halting` the maximum."""
     positions: Signal = "sinusoid"
-    """Added to the state at every step: where a token stands."""
+    """Position signal, added to the state at every step."""
     times: Signal = "sinusoid"
-    """Added to the state at every step: which step it is."""
+    """Time signal, added to the state at every step: the number of the step."""
     first: Literal[0, 1] = 1
-    """Number of the first position and of the first step, for sinusoids."""
+    """The number of the first position and of the first step, for sinusoids."""
     layout: Literal["interleaved", "halves"] = "interleaved"
-    """Sine and cosine of each frequency side by side (Dehghani et al. 2018, eq. 6-7), or all sines before all cosines
-    and another scale of frequencies (the official code)."""
+    """interleaved: sine and cosine of each frequency side by side (Dehghani et al. 2018, eq. 6-7). halves: all sines,
+    then all cosines, with another scale of frequencies (official code)."""
     halting: Halting | None = None
 
     def __post_init__(self):
@@ -76,7 +79,7 @@ class ExitRule:
     """An example exits below it by entropy, above it by probability or margin; for patience, the number of agreeing
     predictions."""
     tolerance: Annotated[float, Within(0)] = 0.0
-    """For patience in regression: two numbers that differ by less agree."""
+    """For patience in regression: predictions that differ by less than this agree."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -84,18 +87,19 @@ class ExitRule:
 
 @dataclass(frozen=True)
 class Exits:
-    """Heads after some depth steps, beside the model's own after the last."""
+    """Heads after some depth steps, in addition to the model's own after the last."""
 
     after: tuple[Annotated[int, Within(-1, DEEPEST)], ...]
-    """Depth steps, counted from 0; -1 is the embeddings, before the first of them."""
+    """Depth steps, counted from 0; -1 is the embeddings, before the first step."""
     head: Literal["own_pooler", "shared_pooler", "shared"] = "own_pooler"
-    """A pooler and a classifier for each exit (DeeBERT, Xin et al. 2020), a classifier each behind the model's pooler
-    (PABEE, Zhou et al. 2020), or the model's own head at every exit, which suits layers that share parameters."""
+    """own_pooler: a pooler and a classifier per exit (DeeBERT, Xin et al. 2020). shared_pooler: a classifier per exit
+    on the model's pooler (PABEE, Zhou et al. 2020). shared: the model's own head at every exit, which suits layers that
+    share parameters."""
     exit_rule: ExitRule | None = None
     """None: no example exits early."""
     reads: Literal["first", "mean"] = "first"
-    """What an exit's own pooler reads: the first row, as in both papers, or the mean over the real tokens. In the lower
-    layers of a model that was pre-trained with mean pooling, the first row holds almost nothing of the text."""
+    """What an exit's own pooler reads: the first row, as in both papers, or the mean over real tokens. In the lower
+    layers of a model pre-trained with mean pooling, the first row holds almost no information about the input."""
 
     def __post_init__(self) -> None:
         check(self)

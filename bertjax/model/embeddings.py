@@ -1,4 +1,4 @@
-"""From ids to the encoder's input: tables, their sum, and what leads from their width to the encoder's."""
+"""Embeddings: look-up tables, their sum, and the mapping from their width to the encoder's."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
@@ -9,7 +9,7 @@ from bertjax.model.products import Product, dropout, lookup, plain_product
 
 
 class EmbeddingTable(nn.Module):
-    """An embedding table: rows by id."""
+    """An embedding table, looked up by id."""
 
     rows: int
     width: int
@@ -26,7 +26,8 @@ class EmbeddingTable(nn.Module):
 
 
 class Mapping(nn.Module):
-    """From the width of a word table to the encoder's, without a bias; and back, for the output that is tied to it."""
+    """A linear map from the width of a word table to the encoder's, without bias, and its transpose for the tied
+    output."""
 
     narrow: int
     wide: int
@@ -46,10 +47,10 @@ class Mapping(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Sum of word, position and token-type embeddings, then LayerNorm and dropout.
+    """The sum of word, position and token-type embeddings, then LayerNorm and dropout.
 
-    Tables narrower than the encoder meet a dense layer, either all of them at the end (ALBERT, Lan et al. 2020, section
-    3.1) or the word table alone, at the beginning.
+    If the tables are narrower than the encoder, a dense layer maps either the final sum (ALBERT, Lan et al. 2020,
+    section 3.1) or the word embeddings alone, before the sum.
     """
 
     config: BertConfig

@@ -1,4 +1,4 @@
-"""The stack of depth steps, over the groups of parameters that they name."""
+"""The encoder: a stack of depth steps, each with the parameter groups that the config names for it."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from bertjax.model.products import Product, plain_product
 
 
 class Encoder(nn.Module):
-    """The stack of layers; `layer_g` in a parameter path is group g, which for most models is depth step g."""
+    """The stack of layers. `layer_g` in a parameter path is group g, which without sharing is depth step g."""
 
     config: BertConfig
     product: Product = plain_product
@@ -25,7 +25,7 @@ class Encoder(nn.Module):
         heads = {step.attention: step.num_attention_heads for step in steps}
         neurons = {step.ffn: step.intermediate_size for step in steps}
         named = sorted(set().union(*(step.groups for step in steps)))
-        # A group that lends nothing but a LayerNorm makes no products, so their sizes do not matter.
+        # The sizes do not matter for a group of which only a LayerNorm is used.
         self.groups = {
             g: self.group_type(self.config, heads.get(g, 1), neurons.get(g, 1), self.product, name=f"layer_{g}")
             for g in named
@@ -43,8 +43,8 @@ class Encoder(nn.Module):
         split_cls_row: bool = False,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> list[LayerOutput]:
-        """The outputs of depth steps `start` to `stop` (exclusive); `split_cls_row` is about the last of the model, see
-        `Layer.first_apart`, as are `cls_positions`."""
+        """The outputs of depth steps `start` to `stop` (exclusive). `split_cls_row` and `cls_positions` affect the
+        model's last step, see `Layer.split_cls_row`."""
         outputs, reached = [], range(self.config.depth)[start:stop]
         step = type(self).step
         run = nn.remat(step, static_argnums=(1, 5)) if self.config.remat else step
@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         split_cls_row: bool = False,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
     ) -> LayerOutput:
-        """One depth step, with the groups that the config names for it."""
+        """The output of one depth step, with the groups that the config names for it."""
         step, groups = self.config.depth_steps()[number], self.groups
         attention, ffn = groups[step.attention].attention, groups[step.ffn].ffn
         norms = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm

@@ -1,9 +1,9 @@
-"""Heads after inner layers, at which an example may exit (DeeBERT, Xin et al. 2020; PABEE, Zhou et al. 2020).
+"""Exit heads: classifiers after inner layers, for early exit (DeeBERT, Xin et al. 2020; PABEE, Zhou et al. 2020).
 
-An exit reads the first row of its layer, or the mean of all, and gives logits of the model's labels. What it costs is a
-pooler (d^2 parameters, used on one row) and a classifier, little beside a layer. What it gains depends on how many
-examples exit, which a policy decides (`bertjax.adaptive`). On the embeddings it is a bag of words in front of the
-model: an example that exits there costs no layer. After the last layer stands the model's own head.
+An exit reads the first row of its layer, or the mean of all real tokens, and predicts the model's labels. It costs a
+pooler (d^2 parameters, applied to one row) and a classifier, little compared with a layer. The gain depends on how many
+examples exit, which a policy decides (`bertjax.adaptive`). An exit on the embeddings is a bag-of-words classifier,
+which costs no layer. The head after the last layer is the model's own.
 """
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ from bertjax.model.products import Product, dropout, plain_product
 
 
 class ExitHead(nn.Module):
-    """Logits from the pooled first row; with a pooler of its own, from the first row."""
+    """Logits from the first row through a pooler of its own, or from a row that is already pooled."""
 
     config: BertConfig
     own_pooler: bool
@@ -34,7 +34,7 @@ class ExitHead(nn.Module):
 
 
 class ExitHeads(nn.Module):
-    """`exit_i` is the head after depth step i, `exit_-1` that on the embeddings."""
+    """The exit heads of a model: `exit_i` after depth step i, `exit_-1` on the embeddings."""
 
     config: BertConfig
     product: Product = plain_product

@@ -1,7 +1,7 @@
-"""Task heads: each is the encoder plus a few parameters beside it, under the same parameter paths.
+"""Task heads: the encoder plus a few parameters, one class per family and task.
 
-A head is a subclass and not a wrapper, so that `encoder/layer_0/attention/query/kernel` names the same array in every
-model. Which one a folder holds is its `architecture`, with the class names that Hugging Face uses.
+A head is a subclass, not a wrapper, so that `encoder/layer_0/attention/query/kernel` names the same array in every
+model. The class names are those of Hugging Face; `architecture` in a folder's config names the class.
 """
 
 from collections.abc import Collection
@@ -63,7 +63,7 @@ class BertForQuestionAnswering(BertModel):
 
 
 class BertForNextSentencePrediction(BertModel):
-    """Logits [b, 2]: the second text follows the first (0) or is a random one (1)."""
+    """Logits [b, 2]: 0 if the second text follows the first, 1 if it is random."""
 
     reads_first = True
 
@@ -102,7 +102,7 @@ class BertForMaskedLM(BertModel):
 
 
 class BertForPreTraining(BertForMaskedLM):
-    """Both heads of pre-training: `logits` as of masked words, `sentence_logits` [b, 2] as of the next sentence."""
+    """Both heads of pre-training: masked-language-model `logits`, and next-sentence `sentence_logits` [b, 2]."""
 
     has_pooler = True
 
@@ -121,7 +121,7 @@ class DistilBertModel(BertModel):
 
 
 class DistilBertForSequenceClassification(DistilBertModel):
-    """Logits [b, labels] through a hidden layer of its own, from the first token of the last layer."""
+    """Logits [b, labels] from the first row of the last layer, through a hidden ReLU layer."""
 
     reads_first = True
 
@@ -153,7 +153,7 @@ class DistilBertForMaskedLM(BertForMaskedLM):
 
 
 class AlbertModel(BertModel):
-    """ALBERT (Lan et al. 2020): factorised embeddings, and layers that share parameters. Both are in the config."""
+    """ALBERT (Lan et al. 2020): factorised embeddings and parameter sharing, both set in the config."""
 
 
 class AlbertForSequenceClassification(BertForSequenceClassification):
@@ -169,18 +169,19 @@ class AlbertForQuestionAnswering(BertForQuestionAnswering):
 
 
 class AlbertForMaskedLM(BertForMaskedLM):
-    """Logits [b, l, vocabulary], from the width of the embeddings and tied to their table."""
+    """Logits [b, l, vocabulary]; the hidden layer has the width of the embeddings and the output is tied to their
+    table."""
 
 
 class AlbertForPreTraining(BertForPreTraining):
-    """Both heads of pre-training: masked words, and the order of two sentences (0 as in the text, 1 swapped)."""
+    """Both heads of pre-training: masked language model, and sentence order (0 original, 1 swapped)."""
 
     def sentence_head(self, pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows 2"]:
         return super().sentence_head(dropout(pooled, self.config.head_dropout, dropout_key(self)))
 
 
 class MobileBertModel(BertModel):
-    """MobileBERT (Sun et al. 2020), and its teacher IB-BERT: which of the two is in the config."""
+    """MobileBERT or its teacher IB-BERT (Sun et al. 2020), depending on the config."""
 
 
 class MobileBertForSequenceClassification(BertForSequenceClassification):
@@ -196,22 +197,22 @@ class MobileBertForQuestionAnswering(BertForQuestionAnswering):
 
 
 class MobileBertForNextSentencePrediction(BertForNextSentencePrediction):
-    """Logits [b, 2]: the second text follows the first (0) or is a random one (1)."""
+    """Logits [b, 2]: 0 if the second text follows the first, 1 if it is random."""
 
 
 class MobileBertForMaskedLM(BertForMaskedLM):
-    """Logits [b, l, vocabulary]. The word table (tied) is narrower than the encoder: the columns that it does not have
-    are an array of their own, `decoder_rest`, without which the logits would have the rank of the table."""
+    """Logits [b, l, vocabulary]. The word table (tied) is narrower than the encoder. The other columns of the output
+    matrix are a separate array, `decoder_rest`; without it the logits would have only the rank of the table."""
 
 
 class MobileBertForPreTraining(BertForPreTraining):
-    """Both heads of pre-training: masked words, and the next sentence."""
+    """Both heads of pre-training: masked language model and next sentence."""
 
 
 class UniversalTransformer(BertModel):
-    """A Universal Transformer encoder (Dehghani et al. 2018): the layers of the config, applied again and again.
+    """A Universal Transformer encoder (Dehghani et al. 2018): the layers of the config, applied repeatedly.
 
-    Any other class becomes one by a `recurrence` in its config; this one insists on it.
+    Any other class also becomes one with a `recurrence` in its config; this one requires it.
     """
 
     def setup(self):
@@ -221,8 +222,8 @@ class UniversalTransformer(BertModel):
 
 
 class EarlyExitBert(BertForSequenceClassification):
-    """A classifier with heads after inner layers (DeeBERT, PABEE). Any other classifier becomes one by `exits` in its
-    config; this one insists on it."""
+    """A classifier with exits after inner layers (DeeBERT, PABEE). Any other classifier also gets them with `exits` in
+    its config; this one requires it."""
 
     def setup(self):
         if self.config.exits is None:
@@ -260,7 +261,7 @@ ARCHITECTURES: dict[str, type[BertModel]] = {
         MobileBertForPreTraining,
     )
 }
-"""Every module class by the name that stands in `architectures` of a `config.json`."""
+"""Every module class by its name in `architectures` of a `config.json`."""
 
 
 def build(config: BertConfig) -> BertModel:
@@ -271,7 +272,7 @@ def build(config: BertConfig) -> BertModel:
 
 
 def product_of(config: BertConfig) -> Product:
-    """How a model computes its products: with rounded inputs where its config says so."""
+    """The `Product` of a model: with quantised inputs if its config has activation formats."""
     if config.quantization is None or not config.quantization.activations:
         return plain_product
     from bertjax.model.quantized import QuantizedProduct
@@ -280,7 +281,7 @@ def product_of(config: BertConfig) -> Product:
 
 
 def abstract_params(config: BertConfig) -> Tree:
-    """Shape and dtype of every parameter, without making one."""
+    """Shape and dtype of every parameter, without allocating any."""
     params = jax.eval_shape(lambda: initial(config, jax.random.key(0)))
     if config.quantization is None:
         return params
@@ -290,20 +291,21 @@ def abstract_params(config: BertConfig) -> Tree:
 
 
 def init_params(config: BertConfig, seed: int, only: Collection[str] = ()) -> Tree:
-    """Random parameters, as NumPy arrays: normal with `initializer_range`, biases 0, LayerNorm the identity.
+    """Random parameters, as NumPy arrays: normal with standard deviation `initializer_range`, biases 0, LayerNorm the
+    identity.
 
-    With `only`, just the parameters at these paths; they are the same as in the whole tree.
+    With `only`, just the parameters at these paths, with the same values as in the whole tree.
     """
 
     @jax.jit
-    def drawn(key: Array) -> dict[str, Array]:  # What is not returned is not computed.
+    def drawn(key: Array) -> dict[str, Array]:  # XLA computes only what is returned.
         return {path: leaf for path, leaf in flatten(initial(config, key)).items() if not only or path in only}
 
     return unflatten(jax.tree.map(np.asarray, drawn(jax.random.key(seed))))
 
 
 def initial(config: BertConfig, key: Array) -> Tree:
-    """The parameter tree. It depends on no compute setting, and cuDNN would have to be there to be traced."""
+    """The random parameter tree. Compute settings do not affect it, and are reset because tracing cuDNN needs a GPU."""
     model = build(config.replace(dtype="float32", attention="xla", quantization=None))
     variables: Any = model.init(key, jnp.zeros((1, 1), jnp.int32))
     return variables["params"]

@@ -1,9 +1,9 @@
-"""Hugging Face folders, in and out, without torch.
+"""Reads and writes Hugging Face folders, without torch.
 
-`config.json` and safetensors files become a `BertConfig` and a parameter tree, and back, bit for bit: a kernel is the
-transpose of torch's weight, everything else is renamed. Pickles are refused, because loading one runs whatever code it
-holds. A folder keeps a stock `model_type` only while plain `transformers` computes the same from it; a model that
-stock code cannot express gets the type `bertjax`, and what it is stands under the key `bertjax` of its config.
+`config.json` and safetensors files become a `BertConfig` and a parameter tree, and back, bit for bit. Kernels are the
+transpose of torch's weights; everything else is only renamed. Pickles are rejected, because loading one runs arbitrary
+code. A folder keeps a standard `model_type` only if plain `transformers` computes the same model from it. Other models
+have the type `bertjax` and their fields under the key `bertjax` of the config.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from bertjax.quantized.tensor import Quantized
 from bertjax.storage.tensors import count_arrays, save_tensors, stored_arrays
 from bertjax.storage.typed_json import Count, Rate, Size, Within, build, hints, read_json, shown, value
 
-# Ours -> theirs. Beyond the prefixes, the last component decides: kernel is weight transposed, embedding is weight,
-# scale is weight, bias is bias.
+# Our path prefix -> Hugging Face's. The last component is mapped separately: kernel to weight (transposed), embedding
+# and scale to weight, bias to bias.
 BERT_NAMES = (
     (r"^embeddings/(word|position|token_type)/", r"bert.embeddings.\1_embeddings."),
     (r"^embeddings/layer_norm/", "bert.embeddings.LayerNorm."),
@@ -81,11 +81,11 @@ MOBILE_NAMES = (
         for ours, theirs in BOTTLENECKS.items()
         for part, name in (("dense", "dense"), ("layer_norm", "LayerNorm"))
     ),
-    (r"^decoder_rest$", "cls.predictions.dense.weight"),  # (in, out) there, too
+    (r"^decoder_rest$", "cls.predictions.dense.weight"),  # stored as [in, out] there, too
     *((ours, re.sub(r"^bert\.", "mobilebert.", theirs)) for ours, theirs in BERT_NAMES),
 )
 NAMES = {"bert": BERT_NAMES, "distilbert": DISTILBERT_NAMES, "albert": ALBERT_NAMES, "mobilebert": MOBILE_NAMES}
-# Tensors that hold nothing of their own: buffers, and copies of tied weights.
+# Tensors without information of their own: buffers, and copies of tied weights.
 REDUNDANT = re.compile(
     r"(position_ids|embeddings\.token_type_ids)$|^(cls\.)?predictions\.decoder\.|^vocab_projector\.weight$"
 )
@@ -120,7 +120,7 @@ FIELDS = {
     "albert": ALBERT_FIELDS,
     "mobilebert": MOBILE_FIELDS,
 }
-# What `transformers` takes where a folder is silent and our own default is another.
+# Defaults of `transformers` for missing fields, where they differ from those of `BertConfig`.
 ALBERT_DEFAULTS = {
     "vocab_size": 30000,
     "embedding_size": 128,
@@ -146,8 +146,8 @@ BOTTLENECK_DEFAULTS = {"trigram_input": True, "num_feedforward_networks": 4, "no
 FLAT_BOTTLENECK = {field.name: field.name for field in dataclasses.fields(BottleneckConfig)} | {
     "attention_input": "bottleneck_attention"
 }
-"""Names of the fields of a bottleneck in formats up to 2, where they stood among those of the model."""
-MAIN_NORM_EPS = 1e-5  # torch's own, which its MobileBERT leaves in two places
+"""Field names of a bottleneck in formats 0 to 2, which stored them among those of the model."""
+MAIN_NORM_EPS = 1e-5  # torch's default, which MobileBERT in `transformers` keeps in two places
 DISTILBERT_HEAD_DROPOUT = {
     "DistilBertForSequenceClassification": ("seq_classif_dropout", 0.2),
     "DistilBertForQuestionAnswering": ("qa_dropout", 0.1),
@@ -155,7 +155,8 @@ DISTILBERT_HEAD_DROPOUT = {
 SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id", "problem_type")
 SUPPORTED = (*NAMES, "bertjax")
 FORMAT = 3
-"""Of what stands under the key `bertjax`. It rises when an older version would misread what a newer one writes."""
+"""Version of the content under the key `bertjax`. It is raised when an older release would misread what a newer one
+writes."""
 MOST_LABELS = 1_000_000
 SAME_ACTIVATION = {
     "gelu_python": "gelu",
@@ -164,25 +165,25 @@ SAME_ACTIVATION = {
     "gelu_accurate": "gelu_new",
     "gelu_fast": "gelu_new",
 }
-"""Names in `transformers` of functions that are ours to the last digit of float32."""
+"""Names in `transformers` of activations that equal ours in float32."""
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
 def torch_name(path: str, config: BertConfig) -> str:
-    """The Hugging Face tensor name of one of our parameter paths."""
+    """The Hugging Face tensor name of a parameter path."""
     for pattern, replacement in NAMES[config.model_type]:
         renamed, hits = re.subn(pattern, replacement, path)
         if hits:
             renamed = re.sub(r"\.(kernel|embedding|scale)$", ".weight", renamed)
             return grouped(renamed, config.inner_group_num) if config.model_type == "albert" else renamed
-    # A model that stock code cannot express may have parameters that its family has not.
+    # A model that `transformers` cannot express may have parameters that its family does not have.
     return re.sub(r"\.(kernel|embedding|scale)$", ".weight", f"{config.model_type}.{path.replace('/', '.')}")
 
 
 def grouped(name: str, inner: int) -> str:
-    """ALBERT counts groups, and layers within a group: ours are counted through."""
+    """The name with ALBERT's numbers of group and layer within the group, in place of our consecutive number."""
 
     def numbers(match: re.Match) -> str:
         group, layer = divmod(int(match[1]), inner)
@@ -192,7 +193,7 @@ def grouped(name: str, inner: int) -> str:
 
 
 def transposed_kernel(name: str, tensor: np.ndarray) -> np.ndarray:
-    """The array under the other convention: kernels are transposed, in both directions."""
+    """The array in the other convention, in both directions: kernels are transposed."""
     return np.ascontiguousarray(tensor.T) if name.endswith("/kernel") else tensor
 
 
@@ -203,8 +204,8 @@ def config_from_json(content: dict[str, Any], where: str, architecture: str | No
     """A `BertConfig` from the content of a `config.json`, with another head if `architecture` names one.
 
     Raises:
-      UserError: The model type is not supported, a value is not what its field holds, or the config asks for something
-        that this encoder does not compute.
+      UserError: The model type is not supported, a value has the wrong type or range, or the config needs a computation
+        that this encoder does not have.
     """
     model_type = content.get("model_type")
     if model_type not in SUPPORTED:
@@ -220,7 +221,7 @@ def config_from_json(content: dict[str, Any], where: str, architecture: str | No
 
 
 def stock_config(content: dict[str, Any], architecture: str) -> BertConfig:
-    """The config of a folder that stock code opens: its fields, under their names there."""
+    """The config of a folder that `transformers` can load, from its field names there."""
     model_type = content["model_type"]
     refuse_unknown_computation(content, architecture)
     values = given_fields(BertConfig, FIELDS[model_type] | {name: name for name in SHARED_FIELDS}, content)
@@ -237,26 +238,25 @@ def stock_config(content: dict[str, Any], architecture: str) -> BertConfig:
 
 
 def given_fields(cls: type, names: dict[str, str], content: dict[str, Any]) -> dict[str, Any]:
-    """The values of fields of a dataclass that stand in the content under other names (ours -> theirs)."""
+    """The values of a dataclass's fields that the content has, by other names (ours -> theirs)."""
     given = {ours: theirs for ours, theirs in names.items() if content.get(theirs) is not None}
     return {ours: value(hints(cls)[ours], activated(content, theirs), theirs) for ours, theirs in given.items()}
 
 
 def typed(content: dict[str, Any], name: str, default: Any, annotation: Any) -> Any:
-    """A field that no dataclass of ours has; null is as good as missing, as in `transformers`."""
+    """The checked value of a field that is in none of our dataclasses; null counts as missing, as in `transformers`."""
     given = content.get(name)
     return default if given is None else value(annotation, given, name)
 
 
 def activated(content: dict[str, Any], name: str) -> Any:
-    """A field's value, an activation by the name that it has here."""
+    """A field's value, with names of activations translated to ours."""
     given = content[name]
     return SAME_ACTIVATION.get(given, given) if isinstance(given, str) else given
 
 
 def own_config(content: dict[str, Any], architecture: str) -> BertConfig:
-    """The config of a folder that stock code cannot express: every field of ours, under one key. A field that an older
-    folder lacks takes its default."""
+    """The config of a folder of type `bertjax`. Fields that an older folder lacks take their defaults."""
     fields = content.get("bertjax")
     if not isinstance(fields, dict):
         raise UserError(f"bertjax is {shown(fields)}; expected an object with the fields of this model.")
@@ -277,7 +277,8 @@ def own_config(content: dict[str, Any], architecture: str) -> BertConfig:
 
 
 def bottleneck_from_json(content: dict[str, Any]) -> BottleneckConfig:
-    """The fields that `transformers` spreads over several, and the epsilon that it does not write."""
+    """A `BottleneckConfig` from the fields of `transformers`, which writes `attention_input` as several flags and the
+    epsilon not at all."""
     values = BOTTLENECK_DEFAULTS | given_fields(BottleneckConfig, BOTTLENECK_FIELDS, content)
     values["main_norm_eps"] = MAIN_NORM_EPS
     if typed(content, "use_bottleneck", True, bool):
@@ -289,7 +290,7 @@ def bottleneck_from_json(content: dict[str, Any]) -> BottleneckConfig:
 
 
 def bottleneck_to_json(bottleneck: BottleneckConfig) -> dict[str, Any]:
-    """The inverse."""
+    """The inverse of `bottleneck_from_json`."""
     content = {theirs: getattr(bottleneck, ours) for ours, theirs in BOTTLENECK_FIELDS.items()}
     if not bottleneck.intra_bottleneck_size:
         return content | {"use_bottleneck": False}
@@ -302,10 +303,10 @@ def bottleneck_to_json(bottleneck: BottleneckConfig) -> dict[str, Any]:
 
 
 def nested_bottleneck(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a model in format 2 or older, with those of its bottleneck as one."""
+    """Fields of format 2 or older, with those of the bottleneck moved into one field."""
     flat = {ours: fields.pop(old) for ours, old in FLAT_BOTTLENECK.items() if old in fields}
     plain = dataclasses.asdict(BottleneckConfig())
-    # What differs from a BERT's stays for every family, so that `BertConfig` can refuse it.
+    # Non-default values are kept for every family, so that `BertConfig` can reject them.
     differs = any(plain[name] != given for name, given in flat.items())
     return fields | {"bottleneck": flat} if differs else fields
 
@@ -316,7 +317,7 @@ def named_architecture(content: dict[str, Any]) -> str:
 
 
 def labels_from_json(content: dict[str, Any], architecture: str) -> tuple[str, ...]:
-    """The name of each output, in their order: the ids are their numbers, so they begin at 0 and leave none out."""
+    """Label names in order of their ids, which must be 0 to n - 1 without gaps."""
     if architecture.endswith("QuestionAnswering"):
         return numbered_labels(2)
     names = content.get("id2label")
@@ -326,7 +327,7 @@ def labels_from_json(content: dict[str, Any], architecture: str) -> tuple[str, .
 
 
 def refuse_unknown_computation(content: dict[str, Any], architecture: str) -> None:
-    """Options of `transformers` that change what is computed and that this encoder does not have."""
+    """Rejects options of `transformers` that change the computation and that this encoder does not have."""
     wanted: dict[str, tuple[Any, ...]] = {
         "position_embedding_type": ("absolute",),
         "is_decoder": (False,),
@@ -341,14 +342,14 @@ def refuse_unknown_computation(content: dict[str, Any], architecture: str) -> No
 
 
 def config_to_json(config: BertConfig) -> dict[str, Any]:
-    """The content of `config.json`: a stock one where stock code computes the same, else of type `bertjax`."""
+    """The content of `config.json`: standard if `transformers` computes the same model, else of type `bertjax`."""
     graph = {k: v for k, v in dataclasses.asdict(config).items() if k not in COMPUTE_FIELDS}
     content: dict[str, Any] = {"architectures": [config.architecture], "model_type": config.model_type}
     if not is_stock(config):
         content |= {"model_type": "bertjax", "bertjax": {"format": FORMAT, **graph}}
     content |= {theirs: graph[ours] for ours, theirs in FIELDS[config.model_type].items()}
     content |= {name: graph[name] for name in SHARED_FIELDS if graph[name] is not None}
-    if config.model_type == "albert":  # What we may leave open has to be a number there.
+    if config.model_type == "albert":  # `transformers` has no None for these.
         content["classifier_dropout_prob"] = config.head_dropout
         content["num_hidden_groups"] = config.num_hidden_groups or config.num_hidden_layers
     if config.bottleneck:
@@ -361,10 +362,10 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
 
 
 def config_text(config: BertConfig) -> str:
-    """`config.json` as it is written.
+    """The text of `config.json`.
 
     Raises:
-      UserError: A value that no such file can hold, a number of NumPy for one.
+      UserError: A value that JSON cannot hold, such as a NumPy number.
     """
     try:
         return json.dumps(config_to_json(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -373,9 +374,9 @@ def config_text(config: BertConfig) -> str:
 
 
 def is_stock(config: BertConfig) -> bool:
-    """Whether plain `transformers` computes the same model: every layer alike, heads that fill the width, the sharing
-    and the factorised embeddings that its ALBERT has and its BERT has not, and for DistilBERT and MobileBERT the
-    epsilon that their code knows."""
+    """True if plain `transformers` computes the same model: identical layers, heads that fill the width, sharing and
+    factorised embeddings only in ALBERT and as ALBERT has them, and for DistilBERT and MobileBERT the epsilon of their
+    code."""
     beyond = config.recurrence or config.exits or config.quantization or config.classifier_activation
     if beyond or config.norm == "pre":
         return False
@@ -384,7 +385,7 @@ def is_stock(config: BertConfig) -> bool:
     if config.model_type == "albert":
         return as_said and filled and config.factorised == "sum"
     if bottleneck := config.bottleneck:
-        # `transformers` gives queries that read the layer's input the inner width, and stores a mapping that is unused.
+        # In `transformers`, queries that read the layer's input expect the inner width, and the mapping always exists.
         fits = bottleneck.attention_input != "block" or config.inner_size == config.hidden_size
         epsilon = bottleneck.normalization_type == "no_norm" or bottleneck.main_norm_eps == MAIN_NORM_EPS
         return as_said and filled and fits and epsilon and config.maps_embeddings and config.inner_group_num == 1
@@ -408,10 +409,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_sizes(content: dict[str, Any], folder: Path) -> None:
-    """Compares the sizes in a config with what the folder holds, before anything of such a size is made.
+    """Compares the sizes in a config with the size of the folder's files, before anything of such a size is allocated.
 
     Raises:
-      UserError: No model of these sizes is in these files.
+      UserError: The files are too small for a model of these sizes.
     """
     bits = max(8 * sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()), LITTLE)
     layers = max(sum(count_arrays(file) for file in weight_files(folder)), SHARED)
@@ -437,11 +438,12 @@ WIDTHS = (
 )
 COUNTS = ("vocab_size", "max_position_embeddings", "type_vocab_size", "num_attention_heads", "n_heads", "num_labels")
 LITTLE, SHARED = 10**6, 200
-"""Sizes that need no room: of a model whose weights are elsewhere, and the number of layers, which may share all."""
+"""Sizes that are accepted whatever the files hold: LITTLE because weights may be elsewhere, SHARED layers because
+layers may share all parameters."""
 
 
 def stated_sizes(content: Any) -> Iterator[tuple[str, float]]:
-    """Numbers in a config that say how large something is, at any depth."""
+    """The fields of a config that give a size, at any depth of nesting."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for name, inner in items:
         if name in (*DEPTHS, *WIDTHS, *COUNTS) and isinstance(inner, (int, float)):
@@ -460,7 +462,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights: the single one if it is there, else the shards that an index names."""
+    """The files with the weights: the single one if it exists, else the shards that the index names."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file() or not index.is_file():
         return [single]
@@ -488,10 +490,10 @@ def missing_weights(folder: Path, file: Path) -> str:
 def parameters_from_tensors(
     tensors: dict[str, np.ndarray], template: Tree, config: BertConfig
 ) -> tuple[Tree, list[str], list[str]]:
-    """Our tree from Hugging Face tensors, with the names that were missing (ours) and left over (theirs).
+    """Our parameter tree from Hugging Face tensors, with the missing names (ours) and the unused names (theirs).
 
-    Folders of a bare encoder lack the `bert.` prefix, and old ones call LayerNorm's arrays gamma and beta; both are
-    accepted. Leaves keep the stored numbers, as float32.
+    Accepted variants: folders of a bare encoder lack the `bert.` prefix, and old ones call LayerNorm's arrays gamma and
+    beta. Values are kept, as float32.
     """
     renamed = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): name for name in tensors}
     found, missing, used = {}, [], set()
@@ -513,7 +515,7 @@ def parameters_from_tensors(
         tensor = tensors[stored]
         if tensor.dtype.kind in "biu":
             raise UserError(f"{stored} holds {tensor.dtype} numbers; expected floating point: quantised elsewhere?")
-        with np.errstate(over="ignore"):  # what is beyond float32 becomes inf, and is refused with the rest
+        with np.errstate(over="ignore"):  # values beyond float32 become inf, which is rejected later
             found[path] = transposed_kernel(path, tensor.astype(np.float32))
         if found[path].shape != tuple(leaf.shape):
             raise UserError(
@@ -525,12 +527,12 @@ def parameters_from_tensors(
 
 
 def stored_parts(leaf: Quantized) -> tuple[str, ...]:
-    """What a file holds of a matrix of integers."""
+    """The names of the stored arrays of an integer matrix."""
     return ("integers", "scale") if leaf.offset is None else ("integers", "scale", "offset")
 
 
 def from_parts(leaf: Quantized, parts: dict[str, np.ndarray | None], name: str) -> Quantized:
-    """A matrix of integers from the arrays of a file, of the shape and format of the template's leaf."""
+    """An integer matrix from its stored arrays, in the shape and format of the template's leaf."""
     wanted = {"integers": (packed_size(int(np.prod(leaf.shape)), leaf.format),), "scale": leaf.scale.shape}
     wanted |= {} if leaf.offset is None else {"offset": leaf.offset.shape}
     kinds = {"integers": np.uint8, "scale": np.float32, "offset": np.float32}
@@ -545,20 +547,20 @@ def from_parts(leaf: Quantized, parts: dict[str, np.ndarray | None], name: str) 
 
 
 def to_parts(leaf: Quantized) -> dict[str, np.ndarray]:
-    """The inverse: integers packed in row-major order [inputs, outputs], and what blocks share."""
+    """The inverse: integers packed in row-major order [inputs, outputs], with scales and offsets per block."""
     arrays = {"integers": pack_bits(np.asarray(leaf.values), leaf.format), "scale": np.asarray(leaf.scale)}
     return arrays if leaf.offset is None else arrays | {"offset": np.asarray(leaf.offset)}
 
 
 def fits_tinybert(tensors: Collection[str]) -> bool:
-    """Whether these are the names of a classifier that TinyBERT's published code trained (Jiao et al. 2020). Its folder
-    says nothing of the ReLU before the classifier; what gives it away is the projection of its distillation losses,
-    one `fit_dense` or, in the first version, a list of `fit_denses`."""
+    """True if the tensor names are those of a classifier trained with TinyBERT's published code (Jiao et al. 2020). Its
+    config does not mention the ReLU before the classifier. The projection of its distillation losses identifies it:
+    `fit_dense`, or in the first version a list `fit_denses`."""
     return "classifier.weight" in tensors and any(name.startswith("fit_dense") for name in tensors)
 
 
 def write_model(folder: Path, config: BertConfig, params: Tree) -> None:
-    """Writes `config.json` and `model.safetensors` into a folder that exists."""
+    """Writes `config.json` and `model.safetensors` into an existing folder."""
     bare = config.architecture == f"{PREFIXES[config.model_type]}Model"
     tensors = {}
     for path, leaf in flatten(params).items():

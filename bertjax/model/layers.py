@@ -1,12 +1,13 @@
-"""One encoder layer: self-attention and feed-forward, each with its residual and post-LayerNorm (Devlin et al. 2018).
+"""One encoder layer: self-attention and feed-forward, each with residual and post-LayerNorm (Devlin et al. 2018).
 
-Parameters live in groups and a depth step borrows them, so that steps that share (ALBERT, Lan et al. 2020) and steps
-that do not are one mechanism. A dense layer is told its site at each call: the same kernel is used at several.
+Parameters belong to groups, and depth steps refer to groups. The same mechanism serves
+layers with and without shared parameters (ALBERT, Lan et al. 2020). Because several steps may use a kernel, a dense
+layer gets its site name at each call.
 
-Three optional arguments run through everything and cost nothing when left out. `gates` scale heads, neurons and whole
-layers (1 keeps, 0 removes); they are arguments and not parameters, so that `vmap(grad)` over examples sees them.
-`product` replaces how products are computed (see products.py). Dropout is on if and only if the caller passed a
-"dropout" key to `apply`: a model without randomness cannot be asked for any by mistake.
+Three options cost nothing when unused. `gates` scale heads, neurons and whole layers (1 keeps, 0 removes). They are
+arguments, not parameters, so that `vmap(grad)` can give per-example gradients. `product` replaces the computation of
+matrix products (products.py). Dropout is on if and only if `apply` gets a "dropout" key, so it cannot be active by
+mistake.
 """
 
 from collections.abc import Callable
@@ -29,10 +30,10 @@ from bertjax.quantized.tensor import Quantized
 
 @jax.checkpoint
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x times the normal distribution function at x (Hendrycks & Gimpel 2016), exact, computed in float32.
+    """Exact GELU, x times the normal distribution function of x (Hendrycks & Gimpel 2016), computed in float32.
 
-    By erf, as the published models were trained, because erfc costs XLA's CPU backend three times as much and gains
-    digits only far in the tail. The gradient computes it again from x: the erf and the density would otherwise be
+    It uses erf, with which the published models were trained: erfc is three times slower on XLA's CPU backend and more
+    accurate only far in the tail. The backward pass recomputes it from x; otherwise the erf and the density would be
     stored, two more arrays as wide as the feed-forward layer.
     """
     x32 = x.astype(jnp.float32)
@@ -47,10 +48,10 @@ ACTIVATIONS = {
 
 
 class LayerGates(NamedTuple):
-    """Factors for one depth step, per model or per example (a leading batch axis). None means 1."""
+    """Multipliers for one depth step, per model or (with a leading batch axis) per example. None means 1."""
 
     heads: Float[Array, "*batch heads"] | None = None
-    """With two leading axes, of examples and positions, a factor for each position."""
+    """With two leading axes, examples and positions, one multiplier per position."""
     neurons: Float[Array, "*batch neurons"] | None = None
     layer: Float[Array, "*batch"] | None = None
 
@@ -58,16 +59,16 @@ class LayerGates(NamedTuple):
 class LayerOutput(NamedTuple):
     hidden: Float[Array, "b l d"]
     first: Float[Array, "*rows d"]
-    """`hidden[:, 0]`, or the rows of every [CLS], [b, s, d], where several texts share a row and these were computed
-    apart. Whoever needs no others reads this: see `Layer.first_apart`."""
+    """`hidden[:, 0]`, or if `cls_positions` were given and computed separately, these rows [b, s, d]. Read this where
+    only the [CLS] rows are needed: see `Layer.split_cls_row`."""
     queries: Float[Array, "b l h k"]
     keys: Float[Array, "b l h k"]
     values: Float[Array, "b l h k"]
 
 
 def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...]) -> Any:
-    """A float32 parameter, or what stands for one in integers. The tree may hold NumPy arrays, as a bundle's does;
-    products see arrays of jax."""
+    """A float32 parameter as a jax array (the tree may hold NumPy arrays, as bundles do), or the `Quantized` at its
+    place."""
     if module.has_variable("params", name) and isinstance(stored := module.get_variable("params", name), Quantized):
         return stored
     return jnp.asarray(module.param(name, init, shape, jnp.float32))
@@ -78,7 +79,7 @@ def dropout_key(module: nn.Module) -> Array | None:
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias`, kernels stored 2-D (in, out)."""
+    """`x @ kernel + bias`, with a 2-D kernel [in, out]."""
 
     features: int
     initializer_range: float
@@ -94,7 +95,7 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation (Ba et al. 2016) in float32, returned in the dtype of its input."""
+    """Layer normalisation (Ba et al. 2016), computed in float32, returned in the dtype of its input."""
 
     epsilon: float
 
@@ -110,8 +111,8 @@ class LayerNorm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """A factor and an offset for each column: what is left of LayerNorm without its statistics (Sun et al. 2020,
-    section 3.3). In float32, returned in the dtype of its input."""
+    """A scale and an offset per column, LayerNorm without statistics (Sun et al. 2020, section 3.3). Computed in
+    float32, returned in the dtype of its input."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
@@ -121,12 +122,12 @@ class NoNorm(nn.Module):
 
 
 def norm_of(config: BertConfig, epsilon: float = 0.0) -> LayerNorm | NoNorm:
-    """The norm of embeddings and layers; 0 means the epsilon of the config."""
+    """The norm module of embeddings and layers; `epsilon` 0 means that of the config."""
     return NoNorm() if config.normalization_type == "no_norm" else LayerNorm(epsilon or config.layer_norm_eps)
 
 
 class SelfAttention(nn.Module):
-    """The products of multi-head self-attention, its output projection included, and a norm."""
+    """Multi-head self-attention with its output projection, and the norm that belongs to it."""
 
     config: BertConfig
     heads: int
@@ -161,7 +162,7 @@ class SelfAttention(nn.Module):
         gates: LayerGates,
         site: str,
     ) -> Float[Array, "b r d"]:
-        """What some rows learn from looking at every key."""
+        """Attention output of the queries' rows, after the output projection and dropout."""
         kernel, rate = self.config.attention, self.config.attention_probs_dropout_prob
         if kernel == "xla":
             context = self.attend(queries, keys, values, mask, site)
@@ -188,12 +189,12 @@ class SelfAttention(nn.Module):
         site: str,
     ) -> Float[Array, "b r h k"]:
         scaled = queries * (self.config.head_size**-0.5)
-        # A CPU sums the rows of an array many columns at a time, and its columns one row after another: with the keys
-        # first, a batch of 32 x 128 takes a ninth less. GPUs and TPUs have kernels for the usual order.
+        # A CPU vectorises sums over the second last axis, but not over the last: with the keys before the queries, a
+        # batch of 32 x 128 takes a ninth less time. GPUs and TPUs have kernels for the usual order.
         keys_first = platform() == "cpu"
         order, seen = ("bhmq", mask.swapaxes(2, 3)) if keys_first else ("bhqm", mask)
         scores = self.product(f"{site}/scores", f"bqhk,bmhk->{order}", scaled, keys).astype(jnp.float32)
-        # The lowest finite number and not -inf: a row without any key to look at (filler) must not become NaN.
+        # The lowest finite number, not -inf: a row without any visible key (batch padding) would become NaN.
         masked = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
         probabilities = jax.nn.softmax(masked, axis=order.index("m"))
         probabilities = dropout(probabilities, self.config.attention_probs_dropout_prob, dropout_key(self))
@@ -201,13 +202,13 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two dense layers around an activation, and a norm."""
+    """Two dense layers around an activation, and the norm that belongs to them."""
 
     config: BertConfig
     neurons: int
     product: Product = plain_product
     epsilon: float = 0.0
-    """Of the norm; 0 means the config's."""
+    """Of the norm; 0 means that of the config."""
 
     def setup(self):
         config = self.config
@@ -223,7 +224,7 @@ class FeedForward(nn.Module):
 
 
 class Group(nn.Module):
-    """Parameters under one name, `layer_g`: of those, a group has what some depth step uses."""
+    """A parameter group, `layer_g`. Only the parameters that some depth step uses are created."""
 
     config: BertConfig
     heads: int
@@ -238,8 +239,8 @@ class Group(nn.Module):
 
 @dataclass(frozen=True)
 class Layer:
-    """One depth step: attention, then feed-forward, each with residual and LayerNorm. No module, because it owns
-    nothing: other steps may use its parameters too."""
+    """One depth step: attention, then feed-forward, each with residual and LayerNorm. Not a Flax module, because it
+    owns no parameters: other steps may use the same groups."""
 
     step: int
     attention: SelfAttention
@@ -247,10 +248,11 @@ class Layer:
     attention_norm: LayerNorm | NoNorm
     ffn_norm: LayerNorm | NoNorm
     split_cls_row: bool = False
-    """Compute what a head reads apart from the other rows, so that XLA drops these where it reads none of them: of the
-    last layer, a classifier then costs two products in twelve. Only where nobody watches the products."""
+    """Compute the [CLS] row separately, so that XLA can drop the other rows when only the classifier reads the output:
+    a classifier's last layer then computes two products out of twelve. Observers of products need all rows in one call,
+    so it is off for them."""
     norm_first: bool = False
-    """LayerNorm before attention and feed-forward layer, and not after the residual sums."""
+    """Pre-LayerNorm: before attention and feed-forward, and not after the residual sums."""
 
     def __call__(
         self,
@@ -262,7 +264,7 @@ class Layer:
         site, parts = f"step_{self.step}/attention", [(hidden, mask)]
         if self.split_cls_row and cls_positions is not None:
             seen = mask if mask.shape[2] == 1 else rows_at(mask[:, 0], cls_positions)[:, None]
-            # These rows are computed twice if somebody reads both, and dropout then draws twice.
+            # If both outputs are used, these rows are computed twice, with different dropout masks.
             parts = [(hidden, mask), (rows_at(hidden, cls_positions), seen)]
         elif self.split_cls_row and hidden.shape[1] > 1 and mask.shape[2] == 1:
             parts = [(rows, mask) for rows in jnp.split(hidden, [1], axis=1)]
@@ -285,7 +287,7 @@ class Layer:
         mask: Mask,
         gates: LayerGates,
     ) -> Float[Array, "b r d"]:
-        """Some rows, after this layer."""
+        """The outputs of this layer for some rows."""
         site = f"step_{self.step}"
         looked = rows + self.attention(queries, keys, values, mask, gates, f"{site}/attention")
         if self.norm_first:
@@ -299,7 +301,7 @@ class Layer:
 
 
 def rows_at(array: Shaped[Array, "b l d"], positions: Int[ArrayLike, "b s"]) -> Shaped[Array, "b s d"]:
-    """Some rows of each example."""
+    """The rows at `positions` of each example."""
     return jnp.take_along_axis(array, jnp.asarray(positions)[..., None], axis=1)
 
 

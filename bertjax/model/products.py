@@ -1,11 +1,11 @@
-"""Every product of the model, in one place: matrix products, attention, embedding look-ups, and dropout.
+"""Every matrix product of the model in one place: dense layers, attention, embedding look-ups; and dropout.
 
-Whatever wants to change how products are computed (rounding of activations, integer arithmetic) gives the model a
-`Product` and sees each of them with the name of its site, `step_3/attention/query` for instance; there is no other
-call to `einsum` in the model. The price is one argument more per call; left out, it costs nothing.
+To change how products are computed (quantised activations, integer arithmetic), give the model a `Product`. It is
+called for each product with the name of its site, such as `step_3/attention/query`; the model has no other `einsum`.
+The price is one more argument per call, with no run-time cost.
 
-Dropout hashes the position of each element with the key. The generator of `jax.random` fuses with nothing on a CPU, and
-nineteen calls of it are 3 % of a training step of six layers and a third of its compilation.
+Dropout hashes the position of each element with the key. The generator of `jax.random` does not fuse with other
+operations on a CPU, and its nineteen calls take 3 % of a training step of six layers and a third of its compilation.
 """
 
 import math
@@ -21,22 +21,22 @@ from bertjax.machine.xla import platform
 from bertjax.quantized.tensor import Quantized
 
 Product = Callable[[str, str, Array, Any], Array]
-"""`(site, subscripts, left, right) -> result`, as `jnp.einsum(subscripts, left, right)`, in the dtype of the left. A
-look-up in a table has the subscripts "lookup", the ids on the left and the table on the right, and its rows are
-float32. What is on the right may be `Quantized`."""
+"""`(site, subscripts, left, right) -> result`, as `jnp.einsum(subscripts, left, right)`, in the dtype of the left
+operand. For an embedding look-up, `subscripts` is "lookup", `left` the ids and `right` the table, and the result is
+float32. `right` may be `Quantized`."""
 
 
 def plain_product(site: str, subscripts: str, left: Array, right: Any) -> Array:
-    """The product as it is written; integers are the numbers they stand for. Accumulates in float32 where the
-    hardware does."""
+    """The product in floating point; integer matrices are dequantised. Accumulates in float32 where the hardware
+    does."""
     del site
     if subscripts == "lookup":
         return right.rows(left) if isinstance(right, Quantized) else jnp.take(right, left, axis=0, mode="clip")
     right = (right.dequantised() if isinstance(right, Quantized) else right).astype(left.dtype)
     halves = left.dtype == jnp.bfloat16 and platform() == "cpu"
     if right.ndim == 2:
-        # A matrix meets rows. As one axis, because XLA's CPU backend copies and transposes for the gradient of a matrix
-        # that meets two, which then takes twice as long.
+        # Flatten the leading axes: with two, XLA's CPU backend copies and transposes for the gradient of the matrix,
+        # which doubles its time.
         left_axes, right_axes = subscripts.split("->")[0].split(",")
         contracted = right_axes.index(left_axes[-1])
         rows = left.reshape(math.prod(left.shape[:-1]), left.shape[-1])
@@ -51,9 +51,12 @@ def plain_product(site: str, subscripts: str, left: Array, right: Any) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def bf16_matmul(subscripts: str, left: Array, right: Array) -> Array:
-    """`jnp.einsum` of two bfloat16 arrays, for a processor that multiplies such numbers (AMX), five times as many a
-    second as float32. XLA lets it where the sum is float32 and the left operand lies row by row, and else multiplies in
-    float32; so the sums are float32, here and in the gradients, and what the gradient of a matrix reads is turned."""
+    """`jnp.einsum` of two bfloat16 arrays, for CPUs that multiply bfloat16 (AMX), at five times the rate of float32.
+
+    XLA uses these instructions only if the accumulator is float32 and the left operand is row-major; otherwise it
+    multiplies in float32. So products accumulate in float32 here and in the gradients, and the gradient of the matrix
+    transposes its left operand explicitly.
+    """
     return einsum_float32(subscripts, left, right)
 
 
@@ -77,7 +80,8 @@ def _bf16_matmul_backward(subscripts: str, saved: tuple[Array, Array], gradient:
 
 
 def transpose(rows: Array) -> Array:
-    """The transpose, really written down. By way of three axes, which XLA's CPU backend does ten times as fast."""
+    """The transpose, materialised in memory. It goes through three axes, which is ten times as fast on XLA's CPU
+    backend."""
     count, width = rows.shape
     block = math.gcd(count, 16)
     apart = rows.reshape(count // block, block, width).transpose(2, 0, 1)
@@ -88,7 +92,7 @@ bf16_matmul.defvjp(_bf16_matmul_forward, _bf16_matmul_backward)
 
 
 def by_rows(product: Product) -> bool:
-    """Whether nobody minds in which parts a product is computed: a product that watches wants every row at once."""
+    """True if the product may be split by rows; observers that collect statistics need all rows in one call."""
     return product is plain_product or getattr(product, "by_rows", False)
 
 
@@ -101,27 +105,27 @@ def dense(
     product: Product,
 ) -> Float[Array, "*batch outputs"]:
     """`x @ kernel + bias` in the dtype of `x`. The bias is added in float32 because its gradient is a sum over all
-    rows: in bfloat16 it was 3 % off after 8,192 of them, on a CPU."""
+    rows: in bfloat16 on a CPU it was 3 % off after 8,192 of them."""
     letters = "abcdefgh"[: x.ndim - 1]
-    with jax.named_scope(f"[{site}]"):  # by which a program can be asked what became of the product
+    with jax.named_scope(f"[{site}]"):  # to find the product in compiled programs
         result = product(site, f"{letters}i,io->{letters}o", x, kernel)
     return (result.astype(jnp.float32) + as_row(bias, x.ndim)).astype(x.dtype)
 
 
 def as_row(vector: Float[Array, " d"], rank: int) -> Float[Array, "..."]:
-    """The vector with leading axes of length 1, so that nothing is ever broadcast by accident."""
+    """The vector with leading axes of length 1, so that broadcasting is always explicit."""
     return vector.reshape((1,) * (rank - 1) + (-1,))
 
 
 def lookup(
     ids: Int[Array, "*batch"], table: Float[Array, "rows width"] | Quantized, *, site: str, product: Product
 ) -> Float[Array, "*batch width"]:
-    """Rows of a table. Ids outside the table are clipped, so that garbage in padding cannot make a NaN."""
+    """Rows of a table. Ids outside the table are clipped, so that arbitrary ids in padding cannot produce NaN."""
     return product(site, "lookup", ids, table)
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Array | None) -> Float[Array, "*shape"]:
-    """Zeroes elements with probability `rate` and scales the others up to keep the mean. No key: `x` as it is."""
+    """Zeroes elements with probability `rate` and scales the others to keep the mean. Without a key, returns `x`."""
     if key is None or rate == 0:
         return x
     kept = random_words(key, x.shape) >= jnp.uint32(rate * 2**32)
@@ -129,10 +133,10 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Array | None) -> Float[
 
 
 def random_words(key: Array, shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
-    """Uniform 32-bit words: each a function of the key and of its position, so the same under any sharding.
+    """Uniform 32-bit words, each a function of the key and its position, so they are the same under any sharding.
 
-    A position goes through one round of mixing for each word of the key (two, for jax's own). Good for decisions that
-    have to look independent, not for cryptography; positions repeat after 2^32 elements.
+    A position is mixed once per word of the key (two for jax's default). Good enough for decisions that must look
+    independent, not for cryptography; positions repeat after 2^32 elements.
     """
     words = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
@@ -145,7 +149,8 @@ def random_words(key: Array, shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
 
 
 def mixed(words: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    """A permutation of the 32-bit words in which every bit depends on all (lowbias32, Wellons 2018)."""
+    """A permutation of the 32-bit words in which every output bit depends on every input bit (lowbias32, Wellons
+    2018)."""
     words = (words ^ (words >> 16)) * jnp.uint32(0x7FEB352D)
     words = (words ^ (words >> 15)) * jnp.uint32(0x846CA68B)
     return words ^ (words >> 16)

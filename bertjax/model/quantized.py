@@ -1,11 +1,11 @@
-"""What a quantised model computes with: each product whose input is rounded, in integers or in floating point.
+"""The `Product` of a quantised model: inputs are quantised, and multiplied in integers or in floating point.
 
-Both round the input alike. Integers are multiplied as bytes and added up in 32 bits, and the scales of both sides come
-in once per result; in floating point the same numbers are multiplied as the integers stand for them. They differ by the
-order of summation alone, so the second is the first on a device without integer products.
+Both modes quantise the input in the same way. Integer mode multiplies int8 by int8, accumulates in int32, and applies
+the scales of both sides once per result. Float mode multiplies the dequantised values. They differ only in the order of
+summation, so float mode reproduces integer mode on devices without integer products.
 
-A matrix whose inputs are in several groups has no one scale per result: there the product is the one in floating point.
-What reads rounded ids (tables) or rounds nothing (attention scores, heads) is left as it is.
+If the weight's input rows are in several groups, there is no single scale per result, and the product is computed in
+float mode. Embedding look-ups and products without an activation format (attention scores, heads) are unchanged.
 """
 
 import math
@@ -30,12 +30,12 @@ from bertjax.storage.typed_json import shown
 
 @dataclass(frozen=True)
 class QuantizedProduct:
-    """A `Product` that rounds the inputs of the sites it is told of."""
+    """A `Product` that quantises the inputs of the sites in `activations`."""
 
     activations: tuple[tuple[str, Activation], ...]
     integer: bool
     by_rows = True
-    """Each row is computed by itself, so any of them may be computed apart."""
+    """Rows are independent, so the product may be split by rows."""
 
     def __call__(self, site: str, subscripts: str, left: Array, right: Array | Quantized) -> Array:
         activation = dict(self.activations).get(site)
@@ -51,7 +51,8 @@ class QuantizedProduct:
 def quantise_input(
     x: Float[Array, "*rows i"], activation: Activation
 ) -> tuple[Int8[Array, "*rows i"], Float[Array, "..."], float]:
-    """Integers, scale and the integer that means 0: of all tokens, or a scale of its own for each."""
+    """Integers, scale and zero point of an input: one scale for all tokens if the range is fixed, else one per
+    token."""
     highest = 2 ** (activation.bits - 1) - 1
     x = x.astype(jnp.float32)
     if activation.low is None:
@@ -62,12 +63,12 @@ def quantise_input(
 
 
 def token_scale(x: Float[Array, "*rows i"], highest: int) -> Float[Array, "*rows 1"]:
-    """The scale of each row by itself."""
+    """The symmetric dynamic scale of each row."""
     return jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True) / highest, SMALLEST)
 
 
 def fixed_scale(activation: Activation) -> tuple[float, float]:
-    """Scale and zero point of a fixed range. 0 is exactly an integer, so that what is 0 stays 0."""
+    """Scale and zero point of a fixed range. The zero point is an integer, so that 0 is represented exactly."""
     low, high = activation.low, activation.high
     assert low is not None
     assert high is not None
@@ -79,12 +80,12 @@ def fixed_scale(activation: Activation) -> tuple[float, float]:
 def integer_product(
     integers: Int8[Array, "*rows i"], scale: Float[Array, "..."], zero: float, right: Quantized
 ) -> Float[Array, "*rows o"]:
-    """`(scale * (integers - zero)) @ right`: bytes times bytes, summed in 32 bits."""
+    """`(scale * (integers - zero)) @ right`, int8 by int8 with int32 accumulation."""
     rows, values = integers.reshape(math.prod(integers.shape[:-1]), integers.shape[-1]), jnp.asarray(right.values)
     product = partial(jax.lax.dot_general, dimension_numbers=(((1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
     if zero:
-        # What 0 gives is taken away again. It rides along as one row more, because XLA's CPU backend takes longer to
-        # sum up a matrix of bytes than to multiply by it.
+        # Subtract the zero point's contribution. It is computed as an extra row of the product, because XLA's CPU
+        # backend takes longer to sum the columns of an int8 matrix than to multiply by it.
         nothing = jnp.full((1, rows.shape[1]), zero, jnp.int8)
         sums = product(jnp.concatenate([rows, nothing]), values)
         sums = sums[:-1] - sums[-1:]
@@ -99,7 +100,7 @@ def integer_product(
 
 
 def abstract_weights(config: BertConfig, params: Tree) -> Tree:
-    """The tree of shapes of a model's parameters, from that of the same model in floating point."""
+    """The shapes of a quantised model's parameters, from those of its float model."""
     assert config.quantization is not None
     flat = flatten(params)
     for path, format in config.quantization.weights:
@@ -113,7 +114,8 @@ def abstract_weights(config: BertConfig, params: Tree) -> Tree:
 
 
 def unit_grid(path: str, shape: tuple[int, ...], format: Format, config: BertConfig) -> Grid:
-    """The blocks of a parameter. Queries, keys and values are made head by head, and read so by the next product."""
+    """The grid of a parameter. Blocks do not span heads: in the columns of queries, keys and values, and in the rows of
+    the attention output."""
     columns = config.head_size if re.search(r"attention/(query|key|value)/kernel$", path) else 0
     rows = config.head_size if re.search(r"attention/output/kernel$", path) else 0
     return grid_of((shape[0], shape[1]), format, rows, columns)

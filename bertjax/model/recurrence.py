@@ -1,12 +1,14 @@
-"""One block of layers applied again and again, for as long as each position needs: the Universal Transformer.
+"""Universal Transformer: one block of layers applied repeatedly, with adaptive halting per position.
 
-Dehghani et al. (2018) apply one Transformer layer several times, tell it at every step where and when it is, and let
-each position decide by Adaptive Computation Time (Graves 2016) after which step it is done. Much of that is left open
-by the paper, or done otherwise by the official code; the fields of `Recurrence` and `Halting` name every choice.
+Dehghani et al. (2018) apply one Transformer layer several times and add position and time signals to the state at every
+step. Adaptive Computation Time (Graves 2016) decides after which step each position halts. The paper leaves many
+details open, and the official code differs from it in others; the fields of `Recurrence` and `Halting` name every
+choice.
 
-Training scans over all steps, with the halted masked out, because a gradient needs a fixed number of them. Prediction
-loops only until every real position has halted, with the same body, and so with the same bits. The trade-off of halting
-by position: a halted position is still computed while any other goes on, so only whole batches finish early.
+Training scans over all steps and masks halted positions, because reverse-mode gradients need a fixed number of steps.
+Prediction (`stop_early`) loops until every real position has halted, with the same body and bit-identical results. The
+trade-off of halting by position: a halted position is still computed while any other continues, so only whole batches
+finish early.
 """
 
 from typing import Any, NamedTuple
@@ -24,18 +26,18 @@ from bertjax.model.products import as_row
 
 
 class HaltingState(NamedTuple):
-    """What each position has accumulated, in float32."""
+    """The halting statistics of each position, in float32."""
 
     total: Float[Array, "b l"]
-    """Sum of its halting probabilities, 1 once it has halted. Padding has halted before it starts."""
+    """Sum of halting probabilities, 1 once the position has halted. Padding starts at 1."""
     remainder: Float[Array, "b l"]
-    """What the step at which it halted was given; 0 until then. The only part of the ponder cost with a gradient."""
+    """Weight of the step at which the position halted; 0 before. The only differentiable part of the ponder cost."""
     steps: Float[Array, "b l"]
-    """Number of steps it took part in."""
+    """Number of steps the position took, including the one at which it halted."""
 
 
 class RecurrentCarry(NamedTuple):
-    """What one step hands to the next."""
+    """The loop carry between steps."""
 
     state: Float[Array, "b l d"]
     output: Float[Array, "b l d"]
@@ -43,20 +45,20 @@ class RecurrentCarry(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What a recurrence did: its last `HaltingState`, and how much of the output came from each step."""
+    """Statistics of a recurrence: its last `HaltingState`, and the weight of each step in the output."""
 
     halting: HaltingState
     weights: Float[Array, "t b l"] | None
-    """None where the loop stopped early."""
+    """None with `stop_early`."""
 
     @property
     def ponder(self) -> Float[Array, "b l"]:
-        """Steps plus remainder (Graves 2016, eq. 14): what training charges a position for. 0 for padding."""
+        """Ponder cost, steps plus remainder (Graves 2016, eq. 14). 0 for padding."""
         return self.halting.steps + self.halting.remainder
 
 
 def initial_halting(real: Bool[Array, "b l"]) -> HaltingState:
-    """Before the first step."""
+    """The `HaltingState` before the first step."""
     nothing = jnp.zeros(real.shape, jnp.float32)
     return HaltingState(jnp.where(real, 0.0, 1.0), nothing, nothing)
 
@@ -64,9 +66,9 @@ def initial_halting(real: Bool[Array, "b l"]) -> HaltingState:
 def halt(
     before: HaltingState, probability: Float[Array, "b l"], last: Bool[Array, ""] | bool, epsilon: float
 ) -> tuple[HaltingState, Float[Array, "b l"]]:
-    """One step of halting, and the weight of this step's result (Dehghani et al. 2018, appendix C).
+    """One step of halting: the new state, and the weight of this step's result (Dehghani et al. 2018, appendix C).
 
-    With `last` true, every position that still runs gets all that is left.
+    If `last` is true, every position that has not halted gets its remaining weight.
     """
     running = before.total < 1
     above = (before.total + probability > 1 - epsilon) | last
@@ -81,10 +83,11 @@ def halt(
 
 
 def sinusoid(numbers: Float[Array, "*n"], width: int, layout: str) -> Float[Array, "*n d"]:
-    """Sines and cosines of frequencies that fall from 1 to 1/10000.
+    """Sinusoids with frequencies from 1 down to 1/10000.
 
-    interleaved: column 2j is sin(n / 10000^(2j/d)), 2j + 1 its cosine (Vaswani et al. 2017, section 3.5). halves: sines
-    first, then cosines, and the last frequency is exactly 1/10000 (tensor2tensor); an odd width ends in a column of 0.
+    interleaved: column 2j is sin(n / 10000^(2j/d)), column 2j + 1 its cosine (Vaswani et al. 2017, section 3.5).
+    halves: all sines, then all cosines, with a last frequency of exactly 1/10000 (tensor2tensor); an odd width ends
+    with a column of 0.
     """
     interleaved = layout == "interleaved"
     pairs = (width + 1) // 2 if interleaved else width // 2
@@ -97,7 +100,7 @@ def sinusoid(numbers: Float[Array, "*n"], width: int, layout: str) -> Float[Arra
 
 
 class RecurrentEncoder(Encoder):
-    """The layers of the config as one block, and what recurrence adds: signals and halting."""
+    """The layers of the config as one recurrent block, with signals and halting."""
 
     def setup(self):
         super().setup()
@@ -123,9 +126,10 @@ class RecurrentEncoder(Encoder):
         position_ids: Int[Array, "#b l"],
         stop_early: bool,
     ) -> tuple[list[LayerOutput], Trace]:
-        """Every step's output, or with `stop_early` the last one alone, of as few steps as the batch needs.
+        """The output of every step, or with `stop_early` only the last one, after as few steps as the batch needs.
 
-        The output of a step is what the model would give if it ended there."""
+        The output of a step is what the model would return if it ended there.
+        """
         carry = RecurrentCarry(hidden, jnp.zeros(hidden.shape, jnp.float32), initial_halting(real))
         fixed = mask, real, self.position_signals(position_ids)
         if stop_early and not self.is_initializing():
@@ -145,14 +149,14 @@ class RecurrentEncoder(Encoder):
         return steps, Trace(carry.halting, weights)
 
     def loop(self, carry: RecurrentCarry, fixed: tuple) -> tuple[RecurrentCarry, LayerOutput]:
-        """The same steps, until every real position has halted."""
+        """The same steps in a while loop, until every real position has halted."""
         state, heads = carry.state, self.config.depth_steps()[-1].num_attention_heads
         looked = jnp.zeros((*state.shape[:2], heads, self.config.head_size), state.dtype)
         nothing = LayerOutput(state, state[:, 0], looked, looked, looked)
 
         def going_on(
             _: nn.Module, looped: tuple[Array, RecurrentCarry, LayerOutput]
-        ) -> Any:  # an Array, which Flax calls bool
+        ) -> Any:  # an Array; Flax annotates bool
             number, carry, _output = looped
             left = number < self.recurrence.steps
             return left & jnp.any(carry.halting.total < 1) if self.recurrence.halting else left
@@ -195,7 +199,7 @@ class RecurrentEncoder(Encoder):
     def decide(
         self, state: Float[Array, "b l d"], real: Bool[Array, "b l"], number: Int[Array, ""], before: HaltingState
     ) -> tuple[HaltingState, Float[Array, "b l"]]:
-        """Who halts at this step, and the weight of its result."""
+        """The halting state after this step, and the weight of its result."""
         rule = self.recurrence.halting
         if rule is None:
             return before._replace(steps=before.steps + real), real.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""The products of a model by their site names, found without computing anything."""
+"""The site names of a model's products, found by tracing without computing anything."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from bertjax.quantized.tensor import Quantized
 
 
 def integer_sites(model: BertModel, params: Tree) -> tuple[str, ...]:
-    """The sites whose product reads a matrix of integers; nothing is computed."""
+    """The sites whose product reads an integer matrix."""
     found: dict[str, None] = {}
 
     def product(site: str, subscripts: str, left: Array, right: Any) -> Array:
@@ -30,8 +30,12 @@ def integer_sites(model: BertModel, params: Tree) -> tuple[str, ...]:
 
 
 def check_sites(config: BertConfig, params: Tree) -> None:
-    """Refuses a config that rounds what no product reads: the range would be passed over in silence. `params` may be
-    shapes alone."""
+    """Rejects activation formats for sites without an integer product, which would be ignored silently. `params` may be
+    shapes.
+
+    Raises:
+      UserError: A site is unknown, reads no integers, or is named twice.
+    """
     asked = [site for site, _ in config.quantization.activations] if config.quantization else []
     if not asked:
         return

@@ -1,7 +1,7 @@
-"""Whether what a folder holds makes a model: all of its encoder is used, and its numbers are numbers.
+"""Checks of a loaded model: the folder's encoder tensors are all used, and all parameters are finite.
 
-A model with a NaN in it answers every text with its first label, and one that leaves a layer out answers otherwise;
-neither says so by itself.
+A model with a NaN predicts its first label for every input, and a model without one of its layers makes other
+predictions. Both would go unnoticed, so they are errors.
 """
 
 import logging
@@ -19,24 +19,24 @@ from bertjax.params import Tree, flatten
 from bertjax.quantized.tensor import Quantized
 
 ENCODER = re.compile(rf"^(({'|'.join(PREFIXES)})\.)?(embeddings|encoder|transformer)\.")
-"""Tensors that decide about every answer, if they are there at all."""
+"""Tensor names of the encoder, which affects every prediction."""
 OTHER_HEADS = re.compile(
     r"^(cls|predictions|sop_classifier|classifier|pre_classifier|qa_outputs|vocab_\w+|fit_dense\w*)\.|(^|\.)pooler\."
 )
-"""Heads of other tasks, which a model that goes on to another task leaves behind: nothing to talk about."""
+"""Tensor names of other tasks' heads, which are normally dropped in fine-tuning: no warning."""
 SHOWN = 4
 SMALLEST = float(np.nextafter(np.float32(0), np.float32(1)))
-"""Above 0."""
+"""The smallest float32 above 0."""
 
 
 def require_use(ignored: Sequence[str], config: BertConfig, where: str) -> None:
-    """Refuses a folder with parts of an encoder that its config does not mention; names other tensors without a use,
-    once, as a warning of the logger `bertjax`.
+    """Rejects a folder with encoder tensors that its config does not describe. Other unused tensors are named once, in
+    a warning of the logger `bertjax`.
 
     Raises:
-      UserError: The config describes another encoder than the one whose tensors are there.
+      UserError: The config describes another encoder than the stored one.
     """
-    # `transformers` stores a bottleneck for queries and keys also where they read another, and computes nothing of it.
+    # `transformers` stores a shared bottleneck for queries and keys even if they read the input bottleneck instead.
     only_input = config.bottleneck and config.bottleneck.attention_input == "input"
     unread = "bottleneck.attention." if only_input else None
     ignored = [name for name in ignored if unread is None or unread not in name]
@@ -55,14 +55,15 @@ def tell_of_others(names: tuple[str, ...], where: str) -> None:
 
 
 def require_numbers(params: Tree, config: BertConfig, where: str) -> None:
-    """Refuses what no product can be computed with.
+    """Rejects parameters that are not finite.
 
     Raises:
-      UserError: A weight that is not finite in float32, or a scale of integers that is none: the first is named.
+      UserError: A weight is not finite in float32, or a quantisation scale is not a positive finite number; the first
+        is named.
     """
     for path, leaf in flatten(params).items():
         for part, numbers, least in parts_of(leaf):
-            # One pass without a copy: a sum of float32 numbers is finite in float64 if, and only if, all of them are.
+            # One pass without a copy: the float64 sum of float32 numbers is finite if and only if all of them are.
             with np.errstate(invalid="ignore"):  # inf and -inf
                 total = np.sum(numbers, dtype=np.float64)
             if not math.isfinite(total) or (least is not None and (numbers < least).any()):
@@ -76,8 +77,8 @@ def require_numbers(params: Tree, config: BertConfig, where: str) -> None:
 
 
 def parts_of(leaf: object) -> Iterator[tuple[str, np.ndarray, float | None]]:
-    """The floating point arrays of a parameter, and what each number is at least. The mean of a block of zeros, the
-    scale of a ternary one, is 0."""
+    """The floating-point arrays of a parameter, and the minimum of their values. A ternary scale may be 0, the mean of
+    a block of zeros."""
     if not isinstance(leaf, Quantized):
         yield "", np.asarray(leaf), None
         return

@@ -24,8 +24,8 @@ from bertjax.errors import UserError
 from bertjax.params import Tree, flatten, map_with_path, select, unflatten
 
 Scope = Literal["global", "matrix", "row"] | int
-"""Which weights are compared with each other: those of all matrices, of each matrix, of each output (a column of
-[inputs, outputs]), or of so many neighbouring inputs of an output."""
+"""Which weights are compared with each other: those of all matrices, of each matrix, or of each output (a column of
+[inputs, outputs]); an int: that many neighbouring inputs of an output."""
 Masks = Tree
 POINTS = 100
 """The maximum number of mask updates in a run. Zhu & Gupta 2017 saw no difference between an update every 100 steps and

@@ -83,7 +83,7 @@ def combined(how: Calibrate, old: Ends | None, new: Ends, seen: int) -> Ends:
 def best_fractions(
     model: BertModel, params: Tree, batches: list[tuple[Any, Any, Any]], widest: dict[str, Ends], bits: int
 ) -> dict[str, Ends]:
-    """Each range scaled, both ends alike, by the fraction with the smallest squared rounding error over all batches."""
+    """Each range times the fraction with the smallest squared rounding error over all batches."""
     tried = tuple(
         (site, tuple(fixed_scale(Activation(bits, min(low, 0) * f, max(high, 0) * f)) for f in FRACTIONS))
         for site, (low, high) in widest.items()
