@@ -1,1 +1,1 @@
-"""Each kind of work, as functions that the commands and the stages of a compression share."""
+"""The implementation of each command, as functions that the commands and the stages of a compression share."""

@@ -1,4 +1,8 @@
-"""Copies of examples with other words, made in parts that are finished one by one."""
+"""Data augmentation by word substitution (`bertjax.text.augment`), written part by part so that it can be resumed.
+
+The copies of an example depend on seed and example alone. So parts can be divided among processes, and an interrupted
+run computes only those that are missing.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +29,11 @@ if TYPE_CHECKING:
     from bertjax.text.tasks import Task
 
 PART = 128
-"""Examples that are finished together."""
+"""Examples per part."""
 
 
 def augment(config: Config, text: Text) -> Data:
-    """Writes `config.out/augmented.jsonl`, and returns the data of the config with it as training text."""
+    """Writes `config.out/augmented.jsonl`, and returns the config's data with that file as training text."""
     from bertjax.engine.hosts import barrier, on_main_process, process_shard
     from bertjax.engine.log import note
     from bertjax.engine.record import begin, update_record
@@ -60,7 +64,7 @@ def augment(config: Config, text: Text) -> Data:
 
 
 def make_parts(source: Source, parts: Path, process_index: int, process_count: int) -> int:
-    """Writes this process's share of the parts, but for those that are there; returns how many there are of all."""
+    """Writes this process's share of the parts, except those that exist; returns the number of all parts."""
     from bertjax.engine.log import Progress
 
     examples = len(source.examples)
@@ -80,7 +84,7 @@ def part_name(number: int) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """A file that is there as a whole or not at all."""
+    """Writes a file atomically."""
     try:
         write_text(path, text)
     except OSError as error:
@@ -88,7 +92,7 @@ def write(path: Path, text: str) -> None:
 
 
 def collect(parts: Path, count: int, file: Path) -> None:
-    """All parts in order, as one file."""
+    """Joins all parts, in order, into one file."""
     with staged(file.parent) as folder:
         whole = folder / f".{file.name}.partial"
         with whole.open("wb") as target:
@@ -100,7 +104,7 @@ def collect(parts: Path, count: int, file: Path) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """Examples, and all that their copies depend on."""
+    """Examples, and everything that their copies depend on."""
 
     config: Config
     task: Task
@@ -108,9 +112,10 @@ class Source:
     bundle: Bundle
     names: list[str]
     near: dict[str, list[str]]
-    """Candidates of the words that are not guessed."""
+    """Nearest neighbours, as candidates for the words that the masked language model does not predict."""
     buckets: tuple[int, ...]
-    """Lengths that gaps are padded to; the same for every part, so that each is what it would be in any run."""
+    """Lengths that masked texts are padded to. They are the same for every part, so that the content of a part does not
+    depend on the run that writes it."""
 
     def lines(self, start: int, end: int) -> Iterator[str]:
         """These examples and their copies as lines of JSON."""
@@ -130,7 +135,7 @@ class Source:
                     yield self.line(start + row, [*original[:side], copy, *original[side + 1 :]])
 
     def candidates(self, texts: list[Any]) -> list[list[list[str]]]:
-        """Of every word of every text."""
+        """The candidates for every word of every text."""
         guessed: list[dict[int, list[str]]] = [{} for _ in texts]
         if self.config.substitutes == "predictions":
             from bertjax.distill.substitutes import likely_words
@@ -150,7 +155,7 @@ class Source:
 
 
 def open_source(config: Config, task: Task, examples: Examples) -> Source:
-    """Reads everything once: for the words whose neighbours are wanted, and the lengths of the gaps."""
+    """Reads all examples once, for the words that need neighbours and the lengths of the masked texts."""
     import numpy as np
 
     from bertjax.text.augment import neighbours, read_texts, token_strings
@@ -174,7 +179,7 @@ def open_source(config: Config, task: Task, examples: Examples) -> Source:
 
 
 def open_guesser(config: Config) -> Bundle:
-    """The model, with its MLM head where that is needed."""
+    """The model, with its MLM head if substitutes are predictions."""
     from bertjax.bundle import load, stored_config
     from bertjax.model.config import PREFIXES
 
@@ -194,7 +199,7 @@ def open_guesser(config: Config) -> Bundle:
 
 
 def run(recipe: Augment, context: Context) -> StageResult:
-    """The stage: the context's data with the larger training file."""
+    """The stage: the context's data with the augmented training file."""
     model = recipe.model or context.model
     config = Config(**{**vars(recipe), "model": model, "data": context.data, "out": context.out})
     return StageResult(None, augment(config, Text.of_context(context)))

@@ -1,9 +1,10 @@
-"""The smallest number of decisions: what may be lost is said, a short list is tried, the fastest that fits is kept.
+"""Search within bounds on score, speed and size: a short list of candidates is trained, and the fastest one within the
+bounds is kept.
 
-Tried are the model in 8-bit integers, half of its layers and a quarter of them, each of the two also in integers where
-those are faster here or the size counts; every one is exported, and measured as it ships. Few enough that each is
-trained properly. Because the choice is made on the evaluation texts, the score of the winner is a little kind to it;
-the sentence that names it says of how many.
+The candidates are the model in int8, and students with half and with a quarter of its layers, each also in int8 if that
+is faster on this processor or the size is bounded. Every candidate is exported and measured as it ships. The list is
+short so that each candidate is trained properly. Because the choice is made on the evaluation examples, the winner's
+score is slightly optimistic; the conclusion in the report states the number of candidates.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from bertjax.report.model_report import Report
 
 MISSED = 3
-"""Exit code where no candidate is within the bounds; that of `bertjax verify`."""
+"""Exit code if no candidate is within the bounds; the same as that of `bertjax verify`."""
 
 
 class Candidate(NamedTuple):
@@ -35,8 +36,9 @@ class Candidate(NamedTuple):
 
 
 def candidates(stages: Sequence[Stage], depth: int, integers: bool = True) -> list[Candidate]:
-    """What is tried of a model with so many layers, with the recipes of the first of `stages` that makes a student and
-    of the first that quantises. Without `integers`, only the whole model is quantised, which loses the least."""
+    """The candidates for a model of `depth` layers, with the recipes of the first of `stages` that trains a student and
+    of the first that quantises. Without `integers`, only the full-depth model is quantised, which costs the least
+    score."""
     distil = next((stage for stage in stages if stage.student_shape is not None), Distill())
     quantise = next((stage for stage in stages if stage.quantizes), Quantize())
     shape = distil.student_shape
@@ -61,30 +63,30 @@ def renamed(stage: Any, name: str) -> Stage:
 
 
 def integers_pay(config: Config) -> bool:
-    """Whether integers are worth trying in every size: they are faster on this processor, or the size counts."""
+    """Whether to try int8 at every depth: it is faster on this processor, or the size is bounded."""
     from bertjax.machine.processor import multiplies_integers, processor_features
 
     return config.max_mb is not None or multiplies_integers(processor_features())
 
 
 def depth_of(folder: Path) -> int:
-    """Layers of a bundle."""
+    """Number of layers of a bundle."""
     from bertjax.bundle import stored_config
 
     return stored_config(str(folder)).num_hidden_layers
 
 
 class Measured(NamedTuple):
-    """A candidate as it was measured, beside the exported teacher."""
+    """The measurements of a candidate, relative to the exported teacher."""
 
     model: Model
     speed_up: float
     drop: float
-    """Points of the score."""
+    """Loss of score, in points."""
     megabytes: float
 
     def misses(self, bounds: Config) -> list[str]:
-        """Every bound that it does not keep."""
+        """The bounds that the candidate violates."""
         from bertjax.verify.measured import exceeds
 
         tests = {
@@ -102,10 +104,12 @@ class Measured(NamedTuple):
 
 
 def choose(report: Report, models: Sequence[Model], bounds: Config) -> tuple[Model, Report, str | None]:
-    """What is kept, the report with a sentence that says why, and that sentence if a bound is missed.
+    """The chosen candidate, the report with a sentence that states the choice, and that sentence if a bound is
+    violated.
 
-    The fastest candidate that keeps all bounds; where none does, the one that misses fewest, and of those the one that
-    loses least. The first two models are the teacher and the teacher exported.
+    The choice is the fastest candidate within all bounds. If there is none, it is the one that violates the fewest
+    bounds, and of those the one that loses the least score. The first two models are the teacher and the exported
+    teacher.
     """
     found = [measured(report, model) for model in models[2:]]
     fit = [one for one in found if not one.misses(bounds)]
@@ -122,7 +126,8 @@ def choose(report: Report, models: Sequence[Model], bounds: Config) -> tuple[Mod
 
 
 def measured(report: Report, model: Model) -> Measured:
-    """A candidate's numbers: score and time from the report, bytes from its folder and the report that ships in it."""
+    """A candidate's measurements: score and time from the report, bytes from its folder and the report that ships in
+    it."""
     from bertjax.report.model_text import speed_up
     from bertjax.storage.paths import local
     from bertjax.verify.folder import shipped_bytes
@@ -130,6 +135,6 @@ def measured(report: Report, model: Model) -> Measured:
     row = report.row(model.name)
     beside = report.against(row)
     faster = speed_up(row, beside)
-    assert faster is not None, model.name  # every row of a report from here was timed
+    assert faster is not None, model.name  # every row of this report was timed
     size = shipped_bytes(local(model.folder)) + len(report.json_text(model.folder).encode())
     return Measured(model, faster, 100 * (beside.score - row.score), size / 1e6)

@@ -1,4 +1,8 @@
-"""Methods held against each other: the teacher, every row with every seed, and what they share."""
+"""Comparison of compression methods: a common teacher, and a training run for every row and seed.
+
+All rows have the same student shape and training budget, unless a row sets its own shape. The two baselines without a
+teacher are trained on labels alone: one with that budget, one that also gets the budget of the teacher's training.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def is_finished(config: Config, settings: dict[str, Any]) -> bool:
-    """Whether the report has all rows and seeds that are asked for, and none of them failed."""
+    """Whether the report has all rows and seeds of the config, and none of them failed."""
     report = as_path(config.out) / "report.json"
     if config.row is not None or not report.is_file():
         return False
@@ -46,7 +50,7 @@ def set_up(config: Config) -> Bench:
 
 
 def run_row(bench: Bench, row: Row, seed: int) -> MethodRun:
-    """Trains a row with one seed, or finds it trained, and predicts the evaluation examples once."""
+    """Trains a row with one seed, or reads the finished result, and predicts the evaluation examples once."""
     from bertjax.metrics.scores import score
     from bertjax.renamed import renamed
     from bertjax.report.method_report import MethodRun
@@ -70,8 +74,11 @@ def run_row(bench: Bench, row: Row, seed: int) -> MethodRun:
 
 
 def planned_stages(bench: Bench, row: Row, seed: int) -> list[Stage]:
-    """The stages with the suite's shape and seed. The budget is divided by the lengths that the stages themselves have
-    in the config; a row with more text trains as many examples as the others, and not as many epochs."""
+    """The stages of a row, with the student shape and seed of the comparison.
+
+    The budget is divided in proportion to the lengths that the stages have in the config. A row that augments the data
+    is trained on as many examples as the others, which is fewer epochs.
+    """
     config = bench.config
     shape = row.student or config.student
     lengths = iter(lengths_of(bench, row.name, [stage.relative_length for stage in row.stages if stage.trains]))
@@ -97,7 +104,7 @@ def planned_stages(bench: Bench, row: Row, seed: int) -> list[Stage]:
 
 
 def lengths_of(bench: Bench, name: str, shares: Sequence[float]) -> list[dict[str, Any]]:
-    """steps and epochs of each stage of a row. In steps they add up to the budget, whatever is rounded."""
+    """The steps or epochs of each stage of a row. Steps add up to the budget in spite of rounding."""
     config = bench.config
     more = bench.teacher_epochs + 1 if name == MORE_EPOCHS else 0.0
     if config.steps is None:
@@ -110,7 +117,7 @@ def lengths_of(bench: Bench, name: str, shares: Sequence[float]) -> list[dict[st
 
 
 def cost_of(bench: Bench, done: Done) -> tuple[float, float, float]:
-    """Examples that a stage was trained on, examples that the teacher read for it, and seconds."""
+    """Examples that a stage was trained on, examples that the teacher processed for it, and seconds."""
     result, examples = done.result, bench.examples
     if result.data != bench.config.data:
         examples = len(Text(result.data, bench.text.reader).training_examples(bench.task))

@@ -1,4 +1,4 @@
-"""What a comparison found: the table of its rows, with scores, costs and times, and what it says in words."""
+"""The report of a comparison: the table of its rows with scores, costs and times, and its conclusions."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Bench:
     task: Task
     teacher: str
     examples: int
-    """Rows of the training data."""
+    """Number of training examples."""
     teacher_epochs: float
-    """Passes over them that the teacher was trained for."""
+    """Epochs that the teacher was trained for."""
     facts: tuple[Facts, ...] = ()
-    """What was read."""
+    """Summary of the data."""
 
     def evaluation(self, folder: Any) -> Split:
         """The evaluation examples as a model reads them."""
@@ -41,7 +41,7 @@ class Bench:
 
 
 def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
-    """Scores, costs and times of all rows, the teacher first and those that are to be beaten next."""
+    """Scores, costs and times of all rows, the teacher first and then the baselines."""
     from bertjax.engine.commands import asked
     from bertjax.engine.fields import to_dict
     from bertjax.engine.log import note
@@ -96,8 +96,8 @@ def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any]
 
 
 def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dict[str, dict[str, Any]]]:
-    """Tokens per text, what the teacher was timed on, and each row's size, arithmetic and time. Rows of one shape are
-    one program, which is measured once for all of them."""
+    """Tokens per text, the timing of the teacher, and each row's size, FLOPs and time. Rows with the same architecture
+    compile to the same program, which is measured once for all of them."""
     from bertjax.engine.log import note
     from bertjax.measure.latency import Candidate, measure_latency
     from bertjax.report.build import Entry, costs, lengths, one_process_only, program
@@ -131,7 +131,7 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
 
 
 def folder_of(bench: Bench, method: Method) -> Any:
-    """A model of the row: what its first finished seed left."""
+    """A model of the row: that of its first finished seed."""
     if method.name == "teacher":
         return as_path(bench.teacher)
     if method.name == "bag_of_words":
@@ -143,7 +143,7 @@ def folder_of(bench: Bench, method: Method) -> Any:
 
 
 def show(report: MethodComparison) -> None:
-    """The table and what it means, on the terminal."""
+    """Prints the table and its conclusions."""
     from bertjax.report.method_text import method_table, verdicts
     from bertjax.report.write import print_report
 

@@ -1,4 +1,8 @@
-"""Stages in order or a search within bounds, and what is kept of them."""
+"""A compression: stages in order, or a search within bounds, followed by measurement and the report.
+
+A stage that fails ends the sequence, but the models made before it are still measured and reported. The same command
+then continues with what failed.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +39,13 @@ class Compression(NamedTuple):
     failures: list[Failure]
 
     def context(self, model: str, folder: str) -> Context:
-        """What a stage is given that begins with this model and works in this folder."""
+        """The context of a stage that begins with this model and works in this folder."""
         return Context(model, self.config.data, self.text.reader, str(self.out / "stages" / folder))
 
 
 def check(stages: Sequence[Stage], chooses: bool) -> None:
-    """Refuses to begin hours of work without the packages that they need, and prints what the processor cannot do."""
+    """Refuses to start hours of work without the packages that it needs, and prints the processor's support for integer
+    products."""
     from bertjax.jobs.export import require_packages
     from bertjax.machine.processor import integer_products, processor_features
 
@@ -81,7 +86,7 @@ def run_stages(job: Compression) -> list[Model]:
 
 
 def add(job: Compression, make: Callable[[], Model], name: str, folder: Path, models: list[Model]) -> None:
-    """Adds a baseline to the report, behind the first model; it is left out where it fails."""
+    """Adds a baseline to the report, after the first model; one that fails is left out."""
     model = attempt(name, folder, make)
     if isinstance(model, Failure):
         job.failures.append(model)
@@ -95,8 +100,7 @@ def made(stage: Stage, context: Context, name: str) -> Model:
 
 
 def given_teacher(job: Compression) -> tuple[list[Model], list[Stage]]:
-    """The model that needs no fine-tuning because it has a trained head, if it has one, and the stages that are
-    left."""
+    """The given model as the teacher if it has a trained head already, and the remaining stages."""
     stages = job.config.planned_stages()
     if not (stages[0].finetunes and has_trained_head(job.config.model, job.task)):
         return [], stages
@@ -105,7 +109,7 @@ def given_teacher(job: Compression) -> tuple[list[Model], list[Stage]]:
 
 
 def exported(job: Compression, model: Model) -> Model:
-    """A model of this run as an ONNX file."""
+    """A model of this run, exported to ONNX."""
     from bertjax.engine.hosts import on_main_process
     from bertjax.jobs.export import export_once
 
@@ -116,7 +120,7 @@ def exported(job: Compression, model: Model) -> Model:
 
 
 def try_candidates(job: Compression) -> list[Model]:
-    """Makes every candidate of the search; returns, for the report, the teacher, the teacher exported, and all
+    """Makes every candidate of the search; returns, for the report, the teacher, the exported teacher, and all
     candidates exported."""
     from bertjax.jobs.budget import candidates, depth_of, integers_pay
 
@@ -151,7 +155,7 @@ def try_candidates(job: Compression) -> list[Model]:
 
 
 def refuse_if_nothing(finished: bool, failures: Sequence[Failure]) -> None:
-    """Where nothing was made, raises the first error."""
+    """Raises the first error if nothing was finished."""
     if not finished:
         raise failures[0].error
 
@@ -190,7 +194,7 @@ def conclude(job: Compression, models: list[Model], facts: tuple[Facts, ...]) ->
     ship(kept, report, out)
     show(report)
     job.log.event("finished", len(config.stages))
-    update_record(out, missed=missed)  # before it counts as finished
+    update_record(out, missed=missed)  # before the run is marked as finished
     if not job.failures:
         finish(out, {row.name: row.score for row in report.rows})
     note(f"the report: {out / 'report.md'}")
@@ -199,7 +203,8 @@ def conclude(job: Compression, models: list[Model], facts: tuple[Facts, ...]) ->
 
 
 def ship(kept: Model, report: Report, out: Path) -> None:
-    """The result at OUT/bundle and, exported, at OUT/exported, each with the report, there naming these folders."""
+    """Copies the result to OUT/bundle and, if exported, to OUT/exported. Each copy contains the report, which names
+    these folders."""
     import shutil
 
     from bertjax.export.folder import write_origin
@@ -210,7 +215,7 @@ def ship(kept: Model, report: Report, out: Path) -> None:
     sources = {"bundle": kept.folder}
     if kept.exported:
         origin = origin_of(kept.folder)
-        assert origin is not None, kept.folder  # it was exported a moment ago
+        assert origin is not None, kept.folder  # an export of this run names its origin
         sources = {"bundle": origin, "exported": kept.folder}
     moved = {absolute(folder): absolute(out / name) for name, folder in sources.items()}
     rows = [
@@ -231,7 +236,7 @@ def ship(kept: Model, report: Report, out: Path) -> None:
 
 
 def show(report: Report) -> None:
-    """The table and what it means, on the terminal."""
+    """Prints the table and its conclusions."""
     from bertjax.report.model_text import model_table, verdicts
     from bertjax.report.write import print_report
 
@@ -241,7 +246,7 @@ def show(report: Report) -> None:
 
 
 def resolve_model(model: str) -> Any:
-    """The folder of a model, of this machine or of a bucket."""
+    """The folder of a model, local or in a bucket."""
     from bertjax.bundle import resolve
 
     return as_path(model) if is_remote(model) else resolve(model)

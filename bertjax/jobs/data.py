@@ -1,4 +1,7 @@
-"""From the `data` section of a config to encoded examples, and to a model whose head fits them."""
+"""From the `data` section of a config to encoded examples, and to a model whose head fits them.
+
+Every command and stage reads its text through `Text`, so that a source is read once per run.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Split(NamedTuple):
-    """Examples as people wrote them and as the model reads them."""
+    """Examples as text and as encoded tokens."""
 
     examples: Examples
     encoded: Encoded
@@ -39,23 +42,23 @@ class Text(NamedTuple):
     data: Data
     reader: TextReader
     verbose: bool = False
-    """Whether to print what was read. The command does it once, and not its stages."""
+    """Whether to print the summary of the data. A command prints it once, its stages do not."""
 
     @classmethod
     def of(cls, data: Data, verbose: bool = True) -> Text:
-        """Text that nothing has been read of yet."""
+        """Text with nothing read yet."""
         from bertjax.text.reader import TextReader
 
         return cls(data, TextReader(), verbose)
 
     @classmethod
     def of_context(cls, context: Context) -> Text:
-        """The text of a stage, which shares what was read with the other stages of its run."""
+        """The text of a stage, which shares the reader of its run."""
         return cls(context.data, context.reader)
 
     def task(self, source: str | None = None, split: str = "train") -> Task:
-        """The task with the kind, labels and metric that it left open filled in from the training data, or from another
-        source. Columns stay as given: another source of the same task may call them otherwise."""
+        """The task with its open kind, labels and metric filled in from the training data, or from another source.
+        Columns stay as given: another source of the same task may name them differently."""
         given = self.data.task
         found, _ = self.reader.read(source or self.data.train, given, split)
         return dataclasses.replace(given, kind=found.kind, labels=found.labels, metric=found.metric)
@@ -76,7 +79,7 @@ class Text(NamedTuple):
         return self._encoded(examples, task, tokenizer)
 
     def describe(self, train: Split, held_out: Split) -> None:
-        """Prints what was read, before anything is learned from it."""
+        """Prints the summary of the data, before training."""
         if self.verbose:
             describe(self.data, train, held_out)
 
@@ -87,8 +90,11 @@ class Text(NamedTuple):
 def describe(
     data: Data, train: Split | None, held_out: Split, role: str = "train", source: str | None = None
 ) -> tuple[Facts, ...]:
-    """Prints what was read before anything is learned from it, and returns it for the report. `train` is what is
-    learned or, by another `role`, chosen from; `source` names it where it is not `data.train`."""
+    """Prints the summary of the data before training, and returns it for the report.
+
+    `train` are the examples to train on or, with another `role`, to calibrate or choose on; `source` names them if they
+    are not from `data.train`.
+    """
     from bertjax.text.facts import facts_of, overlap, task_summary
 
     learned = train and train.examples
@@ -109,28 +115,28 @@ def describe(
 
 
 def describe_for(text: Text, model: str, task: Task, learned: bool = True) -> tuple[Facts, ...]:
-    """As `describe`, of the text as a model reads it; `learned` tells whether the training text is used at all."""
+    """As `describe`, for the tokenizer of a model; `learned` tells whether the training text is used at all."""
     bundle, task = open_model(model, task, 0)
     train = text.training(task, tokenizer_of(bundle), labelled=False) if learned else None
     return describe(text.data, train, text.held_out(task, tokenizer_of(bundle)))
 
 
 def tokenizer_of(bundle: Bundle) -> Tokenizer:
-    """The tokenizer of a bundle that `open_model` has opened."""
+    """The tokenizer of a bundle from `open_model`, which always has one."""
     assert bundle.tokenizer is not None
     return bundle.tokenizer
 
 
 def short(source: str) -> str:
-    """A source as reports name it: a file without its folder."""
+    """The name of a source in reports: a file without its folder."""
     return Path(source).name if as_path(source).exists() else source
 
 
 def open_model(name: str, task: Task, seed: int, **settings: Any) -> tuple[Bundle, Task]:
     """A bundle with a head for the task, and the task with its labels in the order of that head.
 
-    A model that already has a head for this kind of task keeps it, and its labels must be the data's. Any other gets a
-    new head, drawn from `seed` and listed in `newly_initialized`.
+    A model that already has a head for this kind of task keeps it, and its labels must match the data's. Any other gets
+    a new head, drawn from `seed` and listed in `newly_initialized`.
     """
     from bertjax.bundle import architecture_for, load, stored_config
     from bertjax.text.tasks import align_labels
@@ -155,7 +161,7 @@ def has_trained_head(model: str, task: Task) -> bool:
 
 
 def without_threshold(bundle: Bundle, name: str) -> Bundle:
-    """The bundle without its threshold of early exit: its answers will change, so it has to be calibrated anew."""
+    """The bundle without its early-exit threshold: its outputs will change, so it has to be calibrated again."""
     from bertjax.adaptive import forget_threshold
 
     config = forget_threshold(bundle.config)
@@ -165,8 +171,8 @@ def without_threshold(bundle: Bundle, name: str) -> Bundle:
 
 
 def training_batches(training: Training, data: Data, encoded: Encoded, packed_for: BertConfig | None) -> BatchIterator:
-    """The batches of a run: one example a row, examples of similar length together; or several examples a row, for a
-    model of this config."""
+    """The batches of a run: one example per row, with examples of similar length together; or several examples per row,
+    packed for a model of the config `packed_for`."""
     from bertjax.engine.hosts import process_shard
     from bertjax.text.batches import batches
     from bertjax.text.buckets import length_buckets
@@ -194,7 +200,7 @@ def training_batches(training: Training, data: Data, encoded: Encoded, packed_fo
 
 
 def evenly_spaced(encoded: Encoded, count: int, one_length: bool = False) -> list[Any]:
-    """About `count` examples from all over the data, in batches of 32, each padded to its own longest example or all to
+    """About `count` examples, evenly spaced over the data, in batches of 32. Batches are padded to buckets, or all to
     one length."""
     import numpy as np
 
@@ -210,7 +216,7 @@ def evenly_spaced(encoded: Encoded, count: int, one_length: bool = False) -> lis
 
 
 def predict_split(bundle: Bundle, split: Split) -> tuple[Any, Any]:
-    """Predictions and labels of a split, as the score compares them."""
+    """Predictions and labels of a split, in the form that the metric compares."""
     from bertjax.predict import run_rows, score_inputs
 
     logits, _ = run_rows(bundle.model, bundle.device_params, split.encoded)
@@ -218,7 +224,7 @@ def predict_split(bundle: Bundle, split: Split) -> tuple[Any, Any]:
 
 
 def predict_exported(folder: Path, split: Split) -> tuple[Any, Any]:
-    """As `predict_split`, of an exported folder in ONNX Runtime."""
+    """As `predict_split`, for an exported folder in ONNX Runtime."""
     from bertjax.machine.processor import thread_count
     from bertjax.measure.onnx import answer, longest_input, open_session
     from bertjax.predict import BatchOutput, run_rows_with, score_inputs
@@ -245,7 +251,7 @@ def score_of(bundle: Bundle, split: Split) -> dict[str, float]:
 
 
 def compute_settings(training: Training) -> dict[str, Any]:
-    """How a model computes in this run, in fields of `BertConfig`. Prints which dropout a kernel cannot do.
+    """The fields of `BertConfig` that set how this run computes. Prints a note if the attention kernel has no dropout.
 
     Raises:
       UserError: The kernel does not run here.

@@ -1,4 +1,8 @@
-"""Distillation: teachers, their stored outputs, the objective, and the student that comes out."""
+"""Distillation: teachers, their stored outputs, the objective, and the trained student.
+
+If the losses read only what can be stored, each teacher runs once over the data before training. Otherwise it runs in
+every step.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +35,12 @@ if TYPE_CHECKING:
 Masks = dict[str, Any]
 UpdateMasks = Callable[[Masks, Tree, Any], Masks]
 Sparsity = Callable[["Bundle", int], tuple[Masks, UpdateMasks]]
-"""From the student and the number of steps to the masks at the start and `(masks, params, step) -> masks`."""
+"""From the student and the number of steps to the initial masks and an update `(masks, params, step) -> masks`."""
 
 
 def prepare(config: Config, text: Text, sparsity: Sparsity | None = None) -> Prepared:
-    """Teachers, student and losses. `sparsity` prunes weights while the student learns; without it, zeros of the
-    matrices that `config.keep_zeros` names stay zeros."""
+    """Teachers, student and losses. `sparsity` prunes weights gradually during training; without it, zeros of the
+    matrices that `config.keep_zeros` matches stay zero."""
     import jax
 
     from bertjax.distill.progressive import layer_by_layer
@@ -106,7 +110,7 @@ def prepare(config: Config, text: Text, sparsity: Sparsity | None = None) -> Pre
 
 
 def open_teachers(config: Config, text: Text) -> tuple[list[Bundle], Task]:
-    """The model and the other teachers, and the task with labels in the order of their heads."""
+    """The main teacher and the additional ones, and the task with labels in the order of their heads."""
     names, task = (config.model, *config.teachers), text.task()
     opened = [open_model(name, task, config.seed, **compute_settings(config)) for name in names]
     first, task = opened[0]
@@ -124,7 +128,7 @@ def open_teachers(config: Config, text: Text) -> tuple[list[Bundle], Task]:
 def fitted_extra(
     distillation: Distillation, student: Bundle, teachers: Sequence[Bundle], encoded: Encoded
 ) -> dict[str, Tree]:
-    """The parameters of the losses, begun from both models where a loss knows how."""
+    """The parameters of the losses, initialised by a fit to student and teacher for losses that have a `fit`."""
     from bertjax.student import sample_batches
 
     return {
@@ -136,7 +140,7 @@ def fitted_extra(
 
 
 def check_packing(config: Config, student: BertConfig, teachers: Sequence[BertConfig]) -> None:
-    """Refuses losses that read more of a teacher than its logits: it takes a row for one example."""
+    """Refuses losses that read more of a teacher than its logits: they treat a row as one example."""
 
     def reads_inside(loss: Loss) -> bool:
         return not hasattr(loss, "needs") or any(loss.needs(student, t) != frozenset() for t in teachers)  # type: ignore[attr-defined]
@@ -155,7 +159,7 @@ def check_packing(config: Config, student: BertConfig, teachers: Sequence[BertCo
 
 
 def kept_zeros(pattern: str | None) -> Sparsity:
-    """Masks that keep 0 what is 0 at the start, in the matrices whose paths the pattern matches."""
+    """Masks that keep the zeros of matrices whose paths match the pattern."""
     from bertjax.prune.masks import nonzero_masks
 
     def masks_of(student: Bundle, steps: int) -> tuple[Masks, UpdateMasks]:
@@ -169,7 +173,7 @@ def kept_zeros(pattern: str | None) -> Sparsity:
 def store_teacher(
     config: Config, number: int, teacher: Bundle, encoded: Encoded, student: BertConfig
 ) -> StoredOutputs | None:
-    """The teacher's stored outputs, or None where it has to run in every step."""
+    """The teacher's stored outputs, or None if it has to run in every step."""
     if not config.store or not all(hasattr(loss, "needs") for loss in config.losses):
         return None
     from bertjax.distill.teacher import stored_outputs, teacher_bytes
@@ -182,9 +186,9 @@ def store_teacher(
     if None in needs:
         return None
     wanted, folder = frozenset().union(*needs), as_path(config.outputs or as_path(config.out) / "teacher")
-    if is_remote(folder):  # stored arrays are read row by row, which needs a disk
+    if is_remote(folder):  # stored arrays are read row by row, which needs a local disk
         folder = cache_dir() / "teacher"
-    if process_shard()["process_count"] > 1:  # each process computes all outputs: nothing goes over the network
+    if process_shard()["process_count"] > 1:  # each process computes all outputs itself, so none are sent
         folder = folder / f"process_{process_shard()['process_index']}"
     size = teacher_bytes(teacher, encoded, wanted) / 1e6
     note(f"the teacher's outputs for {len(encoded)} rows take {size:.0f} MB in {folder}")
@@ -217,8 +221,8 @@ SIZES = ("hidden_size", "num_attention_heads", "intermediate_size", "embedding_s
 
 
 def control_of(recipe: Distill, before: Control | None) -> Control:
-    """The no-teacher baseline: the same student with as many steps on the labels. Sizes that the student of the last of
-    several distillations leaves open are those of the one before."""
+    """The no-teacher baseline: the same student, trained for as many steps on the labels alone. Sizes that the student
+    leaves open are those of the previous distillation's student."""
     earlier = before.student if before else None
     open_sizes = [size for size in SIZES if earlier and getattr(recipe.student, size) is None]
     student = dataclasses.replace(recipe.student, **{size: getattr(earlier, size) for size in open_sizes})
@@ -226,7 +230,7 @@ def control_of(recipe: Distill, before: Control | None) -> Control:
 
 
 def labels_only(recipe: Distill, student: Student | None) -> Finetune:
-    """The training of a distillation, on labels alone."""
+    """A fine-tuning with the settings of a distillation, on labels alone."""
     names = {f.name for f in dataclasses.fields(Finetune)} & {f.name for f in dataclasses.fields(recipe)}
     shared = {name: getattr(recipe, name) for name in names - {"name", "student"}}
     return Finetune(**shared, name="without-teacher", student=student)

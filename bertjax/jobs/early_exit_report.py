@@ -1,4 +1,4 @@
-"""Measures a model with exits at several thresholds: score, depth, FLOPs and time."""
+"""The report of a model with early exits at several thresholds: score, mean depth, FLOPs and time."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ CLOSED, LAST = "no early exit", "the model without exits"
 ORACLE = "oracle: the first exit that agrees with the last layer"
 BATCH = 32
 ROWS = 6
-"""Thresholds in the table, of those tried."""
+"""Number of the tried thresholds that are in the table."""
 
 
 def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, facts: Any = ()) -> dict[str, float]:
-    """Measures on text that no choice depended on, writes the report into `out` and returns the main numbers. `facts`
-    say what was read."""
+    """Measures on examples that no choice depended on, writes the report into `out` and returns the main numbers.
+    `facts` are the summary of the data."""
     import numpy as np
 
     from bertjax.adaptive.calibration import depths_of, exited_logits, logits_at_exits, scored_predictions
@@ -77,7 +77,7 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
 
 
 def shown(found: Any) -> dict[str, Any]:
-    """Some of the thresholds that were tried, those with the fewest early exits first, by name."""
+    """Some of the tried thresholds by name, in the order of increasing early exits."""
     import numpy as np
 
     tried = [one.exit_rule for one in found.tried]
@@ -89,8 +89,8 @@ def shown(found: Any) -> dict[str, Any]:
 
 
 def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_length: int) -> dict[str, Any]:
-    """Milliseconds per text of these examples, by repeat, in each of the `WAYS`: of the plain model, without early
-    exit, and of every threshold."""
+    """Milliseconds per text, by repeat, for each of the `WAYS` of calling: for the plain model, for no early exit, and
+    for every threshold."""
     import numpy as np
 
     from bertjax.adaptive import EarlyExitExecutor, policy_of, remove_exits, segmented_model
@@ -132,7 +132,8 @@ def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_
 
 
 def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:
-    """FLOPs of one text of this length that exits after so many depth steps, as XLA counts them."""
+    """FLOPs of one text of this length by the number of depth steps before its exit, as counted by XLA; None if XLA
+    gives none."""
     import jax
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Models measured side by side."""
+"""The models of an evaluation, under short names."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from bertjax.text.tasks import Task
 
 
 def open_models(config: Config, task: Task) -> list[Model]:
-    """The models of a config under short names, the baseline first; each that is no file in both dtypes, if asked."""
+    """The models of a config under short names, the baseline first. With `config.bfloat16`, each bundle appears in both
+    dtypes."""
     models: list[Model] = []
     for name in (config.model, *config.against):
         model = Model(short_name(name, [model.name for model in models]), resolve_model(name))
@@ -28,7 +29,7 @@ def open_models(config: Config, task: Task) -> list[Model]:
 
 
 def short_name(folder: str, taken: list[str]) -> str:
-    """The last part of a path that is not "bundle"; the whole path where that name is taken."""
+    """The last part of a path that is not "bundle"; the whole path if that name is taken."""
     parts = [part for part in Path(folder).parts if part not in ("bundle", "/", ".")]
     name = parts[-1] if parts else folder
     return name if name not in taken else folder

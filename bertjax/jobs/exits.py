@@ -1,4 +1,12 @@
-"""Exits added to a model and trained, in one of four ways."""
+"""Training of early exits that are added to a model, by one of four methods.
+
+    two_stage    the model is frozen and the exits are trained on the labels (DeeBERT)
+    self_distil  the model is frozen and the exits learn from its own output (FastBERT)
+    joint        all exits and the model together, later exits with larger weights (PABEE)
+    alternating  even steps train the last layer alone, odd steps the last layer and all exits (BERxiT)
+
+A frozen model keeps its outputs exactly; training it together with its exits makes early exits more accurate.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def prepare(config: Config, text: Text) -> Prepared:
-    """The model with exits after its layers, of which only the exits are trained where the method freezes the rest."""
+    """The model with exits after its layers. Where the method freezes the model, only the exits are trained."""
     from bertjax.adaptive import add_exits
     from bertjax.adaptive.policies import policy_of
     from bertjax.model.depth import ExitRule, Exits
@@ -53,14 +61,14 @@ def prepare(config: Config, text: Text) -> Prepared:
 
 
 def split_exits(params: Tree) -> tuple[Tree, Tree]:
-    """(the exits, everything else). What is frozen is no part of the trained tree: neither decay nor momentum can
-    reach it, and the norm that is clipped is that of the exits alone. (The code of DeeBERT clips by a norm in which
-    the frozen gradients count.)"""
+    """(the exits, everything else). Frozen parameters are not in the trained tree, so neither weight decay nor momentum
+    changes them, and the clipped norm is that of the exits alone. (DeeBERT's code includes the frozen gradients in the
+    norm.)"""
     return {"exits": params["exits"]}, {name: branch for name, branch in params.items() if name != "exits"}
 
 
 def objective_of(config: EarlyExit, model: BertModel, kind: Kind) -> Objective:
-    """The loss of each way of training."""
+    """The objective of the training method."""
     import jax
     import jax.numpy as jnp
 
@@ -76,7 +84,7 @@ def objective_of(config: EarlyExit, model: BertModel, kind: Kind) -> Objective:
     def objective(params, extra, state, batch, step, key):
         inputs = inputs_of(batch)
         layers = jax.lax.stop_gradient(batch["frozen"])
-        # Without a key for dropout there is none in the exits either: they are one matrix, and learn from all texts.
+        # Without a dropout key the exits have no dropout either: they have few parameters and train on all examples.
         rngs = {"dropout": key} if dropped else None
         output: Any = model.apply({"params": {**layers, **params}}, *inputs, rngs=rngs)
         every = [*output.exit_logits, output.logits]
@@ -123,7 +131,7 @@ def scores_at_exits(bundle: Bundle, split: Split) -> dict[str, float]:
 
 
 def run(recipe: EarlyExit, context: Context) -> StageResult:
-    """The stage: gives the context's model its exits."""
+    """The stage: adds exits to the context's model and trains them."""
     given = {"model": context.model, "data": context.data, "out": context.out}
     train_unscored(Config(**{**vars(recipe), **given}), Text.of_context(context), prepare)
     return result_of(context.out, context.data)

@@ -1,6 +1,6 @@
-"""The stage that makes what ships: a model as an ONNX file with its tokenizer, compared with JAX.
+"""The export stage: a model as an ONNX file with its tokenizer, checked against JAX.
 
-It is the last stage of `bertjax compress`; alone it is `bertjax export`.
+It is the last stage of `bertjax compress`, and `bertjax export` on its own.
 """
 
 import os
@@ -14,7 +14,7 @@ from bertjax.storage.paths import as_path, is_remote
 
 
 def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["int8", "uint8"] = "int8") -> None:
-    """Exports a bundle unless the folder holds its export already. A folder appears only when its export is finished;
+    """Exports a bundle unless the folder already holds its export. The folder appears only when the export is complete;
     an export of another model is replaced."""
     from bertjax.bundle import resolve
     from bertjax.engine.log import note
@@ -32,7 +32,7 @@ def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["in
 
 
 def require_packages() -> None:
-    """Refuses to begin where the packages of an export are missing.
+    """Refuses to start if a package that an export needs is missing.
 
     Raises:
       UserError: One of them is missing.

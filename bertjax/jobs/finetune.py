@@ -1,4 +1,4 @@
-"""Fine-tuning on labelled examples, once or as a model soup."""
+"""Fine-tuning on labelled examples, with one seed or as a model soup over several."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Which layer of an encoder gets how many bits, where the mean is given: asked before anything is trained.
+"""Mixed precision: the bits of each encoder layer for a given mean, chosen before training.
 
-Every layer is rounded alone, in each of the formats to choose from, and what that costs is measured on training text:
-the rise of the loss itself, or the curvature of the loss times the squared error (Q-BERT and HAWQ; dearer by far, and
-blind to what large steps do). The assignment with the least total cost within the size is then exact; that costs add up
-is assumed. Q-BERT's authors chose by hand.
+Every layer is quantised alone, in each of the possible formats, and the cost is measured on training examples: the
+increase of the loss, or the curvature of the loss times the squared error (Q-BERT and HAWQ; much slower, and it does
+not predict the effect of large changes). Costs are assumed to add up over layers; under that assumption the assignment
+with the least total cost within the size is exact. Q-BERT's authors chose by hand.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from bertjax.quantized.tensor import Quantized
 
 Trees = dict[tuple[str, int], "Tree"]
-"""Parameters with one layer rounded to so many bits."""
+"""Parameters with one layer quantised, by layer and bits."""
 
 
 def assigned_rules(config: Quantize, model: Bundle, batches: Sequence[Any], out: Path) -> tuple[tuple[str, Any], ...]:
-    """The rules of a config with one for each layer of the encoder before them, so that the weights of all layers take
-    `config.mean_bits` bits in the mean, scales included. What was found stands in `run.json`, and is not asked twice.
+    """The rules of a config, preceded by one for each encoder layer, so that the weights of all layers take
+    `config.mean_bits` bits on average, scales included. The result is stored in `run.json` and not computed again.
 
     Raises:
-      UserError: Not even the smallest choice for every layer is small enough.
+      UserError: Even the smallest format for every layer exceeds the size.
     """
     from bertjax.engine.log import note
     from bertjax.engine.record import read_record, update_record
@@ -49,8 +49,11 @@ def assigned_rules(config: Quantize, model: Bundle, batches: Sequence[Any], out:
 
 
 def assignment(config: Quantize, model: Bundle, batches: Sequence[Any]) -> dict[str, Any]:
-    """The bits of every layer, what each choice costs, and every other trade of size against cost. Asked in float32,
-    whatever is trained in: small differences decide, and products in bfloat16 have no second derivative on a CPU."""
+    """The bits of every layer, the cost of each choice, and the Pareto front of size and cost.
+
+    Computed in float32 whatever the training dtype: small differences decide, and products in bfloat16 have no second
+    derivative on a CPU.
+    """
     from bertjax.quantize.assignment import Choice, cheapest, frontier
 
     model = dataclasses.replace(model, config=model.config.replace(dtype="float32"))
@@ -82,7 +85,7 @@ def assignment(config: Quantize, model: Bundle, batches: Sequence[Any]) -> dict[
 
 
 def layers_of(params: Tree) -> list[str]:
-    """The groups of parameters of the encoder: "encoder/layer_0/" and so on."""
+    """The parameter groups of the encoder: "encoder/layer_0/" and so on."""
     from bertjax.params import flatten
 
     paths = (path.split("/") for path in flatten(params))
@@ -90,7 +93,7 @@ def layers_of(params: Tree) -> list[str]:
 
 
 def round_layer(config: Quantize, model: Bundle, layer: str, format: Format) -> tuple[Any, list[Any]]:
-    """The parameters with one layer rounded, in floating point; and the matrices of that layer in integers."""
+    """The parameters with one layer quantised, in floating point; and the integer matrices of that layer."""
     from bertjax.params import flatten
     from bertjax.quantize import Quantized, quantise_weights
     from bertjax.quantized.tensor import dequantised
@@ -100,7 +103,7 @@ def round_layer(config: Quantize, model: Bundle, layer: str, format: Format) -> 
 
 
 def stored_size(leaf: Quantized) -> int:
-    """Bytes of a matrix of integers in a file, scales and offsets included."""
+    """Bytes of a quantised matrix in a file, scales and offsets included."""
     from bertjax.quantized.packing import packed_size
 
     shared = leaf.scale.size + (0 if leaf.offset is None else leaf.offset.size)
@@ -108,7 +111,8 @@ def stored_size(leaf: Quantized) -> int:
 
 
 def loss_of(config: Quantize, model: Bundle) -> Callable[[Tree, Batch], Any]:
-    """The mean of what is learned (`config.losses`, from the model as it is) over a batch, as a sum and a weight."""
+    """The mean over a batch of the training objective (`config.losses`, with the unquantised model as teacher), as a
+    sum and a weight."""
     import jax.numpy as jnp
 
     from bertjax.learn.objective import bind_losses
@@ -129,7 +133,7 @@ def loss_of(config: Quantize, model: Bundle) -> Callable[[Tree, Batch], Any]:
 def by_loss(
     config: Quantize, model: Bundle, batches: Sequence[Any], trees: Trees
 ) -> tuple[dict[Any, float], dict[str, Any]]:
-    """The rise of the loss with each layer rounded alone; below 0 where it falls, which is noise."""
+    """The increase of the loss with each layer quantised alone. Negative values are noise."""
     from bertjax.quantize.sensitivity import loss_increases
 
     transforms = {name: lambda _, tree=tree: tree for name, tree in trees.items()}
@@ -137,8 +141,8 @@ def by_loss(
 
 
 def by_curvature(config: Quantize, model: Bundle, batches: Sequence[Any], trees: Trees) -> tuple[dict[Any, float], Any]:
-    """|mean| + std of the largest eigenvalue of a layer's Hessian over ten parts of the text (Q-BERT, eq. 2) times the
-    squared error of the rounding (HAWQ, eq. 9)."""
+    """|mean| + std of the largest eigenvalue of a layer's Hessian over ten subsets of the examples (Q-BERT, eq. 2)
+    times the squared quantisation error (HAWQ, eq. 9)."""
     from bertjax.engine.log import note
     from bertjax.quantize.sensitivity import SUBSETS, sensitivities, squared_change
 

@@ -1,4 +1,4 @@
-"""What to try after a compression: commands that run as they are printed, made from what ran."""
+"""Suggestions after a compression: complete commands, made from the config of the run."""
 
 import shlex
 from typing import Any
@@ -12,18 +12,18 @@ from bertjax.student import Student
 from bertjax.text.tasks import Task
 
 Step = tuple[str, str]
-"""What to try, and the command that does it."""
+"""A suggestion, and its command."""
 
 
 def next_steps(config: Config, models: list[Model], task: Task) -> list[Step]:
-    """What to try from here. `models` as the report has them: the first one first, the result last."""
+    """The suggestions for a run. `models` are in the order of the report: the first one first, the result last."""
     learn = [] if config.chooses else learn_more(config, models)
     return [*verify(config, models, task), ("Label text of your own", label(config, task)), *learn]
 
 
 def verify(config: Config, models: list[Model], task: Task) -> list[Step]:
-    """The gate over the two exported files, where both could be made, with the bounds that were asked for; none for a
-    bucket, which it does not read."""
+    """`bertjax verify` on the two exported files, with the bounds of the config; none if one could not be exported, or
+    for a bucket, which `bertjax verify` does not read."""
     if len(models) < 3 or not (models[1].exported and models[-1].exported) or is_remote(config.out):
         return []
     data = config.data
@@ -44,8 +44,8 @@ def label(config: Config, task: Task) -> str:
 
 
 def learn_more(config: Config, models: list[Model]) -> list[Step]:
-    """The same compression from the finished teacher with a student of another depth, and for longer; where nothing was
-    distilled, a student of half of the layers."""
+    """The same compression from the finished teacher, with a student of another depth and with longer training. If
+    nothing was distilled: the distillation of a student with half of the layers."""
     from bertjax.jobs.budget import depth_of
 
     depth, places = depth_of(models[0].folder), [i for i, s in enumerate(config.stages) if s.distils]
@@ -67,8 +67,8 @@ def learn_more(config: Config, models: list[Model]) -> list[Step]:
 
 
 def another_depth(stage: Distill, depth: int) -> int | None:
-    """One layer more than the student has, if the teacher's `depth` is more than that, or else half of them. None where
-    the depth is not free: layers are named one by one, shared, or those of another model."""
+    """One layer more than the student has, if the teacher's `depth` is more than that, or else half of them. None if
+    the depth is not free: layers are listed one by one, shared, or taken from another model."""
     student: Student = stage.student
     named = [value for loss in (student, *stage.losses) for value in vars(loss).values() if isinstance(value, tuple)]
     if named or student.as_is or student.groups or student.init_from not in ("teacher", "random"):
@@ -78,7 +78,8 @@ def another_depth(stage: Distill, depth: int) -> int | None:
 
 
 def twice(config: Config, stage: Distill, prefix: str) -> dict[str, Any]:
-    """What doubles the training of a stage: where the whole config says how long, that of all stages."""
+    """The changes that double the training of a stage; where the config sets the length of all stages, of all of
+    them."""
     lengths = {"steps": config.steps, "epochs": config.epochs}
     if lengths != {"steps": None, "epochs": None}:
         return {name: 2 * value for name, value in lengths.items() if value is not None}

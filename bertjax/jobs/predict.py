@@ -4,13 +4,14 @@ import re
 
 
 def one_line(text: str) -> str:
-    """JSON in which no reader sees a second line: some end one at these as well, which a text may hold."""
+    """JSON with U+0085, U+2028 and U+2029 escaped: some readers end a line at these characters, which a text may
+    contain."""
     return re.sub("[\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def read_lines(source: str) -> list[str]:
-    """The lines of a file or of standard input, as `bertjax.text.files` reads text; what ends none of its lines (a form
-    feed, U+2028) is part of one."""
+    """The lines of a file or of standard input, decoded as in `bertjax.text.files`. Only line feeds end a line; other
+    separators (a form feed, U+2028) are part of it."""
     import sys
 
     from bertjax.storage.paths import local

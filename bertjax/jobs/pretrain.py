@@ -1,4 +1,7 @@
-"""Pre-training on raw text, with a teacher or without."""
+"""Pre-training on raw text by masked language modelling, sentence objectives and distillation.
+
+A teacher is optional. It runs in every step, because masks are drawn anew in every epoch.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def open_bundle(config: Config) -> Bundle:
-    """The model to begin with, with the heads that the objectives need; a new model gets a vocabulary of its own."""
+    """The initial model, with the heads that the objectives need; a model trained from scratch gets a new
+    vocabulary."""
     from bertjax.bundle import Bundle, init_params, load, stored_config
     from bertjax.model.config import PREFIXES
     from bertjax.text.wordpiece import wordpiece
@@ -63,7 +67,7 @@ def open_bundle(config: Config) -> Bundle:
 
 
 def check_positions(longest: int, *bundles: Bundle) -> None:
-    """Refuses rows that are longer than one of the models can read."""
+    """Refuses rows that are longer than the positions of one of the models."""
     positions = min(bundle.config.max_position_embeddings for bundle in bundles)
     if longest > positions:
         raise UserError(f"--data.max_length={longest}: the model has {positions} positions; give at most {positions}.")
@@ -72,8 +76,8 @@ def check_positions(longest: int, *bundles: Bundle) -> None:
 def learning(
     config: Config, model: BertModel, teacher: BertModel | None, steps: int
 ) -> tuple[Objective, dict[str, Tree], Phases | None]:
-    """The objective, the parameters that are trained with the model and do not ship, and the phases of layer-by-layer
-    training. The teacher's parameters come with the batch."""
+    """The objective, the parameters that are trained with the model but do not ship, and the phases of layer-by-layer
+    training. The teacher's parameters are part of the batch."""
     import jax.numpy as jnp
 
     from bertjax.distill.progressive import layer_by_layer
@@ -104,7 +108,7 @@ def learning(
 
 
 def one_weight_a_row(batch: Batch) -> dict[str, Any]:
-    """The batch in the form that distillation losses read, with one weight a row."""
+    """The batch in the form that distillation losses read, with one weight per row."""
     return {**batch, "weights": batch["weights"][:, 0]}
 
 
@@ -116,7 +120,7 @@ def apply(model: BertModel, params: Tree, batch: Batch, **more: Any) -> Any:
 
 
 def terms_of(output: Any, batch: Batch, mlm_weight: float = 1.0) -> dict[str, Term]:
-    """Cross-entropy of the masked tokens, and of the sentence pairs where the model has a head for them."""
+    """Cross-entropy of the masked tokens, and of the sentence pairs if the model has a head for them."""
     from bertjax.learn.losses import classification
     from bertjax.learn.step import Term
 
@@ -129,12 +133,13 @@ def terms_of(output: Any, batch: Batch, mlm_weight: float = 1.0) -> dict[str, Te
 
 
 def targets(batch: Batch, what: str) -> dict[str, Any]:
-    """Labels and weights of one objective, "masked" or "sentence", under the names that losses know."""
+    """Labels and weights of one objective, "masked" or "sentence", under the names that losses read."""
     return {"labels": batch[f"{what}_labels"], "weights": batch[f"{what}_weights"]}
 
 
 def evaluate(bundle: Bundle, rows: PretrainingRows, batch_size: int) -> dict[str, float]:
-    """Loss in nats and accuracy on masked tokens, the entropy of their frequencies, and accuracy on sentence pairs."""
+    """Loss in nats and accuracy on masked tokens, the entropy of their unigram distribution, and accuracy on sentence
+    pairs."""
     import jax
     import numpy as np
 

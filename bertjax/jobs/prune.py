@@ -1,4 +1,8 @@
-"""Pruning: which parts are removed and how many, and the training afterwards."""
+"""Structured and unstructured pruning, followed by fine-tuning or distillation.
+
+Layers are removed first, then heads, then neurons, so that scores are computed only for what remains. Weights are set
+to zero last, at once or gradually during the training.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +43,8 @@ Batches = list[Any]
 
 
 def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
-    """Prunes, trains if asked to, and saves the model as `config.out/bundle`; `config.out/cut` holds it as it was
-    before the training. Returns the model, and the examples to score it on if it has a trained head."""
+    """Prunes, trains if configured, and saves the model as `config.out/bundle`; `config.out/cut` holds the pruned model
+    before training. Returns the model, and the evaluation examples if it has a trained head."""
     import bertjax
     from bertjax.engine.hosts import broadcast_from_main, on_main_process
     from bertjax.engine.log import note
@@ -52,9 +56,9 @@ def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
     if text.verbose:
         text.describe(text.training(task, tokenizer_of(model), labelled=False), held_out)
     if headless := bool(model.newly_initialized):
-        model = bertjax.load(config.model)  # without the head, which training will add
+        model = bertjax.load(config.model)  # without the new head; training adds one
 
-    def prune_once() -> None:  # on one process: another would measure other times
+    def prune_once() -> None:  # on one process only: measured times differ between processes
         smaller = prune_model(config, without_threshold(model, config.model), task, text)
         note(f"left of {config.model}: {shapes(smaller.config)}")
         bertjax.save(smaller, out / "cut")
@@ -71,7 +75,7 @@ def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
 
 
 def open_unpruned(config: Config, text: Text) -> tuple[Bundle, Task]:
-    """The model that is to be pruned, with a head for the task."""
+    """The model to prune, with a head for the task."""
     model, task = open_model(config.model, text.task(), config.seed, dtype=config.dtype)
     scored_by_weights = config.criterion in ("magnitude", "random") and not (config.finetune_after or config.speedup)
     if model.newly_initialized and not scored_by_weights:
@@ -87,7 +91,7 @@ def open_unpruned(config: Config, text: Text) -> tuple[Bundle, Task]:
 
 
 def train_pruned(config: Config, text: Text) -> None:
-    """Trains what is left, with the whole model as its teacher, in `config.out/recovery`."""
+    """Trains the pruned model with the unpruned one as its teacher, in `config.out/recovery`."""
     names = {one.name for one in dataclasses.fields(Distillation)}
     recipe = {name: value for name, value in vars(config).items() if name in names}
     recipe |= {
@@ -101,7 +105,7 @@ def train_pruned(config: Config, text: Text) -> None:
 
 
 def ship(source: Any, target: Any) -> None:
-    """A copy of a model folder in its final place."""
+    """Copies a model folder to its final place."""
     import shutil
 
     from bertjax.storage.paths import atomic_folder, local
@@ -111,7 +115,7 @@ def ship(source: Any, target: Any) -> None:
 
 
 def shapes(config: BertConfig) -> str:
-    """What each layer has left."""
+    """The remaining heads and neurons of each layer."""
     steps = config.depth_steps()
     return ", ".join(f"{step.num_attention_heads} heads and {step.intermediate_size} neurons" for step in steps)
 
@@ -133,14 +137,14 @@ def prune_model(config: Config, model: Bundle, task: Task, text: Text) -> Bundle
 
 
 def scoring_batches(config: Config, model: Bundle, task: Task, text: Text) -> Batches:
-    """Training examples in batches of one length."""
+    """Training examples for importance scores, in batches of one length."""
     train = text.training(task, tokenizer_of(model), labelled=config.criterion != "activity")
     return evenly_spaced(train.encoded, config.calibration_examples, one_length=True)
 
 
 def fractions_for_speedup(config: Config, model: Bundle, examples: Examples, batches: Batches) -> dict[Part, float]:
-    """The smallest fraction of heads and neurons whose removal makes the model fast enough; it is recorded with the
-    speed-up that was reached."""
+    """The smallest fraction of heads and neurons whose removal reaches `config.speedup`. The fraction and the measured
+    speed-up are recorded."""
     import tempfile
 
     import bertjax
@@ -171,20 +175,21 @@ def fractions_for_speedup(config: Config, model: Bundle, examples: Examples, bat
 
 
 def measure_speedup(whole: str, smaller: Path, examples: Examples, max_length: int) -> float:
-    """The time of one model at batch 1 over that of another, each in a process of its own, in alternating repeats."""
+    """How many times as fast the smaller model is as the whole one: the ratio of their median times at batch 1, each
+    measured in a process of its own, in alternating repeats."""
     from bertjax.bundle import resolve
     from bertjax.measure.latency import Candidate, measure_latency
     from bertjax.report.build import one_process_only
 
     candidates = {"whole": Candidate("jax", resolve(whole)), "smaller": Candidate("jax", smaller)}
-    # More and shorter repeats than a report takes: a busy moment of the machine spoils fewer of them.
+    # More and shorter repeats than in a report, so that a short load on the machine disturbs fewer of them.
     repeats: dict[str, Any] = {"sample": 64, "repeats": 7, "isolated": not one_process_only()}
     timings = measure_latency(candidates, examples.texts, examples.pairs, max_length=max_length, **repeats)
     return timings["whole"].latency.batch_1.p50 / timings["smaller"].latency.batch_1.p50
 
 
 def remove_parts(config: Config, model: Bundle, batches: Batches, part: Part, fraction: float) -> Bundle:
-    """The model without a fraction of its heads or neurons."""
+    """The model without a fraction of its heads or neurons. Scores are computed anew in every iteration."""
     import math
 
     from bertjax.prune import keep_heads, keep_neurons
@@ -206,7 +211,7 @@ def remove_parts(config: Config, model: Bundle, batches: Batches, part: Part, fr
 
 
 def importance_scores(config: Prune, model: Bundle, batches: Batches, part: Part) -> Scores:
-    """The scores of the heads or neurons that are left."""
+    """The importance scores of the remaining heads or neurons."""
     from bertjax.prune.scores import activity, importance, magnitude, random
 
     if config.criterion == "magnitude":
@@ -241,7 +246,7 @@ def remove_layers(config: Config, model: Bundle, batches: Batches) -> Bundle:
 
 
 def zero_weights(config: Config, model: Bundle) -> Bundle:
-    """The model with zeros instead of its smallest weights."""
+    """The model with its smallest weights set to zero."""
     from bertjax.prune.masks import apply_masks, magnitude_masks
 
     masks = magnitude_masks(model.params, KERNELS, config.zeros, 4 if config.pattern == "2:4" else config.pattern)
@@ -249,8 +254,8 @@ def zero_weights(config: Config, model: Bundle) -> Bundle:
 
 
 def gradual_masks(config: Config, student: Bundle, steps: int) -> tuple[Masks, UpdateMasks]:
-    """Gradual pruning: the initial masks, which hide nothing, and an update `(masks, params, step) -> masks` that runs
-    inside the step. The last step trains with the full sparsity."""
+    """Gradual pruning: the initial masks, all ones, and an update `(masks, params, step) -> masks` that runs inside the
+    step. At least the last step trains at full sparsity."""
     from bertjax.prune.masks import all_ones, gradual_magnitude
 
     scope = 4 if config.pattern == "2:4" else config.pattern
@@ -259,7 +264,7 @@ def gradual_masks(config: Config, student: Bundle, steps: int) -> tuple[Masks, U
 
 
 def task_loss(model: Bundle) -> Callable[[Any, Any], Any]:
-    """The loss of the model's task against the labels, example by example."""
+    """The loss of the model's task against the labels, per example."""
     formula = HardLabels().build(model.config, model.config)
 
     def loss(output: Any, batch: Any) -> Any:
@@ -284,8 +289,8 @@ def run(recipe: Prune, context: Context) -> StageResult:
 
 
 def control_of(recipe: Prune, context: Context) -> Control:
-    """The no-teacher baseline: the pruned model as it was before its training, trained on labels alone. Where weights
-    were pruned, as many of its weights are 0."""
+    """The no-teacher baseline: the pruned model before its training, trained on labels alone. If weights were pruned,
+    it is pruned to the same sparsity."""
     pruned = str(as_path(context.out) / "cut")
     student = context.control.student if context.control else None
     if recipe.zeros:

@@ -1,4 +1,8 @@
-"""Quantisation after training, or with rounding in the training step."""
+"""Post-training quantisation and quantisation-aware training.
+
+In both cases, static activation ranges are first calibrated on a sample of the training examples; with --qat=lsq,
+training continues from them.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +35,12 @@ if TYPE_CHECKING:
     from bertjax.text.tasks import Task
 
 Activations = dict[str, "Activation"]
-"""The rounding of the input of each product, by site."""
+"""The quantisation of the input of each matrix product, by site."""
 
 
 def quantise(config: Config, text: Text) -> tuple[Bundle, Split, Split]:
-    """Quantises, and saves the model as `config.out/bundle`. Returns it as it was stored, and the training and the
-    evaluation examples."""
+    """Quantises, and saves the model as `config.out/bundle`. Returns the stored model, and the training and evaluation
+    examples."""
     import bertjax
     from bertjax.engine.record import keep
     from bertjax.jobs.mixed_precision import assigned_rules
@@ -70,7 +74,7 @@ def open_float(config: Config, text: Text) -> tuple[Bundle, Task]:
 
 
 def activations_to_round(config: Config, model: Bundle, encoded: Encoded) -> Activations:
-    """The activation of each site whose product reads integers, by the rules for weights."""
+    """The quantisation of activations at each site whose weights are integers by the config's rules."""
     from bertjax.model import build
     from bertjax.model.sites import integer_sites
     from bertjax.quantize import Activation, quantise_weights
@@ -87,7 +91,7 @@ def activations_to_round(config: Config, model: Bundle, encoded: Encoded) -> Act
 
 
 def zero_masks(config: Config, model: Bundle) -> dict[str, Any]:
-    """Masks of what has to stay 0."""
+    """Masks of the zeros that have to be kept."""
     from bertjax.params import flatten
     from bertjax.prune.masks import nonzero_masks
     from bertjax.quantize.weights import formats_of
@@ -105,7 +109,7 @@ def zero_masks(config: Config, model: Bundle) -> dict[str, Any]:
 
 
 def post_training(config: Config, model: Bundle, activations: Activations, encoded: Encoded) -> Bundle:
-    """The model in integers, without training."""
+    """The quantised model, without training."""
     from bertjax.quantize import quantise_weights
 
     described = with_activations(model, activations)
@@ -114,14 +118,14 @@ def post_training(config: Config, model: Bundle, activations: Activations, encod
 
 
 def with_activations(model: Bundle, activations: Activations) -> BertConfig:
-    """The model's config, with the rounding of activations."""
+    """The model's config, with the quantisation of activations."""
     from bertjax.quantize import Quantization
 
     return model.config.replace(quantization=Quantization(activations=tuple(activations.items())))
 
 
 def quantised(model: Bundle, config: BertConfig, params: Tree, activations: Activations, encoded: Encoded) -> Bundle:
-    """The bundle of integers, with the token ids that its export is checked with."""
+    """The quantised bundle, with the token ids that its export is checked on."""
     from bertjax.quantized.calibration import calibration_of
 
     calibration = calibration_of(encoded) if activations else None
@@ -137,7 +141,7 @@ def prepare_qat(
     examples: Split,
     held_out: Split,
 ) -> Prepared:
-    """Quantisation-aware training: the model learns, with its rounding in place, to answer as the teacher does."""
+    """Quantisation-aware training: the model is trained with simulated rounding to match the outputs of its teacher."""
     import jax.numpy as jnp
 
     from bertjax.learn.objective import bind_losses
@@ -186,7 +190,7 @@ def prepare_qat(
 
 
 def open_teacher(config: Config, model: Bundle, text: Text) -> Bundle:
-    """The model as it was, or another that reads the same tokens."""
+    """The unquantised model, or another teacher with the same vocabulary."""
     if config.teacher is None or config.teacher == config.model:
         return model
     teacher, _ = open_model(config.teacher, text.task(), config.seed, dtype=config.dtype)
@@ -214,8 +218,8 @@ def run(recipe: Quantize, context: Context) -> StageResult:
 
 
 def default_teacher(context: Context) -> str | None:
-    """The first model of this run with a trained head, if it reads the same tokens: pruning and distillation may have
-    cost the model itself much since."""
+    """The first model of this run with a trained head, if it has the same vocabulary. Pruning and distillation since
+    then may have cost the model itself much of its score."""
     from bertjax.bundle import resolve
     from bertjax.text.tokenizer import Tokenizer
 

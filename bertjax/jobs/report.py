@@ -1,4 +1,4 @@
-"""From finished models to the report: predictions, the bag of words, measurement, and what to try next."""
+"""From finished models to the report: predictions, the bag-of-words baseline, and measurement."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class Model(NamedTuple):
-    """A model that appears in the report: a bundle, or an exported folder. The first is a bundle."""
+    """A model in the report: a bundle, or an exported folder. The first one is a bundle."""
 
     name: str
     folder: Any
-    """A path of this machine or of a bucket."""
+    """A local path, or one in a bucket."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """How the products of a bundle are computed."""
+    """The dtype in which a bundle computes its matrix products."""
 
     @property
     def exported(self) -> bool:
@@ -50,12 +50,15 @@ def build_report(
     facts: tuple[Facts, ...] = (),
     failures: list[Failure] | None = None,
 ) -> Report:
-    """Measures the models (the first is the baseline) and writes the report into `out`. `learned` tells whether there
-    is training text, from which a bag of words is fitted as one more baseline. `facts` are what was read.
+    """Measures the models (the first is the baseline) and writes the report into `out`.
 
-    Every model is scored on `data.eval`, which has chosen nothing: not a step, not a setting. Each bundle that lies in
-    `out` gets its model card, which names the model `base` that they were made from. With a list of `failures`, a model
-    other than the first that does not answer is added to it and left out.
+    Every model is scored on `data.eval`, on which nothing was chosen: no step and no setting. Each bundle inside `out`
+    gets a model card, which names `base` as the original model.
+
+    Args:
+      learned: Whether there is training text, on which a bag of words is fitted as one more baseline.
+      facts: The summary of the data.
+      failures: If given, a model other than the first that cannot be scored is added to this list and left out.
     """
     import dataclasses
 
@@ -128,8 +131,8 @@ def predicted(model: Model, text: Text, task: Task) -> tuple[Entry, Any]:
 
 
 def folders_with_cards(models: Sequence[Model]) -> dict[Path, str]:
-    """The folders that get a model card, and whose numbers it has. The bundle that a file was exported from has those
-    of the file, if it was not measured itself."""
+    """The folders that get a model card, with the name of the model whose numbers it shows. The bundle of an exported
+    file shows those of the file, if it was not measured itself."""
     from bertjax.measure.onnx import origin_of
 
     folders = {as_path(absolute(model.folder)): model.name for model in models if model.dtype == "float32"}
@@ -140,8 +143,8 @@ def folders_with_cards(models: Sequence[Model]) -> dict[Path, str]:
 
 
 def bag_of_words(text: Text, task: Task, out: Path) -> BagOfWords | None:
-    """The baseline without a neural network, fitted on the training examples and stored; None for tasks that it cannot
-    do, or without labels."""
+    """The baseline without a neural network, fitted on the training examples and saved; None for tasks that it does not
+    support, or without labels."""
     if task.kind not in ("classification", "multi_label", "regression"):
         return None
     import numpy as np

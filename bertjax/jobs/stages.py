@@ -1,6 +1,7 @@
-"""Stages: each begins with a model folder and makes one, so that any of them can follow any other.
+"""Running stages: each begins with a model folder and makes one, so that any stage can follow any other.
 
-A finished stage is not run again, and an unfinished one continues: its settings and its results are in its own folder.
+Settings and results of a stage are in its own folder: a finished stage is not run again, and an interrupted one
+continues.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from bertjax.storage.paths import as_path, write_text
 
 
 class Done(NamedTuple):
-    """A stage that made a model."""
+    """A finished stage and its model."""
 
     stage: Stage
     result: StageResult
 
 
 FAILED = 4
-"""Exit code where something failed and was left out of what was finished."""
+"""Exit code if something failed and was left out of the result."""
 
 
 class Failure(NamedTuple):
-    """What failed, and why."""
+    """What failed, and the error."""
 
     what: str
     error: Exception
@@ -42,8 +43,8 @@ Result = TypeVar("Result")
 
 
 def attempt(what: str, folder: Any, work: Callable[[], Result]) -> Result | Failure:
-    """The result of the work, or why it failed, so that the rest goes on. An error that is no user's mistake leaves its
-    traceback in `folder/error.txt`."""
+    """The result of the work, or its failure, so that the rest can continue. The traceback of an error that is no
+    `UserError` is written to `folder/error.txt`."""
     import traceback
 
     try:
@@ -65,15 +66,15 @@ def left_out(failures: Sequence[Failure]) -> str:
 
 
 def leave_if(sentence: str | None, code: int) -> None:
-    """Ends the process with the code and the sentence, where there is one."""
+    """Ends the process with this exit code and sentence, if there is a sentence."""
     if sentence:
         print(sentence, file=sys.stderr)
         sys.exit(code)
 
 
 def planned(stages: Sequence[Stage], examples: int) -> str:
-    """The stages in a line, with about how many steps each trains for so many training examples. A stage that makes
-    more examples makes the following ones longer."""
+    """The stages in one line, with the approximate number of training steps for this number of examples. Stages after a
+    data augmentation will take more steps."""
     steps = [(stage.name, stage.planned_steps(examples)) for stage in stages]
     return ", ".join(f"{name} (about {count:,} steps)" if count else name for name, count in steps)
 
@@ -84,8 +85,9 @@ def run_in_order(
     announce: Callable[[int, str], None] = lambda number, name: None,
     failures: list[Failure] | None = None,
 ) -> list[Done]:
-    """Runs every stage in a folder of its own in `context.out`, on the model of the one before; returns those that made
-    a model. With a list of `failures`, a stage that fails is added to it and is the last."""
+    """Runs every stage in a folder of its own in `context.out`, each on the model of the previous one; returns the
+    stages that made a model. If a list of `failures` is given, a failing stage is added to it and ends the sequence;
+    otherwise it raises."""
     done: list[Done] = []
     outer = as_path(context.out)
     context = context._replace(finetuned=context.model)

@@ -1,7 +1,7 @@
-"""A training that is ready to run: everything a recipe names has been opened, read and checked.
+"""A prepared training run: all inputs of a recipe opened, read and checked.
 
-Each kind of work has a function `prepare(config, text) -> Prepared`; `train` runs what came out, and `--compile_only`
-compiles it. As a stage of a compression the same is done in the stage's own folder, and nothing is scored: the report
+Each kind of training has a function `prepare(config, text) -> Prepared`. `train` runs the result, and `--compile_only`
+compiles it. As a stage of a compression it runs in the stage's own folder and is not scored there, because the report
 scores every model.
 """
 
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A training that is ready to run."""
+    """A prepared training run."""
 
     label: str
     """What is done, for the progress line."""
     params: Tree
-    """What is trained and ships."""
+    """The trained parameters that ship."""
     objective: Objective
     batches: BatchIterator
     finish: Callable[[Trained], Bundle]
-    """The model that comes of what was trained."""
+    """Makes the final model from the training result."""
     train: Split
     held_out: Split
     extra: Tree = field(default_factory=dict)
-    """What is trained and does not ship."""
+    """Trained parameters that do not ship."""
     state: Tree = field(default_factory=dict)
     constants: Tree = field(default_factory=dict)
     add_to_batch: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch
     phases: Phases | None = None
     record: dict[str, Any] = field(default_factory=dict)
-    """What the record of the run tells besides: `teacher_seconds`, for the teacher's stored outputs."""
+    """Further entries for the record of the run: `teacher_seconds`, the time for the teacher's stored outputs."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Of the text, for the record of the run."""
+        """Fingerprints of the encoded examples, for the record of the run."""
         return {"train": self.train.encoded.fingerprint, "eval": self.held_out.encoded.fingerprint}
 
 
@@ -80,7 +80,7 @@ def train(training: Training, out: str, prepared: Prepared) -> Bundle:
 
 
 def train_unscored(config: Any, text: Text, prepare: Callable[[Any, Text], Prepared]) -> None:
-    """Does the training of a config in its folder, unless it is finished there; scores nothing."""
+    """Runs the training of a config in its folder, unless it is finished there; does not score the model."""
     from bertjax.engine.record import begin, finish
 
     out = as_path(config.out)
@@ -92,7 +92,7 @@ def train_unscored(config: Any, text: Text, prepare: Callable[[Any, Text], Prepa
 
 
 def result_of(out: str, data: Data, control: Control | None = None) -> StageResult:
-    """What a finished stage hands on, from its folder."""
+    """The result of a finished stage, read from its folder."""
     from bertjax.engine.log import worked_seconds
     from bertjax.engine.record import read_record
 

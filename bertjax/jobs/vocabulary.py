@@ -1,4 +1,4 @@
-"""A model without the tokens that the texts never use."""
+"""Vocabulary pruning: a model with the tokens of its training text only."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
-    """Saves the model with the tokens of the training text alone as `config.out/bundle`. Returns it, and the examples
-    to score it on if it has a trained head."""
+    """Saves the model with only the tokens of the training text as `config.out/bundle`. Returns it, and the evaluation
+    examples if it has a trained head."""
     import bertjax
     from bertjax.bundle import HEAD_OF_KIND, stored_config
     from bertjax.engine.log import note
@@ -54,7 +54,7 @@ def raw_texts(data: Data) -> Iterable[str]:
 
 
 def run(recipe: Vocabulary, context: Context) -> StageResult:
-    """The stage: prunes the vocabulary of the context's model to the tokens of the training texts."""
+    """The stage: prunes the vocabulary of the context's model to the tokens of the training text."""
     from bertjax.engine.hosts import on_main_process
     from bertjax.engine.record import begin, finish
 
