@@ -1,9 +1,9 @@
-"""How good predictions are: scores, their intervals, and paired tests, in NumPy alone.
+"""The quality of predictions: scores, their confidence intervals, and paired tests, in NumPy alone.
 
     scores.py        every metric, also as sums over examples
     spans.py         entities and SQuAD answers
     uncertainty.py   intervals and paired tests
 
-An interval over examples says how the score would vary on other examples of the same kind, not with another seed; for
-that, train again.
+An interval over examples tells how the score would vary on other examples of the same kind. It does not cover other
+random seeds of the training; for that, train several times.
 """

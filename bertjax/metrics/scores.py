@@ -1,13 +1,13 @@
-"""Every score, and the same scores as sums over examples.
+"""Every score, and the same scores computed from sums over examples.
 
-`score` is the number a report prints. Intervals and tests need the score of thousands of resampled data sets, for which
-calling a library each time is slow, and importing scikit-learn takes a second of every command. All scores but one are
-functions of sums over examples (of the confusion table, of products, of counted entities), so
-`example_sums` gives every example's share and `score_of_sums` the score of any sum of shares: a bootstrap is then one
-matrix product. The exception is Spearman, whose ranks depend on the whole sample.
+`score` is the number in a report. Intervals and tests need the score of thousands of resampled data sets. Calling a
+library for each is slow, and importing scikit-learn adds a second to every command. All scores but one are functions of
+sums over examples (of the confusion table, of products, of entity counts). So `example_sums` gives the contribution of
+every example and `score_of_sums` the score of any sum of contributions: a bootstrap is one matrix product. The
+exception is Spearman, whose ranks depend on the whole sample.
 
     metric         predictions             labels                  score
-    accuracy       int [n]                 int [n]                 share of right ones
+    accuracy       int [n]                 int [n]                 share of correct ones
     f1             0/1 [n]                 0/1 [n]                 F1 of the class with id 1
     f1_macro       int [n]                 int [n]                 mean F1 of the classes that occur
     matthews       int [n]                 int [n]                 Matthews correlation, any number of classes
@@ -17,7 +17,7 @@ matrix product. The exception is Spearman, whose ranks depend on the whole sampl
     entity_f1      n lists of IOB tags     n lists of IOB tags     F1 of exact spans with their type
     squad_em/_f1   n strings               n lists of strings      exact match / word F1 against the best gold answer
 
-The correlations of a model whose predictions are all equal are 0, not undefined.
+The correlations of a model whose predictions are all equal are defined as 0.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,8 @@ MEANS = ("accuracy", "squad_em", "squad_f1")  # the score is the mean of one num
 
 
 def score(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> float:
-    """The score in [0, 1] ([-1, 1] for the three correlations); the table above says what `predictions` hold."""
+    """The score in [0, 1] ([-1, 1] for the three correlations). The table above lists the form of `predictions` and
+    `labels`."""
     predictions, labels = checked(metric, predictions, labels)
     if metric in ("pearson", "spearman"):
         from scipy import stats
@@ -52,14 +53,19 @@ def score(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np
 
 
 def answers(kind: str, logits: Float[np.ndarray, "n c"]) -> np.ndarray:
-    """What logits with one row per text say, as `score` compares it: a class id, a number, or 0 and 1 per label."""
+    """Predictions from logits with one row per text, in the form that `score` takes: a class id, a number, or 0 and 1
+    per label."""
     if kind == "classification":
         return logits.argmax(axis=-1)
     return logits[:, 0] if kind == "regression" else (logits > 0).astype(np.int64)
 
 
 def checked(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> tuple[Any, Any]:
-    """Both sides as the arrays (or lists, for tags and answers) that the metric wants, or a `UserError`."""
+    """Both sides as the arrays (or lists, for tags and answers) that the metric needs.
+
+    Raises:
+      UserError: An unknown metric, or values that do not fit it.
+    """
     if metric not in METRICS:
         raise UserError(f"Unknown metric {metric!r}.\nKnown: {', '.join(METRICS)}.")
     if len(predictions) != len(labels) or len(labels) == 0:
@@ -72,7 +78,7 @@ def checked(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | 
 
 
 def _numbers(metric: str, name: str, values: Sequence | np.ndarray) -> np.ndarray:
-    """Finite numbers of the metric's rank, class ids among them as int64."""
+    """Finite numbers of the metric's rank; class ids as int64."""
     array, rank = np.asarray(values), 2 if metric == "f1_micro" else 1
     real = metric in ("pearson", "spearman")
     if array.dtype.kind not in "biuf" or array.ndim != rank or not np.isfinite(array).all():
@@ -86,9 +92,9 @@ def _numbers(metric: str, name: str, values: Sequence | np.ndarray) -> np.ndarra
 
 
 def example_sums(metric: str, labels: Any, *predictions: Any) -> list[Float[np.ndarray, "n k"]]:
-    """For each model's predictions, what every example adds to the sums that `score_of_sums` reads.
+    """For each model's predictions, the contribution of every example to the sums that `score_of_sums` reads.
 
-    The columns of all the models mean the same, so a row may be swapped between them. Not for Spearman.
+    The columns mean the same for all models, so a row may be exchanged between them. Not for Spearman.
     """
     if metric == "pearson":
         y, centred = labels - labels.mean(), [x - labels.mean() for x in predictions]  # the same shift for all
@@ -107,15 +113,15 @@ def example_sums(metric: str, labels: Any, *predictions: Any) -> list[Float[np.n
 
 
 def _counts(found: Shaped[np.ndarray, "n c"], gold: Shaped[np.ndarray, "n c"]) -> Float[np.ndarray, "n 3 c"]:
-    """Per cell: found and right, found, in the gold labels."""
+    """Per cell: true positives, predicted positives, gold positives."""
     return np.stack([found * gold, found, gold], axis=1).astype(np.float64)
 
 
 def answered(metric: str, sums: Float[np.ndarray, "n k"], right: bool) -> Float[np.ndarray, "n k"]:
-    """`example_sums` if the predictions for all examples were right, or all were wrong.
+    """`example_sums` as if the predictions for all examples were correct (`right`), or all wrong.
 
-    A wrong prediction is the next class, or as many labels or entities as there are, none of them right. An example
-    without any label or entity, which F1 leaves out, has one here.
+    A wrong prediction is the next class, or as many labels or entities as in the gold labels, none of them correct. An
+    example without any label or entity, which does not count in F1, gets one here.
     """
     if metric in MEANS:
         return np.stack([np.full(len(sums), float(right)), np.ones(len(sums))], axis=1)
@@ -129,7 +135,7 @@ def answered(metric: str, sums: Float[np.ndarray, "n k"], right: bool) -> Float[
 
 
 def score_of_sums(metric: str, sums: Float[np.ndarray, "r k"]) -> Float[np.ndarray, "r"]:
-    """The score of each of r data sets, whose examples' `example_sums` add up to one row of `sums`."""
+    """The score of each of r data sets. A row of `sums` is the sum of the `example_sums` of one data set."""
     if metric in MEANS:
         return sums[..., 0] / sums[..., 1]
     if metric == "pearson":
@@ -149,5 +155,5 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def _positive(difference: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The difference, or 0 where it is nothing but the rounding of two equal numbers."""
+    """The difference, or 0 if it is only the rounding error of two equal numbers."""
     return np.where(difference > 1e-12 * scale, difference, 0.0)

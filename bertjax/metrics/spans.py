@@ -1,8 +1,8 @@
-"""Scores of answers that are spans of text: named entities and SQuAD answers.
+"""Scores of predictions that are spans of text: named entities and SQuAD answers.
 
-Both are decided example by example and then added up, so each function here returns one row of numbers per example and
-`scores.py` turns their sum into the score. An entity counts only when its first word, last word and type are all right
-(the CoNLL-2003 rule); an answer may earn part of the credit for the words it shares with the gold answer (SQuAD v1.1).
+Both are computed per example and then added up. Each function here returns one row of numbers per example, and
+`scores.py` turns their sum into the score. An entity counts only if its first word, last word and type are all correct
+(the CoNLL-2003 rule). An answer gets partial credit for the words that it shares with the gold answer (SQuAD v1.1).
 """
 
 import re
@@ -20,10 +20,10 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def entities(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield (type, first word, last word) of every entity in one sentence of IOB1 or IOB2 tags.
+    """(type, first word, last word) of every entity in one sentence of IOB1 or IOB2 tags.
 
-    `B-` always opens an entity, `I-` opens one where the word before has another type or none, and continues it
-    elsewhere. This one rule reads both notations, and a model's ill-formed sequences the way conlleval does.
+    `B-` always starts an entity. `I-` starts one if the word before has another type or none, and continues it
+    otherwise. This rule reads both notations, and treats invalid sequences like conlleval.
     """
     kind, first = None, 0
     for i, tag in enumerate([*tags, "O"]):
@@ -40,7 +40,7 @@ def entities(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def entity_counts(predictions: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> Float[np.ndarray, "n 3"]:
-    """Entities per sentence: found and right, found, in the gold tags."""
+    """Entity counts per sentence: correct, predicted, gold."""
     rows = []
     for i, (found, gold) in enumerate(zip(predictions, labels, strict=True)):
         if len(found) != len(gold):
@@ -53,7 +53,7 @@ def entity_counts(predictions: Sequence[Sequence[str]], labels: Sequence[Sequenc
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, no punctuation, no English articles, single spaces: how SQuAD v1.1 compares answers."""
+    """Lower case, no punctuation, no English articles, single spaces: the form in which SQuAD v1.1 compares answers."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 

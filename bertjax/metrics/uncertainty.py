@@ -1,24 +1,31 @@
-"""How much a score would vary on other examples of the same kind, and whether two models really differ.
+"""How much a score would vary on other examples of the same kind, and whether the difference of two models is
+significant.
 
-*Interval*: 95 %, however small the sample and however near a perfect score. Where an example is right or wrong, as for
-accuracy, it is Clopper and Pearson's exact one (1934), which holds the truth in at least 95 % of all samples; Wilson's
-is narrower by 2 to 10 %, and holds it in 92 % for 20 examples and a share of 0.95. Of a difference it joins the exact
-limits of the two shares of examples that one model alone gets right, by the square of their distances: Newcombe's
-method 10 (1998, Statistics in Medicine 17, p. 2635), which joins Wilson's limits of the two scores. It covers at least
-95 % too, and from ten examples on errs to either side in at most 2.5 %: `python -m tests.benchmarks.coverage`.
-All other scores (F1, correlations, scores with fractions, means over seeds) take the percentile bootstrap over examples
-(Efron and Tibshirani 1993, ch. 13), which needs no formula. It draws no error that the sample does not hold, so that 20
-of 20 right would be certain; so each of its ends comes from the sample and one example more, answered wrongly for the
-lower end and rightly for the upper one. That covers about 95 % where every class has ten examples or so; of fewer no
-interval knows. None says anything of other seeds of the training: two runs of one recipe may differ by more.
-*Paired test*: both models answer the same examples, so only those examples where they differ carry information. Where
-an example is right or wrong, McNemar's exact test asks if a fair coin would split the disagreements so unevenly. For
-other scores the permutation test does the same by force: if the models were equal, swapping their answers to any
-example would change nothing, so it swaps at random and counts how often the scores then differ as much.
-*Several seeds*: the score of a method is the mean over its runs, and an example carries the answers of all of them, to
-be resampled or swapped together. Runs of one method are alike in what they find hard, so three runs on n examples are
-far from 3 n examples. The interval is that of these runs on other examples.
-*Many tests*: the more rows are held against one, the sooner one of them differs by chance; `holm` makes up for it.
+Intervals are 95 % intervals that hold for small samples and near-perfect scores. If an example is either right or wrong
+(accuracy), the interval is the exact one of Clopper and Pearson (1934), which covers the true value in at least 95 % of
+all samples. Wilson's is narrower by 2 to 10 %, but covers it in only 92 % for 20 examples and a share of 0.95. For the
+difference of two models, the exact limits of the two shares of examples that only one model gets right are combined by
+the square of their distances. This follows Newcombe's method 10 (1998, Statistics in Medicine 17, p. 2635), which
+combines Wilson's limits of the two scores instead. It also covers at least 95 %, and from ten examples on it errs to
+either side in at most 2.5 %: `python -m tests.benchmarks.coverage`.
+
+All other scores (F1, correlations, scores with fractions, means over seeds) use the percentile bootstrap over examples
+(Efron and Tibshirani 1993, ch. 13), which needs no formula. It cannot draw an error that is not in the sample: 20 of 20
+correct would be certain. So each end of the interval comes from the sample and one more example, predicted wrongly for
+the lower end and correctly for the upper end. That covers about 95 % if every class has about ten examples; for fewer,
+no interval is reliable. No interval covers other random seeds: two runs of one recipe may differ by more.
+
+Paired tests: both models predict the same examples, so only examples where they differ carry information. If an example
+is either right or wrong, McNemar's exact test computes how likely a fair coin splits the disagreements as unevenly. For
+other scores there is the permutation test. If the models were equal, exchanging their predictions for an example would
+change nothing, so it exchanges at random and counts how often the scores differ as much.
+
+Several seeds: the score of a method is the mean over its runs. The predictions of all runs for an example are resampled
+or exchanged together, because runs of one method find the same examples hard: three runs on n examples are far from 3 n
+examples. The interval is that of these runs on other examples.
+
+Many tests: the more models are compared with one baseline, the more likely one differs by chance; `holm` corrects for
+it.
 """
 
 import math
@@ -32,7 +39,7 @@ from bertjax.errors import UserError
 from bertjax.metrics.scores import MEANS, RIGHT_OR_WRONG, answered, checked, example_sums, score_of_sums
 
 TAIL = 0.025
-"""How often an interval may lie above the truth, and how often below."""
+"""The allowed probability that the whole interval lies above the true value; the same for below."""
 Counts = int | Int[np.ndarray, "..."]
 _CELLS = 2**22  # resamples are drawn in chunks of about this many numbers (32 MB)
 
@@ -52,7 +59,7 @@ def score_interval(
 def mean_interval(
     metric: str, runs: Sequence, labels: Sequence | np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of the average score of several runs, whose predictions are `runs`."""
+    """The 95 % interval of the mean score of several runs, whose predictions are `runs`."""
     runs, labels = _checked(metric, runs, labels)
     if metric in MEANS:
         values = _by_example(metric, labels, runs)
@@ -71,7 +78,7 @@ def paired_difference_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % interval of score(a) - score(b), both on the same examples. Without 0 in it, they differ.
+    """The 95 % interval of score(a) - score(b), both on the same examples. If it does not contain 0, they differ.
 
     Examples that are hard for both cancel out. Equal predictions for all n examples give an interval of +-3.7 / n.
     """
@@ -81,7 +88,8 @@ def paired_difference_interval(
 def mean_difference_interval(
     metric: str, a: Sequence, b: Sequence, labels: Sequence | np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of the average score of the runs `a` minus that of the runs `b`, whose numbers may differ."""
+    """The 95 % interval of the mean score of the runs `a` minus that of the runs `b`. Their numbers of runs may
+    differ."""
     runs, labels = _checked(metric, [*a, *b], labels)
     if metric in MEANS:
         values = _by_example(metric, labels, runs[: len(a)]) - _by_example(metric, labels, runs[len(a) :])
@@ -95,7 +103,7 @@ def mean_difference_interval(
 
 
 def proportion_interval(count: Counts, of: int) -> tuple[Any, Any]:
-    """Clopper and Pearson's interval of a share of which `count` in `of` examples were seen."""
+    """Clopper and Pearson's interval of a share, of which `count` in `of` examples were observed."""
     from scipy.stats import beta
 
     count = np.asarray(count)
@@ -105,14 +113,15 @@ def proportion_interval(count: Counts, of: int) -> tuple[Any, Any]:
 
 
 def proportion_difference_interval(only_a: Counts, only_b: Counts, of: int) -> tuple[Any, Any]:
-    """The interval of P(only a is right) - P(only b is right), seen in `only_a` and `only_b` of `of` examples.
+    """The interval of P(only a is right) - P(only b is right), observed in `only_a` and `only_b` of `of` examples.
 
-    With the shares p and q, their exact limits l, u and l', u', and the correlation r of their counts, as an example
-    that is one is not the other: p - q - sqrt((p - l)^2 + (u' - q)^2 - 2 r (p - l) (u' - q)), and its mirror image.
+    With the shares p and q, their exact limits l, u and l', u', and the correlation r of their counts (negative,
+    because an example cannot be in both), the lower end is p - q - sqrt((p - l)^2 + (u' - q)^2 - 2 r (p - l) (u' - q)).
+    The upper end is its mirror image.
     """
     p, q = np.asarray(only_a) / of, np.asarray(only_b) / of
     (low, high), (low_q, high_q) = proportion_interval(only_a, of), proportion_interval(only_b, of)
-    apart = np.maximum((1 - p) * (1 - q), 0.5 / of**2)  # where it is 0, p q is
+    apart = np.maximum((1 - p) * (1 - q), 0.5 / of**2)  # where (1 - p) (1 - q) is 0, so is p q
     r = -np.sqrt(p * q / apart)
 
     def distance(x: Any, y: Any) -> Any:
@@ -123,7 +132,7 @@ def proportion_difference_interval(only_a: Counts, only_b: Counts, of: int) -> t
 
 
 def examples_needed(bound: float) -> int:
-    """The number of examples that bounds the loss by `bound` if two models are right on the same ones."""
+    """The number of examples that bounds the loss by `bound` if two models are right on the same examples."""
     return math.ceil(math.log(TAIL) / math.log1p(-bound))
 
 
@@ -136,7 +145,8 @@ def paired_p_value(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> float:
-    """Two-sided p-value for "a and b are equally good": exact McNemar for metrics that are the share of right examples.
+    """Two-sided p-value for "a and b are equally good". McNemar's exact test for metrics that are a share of right
+    examples, the permutation test for the others.
 
     The smallest p-value that a permutation test can give is 1 / (permutations + 1).
     """
@@ -146,9 +156,9 @@ def paired_p_value(
 def mean_p_value(
     metric: str, a: Sequence, b: Sequence, labels: Sequence | np.ndarray, *, permutations: int = 10_000, seed: int = 0
 ) -> float:
-    """Two-sided p-value for "the runs a and the runs b, as many, are equally good on average".
+    """Two-sided p-value for "the runs a and the runs b are equally good on average". There must be equally many.
 
-    An example's predictions are swapped in all pairs of runs or in none, because they depend on each other.
+    An example's predictions are exchanged in all pairs of runs or in none, because they depend on each other.
     """
     if len(a) != len(b):
         raise UserError(f"a paired test got {len(a)} runs on one side and {len(b)} on the other: expected as many.")
@@ -166,14 +176,16 @@ def mean_p_value(
     rng, as_extreme = np.random.default_rng(seed), 0
     for size in _chunks(permutations, len(labels)):
         swap = rng.random((size, len(labels))) < 0.5
-        as_extreme += int((difference(swap) >= observed - 1e-12).sum())  # equal but for rounding counts as equal
+        as_extreme += int((difference(swap) >= observed - 1e-12).sum())  # differences within rounding count as equal
     return (as_extreme + 1) / (permutations + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Each p-value as if it were the only one (Holm 1979): to reject where it is below 5 % errs in 5 % of all tables.
+    """p-values corrected for multiple tests (Holm 1979). Rejecting those below 5 % makes an error in at most 5 % of all
+    tables.
 
-    The k-th smallest of m (k from 0) is multiplied by m - k; none becomes smaller than one before it, nor more than 1.
+    The k-th smallest of m (k from 0) is multiplied by m - k. No corrected value is smaller than the one before it, or
+    above 1.
     """
     order = np.argsort(p_values, kind="stable")
     corrected = np.asarray(p_values, np.float64)
@@ -182,7 +194,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(right_a: Bool[np.ndarray, "n"], right_b: Bool[np.ndarray, "n"]) -> float:
-    """Exact two-sided McNemar test (McNemar 1947, with the binomial in place of chi-square): fit for any count."""
+    """Exact two-sided McNemar test (McNemar 1947, with the binomial instead of chi-square), valid for any count."""
     from scipy.stats import binomtest
 
     only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
@@ -195,21 +207,22 @@ def _checked(metric: str, runs: Sequence, labels: Any) -> tuple[list, Any]:
 
 
 def _by_example(metric: str, labels: Any, runs: list) -> Float[np.ndarray, "n"]:
-    """What an example adds to a score that is a mean, averaged over the runs."""
+    """The contribution of each example to a score that is a mean, averaged over the runs."""
     return np.mean([sums[:, 0] for sums in example_sums(metric, labels, *runs)], axis=0)
 
 
 def _bootstrap(
     metric: str, labels: Any, models: list, resamples: int, seed: int
 ) -> tuple[Float[np.ndarray, "m r"], Float[np.ndarray, "m r"]]:
-    """The score of every model on `resamples` samples with replacement, the same for all the models, of the examples
-    and one more: any of them with a wrong prediction, and with a right one."""
+    """The scores of every model on `resamples` samples with replacement, which are the same for all models. Each sample
+    is drawn from the examples and one more: any of them with a wrong prediction (first result), or with a correct one
+    (second)."""
     rng, n = np.random.default_rng(seed), len(labels)
     correlation, ranked = metric in ("pearson", "spearman"), _ranks if metric == "spearman" else np.asarray
     tables = _correlation_tables(labels, models, rng) if correlation else _sum_tables(metric, labels, models)
     chunks = []
     for size in _chunks(resamples, 2 * n):
-        drawn = rng.integers(n * (n + 1), size=(size, n + 1))  # n times the examples, and once those answered anew
+        drawn = rng.integers(n * (n + 1), size=(size, n + 1))  # n times the examples, once the altered ones
         drawn = np.where(drawn < n * n, drawn // n, n + drawn - n * n)
         if correlation:
             gold = ranked(np.tile(labels, 2)[drawn])
@@ -222,8 +235,8 @@ def _bootstrap(
 
 
 def _sum_tables(metric: str, labels: Any, models: list) -> list[Float[np.ndarray, "two_n k"]]:
-    """For each model what every example adds, followed by what it would add with a wrong prediction; then all models
-    again, with right predictions."""
+    """For each model, the contributions of every example, followed by those with wrong predictions; then the same for
+    all models with correct predictions."""
     sums = example_sums(metric, labels, *models)
     return [np.vstack([own, answered(metric, own, right)]) for right in (False, True) for own in sums]
 
@@ -231,15 +244,15 @@ def _sum_tables(metric: str, labels: Any, models: list) -> list[Float[np.ndarray
 def _correlation_tables(
     labels: Float[np.ndarray, "n"], models: list, rng: np.random.Generator
 ) -> list[Float[np.ndarray, "two_n"]]:
-    """The same of numbers. Wrong is the one that the model gives to any other example, right are its numbers in the
-    order of the labels."""
+    """The same for predicted numbers. A wrong prediction is the model's prediction for another example. Correct ones
+    are its predictions sorted in the order of the labels."""
     other, place = rng.permutation(len(labels)), labels.argsort(kind="stable").argsort(kind="stable")
     wrong = [np.concatenate([own, own[other]]) for own in models]
     return wrong + [np.concatenate([own, np.sort(own)[place]]) for own in models]
 
 
 def _swaps(metric: str, labels, a, b) -> Callable[[Bool[np.ndarray, "r n"]], tuple[np.ndarray, np.ndarray]]:
-    """A function of `swap`: the two scores after the models' answers are exchanged where it is true."""
+    """A function of `swap` that returns the two scores after the models' predictions are exchanged where it is true."""
     if metric == "spearman":
         gold = _ranks(labels[None])
         return lambda swap: (
