@@ -1,11 +1,15 @@
-"""What a model costs: size, memory, FLOPs and time, measured on what ships.
+"""The cost of a model: size, memory, FLOPs and time, measured on the files that ship.
 
-    cost.py          parameters, stored bytes, FLOPs, memory traffic, peak memory: no clock
-    latency.py       the clock: each runtime in its own process (processes.py, worker.py), taking turns
-    cold_start.py    one thread, cold start, memory of the process: what a small device has to have
-    onnx.py          an exported folder and its session in ONNX Runtime
-    hlo.py           what is in a compiled program: products, traffic
+    cost.py              parameters, stored bytes, FLOPs, memory traffic, peak memory: without running the model
+    latency.py           times: each runtime in its own process (processes.py, worker.py), taking turns
+    cold_start.py        one thread, cold start, memory of the process: the needs of a small device
+    depth.py             time saved by early exit
+    outputs.py           logits in the runtime that ships
+    onnx.py              an exported folder and its session in ONNX Runtime
+    integer_products.py  whether ONNX Runtime multiplies a file's integers exactly on this processor
+    hlo.py               the content of a compiled program: products, traffic
+    runtimes.py          the runtimes of a bundle
 
-Times are those of this machine; ratios of two rows carry over to others better than times do. A measurement takes about
-a minute, because processes take turns and everything is timed several times.
+Times are those of this machine. Ratios of two models carry over to other machines better than times do. A measurement
+takes about a minute, because processes take turns and everything is timed several times.
 """

@@ -1,7 +1,7 @@
-"""A model as a small device would run it: one thread, texts one at a time, from a cold start.
+"""Measures a model as on a small device: one thread, one text at a time, from a cold start.
 
-Candidates run one after the other, each alone on the machine. The memory is that of the whole process, interpreter and
-runtime included, which is what a device needs.
+Candidates run one after the other, each alone on the machine. The memory is that of the whole process, including the
+interpreter and the runtime, because a device needs all of it.
 """
 
 import time
@@ -24,7 +24,7 @@ def measure_edge(
     timeout_s: float = 600.0,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Edge]:
-    """The edge profile of every candidate on a random `sample` of the texts.
+    """Latency, cold start and memory of every candidate, on a random `sample` of the texts.
 
     Raises:
       UserError: A candidate cannot be loaded.

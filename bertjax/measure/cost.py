@@ -1,10 +1,12 @@
-"""What a model costs before any clock is started: parameters, stored bytes, arithmetic, memory traffic, memory.
+"""The cost of a model without running it: parameters, stored bytes, arithmetic, memory traffic, memory.
 
-FLOPs, bytes and memory are XLA's own account of the program that it compiled, so they include everything (softmax,
-LayerNorm, the copies between) and follow any change of the graph without a formula per model; a test holds them
-against the closed form of BERT's products. They describe that program on this device. XLA counts the body of a loop
-once, so a model that repeats one block is counted with the loop unrolled to its last step, signals and halting left
-out. A zero inside a dense matrix costs as much as any other number, which is the truth about unstructured sparsity.
+FLOPs, bytes and memory are XLA's own numbers for the program that it compiled. So they include everything (softmax,
+LayerNorm, copies) and follow any change of the graph without a formula per model; a test compares them with the closed
+form of BERT's products. They describe that program on this device.
+
+XLA counts the body of a loop once. So a recurrent model, which repeats one block, is counted with the loop unrolled to
+its last step, without step signals and halting. A zero in a dense matrix costs as much as any other number:
+unstructured sparsity alone saves no arithmetic.
 """
 
 import os
@@ -18,7 +20,7 @@ from bertjax.measure.onnx import onnx_file
 
 @dataclass(frozen=True)
 class ForwardCost:
-    """One text through the model; None where the device's compiler does not say."""
+    """The cost of one forward pass. None where the device's compiler does not report a number."""
 
     flops: float | None
     bytes_accessed: float | None
@@ -26,7 +28,7 @@ class ForwardCost:
 
 
 def stored_bytes(folder: str | os.PathLike) -> int:
-    """Size of a folder's ONNX file or else of its `*.safetensors`: what has to be shipped and loaded."""
+    """The size of a folder's ONNX file, or else of its `*.safetensors`: what must be shipped and loaded."""
     exported = onnx_file(folder)
     files = [exported] if exported else [*Path(folder).glob("*.safetensors")]
     if not files:
@@ -35,7 +37,7 @@ def stored_bytes(folder: str | os.PathLike) -> int:
 
 
 def forward_cost(model: Any, params: Any, length: int, batch_size: int = 1) -> ForwardCost:
-    """Cost of the logits of `batch_size` texts of `length` tokens, compiled for the default device.
+    """The cost of the logits of `batch_size` texts of `length` tokens, compiled for the default device.
 
     Nothing is run: `params` may be arrays or shapes.
     """
@@ -53,7 +55,7 @@ def forward_cost(model: Any, params: Any, length: int, batch_size: int = 1) -> F
 
 
 def without_loop(model: Any) -> tuple[Any, Any]:
-    """A recurrent model as the plain stack of all its steps, which share their parameters; and the shapes of these."""
+    """A recurrent model as a stack of all its steps, which share their parameters, and the shapes of the parameters."""
     from bertjax.model import abstract_params, build
     from bertjax.params import flatten
     from bertjax.quantize import Quantization
@@ -64,7 +66,7 @@ def without_loop(model: Any) -> tuple[Any, Any]:
         recurrence=None, layers=config.depth_steps() * steps, num_hidden_layers=depth, inner_group_num=1
     )
     if plain.quantization is not None:
-        # What decides about halting is not there, and each round has sites of its own.
+        # The parameters for halting do not exist in the stack, and each recurrence step has its own quantisation sites.
         there = flatten(abstract_params(plain.replace(quantization=None)))
         weights = tuple((path, format) for path, format in plain.quantization.weights if path in there)
         inner = len(config.depth_steps())
@@ -79,9 +81,10 @@ def without_loop(model: Any) -> tuple[Any, Any]:
 
 
 def peak_memory(step: Any) -> int | None:
-    """Bytes that a compiled (or lowered) function holds at once: arguments, outputs, temporaries, less what is reused.
+    """Bytes that a compiled (or lowered) function holds at once: arguments, outputs and temporaries, less reused
+    buffers.
 
-    For a training step pass the jitted step, lowered with the shapes of a batch: state and batch are its arguments, and
+    For a training step pass the jitted step, lowered with the shapes of a batch. State and batch are its arguments, and
     donated buffers are counted once.
     """
     compiled = step.compile() if hasattr(step, "compile") else step

@@ -1,10 +1,10 @@
-"""Time that early exit saves, against the same model run to its last layer.
+"""The time that early exit saves, compared with the same model run to its last layer.
 
-All ways of running use one runtime, so they share a process and its threads, and take turns: in each repeat each way
-runs every batch once, in an order that rotates. The result is the median over the repeats, and for one way against
-another the median of the ratios within a repeat, which a machine that is slower for some seconds changes little. The
-model run to its last layer has the same batches in the same few lengths; padding to a maximum would be too weak a
-baseline.
+All executors use one runtime, so they share a process and its threads and take turns: in each repeat each executor runs
+every batch once, in an order that rotates. The result is the median over the repeats. For one executor compared with
+another, it is the median of the ratios within a repeat, which hardly changes if the machine is slower for some seconds.
+The model run to its last layer gets the same batches with the same few lengths; padding to a maximum would be too weak
+a baseline.
 """
 
 import time
@@ -24,8 +24,13 @@ def time_ways(
     repeats: int = 5,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict[str, dict[str, Float[np.ndarray, "repeats"]]]:
-    """Milliseconds per text, by repeat, of each way (a function of batches that returns when it has computed them), in
-    each kind of `calls`: {"one by one": [[a], [b]], "together": [[a, b]]} gives {way: {"one by one": ms, ...}}."""
+    """Milliseconds per text, by repeat, of each way to run a model, for each kind of `calls`.
+
+    Args:
+      ways: Functions of a list of batches that return when the outputs are computed.
+      calls: For each kind, a list of calls, each of which gets a list of batches. {"one by one": [[a], [b]],
+        "together": [[a, b]]} gives {way: {"one by one": ms, "together": ms}}.
+    """
     for name, run in ways.items():
         notify(f"compiling {name}")
         for kind in calls.values():

@@ -1,10 +1,11 @@
-"""What is in a compiled program, read off its optimised HLO: products, traffic between devices, traffic to memory.
+"""Reads a compiled program from its optimised HLO: products, traffic between devices, traffic to memory.
 
-XLA's own count (`cost_analysis`) takes the body of a loop once, says nothing about the interconnect and does not tell a
-float32 product from one in bfloat16. The text says all of that, once it is known how often each computation runs. The
-price is a parser of a format that may change; tests hold it against small programs and closed forms.
+XLA's own numbers (`cost_analysis`) count the body of a loop once, do not include the interconnect and do not
+distinguish float32 from bfloat16 products. The HLO text contains all of that, once it is known how often each
+computation runs. The price is a parser of a format that may change; tests compare it with small programs and closed
+forms.
 
-All numbers are of one device: the program is the same on all, and its shapes are those of a device's part.
+All numbers are per device: the program is the same on all devices, and its shapes are those of one device's shard.
 """
 
 import math
@@ -20,7 +21,7 @@ COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?")
 CALLS = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.-]+)")
 BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
-# Neither these nor what they name are moved: they say how arrays that are there hang together.
+# These instructions and the arrays that they name cause no traffic: they only describe how existing arrays are used.
 NO_TRAFFIC = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
 
 
@@ -28,7 +29,7 @@ class Array(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     in_memory: bool
-    """Whether it lies in the device's main memory (HBM), and not in a faster one beside the processor."""
+    """Whether it is in the device's main memory (HBM), and not in a faster memory on the processor."""
 
     @property
     def bytes(self) -> int:
@@ -50,30 +51,30 @@ class Instruction(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A matrix product, convolutions included, as TPUs compute all of them."""
+    """A matrix product. Convolutions are included, because TPUs compute all products as convolutions."""
 
     site: str
-    """The scope it is in: the site that the model names, or the end of the path that jax gives it."""
+    """The scope of the product: the site that the model names, or the end of jax's path."""
     dtypes: tuple[str, ...]
-    """Of what is multiplied."""
+    """The dtypes of the operands."""
     flops: int
-    """Two for each multiply and add; of one run."""
+    """FLOPs of one run; a multiply and an add count as two."""
     times: int
-    """How often it runs in a step."""
+    """Number of runs per step."""
 
 
 class Moved(NamedTuple):
-    """What one kind of collective takes."""
+    """The traffic of one kind of collective."""
 
     count: int
     payload: float
-    """Bytes of what is reduced or gathered, whole."""
+    """Bytes of the whole arrays that are reduced or gathered."""
     sent: float
-    """Bytes that a device sends, in rings: (n - 1) / n of the payload among n devices, twice that to reduce all."""
+    """Bytes that a device sends in a ring: (n - 1) / n of the payload among n devices, twice that for an all-reduce."""
 
 
 class Program:
-    """The instructions of an optimised HLO module, and how often each runs."""
+    """The instructions of an optimised HLO module, and how often each computation runs."""
 
     def __init__(self, text: str):
         self.instructions: dict[str, Instruction] = {}
@@ -93,8 +94,8 @@ class Program:
         self.times = self._times(order)
 
     def _times(self, order: list[str]) -> dict[str, int]:
-        """How often each computation runs; a caller stands below what it calls, and the entry last. Of a conditional
-        every branch counts."""
+        """How often each computation runs. Computations are listed before their callers, and the entry last. Every
+        branch of a conditional counts."""
         inside: dict[str, list[Instruction]] = {name: [] for name in order}
         for instruction in self.instructions.values():
             inside[instruction.computation].append(instruction)
@@ -109,8 +110,8 @@ class Program:
         return times
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often the body of a loop runs: XLA's own count, or the number that a counter from 0 is compared with. A
-        loop that ends by what it computes counts once."""
+        """The trip count of a loop: XLA's own number, or the limit of a counter that starts at 0. A loop with a
+        data-dependent end counts as one."""
         if known := re.search(r'"?known_trip_count"?:\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
         condition = re.search(r"condition=%?([\w.-]+)", loop.attributes)
@@ -132,14 +133,15 @@ class Program:
 
     @property
     def flops(self) -> int:
-        """Of all matrix products; what is done element by element is left out, as a matrix unit does none of it."""
+        """FLOPs of all matrix products. Elementwise operations are left out, because a matrix unit does none of
+        them."""
         return sum(product.flops * product.times for product in self.products)
 
     def collectives(self, devices: int) -> dict[str, Moved]:
-        """By kind, in the order of `COLLECTIVES`, those that there are.
+        """The traffic by kind of collective, in the order of `COLLECTIVES`; only kinds that occur.
 
-        One that is spread over several fusions, so that it can run beside them, stands in each of them under one
-        channel; it is counted once.
+        A collective that XLA spreads over several fusions, to overlap it with them, occurs in each of them with the
+        same channel. It is counted once.
         """
         found: dict[str, list[float]] = {}
         seen = set()
@@ -152,7 +154,7 @@ class Program:
                 seen.add(channel[1])
             operands = sum(self.instructions[name].bytes for name in one.operands if name in self.instructions)
             n = group_size(one.attributes, devices)
-            # What comes out of `-start` holds what went in as well, so sizes are taken from what goes in.
+            # The result of `-start` contains its operands as well, so sizes are taken from the operands.
             payload = operands * n if kind == "all-gather" else operands
             ring = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1}.get(kind, (n - 1) / n)
             times, before = self.times[one.computation], found.setdefault(kind, [0, 0.0, 0.0])
@@ -162,9 +164,9 @@ class Program:
 
     @property
     def memory_traffic(self) -> int:
-        """Bytes that go to and from main memory: what every instruction outside of fusions reads and writes there.
+        """Bytes that are read from and written to main memory by all instructions outside of fusions.
 
-        Whole arrays: where only rows of one are read (a look-up in a table) that is too much.
+        Whole arrays are counted, which is too much where only some rows are read (an embedding lookup).
         """
         fused = {name for one in self.instructions.values() for name in called_by(one) if one.kind not in CONTROL}
         total = 0
@@ -174,7 +176,7 @@ class Program:
                 continue
             read = [array for name in one.operands for array in self.instructions[name].results]
             written = () if one.kind.endswith("-start") and one.kind != "copy-start" else one.results
-            if one.kind == "copy-start":  # (where to, where from, a signal)
+            if one.kind == "copy-start":  # (destination, source, a signal)
                 read, written = [], one.results[:2]
             total += times * sum(array.bytes for array in (*read, *written) if array.in_memory)
         return total
@@ -184,14 +186,14 @@ CONTROL = ("while", "conditional", "call")
 
 
 def called_by(one: Instruction) -> Iterator[str]:
-    """The computations that an instruction runs; a loop's body, but not its condition."""
+    """The computations that an instruction runs; the body of a loop, but not its condition."""
     yield from CALLS.findall(one.attributes)
     for names in BRANCHES.findall(one.attributes):
         yield from re.findall(r"%?([\w.-]+)", names)
 
 
 def split_operands(rest: str) -> tuple[str, str, str]:
-    """What is in an instruction's brackets, and what follows them."""
+    """The content of an instruction's parentheses, and what follows them."""
     depth = 1
     for place, letter in enumerate(rest):
         depth += (letter == "(") - (letter == ")")
@@ -201,12 +203,12 @@ def split_operands(rest: str) -> tuple[str, str, str]:
 
 
 def array_of(dtype: str, sizes: str, layout: str) -> Array:
-    """An array of a result's type; TPUs write the memory space other than HBM as S(n) into its layout."""
+    """An array of a result's type. TPUs write a memory space other than HBM as S(n) into the layout."""
     return Array(dtype, tuple(map(int, filter(None, sizes.split(",")))), "S(" not in layout)
 
 
 def group_size(attributes: str, devices: int) -> int:
-    """Devices that one collective runs among, in any of the forms in which HLO writes them."""
+    """The number of devices in one collective, for each form that HLO has."""
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", mesh[2]))
@@ -223,8 +225,8 @@ def dot_flops(one: Instruction, left: Array, right: Array) -> int:
 
 
 def convolution_flops(one: Instruction, left: Array, right: Array) -> int:
-    """Two for every multiply and add whose inputs exist: TPUs write batched products as convolutions over inputs that
-    are spread out with holes, where most of the window meets nothing."""
+    """Two for every multiply and add whose inputs exist. TPUs write batched products as convolutions over dilated
+    inputs, where most of the window covers no input."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     assert labels is not None, one
     inputs, kernel, results = labels.groups()
@@ -245,8 +247,8 @@ def convolution_flops(one: Instruction, left: Array, right: Array) -> int:
 
 
 def site_of(attributes: str) -> str:
-    """Where an instruction is from: the site in brackets that products carry, with * for the number of the step, or the
-    last two scopes of the path. A gradient is named as one."""
+    """The origin of an instruction: the site in brackets that products carry, with * for the step number, or else the
+    last two scopes of the path. Gradients are marked as such."""
     found = re.search(r'op_name="([^"]*)"', attributes)
     path = found[1] if found else ""
     sites = re.findall(r"\[([^\]]+)\]", path)
@@ -256,7 +258,7 @@ def site_of(attributes: str) -> str:
 
 
 def by_site(products: list[Product]) -> Counter:
-    """How many products of each site run."""
+    """The number of products that run, by site."""
     counted: Counter = Counter()
     for product in products:
         counted[product.site] += product.times

@@ -1,9 +1,9 @@
 """Whether ONNX Runtime multiplies a file's integers exactly on this processor.
 
-A file can be right and its sums wrong: processors without VNNI add products of bytes in pairs, in 16 bits, where two
-products of weights above 64 do not fit; and a kernel can have a fault for some shapes. No list of processors and
-versions knows all of it, so each matrix is multiplied here, alone, by the largest inputs and by random ones, and held
-against exact sums.
+A file can be correct and its products wrong. Processors without VNNI add products of bytes in pairs, in 16 bits, which
+overflow for two weights above 64; and a kernel can have a bug for some shapes. No list of processors and versions
+covers all cases. So each matrix is multiplied on its own, by the largest inputs and by random ones, and compared with
+exact sums.
 """
 
 import os
@@ -15,13 +15,13 @@ import numpy as np
 from bertjax.measure.onnx import existing_file, new_session
 
 _BYTES = (2, 3)
-"""ONNX's numbers for uint8 and int8."""
+"""ONNX's codes for uint8 and int8."""
 ROWS = 65
-"""Kernels take rows by up to 32, and what is left over by others."""
+"""Kernels process up to 32 rows at a time, and the remaining rows with other kernels."""
 
 
 class Operand(NamedTuple):
-    """A matrix of integers [inputs, outputs] that a file multiplies by, and what its inputs are."""
+    """A quantised matrix [inputs, outputs] that a file multiplies by, and the dtype of its inputs."""
 
     name: str
     values: np.ndarray
@@ -30,15 +30,15 @@ class Operand(NamedTuple):
 
 
 def inexact_products(folder: str | os.PathLike) -> tuple[str, ...]:
-    """The names of the matrices whose products ONNX Runtime gets wrong on this processor."""
+    """The names of the matrices whose products ONNX Runtime computes wrongly on this processor."""
     return tuple(one.name for one in operands(folder) if not is_exact(one))
 
 
 def operands(folder: str | os.PathLike) -> Iterator[Operand]:
     """The matrices that a file multiplies by as integers, each once.
 
-    Two patterns are known: `MatMulInteger`, and a `MatMul` or `Gemm` of two `DequantizeLinear`, of which ONNX Runtime
-    makes one product of integers.
+    Two patterns are known: `MatMulInteger`, and a `MatMul` or `Gemm` of two `DequantizeLinear`, which ONNX Runtime
+    fuses into one integer product.
     """
     import onnx
     from onnx import numpy_helper
@@ -57,8 +57,7 @@ def operands(folder: str | os.PathLike) -> Iterator[Operand]:
 
 
 def _sides(node: Any, made_by: Mapping[str, Any]) -> tuple[str, str]:
-    """The names of the matrix of a product of integers, and of the zero point of its inputs; empty where there is
-    none."""
+    """The name of the matrix of an integer product, and of the zero point of its inputs; empty if there is none."""
     if node.op_type == "MatMulInteger":
         return node.input[1], node.input[2] if len(node.input) > 2 else ""
     if node.op_type in ("MatMul", "Gemm"):
@@ -69,18 +68,18 @@ def _sides(node: Any, made_by: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def is_exact(operand: Operand) -> bool:
-    """Whether every sum is that of whole numbers."""
+    """Whether every sum equals the exact integer result."""
     ends = np.iinfo(operand.inputs)
     rng = np.random.default_rng(0)
     left = rng.integers(ends.min, ends.max + 1, (ROWS, len(operand.values))).astype(operand.inputs)
     left[0], left[1] = ends.max, ends.min
     (sums,) = new_session(_product(operand)).run(None, {"left": left})
-    # Whole numbers below 2^53, which float64 adds up exactly.
+    # Integers below 2^53, which float64 sums exactly.
     return bool(np.array_equal(sums, left.astype(np.float64) @ operand.values.astype(np.float64)))
 
 
 def _product(operand: Operand) -> bytes:
-    """A model of one `MatMulInteger`."""
+    """A model with one `MatMulInteger`."""
     from onnx import helper, numpy_helper
 
     rows, (inputs, outputs) = "rows", operand.values.shape

@@ -1,10 +1,10 @@
-"""Time, measured so that it can be compared: each runtime in its own process, the processes taking turns.
+"""Comparable times: each runtime in its own process, the processes taking turns.
 
-In each repeat every runtime runs the same texts once; the order rotates from repeat to repeat. The report has the
-median over repeats of each repeat's median (and of its 95th percentile), so that a machine that is busy for a moment
-affects one repeat of all models rather than all of one model. Texts keep their real lengths, and results are waited
-for. While one process works the others wait for input; a process that uses processor time while waiting is named in a
-warning, because it slowed the others.
+In each repeat every runtime runs the same texts once; the order rotates from repeat to repeat. The result is the median
+over repeats of each repeat's median (and of its 95th percentile). So a machine that is busy for a moment affects one
+repeat of all models rather than all repeats of one model. Texts keep their real lengths, and a call is timed until its
+result is there. While one process works the others wait for input; a process that uses processor time while waiting is
+named in a warning, because it slowed the others.
 """
 
 import time
@@ -32,7 +32,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds for one text: from its token ids, and from its words (`end_to_end`)."""
+    """Milliseconds for one text: from its token ids, and from its string (`end_to_end`)."""
 
     batch_1: Percentiles
     end_to_end: Percentiles
@@ -48,7 +48,8 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class Edge:
-    """One text at a time on one thread; time from process start to the first prediction; peak bytes of the process."""
+    """On one thread: latency of one text at a time, time from process start to the first prediction, peak memory of the
+    process."""
 
     latency_ms: Percentiles
     cold_start_ms: float
@@ -57,7 +58,8 @@ class Edge:
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of one candidate, and on what they were taken. `throughput_per_s` is texts per second at batch 32."""
+    """Times of one candidate, and the environment they were measured in. `throughput_per_s` is texts per second at
+    batch 32."""
 
     runtime: str
     device: str
@@ -85,8 +87,9 @@ def measure_latency(
 ) -> dict[str, Timing]:
     """Latency at batch 1 and throughput at batch 32 of every candidate, on a random `sample` of the texts.
 
-    `threads` limits the processors that each process may use (Linux; default: all that this one may). `isolated=False`
-    runs everything here, for devices that only one process can hold (a TPU). `notify` is given a line for each step.
+    `threads` limits the processors that each process may use (Linux; default: all that this process may use).
+    `isolated=False` runs everything in this process, for devices that only one process can hold (a TPU). `notify` is
+    called with a line for each step.
 
     Raises:
       UserError: A candidate cannot be loaded; no texts; fewer than three repeats.
@@ -115,7 +118,7 @@ def measure_latency(
 def _take_turns(
     workers: Mapping[str, Any], repeats: int, notify: Callable[[str], None]
 ) -> dict[str, list[dict[str, Any]]]:
-    """What every worker measured in each repeat; the first of one repeat is the last of the next."""
+    """The results of every worker in each repeat. The first worker of one repeat is the last of the next."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     order = list(workers)
     for turn in range(repeats):

@@ -1,8 +1,8 @@
-"""An exported folder seen from outside: its session in ONNX Runtime, and what its graph becomes there.
+"""An exported folder as ONNX Runtime sees it: its session, and its graph after optimisation.
 
-The graph in the file is not the graph that runs: ONNX Runtime rewrites it for the processor it finds. Whether a product
-of integers is done with integers, or attention in one piece, is read from the rewritten graph. No jax here, and no
-torch: whoever ships an ONNX file has neither.
+The graph in the file is not the graph that runs: ONNX Runtime rewrites it for the processor. Whether a product is
+computed with integers, or attention is fused, is read from the rewritten graph. This module imports neither jax nor
+torch, because whoever ships an ONNX file has neither.
 """
 
 import math
@@ -21,10 +21,10 @@ from bertjax.storage.paths import as_path, is_remote, joined, local
 from bertjax.storage.typed_json import Size, read_json, value
 
 FLOATS, INTEGERS = "onnx/model.onnx", "onnx/model_quantized.onnx"
-"""Where the file of an exported folder lies, by what its weights are: where transformers.js, sentence-transformers and
-text-embeddings-inference look for it."""
+"""The path of the ONNX file in an exported folder, for floating-point and for integer weights. transformers.js,
+sentence-transformers and text-embeddings-inference look for these names."""
 BESIDE = "model.onnx"
-"""Where older exports and other tools have it."""
+"""The path in older exports and those of other tools."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
 INTEGER_PRODUCTS = (
@@ -33,23 +33,24 @@ INTEGER_PRODUCTS = (
 )
 """Operators of ONNX and of ONNX Runtime that multiply numbers of eight bits or fewer."""
 LOWEST = (1, 25)
-"""The first ONNX Runtime whose products of integers are right on processors with AMX for every number of rows (its pull
+"""The first ONNX Runtime whose integer products are correct on processors with AMX for every number of rows (its pull
 request 27671)."""
 
 
 class Graph(NamedTuple):
-    """How often each operator stands in the file, and in what ONNX Runtime makes of it on this machine."""
+    """The number of nodes per operator, in the file and after ONNX Runtime's optimisation on this machine."""
 
     stored: Mapping[str, int]
     executed: Mapping[str, int]
     widened: int = 0
-    """Stored integers that every call makes floats of, because no kernel reads them as they are."""
+    """Number of stored integers that every call converts to floats, because no kernel reads integers there."""
 
 
 def onnx_file(folder: str | os.PathLike) -> Any:
-    """The path of the ONNX file that a folder is about, or None.
+    """The path of the ONNX file of an exported folder, or None.
 
-    A folder with weights of its own is about these, whatever a checkpoint of the hub has in `onnx/` for other clients.
+    A folder with its own safetensors is a bundle, even if a checkpoint from the hub has files in `onnx/` for other
+    clients. Only a `model.onnx` beside the weights counts there.
 
     Raises:
       UserError: There are several.
@@ -64,7 +65,7 @@ def onnx_file(folder: str | os.PathLike) -> Any:
 
 
 def existing_file(folder: str | os.PathLike) -> Path:
-    """As `onnx_file`, where there has to be one."""
+    """As `onnx_file`, but a missing file is an error."""
     path = onnx_file(folder)
     if path is None:
         raise UserError(f"{folder} holds no ONNX file: expected {FLOATS}, {INTEGERS} or {BESIDE} in it.")
@@ -72,16 +73,16 @@ def existing_file(folder: str | os.PathLike) -> Path:
 
 
 def open_session(folder: str | os.PathLike, threads: int, optimised: str | None = None) -> Any:
-    """A session on the processor, checked for the inputs and the output that our exports have.
+    """A session on the CPU, after a check for the inputs and the output that our exports have.
 
-    The rewritten graph is written to `optimised`.
+    The optimised graph is written to `optimised`.
     """
     path = existing_file(folder)
     try:
         session = new_session(str(path), threads, optimised)
     except UserError:
         raise
-    except Exception as error:  # a class of its own for each kind of bad file, with no common parent but this
+    except Exception as error:  # each kind of bad file has its own class; Exception is their only common parent
         raise UserError(f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}") from None
     unknown = [one.name for one in session.get_inputs() if one.name not in INPUTS]
     given = {one.name for one in session.get_outputs()}
@@ -96,12 +97,12 @@ def open_session(folder: str | os.PathLike, threads: int, optimised: str | None 
 
 
 def new_session(model: str | bytes, threads: int = 1, optimised: str | None = None) -> Any:
-    """A session on the processor, of a path or of a serialised model.
+    """A session on the CPU for a path or a serialised model.
 
-    Idle threads sleep: spinning ones would slow whatever is measured beside it.
+    Idle threads sleep, because spinning ones would slow whatever is measured at the same time.
 
     Raises:
-      UserError: ONNX Runtime is missing, or too old to be trusted with integers.
+      UserError: ONNX Runtime is missing, or too old for correct integer products.
     """
     runtime = _package("onnxruntime")
     if tuple(int(part) for part in runtime.__version__.split(".")[:2]) < LOWEST:
@@ -112,15 +113,15 @@ def new_session(model: str | bytes, threads: int = 1, optimised: str | None = No
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # else it warns that the optimised file is for this machine alone, which is wanted
+    options.log_severity_level = 3  # no warning that the optimised file is for this machine only
     if optimised is not None:
         options.optimized_model_filepath = optimised
     return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def answer(session: Any, ids: Any, mask: Any, types: Any) -> np.ndarray:
-    """What a model says to a batch: logits, or hidden states; of answers, start and end side by side in the last
-    axis."""
+    """A model's output for a batch: logits or hidden states. For question answering, start and end are stacked on the
+    last axis."""
     inputs = dict(zip(INPUTS, (ids, mask, types), strict=True))
     given = {one.name for one in session.get_outputs()}
     names = next(names for names in OUTPUTS if given.issuperset(names))
@@ -130,20 +131,20 @@ def answer(session: Any, ids: Any, mask: Any, types: Any) -> np.ndarray:
 
 
 def longest_input(folder: str | os.PathLike) -> int:
-    """Positions of the model, from `config.json`."""
+    """The model's number of positions, from `config.json`."""
     content, ours = described(folder)
     given = next((one["max_position_embeddings"] for one in (content, ours) if "max_position_embeddings" in one), 512)
     return value(Size, given, f"{folder}/config.json: max_position_embeddings")
 
 
 def described(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `config.json` says, and what it says under our own key."""
+    """The content of `config.json`, and that of its key `bertjax`."""
     content = read_json(local(folder) / "config.json")
     return content, value(dict | None, content.get("bertjax"), f"{folder}/config.json: bertjax") or {}
 
 
 def origin_of(folder: str | os.PathLike) -> Any:
-    """The path of the bundle that an export was made from, if `config.json` says so and it is still there."""
+    """The path of the bundle that an export was made from, if `config.json` names it and it still exists."""
     named = value(str | None, described(folder)[1].get("bundle"), f"{folder}/config.json: bertjax.bundle")
     if not named:
         return None
@@ -153,7 +154,7 @@ def origin_of(folder: str | os.PathLike) -> Any:
 
 
 def read_graph(folder: str | os.PathLike) -> Graph:
-    """The operators of a folder's file before and after ONNX Runtime's own optimisation."""
+    """The operators of a folder's file before and after ONNX Runtime's optimisation."""
     onnx = _package("onnx")
     with tempfile.TemporaryDirectory() as temporary:
         target = os.path.join(temporary, "optimised.onnx")
@@ -163,7 +164,7 @@ def read_graph(folder: str | os.PathLike) -> Graph:
 
 
 def _operators(graph: Any) -> list[str]:
-    """The type of every node, those inside of branches and loops too."""
+    """The type of every node, including those inside of branches and loops."""
     inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
     return [node.op_type for node in graph.node] + [name for one in inner for name in _operators(one)]
 

@@ -1,4 +1,4 @@
-"""Logits of models, each in the runtime and from the folder that ships, one process after the other."""
+"""Logits of models, each computed in the runtime and from the folder that ships, one process after the other."""
 
 from collections.abc import Callable, Mapping
 
@@ -19,8 +19,8 @@ def measure_outputs(
     timeout_s: float = 3600.0,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict[str, list[np.ndarray]]:
-    """The logits of every candidate for every row of the examples as it reads them (`encoded`, truncated at
-    `max_length`), in their order; [tokens, ...] for a model that predicts for each token.
+    """The logits of every candidate for every row of the examples, in their order. `encoded` has each candidate's own
+    encoding of the examples, truncated at `max_length`. Arrays are [tokens, ...] for models that predict per token.
 
     Raises:
       UserError: A candidate cannot be loaded.

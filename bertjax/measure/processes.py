@@ -1,4 +1,4 @@
-"""Runtimes in processes of their own (worker.py), which are sent requests over pipes."""
+"""Runtimes in processes of their own (worker.py), which receive requests over pipes."""
 
 import json
 import os
@@ -18,7 +18,8 @@ from bertjax.storage.cache import compiled_dir
 
 @dataclass(frozen=True)
 class Candidate:
-    """What to run: a runtime ("jax", "onnx", "sklearn" or `package.module:Class`, see worker.py) and its folder."""
+    """A model to measure: a runtime ("jax", "onnx", "sklearn" or `package.module:Class`, see worker.py) and its
+    folder."""
 
     runtime: str
     path: str | os.PathLike
@@ -27,7 +28,7 @@ class Candidate:
 def load_requests(
     candidates: Mapping[str, Candidate], texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
 ) -> dict[str, dict[str, Any]]:
-    """What makes each candidate's process load it and take these texts."""
+    """The requests by which each candidate's process loads its model and receives the texts."""
     given = {"command": "load", "texts": texts, "pairs": pairs, "max_length": max_length}
     return {
         name: {**given, "runtime": one.runtime, "path": os.path.abspath(one.path)} for name, one in candidates.items()
@@ -43,7 +44,7 @@ def ask(workers: Mapping[str, Any], requests: Mapping[str, dict[str, Any]]) -> d
 
 @contextmanager
 def processors(count: int | None) -> Iterator[None]:
-    """Processes started inside may run on the first `count` of this thread's processors: affinity is inherited."""
+    """Limits processes started inside to the first `count` of this thread's processors (affinity is inherited)."""
     if count is None:
         yield
         return
@@ -60,9 +61,11 @@ def processors(count: int | None) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, importable modules and compiled programs, without its claim to the whole GPU.
+    """The environment for a worker: that of this process with its import path and compilation cache, but without
+    reserving the whole GPU.
 
-    Compiled programs are those for the processors that this thread may use now, if this process keeps its own that way.
+    If this process uses bertjax's own compilation cache, the worker gets the cache for the processors that this thread
+    may use now.
     """
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -76,7 +79,7 @@ class Here:
     """A session in this process."""
 
     def __init__(self):
-        from bertjax.measure.worker import Session  # here, or `python -m` would find its module imported already
+        from bertjax.measure.worker import Session  # imported here, or `python -m` finds its module imported already
 
         self._session = Session()
 
@@ -147,6 +150,6 @@ class Process:
         )
 
     def __exit__(self, *error: object) -> None:
-        self._process.kill()  # it holds nothing that would have to be saved
+        self._process.kill()  # it has nothing to save
         self._process.communicate()
         self._stderr.close()

@@ -8,12 +8,14 @@
     {"command": "singly"}
     {"command": "quit"}
 
-Inside one process the thread pools of XLA, torch and ONNX Runtime starve each other, so each gets a process and they
-take turns. A runtime is a class: built from (path, texts, pairs, max_length), it has `name`, `device`, `versions`, and
-two methods, `encode` (texts to the arrays of one batch) and `forward`, which returns when the result is there; one that
-can be asked for its outputs has a third, `pad` (token ids to these arrays). "jax", "onnx" and "sklearn" are below; any
-other is named by its place, `package.module:Class`. The texts are given beforehand so that a runtime with static shapes
-can choose its lengths. A process imports what its own runtime needs and no other.
+Inside one process the thread pools of XLA, torch and ONNX Runtime compete, so each runtime gets a process and they take
+turns.
+
+A runtime is a class with the constructor arguments (path, texts, pairs, max_length). It has `name`, `device`,
+`versions`, and two methods: `encode` (texts to the arrays of one batch) and `forward`, which returns when the result is
+there. The command `outputs` needs a third, `pad` (token ids to these arrays). "jax", "onnx" and "sklearn" are defined
+below; any other class is given as `package.module:Class`. The constructor gets the texts so that a runtime with static
+shapes can choose its lengths. A process imports only what its own runtime needs.
 """
 
 import gc
@@ -37,7 +39,7 @@ BATCH = 32
 
 
 class Runtime(Protocol):
-    """What is timed. `forward(encode(texts, pairs))` is all that happens between text and result."""
+    """What is timed. `forward(encode(texts, pairs))` is everything between texts and result."""
 
     name: str
     device: str
@@ -53,7 +55,7 @@ class Runtime(Protocol):
 
 
 class JaxRuntime:
-    """A bundle, its logits compiled for a few lengths, as `bundle.predict` does it. Products are in `dtype`."""
+    """A bundle, with its logits compiled for a few lengths as in `bundle.predict`. Products are computed in `dtype`."""
 
     def __init__(
         self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, dtype: str = "float32"
@@ -97,14 +99,14 @@ class JaxRuntime:
 
 
 class OnnxRuntime:
-    """A folder with an ONNX file, its tokenizer and `config.json`, in ONNX Runtime on the processor."""
+    """A folder with an ONNX file, its tokenizer and `config.json`, in ONNX Runtime on the CPU."""
 
     name = "onnxruntime"
 
     def __init__(self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int):
         from bertjax.text.tokenizer import Tokenizer
 
-        del texts, pairs  # its shapes are open
+        del texts, pairs  # its shapes are dynamic
         self.session = open_session(path, threads=thread_count())
         self.tokenizer = Tokenizer.from_folder(path)
         self.max_length = min(max_length, longest_input(path))
@@ -125,7 +127,7 @@ class OnnxRuntime:
 
 
 class SklearnRuntime:
-    """The bag of words. To find and weigh the words is its computation, so its input is the text itself."""
+    """The bag of words. Its input is the text itself, because counting and weighting the words is its computation."""
 
     name = "sklearn"
 
@@ -134,7 +136,7 @@ class SklearnRuntime:
 
         from bertjax.baselines.bag_of_words import load_bag_of_words
 
-        del texts, pairs, max_length  # it reads all of any text
+        del texts, pairs, max_length  # it has no length limit
         self.model = load_bag_of_words(path)
         self.device = f"cpu: {processor_name()}"
         self.versions = {"scikit-learn": sklearn.__version__}
@@ -156,7 +158,7 @@ RUNTIMES: dict[str, Callable[..., Runtime]] = {
 def padded(
     ids: Sequence[list[int]], type_ids: Sequence[list[int]], length: int, pad_id: int, dtype: Any
 ) -> tuple[Any, Any, Any]:
-    """Ids, mask and types of one batch, filled up to `length` on the right."""
+    """Ids, mask and types of one batch, padded to `length` on the right."""
     import numpy as np
 
     shape = (len(ids), length)
@@ -167,13 +169,14 @@ def padded(
 
 
 class Session:
-    """Answers the commands; `measure` and `outputs` need `load` first."""
+    """Executes the commands. `measure` and `outputs` need `load` first."""
 
     def __init__(self):
         self._left = time.process_time(), time.perf_counter()
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The reply to one request. `idle_share` is the part of a processor used while waiting for it."""
+        """The reply to one request. `idle_share` is the share of a processor that was used while waiting for the
+        request."""
         cpu, wall = time.process_time() - self._left[0], time.perf_counter() - self._left[1]
         reply = getattr(self, request.pop("command"))(**request)
         self._left = time.process_time(), time.perf_counter()
@@ -189,12 +192,12 @@ class Session:
         return about | {"threads": thread_count(), "versions": versions}
 
     def warm_up(self) -> dict[str, Any]:
-        """Runs once all that will be timed: compiles every shape, fills every cache."""
+        """Runs everything that will be timed once: compiles every shape, fills every cache."""
         self.measure()
         return {}
 
     def measure(self) -> dict[str, Any]:
-        """Milliseconds per text, by text, at batch 1, from arrays and from words; texts per second at batch 32."""
+        """Milliseconds per text, by text, at batch 1, from arrays and from strings; texts per second at batch 32."""
         encode, forward = self.runtime.encode, self.runtime.forward
         single = [self._batch([i]) for i in range(len(self.texts))]
         encoded, many = [encode(*batch) for batch in single], [encode(*batch) for batch in self._many()]
@@ -229,7 +232,7 @@ class Session:
         return {"batch_1": batch_1, "peak_bytes": peak_resident_bytes()}
 
     def outputs(self, ids: list[list[int]], type_ids: list[list[int]]) -> dict[str, Any]:
-        """The logits of every row of token ids, in order, as lists: numbers, or such a list per token."""
+        """The logits of every row of token ids, in order, as lists: numbers, or a list of numbers per token."""
         rows: list[Any] = [None] * len(ids)
         runtime: Any = self.runtime  # one that takes token ids
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -241,7 +244,8 @@ class Session:
         return {"outputs": rows}
 
     def _many(self) -> list[tuple[list[str], list[str] | None]]:
-        """Full batches of texts of like length, as `bundle.predict` makes them; few texts are repeated to fill one."""
+        """Full batches of texts of similar length, as in `bundle.predict`. Too few texts are repeated to fill a
+        batch."""
         order = sorted(range(len(self.texts)), key=lambda i: len(self.texts[i]))
         order *= -(-BATCH // len(order))
         return [self._batch(order[start : start + BATCH]) for start in range(0, len(order) - BATCH + 1, BATCH)]
@@ -259,7 +263,7 @@ def milliseconds(call: Callable[[Any], Any], argument: Any) -> float:
 
 
 def find_runtime(name: str) -> Any:
-    """The class behind "jax", "onnx", "sklearn" or `package.module:Class`."""
+    """The class for "jax", "onnx", "sklearn" or `package.module:Class`."""
     if name in RUNTIMES:
         return RUNTIMES[name]
     module, colon, attribute = name.partition(":")
@@ -269,9 +273,9 @@ def find_runtime(name: str) -> Any:
 
 
 def peak_resident_bytes() -> int:
-    """The most main memory that this process has held.
+    """The largest main memory that this process has held.
 
-    Linux's `ru_maxrss` begins with what the parent held before it became this program, so it is asked elsewhere.
+    Linux's `ru_maxrss` starts with the memory that the parent held before exec, so `VmHWM` is read there instead.
     """
     if sys.platform == "linux":
         with open("/proc/self/status", encoding="ascii") as lines:
@@ -283,7 +287,8 @@ def peak_resident_bytes() -> int:
 
 
 def main() -> None:
-    """Serve until `quit` or the end of the input. What libraries print goes to stderr, never between the answers."""
+    """Serves requests until `quit` or the end of the input. What libraries print goes to stderr, so that it does not
+    mix with the replies."""
     keep_freed_memory()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
