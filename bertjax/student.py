@@ -86,7 +86,7 @@ class Student:
             if teacher.model_type != "bert" or head not in ("Model", "ForMaskedLM"):
                 raise UserError(
                     f"family=distilbert: a {teacher.architecture} has no counterpart there that computes alike; it is "
-                    "for students of a BERT that guesses words, or has no head."
+                    "for students of a BERT with an MLM head, or without any."
                 )
             changes |= {"model_type": self.family, "architecture": PREFIXES[self.family] + head, "type_vocab_size": 0}
         return teacher.replace(**changes, layers=(), exits=None)
@@ -136,7 +136,7 @@ class Student:
         mine, theirs = (getattr(bundle.tokenizer, "fingerprint", None) for bundle in (source, teacher))
         if mine != theirs:
             raise UserError(
-                f"start={self.init_from}: its tokenizer is not the teacher's, so the two read different tokens; begin "
+                f"init_from={self.init_from}: its tokenizer is not the teacher's, so the two read other tokens; begin "
                 "with a model of the teacher's vocabulary, or with init_from=random."
             )
         return source

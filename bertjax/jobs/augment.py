@@ -136,15 +136,15 @@ class Source:
 
     def candidates(self, texts: list[Any]) -> list[list[list[str]]]:
         """The candidates for every word of every text."""
-        guessed: list[dict[int, list[str]]] = [{} for _ in texts]
+        predicted: list[dict[int, list[str]]] = [{} for _ in texts]
         if self.config.substitutes == "predictions":
             from bertjax.distill.substitutes import likely_words
 
             sizes = {"count": self.config.candidates, "batch_size": self.config.batch_size, "buckets": self.buckets}
-            guessed = likely_words(self.bundle, texts, self.names, **sizes)  # type: ignore[arg-type]
+            predicted = likely_words(self.bundle, texts, self.names, **sizes)  # type: ignore[arg-type]
         return [
             [known.get(number, self.near.get(word.name, [])) for number, word in enumerate(text.words)]
-            for text, known in zip(texts, guessed, strict=True)
+            for text, known in zip(texts, predicted, strict=True)
         ]
 
     def line(self, row: int, texts: list[str]) -> str:
@@ -161,14 +161,14 @@ def open_source(config: Config, task: Task, examples: Examples) -> Source:
     from bertjax.text.augment import neighbours, read_texts, token_strings
     from bertjax.text.buckets import length_buckets
 
-    bundle = open_guesser(config)
-    guessing, limit = config.substitutes == "predictions", bundle.config.max_position_embeddings
+    bundle = open_masked_lm(config)
+    predicting, limit = config.substitutes == "predictions", bundle.config.max_position_embeddings
     names, seen, lengths = token_strings(tokenizer_of(bundle)), Counter(), [4]
     asked: dict[str, tuple[int, ...]] = {}
     for column in (examples.texts, examples.pairs or []):
         for start in range(0, len(column), PART):
             for text in read_texts(column[start : start + PART], tokenizer_of(bundle), names):
-                single = [word for word in text.words if len(word.tokens) == 1] if guessing else []
+                single = [word for word in text.words if len(word.tokens) == 1] if predicting else []
                 lengths += [min(2 * len(text.ids) - 1, limit)] * len(single)
                 others = [word for word in text.words if word not in single]
                 seen.update(word.name for word in others)
@@ -178,20 +178,20 @@ def open_source(config: Config, task: Task, examples: Examples) -> Source:
     return Source(config, task, examples, bundle, names, near, length_buckets(np.array(lengths), limit))
 
 
-def open_guesser(config: Config) -> Bundle:
+def open_masked_lm(config: Config) -> Bundle:
     """The model, with its MLM head if substitutes are predictions."""
     from bertjax.bundle import load, stored_config
     from bertjax.model.config import PREFIXES
 
     stored = stored_config(config.model)
-    guessing = config.substitutes == "predictions"
-    architecture = PREFIXES[stored.model_type] + "ForMaskedLM" if guessing else None
+    predicting = config.substitutes == "predictions"
+    architecture = PREFIXES[stored.model_type] + "ForMaskedLM" if predicting else None
     bundle = load(config.model, architecture=architecture)
     if bundle.tokenizer is None:
         raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so no text can be read with it.")
-    if guessing and (bundle.newly_initialized or bundle.tokenizer.mask_id is None):
+    if predicting and (bundle.newly_initialized or bundle.tokenizer.mask_id is None):
         raise UserError(
-            f"{config.model} cannot guess hidden words: it has no head for them. Train one on text like yours,\n"
+            f"{config.model} has no trained MLM head to predict masked words with. Train one on text like yours,\n"
             f"  bertjax pretrain --model={config.model} --sentences=none --data.train=TEXT --out=runs/words\n"
             "and give --model=runs/words/bundle; or take --substitutes=neighbours, which needs none."
         )

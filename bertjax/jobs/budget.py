@@ -115,14 +115,14 @@ def choose(report: Report, models: Sequence[Model], bounds: Config) -> tuple[Mod
     fit = [one for one in found if not one.misses(bounds)]
     if fit:
         best = max(fit, key=lambda one: one.speed_up)
-        said = f"Kept: {best}, the fastest of {len(fit)} within the bounds, of {len(found)} tried, on these texts."
-        return best.model, dataclasses.replace(report, conclusion=said), None
+        sentence = f"Kept: {best}, the fastest of {len(fit)} within the bounds, of {len(found)} tried, on these texts."
+        return best.model, dataclasses.replace(report, conclusion=sentence), None
     best = min(found, key=lambda one: (len(one.misses(bounds)), one.drop))
-    said = (
+    sentence = (
         f"None of {len(found)} candidates keeps all bounds. The best try is kept: {best}; it misses "
         f"{' and '.join(best.misses(bounds))}. Allow more, or train longer (--epochs)."
     )
-    return best.model, dataclasses.replace(report, conclusion=said), said
+    return best.model, dataclasses.replace(report, conclusion=sentence), sentence
 
 
 def measured(report: Report, model: Model) -> Measured:

@@ -118,12 +118,12 @@ def loss_of(config: Quantize, model: Bundle) -> Callable[[Tree, Batch], Any]:
     from bertjax.learn.objective import bind_losses
     from bertjax.text.batches import inputs_of
 
-    taught = bind_losses(config.losses, model.config, [model.config], config.seed)
+    distillation = bind_losses(config.losses, model.config, [model.config], config.seed)
 
     def loss(params: Tree, batch: Batch) -> Any:
-        said = model.model.apply({"params": model.params}, *inputs_of(batch))
-        guess = model.model.apply({"params": params}, *inputs_of(batch))
-        terms = taught.terms(taught.extra, guess, [said], batch).values()
+        teacher_out = model.model.apply({"params": model.params}, *inputs_of(batch))
+        student_out = model.model.apply({"params": params}, *inputs_of(batch))
+        terms = distillation.terms(distillation.extra, student_out, [teacher_out], batch).values()
         weight = jnp.sum(batch["weights"])
         return weight * sum(term.factor * term.total / term.weight for term in terms), weight
 

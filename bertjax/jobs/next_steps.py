@@ -27,10 +27,10 @@ def verify(config: Config, models: list[Model], task: Task) -> list[Step]:
     if len(models) < 3 or not (models[1].exported and models[-1].exported) or is_remote(config.out):
         return []
     data = config.data
-    said = {"text": data.text, "text-pair": data.text_pair, "label": data.label, "kind": task.kind}
-    said |= {"metric": None if data.metric == "auto" else data.metric, "max-length": data.max_length}
+    columns = {"text": data.text, "text-pair": data.text_pair, "label": data.label, "kind": task.kind}
+    columns |= {"metric": None if data.metric == "auto" else data.metric, "max-length": data.max_length}
     bounds = {"max-drop": config.max_drop, "min-speedup": config.min_speedup, "max-mb": config.max_mb}
-    given = {name: value for name, value in {**said, **bounds}.items() if value is not None}
+    given = {name: value for name, value in {**columns, **bounds}.items() if value is not None}
     folders = (str(as_path(config.out) / "exported"), f"--against={models[1].folder}", f"--data={data.eval}")
     return [("Measure the two exported files anew", line("verify", *folders, *spelled(given)))]
 
@@ -53,7 +53,7 @@ def learn_more(config: Config, models: list[Model]) -> list[Step]:
         data = [f"--data.{flag[2:]}" if flag.startswith("--") else flag for flag in flags(config.data)]
         size = spelled({"student.num_hidden_layers": depth // 2, "out": f"{config.out}-half"})
         half = line("distill", f"--model={models[0].folder}", *data, *size)
-        return [("Teach a student of half of the layers", half)] if depth > 1 else []
+        return [("Distil into a student of half the layers", half)] if depth > 1 else []
     stage = config.stages[places[-1]]
     assert isinstance(stage, Distill)
     begin = {"model": models[0].folder} if config.stages[0].finetunes else {}
@@ -63,7 +63,7 @@ def learn_more(config: Config, models: list[Model]) -> list[Step]:
         changes = {f"{prefix}student__num_hidden_layers": other}
         found.append((what, asked("compress", config, **begin, **changes, out=f"{config.out}-{other}-layers")))
     longer = twice(config, stage, prefix)
-    return [*found, ("Learn twice as long", asked("compress", config, **begin, **longer, out=f"{config.out}-longer"))]
+    return [*found, ("Train twice as long", asked("compress", config, **begin, **longer, out=f"{config.out}-longer"))]
 
 
 def another_depth(stage: Distill, depth: int) -> int | None:

@@ -45,7 +45,7 @@ SIZE, TRIES = 1536, 5
 
 def measured_peak(dtype: str) -> float:
     """The best rate of a square product, summed in float32: XLA multiplies bfloat16 on a CPU as such only then
-    (`bertjax.model.products.bf16_matmul`)."""
+    (`bertjax.machine.bf16.bf16_matmul`)."""
     import jax
     import jax.numpy as jnp
 

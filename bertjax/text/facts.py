@@ -37,8 +37,8 @@ class Facts:
 
     def sentence(self) -> str:
         cut = f"{self.cut or 'none'} cut at {self.max_length} tokens"
-        said = f"{self.role}: {self.source}, {self.examples} texts, {cut}, {100 * self.unknown:.1f} % [UNK]"
-        return "; ".join([said, *self.notes])
+        summary = f"{self.role}: {self.source}, {self.examples} texts, {cut}, {100 * self.unknown:.1f} % [UNK]"
+        return "; ".join([summary, *self.notes])
 
 
 def facts_of(
@@ -74,10 +74,10 @@ def overlap(facts: tuple[Facts, ...]) -> str:
 
 def paragraph(facts: tuple[Facts, ...]) -> str:
     """All facts as a paragraph for a report."""
-    said = [one.sentence() for one in facts]
+    sentences = [one.sentence() for one in facts]
     apart = [one.source for one in facts if one.seen == 0]
-    said += [f"No text of {source} stands in what was learned or chosen from" for source in apart]
-    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in [*said, overlap(facts)] if sentence)
+    sentences += [f"No text of {source} stands in what was learned or chosen from" for source in apart]
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in [*sentences, overlap(facts)] if sentence)
 
 
 def task_summary(examples: Examples) -> str:

@@ -18,7 +18,7 @@ from bertjax.measure.latency import Timing, measure_latency
 from bertjax.measure.onnx import longest_input, read_graph
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
-from bertjax.metrics.scores import answers, example_sums, score, score_of_sums
+from bertjax.metrics.scores import answers, score
 from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value, score_interval
 from bertjax.storage import manifest
 from bertjax.text.answers import tags_or_answers
@@ -166,7 +166,7 @@ def side(path: Path, rows: Encoded, gold: Answers, logits: Logits, predictions: 
     task = rows.task
     return Side(
         folder=str(path),
-        score=score_predictions(task.metric, predictions, gold),
+        score=score(task.metric, predictions, gold),
         interval=score_interval(task.metric, predictions, gold),
         timing=timing,
         bytes=folders.shipped_bytes(path),
@@ -216,14 +216,6 @@ def predictions_of(logits: Logits, rows: Encoded, examples: Examples) -> Answers
     if rows.task.kind in BY_TOKEN:
         return tags_or_answers(numbers, rows, examples)
     return answers(rows.task.kind, np.stack(numbers))
-
-
-def score_predictions(metric: str, predictions: Answers, gold: Answers) -> float:
-    """The score of predictions, as `bertjax.metrics.scores.score` computes it."""
-    if metric != "accuracy":
-        return score(metric, predictions, gold)
-    (sums,) = example_sums(metric, gold, predictions)
-    return float(score_of_sums(metric, sums.sum(0, keepdims=True))[0])
 
 
 def distinct(kind: str, predictions: Answers) -> int | None:

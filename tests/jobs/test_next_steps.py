@@ -102,7 +102,7 @@ def test_the_next_steps_of_a_compression_run_as_they_are_printed(paired: bool, t
         "Measure the two exported files anew",
         "Label text of your own",
         "Keep one more layer",
-        "Learn twice as long",
+        "Train twice as long",
     ]
     with pytest.raises(SystemExit) as left:
         verify(words["Measure the two exported files anew"][2:])
@@ -119,7 +119,7 @@ def test_the_next_steps_of_a_compression_run_as_they_are_printed(paired: bool, t
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["label"] in LABELS
 
-    deeper, longer = (parse(Config, words[what][2:]) for what in ("Keep one more layer", "Learn twice as long"))
+    deeper, longer = (parse(Config, words[what][2:]) for what in ("Keep one more layer", "Train twice as long"))
     assert [one.data for one in (deeper, longer)] == [config.data] * 2
     assert (deeper.stages[1].student.num_hidden_layers, deeper.steps, longer.steps) == (2, 2, 4)  # type: ignore[attr-defined]
     assert len({config.out, deeper.out, longer.out}) == 3
@@ -134,7 +134,7 @@ def test_the_next_steps_of_a_compression_run_as_they_are_printed(paired: bool, t
 @pytest.mark.slow
 def test_without_a_student_one_of_half_the_layers_is_proposed_and_distilled(tmp_path: Path):
     config, models, task = found(tmp_path, True, "plain")
-    words = printed(next_steps(config, models, task))["Teach a student of half of the layers"]
+    words = printed(next_steps(config, models, task))["Distil into a student of half the layers"]
     asked = parse(distill.Config, [*words[2:], "--steps=2", "--batch_size=8"])
     distill.main(asked)
     assert bertjax.load(Path(asked.out) / "bundle").config.depth == 1

@@ -93,9 +93,9 @@ IB_BERT, LARGE = (
 )
 MOBILE = {  # the teacher, and what each stage has to learn
     "mobilebert:layers": (IB_BERT, {"layers_0_FeatureMaps", "layers_1_AttentionMaps"}),
-    "mobilebert": (IB_BERT, {"0_SoftWords"}),
+    "mobilebert": (IB_BERT, {"0_MLMSoftTargets"}),
     "mobilebert:layers_of_bert": (LARGE, {"layers_0_Relations"}),
-    "mobilebert:from_bert": (LARGE, {"0_SoftWords"}),
+    "mobilebert:from_bert": (LARGE, {"0_MLMSoftTargets"}),
 }
 
 
@@ -252,7 +252,7 @@ def test_small_distilbert_recipe_makes_a_stock_distilbert(work: Path):
 
 
 def test_a_teacher_whose_head_was_never_trained_is_refused(work: Path):
-    with pytest.raises(bertjax.UserError, match="no trained head that guesses words"):
+    with pytest.raises(bertjax.UserError, match="no trained MLM head"):
         three_steps(work, "distilbert:small", pretrain, model=str(work / "teacher"), out=str(work / "untrained"))
 
 
@@ -314,7 +314,7 @@ def test_small_mobilebert_recipe_goes_through_all_stages(work: Path):
     start = replace(last.student, init_from=str(work / "small_layers" / "bundle"))
     pretrain.main(replace(last, model=folder, student=start))
     found = [line for line in metrics(work / "small") if "loss" in line][-1]
-    assert found["loss/0_SoftWords"] > 0
+    assert found["loss/0_MLMSoftTargets"] > 0
     assert found["loss/words"] > 0
     student = bertjax.load(work / "small" / "bundle")
     assert (student.config.model_type, student.config.architecture) == ("mobilebert", "MobileBertForMaskedLM")

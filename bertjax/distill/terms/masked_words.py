@@ -32,10 +32,12 @@ class MLMSoftTargets:
 
         for config in (student, teacher):
             if not config.architecture.endswith(("MaskedLM", "PreTraining")):
-                raise UserError(f"SoftWords is about guessed words; a {config.architecture} guesses none.")
+                raise UserError(
+                    f"MLMSoftTargets compares predictions of masked tokens; a {config.architecture} has no MLM head."
+                )
         if student.vocab_size != teacher.vocab_size:
             raise UserError(
-                f"SoftWords: the student has {student.vocab_size} tokens, the teacher {teacher.vocab_size}."
+                f"MLMSoftTargets: the student has {student.vocab_size} tokens, the teacher {teacher.vocab_size}."
             )
         everywhere, temperature = self.everywhere, self.temperature
 

@@ -179,7 +179,9 @@ class PatientStates:
         """(student, teacher) positions in `hidden_states`."""
         layers = pair_layers(self.pairing, student.depth, teacher.depth)[:-1]
         if not layers:
-            raise UserError("Patience compares all layers of the student but the last; one of 1 layer has none left.")
+            raise UserError(
+                "PatientStates compares all layers of the student but the last; one of 1 layer has none left."
+            )
         return tuple((i + 1, layer + 1) for i, layer in enumerate(layers))
 
     def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need]:
@@ -188,7 +190,7 @@ class PatientStates:
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
 
-        same("Patience", "hidden_size", student.hidden_size, teacher.hidden_size)
+        same("PatientStates", "hidden_size", student.hidden_size, teacher.hidden_size)
         pairs, formula = self.pairs(student, teacher), losses.squared_error
         formula = losses.direction_error if self.normalised else formula
         factor = student.hidden_size if self.preset == "paper" else 1
