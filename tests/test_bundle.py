@@ -126,7 +126,7 @@ def test_predictions_are_those_of_transformers_in_the_order_of_the_texts(bundle,
 @pytest.mark.parametrize(("on", "rows"), [("cpu", {2, 4}), ("tpu", {4, 8})])
 def test_a_cpu_computes_a_large_batch_in_parts(bundle, stock, monkeypatch, on, rows):
     calls = []
-    monkeypatch.setattr(predict, "TOKENS", 40)
+    monkeypatch.setattr(predict, "TOKENS_AT_ONCE", 40)
     monkeypatch.setattr(predict, "platform", lambda: on)
 
     def bound(*bundle):

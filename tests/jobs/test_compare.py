@@ -28,7 +28,7 @@ from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.prune import Prune
 from bertjax.recipes.quantize import Quantize
-from bertjax.recipes.stage import Context
+from bertjax.recipes.stage import Context, StageResult
 from bertjax.recipes.training import Training
 from bertjax.student import Student
 from bertjax.text.examples import Examples, chosen_by_text
@@ -74,10 +74,10 @@ def whole(suite: Config) -> Path:
     """A comparison that was interrupted in the middle of a row, and started again."""
     normal = Distill.run
 
-    def interrupted(stage: Distill, context: Context) -> None:
+    def interrupted(stage: Distill, context: Context) -> StageResult:
         if stage.name == "answers" and "seed1" in context.out:
             raise KeyboardInterrupt
-        normal(stage, context)
+        return normal(stage, context)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Distill, "run", interrupted)

@@ -205,6 +205,7 @@ from bertjax.learn.losses import classification
 from bertjax.model import BertConfig, abstract_params, build
 from bertjax.text.batches import inputs_of, places_of
 from bertjax.recipes.optimiser import Optimiser
+from bertjax.engine.optimiser import build_optimiser
 from bertjax.engine.sharding import state_shardings
 from bertjax.learn.step import Term, init_state, make_step
 

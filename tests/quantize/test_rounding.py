@@ -221,7 +221,7 @@ def test_weights_are_rounded_as_by_qwix_with_its_scale():
     ("wrong", "message"),
     [
         (lambda: Format(bits=5), "bits is 5; expected 2, 3, 4, 7 or 8"),
-        (lambda: Format(block_cols=0), "outputs is 0; expected at least 1, or None"),
+        (lambda: Format(block_cols=0), "block_cols is 0; expected at least 1, or None"),
         (lambda: Activation(low=-1.0), "give both ends of a range, or neither"),
         (lambda: Activation(low=0.5, high=1.0), "it has to be finite and to hold 0"),
     ],

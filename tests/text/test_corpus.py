@@ -75,7 +75,7 @@ def test_chunks_may_lie_in_many_files(text: str, monkeypatch):
 def test_a_corpus_is_made_once_and_anew_where_anything_differs(text: str, monkeypatch):
     first = build_corpus(text, tiny_tokenizer(), 20)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "cut", None)
+        patch.setattr(module, "split_documents", None)
         assert build_corpus(text, tiny_tokenizer(), 20).fingerprint == first.fingerprint
     assert build_corpus(text, tiny_tokenizer(), 24).fingerprint != first.fingerprint
     write_documents(Path(text), seed=1)
@@ -117,7 +117,7 @@ def test_what_was_cut_short_while_it_was_written_is_not_there(text: str, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "cut", breaks)
+        patch.setattr(module, "split_documents", breaks)
         with pytest.raises(KeyboardInterrupt):
             build_corpus(text, tiny_tokenizer(), 20)
     assert list((cache_dir() / "corpora").iterdir()) == []

@@ -309,7 +309,7 @@ def test_the_seed_of_the_parameters_is_the_runs(text: str):
 MISTAKES = {
     "no such text": (["--data.train=nowhere.txt"], "nowhere.txt: no such file"),
     "more pieces than there are": (["--vocab_size=9000"], "gives no more than"),
-    "another vocabulary": (["--model={model}"], "has 25 pieces of its own"),
+    "another vocabulary": (["--model={model}"], "has 25 tokens of its own"),
     "too long": (["--data.max_length=99"], "the model has 24 positions"),
     "rate": (["--masking.rate=2"], "expected a share"),
     "one document": (["--data.train={one}", "--vocab_size=26", "--sentences=next"], "one document only"),

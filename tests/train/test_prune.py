@@ -228,7 +228,7 @@ def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkey
 
     def clock(candidates: Any, words: Any, pairs: Any, **more: Any) -> Any:
         assert (words, pairs, more["max_length"], more["isolated"]) == (texts.texts, None, 16, True)
-        assert more["rounds"] >= 3
+        assert more["repeats"] >= 3
         alone = {name: Percentiles(ms[one.path], 0.0) for name, one in candidates.items() if one.runtime == "jax"}
         return {name: Timing("jax", "cpu", 1, {}, Latency(t, t), 0.0) for name, t in alone.items()}
 

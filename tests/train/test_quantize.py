@@ -27,8 +27,8 @@ from train import finetune, quantize
 def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("quantize")
     write_model(folder / "model")
-    write_table(folder / "train.tsv", 96, filler=(10, 12))
-    write_table(folder / "eval.tsv", 60, seed=1, filler=(10, 12))
+    write_table(folder / "train.tsv", 96)
+    write_table(folder / "eval.tsv", 60, seed=1)
     data = Data(train=str(folder / "train.tsv"), eval=str(folder / "eval.tsv"), max_length=16)
     recipe = {"steps": 60, "batch_size": 8, "optimiser": Optimiser(learning_rate=0.01)}
     finetune.main(finetune.Config(model=str(folder / "model"), data=data, out=str(folder / "float"), **recipe))
@@ -116,12 +116,12 @@ def test_a_quantised_model_is_not_trained_by_scripts_that_know_no_integers(work:
     given = [flag for flag in flags(work, "tuned", "--steps=2") if not flag.startswith("--model")]
     done = run("finetune", f"--model={work / 'int8' / 'bundle'}", *given, check=False)
     assert done.returncode == 2
-    assert "holds integers, which cannot be trained" in done.stderr
+    assert "weights are integers" in done.stderr
 
 
 def test_a_teacher_has_a_trained_head_and_the_same_tokenizer(work: Path):
     """Else its answers would be random numbers, or its ids would mean other words."""
-    with pytest.raises(UserError, match="has no trained head and cannot teach"):
+    with pytest.raises(UserError, match="has no trained head and cannot be a teacher"):
         quantised(work, "untaught", qat="ste", steps=1, teacher=str(write_model(work / "bare")))
     fewer = prune_vocabulary(bertjax.load(work / "float" / "bundle"), ["the fine film"])
     bertjax.save(fewer, work / "fewer")
