@@ -35,7 +35,7 @@ def test_the_loss_is_torchs_batchmean_over_places_that_count(everywhere: bool):
 
 
 def test_models_that_predict_no_words_or_others_are_refused():
-    with pytest.raises(UserError, match="a BertModel guesses none"):
+    with pytest.raises(UserError, match="a BertModel has no MLM head"):
         MLMSoftTargets().build(CONFIG, CONFIG.replace(architecture="BertModel"))
     with pytest.raises(UserError, match="the student has 11 tokens, the teacher 12"):
         MLMSoftTargets().build(CONFIG, CONFIG.replace(vocab_size=12))
