@@ -45,19 +45,19 @@ def candidates(stages: Sequence[Stage], depth: int, integers: bool = True) -> li
     assert shape is not None
 
     def quantised(name: str, start: str = "") -> Candidate:
-        return Candidate(name, renamed(quantise, name), start)
+        return Candidate(name, with_name(quantise, name), start)
 
     tried = [quantised("int8")]
     layers = {"half": max(1, round(depth / 2)), "quarter": max(1, round(depth / 4))}
     for name, count in layers.items():
         if count < depth and count not in [layers[one.name] for one in tried if one.name in layers]:
             smaller = distil.with_student(dataclasses.replace(shape, num_hidden_layers=count))
-            tried.append(Candidate(name, renamed(smaller, name)))
+            tried.append(Candidate(name, with_name(smaller, name)))
             tried += [quantised(f"{name}-int8", name)] * integers
     return tried
 
 
-def renamed(stage: Any, name: str) -> Stage:
+def with_name(stage: Any, name: str) -> Stage:
     """The stage, a dataclass, under another name."""
     return dataclasses.replace(stage, name=name)
 
