@@ -77,7 +77,7 @@ def measure_bundles(
     """
     names = [entry.name for entry in entries]
     if baseline not in names:
-        raise UserError(f"The baseline {baseline!r} is none of the models to measure: {', '.join(names)}.")
+        raise UserError(f"The baseline {baseline!r} is not among the models to measure: {', '.join(names)}.")
     by_name = {entry.name: entry for entry in entries}
     notify("scores and their intervals")
     scored = {entry.name: _scored(task.metric, entry, by_name[baseline], labels) for entry in entries}

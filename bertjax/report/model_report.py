@@ -97,7 +97,9 @@ class Report:
     def __post_init__(self):
         names = [row.name for row in self.rows]
         if self.baseline not in names or len(set(names)) < len(names):
-            raise UserError(f"A report needs a name of its own for each row and its baseline among them: {names}.")
+            raise UserError(
+                f"The rows of a report need different names, the baseline {self.baseline!r} among them; given: {names}."
+            )
 
     def row(self, name: str) -> ModelRow:
         return next(row for row in self.rows if row.name == name)

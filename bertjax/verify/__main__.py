@@ -36,7 +36,7 @@ def run(given: argparse.Namespace) -> int:
     for folder in (given.new, given.against, given.parity):
         if folder and is_remote(folder):
             raise UserError(
-                f"{folder}: what ships is measured as files of this machine. Copy the whole run here first:\n"
+                f"{folder}: only folders of this machine can be verified. Copy the whole run here first:\n"
                 "  gcloud storage cp --recursive gs://BUCKET/RUN ."
             )
     bounds = Bounds(given.min_speedup, given.max_drop, given.max_mb)
@@ -63,16 +63,20 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("new", metavar="NEW", help="exported folder (onnx/model.onnx), or a bundle")
     add("--against", metavar="OLD", required=True, help="what NEW is compared with: a folder of either kind")
     add("--data", metavar="FILE", required=True, help="labelled texts: a file, tfds:NAME/SPLIT, or demo")
-    add("--min-speedup", metavar="X", type=float, help="OLD's median time for one text over NEW's, at least")
-    add("--max-drop", metavar="POINTS", type=float, help="points of the score that NEW may lie below OLD")
-    add("--max-mb", metavar="N", type=float, help="megabytes (10^6 bytes) of all files in NEW")
-    add("--parity", metavar="BUNDLE", help="the bundle NEW was exported from, to be run in JAX beside it")
-    add("--text", metavar="COLUMN", help="column of the text; found by its usual names")
+    add("--min-speedup", metavar="X", type=float, help="lower bound on OLD's median time for one text divided by NEW's")
+    add("--max-drop", metavar="POINTS", type=float, help="most points of the score that NEW may lose compared with OLD")
+    add("--max-mb", metavar="N", type=float, help="most megabytes (10^6 bytes) that all files of NEW may take")
+    add(
+        "--parity",
+        metavar="BUNDLE",
+        help="the bundle NEW was exported from; its outputs in JAX are compared with NEW's",
+    )
+    add("--text", metavar="COLUMN", help="column of the text; by default found by its usual names")
     add("--text-pair", metavar="COLUMN", help="column of the second text, for tasks on pairs")
-    add("--label", metavar="COLUMN", help="column of the answer; found by its usual names")
-    add("--kind", default="auto", help="kind of task; read off the data")
-    add("--metric", default="auto", help="the score that counts; the usual one of the kind")
-    add("--max-length", metavar="N", type=int, default=512, help="longest input in tokens, if the model holds as many")
+    add("--label", metavar="COLUMN", help="column of the label; by default found by its usual names")
+    add("--kind", default="auto", help="kind of task; by default inferred from the data")
+    add("--metric", default="auto", help="the metric to compare; by default the usual one of the kind of task")
+    add("--max-length", metavar="N", type=int, default=512, help="longest input in tokens, if the model allows as many")
     add("--threads", metavar="N", type=int, default=1, help="processors that each model may use (default 1)")
     add("--repeats", metavar="N", type=int, default=3, help="how often each model is timed, at least 3 (default 3)")
     return parser

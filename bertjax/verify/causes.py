@@ -33,21 +33,23 @@ def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
     if bounds.max_drop is not None and exceeds(-measured.change, bounds.max_drop):
         moved = "rose" if measured.change > 0 else "fell"
         allowed = bounds.max_drop
-        asked = f"at most {allowed:g} may be lost" if allowed >= 0 else f"a gain of {-allowed:g} was asked for"
-        what = f"the score {moved} {abs(measured.change):.2f} points; {asked}"
+        bound = f"a loss of at most {allowed:g}" if allowed >= 0 else f"a gain of at least {-allowed:g}"
+        what = f"the score {moved} by {abs(measured.change):.2f} points; the bound is {bound}"
         failures.append(Failure(what, tuple(why_worse(measured, bounds.max_drop))))
     if bounds.min_speedup is not None and not measured.speed_up >= bounds.min_speedup:
-        what = f"it is {measured.speed_up:.2f} times as fast; {bounds.min_speedup:g} times was asked for"
+        what = (
+            f"NEW is {measured.speed_up:.2f} times as fast as OLD; the bound is at least {bounds.min_speedup:g} times"
+        )
         failures.append(Failure(what, tuple(why_slow(measured, bounds.min_speedup))))
     if bounds.max_mb is not None and measured.new.bytes > bounds.max_mb * 1e6:
-        what = f"it takes {measured.new.bytes / 1e6:.2f} MB; at most {bounds.max_mb:g} were asked for"
+        what = f"NEW takes {measured.new.bytes / 1e6:.2f} MB; the bound is at most {bounds.max_mb:g} MB"
         failures.append(Failure(what, (f"where the bytes are: {measured.new.weights.makeup}",)))
     if not measured.new.finite:
-        failures.append(Failure("some of its logits are no numbers: something overflows"))
+        failures.append(Failure("some of NEW's logits are NaN or infinite"))
     if (parity := measured.parity) is not None and not parity.distance <= FAR:
-        off = f"logits are off by {parity.distance:.2g} of their size"
+        difference = f"they differ by {parity.distance:.2g} times their size"
         why = (wrong_products(measured.new),) if measured.new.inexact else ()
-        failures.append(Failure(f"it does not compute what {parity.bundle} does in JAX: {off}", why))
+        failures.append(Failure(f"NEW's logits are not those of {parity.bundle} in JAX: {difference}", why))
     return failures + [
         Failure(mismatch) for claim in measured.new.claims if (mismatch := contradiction(claim, measured))
     ]
@@ -58,28 +60,28 @@ def why_worse(measured: Measured, allowed: float) -> Iterator[str]:
     new, parity = measured.new, measured.parity
     if measured.renamed is not None:
         yield (
-            f"{measured.renamed:.1%} of its answers are OLD's if its classes are called otherwise, "
-            f"{measured.agreement:.1%} as they are called now: outputs or `id2label` are in another order"
+            f"NEW predicts the same as OLD for {measured.renamed:.1%} of the texts if its classes are renamed, and for "
+            f"{measured.agreement:.1%} with their present names: outputs or `id2label` are in another order"
         )
     if new.answers == 1 and measured.labels != 1:
-        yield "it gives every text the same answer: what it learnt is gone"
+        yield "NEW predicts the same for every text: it has lost what it had learnt"
     if measured.same_tokens < 1:
-        yield f"its tokenizer cuts {1 - measured.same_tokens:.1%} of the texts into other ids than OLD's"
+        yield f"NEW's tokenizer gives other ids than OLD's for {1 - measured.same_tokens:.1%} of the texts"
     if new.truncated > measured.old.truncated:
-        yield f"{new.truncated} texts are too long for it and lose their end, {measured.old.truncated} for OLD"
+        yield f"NEW truncates {new.truncated} texts and OLD {measured.old.truncated}"
     if new.finite and parity is not None and parity.agreement is not None:
         if parity.agreement >= FAITHFUL:
-            yield f"{parity.bundle} in JAX answers the same: the score was lost before the export"
+            yield f"{parity.bundle} in JAX predicts the same as NEW: the score was lost before the export"
         else:
             yield (
-                f"{parity.bundle} in JAX answers {1 - parity.agreement:.1%} of the texts otherwise (logits differ by "
-                f"up to {parity.largest:.3g}): the score was lost between the two, by the export or its rounding"
+                f"{parity.bundle} in JAX predicts differently for {1 - parity.agreement:.1%} of the texts (logits "
+                f"differ by up to {parity.largest:.3g}): the score was lost in the export or its quantisation"
             )
     if new.inexact:
         yield wrong_products(new)
     if 100 * measured.difference[1] > -allowed:
         most = f"{100 * measured.difference[1]:+.2f} points"
-        yield f"{measured.texts} texts are too few to be sure of it: the 95 % interval of the change reaches to {most}"
+        yield f"{measured.texts} texts are too few to be certain: the 95 % interval of the change reaches up to {most}"
 
 
 def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
@@ -87,16 +89,16 @@ def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
     old, new = measured.old, measured.new
     if new.holds_integers and lacks_integer_products(measured):
         names = ", ".join(processor.INTEGER_PRODUCTS.values())
-        yield f"it holds integer products, and this processor has none of: {names}"
+        yield f"NEW has integer matrix products, and this processor has none of the instructions for them: {names}"
     if new.graph is not None and new.holds_integers:
         integers, floats = (sum(new.graph.executed.get(kind, 0) for kind in kinds) for kinds in PRODUCTS)
         if not integers:
-            yield "it stores integers, but ONNX Runtime multiplies floats: no node that runs is a product of integers"
+            yield "NEW stores integers, but ONNX Runtime multiplies floats: it runs no integer matrix product"
         elif floats:
-            yield f"of the {integers + floats} products that ONNX Runtime runs, {floats} are still of floats"
+            yield f"of the {integers + floats} matrix products that ONNX Runtime runs, {floats} still multiply floats"
         share = new.graph.widened / sum(math.prod(shape) for shape in new.weights.shapes)
         if share > MANY_WIDENED:
-            yield f"{share:.0%} of its numbers are stored as integers, and every call makes floats of them again"
+            yield f"{share:.0%} of NEW's weights are stored as integers, and every call converts them to floats"
     yield from unfused(measured)
     if (
         new.weights.bytes >= old.weights.bytes
@@ -104,21 +106,21 @@ def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
         and new.weights.zeros > old.weights.zeros + MANY_ZEROS
     ):
         yield (
-            f"{new.weights.zeros:.0%} of its weights are zero ({old.weights.zeros:.0%} of OLD's), in arrays of the "
+            f"{new.weights.zeros:.0%} of NEW's weights are zero ({old.weights.zeros:.0%} of OLD's), in arrays of the "
             "same shapes: zeros that stay in place save no time; remove heads, neurons or layers instead"
         )
     elif new.weights.shapes == old.weights.shapes and not new.holds_integers:
-        yield "its arrays have OLD's shapes and are multiplied as floats: there is nothing that could save time"
+        yield "NEW's arrays have OLD's shapes and are multiplied as floats, so NEW saves no arithmetic"
     alone, in_batch = old.timing.latency.batch_1.p50, 1000 / old.timing.throughput_per_s
     if alone < SMALL_MS and in_batch < alone / 2:
         yield (
-            f"OLD takes {alone:.2f} ms for a text alone and {in_batch:.2f} ms in a batch: most of a call is no "
-            "arithmetic, and no smaller model saves that"
+            f"OLD takes {alone:.2f} ms for a text alone and {in_batch:.2f} ms in a batch: most of a call is "
+            "overhead, which a smaller model does not save"
         )
     if measured.throughput_ratio >= wanted > measured.speed_up:
-        yield f"a batch of one: in batches of 32 it answers {measured.throughput_ratio:.2f} times as many texts"
+        yield f"single texts were timed: in batches of 32 NEW is {measured.throughput_ratio:.2f} times as fast"
     if old.timing.runtime != new.timing.runtime:
-        yield f"OLD runs in {old.timing.runtime} and NEW in {new.timing.runtime}: part of the ratio is the runtimes'"
+        yield f"OLD runs in {old.timing.runtime} and NEW in {new.timing.runtime}: the runtimes differ in speed"
 
 
 def unfused(measured: Measured) -> Iterator[str]:
@@ -131,15 +133,15 @@ def unfused(measured: Measured) -> Iterator[str]:
             beside = ""
             if before is not None:
                 fused = any(before.executed.get(kind) for kind in whole)
-                beside = "; in OLD it is fused" if fused else "; nor is it in OLD"
-            yield f"{name} is not fused: ONNX Runtime runs {graph.executed[piece]} {piece} nodes by themselves{beside}"
+                beside = "; in OLD it is fused" if fused else "; in OLD it is not fused either"
+            yield f"{name} is not fused: ONNX Runtime runs {graph.executed[piece]} separate {piece} nodes{beside}"
 
 
 def wrong_products(side: Side) -> str:
     """The message that the runtime is at fault, and not the file."""
     return (
-        f"{side.timing.runtime} multiplies integers wrongly on this processor, in {len(side.inexact)} of its matrices "
-        f"({side.inexact[0]} first): the file may be right elsewhere; weights of 7 bits (reduced range) are exact"
+        f"{side.timing.runtime} computes wrong integer products on this processor, for {len(side.inexact)} matrices "
+        f"(the first is {side.inexact[0]}); other processors may be exact, and so are weights of 7 bits (reduced range)"
     )
 
 
@@ -154,7 +156,7 @@ def contradiction(claim: Claim, measured: Measured) -> str | None:
     must not be far above the best repeat's."""
     new, (low, high) = measured.new, measured.new.interval
     if not all(map(math.isfinite, (claim.value, *(claim.interval or ())))):
-        return f"{claim.file} claims a {claim.what} of {claim.value}, which is no number"
+        return f"{claim.file} claims a {claim.what} of {claim.value}, which is not a finite number"
     if claim.what == "score":
         least, most = claim.interval or (claim.value, claim.value)
         if min(least, claim.value) > high or max(most, claim.value) < low:
@@ -165,7 +167,7 @@ def contradiction(claim: Claim, measured: Measured) -> str | None:
     elif claim.what == "bytes":
         sizes = (new.weights.bytes, new.file_bytes, new.bytes)
         if all(abs(claim.value - size) > 0.01 * size for size in sizes):
-            return f"{claim.file} claims {bytes_text(claim.value)}; on disk are {bytes_text(new.bytes)}"
+            return f"{claim.file} claims a size of {bytes_text(claim.value)}; measured on disk: {bytes_text(new.bytes)}"
     elif claim.value > SPEED_UP_SLACK * measured.speed_up_range[1]:
         return f"{claim.file} claims a speed-up of {claim.value:.2f}; measured here: {measured.speed_up:.2f}"
     return None

@@ -64,8 +64,8 @@ def compare(
     """
     folders.check_files(new)
     manifest.check(new, manifest.EVERYTHING)
-    held, unheld = (folders.given_bundle(parity, new), "") if parity else folders.named_bundle(new)
-    paths, bundle = with_bundle(new, old, held)
+    origin, no_parity = (folders.given_bundle(parity, new), "") if parity else folders.named_bundle(new)
+    paths, bundle = with_bundle(new, old, origin)
     for name in paths.keys() - {"NEW"}:
         manifest.check(paths[name], manifest.EVERYTHING)
     if bundle:
@@ -105,7 +105,7 @@ def compare(
         if bundle
         else None,
         features=processor_features(),
-        unheld=unheld,
+        no_parity=no_parity,
     )
 
 
@@ -115,8 +115,8 @@ def check_origin(new: Path, bundle: Path) -> None:
     now = manifest.fingerprint(bundle)
     if differing := [part for part, digest in before.items() if now.get(part) != digest]:
         raise UserError(
-            f"{new} was exported from another model than stands at {bundle} now: of other {' and '.join(differing)}.\n"
-            "Export it again, or name the bundle that it comes from (--parity)."
+            f"{new} was not exported from the model that is in {bundle} now: {' and '.join(differing)} differ.\n"
+            "Export it again, or name the bundle that it was exported from (--parity=BUNDLE)."
         )
 
 
@@ -147,16 +147,17 @@ def run_models(
     timings = measure_latency(both, examples.texts, examples.pairs, repeats=repeats, **common)
     logits = measure_outputs(candidates, examples, rows, **common)
     for name, order in orders.items():
-        by_token, unit = (task.kind in BY_TOKEN), {1: "a text", 2: "a token"}
+        by_token, unit = (task.kind in BY_TOKEN), {1: "per text", 2: "per token"}
         found = logits[name][0]
         if found.ndim != 1 + by_token:
             raise UserError(
-                f"{paths[name]} gives numbers for {unit.get(found.ndim, 'something else')}; a task of kind {task.kind} "
-                f"needs them for {unit[1 + by_token]}."
+                f"{paths[name]} outputs logits {unit.get(found.ndim, 'of another shape')}; a task of kind {task.kind} "
+                f"needs logits {unit[1 + by_token]}."
             )
         if found.shape[-1] != len(order):
             raise UserError(
-                f"{paths[name]} names {len(order)} classes and gives {found.shape[-1]} numbers {unit[found.ndim]}."
+                f"{paths[name]} names {len(order)} classes (id2label), but outputs {found.shape[-1]} logits "
+                f"{unit[found.ndim]}."
             )
     return timings, {name: [row[..., orders[name]] for row in logits[name]] for name in paths}
 
@@ -205,7 +206,7 @@ def columns(task: Task, classes: dict[int, str], path: Path) -> list[int]:
     own = align_labels(task, classes, str(path)).labels
     if sorted(own) != sorted(task.labels):
         raise UserError(
-            f"{path} answers with other classes than OLD\n  OLD:  {', '.join(task.labels)}\n  here: {', '.join(own)}"
+            f"{path} has other classes than OLD.\n  OLD:  {', '.join(task.labels)}\n  here: {', '.join(own)}"
         )
     return [own.index(name) for name in task.labels] if task.labels else list(range(len(classes)))
 

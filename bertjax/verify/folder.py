@@ -47,7 +47,9 @@ def classes_of(folder: Path) -> dict[int, str]:
     """The name of each output."""
     names = config_of(folder).get("id2label")
     if names is None:
-        raise UserError(f"{folder}/config.json names no classes (id2label), so its answers cannot be read.")
+        raise UserError(
+            f"{folder}/config.json has no class names (id2label), so its predictions cannot be compared with labels."
+        )
     try:
         return dict(enumerate(labels_by_id(names)))
     except UserError as error:
@@ -70,11 +72,11 @@ def check_files(folder: Path) -> None:
         place = os.path.realpath(path)
         if path.is_symlink() and not place.startswith(top + os.sep):
             raise UserError(
-                f"{path} is a link to {place}, outside of the folder: what ships is measured as files of its own.\n"
-                f"Copy it with what its links lead to:  cp -rL {shlex.quote(str(folder))} COPY"
+                f"{path} is a link to {place}, which is outside the folder. A folder must ship with all its files.\n"
+                f"Copy it together with the files that it links to:  cp -rL {shlex.quote(str(folder))} COPY"
             )
         if not os.path.isfile(place) and not os.path.isdir(place):
-            raise UserError(f"{path} is neither a file nor a folder; remove it from what ships.")
+            raise UserError(f"{path} is neither a file nor a folder; remove it from the folder that ships.")
 
 
 def named_bundle(folder: Path) -> tuple[Path | None, str]:
@@ -90,13 +92,13 @@ def named_bundle(folder: Path) -> tuple[Path | None, str]:
         return None, ""
     place = os.path.normpath(os.path.join(os.path.realpath(folder), str(named)))
     if not isinstance(named, str) or "://" in named or "\0" in named or os.path.isabs(named):
-        why = "is no path from there"
+        why = "is not a relative path on this machine"
     elif place == os.path.realpath(folder):
         why = "is that folder itself"
     elif not os.path.isdir(place):
-        why = "is not there"
+        why = "does not exist"
     elif os.path.realpath(place) != place:
-        why = "leads through a link"
+        why = "is reached through a link"
     else:
         why = not_a_bundle(Path(place), check_files)
     if not why:
@@ -108,16 +110,16 @@ def not_a_bundle(folder: Path, check: Callable[[Path], None] = lambda folder: No
     """Why a folder cannot be run in JAX or does not pass `check`; empty if it can."""
     try:
         check(folder)
-        return "" if runtime_of(folder) == "jax" else "is no bundle, but a folder with an ONNX file"
+        return "" if runtime_of(folder) == "jax" else "is not a bundle, but a folder with an ONNX file"
     except UserError as mistake:
-        return f"is no bundle ({str(mistake).splitlines()[0]})"
+        return f"is not a bundle ({str(mistake).splitlines()[0]})"
 
 
 def given_bundle(bundle: Path, new: Path) -> Path:
     """The bundle given as `--parity`, after a check that NEW can be compared with it.
 
     Raises:
-      UserError: It is NEW, or no bundle.
+      UserError: It is NEW, or not a bundle.
     """
     why = "is NEW itself" if os.path.realpath(bundle) == os.path.realpath(new) else not_a_bundle(bundle)
     if why:
@@ -234,7 +236,9 @@ def _of_card(folder: Path, metric: str) -> Iterator[Claim]:
         data: Any = ModelCard.load(path).data
     except Exception as error:  # YAML raises many classes, and the card its own
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: its front matter is no model card's ({reason})") from None
+        raise UserError(
+            f"{path}: the front matter is not that of a model card ({reason}); correct or remove the file"
+        ) from None
     for result in data.eval_results or ():
         if result.metric_type == METRIC_TYPES.get(metric, metric):
             score = _fraction(value(float, result.metric_value, f"{path}: metric value"))

@@ -23,7 +23,9 @@ class Bounds:
     def __post_init__(self) -> None:
         for name, bound in vars(self).items():
             if bound is not None and not math.isfinite(bound):
-                raise UserError(f"--{name.replace('_', '-')}={bound}: expected a number, or nothing for no bound")
+                raise UserError(
+                    f"--{name.replace('_', '-')}={bound}: expected a finite number; leave the flag out to set no bound"
+                )
 
 
 def exceeds(drop: float, bound: float | None) -> bool:
@@ -121,7 +123,7 @@ class Measured:
     parity: Parity | None = None
     features: frozenset[str] | None = None
     """The features that the processor reports; None if it does not report any."""
-    unheld: str = ""
+    no_parity: str = ""
     """Why NEW was not compared with the bundle that it names."""
 
     @property

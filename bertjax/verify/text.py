@@ -19,7 +19,7 @@ def lines(measured: Measured, failures: Sequence[Failure]) -> Iterator[str]:
     yield ""
     yield from notes(measured)
     if not failures:
-        yield "holds: every bound that was given, and every claim that was found"
+        yield "accepted: every given bound is met, and no claim of NEW is contradicted"
     for failure in failures:
         yield f"refused: {failure.what}"
         yield from (f"  likely cause: {cause}" for cause in failure.causes)
@@ -55,15 +55,15 @@ def side_by_side(measured: Measured) -> Table:
 def notes(measured: Measured) -> Iterator[str]:
     """Observations that are not numbers of one model."""
     if measured.old.answers == 1 and measured.labels != 1:
-        yield "OLD gives every text the same answer: that no score is lost beside it says nothing"
+        yield "OLD predicts the same for every text, so that a score as high as OLD's proves nothing"
     if claims := measured.new.claims:
         yield f"NEW's own claims: {', '.join(f'{claim.what} ({claim.file})' for claim in claims)}"
-    if measured.unheld:
-        yield f"{measured.unheld}: NEW was held against no bundle (--parity=BUNDLE names one)"
+    if measured.no_parity:
+        yield f"{measured.no_parity}: NEW was not compared with its bundle (name it with --parity=BUNDLE)"
     if measured.agreement is not None:
-        yield f"OLD and NEW answer {measured.agreement:.2%} of the texts alike"
+        yield f"OLD and NEW predict the same for {measured.agreement:.2%} of the texts"
     if (parity := measured.parity) is not None:
-        alike = "" if parity.agreement is None else f"; {parity.agreement:.2%} of the answers are the same"
+        alike = "" if parity.agreement is None else f"; the same predictions for {parity.agreement:.2%} of the texts"
         yield f"NEW and {parity.bundle} in JAX: logits differ by at most {parity.largest:.3g}{alike}"
 
 

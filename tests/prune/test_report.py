@@ -71,10 +71,10 @@ def test_the_gate_refuses_zeros_in_their_places_as_a_faster_model_and_says_why(f
     monkeypatch.setattr("bertjax.verify.comparison.measure_outputs", lambda *_, **__: logits)
     measured = compare(folder / "zeros", folder / "whole", str(folder / "dev.tsv"), Task())
     (failure,) = verdict(measured, Bounds(min_speedup=1.5, max_drop=1.0))
-    assert failure.what == "it is 1.01 times as fast; 1.5 times was asked for"
+    assert failure.what == "NEW is 1.01 times as fast as OLD; the bound is at least 1.5 times"
     assert any("zeros that stay in place save no time; remove heads" in cause for cause in failure.causes)
     (failure,) = verdict(measured, Bounds(max_mb=1e-6 * folder_bytes(folder / "whole") / 2))  # nor bytes of a file
-    assert "at most" in failure.what
+    assert "the bound is at most" in failure.what
 
 
 def folder_bytes(folder: Path) -> int:

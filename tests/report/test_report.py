@@ -288,7 +288,7 @@ def test_rows_need_names_of_their_own_and_a_baseline():
         ("rows.0.spin", 1, 'rows[0] has a field "spin" that this version does not know'),
         ("lengths", None, "lengths is null; expected an object"),
         ("versions", [], "versions is []; expected an object"),
-        ("baseline", "nobody", "A report needs a name of its own for each row and its baseline among them"),
+        ("baseline", "nobody", "The rows of a report need different names, the baseline 'nobody' among them"),
     ],
 )
 def test_a_report_with_something_else_in_it_is_named(path, given, said, tmp_path):

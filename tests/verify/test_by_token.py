@@ -170,7 +170,7 @@ def test_one_spoilt_weight_costs_score_and_is_told(tagger: Path):
     found = compared(tagger, "spoilt")
     failures = verdict(found, Bounds(max_drop=1.0))
     assert failures[0].what.startswith("the score fell")
-    assert "it does not compute what" in failures[1].what
+    assert "NEW's logits are not those of" in failures[1].what
     assert found.change < -10
     assert found.difference[1] < 0
     assert found.agreement < 1
@@ -188,7 +188,7 @@ def test_tags_called_by_each_others_names_are_recognised(tagger: Path):
     assert found.agreement < 0.5
     np.testing.assert_allclose(found.renamed, 34 / 35)  # of the words that are cut off, neither model says anything
     (failure, *_) = verdict(found, Bounds(max_drop=1.0))
-    assert "97.1% of its answers are OLD's if its classes are called otherwise" in failure.causes[0]
+    assert "OLD for 97.1% of the texts if its classes are renamed" in failure.causes[0]
 
 
 @pytest.mark.slow
@@ -204,7 +204,7 @@ def test_neither_needs_a_framework(kind: str, request, tmp_path: Path):
     argv = [str(tmp_path / "deep" / "er" / "new"), f"--against={tmp_path / 'deep' / 'er' / 'old'}", *flags]
     done = without_frameworks([*argv, f"--data={folder / data}", "--max-drop=1", "--max-mb=1"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "OLD and NEW answer 100.00% of the texts alike" in done.stdout
+    assert "OLD and NEW predict the same for 100.00% of the texts" in done.stdout
 
 
 @pytest.mark.usefixtures("timeless")
@@ -213,8 +213,8 @@ def test_a_model_of_whole_texts_is_no_tagger_and_a_tagger_none_of_texts(tagger: 
     (tmp_path / "few.jsonl").write_text('{"worte": ["good", "film"], "marken": ["O", "B-film"]}\n')
     (tmp_path / "texts.tsv").write_text("text\tlabel\ngood film\tO\nbad\tB-film\n")
     for new, data, said in (
-        (whole, ["few.jsonl", "--text=worte", "--label=marken", "--kind=tokens"], "gives numbers for a text; a task"),
-        (tagger / "onnx", ["texts.tsv"], "gives numbers for a token; a task of kind classification needs"),
+        (whole, ["few.jsonl", "--text=worte", "--label=marken", "--kind=tokens"], "outputs logits per text; a task"),
+        (tagger / "onnx", ["texts.tsv"], "outputs logits per token; a task of kind classification needs"),
     ):
         argv = [str(new), "--against", str(new), f"--data={tmp_path / data[0]}", "--max-length=16", *data[1:]]
         with pytest.raises(SystemExit) as left:

@@ -67,20 +67,20 @@ NAMED: dict[str, tuple[Any, str]] = {
     "itself": (".", "is that folder itself"),
     "itself by its name": ("../export", "is that folder itself"),
     "itself by a detour": ("inner/..//../export/./", "is that folder itself"),
-    "itself by a link": ("../alias", "leads through a link"),
-    "a bucket": ("gs://bucket/model", "is no path from there"),
-    "another machine": ("https://example.org/model", "is no path from there"),
-    "the hub": ("hf:someone/model", "is not there"),
-    "an absolute path": ("BUNDLE", "is no path from there"),
-    "a link": ("../link/bundle", "leads through a link"),
-    "its own copy, which is no bundle": ("../copy", "is no bundle, but a folder with an ONNX file"),
-    "a bundle of links": ("../hollow", "is no bundle"),
-    "an empty folder": ("../empty", "is no bundle"),
-    "nothing": ("../gone", "is not there"),
-    "a number": (7, "is no path from there"),
-    "a list": (["../bundle"], "is no path from there"),
-    "a nul": ("../bundle\0", "is no path from there"),
-    "a long name": ("x" * 5000, "is not there"),
+    "itself by a link": ("../alias", "is reached through a link"),
+    "a bucket": ("gs://bucket/model", "is not a relative path on this machine"),
+    "another machine": ("https://example.org/model", "is not a relative path on this machine"),
+    "the hub": ("hf:someone/model", "does not exist"),
+    "an absolute path": ("BUNDLE", "is not a relative path on this machine"),
+    "a link": ("../link/bundle", "is reached through a link"),
+    "its own copy, which is no bundle": ("../copy", "is not a bundle, but a folder with an ONNX file"),
+    "a bundle of links": ("../hollow", "is not a bundle"),
+    "an empty folder": ("../empty", "is not a bundle"),
+    "nothing": ("../gone", "does not exist"),
+    "a number": (7, "is not a relative path on this machine"),
+    "a list": (["../bundle"], "is not a relative path on this machine"),
+    "a nul": ("../bundle\0", "is not a relative path on this machine"),
+    "a long name": ("x" * 5000, "does not exist"),
 }
 
 
@@ -130,7 +130,7 @@ def test_nothing_is_followed_out_of_what_ships(bundle: Path):
     outside.mkdir()
     for name, target in {"weights.bin": outside / "x", "data": outside, "up": Path(".."), "passwd": Path("/")}.items():
         (bundle / name).symlink_to(target)
-        with pytest.raises(UserError, match=f"{name} is a link to .*, outside of the folder") as refused:
+        with pytest.raises(UserError, match=f"{name} is a link to .*, which is outside the folder") as refused:
             check_files(bundle)
         assert len(str(refused.value).splitlines()) <= 5
         (bundle / name).unlink()
@@ -146,7 +146,7 @@ def test_what_new_is_held_against_is_a_bundle_and_not_new(bundle: Path):
     assert given_bundle(bundle, export) == bundle
     for parity, new, why in (
         (export, export, "is NEW itself"),
-        (export, bundle, "is no bundle"),
+        (export, bundle, "is not a bundle"),
         (bundle, bundle, "is NEW"),
     ):
         with pytest.raises(UserError, match=why):
@@ -162,7 +162,7 @@ def test_zeros_are_counted_in_matrices_alone(bundle: Path):
 def test_classes_are_found_under_our_own_key_too(bundle: Path):
     assert classes_of(bundle) == {0: "a", 1: "b"}
     (bundle / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="names no classes"):
+    with pytest.raises(UserError, match="has no class names"):
         classes_of(bundle)
 
 
@@ -281,7 +281,7 @@ def test_rows_that_say_little_claim_little(bundle: Path):
 )
 def test_a_card_that_is_none_is_named(bundle: Path, card):
     (bundle / "README.md").write_bytes(card.encode("latin1"))
-    with pytest.raises(UserError, match=r"README\.md: its front matter is no model card's"):
+    with pytest.raises(UserError, match=r"README\.md: the front matter is not that of a model card"):
         claims_of(bundle, bundle, "accuracy")
 
 
