@@ -67,17 +67,17 @@ def clear(path: epath.Path) -> None:
     if jax.process_index() == 0:
         path.rmtree(missing_ok=True)
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("bertjax.checkpoint: half a step is deleted")
+        multihost_utils.sync_global_devices("bertjax.checkpoint: half-written step is deleted")
 
 
-def set_aside(folder: epath.Path, damaged: Sequence[int]) -> None:
+def rename_damaged(folder: epath.Path, damaged: Sequence[int]) -> None:
     """Renames damaged steps, so that their numbers can be saved again and they do not count among the steps to keep."""
     if jax.process_index() == 0:
         for step in damaged:
             names = itertools.chain([f"bad-{step}"], (f"bad-{step}-{i}" for i in itertools.count(2)))
             (folder / str(step)).rename(next(folder / name for name in names if not (folder / name).exists()))
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("bertjax.checkpoint: damaged steps are set aside")
+        multihost_utils.sync_global_devices("bertjax.checkpoint: damaged steps are renamed")
 
 
 def try_writing(folder: epath.Path) -> None:
@@ -100,7 +100,7 @@ def readable_errors(folder: epath.Path) -> Iterator[None]:
     except Exception as error:
         if (reason := _reason(error, is_remote(folder))) is None:
             raise
-        hint = "The checkpoints already there are untouched: make room or choose another folder, and run again."
+        hint = "Existing checkpoints are unchanged. Free disk space or choose another folder, and run again."
         raise UserError(f"cannot write checkpoints to {folder}: {reason}.\n{hint}") from error
 
 

@@ -40,7 +40,7 @@ def named(tree: Any) -> dict[str, Any]:
     dotted = collections.Counter(name.replace("/", ".") for name in leaves)
     parents = {name[:i] for name in leaves for i, letter in enumerate(name) if letter == "/"}
     if clash := [name for name in leaves if name in parents or dotted[name.replace("/", ".")] > 1]:
-        raise UserError(f"entries of the state would be stored over one another ({listed(clash)}): rename a key.")
+        raise UserError(f"entries of the state would be stored under the same path ({listed(clash)}): rename a key.")
     return leaves
 
 
@@ -60,12 +60,12 @@ def record(kinds: dict[str, dict[str, Any]], arrays: dict[str, Stored], extra: d
     Raises:
       UserError: `extra` cannot be represented in JSON.
     """
-    found = dict(zip(arrays, digests(list(arrays.values())), strict=True))
-    leaves = {name: entry | {"digest": found[name]} for name, entry in kinds.items()}
+    by_name = dict(zip(arrays, digests(list(arrays.values())), strict=True))
+    leaves = {name: entry | {"digest": by_name[name]} for name, entry in kinds.items()}
     try:
         content = json.loads(json.dumps({"leaves": leaves, "extra": extra}))
     except (TypeError, ValueError) as error:
-        raise UserError(f"`extra` of a checkpoint must be what JSON can hold: {error}.") from None
+        raise UserError(f"`extra` of a checkpoint must hold JSON values only: {error}.") from None
     return content | {"checksum": _checksum(content)}
 
 
@@ -79,29 +79,29 @@ def is_intact(content: Any) -> bool:
 
 def changed(leaves: dict[str, dict[str, Any]], arrays: dict[str, Stored]) -> list[str]:
     """The paths of the arrays whose digest is not the recorded one."""
-    found = digests(list(arrays.values()))
-    return [name for name, digest in zip(arrays, found, strict=True) if digest != leaves[name]["digest"]]
+    computed = digests(list(arrays.values()))
+    return [name for name, digest in zip(arrays, computed, strict=True) if digest != leaves[name]["digest"]]
 
 
-def differences(wanted: dict[str, dict[str, Any]], leaves: dict[str, dict[str, Any]]) -> list[str]:
+def differences(template: dict[str, dict[str, Any]], leaves: dict[str, dict[str, Any]]) -> list[str]:
     """The differences between a template and a record, one line per kind: paths on one side only, then dtypes and
     shapes."""
     lines = []
-    if missing := [name for name in wanted if name not in leaves]:
+    if missing := [name for name in template if name not in leaves]:
         lines.append(f"only in the template: {listed(missing)}")
-    if unasked := [name for name in leaves if name not in wanted]:
-        lines.append(f"only in the checkpoint: {listed(unasked)}")
-    pairs = [(name, _text(leaves[name]), _text(wanted[name])) for name in wanted if name in leaves]
-    if unlike := [f"{name} {ours} for {theirs}" for name, ours, theirs in pairs if ours != theirs]:
-        lines.append(f"stored for wanted: {listed(unlike)}")
+    if unknown := [name for name in leaves if name not in template]:
+        lines.append(f"only in the checkpoint: {listed(unknown)}")
+    pairs = [(name, _text(leaves[name]), _text(template[name])) for name in template if name in leaves]
+    if unlike := [f"{name} is {ours}, expected {theirs}" for name, ours, theirs in pairs if ours != theirs]:
+        lines.append(f"stored with another dtype or shape: {listed(unlike, separator='; ')}")
     return lines
 
 
-def listed(names: Iterable[str], most: int = 3) -> str:
+def listed(names: Iterable[str], most: int = 3, separator: str = ", ") -> str:
     """The first few names and the number of further ones."""
     names = list(names)
     more = f" (+{len(names) - most} more)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return separator.join(names[:most]) + more
 
 
 def sharding(leaf: Any) -> Sharding | None:
@@ -139,7 +139,7 @@ def _type(name: str, leaf: Any) -> dict[str, Any]:
         data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
         return {"dtype": "uint32", "shape": list(data.shape), "generator": _generator(leaf)}
     if isinstance(leaf, jax.ShapeDtypeStruct) and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
-        raise UserError(f"{name}: jax holds {leaf.dtype} only with jax_enable_x64; put a NumPy array in the template.")
+        raise UserError(f"{name}: jax holds {leaf.dtype} only with jax_enable_x64; use a NumPy array in the template.")
     if not (jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_):
         raise UserError(f"{name} of the state has dtype {leaf.dtype}; a checkpoint holds arrays and numbers only.")
     return {"dtype": leaf.dtype.name, "shape": list(leaf.shape)}

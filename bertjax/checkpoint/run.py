@@ -39,7 +39,7 @@ def save(folder: Folder, step: int, state: Any, *, extra: Extra | None = None) -
       extra: JSON values (data position, config, versions, metrics). Tuples come back as lists.
 
     Raises:
-      UserError: The step exists already and is intact; a leaf is no array or number; `extra` is not JSON; the disk
+      UserError: The step exists already and is intact; a leaf is not an array or number; `extra` is not JSON; the disk
         cannot be written.
     """
     with Checkpoints(folder, keep=None) as checkpoints:
@@ -60,13 +60,13 @@ def restore(folder: Folder, template: Any, *, step: int | None = None) -> Restor
     """
     path = folders.absolute(folder)
     if step is None:
-        return _newest_whole(path, template)[0]
+        return _newest_intact(path, template)[0]
     if step not in steps(path):
         raise UserError(f"no step {step} in {path}; it holds: {listed(map(str, steps(path)), 8) or 'none'}.")
     try:
         return Restored(step, *one_step.read(path / str(step), template), [])
     except Damaged as damage:
-        hint = "Leave the step out to get the newest one that is whole."
+        hint = "Omit `step` to restore the newest intact step."
         raise UserError(f"step {step} in {path} is damaged: {damage}.\n{hint}") from None
 
 
@@ -94,7 +94,7 @@ class Checkpoints:
         if (keep is not None and keep < 1) or (every is not None and every < 1):
             raise UserError(f"`keep` and `every` must be 1 or more (or None), given keep={keep}, every={every}.")
         self.folder, self.keep, self.every, self.best = folders.absolute(folder), keep, every, best
-        self._current: int | None = None  # last step saved or restored; saving it again is no error
+        self._current: int | None = None  # last step saved or restored; saving it again is allowed
         self._unfinished = False
         with folders.readable_errors(self.folder):
             folders.try_writing(self.folder)
@@ -106,7 +106,7 @@ class Checkpoints:
         The arrays are copied before it returns, so the next training step may reuse their buffers.
 
         Args:
-          force: Write even if the step is no multiple of `every` (the last step, or before exiting on a signal).
+          force: Write even if the step is not a multiple of `every` (the last step, or before exiting on a signal).
 
         Raises:
           UserError: As `bertjax.checkpoint.save`; also if the previous write failed.
@@ -116,8 +116,8 @@ class Checkpoints:
         arrays = stored(state)
         content = record(types(state), arrays, extra or {})
         self.wait()
-        with self._cleared_up():
-            self._make_way(step)
+        with self._cleanup_on_error():
+            self._free_number(step)
             one_step.start_writing(self._writer, self.folder / str(step), arrays, content)
         self._current, self._unfinished = step, True
         return True
@@ -131,9 +131,9 @@ class Checkpoints:
         self.wait()
         if not steps(self.folder):
             return None
-        restored, damaged = _newest_whole(self.folder, template)
+        restored, damaged = _newest_intact(self.folder, template)
         with folders.readable_errors(self.folder):
-            folders.set_aside(self.folder, damaged)
+            folders.rename_damaged(self.folder, damaged)
             folders.delete_half_written(self.folder)
         self._current = restored.step
         return restored
@@ -150,10 +150,10 @@ class Checkpoints:
           UserError: That save failed. The steps before it are untouched.
         """
         unfinished, self._unfinished = self._unfinished, False
-        with self._cleared_up():
+        with self._cleanup_on_error():
             self._writer.wait_until_finished()
             if unfinished:  # only now is the newest step known to be intact
-                self._thin_out()
+                self._delete_old()
 
     def close(self) -> None:
         """Waits for the last save, then ends the background threads."""
@@ -169,7 +169,7 @@ class Checkpoints:
         self.close()
 
     @contextlib.contextmanager
-    def _cleared_up(self) -> Iterator[None]:
+    def _cleanup_on_error(self) -> Iterator[None]:
         """On an error of the disk, raises one sentence and removes what the failed write left in the folder and the
         writer."""
         try:
@@ -183,7 +183,7 @@ class Checkpoints:
             folders.delete_half_written(self.folder)  # frees space on a full disk
             raise
 
-    def _make_way(self, step: int) -> None:
+    def _free_number(self, step: int) -> None:
         """Renames a damaged step of this number, or deletes a half-written one. An intact step is never overwritten."""
         path = self.folder / str(step)
         if step not in steps(self.folder):
@@ -191,9 +191,9 @@ class Checkpoints:
             return
         if one_step.damage(path) is None:
             raise UserError(f"step {step} is already in {self.folder}.\nSave another step, or delete {path} first.")
-        folders.set_aside(self.folder, [step])
+        folders.rename_damaged(self.folder, [step])
 
-    def _thin_out(self) -> None:
+    def _delete_old(self) -> None:
         old = steps(self.folder)[: -self.keep] if self.keep else []
         if old and jax.process_index() == 0:
             best = self.best_step()
@@ -211,7 +211,7 @@ class Checkpoints:
         return None if score is None or math.isnan(score) else score
 
 
-def _newest_whole(folder: epath.Path, template: Any) -> tuple[Restored, list[int]]:
+def _newest_intact(folder: epath.Path, template: Any) -> tuple[Restored, list[int]]:
     """The newest intact step, and the damaged ones after it."""
     reasons = {}
     for step in reversed(steps(folder)):
@@ -225,5 +225,7 @@ def _newest_whole(folder: epath.Path, template: Any) -> tuple[Restored, list[int
         return Restored(step, state, extra, skipped), list(reasons)
     if not reasons:
         raise UserError(f"no checkpoint in {folder}.")
-    found = listed(f"step {step}: {reason}" for step, reason in reasons.items())
-    raise UserError(f"every checkpoint in {folder} is damaged: {found}.\nDelete or move the folder to start anew.")
+    listing = listed(f"step {step}: {reason}" for step, reason in reasons.items())
+    raise UserError(
+        f"every checkpoint in {folder} is damaged: {listing}.\nDelete or move the folder to start from the beginning."
+    )

@@ -29,7 +29,7 @@ logging.getLogger("absl").addFilter(lambda line: not (line.exc_info and "orbax" 
 
 
 class Damaged(Exception):
-    """A step is not what was written. The message gives the reason without naming the step."""
+    """A step was changed after it was written. The message gives the reason without naming the step."""
 
 
 def writer() -> ocp.AsyncCheckpointer:
@@ -43,7 +43,7 @@ def start_writing(
     """Copies the arrays and returns. The step gets its final name only when all of it is on disk."""
     filled = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses empty arrays
     if not filled:
-        raise UserError("the state holds no numbers: there is nothing to save.")
+        raise UserError("the state is empty: no array in it has an element, so there is nothing to save.")
     items = {"state": ocp.args.StandardSave(unflatten(filled)), "record": ocp.args.JsonSave(record)}
     writer.save(path, args=ocp.args.Composite(**items))
 
@@ -52,16 +52,16 @@ def read(path: epath.Path, template: Any) -> tuple[Any, dict[str, Any]]:
     """State and `extra` of a step.
 
     Raises:
-      Damaged: Something is not what was written.
+      Damaged: The step was changed after it was written.
       UserError: The step does not fit the template.
     """
-    with _together():
+    with _on_all_processes():
         content = read_record(path)
-    wanted, leaves = types(template), content["leaves"]
-    if lines := differences(wanted, leaves):
+    expected, leaves = types(template), content["leaves"]
+    if lines := differences(expected, leaves):
         raise UserError("\n".join([f"the checkpoint {path} does not fit the template:", *lines]))
-    arrays = _whole_arrays(path, leaves, {name: sharding(leaf) for name, leaf in named(template).items()})
-    filled = [as_given(leaf, arrays[name], wanted[name]) for name, leaf in named(template).items()]
+    arrays = _intact_arrays(path, leaves, {name: sharding(leaf) for name, leaf in named(template).items()})
+    filled = [as_given(leaf, arrays[name], expected[name]) for name, leaf in named(template).items()]
     return jax.tree.unflatten(jax.tree.structure(template), filled), content["extra"]
 
 
@@ -73,39 +73,39 @@ def read_record(path: epath.Path) -> dict[str, Any]:
     """
     try:
         if not any(path.iterdir()):
-            raise Damaged("an empty folder")
+            raise Damaged("the folder is empty")
         content = json.loads((path / "record" / "metadata").read_text())  # Orbax's name for a JSON item
     except OSError as error:
         raise Damaged(f"record/metadata cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise Damaged("record/metadata is not JSON") from error
     if not is_intact(content):
-        raise Damaged("record/metadata is not what was written")
+        raise Damaged("record/metadata was changed after it was written")
     return content
 
 
 def damage(path: epath.Path) -> str | None:
     """The reason why a step is damaged, or None. Reads all of the step into NumPy arrays."""
     try:
-        with _together():
+        with _on_all_processes():
             leaves = read_record(path)["leaves"]
-        _whole_arrays(path, leaves, dict.fromkeys(leaves))
-    except Damaged as found:
-        return str(found)
+        _intact_arrays(path, leaves, dict.fromkeys(leaves))
+    except Damaged as error:
+        return str(error)
     return None
 
 
-def _whole_arrays(path: epath.Path, leaves: dict[str, Any], places: dict[str, Sharding | None]) -> dict[str, Stored]:
+def _intact_arrays(path: epath.Path, leaves: dict[str, Any], places: dict[str, Sharding | None]) -> dict[str, Stored]:
     """The arrays of a step with the given shardings (None: NumPy), after a comparison of their bits with the record."""
     _ignore_late_reads()
-    with _together():
+    with _on_all_processes():
         try:
             arrays = _load(path / "state", leaves, places)
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # a broken file may raise almost any exception
-            raise Damaged(f"its arrays cannot be read ({_plain(error, path)})") from error
-    with _together():
+            raise Damaged(f"its arrays cannot be read ({_reason(error, path)})") from error
+    with _on_all_processes():
         if wrong := changed(leaves, arrays):
             raise Damaged(f"the bits of {listed(wrong)} are not those that were saved")
     return arrays
@@ -116,8 +116,8 @@ def _load(path: epath.Path, leaves: dict[str, Any], places: dict[str, Sharding |
     targets = {name: _target(leaf, places[name]) for name, leaf in leaves.items() if name not in empty}
     # The handler itself and not a Checkpointer around it, because that waits for all processes, even for one that
     # failed.
-    found = ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(unflatten(targets)))
-    arrays = flatten(found) | empty
+    restored = ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(unflatten(targets)))
+    arrays = flatten(restored) | empty
     return {name: _placed(arrays[name], places[name]) for name in leaves}
 
 
@@ -134,7 +134,7 @@ def _placed(array: Stored, place: Sharding | None) -> Stored:
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
+def _on_all_processes() -> Iterator[None]:
     """Raises `Damaged` in all processes if one raises it; otherwise they would continue from different steps."""
     damage = None
     try:
@@ -164,7 +164,7 @@ def _ignore_late_reads() -> None:
     sys.unraisablehook = hook
 
 
-def _plain(error: BaseException, path: epath.Path) -> str:
+def _reason(error: BaseException, path: epath.Path) -> str:
     """The cause of an error, with names relative to the step and without the long TensorStore specification after
     it."""
     while error.__cause__:

@@ -20,11 +20,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
         "--to", default="onnx", metavar="FORMAT", help="onnx (default), stablehlo, huggingface or litert"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    about = "huggingface: floating point for integers, which plain transformers does not know"
+    about = "huggingface: store a quantised model in floating point, because transformers cannot read integers"
     parser.add_argument("--dequantise", action="store_true", help=about)
-    about = "onnx, kernels of 8 bits: int8 (default) is exact with VNNI, AMX or on Arm; uint8 everywhere, and slower"
+    about = (
+        "onnx, type of 8-bit weights: int8 (default) is exact with VNNI, AMX or on Arm; uint8 everywhere, but slower"
+    )
     parser.add_argument("--weights", default="int8", choices=("int8", "uint8"), help=about)
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     from bertjax.errors import UserError
     from bertjax.export.litert import INSTALL
     from bertjax.storage.paths import local
@@ -32,18 +34,21 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
     try:
         from bertjax.export.folder import export, exported_file
 
-        distance = export(given.model, given.to, given.out, given.dequantise, given.weights)
-    except UserError as mistake:
-        print(*str(mistake).strip().splitlines()[:5], sep="\n", file=sys.stderr)
+        distance = export(arguments.model, arguments.to, arguments.out, arguments.dequantise, arguments.weights)
+    except UserError as error:
+        print(*str(error).strip().splitlines()[:5], sep="\n", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as missing:
-        install = INSTALL if given.to == "litert" else "pip install 'bertjax[export]'"
-        print(f"an export to {given.to} needs {missing.name}: {install}", file=sys.stderr)
+        install = INSTALL if arguments.to == "litert" else "pip install 'bertjax[export]'"
+        print(f"an export to {arguments.to} needs {missing.name}: {install}", file=sys.stderr)
         sys.exit(2)
-    folder = local(given.out)
+    folder = local(arguments.out)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    name = exported_file(given.to, folder).relative_to(folder)
-    print(f"{given.out}/{name}: the folder has {size:.1f} MB; differs from JAX by {distance:.1g} of its output")
+    name = exported_file(arguments.to, folder).relative_to(folder)
+    print(
+        f"{arguments.out}/{name}: the folder has {size:.1f} MB; its outputs differ from JAX by {distance:.1g} "
+        "times their size"
+    )
     sys.exit(0)
 
 

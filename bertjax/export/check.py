@@ -56,8 +56,8 @@ def check_export(bundle: Bundle, to: Target, folder: Path) -> float:
     limit = ROUNDED if rounds else CLOSE
     if not distance <= limit:
         raise UserError(
-            f"the export differs from JAX by {distance:.2g} of its outputs' size (at most {limit}); nothing was "
-            "written.\n" + cause(bundle, to, folder, batches)
+            f"the outputs of the export differ from JAX by {distance:.2g} times their size (limit: {limit}); nothing "
+            "was written.\n" + cause(bundle, to, folder, batches)
         )
     return distance
 
@@ -71,14 +71,14 @@ def farthest(bundle: Bundle, run: Callable[..., np.ndarray], batches: list[Input
     """The largest difference from JAX over all texts, as a share of the outputs' size. With quantised activations, that
     of the median text: one value rounded to the other integer changes everything after it in its text, whereas an error
     in the file affects all texts."""
-    found: list[float] = []
+    differences: list[float] = []
     for inputs in batches:
-        expected, given = expected_output(bundle, inputs), run(*inputs)
+        expected, output = expected_output(bundle, inputs), run(*inputs)
         real = inputs[1][..., None] if expected.ndim == 3 else np.ones_like(expected)
         size = np.sqrt(np.mean(np.square(expected)))
-        difference = np.abs(given - expected) * real / size
-        found += difference.reshape(len(difference), -1).max(axis=1).tolist()
-    return float(np.median(found)) if rounds_inputs(bundle) else max(found)
+        difference = np.abs(output - expected) * real / size
+        differences += difference.reshape(len(difference), -1).max(axis=1).tolist()
+    return float(np.median(differences)) if rounds_inputs(bundle) else max(differences)
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -124,8 +124,8 @@ def expected_output(bundle: Bundle, inputs: tuple[Any, ...]) -> np.ndarray:
 def open_export(to: Target, folder: Path) -> Any:
     """A function `(ids, mask, types) -> output` that runs the exported folder in its own runtime."""
     if to == "huggingface":
-        twin = load(folder)
-        return lambda *inputs: expected_output(twin, inputs)
+        stock = load(folder)
+        return lambda *inputs: expected_output(stock, inputs)
     if to == "litert":
         return partial(answer_each, folder / FILES[to])
     if to == "stablehlo":
@@ -149,11 +149,11 @@ def wrong_runtime(wrong: tuple[str, ...]) -> str:
     import onnxruntime
 
     return (
-        f"ONNX Runtime {onnxruntime.__version__} multiplies integers wrongly on this processor ({processor_name()}), "
-        f"in {len(wrong)} matrices of this model, {wrong[0].removesuffix('/integers')} first; nothing was written.\n"
+        f"ONNX Runtime {onnxruntime.__version__} computes wrong integer products on this processor "
+        f"({processor_name()}), for {len(wrong)} matrices (the first is {wrong[0].removesuffix('/integers')}); nothing was written.\n"
         f"{integer_products(processor_features())}.\n"
-        "The file is right where such instructions are. Quantise the model again: weights of 7 bits, the default, are "
-        "exact everywhere. Or export with --weights=uint8, which is exact too, and slower."
+        "On a processor with such instructions the file is exact. Quantise the model again with weights of 7 bits (the "
+        "default), which are exact everywhere; or export with --weights=uint8, which is exact too, but slower."
     )
 
 
@@ -162,14 +162,16 @@ def cause(bundle: Bundle, to: Target, folder: Path, batches: list[Inputs]) -> st
     if rounds_inputs(bundle):
         site, share = most_outside(bundle, batches)
         if share > OUTSIDE:
-            texts = "its own texts" if bundle.calibration else "random tokens: the bundle has no calibration.json"
-            return (
-                f"It was tried with {texts}; {share:.1%} of what {site} reads lies outside of the range that the model "
-                "was quantised for, where answers hang on the order of summation.\n"
-                "Quantise it again, with texts like those that it will read."
+            texts = (
+                "its calibration texts" if bundle.calibration else "random tokens (the bundle has no calibration.json)"
             )
-    where = f" {layer}" if to == "onnx" and (layer := first_layer(bundle, folder, batches)) else ""
-    return f"This is a defect:{where} please report it with the model's config.json."
+            return (
+                f"It was checked with {texts}; {share:.1%} of the inputs of {site} are outside of their quantisation "
+                "range, where outputs depend on the order of summation.\n"
+                "Quantise the model again, with calibration texts like those that it will be used on."
+            )
+    where = first_layer(bundle, folder, batches) if to == "onnx" else ""
+    return f"This is a defect of bertjax{where}. Please report it with the model's config.json."
 
 
 def most_outside(bundle: Bundle, batches: list[Inputs]) -> tuple[str, float]:
@@ -192,13 +194,13 @@ def first_layer(bundle: Bundle, folder: Path, batches: list[Inputs]) -> str:
     names = [one.name for one in session.get_inputs()]
     squares = np.zeros((bundle.config.depth, 2))
     for ids, mask, types in batches:
-        given = dict(zip(("input_ids", "attention_mask", "token_type_ids"), (ids, mask, types), strict=True))
-        found = session.run(layers, {name: given[name].astype(np.int64) for name in names})
+        feeds = dict(zip(("input_ids", "attention_mask", "token_type_ids"), (ids, mask, types), strict=True))
+        outputs = session.run(layers, {name: feeds[name].astype(np.int64) for name in names})
         ours = bundle.model.apply({"params": bundle.params}, ids, mask, types)
-        for step, (theirs, hidden) in enumerate(zip(found, ours.hidden_states[1:], strict=True)):  # type: ignore[union-attr]
+        for step, (theirs, hidden) in enumerate(zip(outputs, ours.hidden_states[1:], strict=True)):  # type: ignore[union-attr]
             real = mask[:, : theirs.shape[1]].astype(bool)  # a classifier's last layer has only the [CLS] row
             expected = np.asarray(hidden)[:, : theirs.shape[1]][real]
             squares[step] += np.square(theirs[real] - expected).sum(), np.square(expected).sum()
     shares = np.sqrt(squares[:, 0] / squares[:, 1])
     wrong = np.flatnonzero(~(shares <= (JUMP if rounds_inputs(bundle) else CLOSE)))
-    return f"from layer {wrong[0]} on, by {shares[wrong[0]]:.2g} of that layer's size;" if len(wrong) else ""
+    return f": layer {wrong[0]} is the first to differ, by {shares[wrong[0]]:.2g} times its size" if len(wrong) else ""

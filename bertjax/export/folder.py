@@ -52,15 +52,15 @@ def export(
         raise UserError(f"{model} has no trained head ({', '.join(bundle.newly_initialized[:3])}); fine-tune it first.")
     if bundle.config.exits is not None and bundle.config.exits.exit_rule is not None:
         raise UserError(
-            f"{model} lets each text leave at an exit of its own, which no exported program can decide; export the "
-            "model that was given to bertjax calibrate, whose answers are those of the last layer."
+            f"{model} exits early, at a layer that depends on the example; an exported program cannot do that. Export "
+            "the model that bertjax calibrate was run on: it always computes all layers."
         )
     if (
         target.exists()
         and not is_empty_folder(target)
         and not any(exported_file(one, target) for one in (to, *EXPORTED))
     ):
-        raise UserError(f"{target} exists and is no exported folder, so it is not replaced; choose another name.")
+        raise UserError(f"{target} exists and is not an exported folder, so it is not replaced; choose another --out.")
     origin = as_path(model) if is_remote(model) else resolve(model).resolve()
     if target == origin:
         raise UserError(f"--out {out} is the model itself; choose another folder.")

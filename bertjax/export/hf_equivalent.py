@@ -38,8 +38,8 @@ def hf_equivalent(config: BertConfig, params: Tree, dequantise: bool = False) ->
     config, params = padded_layers(config, params)
     if not is_stock(config):
         raise UserError(
-            f"no stock {config.model_type} shares or maps its parameters as this model does; --to onnx or --to "
-            "stablehlo take it as it is."
+            f"no {config.model_type} of plain transformers shares or maps its parameters as this model does; use "
+            "--to onnx or --to stablehlo."
         )
     return config, params
 
@@ -49,17 +49,18 @@ def require_stock(config: BertConfig, params: Tree, dequantise: bool) -> None:
     integers = any(isinstance(leaf, Quantized) for leaf in flatten(params).values())
     width, head = config.hidden_size, config.head_size
     reasons = {
-        "its integers become floating point again only if asked (--dequantise)": integers and not dequantise,
-        "its texts may leave at exits; export the model without them": config.exits is not None,
-        "its layers recur": config.recurrence is not None,
-        "LayerNorm stands before its products (norm='pre')": config.norm == "pre",
-        "its pooled vector goes through another activation": config.classifier_activation is not None,
-        f"its heads of {head} columns do not fill its width of {width}": width % head != 0,
-        "a MobileBERT has no parts that could be put back": config.model_type == "mobilebert" and not is_stock(config),
+        "it is quantised; add --dequantise to store it in floating point": integers and not dequantise,
+        "it has exits; export the model without them": config.exits is not None,
+        "it applies a layer recurrently": config.recurrence is not None,
+        "its LayerNorm comes before attention and FFN (norm='pre')": config.norm == "pre",
+        "its classifier has an additional activation (classifier_activation)": config.classifier_activation is not None,
+        f"its hidden size {width} is not a multiple of its head size {head}": width % head != 0,
+        "the removed parts of a pruned MobileBERT cannot be filled with zeros": config.model_type == "mobilebert"
+        and not is_stock(config),
     }
     for reason, holds in reasons.items():
         if holds:
-            raise UserError(f"this model has no twin in plain transformers: {reason}.")
+            raise UserError(f"plain transformers has no model that computes the same: {reason}.")
 
 
 def multiplied_out(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:

@@ -37,7 +37,9 @@ def litert_model(model: BertModel, params: Any) -> bytes:
     from litert_converter.mlir.passmanager import PassManager  # pyright: ignore[reportMissingImports]
 
     if model.config.quantization is not None:
-        raise UserError("integers are not written for LiteRT; export the model in floating point, or --to onnx.")
+        raise UserError(
+            "a quantised model cannot be exported to LiteRT; export the floating-point model, or use --to onnx."
+        )
     program, context = stablehlo(model, params), ir.Context()
     api.prepare_mlir_context(context)
     try:
@@ -48,7 +50,7 @@ def litert_model(model: BertModel, params: Any) -> bytes:
             return api.export_flatbuffer_to_bytes(module.operation)
     except (ValueError, RuntimeError, ir.MLIRError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"LiteRT cannot express this model: {reason}\n--to onnx or --to stablehlo may.") from error
+        raise UserError(f"LiteRT cannot express this model: {reason}\nTry --to onnx or --to stablehlo.") from error
 
 
 def stablehlo(model: BertModel, params: Any) -> str:

@@ -35,15 +35,16 @@ def require_exportable(config: BertConfig) -> None:
       UserError: With the reason and what to do.
     """
     reasons = {
-        "a recurrence ends when its input says so; ONNX gets no loop here": config.recurrence is not None,
-        "leaving early is a decision for each text; export the model without exits": config.exits is not None,
-        "MobileBERT's bottlenecks are not written down here": config.model_type == "mobilebert",
-        "LayerNorm stands before the products (norm='pre')": config.norm == "pre",
-        f"a {config.architecture} has a head of pre-training": not config.architecture.endswith(HEADS),
+        "its number of recurrence steps depends on the input, and ONNX loops are not supported here": config.recurrence
+        is not None,
+        "it has exits; export the model without them": config.exits is not None,
+        "MobileBERT's bottlenecks are not supported here": config.model_type == "mobilebert",
+        "its LayerNorm comes before attention and FFN (norm='pre')": config.norm == "pre",
+        f"{config.architecture} has a pre-training head": not config.architecture.endswith(HEADS),
     }
     for reason, holds in reasons.items():
         if holds:
-            raise UserError(f"this model cannot become ONNX: {reason}. --to stablehlo takes it as it is.")
+            raise UserError(f"this model cannot be exported to ONNX: {reason}. Use --to stablehlo, which supports it.")
 
 
 Bytes = Literal["int8", "uint8"]
@@ -134,7 +135,9 @@ class Writer:
         done = f"{x}/rounded/{activation.low}/{activation.high}"
         if not any(node.output[0] == done for node in graph.nodes):
             if activation.bits != 8:
-                raise UserError(f"inputs of {activation.bits} bits have no ONNX type here; quantise them to 8.")
+                raise UserError(
+                    f"activations of {activation.bits} bits cannot be exported to ONNX; quantise them to 8 bits."
+                )
             ends = graph.number(scale), graph.constant(f"zero/{int(zero)}", np.uint8(zero + 128))
             graph.node("DequantizeLinear", graph.node("QuantizeLinear", x, *ends), *ends, name=done)
         return done
@@ -210,19 +213,19 @@ class Writer:
         """One depth step. With `first`, only the [CLS] row is computed, because nothing reads the others."""
         graph, stack = self.graph, "encoder/layer_"
         attention, ffn = f"{stack}{step.attention}/attention", f"{stack}{step.ffn}/ffn"
-        asking = graph.node("Slice", hidden, *map(graph.numbers, (0, 1, 1))) if first else hidden
+        query_rows = graph.node("Slice", hidden, *map(graph.numbers, (0, 1, 1))) if first else hidden
         heads = step.num_attention_heads
-        looked = self.attention(f"step_{number}/attention", attention, heads, asking, hidden, mask)
-        hidden = asking
+        attended = self.attention(f"step_{number}/attention", attention, heads, query_rows, hidden, mask)
+        hidden = query_rows
         norm = f"{stack}{step.attention_norm}/attention/layer_norm"
-        hidden = self.norm(norm, graph.node("Add", looked, hidden))
+        hidden = self.norm(norm, graph.node("Add", attended, hidden))
         inner = self.dense(f"step_{number}/ffn/intermediate", f"{ffn}/intermediate", hidden)
         after = self.dense(f"step_{number}/ffn/output", f"{ffn}/output", self.activation(inner))
         total = graph.node("Add", after, hidden)
         return self.norm(f"{stack}{step.ffn_norm}/ffn/layer_norm", total, name=f"step_{number}/hidden")
 
-    def attention(self, site: str, path: str, heads: int, asking: str, hidden: str, mask: str) -> str:
-        """Attention from the rows in `asking` to all rows in `hidden`."""
+    def attention(self, site: str, path: str, heads: int, query_rows: str, hidden: str, mask: str) -> str:
+        """Attention from the rows in `query_rows` to all rows in `hidden`."""
         graph, width = self.graph, self.config.head_size
 
         def split(part: str, x: str, order: tuple[int, ...]) -> str:
@@ -230,7 +233,7 @@ class Writer:
             apart = graph.node("Reshape", flat, graph.numbers(0, 0, heads, width))
             return graph.node("Transpose", apart, perm=order)
 
-        queries, keys = split("query", asking, (0, 2, 1, 3)), split("key", hidden, (0, 2, 3, 1))
+        queries, keys = split("query", query_rows, (0, 2, 1, 3)), split("key", hidden, (0, 2, 3, 1))
         values = split("value", hidden, (0, 2, 1, 3))
         scores = graph.node("Div", graph.node("MatMul", queries, keys), graph.number(float(np.sqrt(width))))
         probabilities = graph.node("Softmax", graph.node("Add", scores, mask), axis=-1)

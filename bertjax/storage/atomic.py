@@ -51,9 +51,9 @@ def put(new: Path, place: Path) -> None:
 def settle(place: Path) -> None:
     """Completes or undoes a replacement of `place` by a killed process, and deletes its scratch folder."""
     with contextlib.suppress(OSError):  # the folder is missing or unreadable
-        for found in _destinations(os.listdir(place.parent)):
-            if found[1] == place.name:
-                _clear_if_dead(place.parent / found[0], place)
+        for name, destination in _destinations(os.listdir(place.parent)):
+            if destination == place.name:
+                _clear_if_dead(place.parent / name, place)
 
 
 def settle_all(root: Path) -> None:
@@ -72,7 +72,7 @@ def exchanged(one: Path, other: Path) -> bool:
 
 def _destinations(names: Sequence[str]) -> list[tuple[str, str]]:
     """The scratch folders among these names, each with the name of its destination."""
-    return [(name, found[1]) for name in names if (found := SCRATCH.fullmatch(name))]
+    return [(name, match[1]) for name in names if (match := SCRATCH.fullmatch(name))]
 
 
 def _make(place: Path) -> tuple[Path, Lock]:
@@ -110,8 +110,8 @@ def _clear(folder: Path, place: Path, lock: Lock) -> None:
     try:
         if new.exists() and old.exists() and not os.path.lexists(place):
             os.rename(old, place)
-        for gone in (new, old):  # in this order, so that a partly deleted old folder is never restored
-            shutil.rmtree(gone, ignore_errors=True)
+        for content in (new, old):  # in this order, so that a partly deleted old folder is never restored
+            shutil.rmtree(content, ignore_errors=True)
         if not (new.exists() or old.exists()):  # else the next `settle` tries again
             lock.delete()
             folder.rmdir()

@@ -52,7 +52,7 @@ class Manifest(NamedTuple):
 def write(folder: Path, made_from: dict[str, str] | None = None) -> None:
     """Writes the digests of all files that are in a folder now."""
     files = sorted(Path(name).as_posix() for name in names(folder) if name != FILE)
-    arrays = {name: found for name in files if (found := digests_of_arrays(folder / name))}
+    arrays = {name: digests for name in files if (digests := digests_of_arrays(folder / name))}
     digests = dict(zip(files, digests_of([folder / name for name in files]), strict=True))
     _write(folder, Manifest(digests, arrays, made_from or {}))
 
@@ -61,8 +61,8 @@ def put_text(folder: str | os.PathLike[str], name: str, text: str) -> None:
     """Writes a text file into a finished folder, and updates its digest if the folder has digests."""
     write_text(as_path(folder) / name, text)
     if (as_path(folder) / FILE).is_file():
-        found = read(as_path(folder))
-        _write(folder, found._replace(files={**found.files, name: hashlib.sha256(text.encode()).hexdigest()}))
+        manifest = read(as_path(folder))
+        _write(folder, manifest._replace(files={**manifest.files, name: hashlib.sha256(text.encode()).hexdigest()}))
 
 
 def check(folder: Path, patterns: Sequence[str] = PARTS) -> None:
@@ -72,17 +72,15 @@ def check(folder: Path, patterns: Sequence[str] = PARTS) -> None:
       UserError: A file differs, or one that the model needs is missing, or the digests are damaged.
     """
     files, arrays, _ = read(folder)
-    asked = [name for name in files if matches(name, patterns)]
-    there = [name for name in asked if (folder / name).is_file()]
-    own = f"if the change is yours, delete its line in {folder / FILE}."
-    if gone := [name for name in asked if name not in there and matches(name, ANSWERS)]:
-        raise UserError(f"{folder / gone[0]} is gone, which was written with the rest.\nRestore it, or, {own}")
-    for name, digest in zip(there, digests_of([folder / name for name in there]), strict=True):
+    listed = [name for name in files if matches(name, patterns)]
+    present = [name for name in listed if (folder / name).is_file()]
+    advice = f"Restore it. If the change is intended, delete its line in {folder / FILE}."
+    if missing := [name for name in listed if name not in present and matches(name, ANSWERS)]:
+        raise UserError(f"{folder / missing[0]} is missing, but {FILE} lists it.\n{advice}")
+    for name, digest in zip(present, digests_of([folder / name for name in present]), strict=True):
         if digest != files[name]:
-            raise UserError(
-                f"{folder / name} is not what was written there{which(folder / name, arrays.get(name, {}))}.\n"
-                f"Restore it, or, {own}"
-            )
+            difference = differing_arrays(folder / name, arrays.get(name, {}))
+            raise UserError(f"{folder / name} was changed after it was written{difference}.\n{advice}")
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -91,27 +89,29 @@ def fingerprint(folder: Path) -> dict[str, str]:
     parts: dict[str, list[str]] = {"weights": [], "config": [], "tokenizer": []}
     files = sorted(file.name for file in folder.iterdir() if matches(file.name, ANSWERS) and file.is_file())
     for name, digest in zip(files, digests_of([folder / name for name in files]), strict=True):
-        weighty = any(suffix in name for suffix in WEIGHTS)
-        parts["weights" if weighty else "config" if name == "config.json" else "tokenizer"] += [name, digest]
-    return {part: hashlib.sha256(" ".join(found).encode()).hexdigest()[:16] for part, found in parts.items() if found}
+        has_weights = any(suffix in name for suffix in WEIGHTS)
+        parts["weights" if has_weights else "config" if name == "config.json" else "tokenizer"] += [name, digest]
+    return {
+        part: hashlib.sha256(" ".join(content).encode()).hexdigest()[:16] for part, content in parts.items() if content
+    }
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def which(path: Path, written: dict[str, str]) -> str:
+def differing_arrays(path: Path, written: dict[str, str]) -> str:
     """The arrays of a file that differ from those that were written, as part of a sentence."""
     if not written:
         return ""
     try:
         found = digests_of_arrays(path)
     except Exception:  # every parser raises its own class for a damaged file
-        return ": it cannot be read any more"
+        return ": it can no longer be read"
     if differing := [name for name, digest in written.items() if found.get(name) != digest]:
         others = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         return f": {', '.join(differing[:SHOWN])}{others} differ{'s' if len(differing) == 1 else ''}"
-    return ": its arrays are there, and what stands beside them differs" if found else ""
+    return ": its arrays are unchanged, but other content differs" if found else ""
 
 
 def digests_of(files: Sequence[Path]) -> list[str]:
@@ -168,13 +168,13 @@ def read(folder: Any) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = Manifest(content["files"], content["arrays"], content["made_from"])
-        well = all(re.fullmatch("[0-9a-f]{64}", digest) and is_inside(name) for name, digest in found.files.items())
-        if not well or not all(isinstance(one, dict) for one in (*found.arrays.values(), found.made_from)):
+        valid = all(re.fullmatch("[0-9a-f]{64}", digest) and is_inside(name) for name, digest in found.files.items())
+        if not valid or not all(isinstance(one, dict) for one in (*found.arrays.values(), found.made_from)):
             raise ValueError("expected names of files in this folder, each with 64 digits of SHA-256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}).\n"
-            "Restore it, or delete it: then nobody sees whether the files beside it are those that were written."
+            "Restore it, or delete it; without it, the files of this folder are not checked for changes."
         ) from None
     return found
 

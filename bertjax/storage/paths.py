@@ -7,8 +7,8 @@ files themselves (safetensors, ONNX Runtime, TensorBoard) cannot read it. So sma
 which is uploaded when it is complete. For a local path nothing is copied: `local` and `staged` return the path itself,
 and `atomic_folder` a folder beside it that is renamed (bertjax.storage.atomic).
 
-A folder in a bucket is replaced object by object. Its `config.json` is deleted first and written last, and a folder
-without one is no model. So a process that is killed in between leaves neither the old folder nor the new one, and the
+A folder in a bucket is replaced object by object. Its `config.json` is deleted first and written last, and no folder
+without one is opened. So a process that is killed in between leaves neither the old folder nor the new one, and the
 same command, run again, writes it from the last checkpoint.
 """
 
@@ -30,14 +30,14 @@ from bertjax.storage.atomic import put, scratch
 BUCKETS = "gs://"
 DECIDING = "config.json"
 
-Given = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 
-def is_remote(path: Given) -> bool:
+def is_remote(path: PathLike) -> bool:
     return os.fspath(path).startswith(BUCKETS)
 
 
-def as_path(path: Given) -> Any:
+def as_path(path: PathLike) -> Any:
     """A pathlib.Path; for a bucket, an epath.Path of etils, which has the same methods.
 
     Raises:
@@ -51,7 +51,7 @@ def as_path(path: Given) -> Any:
     return epath.Path(path)
 
 
-def absolute(path: Given) -> str:
+def absolute(path: PathLike) -> str:
     """The canonical name of a path, without `..`."""
     name = os.fspath(path)
     if not is_remote(name):
@@ -59,7 +59,7 @@ def absolute(path: Given) -> str:
     return BUCKETS + posixpath.normpath(name.removeprefix(BUCKETS))
 
 
-def relative(path: Given, folder: Given) -> str:
+def relative(path: PathLike, folder: PathLike) -> str:
     """The path relative to the folder. The path itself if only one of the two is in a bucket."""
     path, folder = absolute(path), absolute(folder)
     if is_remote(path) != is_remote(folder):
@@ -67,13 +67,13 @@ def relative(path: Given, folder: Given) -> str:
     return Path(os.path.relpath(path.removeprefix(BUCKETS), folder.removeprefix(BUCKETS))).as_posix()
 
 
-def joined(folder: Given, name: str) -> str:
+def joined(folder: PathLike, name: str) -> str:
     """The inverse of `relative`."""
     whole = name if is_remote(name) else os.path.join(folder, name)
     return absolute(whole) if is_remote(whole) else os.path.normpath(whole)
 
 
-def names(folder: Given) -> Iterator[str]:
+def names(folder: PathLike) -> Iterator[str]:
     """Every file below a folder, as a path relative to it; none if the folder does not exist."""
     if is_remote(folder):
         start = _key(folder) + "/"
@@ -83,7 +83,7 @@ def names(folder: Given) -> Iterator[str]:
         yield from (os.path.relpath(os.path.join(place, file), folder) for file in files)
 
 
-def local(path: Given) -> Path:
+def local(path: PathLike) -> Path:
     """A local path of a file, or of a folder with everything below it. Copies of earlier contents of a bucket stay in
     the cache until they are deleted by hand.
 
@@ -104,14 +104,14 @@ def local(path: Given) -> Path:
         with _plain_errors():
             client.get([name for name, *_ in found], [str(copy / name[start:]) for name, *_ in found])
         if _objects(path) != found:
-            raise UserError(f"{absolute(path)} was written while it was read; run again when it is complete.")
+            raise UserError(f"{absolute(path)} changed while it was read; run again when it is complete.")
 
     folder = cached_folder(f"buckets/{_key(path)}", found, make)
     return folder / posixpath.basename(_key(path)) if found[0][0] == _key(path) else folder
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Given) -> Iterator[Path]:
+def atomic_folder(target: PathLike) -> Iterator[Path]:
     """A folder to fill. It replaces `target` as a whole when the block ends without an error.
 
     Raises:
@@ -133,7 +133,7 @@ def atomic_folder(target: Given) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def staged(folder: Given) -> Iterator[Path]:
+def staged(folder: PathLike) -> Iterator[Path]:
     """A folder to fill. Its files are added to those in `folder` when the block ends without an error."""
     if not is_remote(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -144,12 +144,12 @@ def staged(folder: Given) -> Iterator[Path]:
         send(new, folder)
 
 
-def send(source: Path, folder: Given) -> None:
+def send(source: Path, folder: PathLike) -> None:
     """Uploads every file below `source` to the same relative path below a folder in a bucket."""
     _send(source, folder, list(names(source)))
 
 
-def write_text(path: Given, text: str) -> None:
+def write_text(path: PathLike, text: str) -> None:
     """Writes a file atomically: a killed process leaves either the old or the new content."""
     if is_remote(path):
         with _plain_errors():
@@ -161,7 +161,7 @@ def write_text(path: Given, text: str) -> None:
         os.replace(new / path.name, path)
 
 
-def remove(folder: Given) -> None:
+def remove(folder: PathLike) -> None:
     """Deletes a folder with everything in it, if it exists."""
     if is_remote(folder):
         as_path(folder).rmtree(missing_ok=True)
@@ -174,7 +174,7 @@ def _sending() -> Path:
     return Path(tempfile.gettempdir(), "bertjax")
 
 
-def _publish(source: Path, target: Given) -> None:
+def _publish(source: Path, target: PathLike) -> None:
     client, new, old = _client(_bucket(target)), set(names(source)), set(names(target))
     # The deciding file is deleted first and in a request of its own, because a request has no guaranteed order.
     for gone in ({DECIDING} & old, old - new - {DECIDING}):
@@ -185,14 +185,14 @@ def _publish(source: Path, target: Given) -> None:
     _send(source, target, sorted(new & {DECIDING}))
 
 
-def _send(source: Path, folder: Given, files: list[str]) -> None:
+def _send(source: Path, folder: PathLike, files: list[str]) -> None:
     if files:
         with _plain_errors():
             there = [f"{_key(folder)}/{Path(name).as_posix()}" for name in files]
             _client(_bucket(folder)).put([str(source / name) for name in files], there)
 
 
-def _objects(path: Given) -> list[tuple[str, int, str]]:
+def _objects(path: PathLike) -> list[tuple[str, int, str]]:
     """Name, size and generation of an object, or of all objects below a folder."""
     with _plain_errors():
         try:
@@ -204,12 +204,12 @@ def _objects(path: Given) -> list[tuple[str, int, str]]:
     return files + [one for name in inner for one in _objects(BUCKETS + name)]
 
 
-def _key(path: Given) -> str:
+def _key(path: PathLike) -> str:
     """`bucket/path`, the form that the client needs."""
     return absolute(path).removeprefix(BUCKETS)
 
 
-def _bucket(path: Given) -> str:
+def _bucket(path: PathLike) -> str:
     return _key(path).partition("/")[0]
 
 
@@ -221,7 +221,7 @@ def _client(bucket: str) -> Any:
       UserError: gcsfs is missing, or the bucket cannot be read: no such bucket, no credentials, no network.
     """
     if importlib.util.find_spec("gcsfs") is None:
-        raise UserError(f"gs://{bucket} is reached through gcsfs, which is missing: pip install 'bertjax[tpu]'.")
+        raise UserError(f"gs://{bucket} needs the package gcsfs: pip install 'bertjax[tpu]'.")
     import fsspec
     import fsspec.config
 
@@ -236,7 +236,8 @@ def _client(bucket: str) -> Any:
     except OSError as error:
         raise UserError(
             f"gs://{bucket} cannot be read: {str(error)[:300]}.\n"
-            "Check its name, and who you are there (gcloud auth application-default login; on a TPU, its account)."
+            "Check the bucket's name and your credentials (gcloud auth application-default login; on a TPU VM, those of "
+            "its service account)."
         ) from None
     return client
 

@@ -28,11 +28,11 @@ def stored_arrays(file: Path) -> dict[str, np.ndarray]:
                 except (AttributeError, TypeError):  # a dtype that NumPy lacks
                     kind = opened.get_slice(name).get_dtype()
                     raise UserError(
-                        f"{file}: {name} holds numbers of type {kind}; expected floating point of 16 bits or more. "
+                        f"{file}: {name} has dtype {kind}; expected floating point of 16 bits or more. "
                         "Store the weights as float32, bfloat16 or float16."
                     ) from None
     except SafetensorError as error:
-        raise UserError(f"{file} is damaged ({str(error)[:200]}); fetch or write it again.") from None
+        raise UserError(f"{file} is damaged ({str(error)[:200]}); download or write it again.") from None
     return arrays
 
 

@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=checked_pairs)
     except RecursionError:
-        raise UserError(f"{path}: not valid JSON (lists or objects in one another beyond any use)") from None
+        raise UserError(f"{path}: not valid JSON (lists or objects nested too deeply)") from None
     except ValueError as error:
         reason = "a number of thousands of digits" if "integer string conversion" in str(error) else error
         raise UserError(f"{path}: not valid JSON ({str(reason)[:200]})") from None
@@ -77,10 +77,10 @@ def checked_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         ((doubled, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{shown(doubled)} stands there twice")
+        raise ValueError(f"the key {shown(doubled)} occurs twice")
     for name, given in pairs:
         if not is_finite(given):
-            raise ValueError(f"{shown(name)} holds {shown(given)}, which is no number")
+            raise ValueError(f"{shown(name)} holds {shown(given)}, which is not a finite number")
     return content
 
 
@@ -105,12 +105,12 @@ def build(cls: type[Built], content: Any, name: str) -> Built:
     for given in content:
         if given not in fields:
             raise UserError(
-                f"{name} has a field {shown(given)} that this version does not know and that may change the answers: "
+                f"{name} has a field {shown(given)} that this version does not know and that may change the outputs: "
                 "open it with the version of bertjax that wrote it."
             )
     needed = [key for key, field in fields.items() if {field.default, field.default_factory} == {dataclasses.MISSING}]
     if missing := [key for key in needed if key not in content]:
-        raise UserError(f"{name} lacks {missing[0]}.")
+        raise UserError(f"{name} lacks the field {missing[0]}.")
     values = {key: value(hints(cls)[key], given, f"{name}.{key}") for key, given in content.items()}
     try:
         return cls(**values)

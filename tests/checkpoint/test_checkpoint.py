@@ -216,9 +216,9 @@ def damage_by_emptying(step: Path) -> None:
 DAMAGE = {
     damage_bits: "the bits of params/encoder/layer_0/kernel are not those",
     damage_length: "its arrays cannot be read",
-    damage_extra: "record/metadata is not what was written",
+    damage_extra: "record/metadata was changed after it was written",
     damage_text: "record/metadata is not JSON",
-    damage_by_emptying: "an empty folder",
+    damage_by_emptying: "the folder is empty",
     lambda step: shutil.rmtree(step / "record"): "record/metadata cannot be read",
     lambda step: shutil.rmtree(step / "state"): "its arrays cannot be read",
     lambda step: (step / "state" / "manifest.ocdbt").unlink(): "its arrays cannot be read",
@@ -342,8 +342,8 @@ def test_a_template_that_does_not_fit_is_told_where_and_no_step_is_called_damage
     assert lines[1:] == [
         "only in the template: c",
         "only in the checkpoint: x0, x1, x2 (+2 more)",
-        "stored for wanted: a float32[2] for bfloat16[2], b float32[2,3] for float32[3,2], "
-        "k threefry2x32 key as uint32[2] for uint32[2]",
+        "stored with another dtype or shape: a is float32[2], expected bfloat16[2]; b is float32[2,3], expected "
+        "float32[3,2]; k is threefry2x32 key as uint32[2], expected uint32[2]",
     ]
     assert steps(tmp_path) == [1]
 
@@ -488,7 +488,7 @@ def test_a_write_that_fails_is_one_sentence_and_the_last_good_step_stays(tmp_pat
         tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    hint = "The checkpoints already there are untouched: make room or choose another folder, and run again."
+    hint = "Existing checkpoints are unchanged. Free disk space or choose another folder, and run again."
     assert done.stdout.splitlines() == [f"cannot write checkpoints to {tmp_path}: File too large.", hint] * 3
     assert done.stderr == ""
 
@@ -509,11 +509,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
     [
         ({"a": "text"}, "a of the state is a str; a checkpoint holds arrays and numbers only"),
         ({"a": np.array(["x"])}, "a of the state has dtype <U1"),
-        ({"a": jnp.zeros(0)}, "holds no numbers"),
-        ({}, "holds no numbers"),
+        ({"a": jnp.zeros(0)}, "the state is empty: no array in it has an element"),
+        ({}, "the state is empty: no array in it has an element"),
         ({"a": {"b": 1}, "a/b": 2}, "two entries of the state have the path 'a/b'"),
-        ({"a": {"b": 1}, "a.b": 2}, r"stored over one another \(a.b, a/b\)|stored over one another \(a/b, a.b\)"),
-        ({"a": 1, "a/b": 2}, r"stored over one another \(a\)"),
+        ({"a": {"b": 1}, "a.b": 2}, r"stored under the same path \(a.b, a/b\)|stored under the same path \(a/b, a.b\)"),
+        ({"a": 1, "a/b": 2}, r"stored under the same path \(a\)"),
     ],
 )
 def test_a_state_that_cannot_be_stored_is_refused(tmp_path, state, message):
@@ -528,7 +528,7 @@ def test_mistakes_say_what_there_is(tmp_path):
     save(tmp_path, 3, {"x": 0})
     with pytest.raises(UserError, match=r"no step 4 in .*; it holds: 3\."):
         restore(tmp_path, {"x": 0}, step=4)
-    with pytest.raises(UserError, match=r"`extra` of a checkpoint must be what JSON can hold: .*ndarray"):
+    with pytest.raises(UserError, match=r"`extra` of a checkpoint must hold JSON values only: .*ndarray"):
         save(tmp_path, 5, {"x": 0}, extra={"metrics": np.zeros(3)})
     with pytest.raises(UserError, match="must be 1 or more"):
         Checkpoints(tmp_path, keep=0)

@@ -117,9 +117,11 @@ def test_a_runtime_that_multiplies_wrongly_is_named_with_the_cure(fixed, tmp_pat
     bertjax.save(quantised(full_int8(INT8), fixed), tmp_path / "model")
     with pytest.raises(UserError) as found:
         export(tmp_path / "model", "onnx", tmp_path / "out")
-    assert f"ONNX Runtime {onnxruntime.__version__} multiplies integers wrongly on this processor" in str(found.value)
-    assert "encoder/layer_0/attention/query/kernel first; nothing was written" in str(found.value)
-    assert "weights of 7 bits, the default, are exact everywhere" in str(found.value)
+    assert f"ONNX Runtime {onnxruntime.__version__} computes wrong integer products on this processor" in str(
+        found.value
+    )
+    assert "(the first is encoder/layer_0/attention/query/kernel); nothing was written" in str(found.value)
+    assert "weights of 7 bits (the default), which are exact everywhere" in str(found.value)
     assert not (tmp_path / "out").exists()
     export(tmp_path / "model", "onnx", tmp_path / "out", weights="uint8")
 
@@ -136,7 +138,8 @@ def test_a_file_that_is_wrong_is_a_defect_of_one_layer(tmp_path):
     wrong = with_activations(quantised(params=other), dict(right.config.quantization.activations))
     write_export(wrong, "onnx", tmp_path, False, "int8")
     with pytest.raises(
-        UserError, match=r"(?s)nothing was written.*This is a defect: from layer 1 on, by 0\.\d+ of that"
+        UserError,
+        match=r"(?s)nothing was written.*This is a defect of bertjax: layer 1 is the first to differ, by 0\.\d+ times",
     ):
         check_export(right, "onnx", tmp_path)
 
@@ -151,10 +154,10 @@ def test_texts_far_outside_of_the_ranges_are_named_and_no_defect(tmp_path):
     write_export(small, "onnx", tmp_path, False, "int8")
     batches = list(check_batches(small))
     said = cause(small, "onnx", tmp_path, batches)
-    assert said.startswith("It was tried with its own texts;")
-    assert f"of what {site} reads lies outside of the range" in said
+    assert said.startswith("It was checked with its calibration texts;")
+    assert f"of the inputs of {site} are outside of their quantisation range" in said
     without = dataclasses.replace(small, calibration=None)
-    assert "random tokens: the bundle has no calibration.json" in cause(without, "onnx", tmp_path, batches)
+    assert "random tokens (the bundle has no calibration.json)" in cause(without, "onnx", tmp_path, batches)
 
 
 def test_the_share_outside_of_a_range_is_that_of_a_count():

@@ -72,7 +72,7 @@ def test_integers_become_floating_point_only_if_asked():
     model, params = tiny()
     config, params = keep_heads(model.config, params, {0: [1]})
     config, integers = quantise_weights(config, params)
-    with pytest.raises(UserError, match="only if asked"):
+    with pytest.raises(UserError, match="add --dequantise"):
         hf_equivalent(config, integers)
     described, floats = hf_equivalent(config, integers, dequantise=True)
     assert described.quantization is None
@@ -87,14 +87,14 @@ def test_what_has_no_equivalent_is_refused_with_the_reason(tmp_path: Path):
         ({"exits": Exits(after=(0,))}, "exits"),
         ({"num_hidden_layers": 1, "recurrence": Recurrence(2)}, "recur"),
         ({"norm": "pre"}, "norm='pre'"),
-        ({"classifier_activation": "relu"}, "another activation"),
+        ({"classifier_activation": "relu"}, "an additional activation"),
     ):
         model, params = tiny(**changes)
         with pytest.raises(UserError, match=reason):
             hf_equivalent(model.config, params)
     model, params = tiny()
     odd = dataclasses.replace(model.config, head_size=5)
-    with pytest.raises(UserError, match="do not fill its width"):
+    with pytest.raises(UserError, match="is not a multiple of its head size 5"):
         hf_equivalent(odd, params)
 
 

@@ -58,7 +58,7 @@ def test_the_file_computes_what_jax_does_at_any_length(name: str, tmp_path):
 def test_integers_are_refused(tmp_path):
     converter()
     bertjax.save(Bundle(*quantise_weights(CLASSIFIER, init_params(CLASSIFIER, 0))), tmp_path / "bundle")
-    with pytest.raises(UserError, match="integers are not written for LiteRT"):
+    with pytest.raises(UserError, match="a quantised model cannot be exported to LiteRT"):
         export(tmp_path / "bundle", "litert", tmp_path / "out")
 
 

@@ -193,10 +193,10 @@ def test_weights_without_an_integer_product_are_floating_point():
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (universal_config("paper", **SIZES), "ends when its input says so"),
-        (CLASSIFIER.replace(exits=Exits(after=(0,))), "export the model without exits"),
-        (CLASSIFIER.replace(norm="pre"), "LayerNorm stands before the products"),
-        (BertConfig(architecture="BertForMaskedLM", **SIZES), "has a head of pre-training"),
+        (universal_config("paper", **SIZES), "number of recurrence steps depends on the input"),
+        (CLASSIFIER.replace(exits=Exits(after=(0,))), "has exits; export the model without them"),
+        (CLASSIFIER.replace(norm="pre"), "LayerNorm comes before attention and FFN"),
+        (BertConfig(architecture="BertForMaskedLM", **SIZES), "has a pre-training head"),
     ],
 )
 def test_what_cannot_be_expressed_is_refused_with_the_reason(config: BertConfig, reason: str):
@@ -258,7 +258,7 @@ def test_a_wrong_export_is_an_error_and_leaves_no_folder(folder, tmp_path, monke
         return right(config, params, weights)
 
     monkeypatch.setattr(module, "onnx_model", wrong)
-    with pytest.raises(UserError, match="the export differs from JAX by"):
+    with pytest.raises(UserError, match="the outputs of the export differ from JAX by"):
         export(folder, "onnx", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -268,7 +268,7 @@ def test_the_command_says_what_it_wrote_and_what_is_wrong(folder, tmp_path):
     command = [sys.executable, "-m", "bertjax.cli", "export", str(folder)]
     done = subprocess.run([*command, f"--out={tmp_path / 'a'}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{tmp_path / 'a'}/onnx/model.onnx: the folder has 0.0 MB; differs from JAX by")
+    assert done.stdout.startswith(f"{tmp_path / 'a'}/onnx/model.onnx: the folder has 0.0 MB; its outputs differ")
     done = subprocess.run(
         [*command, "--to=tflite", f"--out={tmp_path / 'b'}"], cwd=ROOT, capture_output=True, text=True
     )
@@ -276,7 +276,7 @@ def test_the_command_says_what_it_wrote_and_what_is_wrong(folder, tmp_path):
     assert done.stderr == "--to tflite: expected one of onnx, stablehlo, huggingface, litert.\n"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(UserError, match="is no exported folder, so it is not replaced"):
+    with pytest.raises(UserError, match="is not an exported folder, so it is not replaced"):
         export(folder, "onnx", tmp_path / "mine")
 
 

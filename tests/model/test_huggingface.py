@@ -570,7 +570,7 @@ def test_names_of_outputs_may_stand_in_any_order_and_be_numbers():
         ("exits.exit_rule.rule", 3, "bertjax.exits.exit_rule.rule is 3; expected one of entropy"),
         ("exits.exit_rule.spin", 3, 'bertjax.exits.exit_rule has a field "spin" that this version does not know'),
         ("exits.exit_rule", [], "bertjax.exits.exit_rule is []; expected an object"),
-        ("exits", {}, "bertjax.exits lacks after"),
+        ("exits", {}, "bertjax.exits lacks the field after"),
         ("layers", 5, "bertjax.layers is 5; expected a list"),
         ("layers.0.intermediate_size", "10", 'bertjax.layers[0].intermediate_size is "10"; expected a whole number'),
         ("layers.1.attention", -1, "bertjax.layers[1].attention is -1; expected a whole number"),
@@ -643,7 +643,7 @@ def test_numbers_of_types_that_numpy_has_not_are_named(folder):
     header = {"classifier.weight": {"dtype": "F8_E4M3", "shape": [2, 2], "data_offsets": [0, 4]}}
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
-    assert "classifier.weight holds numbers of type F8_E4M3; expected floating point of 16 bits" in refusal(folder)
+    assert "classifier.weight has dtype F8_E4M3; expected floating point of 16 bits" in refusal(folder)
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"\x10", b"\xff" * 8, b"\x02" + bytes(7) + b"{", b"\x02" + bytes(7) + b"[]"])

@@ -176,7 +176,7 @@ def test_timed_forward_is_the_one_of_predict(folders):
 
 
 def test_a_baseline_that_is_not_measured_is_refused(folders):
-    with pytest.raises(UserError, match="'gold' is none of the models"):
+    with pytest.raises(UserError, match="'gold' is not among the models"):
         measure_bundles([Entry("x", folders, [1])], [1], ["a"], task=TASK, baseline="gold", source="")
 
 

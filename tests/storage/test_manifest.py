@@ -65,8 +65,8 @@ def test_a_flipped_bit_in_any_file_of_a_bundle_is_named(folder: Path, name: str,
     size = (folder / name).stat().st_size
     flip(folder / name, {"start": 0, "middle": size // 2, "end": size - 1}[place])
     message = refusal(bertjax.load, folder)
-    assert message.startswith(f"{folder / name} is not what was written there")
-    assert message.endswith(f"Restore it, or, if the change is yours, delete its line in {folder / manifest.FILE}.")
+    assert message.startswith(f"{folder / name} was changed after it was written")
+    assert message.endswith(f"Restore it. If the change is intended, delete its line in {folder / manifest.FILE}.")
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -74,7 +74,7 @@ def test_a_flipped_bit_in_any_file_of_an_export_is_named(exported: Path, tmp_pat
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))
     for place in (0.1, 0.5, 0.9):
         flip(folder / name, int(place * (folder / name).stat().st_size))
-        assert refusal(manifest.check, folder).startswith(f"{folder / name} is not what was written there")
+        assert refusal(manifest.check, folder).startswith(f"{folder / name} was changed after it was written")
         shutil.copy(exported / name, folder / name)
     manifest.check(folder)
 
@@ -108,7 +108,7 @@ def test_the_tensor_that_was_exchanged_is_named(folder: Path):
     tensors = dict(load_file(folder / "model.safetensors"))
     tensors["bert.pooler.dense.bias"] = tensors["bert.pooler.dense.bias"] + np.float32(1e-6)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    assert "model.safetensors is not what was written there: bert.pooler.dense.bias differs.\n" in refusal(
+    assert "model.safetensors was changed after it was written: bert.pooler.dense.bias differs.\n" in refusal(
         bertjax.load, folder
     )
     save_file({name: 2 * tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
@@ -118,25 +118,25 @@ def test_the_tensor_that_was_exchanged_is_named(folder: Path):
 def test_weights_written_anew_with_another_header_say_so(folder: Path):
     save_file(dict(load_file(folder / "model.safetensors")), folder / "model.safetensors", metadata={"by": "me"})
     message = refusal(bertjax.load, folder)
-    assert "its arrays are there, and what stands beside them differs" in message
+    assert "its arrays are unchanged, but other content differs" in message
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_gone_is_named(folder: Path, name: str):
     (folder / name).unlink()
-    assert refusal(bertjax.load, folder).startswith(f"{folder / name} is gone, which was written with the rest.")
+    assert refusal(bertjax.load, folder).startswith(f"{folder / name} is missing, but {manifest.FILE} lists it.")
 
 
 def test_a_change_of_ones_own_is_allowed_by_deleting_its_line(folder: Path):
     content = json.loads((folder / "config.json").read_text())
     content["id2label"] = {"0": "bad", "1": "good"}
     (folder / "config.json").write_text(json.dumps(content))
-    assert "config.json is not what was written" in refusal(stored_config, folder)
+    assert "config.json was changed after it was written" in refusal(stored_config, folder)
     lines = (folder / manifest.FILE).read_text().splitlines(keepends=True)
     (folder / manifest.FILE).write_text("".join(line for line in lines if '"config.json"' not in line))
     assert bertjax.load(folder).config.labels == ("bad", "good")
     flip(folder / "model.safetensors", -4)
-    assert "model.safetensors is not what was written" in refusal(bertjax.load, folder)
+    assert "model.safetensors was changed after it was written" in refusal(bertjax.load, folder)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_what_is_said_of_a_model_is_checked_where_it_ships_and_not_where_it_open
     manifest.check(folder, manifest.EVERYTHING)
     (folder / "README.md").write_text("a better card\n")
     bertjax.load(folder)
-    assert "README.md is not what was written" in refusal(manifest.check, folder, manifest.EVERYTHING)
+    assert "README.md was changed after it was written" in refusal(manifest.check, folder, manifest.EVERYTHING)
     (folder / "README.md").unlink()
     manifest.check(folder, manifest.EVERYTHING)  # a copy of the model alone
 

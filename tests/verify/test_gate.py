@@ -287,7 +287,7 @@ def test_a_file_with_one_corrupted_weight_is_refused(folder: Path, quick: Path, 
     tensor.raw_data = bits.tobytes()
     onnx.save(stored, folder / "corrupted" / FLOATS)
     with pytest.raises(
-        bertjax.UserError, match="not what was written there: encoder/layer_0/ffn/output/kernel differs"
+        bertjax.UserError, match="was changed after it was written: encoder/layer_0/ffn/output/kernel differs"
     ):
         compared(folder / "corrupted", quick, data)
     (folder / "corrupted" / "digests.json").unlink()
