@@ -174,11 +174,11 @@ def load(
     template = abstract_params(config)
     check_sites(config, template)
     params, missing, ignored = parameters_from_tensors(tensors, template, config)
-    lost = [path for path in missing if same_head or not path.startswith(HEADS)]
-    if lost:
+    absent = [path for path in missing if same_head or not path.startswith(HEADS)]
+    if absent:
         raise UserError(
-            f"{folder} lacks {len(lost)} parameters of a {config.architecture}: {shortened(lost)}.\n"
-            f"Tensors left over: {shortened(ignored) or 'none'}."
+            f"{folder} lacks {len(absent)} parameters of a {config.architecture}: {shortened(absent)}.\n"
+            f"Unused tensors: {shortened(ignored) or 'none'}."
         )
     if missing:
         known = flatten(params) | flatten(init_params(config, seed, only=missing))
@@ -197,7 +197,7 @@ def matching_tokenizer(folder: Path, config: BertConfig) -> Tokenizer | None:
     if tokenizer and tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{folder} has a tokenizer with {tokenizer.vocab_size} tokens, but a model with {config.vocab_size} "
-            "embeddings: the two do not belong together."
+            "embeddings: they do not belong together. Use the tokenizer that the model was trained with."
         )
     return tokenizer
 
@@ -226,7 +226,7 @@ def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
     require_numbers(bundle.params, bundle.config, "this model")
     target = as_path(path) if is_remote(path) else Path(path).resolve()
     if target.exists() and not (target / "config.json").is_file() and not is_empty_folder(target):
-        raise UserError(f"{target} exists and is no model folder, so it is not replaced; choose another name.")
+        raise UserError(f"{target} exists and is not a model folder, so it is not replaced; choose another name.")
     with atomic_folder(target) as folder:
         write_model(folder, bundle.config, bundle.params)
         if bundle.tokenizer is not None:
@@ -255,7 +255,7 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
     if not as_path(name).is_dir():
         raise UserError(f"no model folder at {name}; give a folder, hf:NAME for a model of the hub, or demo.")
     if is_remote(name) and not (as_path(name) / "config.json").is_file():
-        raise UserError(f"{name} has no config.json: it is no model, or one that is not wholly written yet.")
+        raise UserError(f"{name} has no config.json: it is not a model, or is still being written.")
     return local(name)
 
 
@@ -267,7 +267,7 @@ def hub_folder(name: str) -> Path:
     except Exception as error:  # The hub client raises a dozen types, from no network to a misspelt name.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
-            f"cannot get hf:{name} from the hub: {reason}\nCheck the name and the network, or give a folder."
+            f"cannot download hf:{name} from the hub: {reason}\nCheck the name and the network, or give a folder."
         ) from error
 
 

@@ -74,7 +74,7 @@ def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Itera
     from bertjax.adaptive import EarlyExitExecutor, segmented_model
 
     executor = EarlyExitExecutor(segmented_model(config), params)
-    return lambda batches: (BatchOutput(*left) for left in executor(list(batches)))
+    return lambda batches: (BatchOutput(*output) for output in executor(list(batches)))
 
 
 def batch_in_parts(run: Callable[..., Array], *batch: Int[np.ndarray, "b l"]) -> np.ndarray:
@@ -116,15 +116,15 @@ def run_rows_with(
     batches, again = tee(eval_batches(encoded, batch_size, buckets))
     rows: list[np.ndarray] = [np.empty(0)] * len(encoded)
     depths, differ = [0] * len(encoded), False
-    for batch, answered in zip(batches, run(map(inputs_of, again)), strict=True):
+    for batch, output in zip(batches, run(map(inputs_of, again)), strict=True):
         for position in np.flatnonzero(batch["weights"]):
-            number, row = batch["example_ids"][position], answered.logits[position]
+            number, row = batch["example_ids"][position], output.logits[position]
             rows[number] = row[: batch["attention_mask"][position].sum()] if row.ndim > 1 else row
-            if answered.depths is not None:
-                depths[number], differ = int(answered.depths[position]), True
-    if lost := [number for number, row in enumerate(rows) if not np.isfinite(row).all()]:
+            if output.depths is not None:
+                depths[number], differ = int(output.depths[position]), True
+    if invalid := [number for number, row in enumerate(rows) if not np.isfinite(row).all()]:
         raise UserError(
-            f"the logits of {len(lost)} of {len(rows)} texts are not finite (the first is text {lost[0]}): "
+            f"the logits of {len(invalid)} of {len(rows)} texts are not finite (the first is text {invalid[0]}): "
             "an activation overflows. Train the model again, with a lower learning rate, or use dtype=float32."
         )
     return rows, depths if differ else None
@@ -167,9 +167,9 @@ def score_inputs(encoded: Encoded, examples: Examples, logits: list[np.ndarray])
     """Predictions and labels in the form that `bertjax.metrics.scores.score` compares (see its table)."""
     kind, gold = encoded.task.kind, encoded.labels
     if kind in ("tokens", "qa"):
-        found, _ = labels_from_logits(kind, encoded.task.labels, logits, encoded, examples)
+        predicted, _ = labels_from_logits(kind, encoded.task.labels, logits, encoded, examples)
         expected = examples.labels or []
-        return found, expected if kind == "tokens" else [answer["text"] for answer in expected]
+        return predicted, expected if kind == "tokens" else [answer["text"] for answer in expected]
     return answers(kind, np.stack(logits)), gold
 
 

@@ -257,8 +257,8 @@ def test_saving_again_replaces_the_whole_folder(bundle, folder):
 def test_a_folder_of_something_else_is_not_replaced(bundle, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years")
-    assert "exists and is no model folder" in refusal(bertjax.save, bundle, tmp_path / "thesis")
-    assert "exists and is no model folder" in refusal(bertjax.save, bundle, tmp_path / "thesis" / "chapter.tex")
+    assert "exists and is not a model folder" in refusal(bertjax.save, bundle, tmp_path / "thesis")
+    assert "exists and is not a model folder" in refusal(bertjax.save, bundle, tmp_path / "thesis" / "chapter.tex")
     assert "cannot write" in refusal(bertjax.save, bundle, tmp_path / "thesis" / "chapter.tex" / "bundle")
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years"
 
@@ -336,7 +336,7 @@ def test_a_hub_name_opens_from_the_local_cache_without_a_network(stock, tmp_path
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert bertjax.load("hf:some/model").predict(["good"]).labels == bertjax.load(stock).predict(["good"]).labels
     message = refusal(bertjax.load, "hf:some/other")
-    assert message.startswith("cannot get hf:some/other from the hub: ")
+    assert message.startswith("cannot download hf:some/other from the hub: ")
     assert message.endswith("Check the name and the network, or give a folder.")
     assert len(message.splitlines()) == 2
 
@@ -369,7 +369,9 @@ def test_whatever_the_hub_client_raises_is_one_clear_message(monkeypatch):
         raise ConnectionError("")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    assert refusal(bertjax.load, "hf:some/model").startswith("cannot get hf:some/model from the hub: ConnectionError")
+    assert refusal(bertjax.load, "hf:some/model").startswith(
+        "cannot download hf:some/model from the hub: ConnectionError"
+    )
 
 
 # --- what cannot be ---------------------------------------------------------------------------------------------------

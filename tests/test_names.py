@@ -143,7 +143,6 @@ IN_HELP = {
 
 FINE = {
     "guess_kind": "the kind of a task is a guess, which the user is told",
-    "WORTH": "what one more bucket has to save",
     "_walk": "over the equations of a jaxpr",
     "find": "the way in which a scale is found, a parameter and no field",
 }

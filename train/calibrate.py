@@ -1,9 +1,10 @@
-"""Find the threshold of early exit for a model with exits, and show what it gains.
+"""Choose the early-exit threshold of a model with exits, and measure what it gains.
 
     bertjax calibrate --model=runs/exits/bundle --held_out=held-out.tsv --data.eval=dev.tsv --out=runs/early
 
-The threshold is the boldest whose score on --held_out is at most --bound below that of the whole model, confidence
-interval included; for one point that takes at least 368 examples. These examples must not have been used in training.
+Of all thresholds whose score on --held_out is at most --bound below that of the full model, confidence interval
+included, the one with the earliest exits is chosen. A bound of one point needs at least 368 examples. These examples
+must not have been used in training.
 The table of OUT/report.md is measured on other examples, --data.eval. OUT/bundle holds the threshold, and exits early
 wherever it is loaded. If no threshold keeps the bound, the table still shows what each would have cost.
 """
@@ -30,15 +31,15 @@ def main(config: Config) -> None:
         return
     bundle, task = open_model(config.model, text.task(config.held_out), 0)
     if bundle.config.exits is None:
-        raise UserError(f"{config.model} has no exits; train some first (bertjax exits).")
+        raise UserError(f"{config.model} has no exits; add and train them first (bertjax exits).")
     if bundle.newly_initialized:
         raise UserError(f"{config.model} has no trained head for this task; fine-tune it first (bertjax finetune).")
     held_out = text.held_out(task, tokenizer_of(bundle), config.held_out, "validation")
     reported = text.held_out(task, tokenizer_of(bundle))
     if held_out.encoded.fingerprint == reported.encoded.fingerprint:
         raise UserError(
-            f"--held_out and --data.eval are the same text, {config.held_out}; text that chooses a threshold cannot "
-            "measure what it costs."
+            f"--held_out and --data.eval are the same text, {config.held_out}. The threshold must be chosen on one "
+            "text and measured on another."
         )
     facts = describe(config.data, held_out, reported, "held_out", config.held_out)
     found = calibrate(

@@ -4,17 +4,17 @@
     bertjax compress --config=quickstart --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --out=runs/mine
 
 Each stage begins with a model folder and makes one, in OUT/stages. A finished stage is not run again, and an unfinished
-one continues. A model that already has a trained head for the task is the teacher as it is. At the end every model is
-measured beside two baselines, the same small model trained without a teacher and a bag of words: OUT/report.md. After a
-last stage that exports, the teacher is exported too, and the two files are compared with each other.
+one continues. A model that already has a trained head for the task is used as the teacher without training. At the end
+every model is measured beside two baselines, the same small model trained without a teacher and a bag of words:
+OUT/report.md. After a last stage that exports, the teacher is exported too, and the two files are compared.
 
     bertjax compress --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --max_drop=1 --min_speedup=4
 
 With a bound (--max_drop, --min_speedup, --max_mb) a short list of smaller models is made, and the fastest one within
 the bounds is kept. If there is none, the best one is kept, and the exit code is 3.
 
-What fails is left out, with everything that would have started from it. The rest is measured and kept, and the exit
-code is 4. The same command tries again what failed.
+A stage that fails is left out, with all stages that would have started from its model. The rest is measured and kept,
+and the exit code is 4. The same command again repeats what failed.
 """
 
 import contextlib

@@ -2,13 +2,13 @@
 
     bertjax evaluate --model=runs/a/bundle --against runs/b/bundle --data.eval=dev.tsv --out=runs/compared
 
-The first model is the baseline that the others are compared with. Exported folders may stand among those, and are
-measured in their own runtime. With --data.train a bag of words, fitted on that, stands beside them. The report is
+The first model is the baseline that the others are compared with. Exported folders may be among those, and are
+measured in their own runtime. With --data.train, a bag of words fitted on that text is measured too. The report is
 OUT/report.md.
 """
 
 from bertjax.engine.command_line import run
-from bertjax.engine.commands import asked
+from bertjax.engine.commands import command_for
 from bertjax.engine.fields import to_dict
 from bertjax.engine.log import note
 from bertjax.jobs.compress import show
@@ -26,9 +26,14 @@ def main(config: Config) -> None:
     task = text.task() if learned else text.task(config.data.eval, "test")
     models = open_models(config, task)
     if not learned:
-        note("without --data.train no bag of words can be fitted as a baseline")
+        note("without --data.train, no bag of words is fitted as a baseline")
     facts = describe_for(text, str(models[0].folder), task, learned)
-    about = {"command": asked("evaluate", config), "settings": to_dict(config), "learned": learned, "facts": facts}
+    about = {
+        "command": command_for("evaluate", config),
+        "settings": to_dict(config),
+        "learned": learned,
+        "facts": facts,
+    }
     show(build_report(models, text, out, task=task, **about))
     note(f"the report: {out / 'report.md'}")
 

@@ -4,7 +4,7 @@
     bertjax finetune --model=hf:bert-base-uncased --data.train=train.tsv --data.eval=dev.tsv --out=runs/mine
 
 The finished model is OUT/bundle, its score is in OUT/run.json, and OUT/metrics.jsonl has the loss of every tenth step.
-The same command again continues where it was cut.
+The same command again continues an interrupted run.
 """
 
 from bertjax.engine.command_line import run

@@ -1,11 +1,11 @@
-"""Label text with a model: one text a line in, one line of JSON out.
+"""Label text with a model: one text per line in, one line of JSON out.
 
     echo "a quiet masterpiece" | bertjax predict --model=runs/quickstart/bundle
     bertjax predict --model=runs/quickstart/bundle --input=reviews.txt --out=labels.jsonl
 
-For pairs of texts, a tab stands between the two. Each line of the answer holds `text`, `label` and `probabilities`,
-and the `depth` at which the text exited, where the model exits early. There is an answer for every line: of a
-blank one the label is null.
+The two texts of a pair are separated by a tab. Each line of the output holds `text`, `label` and `probabilities`, and
+for a model that exits early the `depth` at which the text exited. Every line has an output; for a blank line the label
+is null.
 """
 
 import json
@@ -22,18 +22,18 @@ def main(config: Config) -> None:
     import bertjax
 
     lines = read_lines(config.input)
-    given = [number for number, line in enumerate(lines) if line.strip()]
-    if not given:
+    numbers = [number for number, line in enumerate(lines) if line.strip()]
+    if not numbers:
         raise UserError(
-            f"{'standard input' if config.input == '-' else config.input} holds no text; expected one a line."
+            f"{'standard input' if config.input == '-' else config.input} holds no text; expected one per line."
         )
-    columns = [lines[number].split("\t") for number in given]
+    columns = [lines[number].split("\t") for number in numbers]
     counts = {len(row) for row in columns}
     if len(counts) > 1 or max(counts) > 2:
         odd = next(i for i, row in enumerate(columns) if len(row) > 2 or len(row) != len(columns[0]))
         raise UserError(
-            f"line {given[odd] + 1} has {len(columns[odd])} columns; expected one text a line, or two with a tab "
-            "between."
+            f"line {numbers[odd] + 1} has {len(columns[odd])} columns; expected one text per line, or two separated by "
+            "a tab."
         )
     texts = [row[0] for row in columns]
     pairs = [row[1] for row in columns] if counts == {2} else None
@@ -42,7 +42,7 @@ def main(config: Config) -> None:
     if predictions.truncated:
         note(f"{predictions.truncated} of {len(texts)} texts were too long and were truncated")
     answers: list[dict[str, Any]] = [{"text": line, "label": None} for line in lines]
-    for i, number in enumerate(given):
+    for i, number in enumerate(numbers):
         answer = answers[number]
         answer["label"] = predictions.labels[i]
         if predictions.probabilities is not None:

@@ -1,9 +1,9 @@
-"""Remove from a model's vocabulary the tokens that the texts at hand never use: a smaller folder, and the same answers.
+"""Remove from a model's vocabulary the tokens that the training text never uses: a smaller folder, the same outputs.
 
     bertjax vocabulary --model=runs/tuned/bundle --data.train=demo --data.eval=demo --out=runs/fewer-words
 
-Nothing is trained. A text whose tokens are all kept gets exactly the answers that it had; other words are spelled with
-the tokens that are left, which costs a shallow model more than a deep one: look at the score. The result is OUT/bundle.
+Nothing is trained. A text whose tokens are all kept gets exactly the same outputs as before; other words are split into
+the remaining tokens, which costs a shallow model more than a deep one: check the score. The result is OUT/bundle.
 
 The head stays as it is. A model without a trained head for a task (pre-trained, or without a head) gets no score, and
 the text may be raw: whatever `bertjax pretrain` reads.

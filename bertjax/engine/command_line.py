@@ -74,8 +74,8 @@ def _run(main: Job, description: str, argv: Sequence[str], trains: bool) -> NoRe
             hosts.on_main_process(lambda: main(config))
         raise_if_stopped()
         sys.stdout.flush()
-    except UserError as mistake:
-        code, reason = 2, str(mistake)
+    except UserError as error:
+        code, reason = 2, str(error)
         print(*reason.strip().splitlines()[:5], sep="\n", file=sys.stderr)
     except Stopped as stop:
         # With several processes SIGTERM ends all of them together; another signal ends this one, and the others follow.
@@ -113,8 +113,8 @@ def parse(cls: type[C], argv: Sequence[str], description: str = "", prog: str | 
             raise UserError(_unknown(path, known))
     try:
         return replace(config, {path: convert(path, known[path], words) for path, words in flags.items()})
-    except ValueError as mistake:  # from a dataclass's own check
-        raise UserError(str(mistake)) from mistake
+    except ValueError as error:  # from a dataclass's own check
+        raise UserError(str(error)) from error
 
 
 def take_group(name: str, group: C, argv: Sequence[str]) -> tuple[C, list[str]]:
@@ -136,18 +136,20 @@ def take_group(name: str, group: C, argv: Sequence[str]) -> tuple[C, list[str]]:
 def load_config(name: str, cls: type[C]) -> C:
     """The `config` of a config file, by its path or by the name of a shipped one. NAME:OTHER is its variable OTHER, for
     files with several recipes."""
-    given, (name, which) = name, re.fullmatch(r"(.*?)(?::(\w+))?", name).groups(default="config")  # type: ignore[union-attr]
+    source, (name, which) = name, re.fullmatch(r"(.*?)(?::(\w+))?", name).groups(default="config")  # type: ignore[union-attr]
     path = CONFIGS / f"{name}.py" if re.fullmatch(r"\w+", name) else Path(name)
     if not path.is_file():
         shipped = _shipped()
-        raise UserError(f'no config file "{given}"{nearest(path.stem, shipped)}\nshipped configs: {", ".join(shipped)}')
+        raise UserError(
+            f'no config file "{source}"{nearest(path.stem, shipped)}\nshipped configs: {", ".join(shipped)}'
+        )
     module = _execute(path)
     config = getattr(module, which, None)
     if not isinstance(config, cls):
-        found = f"it is a {_name(type(config))}" if hasattr(module, which) else "the file has no such name"
+        problem = f"it is a {_name(type(config))}" if hasattr(module, which) else "the file has no such name"
         others = [f"{path.stem}:{other}" for other, value in vars(module).items() if isinstance(value, cls)]
         hint = f". It has: {', '.join(others)}" if others else ""
-        raise UserError(f"{path}: `{which}` must be a {_name(cls)}; {found}{hint}")
+        raise UserError(f"{path}: `{which}` must be a {_name(cls)}; {problem}{hint}")
     for field, leaf in leaves(config).items():
         if not fits(leaf):
             raise UserError(f"{path}: {field} is {leaf.value!r}; expected {describe(leaf.type)}")
@@ -163,7 +165,7 @@ def _split(argv: Sequence[str]) -> dict[str, list[str]]:
             name, equals, value = ("help" if word == "-h" else word[2:]).partition("=")
             words = flags[name.replace("-", "_")] = [value] if equals else []
         elif words is None:
-            raise UserError(f'unexpected word "{word}"; fields are set as --field=value, and --help lists them')
+            raise UserError(f'unexpected argument "{word}"; fields are set as --field=value, and --help lists them')
         else:
             words.append(word)
     return flags

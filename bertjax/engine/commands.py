@@ -14,44 +14,46 @@ _parsed: tuple[Dataclass | None, list[str]] = (None, [])
 """The config that was parsed last, and its arguments."""
 
 
-def remember(config: Dataclass, words: Sequence[str]) -> None:
+def remember(config: Dataclass, arguments: Sequence[str]) -> None:
     """Keeps the arguments that a config was parsed from."""
     global _parsed  # a process has one command line
-    _parsed = config, list(words)
+    _parsed = config, list(arguments)
 
 
-def asked(script: str, config: Dataclass, **changes: Any) -> str:
+def command_for(script: str, config: Dataclass, **changes: Any) -> str:
     """The command for a config, with other values for some fields; `__` stands for the dot in their names."""
     new = {name.replace("__", "."): value for name, value in changes.items()}
     kept, keep = [], True
-    for word in _parsed[1] if config is _parsed[0] else flags(config):
-        if word.startswith("--"):
-            keep = word[2:].partition("=")[0].replace("-", "_") not in new
+    for argument in _parsed[1] if config is _parsed[0] else flags(config):
+        if argument.startswith("--"):
+            keep = argument[2:].partition("=")[0].replace("-", "_") not in new
         if keep:
-            kept.append(word)
-    return line(script, *kept, *spelled(new))
+            kept.append(argument)
+    return line(script, *kept, *as_flags(new))
 
 
-def line(*words: str) -> str:
+def line(*arguments: str) -> str:
     """A bertjax command, quoted for a shell."""
-    return shlex.join(["bertjax", *words])
+    return shlex.join(["bertjax", *arguments])
 
 
 def flags(config: Dataclass) -> list[str]:
     """The fields of a config that differ from the defaults of its class, as flags."""
     usual = leaves(type(config)())
-    return spelled({n: leaf.value for n, leaf in leaves(config).items() if n in usual and leaf.value != usual[n].value})
+    return as_flags(
+        {n: leaf.value for n, leaf in leaves(config).items() if n in usual and leaf.value != usual[n].value}
+    )
 
 
-def spelled(values: Mapping[str, Any]) -> list[str]:
+def as_flags(values: Mapping[str, Any]) -> list[str]:
     """These values as flags, as command_line.py parses them."""
     flags = []
     for name, value in values.items():
         if isinstance(value, tuple) and len(value) > 1:
             flags += [f"--{name}", *map(str, value)]
         else:
-            only = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
             flags.append(
-                f"--{name}={'none' if only is None else str(only).lower() if isinstance(only, bool) else only}"
+                f"--{name}={'none' if text is None else str(text).lower() if isinstance(text, bool) else text}"
             )
     return flags

@@ -45,7 +45,7 @@ def dry_run(main: Callable[[Any], object], config: Any) -> NoReturn:
         config = with_placeholders(dataclasses.replace(config, out=str(Path(folder) / "out")), Path(folder))
         main(config)
     raise UserError(
-        f"--compile_only={config.compile_only}: with these settings nothing is trained, so there is no step."
+        f"--compile_only={config.compile_only}: these settings train nothing, so there is no step to compile."
     )
 
 

@@ -47,9 +47,9 @@ class Processes:
     """Seconds without a finished step after which all processes exit, because one of them hangs."""
 
     def __post_init__(self) -> None:
-        given = (self.coordinator, self.count, self.index)
-        if None in given:
-            if given != (None, None, None):
+        values = (self.coordinator, self.count, self.index)
+        if None in values:
+            if values != (None, None, None):
                 raise UserError(
                     "--processes.coordinator, --processes.count and --processes.index belong together: give all three, "
                     "or none on the hosts of a TPU slice"
@@ -135,10 +135,10 @@ class Cluster:
         """Keeps the main process alive until the others have read the last heartbeats from its store."""
         before: Any = None
         for _ in range(10 if self.index == 0 else 0):
-            signs = self.client.key_value_dir_get("bertjax/alive/")
-            if signs == before:
+            heartbeats = self.client.key_value_dir_get("bertjax/alive/")
+            if heartbeats == before:
                 break
-            before = signs
+            before = heartbeats
             time.sleep(2 * HEARTBEAT_PERIOD)
 
     def barrier(self, seconds: float = BARRIER_TIMEOUT) -> None:
@@ -157,15 +157,15 @@ class Cluster:
 _cluster: Cluster | None = None
 
 
-def join(given: Processes) -> None:
+def join(processes: Processes) -> None:
     """Connects to the other processes, if there are any. Must be called before any other function of jax.
 
     Raises:
       UserError: They could not be reached.
     """
     global _cluster
-    automatic = None if given.count else tpu_cluster()
-    if not (given.count or automatic):
+    automatic = None if processes.count else tpu_cluster()
+    if not (processes.count or automatic):
         return
     import jax
     from jax._src import distributed  # jax has no public API for its key-value store; Orbax uses the same module
@@ -173,21 +173,21 @@ def join(given: Processes) -> None:
 
     try:
         jax.distributed.initialize(
-            given.coordinator, given.count, given.index, cluster_detection_method=automatic or "deactivate"
+            processes.coordinator, processes.count, processes.index, cluster_detection_method=automatic or "deactivate"
         )
     except ValueError:  # a TPU machine without other hosts
-        if given.count:
+        if processes.count:
             raise
         return
     except (RuntimeError, OSError) as error:
-        hint = "" if given.count else "\nOn a TPU machine without other hosts set TPU_SKIP_MDS_QUERY=1."
+        hint = "" if processes.count else "\nOn a TPU machine without other hosts set TPU_SKIP_MDS_QUERY=1."
         raise UserError(f"could not connect to the other processes: {first_line(error)}{hint}") from error
     # jax's first look at the devices and the first collective need all processes at the same time (between CPUs within
     # 30 s), so both happen now.
     multihost_utils.sync_global_devices("bertjax")
     if distributed.global_state.num_processes > 1:
         state = distributed.global_state
-        _cluster = Cluster(state.client, state.process_id, state.num_processes, given.step_timeout)
+        _cluster = Cluster(state.client, state.process_id, state.num_processes, processes.step_timeout)
 
 
 def first_line(error: Exception) -> str:

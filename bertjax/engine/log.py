@@ -132,8 +132,8 @@ class Progress:
             self.bar.update(self.task, completed=step, rate=rate)
         elif (now - self.printed >= 10 and passed >= 2) or step == self.total:
             self.printed = now
-            left = (self.total - step) * passed / (step - self.first)
-            note(f"{self.label}: step {step} of {self.total}, {rate}, {left:.0f} s left")
+            remaining = (self.total - step) * passed / (step - self.first)
+            note(f"{self.label}: step {step} of {self.total}, {rate}, {remaining:.0f} s left")
 
     def close(self) -> None:
         if self.bar is not None:

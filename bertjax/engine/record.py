@@ -69,7 +69,7 @@ def begin_here(out: Path, config: Dataclass | dict[str, Any]) -> bool:
         return False
     if different:
         raise UserError(
-            f"{out} holds a run with other settings (there -> here): {'; '.join(different[:3])}.\n"
+            f"{out} holds a run with other settings (stored -> given): {'; '.join(different[:3])}.\n"
             "Use the same settings to continue it, or another --out."
         )
     if changed:
@@ -97,7 +97,7 @@ def is_finished(out: Path, record: dict[str, Any]) -> bool:
     if "result" not in record:
         return False
     if record.get("bundle") and not holds_bundle(out):
-        note(f"{out} was finished, but its model is missing: it is made again")
+        note(f"{out} was finished, but its model is missing; the run is repeated")
         return False
     note(f"{out}: finished already{', ' * bool(record['result'])}{result_text(record['result'])}")
     release_lock(out)
@@ -108,7 +108,7 @@ _locks: dict[str, Lock] = {}
 
 
 def acquire_lock(out: Path) -> None:
-    """Locks the folder until `release_lock` or the end of this process, and deletes the debris of killed processes.
+    """Locks the folder until `release_lock` or the end of this process, and deletes what killed processes left.
 
     Raises:
       UserError: Another process works on it, or it cannot be written.
@@ -229,7 +229,9 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
     except OSError as error:
         raise cannot_write(out, error) from None
     except UnicodeEncodeError as error:
-        raise UserError(f"the settings hold {error.object[error.start : error.end]!r}, which is no Unicode.") from None
+        raise UserError(
+            f"the settings hold {error.object[error.start : error.end]!r}, which is not valid Unicode."
+        ) from None
 
 
 def completed(stored: Json, config: Any) -> Any:
@@ -251,14 +253,14 @@ def default_of(field: dataclasses.Field) -> Any:
     return None if field.default is dataclasses.MISSING else field.default
 
 
-def differences(there: Json, here: Json, path: str = "") -> list[str]:
-    """Every field that differs, as `path: there -> here`. A field that is missing on one side counts as None."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        names = list(dict.fromkeys([*there, *here]))
-        return [line for name in names for line in differences(there.get(name), here.get(name), f"{path}{name}.")]
-    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        return [line for i, pair in enumerate(zip(there, here)) for line in differences(*pair, f"{path}{i}.")]  # noqa: B905
-    return [] if there == here else [f"{path[:-1]}: {there} -> {here}"]
+def differences(stored: Json, given: Json, path: str = "") -> list[str]:
+    """Every field that differs, as `path: stored -> given`. A field that is missing on one side counts as None."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        names = list(dict.fromkeys([*stored, *given]))
+        return [line for name in names for line in differences(stored.get(name), given.get(name), f"{path}{name}.")]
+    if isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
+        return [line for i, pair in enumerate(zip(stored, given)) for line in differences(*pair, f"{path}{i}.")]  # noqa: B905
+    return [] if stored == given else [f"{path[:-1]}: {stored} -> {given}"]
 
 
 def versions() -> dict[str, str]:
@@ -266,15 +268,15 @@ def versions() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             from bertjax import __version__
 
-            found[package] = __version__ if package == "bertjax" else "not installed"
-    return found
+            installed[package] = __version__ if package == "bertjax" else "not installed"
+    return installed
 
 
 def device() -> str:

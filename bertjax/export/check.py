@@ -150,7 +150,8 @@ def wrong_runtime(wrong: tuple[str, ...]) -> str:
 
     return (
         f"ONNX Runtime {onnxruntime.__version__} computes wrong integer products on this processor "
-        f"({processor_name()}), for {len(wrong)} matrices (the first is {wrong[0].removesuffix('/integers')}); nothing was written.\n"
+        f"({processor_name()}), for {len(wrong)} matrices (the first is {wrong[0].removesuffix('/integers')}); "
+        "nothing was written.\n"
         f"{integer_products(processor_features())}.\n"
         "On a processor with such instructions the file is exact. Quantise the model again with weights of 7 bits (the "
         "default), which are exact everywhere; or export with --weights=uint8, which is exact too, but slower."

@@ -45,8 +45,8 @@ def augment(config: Config, text: Text) -> Data:
     note(task_summary(examples))
     if task.kind in ("tokens", "qa"):
         raise UserError(
-            f"{config.data.train}: the labels of a task of kind {task.kind} stand in the text, and would not fit one "
-            "with other words; only whole texts can be augmented. Distil with the text as it is."
+            f"{config.data.train}: the labels of a task of kind {task.kind} refer to words of the text, so copies with "
+            "other words would not fit them. Use the text without augmentation."
         )
     new: dict[str, Any] = {"labels": task.labels, "kind": task.kind, "metric": task.metric}
     data = dataclasses.replace(config.data, train=str(file), rows=None, **new)
@@ -69,9 +69,9 @@ def make_parts(source: Source, parts: Path, process_index: int, process_count: i
 
     examples = len(source.examples)
     mine = range(process_index, -(-examples // PART), process_count)
-    left = [number for number in mine if not (parts / part_name(number)).is_file()]
-    bar = Progress("augmenting", len(mine), len(mine) - len(left))
-    for done, number in enumerate(left, start=len(mine) - len(left) + 1):
+    missing = [number for number in mine if not (parts / part_name(number)).is_file()]
+    bar = Progress("augmenting", len(mine), len(mine) - len(missing))
+    for done, number in enumerate(missing, start=len(mine) - len(missing) + 1):
         lines = source.lines(number * PART, min((number + 1) * PART, examples))
         write(parts / part_name(number), "".join(lines))
         bar.update(done, PART, None)
@@ -130,8 +130,8 @@ class Source:
             yield self.line(start + row, original)
             for side, texts in enumerate(read):
                 draws = Draws(self.config.seed, 0, SUBSTITUTES, start + row, side)
-                asked = self.config.tried, self.config.probability
-                for copy in altered(original[side], texts[row].words, candidates[side][row], *asked, draws):
+                copies = self.config.tried, self.config.probability
+                for copy in altered(original[side], texts[row].words, candidates[side][row], *copies, draws):
                     yield self.line(start + row, [*original[:side], copy, *original[side + 1 :]])
 
     def candidates(self, texts: list[Any]) -> list[list[list[str]]]:
@@ -164,7 +164,7 @@ def open_source(config: Config, task: Task, examples: Examples) -> Source:
     bundle = open_masked_lm(config)
     predicting, limit = config.substitutes == "predictions", bundle.config.max_position_embeddings
     names, seen, lengths = token_strings(tokenizer_of(bundle)), Counter(), [4]
-    asked: dict[str, tuple[int, ...]] = {}
+    queries: dict[str, tuple[int, ...]] = {}
     for column in (examples.texts, examples.pairs or []):
         for start in range(0, len(column), PART):
             for text in read_texts(column[start : start + PART], tokenizer_of(bundle), names):
@@ -172,9 +172,9 @@ def open_source(config: Config, task: Task, examples: Examples) -> Source:
                 lengths += [min(2 * len(text.ids) - 1, limit)] * len(single)
                 others = [word for word in text.words if word not in single]
                 seen.update(word.name for word in others)
-                asked |= {word.name: word.tokens for word in others}
+                queries |= {word.name: word.tokens for word in others}
     table = np.asarray(bundle.params["embeddings"]["word"]["embedding"])
-    near = neighbours(asked, seen, table, names, config.candidates)
+    near = neighbours(queries, seen, table, names, config.candidates)
     return Source(config, task, examples, bundle, names, near, length_buckets(np.array(lengths), limit))
 
 
@@ -188,12 +188,12 @@ def open_masked_lm(config: Config) -> Bundle:
     architecture = PREFIXES[stored.model_type] + "ForMaskedLM" if predicting else None
     bundle = load(config.model, architecture=architecture)
     if bundle.tokenizer is None:
-        raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so no text can be read with it.")
+        raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so text cannot be tokenised.")
     if predicting and (bundle.newly_initialized or bundle.tokenizer.mask_id is None):
         raise UserError(
             f"{config.model} has no trained MLM head to predict masked words with. Train one on text like yours,\n"
             f"  bertjax pretrain --model={config.model} --sentences=none --data.train=TEXT --out=runs/words\n"
-            "and give --model=runs/words/bundle; or take --substitutes=neighbours, which needs none."
+            "and give --model=runs/words/bundle; or use --substitutes=neighbours, which needs none."
         )
     return bundle
 

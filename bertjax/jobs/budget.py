@@ -119,8 +119,8 @@ def choose(report: Report, models: Sequence[Model], bounds: Config) -> tuple[Mod
         return best.model, dataclasses.replace(report, conclusion=sentence), None
     best = min(found, key=lambda one: (len(one.misses(bounds)), one.drop))
     sentence = (
-        f"None of {len(found)} candidates keeps all bounds. The best try is kept: {best}; it misses "
-        f"{' and '.join(best.misses(bounds))}. Allow more, or train longer (--epochs)."
+        f"None of {len(found)} candidates is within all bounds. The best one is kept: {best}; it misses "
+        f"{' and '.join(best.misses(bounds))}. Relax the bounds, or train longer (--epochs)."
     )
     return best.model, dataclasses.replace(report, conclusion=sentence), sentence
 

@@ -95,7 +95,9 @@ def planned_stages(bench: Bench, row: Row, seed: int) -> list[Stage]:
         length = next(lengths)
         if adds_data and length["epochs"]:
             if stage.packed:
-                raise UserError(f"row {row.name}: with more text than the data, give packed rows a budget in --steps")
+                raise UserError(
+                    f"row {row.name}: it augments the data and packs it, so the budget must be given in --steps"
+                )
             whole = stage.with_training(steps=None, epochs=length["epochs"])
             length = {"steps": whole.planned_steps(bench.examples), "epochs": None}
         return stage.with_training(**length)

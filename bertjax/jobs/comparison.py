@@ -42,7 +42,7 @@ class Bench:
 
 def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     """Scores, costs and times of all rows, the teacher first and then the baselines."""
-    from bertjax.engine.commands import asked
+    from bertjax.engine.commands import command_for
     from bertjax.engine.fields import to_dict
     from bertjax.engine.log import note
     from bertjax.engine.record import versions
@@ -61,7 +61,7 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
         lengths=tokens,
         rows=tuple(dataclasses.replace(row, **found.get(row.name, {})) for row in rows),
         best=best,
-        command=asked("compare", config, out=f"{config.out}-again"),
+        command=command_for("compare", config, out=f"{config.out}-again"),
         teacher_cost=f"training the teacher ({bench.teacher_epochs * bench.examples:,.0f} passes)",
         config=to_dict(config),
         versions={**versions(), **on.versions},
@@ -85,12 +85,12 @@ def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any]
         paper = published.get(name)
         methods[name] = Method(name, done, failures, paper and paper.value, paper and paper.source)
     began = time.monotonic()
-    words = bag_of_words(bench.text, bench.task, bench.out)
-    if words is not None:
-        took, examples = time.monotonic() - began, bench.evaluation(bench.teacher).examples
-        predictions = words.predict(examples.texts, examples.pairs)
+    bag = bag_of_words(bench.text, bench.task, bench.out)
+    if bag is not None:
+        seconds, examples = time.monotonic() - began, bench.evaluation(bench.teacher).examples
+        predictions = bag.predict(examples.texts, examples.pairs)
         methods["bag_of_words"] = Method(
-            "bag_of_words", (MethodRun(None, predictions, float(bench.examples), seconds=took),)
+            "bag_of_words", (MethodRun(None, predictions, float(bench.examples), seconds=seconds),)
         )
     return [methods[name] for name in dict.fromkeys([*BUILT_IN, *methods]) if name in methods], gold
 
@@ -122,9 +122,9 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
 
     def cost(name: str) -> dict[str, Any]:
         known = costs(Entry(name, folders[name], (), runtimes[name]), round(tokens.p50))
-        wanted = ("parameters", "size_bytes", "flops_per_example")
+        fields = ("parameters", "size_bytes", "flops_per_example")
         times = {"latency_ms": timings[name].latency, "throughput_per_s": timings[name].throughput_per_s}
-        return {field: known[field] for field in wanted if field in known} | times
+        return {field: known[field] for field in fields if field in known} | times
 
     found = {name: cost(name) for name in runtimes}
     return tokens, timings["teacher"], {name: found[first[shape]] for name, shape in shapes.items()}

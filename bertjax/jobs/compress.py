@@ -104,7 +104,7 @@ def given_teacher(job: Compression) -> tuple[list[Model], list[Stage]]:
     stages = job.config.planned_stages()
     if not (stages[0].finetunes and has_trained_head(job.config.model, job.task)):
         return [], stages
-    note(f"{job.config.model} already has a head for this task: it is the teacher as it is")
+    note(f"{job.config.model} already has a head for this task; it is used as the teacher without training")
     return [Model(stages[0].name, resolve_model(job.config.model))], stages[1:]
 
 
@@ -129,13 +129,13 @@ def try_candidates(job: Compression) -> list[Model]:
         first = stages[0]
         if not first.finetunes:
             raise UserError(
-                f"{job.config.model} has no trained head, and the first stage is no Finetune to give it one."
+                f"{job.config.model} has no trained head, and the first stage is not Finetune. Give a fine-tuned model."
             )
         models = [made(first, job.context(job.config.model, first.name), first.name)]
     models.append(exported(job, models[0]))
     bundles = {"": models[0]}
     if not (integers := integers_pay(job.config)):
-        note("so one candidate is in integers, and not three; all three are tried where --max_mb asks for size")
+        note("int8 is tried on one candidate only; with --max_mb it is tried on all three, to save size")
     tried = candidates(job.config.planned_stages(), depth_of(models[0].folder), integers)
     for number, candidate in enumerate(tried, start=1):
         job.log.event("candidate", number, name=candidate.name)
@@ -178,7 +178,7 @@ def conclude(job: Compression, models: list[Model], facts: tuple[Facts, ...]) ->
         settings=to_dict(config),
         task=job.task,
         next_steps=next_steps(config, models, job.task),
-        command=commands.asked("compress", config),
+        command=commands.command_for("compress", config),
         base=config.model,
         facts=facts,
         failures=job.failures,

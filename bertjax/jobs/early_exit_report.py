@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-CLOSED, LAST = "no early exit", "the model without exits"
+NO_EXIT, LAST = "no early exit", "the model without exits"
 ORACLE = "oracle: the first exit that agrees with the last layer"
 BATCH = 32
 ROWS = 6
@@ -26,22 +26,22 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
 
     task, gold = split.encoded.task, split.encoded.labels
     exit_logits, logits = logits_at_exits(early.model, early.device_params, split.encoded)
-    whole, depth = scored_predictions(early.config, logits), early.config.depth
-    leavings = shown(found)
+    full, depth = scored_predictions(early.config, logits), early.config.depth
+    rules = rules_to_report(found)
     count = min(config.sample, len(gold))
     timed = np.random.default_rng(0).permutation(len(gold))[: count - count % BATCH if count >= BATCH else count]
-    times = time_all(early, leavings, split.encoded, timed, config.data.max_length)
+    times = time_all(early, rules, split.encoded, timed, config.data.max_length)
     costs = cost_by_depth(early, round(float(np.median(split.encoded.lengths))))
 
-    def row(name: str, taken: Any) -> ThresholdRow:
-        predictions = scored_predictions(early.config, exited_logits(exit_logits, logits, taken))
-        depths = depths_of(early.config, taken)
+    def row(name: str, exits: Any) -> ThresholdRow:
+        predictions = scored_predictions(early.config, exited_logits(exit_logits, logits, exits))
+        depths = depths_of(early.config, exits)
         own, plain = times.get(name, {}), times[LAST]
         return ThresholdRow(
             name,
             score=score(task.metric, predictions, gold),
             score_ci95=score_interval(task.metric, predictions, gold),
-            difference_ci95=paired_difference_interval(task.metric, predictions, whole, gold),
+            difference_ci95=paired_difference_interval(task.metric, predictions, full, gold),
             mean_depth=float(depths.mean()),
             layer_saving=1 - float(depths.mean()) / depth,
             flops=None if costs is None else float(np.mean([costs[int(d)] for d in depths])),
@@ -50,10 +50,10 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
             timed_layer_saving=1 - float(depths[timed].mean()) / depth if own else None,
         )
 
-    nobody = np.full(len(logits), len(exit_logits))
-    rows = [row(LAST, nobody), row(CLOSED, nobody)]
-    for name, leaving in leavings.items():
-        rows.append(row(name, first_exit(policy_of(early.config, leaving), exit_logits, logits)))
+    none_exited = np.full(len(logits), len(exit_logits))
+    rows = [row(LAST, none_exited), row(NO_EXIT, none_exited)]
+    for name, rule in rules.items():
+        rows.append(row(name, first_exit(policy_of(early.config, rule), exit_logits, logits)))
     if task.kind == "classification":
         rows.append(row(ORACLE, oracle_exit(exit_logits, logits)))
     report = EarlyExitReport(
@@ -76,19 +76,19 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
     return {task.metric: final.score, "mean depth": final.mean_depth}
 
 
-def shown(found: Any) -> dict[str, Any]:
+def rules_to_report(found: Any) -> dict[str, Any]:
     """Some of the tried thresholds by name, in the order of increasing early exits."""
     import numpy as np
 
     tried = [one.exit_rule for one in found.tried]
-    picked = sorted({int(i) for i in np.linspace(0, len(tried) - 1, min(ROWS, len(tried)))})
-    chosen = [tried[i] for i in picked]
+    indices = sorted({int(i) for i in np.linspace(0, len(tried) - 1, min(ROWS, len(tried)))})
+    chosen = [tried[i] for i in indices]
     if found.exit_rule is not None and found.exit_rule not in chosen:
         chosen = sorted([*chosen, found.exit_rule], key=tried.index)
     return {f"{one.rule} {one.threshold:.3g}{', calibrated' if one == found.exit_rule else ''}": one for one in chosen}
 
 
-def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_length: int) -> dict[str, Any]:
+def time_all(early: Any, rules: dict[str, Any], encoded: Any, rows: Any, max_length: int) -> dict[str, Any]:
     """Milliseconds per text, by repeat, for each of the `WAYS` of calling: for the plain model, for no early exit, and
     for every threshold."""
     import numpy as np
@@ -117,14 +117,14 @@ def time_all(early: Any, leavings: dict[str, Any], encoded: Any, rows: Any, max_
         ExitRule("patience", float(early.config.depth), 1.0) if len(config.labels) == 1 else ExitRule("entropy", 0.0)
     )
 
-    def executor(leaving: Any) -> Any:
-        return EarlyExitExecutor(segmented_model(early.config, policy_of(early.config, leaving)), early.device_params)
+    def executor(rule: Any) -> Any:
+        return EarlyExitExecutor(segmented_model(early.config, policy_of(early.config, rule)), early.device_params)
 
     ways = {
         LAST: lambda batches: [np.asarray(plain(*batch)) for batch in batches],
-        CLOSED: executor(never),
+        NO_EXIT: executor(never),
     }
-    ways |= {name: executor(leaving) for name, leaving in leavings.items()}
+    ways |= {name: executor(rule) for name, rule in rules.items()}
     calls = dict(zip(WAYS, [[[one] for one in alone], [[one] for one in full], [full]], strict=True))
     if not full:
         calls = {kind: batches for kind, batches in calls.items() if kind == "batch_1"}

@@ -18,7 +18,8 @@ def open_models(config: Config, task: Task) -> list[Model]:
         model = Model(short_name(name, [model.name for model in models]), resolve_model(name))
         if model.exported and not models:
             raise UserError(
-                f"{name} is an exported file; the baseline is a model: its bundle, and the file --against it."
+                f"{name} is an exported folder, but --model must be a bundle. Give its bundle as --model, and "
+                f"--against={name}."
             )
         if not model.exported and not has_trained_head(name, task):
             raise UserError(f"{name} has no trained head for this task; fine-tune it first (bertjax finetune).")

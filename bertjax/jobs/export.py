@@ -28,7 +28,7 @@ def export_once(model: str | os.PathLike[str], folder: Any, weights: Literal["in
         if not known or known == manifest.fingerprint(resolve(model)):
             return
     distance = export(model, "onnx", folder, weights=weights)
-    note(f"{folder}: differs from JAX by {distance:.1g} of its output")
+    note(f"{folder}: its outputs differ from JAX by {distance:.1g} times their size")
 
 
 def require_packages() -> None:

@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from bertjax.engine.commands import asked, flags, line, spelled
+from bertjax.engine.commands import as_flags, command_for, flags, line
 from bertjax.jobs.report import Model
 from bertjax.recipes.compress import Config
 from bertjax.recipes.distill import Distill
@@ -30,9 +30,9 @@ def verify(config: Config, models: list[Model], task: Task) -> list[Step]:
     columns = {"text": data.text, "text-pair": data.text_pair, "label": data.label, "kind": task.kind}
     columns |= {"metric": None if data.metric == "auto" else data.metric, "max-length": data.max_length}
     bounds = {"max-drop": config.max_drop, "min-speedup": config.min_speedup, "max-mb": config.max_mb}
-    given = {name: value for name, value in {**columns, **bounds}.items() if value is not None}
+    options = {name: value for name, value in {**columns, **bounds}.items() if value is not None}
     folders = (str(as_path(config.out) / "exported"), f"--against={models[1].folder}", f"--data={data.eval}")
-    return [("Measure the two exported files anew", line("verify", *folders, *spelled(given)))]
+    return [("Measure the two exported files again", line("verify", *folders, *as_flags(options)))]
 
 
 def label(config: Config, task: Task) -> str:
@@ -51,7 +51,7 @@ def learn_more(config: Config, models: list[Model]) -> list[Step]:
     depth, places = depth_of(models[0].folder), [i for i, s in enumerate(config.stages) if s.distils]
     if not places:
         data = [f"--data.{flag[2:]}" if flag.startswith("--") else flag for flag in flags(config.data)]
-        size = spelled({"student.num_hidden_layers": depth // 2, "out": f"{config.out}-half"})
+        size = as_flags({"student.num_hidden_layers": depth // 2, "out": f"{config.out}-half"})
         half = line("distill", f"--model={models[0].folder}", *data, *size)
         return [("Distil into a student of half the layers", half)] if depth > 1 else []
     stage = config.stages[places[-1]]
@@ -61,9 +61,12 @@ def learn_more(config: Config, models: list[Model]) -> list[Step]:
     if (other := another_depth(stage, depth)) is not None:
         what = "Keep one more layer" if other > stage.student.num_hidden_layers else "Keep half of these layers"
         changes = {f"{prefix}student__num_hidden_layers": other}
-        found.append((what, asked("compress", config, **begin, **changes, out=f"{config.out}-{other}-layers")))
+        found.append((what, command_for("compress", config, **begin, **changes, out=f"{config.out}-{other}-layers")))
     longer = twice(config, stage, prefix)
-    return [*found, ("Train twice as long", asked("compress", config, **begin, **longer, out=f"{config.out}-longer"))]
+    return [
+        *found,
+        ("Train twice as long", command_for("compress", config, **begin, **longer, out=f"{config.out}-longer")),
+    ]
 
 
 def another_depth(stage: Distill, depth: int) -> int | None:

@@ -49,7 +49,7 @@ def raw_texts(data: Data) -> Iterable[str]:
     from bertjax.text.documents import read_documents
 
     if data.rows is not None:
-        raise UserError(f"--data.rows={data.rows}: only examples of a task are chosen; leave it out.")
+        raise UserError(f"--data.rows={data.rows}: it chooses labelled examples, but the text is raw. Leave it out.")
     return chain.from_iterable(read_documents(data.train, data.text))
 
 

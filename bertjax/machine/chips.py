@@ -66,7 +66,7 @@ def topology(name: str) -> Topology:
     chip = CHIPS.get(kind)
     if chip is None or not re.fullmatch("x".join([r"[1-9]\d*"] * chip.axes), sizes):
         raise UserError(
-            f"{name!r} is no TPU topology: expected v5e:2x4, v5e:16x16, v6e:4x4 (two axes), v5p:2x2x1 or v4:2x2x4 "
+            f"{name!r} is not a TPU topology: expected v5e:2x4, v5e:16x16, v6e:4x4 (two axes), v5p:2x2x1 or v4:2x2x4 "
             "(three), or another number of chips along them."
         )
     return Topology(name, chip, tuple(map(int, sizes.split("x"))))

@@ -37,13 +37,13 @@ def multiplies_integers(features: frozenset[str] | None) -> bool:
 def integer_products(features: frozenset[str] | None) -> str:
     """The expected speed of int8 on such a processor, as a sentence."""
     if features is None:
-        return "this system does not say whether its processor multiplies 8-bit integers faster than floats"
+        return "it is unknown whether this processor multiplies 8-bit integers faster than floats"
     able = [name for flag, name in INTEGER_PRODUCTS.items() if flag in features]
     if able:
         return f"this processor multiplies 8-bit integers faster than floats ({', '.join(able)})"
     return (
-        "this processor has no instruction for sums of 8-bit products (VNNI or the like): int8 will be smaller, and "
-        "hardly faster"
+        "this processor has no instruction for sums of 8-bit products (VNNI or the like): int8 saves size, but "
+        "hardly any time"
     )
 
 

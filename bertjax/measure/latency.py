@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.measure.processes import Candidate, Here, Process, ask, load_requests, processors
+from bertjax.measure.processes import Candidate, InProcess, Process, ask, load_requests, processors
 
 SETTLE_S = 0.2  # threads that spin after a call are asleep by then
 
@@ -96,22 +96,20 @@ def measure_latency(
       RuntimeError: A process died or did not answer in `timeout_s`; the end of its stderr is in the message.
     """
     if not texts or repeats < 3:
-        raise UserError(
-            f"Timing got {len(texts)} texts and {repeats} repeats: expected one or more, and at least 3 repeats."
-        )
+        raise UserError(f"Timing needs at least 1 text and 3 repeats; given: {len(texts)} texts and {repeats} repeats.")
     chosen: list[int] = np.random.default_rng(seed).permutation(len(texts))[:sample].tolist()
     second = None if pairs is None else [pairs[i] for i in chosen]
     loads = load_requests(candidates, [texts[i] for i in chosen], second, max_length)
     with ExitStack() as stack:
         with processors(threads):
-            started = {name: Process(name, timeout_s) if isolated else Here() for name in candidates}
+            started = {name: Process(name, timeout_s) if isolated else InProcess() for name in candidates}
             workers = {name: stack.enter_context(worker) for name, worker in started.items()}
         notify("loading and compiling")
         about = ask(workers, loads)
         ask(workers, {name: {"command": "warm_up"} for name in workers})
         results = _take_turns(workers, repeats, notify)
     if isolated:
-        _warn_of_restless(results)
+        _warn_of_busy_waiting(results)
     return {name: _timing(about[name], results[name]) for name in candidates}
 
 
@@ -130,7 +128,7 @@ def _take_turns(
     return results
 
 
-def _warn_of_restless(results: Mapping[str, list[dict[str, Any]]]) -> None:
+def _warn_of_busy_waiting(results: Mapping[str, list[dict[str, Any]]]) -> None:
     for name, repeats in results.items():
         share = max(answer["idle_share"] for answer in repeats)
         if share > 0.1:

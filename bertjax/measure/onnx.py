@@ -90,8 +90,8 @@ def open_session(folder: str | os.PathLike, threads: int, optimised: str | None 
         outputs = ", ".join(one.name for one in session.get_outputs())
         inputs = ", ".join(one.name for one in session.get_inputs())
         raise UserError(
-            f"{path} takes {inputs} and gives {outputs}.\nExpected some of {', '.join(INPUTS)}, and `logits`, or "
-            "`start_logits` and `end_logits`, or `last_hidden_state`."
+            f"{path} has the inputs {inputs} and the outputs {outputs}.\nExpected inputs among {', '.join(INPUTS)}, "
+            "and the outputs `logits`, or `start_logits` and `end_logits`, or `last_hidden_state`."
         )
     return session
 
@@ -108,7 +108,7 @@ def new_session(model: str | bytes, threads: int = 1, optimised: str | None = No
     if tuple(int(part) for part in runtime.__version__.split(".")[:2]) < LOWEST:
         raise UserError(
             f"onnxruntime {runtime.__version__} is installed; at least {'.'.join(map(str, LOWEST))} is needed: earlier "
-            "ones multiply integers wrongly on processors with AMX.\npip install --upgrade onnxruntime"
+            "ones compute wrong integer products on processors with AMX.\npip install --upgrade onnxruntime"
         )
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

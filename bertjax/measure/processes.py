@@ -51,7 +51,7 @@ def processors(count: int | None) -> Iterator[None]:
     if count < 1:
         raise UserError(f"threads is {count}: expected 1 or more.")
     if not hasattr(os, "sched_setaffinity"):
-        raise UserError("threads can be limited on Linux only: leave it out.")
+        raise UserError("threads can be limited on Linux only: do not set it here.")
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(allowed)[:count])
     try:
@@ -75,7 +75,7 @@ def environment() -> dict[str, str]:
     return environment
 
 
-class Here:
+class InProcess:
     """A session in this process."""
 
     def __init__(self):
@@ -89,7 +89,7 @@ class Here:
     def receive(self) -> dict[str, Any]:
         return self._answer
 
-    def __enter__(self) -> "Here":
+    def __enter__(self) -> "InProcess":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -70,7 +70,7 @@ def checked(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | 
         raise UserError(f"Unknown metric {metric!r}.\nKnown: {', '.join(METRICS)}.")
     if len(predictions) != len(labels) or len(labels) == 0:
         raise UserError(
-            f"{metric} got {len(predictions)} predictions for {len(labels)} labels: expected as many, not 0."
+            f"{metric} got {len(predictions)} predictions for {len(labels)} labels: expected equally many, and some."
         )
     if metric in ("entity_f1", "squad_f1", "squad_em"):
         return predictions, labels
@@ -87,7 +87,7 @@ def _numbers(metric: str, name: str, values: Sequence | np.ndarray) -> np.ndarra
     if metric in ("f1", "f1_micro") and not np.isin(array, (0, 1)).all():
         raise UserError(f"{metric} got {name} other than 0 and 1.\nFor more than two classes use 'f1_macro'.")
     if not real and ((array < 0).any() or (array % 1).any()):
-        raise UserError(f"{metric} got {name} that are no class ids: expected whole numbers from 0.")
+        raise UserError(f"{metric} got {name} that are not class ids: expected whole numbers from 0.")
     return array.astype(np.float64 if real else np.int64)
 
 

@@ -32,23 +32,23 @@ def entities(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
             raise UserError(
                 f"Tag {tag!r} is not IOB: expected 'O', 'B-TYPE' or 'I-TYPE'.\nConvert other notations first."
             )
-        goes_on = prefix == "I" and new == kind
-        if kind is not None and not goes_on:
+        continues = prefix == "I" and new == kind
+        if kind is not None and not continues:
             yield kind, first, i - 1
-        if not goes_on:
+        if not continues:
             kind, first = new or None, i
 
 
 def entity_counts(predictions: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> Float[np.ndarray, "n 3"]:
     """Entity counts per sentence: correct, predicted, gold."""
     rows = []
-    for i, (found, gold) in enumerate(zip(predictions, labels, strict=True)):
-        if len(found) != len(gold):
+    for i, (predicted, gold) in enumerate(zip(predictions, labels, strict=True)):
+        if len(predicted) != len(gold):
             raise UserError(
-                f"Sentence {i} has {len(gold)} gold tags but {len(found)} predicted ones: expected one a word."
+                f"Sentence {i} has {len(gold)} gold tags but {len(predicted)} predicted ones: expected one per word."
             )
-        found, gold = set(entities(found)), set(entities(gold))
-        rows.append((len(found & gold), len(found), len(gold)))
+        predicted, gold = set(entities(predicted)), set(entities(gold))
+        rows.append((len(predicted & gold), len(predicted), len(gold)))
     return np.array(rows, np.float64)
 
 

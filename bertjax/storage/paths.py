@@ -236,8 +236,8 @@ def _client(bucket: str) -> Any:
     except OSError as error:
         raise UserError(
             f"gs://{bucket} cannot be read: {str(error)[:300]}.\n"
-            "Check the bucket's name and your credentials (gcloud auth application-default login; on a TPU VM, those of "
-            "its service account)."
+            "Check the bucket's name and your credentials (gcloud auth application-default login; on a TPU VM, those "
+            "of its service account)."
         ) from None
     return client
 

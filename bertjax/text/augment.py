@@ -51,7 +51,8 @@ wouldn y you your yours yourself yourselves
 STOP_WORDS = frozenset(STOPS.split())
 """English function words, which are never replaced."""
 LETTERS = re.compile(r"[a-z]+", re.IGNORECASE)
-TWICE = 2
+MIN_COUNT = 2
+"""Occurrences from which a word of several tokens is a candidate."""
 BLOCK = 256
 """Words whose neighbours are computed together."""
 
@@ -81,8 +82,8 @@ def token_strings(tokenizer: Tokenizer) -> list[str]:
         names[number] = token
     if any(name.startswith("\u2581") for name in names):
         raise UserError(
-            "this model's tokenizer is no WordPiece, which marks what continues a word with ##; words are exchanged "
-            "for such tokenizers only. Take a BERT or DistilBERT."
+            "the model's tokenizer is not WordPiece, which marks tokens inside a word with ##. Word substitution needs "
+            "such a tokenizer: use a BERT or DistilBERT."
         )
     return names
 
@@ -151,29 +152,29 @@ def cased_like(old: str, new: str) -> str:
 
 
 def neighbours(
-    asked: Mapping[str, tuple[int, ...]],
+    queries: Mapping[str, tuple[int, ...]],
     seen: Mapping[str, int],
     table: Float[np.ndarray, "v d"],
     names: Sequence[str],
     count: int,
 ) -> dict[str, list[str]]:
-    """For every word in `asked`, given with its tokens, the `count` nearest words by cosine similarity, the nearest
+    """For every word in `queries`, given with its tokens, the `count` nearest words by cosine similarity, the nearest
     first.
 
     `seen` counts the occurrences of each word. Words of several tokens that occur only once are no candidates, because
     they are mostly misspelt.
     """
     known = {name: (number,) for number, name in enumerate(names) if LETTERS.fullmatch(name) and len(name) > 1}
-    known |= {word: tokens for word, tokens in asked.items() if len(tokens) > 1 and seen[word] >= TWICE}
+    known |= {word: tokens for word, tokens in queries.items() if len(tokens) > 1 and seen[word] >= MIN_COUNT}
     candidates, place = list(known), {name: i for i, name in enumerate(known)}
     targets = vectors(list(known.values()), table)
     found: dict[str, list[str]] = {}
-    words = list(asked)
+    words = list(queries)
     for start in range(0, len(words), BLOCK):
         block = words[start : start + BLOCK]
-        alike = vectors([asked[word] for word in block], table) @ targets.T
+        alike = vectors([queries[word] for word in block], table) @ targets.T
         for row, word in zip(alike, block, strict=True):
-            own = (word, *(names[token] for token in asked[word]))
+            own = (word, *(names[token] for token in queries[word]))
             row[[place[name] for name in own if name in place]] = -np.inf
             best = np.argpartition(-row, min(count, len(row) - 1))[:count]
             order = best[np.lexsort((best, -row[best]))]

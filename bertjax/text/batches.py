@@ -93,8 +93,8 @@ class BatchIterator(Iterator[Batch]):
         for name, ours in self._identity.items():
             if state.get(name) != ours:
                 raise UserError(
-                    f"This position in the data was saved with another {name}: {state.get(name)}; here it is {ours}.\n"
-                    "The order would not continue. Use the data and settings of the saved run, or start anew."
+                    f"The saved position in the data belongs to another {name}: {state.get(name)}; here it is {ours}.\n"
+                    "Use the data and settings of the saved run, or start a new one."
                 )
         self._batches.set_state({"next_index": state["next_batch"]})
 

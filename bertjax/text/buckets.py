@@ -10,13 +10,13 @@ from jaxtyping import Int
 
 from bertjax.errors import UserError
 
-WORTH = 0.1
-"""What one more length has to save at least, in padding positions per token."""
+BUCKET_COST = 0.1
+"""The cost of one more length, in padding positions per token: a length that saves less is not used."""
 
 
 def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int = 4) -> tuple[int, ...]:
     """At most `count` lengths, multiples of 8, that minimise padding when each row goes to the shortest one that holds
-    it; every length costs `WORTH` times the number of tokens.
+    it; every length costs `BUCKET_COST` times the number of tokens.
 
     The exact optimum, by dynamic programming over the histogram of lengths. The longest bucket is the longest row,
     rounded up, and never more than `max_length`.
@@ -26,7 +26,7 @@ def length_buckets(lengths: Int[np.ndarray, "rows"], max_length: int, count: int
         raise UserError(f"A row has {longest} tokens; expected at most max_length = {max_length}.")
     edges = [*range(8, longest, 8), min(-(-longest // 8) * 8, max_length)]
     below = [0, *(int((lengths <= edge).sum()) for edge in edges)]  # rows that fit, for 0 and for every edge
-    price = WORTH * int(lengths.sum())
+    price = BUCKET_COST * int(lengths.sum())
     # best[j] = (cost, number of buckets, buckets) for the rows that fit edge j, the last bucket being that edge.
     best: list[tuple[float, int, tuple[int, ...]]] = [(0.0, 0, ())]
     best += [(edge * rows + price, 1, (edge,)) for edge, rows in zip(edges, below[1:], strict=True)]
@@ -49,5 +49,7 @@ def padding_overhead(lengths: Int[np.ndarray, "rows"], buckets: tuple[int, ...])
 def bucket_of(lengths: Int[np.ndarray, "rows"], buckets: tuple[int, ...]) -> Int[np.ndarray, "rows"]:
     """The shortest bucket that holds each row."""
     if list(buckets) != sorted(set(buckets)) or lengths.max() > buckets[-1]:
-        raise UserError(f"The buckets are {buckets}; expected growing lengths up to the longest row, {lengths.max()}.")
+        raise UserError(
+            f"The buckets are {buckets}; expected increasing lengths up to the longest row, {lengths.max()}."
+        )
     return np.asarray(buckets)[np.searchsorted(buckets, lengths)]

@@ -25,12 +25,12 @@ from bertjax.text.tokenizer import Tokenizer
 
 RULES = 1
 """Version of the chunking; increase it whenever the same text would be cut differently."""
-SHORT = 0.1
+SHORT_FRACTION = 0.1
 """Share of chunks that are cut at a random shorter length, so that a model also sees short inputs (Devlin et al. 2018,
 A.2)."""
-AT_A_TIME = 512
+DOCUMENTS_AT_ONCE = 512
 """Documents tokenised together."""
-PER_SHARD = 2**17
+CHUNKS_PER_SHARD = 2**17
 """Chunks per file."""
 
 
@@ -85,7 +85,9 @@ class Corpus:
 
     def _damaged(self, reason: Any) -> UserError:
         reason = str(reason).partition(";")[0][:200]
-        return UserError(f"{self.folder} is damaged ({reason}).\nDelete it and repeat: it is made anew.")
+        return UserError(
+            f"{self.folder} is damaged ({reason}).\nDelete it and run the command again, which rebuilds it."
+        )
 
 
 def build_corpus(
@@ -100,12 +102,14 @@ def build_corpus(
     def make(folder: Path) -> None:
         chunks = split_documents(read_documents(source, column, split), tokenizer, room)
         index, shard = [], 0
-        while batch := list(islice(chunks, PER_SHARD)):
+        while batch := list(islice(chunks, CHUNKS_PER_SHARD)):
             write_shard(folder / f"chunks-{shard:05d}.array_record", [chunk for _, chunk in batch])
             index += [(len(chunk.ids), len(chunk.ends), document) for document, chunk in batch]
             shard += 1
         if not index:
-            raise UserError(f"{source}: the tokenizer finds no token in it; expected text.")
+            raise UserError(
+                f"{source}: the tokenizer finds no token in it; expected text in the language of the model."
+            )
         np.save(folder / "index.npy", np.array(index, "<i4"))
         about = {"tokenizer": tokenizer.fingerprint, "room": room, "chunks": len(index)}
         (folder / "corpus.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -115,7 +119,9 @@ def build_corpus(
     try:
         lengths, sentences, documents = np.load(folder / "index.npy", allow_pickle=False).T.astype(np.int32)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is damaged ({error}).\nDelete it and repeat: it is made anew.") from None
+        raise UserError(
+            f"{folder} is damaged ({error}).\nDelete it and run the command again, which rebuilds it."
+        ) from None
     return Corpus(folder, folder.name, lengths, sentences, documents)
 
 
@@ -132,7 +138,7 @@ def write_shard(file: Path, chunks: list[Chunk]) -> None:
 def split_documents(documents: Iterator[list[str]], tokenizer: Tokenizer, room: int) -> Iterator[tuple[int, Chunk]]:
     """The chunks of each document, with its number; sentences without a token are dropped."""
     numbered = enumerate(documents)
-    while together := list(islice(numbered, AT_A_TIME)):
+    while together := list(islice(numbered, DOCUMENTS_AT_ONCE)):
         texts = [sentence for _, document in together for sentence in document]
         rows = iter(tokenizer.encode(texts, spans=False).ids)
         for number, document in together:
@@ -146,7 +152,7 @@ def chunks_of(sentences: list[Int32[np.ndarray, "_"]], room: int, draws: Draws) 
     parts = [row[start : start + room] for row in sentences for start in range(0, len(row), room)]
     start = 0
     while start < len(parts):
-        limit = 2 + draws.below(room - 1) if draws.chance(SHORT) else room
+        limit = 2 + draws.below(room - 1) if draws.chance(SHORT_FRACTION) else room
         ends = np.cumsum([len(part) for part in parts[start : start + limit + 1]], dtype=np.int32)
         count = max(1, int(np.searchsorted(ends, limit, side="right")))
         yield Chunk(np.concatenate(parts[start : start + count]), ends[:count])

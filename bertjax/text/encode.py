@@ -107,7 +107,9 @@ def _texts(
     }
     if task.kind == "tokens":
         if examples.words is None or tokens.offsets is None:
-            raise UserError(f"{examples.source}: a task on tokens needs the words of every sentence, as CoNLL columns.")
+            raise UserError(
+                f"{examples.source}: a task of kind tokens needs the words of every sentence, as in CoNLL files."
+            )
         words = [_first_tokens(row, words) for row, words in zip(tokens.offsets, examples.words[chunk], strict=True)]
         part["words"] = np.concatenate(words)
         if examples.labels is not None:
@@ -154,4 +156,4 @@ def _label_id(label: str, task: Task) -> int:
         return task.labels.index(label)
     except ValueError:
         known = ", ".join(task.labels[:20])
-        raise UserError(f"The label {label!r} does not belong to the task; expected one of: {known}.") from None
+        raise UserError(f"The label {label!r} is not a label of the task; expected one of: {known}.") from None

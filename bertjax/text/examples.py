@@ -114,7 +114,7 @@ def fitting_metric(table: Table, task: Task) -> str:
     two = len(task.labels) in (0, 2)
     if task.metric == "f1" and not two:
         raise UserError(
-            f"{table.source}: metric f1 is of one class of two, there are {len(task.labels)}; expected f1_macro or "
+            f"{table.source}: metric f1 needs exactly two classes, found {len(task.labels)}; expected f1_macro or "
             "accuracy"
         )
     if task.metric != "auto":
@@ -154,17 +154,17 @@ def check_tags(table: Table, column: str, words: list[list[str]], labels: list) 
             raise table.error(row, column, f"expected a tag for each of {len(words[row])} words, found {len(tags)}")
         if wrong := [tag for tag in tags if tag != "O" and not re.match("[BI]-.", tag)]:
             raise table.error(
-                row, column, f'"{wrong[0]}" is no IOB tag; expected O, B-NAME or I-NAME\n{advice(wrong[0])}'
+                row, column, f'"{wrong[0]}" is not an IOB tag; expected O, B-NAME or I-NAME\n{advice(wrong[0])}'
             )
 
 
 def advice(tag: str) -> str:
     """Advice on a tag in another notation, for which entity F1 would be wrong."""
     if re.match("[ESLU]-.", tag):
-        return "of BIOES and BILOU, write S- and U- as B-, E- and L- as I-: the same entities"
+        return "convert BIOES or BILOU: write S- and U- as B-, and E- and L- as I-"
     if is_integer(tag):
-        return "name the numbers with `labels`, in their order"
-    return "plain tags of words, as parts of speech, are not supported: the score is of entities"
+        return "give the names of the numbers with `labels`, in their order"
+    return "tags that are no entities, such as parts of speech, are not supported: the metric is entity F1"
 
 
 def check_answers(table: Table, column: str, contexts: list[str], labels: list) -> None:

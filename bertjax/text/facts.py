@@ -66,8 +66,8 @@ def overlap(facts: tuple[Facts, ...]) -> str:
         if one.seen:
             learned = next(other for other in facts if other.seen is None)
             return (
-                f"{one.seen} of {one.examples} texts of {one.source} ({one.role}) stand in {learned.source} "
-                f"({learned.role}) too: the score is not one on new text"
+                f"{one.seen} of {one.examples} texts of {one.source} ({one.role}) are also in {learned.source} "
+                f"({learned.role}): the score is not measured on unseen text"
             )
     return ""
 
@@ -76,7 +76,7 @@ def paragraph(facts: tuple[Facts, ...]) -> str:
     """All facts as a paragraph for a report."""
     sentences = [one.sentence() for one in facts]
     apart = [one.source for one in facts if one.seen == 0]
-    sentences += [f"No text of {source} stands in what was learned or chosen from" for source in apart]
+    sentences += [f"No text of {source} is in the text that was trained or chosen on" for source in apart]
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in [*sentences, overlap(facts)] if sentence)
 
 

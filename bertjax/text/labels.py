@@ -79,7 +79,7 @@ def read_labels(table: Table, column: str, task: Task) -> ReadLabels:
             listed = " or ".join(f'"{name}"' for name in sorted(nothing))
             notes.append(f"left out {len(answers) - len(rows)} of {len(answers)} whose label is {listed}")
         if not rows:
-            return ReadLabels(task, list(range(len(cells))), None, (f"no label: all are {listed}",))
+            return ReadLabels(task, list(range(len(cells))), None, (f"no row has a label: all are {listed}",))
         task, nested, note = checked_names(table.take(rows), column, task, [[answers[row]] for row in rows])
         return ReadLabels(task, rows, [name for (name,) in nested], (*notes, *note))
     if task.kind == "multi_label":
@@ -131,7 +131,7 @@ def require_clear(table: Table, column: str, given: list[tuple[int, Any]]) -> No
                 raise table.error(
                     row,
                     column,
-                    f'"{text}" may be several labels or one, for other cells hold its parts\n'
+                    f'"{text}" may be several labels or one, because its parts also occur in other cells\n'
                     "give `kind`: multi_label for several, classification for one",
                 )
     names = Counter(text for _, text in texts)
@@ -166,7 +166,7 @@ def without_label(table: Table, column: str, task: Task, used: set[str]) -> set[
         if known:
             return nothing  # -1 then raises the error of an unknown label
         raise UserError(
-            f'{table.source}, column "{column}": -1 may be a class beside 0 and 1, or say that there is no label\n'
+            f'{table.source}, column "{column}": -1 may be a class beside 0 and 1, or mean that there is no label\n'
             "give `labels`: -1 0 1 for three classes, 0 1 to leave such rows out"
         )
     return nothing | {"-1"}
@@ -205,7 +205,7 @@ def several(
         if names and not known and all((as_number(name) or 0) % 1 for name in names):
             raise table.error(0, column, "expected names of classes, or 0 and 1 for each; found probabilities")
         if "O" in names and any(re.match("[BI]-.", name) for name in names):
-            raise table.error(0, column, "these are tags of words: expected the text as a list of words, too")
+            raise table.error(0, column, "these are tags of words: expected a list of words as the text")
         task, answers, notes = checked_names(table, column, task, answers)
         return task, rows, answers, notes
     width = len(task.labels) or len(table.label_names.get(column, ())) or max(map(len, answers))
@@ -238,7 +238,7 @@ def found_labels(table: Table, column: str, used: set[str], multiple: bool) -> t
         only = next(iter(used))
         raise UserError(f'{table.source}, column "{column}": every label is "{only}"; expected at least two classes')
     if not used:
-        raise UserError(f'{table.source}, column "{column}": there is no label in it; expected some names')
+        raise UserError(f'{table.source}, column "{column}": there is no label in it; expected class names')
     known = table.label_names.get(column, ())
     return known if used <= set(known) else sorted_names(used)
 
@@ -261,8 +261,8 @@ def unpacked(table: Table, column: str, row: int, kind: Kind) -> Any:
     raise table.error(
         row,
         column,
-        f"{found[:40]!r} begins like a list and is none\n"
-        'expected JSON, as ["joy", "fear"]; names that begin so need `kind` classification',
+        f"{found[:40]!r} begins like a list but cannot be read as one\n"
+        'expected JSON such as ["joy", "fear"]; if it is a name, give `kind` classification',
     )
 
 
@@ -290,7 +290,7 @@ def read_name(cell: Any) -> str:
     if name.lower() == "nan":
         raise ValueError(f'the label is missing ("{name}"); expected a class name')
     if not is_unicode(name):
-        raise ValueError(f"expected a name that UTF-8 can write, found {name!r}")
+        raise ValueError(f"expected a name that UTF-8 can encode, found {name!r}")
     return name
 
 
@@ -332,7 +332,9 @@ def read_answer(cell: Any) -> dict[str, list]:
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
         raise ValueError(expected)
     if not texts or not all(str(text).strip() for text in texts):
-        raise ValueError(f"{expected}\nit has none, as in SQuAD 2, which is not supported: leave such questions out")
+        raise ValueError(
+            f"{expected}\nthis question has no answer, as in SQuAD 2, which is not supported: leave it out"
+        )
     if not all(isinstance(text, str) for text in texts) or not all(type(at) is int and at >= 0 for at in starts):
         raise ValueError(f"{expected}: texts, and the characters of the context where they begin, counted from 0")
     return {"text": texts, "answer_start": starts}

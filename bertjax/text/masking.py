@@ -36,7 +36,9 @@ class Masking:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
-            raise UserError(f"--masking.rate={self.rate}: expected a share of the tokens, 0.15 for one")
+            raise UserError(
+                f"--masking.rate={self.rate}: expected the share of tokens to predict, from 0 to below 1 (0.15 in BERT)"
+            )
 
     def most(self, tokens: int) -> int:
         """The most tokens that can be chosen in a row of `tokens` tokens."""
@@ -70,16 +72,18 @@ def mask_vocabulary(tokenizer: Tokenizer, masking: Masking) -> MaskVocabulary:
       UserError: It has no [MASK], or whole words are to be masked and it does not mark where words begin.
     """
     if tokenizer.mask_id is None:
-        raise UserError("this model's vocabulary has no [MASK], so its words cannot be hidden; take another model.")
+        raise UserError(
+            "the model's vocabulary has no [MASK], which masked language modelling needs; use another model."
+        )
     vocabulary = tokenizer.vocabulary
-    special, continues, there = np.zeros((3, tokenizer.vocab_size), bool)
+    special, continues, exists = np.zeros((3, tokenizer.vocab_size), bool)
     special[[tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]] = True
-    there[list(vocabulary.values())] = True
+    exists[list(vocabulary.values())] = True
     if masking.unit != "tokens":
-        goes_on = inside_words(tokenizer, masking.unit)
-        continues[[number for token, number in vocabulary.items() if goes_on(token)]] = True
+        continues_word = inside_words(tokenizer, masking.unit)
+        continues[[number for token, number in vocabulary.items() if continues_word(token)]] = True
         continues &= ~special
-    return MaskVocabulary(special, continues, np.flatnonzero(there & ~special), tokenizer.mask_id)
+    return MaskVocabulary(special, continues, np.flatnonzero(exists & ~special), tokenizer.mask_id)
 
 
 def inside_words(tokenizer: Tokenizer, unit: str) -> Callable[[str], bool]:
@@ -94,8 +98,8 @@ def inside_words(tokenizer: Tokenizer, unit: str) -> Callable[[str], bool]:
     if model.get("type") == "Unigram":
         return lambda token: not token.startswith("\u2581") and any(letter.isalnum() for letter in token)
     raise UserError(
-        f"--masking.unit={unit}: the tokenizer is of type {model.get('type')}, of which it is not known where words "
-        "begin; give --masking.unit=tokens."
+        f"--masking.unit={unit}: the tokenizer is of type {model.get('type')}, which does not mark where words begin; "
+        "use --masking.unit=tokens."
     )
 
 
@@ -162,8 +166,10 @@ def replaced(
     ids: Int[np.ndarray, "l"], positions: Int[np.ndarray, "m"], vocabulary: MaskVocabulary, draws: Draws
 ) -> Int[np.ndarray, "l"]:
     """The row with [MASK] (80 %), a random token (10 %) or the original token (10 %) at these positions."""
-    fate, which = draws(len(positions)), draws(len(positions))
-    strangers = vocabulary.ordinary[(which * len(vocabulary.ordinary)).astype(np.int64)]
+    choice, which = draws(len(positions)), draws(len(positions))
+    random_tokens = vocabulary.ordinary[(which * len(vocabulary.ordinary)).astype(np.int64)]
     hidden = ids.copy()
-    hidden[positions] = np.where(fate < 0.8, vocabulary.mask_id, np.where(fate < 0.9, strangers, ids[positions]))
+    hidden[positions] = np.where(
+        choice < 0.8, vocabulary.mask_id, np.where(choice < 0.9, random_tokens, ids[positions])
+    )
     return hidden

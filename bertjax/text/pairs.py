@@ -32,8 +32,10 @@ class Pair(NamedTuple):
     label: int | None
 
 
-def make_pair(chunk: Chunk, sentences: Sentences, room: int, draws: Draws, stranger: Callable[[Draws], Chunk]) -> Pair:
-    """The segments of one chunk, together at most `room` tokens; `stranger` draws a chunk of another document."""
+def make_pair(
+    chunk: Chunk, sentences: Sentences, room: int, draws: Draws, other_chunk: Callable[[Draws], Chunk]
+) -> Pair:
+    """The segments of one chunk, together at most `room` tokens; `other_chunk` draws a chunk of another document."""
     single = len(chunk.ends) == 1
     if sentences == "none" or (single and sentences == "order"):
         return Pair(chunk.ids, None, None)
@@ -41,7 +43,7 @@ def make_pair(chunk: Chunk, sentences: Sentences, room: int, draws: Draws, stran
     first, second = chunk.ids[:border], chunk.ids[border:]
     wrong = draws.chance(0.5)
     if single or (wrong and sentences == "next"):
-        other = stranger(draws)
+        other = other_chunk(draws)
         # As in BERT's script: enough sentences to fill the row, at least one.
         enough = max(room - border, int(other.ends[0]))
         return Pair(*cut_to_fit(first, other.ids[:enough], room, draws), 1)

@@ -53,17 +53,17 @@ class PretrainingRows:
         corpus, single = self.corpus, self.corpus.sentences == 1
         if self.sentences != "none" and single.all():
             raise UserError(
-                f"--sentences={self.sentences}: no chunk of the text has two sentences, of which something could be "
-                "asked; give --sentences=none, a larger --data.max_length, or text with several sentences a document."
+                f"--sentences={self.sentences}: no chunk of the text has two sentences, which this objective needs. "
+                "Use --sentences=none, a larger --data.max_length, or text with several sentences per document."
             )
-        strangers = self.sentences == "next" or (self.sentences == "order-official" and single.any())
-        if strangers and corpus.documents[0] == corpus.documents[-1]:
+        from_others = self.sentences == "next" or (self.sentences == "order-official" and single.any())
+        if from_others and corpus.documents[0] == corpus.documents[-1]:
             raise UserError(
-                f"--sentences={self.sentences}: there is one document only, and some second segments are to come from "
-                "another; part documents with blank lines, or use --sentences=order."
+                f"--sentences={self.sentences}: the text is one document, but some second segments must come from "
+                "another one. Separate documents by blank lines, or use --sentences=order."
             )
         if self.masking.rate and not any(len(self.row(i, 0).masked.positions) for i in range(len(corpus))):
-            raise UserError("the text is so short that nothing of it is hidden; give more of it.")
+            raise UserError("the text is so short that no token is masked; give more text.")
 
     @cached_property
     def vocabulary(self) -> MaskVocabulary:
@@ -77,17 +77,17 @@ class PretrainingRows:
     @property
     def identity(self) -> dict:
         """What the content of the rows depends on."""
-        asked = {"sentences": self.sentences, "unit": self.masking.unit, "rate": self.masking.rate}
-        return {"corpus": self.corpus.fingerprint, "seed": self.seed, "max_length": self.max_length, **asked}
+        objective = {"sentences": self.sentences, "unit": self.masking.unit, "rate": self.masking.rate}
+        return {"corpus": self.corpus.fingerprint, "seed": self.seed, "max_length": self.max_length, **objective}
 
     def row(self, number: int, epoch: int) -> PretrainingRow:
         """Row `number` as it is in this epoch."""
 
-        def stranger(draws: Draws):
+        def other_chunk(draws: Draws):
             return self.corpus.of_another_document(number, draws)
 
         draws = Draws(self.seed, epoch, PAIRS, number)
-        pair = make_pair(self.corpus.chunk(number), self.sentences, self.max_length - 3, draws, stranger)
+        pair = make_pair(self.corpus.chunk(number), self.sentences, self.max_length - 3, draws, other_chunk)
         cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
         second = [] if pair.second is None else [pair.second, sep]
         ids = np.concatenate([cls, pair.first, sep, *second]).astype(np.int32)
@@ -179,7 +179,7 @@ def lay_out(
         "sentence_weights": np.zeros(shape, np.float32),
     }
     for line, numbers in enumerate(chosen):
-        used = guessed = 0
+        used = masked = 0
         for slot in np.flatnonzero(numbers >= 0):
             row = rows.row(int(numbers[slot]), epoch)
             here = slice(used, used + len(row.type_ids))
@@ -188,11 +188,11 @@ def lay_out(
             if "segment_ids" in batch:
                 batch["segment_ids"][line, here] = slot + 1
                 batch["position_ids"][line, here] = np.arange(len(row.type_ids))
-            there = slice(guessed, guessed + len(row.masked.positions))
+            there = slice(masked, masked + len(row.masked.positions))
             batch["masked_positions"][line, there] = row.masked.positions + used
             batch["masked_labels"][line, there], batch["masked_weights"][line, there] = row.masked.labels, 1
             batch["cls_positions"][line, slot] = used
             if row.label is not None:
                 batch["sentence_labels"][line, slot], batch["sentence_weights"][line, slot] = row.label, 1
-            used, guessed = here.stop, there.stop
+            used, masked = here.stop, there.stop
     return {**batch, "weights": (chosen >= 0).astype(np.float32), "example_ids": chosen.astype(np.int32)}

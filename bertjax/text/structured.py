@@ -61,25 +61,25 @@ def squad_table(path: Path) -> Table:
             raise
         raise UserError(f"{path}: not valid JSON ({error})") from None
     try:
-        asked = [
+        questions = [
             (paragraph["context"], question)
             for article in content["data"]
             for paragraph in article["paragraphs"]
             for question in paragraph["qas"]
         ]
         columns: dict[str, list[Any]] = {
-            "question": [question["question"] for _, question in asked],
-            "context": [context for context, _ in asked],
-            "answers": [spans(question) for _, question in asked],
+            "question": [question["question"] for _, question in questions],
+            "context": [context for context, _ in questions],
+            "answers": [spans(question) for _, question in questions],
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: expected SQuAD 1.1, that is data -> paragraphs -> context and qas -> question and answers\n"
-            f"  failed at: {error}\nrows as JSON objects belong into a .jsonl file, one a line"
+            f"  failed at: {error}\nJSON objects with one row each belong into a .jsonl file, one per line"
         ) from None
     if not any(answers and answers["text"] for answers in columns["answers"]):
         del columns["answers"]
-    names = [question.get("id", number) for number, (_, question) in enumerate(asked)]
+    names = [question.get("id", number) for number, (_, question) in enumerate(questions)]
     return Table(columns, str(path), lambda row: f'question "{names[row]}"')
 
 

@@ -61,7 +61,7 @@ class Table:
         return dataclasses.replace(self, columns=columns, at=lambda row: self.at(rows[row]))
 
     def listing(self) -> str:
-        return f"  columns there: {', '.join(self.columns)}"
+        return f"  columns: {', '.join(self.columns)}"
 
     def error(self, row: int, column: str, message: str) -> UserError:
         """A `UserError` about one cell."""

@@ -51,7 +51,7 @@ class Task:
                 f'unknown metric "{self.metric}" for kind "{self.kind}"; expected one of: {", ".join(fitting)}'
             )
         if len(set(self.labels)) < len(self.labels):
-            raise UserError(f"the task's labels hold a name twice: {', '.join(self.labels)}")
+            raise UserError(f"the task's labels contain a name twice: {', '.join(self.labels)}")
 
 
 def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
@@ -64,7 +64,7 @@ def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
     2. a task without labels (unlabelled text) takes the model's names;
     3. every label of the task is one of the model's: the model's names in its order (a small file may lack a class);
     4. the model's names are the placeholders LABEL_0, LABEL_1, ..: the task's own names if their number fits;
-    5. the labels of the data are 0 .. n-1 or LABEL_0 .. and the model has n names that are no numbers: they are
+    5. the labels of the data are 0 .. n-1 or LABEL_0 .. and the model has n names that are not numbers: they are
        positions, as in GLUE's files.
     """
     names = tuple(str(name) for _, name in sorted((int(key), name) for key, name in id2label.items()))
@@ -86,8 +86,8 @@ def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
         return dataclasses.replace(task, labels=names)
     if len(names) == 1:
         raise UserError(
-            f"{where} gives a number, and the data has classes: {', '.join(task.labels[:20])}\n"
-            "give kind regression if these are numbers, or start from a model without a trained head"
+            f"{where} has one output, but the data has classes: {', '.join(task.labels[:20])}\n"
+            "set kind=regression if these are numbers, or start from a model without a trained head"
         )
     raise UserError(
         f"the labels of the data and of {where} disagree\n"

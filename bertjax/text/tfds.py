@@ -61,7 +61,7 @@ def open_builder(source: str, name: str, split: str) -> Any:
         with quiet():
             builder = tfds.builder(name, data_dir=data_dir)
             if split in builder.builder_configs:
-                raise UserError(f"{source}: {split} is a part of {name}; name the split too, e.g. {source}/train")
+                raise UserError(f"{source}: {split} is a configuration of {name}; add the split, e.g. {source}/train")
             stay_local(source, builder)
             builder.download_and_prepare(
                 file_format="array_record", download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -115,7 +115,7 @@ def stay_local(source: str, builder: Any) -> None:
             if method is not ExtractMethod.NO_EXTRACT:
                 folder = Path(manager._extract_dir, f"{method.name}.{archive.name}")
                 command = f"{command} && {unpack_command(archive, folder)}"
-            raise UserError(f"{source}: not there yet; this brings what TFDS needs, then repeat:\n  {command}")
+            raise UserError(f"{source}: not downloaded yet; run this command, then try again:\n  {command}")
 
         manager._download = ask
         return manager
@@ -137,12 +137,12 @@ def what_to_do(source: str, name: str, error: Exception) -> str:
         archive, folder = (Path(part) for part in found.groups())
         command = unpack_command(archive, folder)
         return (
-            f"{source}: TFDS needs TensorFlow to unpack {archive.name}; this does it without, then repeat:\n  {command}"
+            f"{source}: TFDS needs TensorFlow to unpack {archive.name}; run this instead, then try again:\n  {command}"
         )
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return (
         f"{source}: TFDS cannot prepare it without TensorFlow\n  {reason[:300]}\n"
-        "where TensorFlow is installed this does it; the folder that it names can be copied:\n"
+        "prepare it on a machine with TensorFlow, and copy the folder that this command prints:\n"
         f"  tfds build {name} --file_format=array_record"
     )
 
@@ -160,10 +160,12 @@ def read_rows(source: str, builder: Any, split: str) -> list[dict[str, Any]]:
     except ValueError as error:
         raise UserError(f'{source}: cannot read the split "{split}" ({error})'[:400]) from None
     except (RuntimeError, OSError) as error:  # a truncated or missing file
-        raise UserError(f"{source}: damaged ({error}); delete {builder.data_dir} and repeat"[:400]) from None
+        raise UserError(f"{source}: damaged ({error}); delete {builder.data_dir} and try again"[:400]) from None
     expected = builder.info.splits[split].num_examples
     if len(rows) != expected:  # TFDS 4.9.10 writes incomplete Parquet files without an error
-        raise UserError(f"{source}: {expected} rows expected, {len(rows)} found; delete {builder.data_dir} and repeat")
+        raise UserError(
+            f"{source}: {expected} rows expected, {len(rows)} found; delete {builder.data_dir} and try again"
+        )
     return rows
 
 

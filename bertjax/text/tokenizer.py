@@ -56,7 +56,7 @@ class Tokenizer:
         vocabulary = backend.get_vocab()
         self._names = {role: token_name(config, role, vocabulary) for role in ROLES}
         if missing := [name for role, name in self._names.items() if name not in vocabulary and role != "mask_token"]:
-            raise UserError(f"the tokenizer's vocabulary lacks {', '.join(missing)}, which BERT cannot do without")
+            raise UserError(f"the tokenizer's vocabulary lacks {', '.join(missing)}, which BERT needs")
         self.pad_id, self.cls_id, self.sep_id, self.unk_id = (vocabulary[self._names[role]] for role in list(ROLES)[:4])
         self.mask_id = vocabulary.get(self._names["mask_token"])
         # Not the number of tokens: a token that is in vocab.txt twice takes two ids, one per line.
@@ -81,7 +81,7 @@ class Tokenizer:
         backend = getattr(obj, "backend_tokenizer", None)
         if backend is None:
             raise UserError(
-                f"{type(obj).__name__} is no tokenizer that can be used here\n"
+                f"{type(obj).__name__} is not a tokenizer that bertjax can use\n"
                 "expected a bertjax Tokenizer, a tokenizers.Tokenizer, or a fast transformers tokenizer"
             )
         names = {role: str(name) for role in ROLES if (name := getattr(obj, role, None)) is not None}

@@ -42,7 +42,7 @@ KINDS: dict[str, Any] = {
     **dict.fromkeys(ROLES, str | dict | None),
 }
 """Types of the fields of `tokenizer_config.json` that are read here."""
-SILENT = (
+NEUTRAL = (
     *("clean_up_tokenization_spaces", "do_basic_tokenize", "name_or_path", "special_tokens_map_file", "padding_side"),
     *("backend", "is_local", "local_files_only", "model_input_names", "max_len", "truncation_side"),
 )
@@ -65,11 +65,11 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
         raise UserError(f"{folder}: no such folder; expected one with a tokenizer in it")
     if not has_tokenizer(folder):
         raise UserError(
-            f"{folder}: no tokenizer there\n"
+            f"{folder}: no tokenizer in this folder\n"
             "expected tokenizer.json, or vocab.txt (with tokenizer_config.json saying whether it is cased)"
         )
     config = read_tokenizer_config(folder)
-    backend = from_files(folder, config) if says_nothing_else(folder, config) else None
+    backend = from_files(folder, config) if has_known_settings_only(folder, config) else None
     return (backend, config) if backend else from_transformers(folder, config)
 
 
@@ -91,13 +91,13 @@ def from_files(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer | N
         if named not in (*BERT_CLASSES, None) or not (folder / "vocab.txt").is_file():
             return None
         backend = from_vocabulary(read_vocabulary(folder / "vocab.txt"), config)
-        return backend if adds_nothing(config, added_tokens(backend)) else None
+        return backend if adds_no_tokens(config, added_tokens(backend)) else None
     if named not in (*BERT_CLASSES, *AS_STORED, None):
         return None
     backend = read_tokenizer_json(folder / "tokenizer.json")
     vocabulary, added = backend.get_vocab(), added_tokens(backend)
     names = {role: token_name(config, role, vocabulary) for role in ROLES}
-    if not adds_nothing(config, added):
+    if not adds_no_tokens(config, added):
         return None
     if named not in BERT_CLASSES:
         return backend
@@ -119,10 +119,10 @@ def tokenizer_class(folder: Path, config: dict[str, Any]) -> str | None:
     return "AlbertTokenizer" if named is None and family == "albert" else named
 
 
-def says_nothing_else(folder: Path, config: dict[str, Any]) -> bool:
+def has_known_settings_only(folder: Path, config: dict[str, Any]) -> bool:
     """Whether no other file, and no field other than those read here, can add tokens or change ids."""
     special = read_json(folder / "special_tokens_map.json")
-    known = all(name in KINDS or name in SILENT or given in (None, [], {}) for name, given in config.items())
+    known = all(name in KINDS or name in NEUTRAL or given in (None, [], {}) for name, given in config.items())
     same = all(
         role in ROLES and token_text(token) == (token_text(config.get(role)) or ROLES[role][0])
         for role, token in special.items()
@@ -131,7 +131,7 @@ def says_nothing_else(folder: Path, config: dict[str, Any]) -> bool:
     return known and same and plain and not (folder / "added_tokens.json").is_file()
 
 
-def adds_nothing(config: dict[str, Any], added: dict[int, Added]) -> bool:
+def adds_no_tokens(config: dict[str, Any], added: dict[int, Added]) -> bool:
     """Whether all special tokens of a configuration are in the tokenizer already, with the same flags."""
     contents = {content for content, _ in added.values()}
     listed = config.get("added_tokens_decoder") or {}
@@ -186,7 +186,7 @@ def from_vocabulary(vocabulary: dict[str, int], config: dict[str, Any]) -> token
     names = {role: token_name(config, role, vocabulary) for role in ROLES}
     missing = [name for role, name in names.items() if name not in vocabulary and role != "mask_token"]
     if missing:
-        raise UserError(f"the vocabulary lacks {', '.join(missing)}, which BERT cannot do without")
+        raise UserError(f"the vocabulary lacks {', '.join(missing)}, which BERT needs")
     cls, sep = names["cls_token"], names["sep_token"]
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk_token"]))
     backend.normalizer = bert_normalizer(config)
@@ -222,8 +222,8 @@ def from_transformers(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.
     except Exception as error:  # any of dozens, from a missing package to a broken file
         reason = " ".join(str(error).split()) or type(error).__name__
         if "trust_remote_code" in reason:
-            reason = "it is code of its own, which is not run here"
-        raise UserError(f"{folder}: transformers cannot open the tokenizer there\n  {reason}"[:500]) from None
+            reason = "it needs code from that folder, which bertjax does not run"
+        raise UserError(f"{folder}: transformers cannot open the tokenizer in this folder\n  {reason}"[:500]) from None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(f"{folder}: {type(tokenizer).__name__} has no `tokenizers` backend, which is needed here")

@@ -57,7 +57,7 @@ def learn(source: str, size: int, column: str | None) -> dict[str, int]:
     if size < len(known):
         raise UserError(
             f"--vocab_size={size}: the text has {len(letters)} different letters, which alone take {len(known)} "
-            "tokens; give more."
+            "tokens; give a larger size."
         )
     trained = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL[1]))
     trained.normalizer, trained.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
@@ -68,7 +68,7 @@ def learn(source: str, size: int, column: str | None) -> dict[str, int]:
     vocabulary = trained.get_vocab()
     if len(vocabulary) < size:
         raise UserError(
-            f"--vocab_size={size}: {source} gives no more than {len(vocabulary)} tokens that occur twice; "
-            "give so many, or more text."
+            f"--vocab_size={size}: {source} gives only {len(vocabulary)} tokens that occur at least twice; "
+            "give at most this size, or more text."
         )
     return vocabulary

@@ -60,7 +60,7 @@ def test_batches_are_the_same_for_any_number_of_processes_and_go_on_where_they_w
     again = list_batches(LISTS, 8, seed=3)
     again.set_state(whole.get_state())
     np.testing.assert_array_equal(next(again)["input_ids"], next(whole)["input_ids"])
-    with pytest.raises(UserError, match="saved with another lists"):
+    with pytest.raises(UserError, match="belongs to another lists"):
         list_batches(Lists(references=4), 8, seed=3).set_state(whole.get_state())
 
 

@@ -146,7 +146,7 @@ def test_a_run_that_trains_nothing_has_no_step(described: Path, tmp_path: Path):
     flags = f"--model={described}", "--data.max_length=32", "--compile_only=v5e:2x2"
     done = run("quantize", *flags, f"--out={tmp_path / 'out'}", check=False)
     assert done.returncode == 2
-    assert "with these settings nothing is trained, so there is no step" in done.stderr
+    assert "these settings train nothing, so there is no step" in done.stderr
 
 
 def test_without_libtpu_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch):
@@ -156,7 +156,7 @@ def test_without_libtpu_the_command_that_installs_it_is_said(monkeypatch: pytest
 
 
 def test_a_word_that_is_no_topology_is_answered_when_it_is_read():
-    with pytest.raises(bertjax.UserError, match="no TPU topology: expected v5e:2x4"):
+    with pytest.raises(bertjax.UserError, match="not a TPU topology: expected v5e:2x4"):
         Config(compile_only="v5e")
 
 

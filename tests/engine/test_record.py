@@ -116,7 +116,7 @@ def test_a_finished_run_whose_model_is_gone_makes_it_again(tmp_path: Path, capsy
     assert record.begin_here(tmp_path, Asked()) is True
     (tmp_path / "bundle" / "model.safetensors").unlink()
     assert record.begin_here(tmp_path, Asked()) is False
-    assert "its model is missing: it is made again" in capsys.readouterr().err
+    assert "its model is missing; the run is repeated" in capsys.readouterr().err
 
 
 def test_a_field_that_an_older_run_did_not_know_had_its_default(tmp_path: Path):
@@ -130,7 +130,7 @@ def test_a_field_that_an_older_run_did_not_know_had_its_default(tmp_path: Path):
         asked.pop("words", None)
     record.write_record(tmp_path, stored)
     assert record.begin_here(tmp_path, Nested()) is False
-    with pytest.raises(UserError, match=r"other settings \(there -> here\): stages\.1\.words: 3 -> 4\."):
+    with pytest.raises(UserError, match=r"other settings \(stored -> given\): stages\.1\.words: 3 -> 4\."):
         record.begin_here(tmp_path, Nested(stages=(Asked(), Asked(words=4))))
 
 
@@ -165,7 +165,7 @@ def test_settings_that_are_no_unicode_are_refused_before_anything_is_done(tmp_pa
     class Named(Asked):
         labels: tuple[str, ...] = ("good", "\ud800")
 
-    with pytest.raises(UserError, match="which is no Unicode"):
+    with pytest.raises(UserError, match="which is not valid Unicode"):
         record.begin_here(tmp_path, Named())
 
 

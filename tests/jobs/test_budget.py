@@ -167,7 +167,7 @@ def test_a_missed_bound_and_a_failure_are_both_said(shop: Shop, capsys):
     shop.broken = {"half"}
     assert shop.compress(max_mb=0.00001) == 3
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "None of 3 candidates keeps all bounds" in last
+    assert "None of 3 candidates is within all bounds" in last
     assert "Failed and left out: half" in last
 
 

@@ -160,7 +160,9 @@ def test_more_text_is_no_more_budget(whole: Path, suite: Config):
     assert isinstance(student, Distill)
     assert (student.steps, student.epochs) == (3 * 48 // 16, None)
     packed = replace(more, stages=(more.stages[0], learn("student", SoftTargets(), packed=True)))
-    with pytest.raises(UserError, match="row more_text: with more text than the data, give packed rows a budget"):
+    with pytest.raises(
+        UserError, match="row more_text: it augments the data and packs it, so the budget must be given"
+    ):
         planned_stages(bench, packed, 0)
 
 

@@ -99,13 +99,13 @@ def test_the_next_steps_of_a_compression_run_as_they_are_printed(paired: bool, t
     steps = next_steps(config, models, task)
     words = printed(steps)
     assert list(words) == [
-        "Measure the two exported files anew",
+        "Measure the two exported files again",
         "Label text of your own",
         "Keep one more layer",
         "Train twice as long",
     ]
     with pytest.raises(SystemExit) as left:
-        verify(words["Measure the two exported files anew"][2:])
+        verify(words["Measure the two exported files again"][2:])
     assert (left.value.code, "accuracy" in capsys.readouterr().out) == (0, True)
 
     alone = printed(next_steps(config, [models[0], models[-1]], task))  # the first one's file could not be made
@@ -184,20 +184,20 @@ class Odd:
 
 def test_a_spelled_config_is_read_back_as_it_was():
     odd = Odd("two words; $(rm) \"'", ("sehr gut", "so, naja"), None, True, 1e-07, Data(train="a b.tsv", label="--x"))
-    assert parse(Odd, shlex.split(commands.asked("odd", odd))[2:]) == odd
-    assert commands.asked("odd", Odd()) == "bertjax odd"
-    other = shlex.split(commands.asked("odd", odd, name="y", data__label=None))[2:]
+    assert parse(Odd, shlex.split(commands.command_for("odd", odd))[2:]) == odd
+    assert commands.command_for("odd", Odd()) == "bertjax odd"
+    other = shlex.split(commands.command_for("odd", odd, name="y", data__label=None))[2:]
     assert parse(Odd, other) == dataclasses.replace(odd, name="y", data=Data(train="a b.tsv"))
 
 
 def test_the_words_that_asked_for_a_config_are_kept_but_for_what_changes():
     config = Odd()
     commands.remember(config, ["--config", "my file.py", "--labels", "a", "b", "--limit=5"])
-    assert commands.asked("odd", config) == "bertjax odd --config 'my file.py' --labels a b --limit=5"
+    assert commands.command_for("odd", config) == "bertjax odd --config 'my file.py' --labels a b --limit=5"
     assert (
-        commands.asked("odd", config, labels=("c", "d e"))
+        commands.command_for("odd", config, labels=("c", "d e"))
         == "bertjax odd --config 'my file.py' --limit=5 --labels c 'd e'"
     )
     assert (
-        commands.asked("odd", Odd(limit=7)) == "bertjax odd --limit=7"
+        commands.command_for("odd", Odd(limit=7)) == "bertjax odd --limit=7"
     )  # another config, which nobody's words asked for

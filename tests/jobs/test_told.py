@@ -36,7 +36,7 @@ def data(work: Path) -> Data:
 
 
 TASK = 'classification of "sentence" by "label": 2 classes, bad 10, good 10; score: accuracy (otherwise: --data.text,'
-SEEN = "4 of 8 texts of eval.tsv (eval) stand in train.tsv (train) too: the score is not one on new text"
+SEEN = "4 of 8 texts of eval.tsv (eval) are also in train.tsv (train): the score is not measured on unseen text"
 
 
 def check(said: str) -> None:

@@ -94,5 +94,5 @@ def test_a_topology_has_chips_along_axes_and_links_between_them():
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:2", "v5e:2x2x1", "v5p:2x2", "v7:2x2", "v5e:0x4", "2x4"])
 def test_what_is_no_topology_is_answered_with_some(name: str):
-    with pytest.raises(UserError, match=r"no TPU topology: expected v5e:2x4"):
+    with pytest.raises(UserError, match=r"not a TPU topology: expected v5e:2x4"):
         topology(name)

@@ -140,7 +140,7 @@ def test_squad_f1_shares_words_with_the_best_gold_answer():
         ("accuracy", [], [], "not 0"),
         ("accuracy", ["fresh"], ["fresh"], "finite numbers"),
         ("accuracy", [[1]], [[1]], "1 dimension:|1 dimension\\."),
-        ("accuracy", [1, 0], [1, -100], "no class ids"),
+        ("accuracy", [1, 0], [1, -100], "not class ids"),
         ("f1", [1, 0], [2, 0], "f1_macro"),
         ("pearson", [1.0, np.nan], [1.0, 2.0], "finite"),
         ("entity_f1", [["S-A"]], [["O"]], "not IOB"),

@@ -341,7 +341,7 @@ def test_missing_weights_and_missing_tensors_are_named(folder):
     message = refusal(folder)
     assert "lacks 2 parameters of a BertForSequenceClassification" in message
     assert "encoder/layer_0/attention/query/kernel" in message
-    assert "Tensors left over: bert.something.new" in message
+    assert "Unused tensors: bert.something.new" in message
     (folder / "model.safetensors").unlink()
     assert "has no model.safetensors; expected a Hugging Face folder with safetensors weights" in refusal(folder)
 

@@ -129,10 +129,10 @@ def test_what_was_read_is_in_both_files_and_comes_first_where_texts_are_not_new(
         assert "Eval: b.tsv, 4 texts, 2 cut at 32 tokens, 12.5 % [UNK]; left out 1 of 5." in written
         assert read_report(tmp_path / "report.json") == report
         assert (
-            verdicts(report)[0] == "**Warning: 3 of 4 texts of b.tsv (eval) stand in a.tsv (train) too: the score "
-            "is not one on new text**."
+            verdicts(report)[0] == "**Warning: 3 of 4 texts of b.tsv (eval) are also in a.tsv (train): the score "
+            "is not measured on unseen text**."
         ) == warned
-        assert ("No text of b.tsv stands in what was learned" in written) != warned
+        assert ("No text of b.tsv is in the text that was trained" in written) != warned
 
 
 def test_verdicts_say_in_words_what_was_beaten_and_what_was_not():

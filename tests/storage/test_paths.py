@@ -75,7 +75,7 @@ def test_a_model_is_read_anew_when_the_bucket_holds_another(place: str, tmp_path
 def test_in_a_bucket_what_is_not_wholly_written_is_no_model(tmp_path: Path, bucket: Storage):
     bertjax.save(bertjax.load(write_model(tmp_path / "model")), "gs://bucket/half")
     del bucket.objects["half/config.json"]
-    with pytest.raises(UserError, match="not wholly written yet"):
+    with pytest.raises(UserError, match="still being written"):
         bertjax.load("gs://bucket/half")
 
 

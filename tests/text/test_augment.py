@@ -120,5 +120,5 @@ def test_predictions_are_those_of_torch_one_text_at_a_time(tmp_path):
 
 def test_other_tokenizers_than_wordpiece_are_refused():
     tokens = {token: number for number, token in enumerate([*SPECIAL, "\u2581cat"])}
-    with pytest.raises(UserError, match="no WordPiece"):
+    with pytest.raises(UserError, match="not WordPiece"):
         token_strings(Tokenizer.wrap(tokenizers.Tokenizer(models.WordLevel(tokens, unk_token="[UNK]"))))

@@ -26,19 +26,19 @@ CASES = {
         "a.tsv",
         b"text\tlabel\na\tgood\n",
         Task(text="txt"),
-        ['a.tsv: no column "txt" (did you mean "text"?)', "columns there: text, label"],
+        ['a.tsv: no column "txt" (did you mean "text"?)', "columns: text, label"],
     ),
     "missing label column": (
         "a.csv",
         b"text,label\na,good\n",
         Task(label="sentiment"),
-        ['a.csv: no column "sentiment"', "columns there: text, label"],
+        ['a.csv: no column "sentiment"', "columns: text, label"],
     ),
     "no usual column": (
         "a.csv",
         b"body,verdict\na,good\n",
         Task(),
-        ["a.csv: which column holds the text? Name it with `text`", "columns there: body, verdict"],
+        ["a.csv: which column holds the text? Name it with `text`", "columns: body, verdict"],
     ),
     "missing label": (
         "a.tsv",

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.text.buckets import WORTH, length_buckets, padding_overhead
+from bertjax.text.buckets import BUCKET_COST, length_buckets, padding_overhead
 from tests.text.tiny import random_lengths
 
 
 def cost(lengths, edges) -> float:
     positions = sum(min(edge for edge in edges if edge >= length) for length in lengths)
-    return positions + WORTH * len(edges) * sum(lengths)
+    return positions + BUCKET_COST * len(edges) * sum(lengths)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

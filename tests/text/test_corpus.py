@@ -134,7 +134,7 @@ def test_damaged_files_are_named_with_what_to_do(text: str, damage: str):
         shard.unlink()
     else:
         (folder / "index.npy").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"is damaged[\s\S]*Delete it and repeat"):
+    with pytest.raises(UserError, match=r"is damaged[\s\S]*Delete it and run the command again"):
         build_corpus(text, tiny_tokenizer(), 20).chunk(0)
 
 

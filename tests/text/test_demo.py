@@ -150,7 +150,7 @@ def test_an_index_out_of_reach_is_one_clear_error(tiny, monkeypatch, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"(?s)cannot write the demo to .*choose another place with BERTJAX_CACHE"):
+    with pytest.raises(UserError, match=r"(?s)cannot write the demo to .*set BERTJAX_CACHE to another folder"):
         fetch(tiny)
 
 

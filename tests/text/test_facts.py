@@ -68,16 +68,16 @@ def test_a_report_says_which_texts_are_not_new_or_that_all_are():
     train = Facts("train", "a.tsv", 4, 0, 8, 0.0)
     seen = Facts("eval", "b.tsv", 3, 1, 8, 0.02, ("left out 1 of 4",), seen=2)
     assert overlap((train, seen)) == (
-        "2 of 3 texts of b.tsv (eval) stand in a.tsv (train) too: the score is not one on new text"
+        "2 of 3 texts of b.tsv (eval) are also in a.tsv (train): the score is not measured on unseen text"
     )
     assert paragraph((train, seen)) == (
         "Train: a.tsv, 4 texts, none cut at 8 tokens, 0.0 % [UNK]. Eval: b.tsv, 3 texts, 1 cut at 8 tokens, 2.0 % "
-        "[UNK]; left out 1 of 4. 2 of 3 texts of b.tsv (eval) stand in a.tsv (train) too: the score is not one on new "
-        "text."
+        "[UNK]; left out 1 of 4. 2 of 3 texts of b.tsv (eval) are also in a.tsv (train): the score is not measured on "
+        "unseen text."
     )
     apart = Facts("eval", "b.tsv", 3, 0, 8, 0.0, seen=0)
     assert overlap((train, apart)) == overlap((apart,)) == paragraph(()) == ""
-    assert paragraph((train, apart)).endswith("No text of b.tsv stands in what was learned or chosen from.")
+    assert paragraph((train, apart)).endswith("No text of b.tsv is in the text that was trained or chosen on.")
 
 
 def test_examples_say_how_they_were_read():

@@ -61,10 +61,10 @@ def test_pairs_of_zero_and_one_are_indicators_but_numbers_of_classes_stay_number
         ([[0, 1, 0], []], (), 'item 1, column "label": expected 3 times 0 or 1, one for each class, found 0'),
         ([[0, 1, 0]], ("joy", "anger"), "item 0, .* expected 2 times 0 or 1, one for each class, found 3"),
         ([[0, 1, 2]], ("joy", "anger"), 'unknown label "0"; expected one of: joy, anger'),
-        (["['joy' 'anger']"], (), "begins like a list and is none"),
-        (["[0 1 0]"], (), "begins like a list and is none"),
+        (["['joy' 'anger']"], (), "begins like a list but cannot be read as one"),
+        (["[0 1 0]"], (), "begins like a list but cannot be read as one"),
         ([["joy"], "anger"], (), "item 1, .* expected a list as in the rows before, found 'anger'"),
-        ([["O", "B-PER"], ["O"]], (), "these are tags of words: expected the text as a list of words, too"),
+        ([["O", "B-PER"], ["O"]], (), "these are tags of words: expected a list of words as the text"),
     ],
 )
 def test_lists_that_mean_nothing_are_named(rows, labels, message):
@@ -142,7 +142,7 @@ def test_what_looks_like_no_label_may_be_a_class():
     assert infer_task(table([-1, 0, 1]), Task(labels=("-1", "0", "1"))).labels == ("-1", "0", "1")
     assert load_examples(table([-1, 0, 1]), Task(labels=("0", "1"))).labels == ["0", "1"]
     with pytest.raises(
-        UserError, match="-1 may be a class beside 0 and 1, or say that there is no label\ngive `labels`"
+        UserError, match="-1 may be a class beside 0 and 1, or mean that there is no label\ngive `labels`"
     ):
         infer_task(table([-1, 0, 1]))
     for known, cells in ((("0", "1"), [-1, 1]), (("bad", "good"), [-1, 0, 1]), (("bad", "good"), [-1, 1])):
@@ -162,8 +162,8 @@ def test_left_out_rows_keep_their_places_in_messages_and_are_not_looked_at():
 
 def test_a_split_without_any_label_is_text_alone():
     examples = load_examples(table([-1, -1]), Task("classification", labels=("bad", "good")))
-    assert (examples.labels, len(examples), examples.notes) == (None, 2, ('no label: all are "-1"',))
-    with pytest.raises(UserError, match='column "label": no label: all are "-1"'):
+    assert (examples.labels, len(examples), examples.notes) == (None, 2, ('no row has a label: all are "-1"',))
+    with pytest.raises(UserError, match='column "label": no row has a label: all are "-1"'):
         load_examples(table([-1, -1]), labelled=True)
 
 
@@ -227,7 +227,7 @@ def test_the_same_numbers_in_another_spelling_are_the_same_classes():
         ([f"2021-01-{n:02}" for n in range(30)], "30 different labels, most of which occur once, in 30 rows"),
         (list(range(100, 125)), "25 different labels, most of which occur once, in 25 rows\ngive `kind`"),
         (["good", "nan"], r'item 1, .* the label is missing \("nan"\)'),
-        (["good", "\ud800"], "item 1, .* expected a name that UTF-8 can write"),
+        (["good", "\ud800"], "item 1, .* expected a name that UTF-8 can encode"),
     ],
 )
 def test_what_makes_no_sense_as_classes_is_asked_about(cells, message):
@@ -238,7 +238,7 @@ def test_what_makes_no_sense_as_classes_is_asked_about(cells, message):
 def test_f1_is_of_two_classes():
     assert infer_task([{"text": "a", "Quality": n} for n in (1, 2)]).metric == "f1"
     assert infer_task([{"text": "a", "Quality": n} for n in (1, 2, 3)]).metric == "accuracy"
-    with pytest.raises(UserError, match="metric f1 is of one class of two, there are 3; expected f1_macro"):
+    with pytest.raises(UserError, match="metric f1 needs exactly two classes, found 3; expected f1_macro"):
         infer_task(table(["a", "b", "c"]), Task(metric="f1"))
 
 
@@ -249,21 +249,21 @@ def tagged(tags: list, **task: Any):
 @pytest.mark.parametrize(
     ("tags", "advice"),
     [
-        (["B-LOC", "E-LOC", "O"], "of BIOES and BILOU, write S- and U- as B-, E- and L- as I-"),
-        (["O", "O", "U-LOC"], "of BIOES and BILOU"),
-        (["NNP", "NNP", "VBZ"], "plain tags of words, as parts of speech, are not supported"),
-        (["LOC", "LOC", "O"], "plain tags of words"),
-        ([1, 2, 0], "name the numbers with `labels`, in their order"),
+        (["B-LOC", "E-LOC", "O"], "convert BIOES or BILOU: write S- and U- as B-, and E- and L- as I-"),
+        (["O", "O", "U-LOC"], "convert BIOES or BILOU"),
+        (["NNP", "NNP", "VBZ"], "tags that are no entities, such as parts of speech, are not supported"),
+        (["LOC", "LOC", "O"], "tags that are no entities"),
+        ([1, 2, 0], "give the names of the numbers with `labels`, in their order"),
     ],
 )
 def test_tags_of_other_notations_are_refused_with_what_to_do(tags, advice):
-    with pytest.raises(UserError, match=f"(?s)is no IOB tag; expected O, B-NAME or I-NAME\n{advice}"):
+    with pytest.raises(UserError, match=f"(?s)is not an IOB tag; expected O, B-NAME or I-NAME\n{advice}"):
         tagged(tags)
 
 
 def test_integer_tags_are_read_with_their_names():
     assert tagged([1, 2, 0], labels=("O", "B-LOC", "I-LOC")).labels == [["B-LOC", "I-LOC", "O"]]
-    with pytest.raises(UserError, match='"NNP" is no IOB tag'):
+    with pytest.raises(UserError, match='"NNP" is not an IOB tag'):
         tagged([1, 1, 0], labels=("VBZ", "NNP"))
 
 

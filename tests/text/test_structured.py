@@ -93,7 +93,7 @@ def test_lists_of_words_and_tags_need_no_file():
         ("EU B-ORG\nrejects\n", r"bad\.conll, line 2: expected 2 columns as in the first line, found 1"),
         (
             "EU B-ORG\n\nthe O\nUN ORG\n",
-            r'bad\.conll, sentence from line 3, column "tag": "ORG" is no IOB tag; expected O',
+            r'bad\.conll, sentence from line 3, column "tag": "ORG" is not an IOB tag; expected O',
         ),
         ("\n\n", r"bad\.conll: there are no examples in it"),
         ("a O\nb O\n", r'bad\.conll, column "tag": every label is "O"; expected at least two classes'),
@@ -173,7 +173,7 @@ def test_comments_of_conll_are_left_out_and_words_that_begin_with_a_hash_are_not
     path = tmp_path / "a.conll"
     path.write_text("\n".join(line.replace(" ", separator) if line in words else line for line in lines) + "\n")
     if separator == " ":  # "# EU rejects" has the three columns of nothing here, "# newdoc" the two of a word
-        with pytest.raises(UserError, match='sentence from line 7, column "tag": "newdoc" is no IOB tag'):
+        with pytest.raises(UserError, match='sentence from line 7, column "tag": "newdoc" is not an IOB tag'):
             load_examples(path)
         path.write_text(path.read_text().replace("# newdoc\n", ""))
     examples = load_examples(path)
@@ -204,7 +204,7 @@ def test_questions_without_an_answer_are_refused_with_the_reason(form, tmp_path)
         load_examples(squad_file(tmp_path, change))
     message = str(caught.value)
     assert 'question "q2", column "answers": expected' in message
-    assert "as in SQuAD 2, which is not supported: leave such questions out" in message
+    assert "as in SQuAD 2, which is not supported: leave it out" in message
     assert len(message.splitlines()) <= 5
 
 

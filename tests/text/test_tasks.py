@@ -17,7 +17,7 @@ NAMES = Task("classification", labels=("fresh", "rotten"), metric="accuracy")
     [
         ({"kind": "qa", "metric": "accuracy"}, 'unknown metric "accuracy" for kind "qa"; expected one of: squad_f1'),
         ({"metric": "bleu"}, 'unknown metric "bleu"'),
-        ({"labels": ("a", "b", "a")}, "hold a name twice: a, b, a"),
+        ({"labels": ("a", "b", "a")}, "contain a name twice: a, b, a"),
     ],
 )
 def test_an_impossible_task_is_refused(given, message):
@@ -99,7 +99,7 @@ def test_regression_and_answers_need_heads_of_their_size():
 
 
 def test_a_model_that_gives_numbers_is_not_asked_for_classes():
-    with pytest.raises(UserError, match=r"m gives a number, and the data has classes: 1, 2\ngive kind regression"):
+    with pytest.raises(UserError, match=r"m has one output, but the data has classes: 1, 2\nset kind=regression"):
         align_labels(infer_task([{"text": "a", "label": 1.0}, {"text": "b", "label": 2.0}]), {0: "LABEL_0"}, "m")
 
 

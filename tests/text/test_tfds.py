@@ -157,7 +157,7 @@ def test_sst2_is_read_from_an_archive_once_the_command_given_has_unpacked_it(sst
     with pytest.raises(UserError) as caught:
         load_examples("tfds:glue/sst2/train")
     first, command = str(caught.value).splitlines()
-    assert first.startswith("tfds:glue/sst2/train: TFDS needs TensorFlow to unpack SST-2.zip; this does it without")
+    assert first.startswith("tfds:glue/sst2/train: TFDS needs TensorFlow to unpack SST-2.zip; run this instead")
     program, *arguments = shlex.split(command)
     assert program == "python"
     subprocess.run([sys.executable, *arguments], check=True)
@@ -176,7 +176,7 @@ def test_what_is_not_there_is_asked_for_with_one_command(data_dir, capfd):
     with pytest.raises(UserError) as caught:
         load_examples("tfds:glue/sst2/validation")
     first, command = str(caught.value).splitlines()
-    assert first == "tfds:glue/sst2/validation: not there yet; this brings what TFDS needs, then repeat:"
+    assert first == "tfds:glue/sst2/validation: not downloaded yet; run this command, then try again:"
     archive, folder = data_dir / "downloads/manual/SST-2.zip", data_dir / "downloads/extracted/ZIP.SST-2.zip"
     assert command.strip() == (
         f"curl -fL --create-dirs -o {archive} https://dl.fbaipublicfiles.com/glue/data/SST-2.zip"
@@ -200,7 +200,7 @@ def test_a_wrong_archive_is_refused_by_its_checksum(data_dir):
         ("tfds:tiny_verdicts/valid", 'no split "valid" in tiny_verdicts/1.0.0; expected one of: t'),
         ("tfds:tiny_verdicts/train[x:]", r'cannot read the split "train\[x:\]"'),
         ("tfds:no_such_set/train", 'TFDS knows no data set "no_such_set", and there is none in '),
-        ("tfds:glue/sst2", "sst2 is a part of glue; name the split too, e.g. tfds:glue/sst2/train"),
+        ("tfds:glue/sst2", "sst2 is a configuration of glue; add the split, e.g. tfds:glue/sst2/train"),
     ],
 )
 def test_bad_names_are_named(source, message, data_dir):
@@ -220,13 +220,13 @@ def declare_rows(builder, count: int) -> None:
 
 def test_rows_that_are_missing_are_missed(data_dir):
     declare_rows(prepared(TinyVerdicts, data_dir, "parquet"), 31)  # TFDS 4.9.10 itself makes such files
-    with pytest.raises(UserError, match=r"31 rows expected, 30 found; delete .*tiny_verdicts/1\.0\.0 and repeat"):
+    with pytest.raises(UserError, match=r"31 rows expected, 30 found; delete .*tiny_verdicts/1\.0\.0 and try again"):
         load_examples("tfds:tiny_verdicts/train")
 
 
 def test_files_that_are_too_short_are_refused(data_dir):
     declare_rows(prepared(TinyVerdicts, data_dir), 31)
-    with pytest.raises(UserError, match=r"tfds:tiny_verdicts/train: damaged .*; delete .* and repeat"):
+    with pytest.raises(UserError, match=r"tfds:tiny_verdicts/train: damaged .*; delete .* and try again"):
         load_examples("tfds:tiny_verdicts/train")
 
 

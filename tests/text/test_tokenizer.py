@@ -382,10 +382,10 @@ def test_transformers_is_never_asked_without_forbidding_code():
         ({"cls_token": {"content": None}}, "cls_token.content is null; expected Unicode text"),
         ({"cls_token": {}}, "cls_token.content is null; expected Unicode text"),
         ({"added_tokens_decoder": [1]}, "added_tokens_decoder is [1]; expected"),
-        ({"added_tokens_decoder": {"x": {"content": "x"}}}, "transformers cannot open the tokenizer there"),
-        ({"added_tokens_decoder": {"3": 5}}, "transformers cannot open the tokenizer there"),
+        ({"added_tokens_decoder": {"x": {"content": "x"}}}, "transformers cannot open the tokenizer in this folder"),
+        ({"added_tokens_decoder": {"3": 5}}, "transformers cannot open the tokenizer in this folder"),
         ({"additional_special_tokens": 5}, "additional_special_tokens is 5; expected"),
-        ({"additional_special_tokens": [5]}, "transformers cannot open the tokenizer there"),
+        ({"additional_special_tokens": [5]}, "transformers cannot open the tokenizer in this folder"),
         ({"model_max_length": "512"}, 'model_max_length is "512"; expected'),
     ],
 )
@@ -439,5 +439,5 @@ def test_bad_texts_and_limits_are_named(ours):
         ours.encode(["\ud800"], ["fine"])
     with pytest.raises(UserError, match="max_length is 4; expected at least 5"):
         ours.encode(["a"], ["b"], max_length=4)
-    with pytest.raises(UserError, match="int is no tokenizer"):
+    with pytest.raises(UserError, match="int is not a tokenizer"):
         Tokenizer.wrap(3)

@@ -57,7 +57,7 @@ def test_a_vocabulary_is_learnt_once(text: str, monkeypatch):
 
 
 def test_sizes_that_the_text_cannot_fill_are_refused_and_leave_nothing(text: str):
-    with pytest.raises(UserError, match=r"--vocab_size=90000: .* gives no more than \d+ tokens"):
+    with pytest.raises(UserError, match=r"--vocab_size=90000: .* gives only \d+ tokens"):
         wordpiece(text, 90_000)
     with pytest.raises(UserError, match="--vocab_size=20: the text has 18 different letters"):
         wordpiece(text, 20)

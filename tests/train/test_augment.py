@@ -109,7 +109,7 @@ def test_mistakes_are_answered(work: Path):
     with pytest.raises(UserError, match=r"bertjax pretrain --model=.*plain --sentences=none(.|\n)*neighbours"):
         main(config(work, "mistake", model=str(work / "plain")))
     for kind in (tokens, qa):
-        with pytest.raises(UserError, match="stand in the text"):
+        with pytest.raises(UserError, match="refer to words of the text"):
             main(config(work, "mistake", data=Data(train=str(kind(work / "odd")["train"]))))
     with pytest.raises(UserError, match="--copies=0: expected at least 1"):
         config(work, "mistake", copies=0)

@@ -308,13 +308,13 @@ def test_the_seed_of_the_parameters_is_the_runs(text: str):
 
 MISTAKES = {
     "no such text": (["--data.train=nowhere.txt"], "nowhere.txt: no such file"),
-    "more pieces than there are": (["--vocab_size=9000"], "gives no more than"),
+    "more pieces than there are": (["--vocab_size=9000"], "gives only"),
     "another vocabulary": (["--model={model}"], "has 25 tokens of its own"),
     "too long": (["--data.max_length=99"], "the model has 24 positions"),
-    "rate": (["--masking.rate=2"], "expected a share"),
-    "one document": (["--data.train={one}", "--vocab_size=26", "--sentences=next"], "one document only"),
-    "held out, one document": (["--data.eval={one}", "--sentences=next"], "one document only"),
-    "held out, nothing to guess": (["--data.eval={short}", "--sentences=none"], "nothing of it is hidden"),
+    "rate": (["--masking.rate=2"], "expected the share"),
+    "one document": (["--data.train={one}", "--vocab_size=26", "--sentences=next"], "the text is one document"),
+    "held out, one document": (["--data.eval={one}", "--sentences=next"], "the text is one document"),
+    "held out, nothing to guess": (["--data.eval={short}", "--sentences=none"], "no token is masked"),
     "single sentences": (["--data.train={apart}", "--vocab_size=26"], "no chunk of the text has two sentences"),
     "another shape": (
         ["--model={model}", "--vocab_size=25", "--shape.embedding_size=16", "--shape.num_hidden_layers=7"],

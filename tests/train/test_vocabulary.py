@@ -33,5 +33,5 @@ def test_a_pre_trained_head_stays_and_loses_the_same_tokens(tmp_path: Path):
 def test_examples_cannot_be_chosen_where_there_is_no_task(tmp_path: Path):
     model = write_model(tmp_path / "model", architecture="BertModel")
     table = str(write_table(tmp_path / "table.tsv", 20))
-    with pytest.raises(bertjax.UserError, match=r"--data\.rows=5: only examples of a task"):
+    with pytest.raises(bertjax.UserError, match=r"--data\.rows=5: it chooses labelled examples"):
         main(Config(model=str(model), data=Data(train=table, eval=table, rows=5), out=str(tmp_path / "out")))

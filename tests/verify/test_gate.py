@@ -210,7 +210,7 @@ def test_other_tokenizers_and_shorter_models_are_seen(folder: Path, quick: Path,
         (["quick", "--against=quick", "--data=none.tsv"], "none.tsv"),
         (
             ["quick", "--against=quick", "--data=dev.tsv", "--repeats=2"],
-            "2 repeats: expected one or more, and at least 3",
+            "needs at least 1 text and 3 repeats",
         ),
         (["quick", "--against=quick", "--data=dev.tsv", "--threads=0"], "threads is 0: expected 1 or more"),
         (["quick", "--against=quick", "--data=dev.tsv", "--label=txet"], 'did you mean "text"?'),
