@@ -37,10 +37,10 @@ CLASSES = {"Patience": "PatientStates", "SoftWords": "MLMSoftTargets"}
 
 def renamed(content: dict[str, Any], known: Any) -> dict[str, Any]:
     """A JSON object with its old field names replaced, where the new name is in `known` and the old one is not."""
-    found = {}
+    result = {}
     for name, value in content.items():
         new = FIELDS.get(name, "") if name not in known and FIELDS.get(name) in known else name
-        found[new] = VALUES.get(new, {}).get(value, value) if isinstance(value, str) else value
-    if found.get("_type") in CLASSES:
-        found["_type"] = CLASSES[found["_type"]]
-    return found
+        result[new] = VALUES.get(new, {}).get(value, value) if isinstance(value, str) else value
+    if result.get("_type") in CLASSES:
+        result["_type"] = CLASSES[result["_type"]]
+    return result

@@ -42,7 +42,7 @@ def main(config: Config) -> None:
             "text and measured on another."
         )
     facts = describe(config.data, held_out, reported, "held_out", config.held_out)
-    found = calibrate(
+    calibration = calibrate(
         bundle.config,
         *logits_at_exits(bundle.model, bundle.device_params, held_out.encoded),
         held_out.encoded.labels,
@@ -51,12 +51,12 @@ def main(config: Config) -> None:
         rule=config.rule,
         tolerance=config.tolerance,
     )
-    if found.exit_rule is None:
-        note(f"no example exits early: {found.why_none}")
-    exits = dataclasses.replace(bundle.config.exits, exit_rule=found.exit_rule)
+    if calibration.exit_rule is None:
+        note(f"no example exits early: {calibration.why_none}")
+    exits = dataclasses.replace(bundle.config.exits, exit_rule=calibration.exit_rule)
     early = dataclasses.replace(bundle, config=bundle.config.replace(exits=exits))
     bertjax.save(early, out / "bundle")
-    result = report_depths(early, found, reported, config, out, facts)
+    result = report_depths(early, calibration, reported, config, out, facts)
     finish(out, result, held_out=held_out.encoded.fingerprint, eval=reported.encoded.fingerprint)
 
 

@@ -34,11 +34,11 @@ def main(config: Config) -> None:
     out, text = as_path(config.out), config.data
     if begin(out, config):
         return
-    given = open_bundle(config)
-    bundle, teacher = given, None
+    initial = open_bundle(config)
+    bundle, teacher = initial, None
     if config.student:
-        bundle, teacher = config.student.initialise(given, config.seed), given
-    check_positions(text.max_length, given, bundle)
+        bundle, teacher = config.student.initialise(initial, config.seed), initial
+    check_positions(text.max_length, initial, bundle)
 
     def rows_of(source: str, split: str, seed: int) -> PretrainingRows:
         corpus = build_corpus(source, tokenizer_of(bundle), text.max_length - 3, text.text, split)

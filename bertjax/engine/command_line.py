@@ -199,12 +199,12 @@ def _explain(path: Path, module: ModuleType, error: Exception) -> str:
         return f"{path}, line {error.lineno}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    if found := re.match(r"TypeError: (\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
-        cls = getattr(module, found[1], None)
+    if match := re.match(r"TypeError: (\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
+        cls = getattr(module, match[1], None)
         fields = [field.name for field in dataclasses.fields(cls)] if cls else []
-        new = FIELDS.get(found[2])
+        new = FIELDS.get(match[2])
         text = (
-            f"{found[1]}: {found[2]} is called {new} now" if new in fields else found[0] + nearest(found[2], fields)
+            f"{match[1]}: {match[2]} is called {new} now" if new in fields else match[0] + nearest(match[2], fields)
         )  # Python 3.13 adds a hint of its own, which this replaces
     return f"{path}, line {lines[-1] if lines else 1}: {text}"
 

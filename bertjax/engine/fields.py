@@ -44,14 +44,14 @@ class Leaf(NamedTuple):
 def leaves(branch: Any, prefix: str = "") -> dict[str, Leaf]:
     """Every leaf by its dotted path; items of a tuple are numbered from 0."""
     hints = get_type_hints(type(branch)) if dataclasses.is_dataclass(branch) else {}
-    found = {}
+    result = {}
     for name, value in _children(branch):
         declared = hints.get(name, Any)
         if is_branch(value):
-            found |= leaves(value, f"{prefix}{name}.")
+            result |= leaves(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = Leaf(type(value) if declared is Any and value is not None else declared, value)
-    return found
+            result[prefix + name] = Leaf(type(value) if declared is Any and value is not None else declared, value)
+    return result
 
 
 def is_branch(value: Any) -> bool:
@@ -95,23 +95,23 @@ def convert(path: str, leaf: Leaf, words: list[str]) -> Any:
     """The typed value of a flag: `1e-4`, `true`, `none`, `1,2` or `1 2` for a pair, `0:1,1:3` for a dict."""
     import tyro
 
-    given = " ".join(words)
+    text = " ".join(words)
     members = _members(leaf.type)
-    if type(None) in members and given.lower() == "none":
+    if type(None) in members and text.lower() == "none":
         return None
     if {*members} <= {str, type(None)} and len(words) == 1:
-        return given  # also if tyro would parse it as a flag
+        return text  # also if tyro would parse it as a flag
     if bool in members:
-        words = [given.capitalize() or "True"]
+        words = [text.capitalize() or "True"]
     elif len(words) == 1 and (origins := {get_origin(member) for member in members}) & {tuple, list, dict}:
-        inner = given[1:-1] if given[:1] + given[-1:] in ("()", "[]", "{}") else given
+        inner = text[1:-1] if text[:1] + text[-1:] in ("()", "[]", "{}") else text
         words = [word for word in re.split(r"[,:\s]+" if dict in origins else r"[,\s]+", inner) if word]
     # tyro 1.0.17 prints its own error even with console_outputs=False; it is replaced by the message below
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
         return tyro.cli(leaf.type, args=words, console_outputs=False)
     choices = [str(choice) for member in members if get_origin(member) is Literal for choice in get_args(member)]
-    flag = f"--{path}={given}" if words else f"--{path}"
-    raise UserError(f"{flag}: expected {describe(leaf.type)}{nearest(given, choices)}")
+    flag = f"--{path}={text}" if words else f"--{path}"
+    raise UserError(f"{flag}: expected {describe(leaf.type)}{nearest(text, choices)}")
 
 
 def fits(leaf: Leaf) -> bool:

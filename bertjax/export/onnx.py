@@ -230,8 +230,8 @@ class Writer:
 
         def split(part: str, x: str, order: tuple[int, ...]) -> str:
             flat = self.dense(f"{site}/{part}", f"{path}/{part}", x)
-            apart = graph.node("Reshape", flat, graph.numbers(0, 0, heads, width))
-            return graph.node("Transpose", apart, perm=order)
+            by_head = graph.node("Reshape", flat, graph.numbers(0, 0, heads, width))
+            return graph.node("Transpose", by_head, perm=order)
 
         queries, keys = split("query", query_rows, (0, 2, 1, 3)), split("key", hidden, (0, 2, 3, 1))
         values = split("value", hidden, (0, 2, 1, 3))

@@ -111,15 +111,17 @@ def choose(report: Report, models: Sequence[Model], bounds: Config) -> tuple[Mod
     bounds, and of those the one that loses the least score. The first two models are the teacher and the exported
     teacher.
     """
-    found = [measured(report, model) for model in models[2:]]
-    fit = [one for one in found if not one.misses(bounds)]
-    if fit:
-        best = max(fit, key=lambda one: one.speed_up)
-        sentence = f"Kept: {best}, the fastest of {len(fit)} within the bounds, of {len(found)} tried, on these texts."
+    results = [measured(report, model) for model in models[2:]]
+    within = [one for one in results if not one.misses(bounds)]
+    if within:
+        best = max(within, key=lambda one: one.speed_up)
+        sentence = (
+            f"Kept: {best}, the fastest of {len(within)} within the bounds, of {len(results)} tried, on these texts."
+        )
         return best.model, dataclasses.replace(report, conclusion=sentence), None
-    best = min(found, key=lambda one: (len(one.misses(bounds)), one.drop))
+    best = min(results, key=lambda one: (len(one.misses(bounds)), one.drop))
     sentence = (
-        f"None of {len(found)} candidates is within all bounds. The best one is kept: {best}; it misses "
+        f"None of {len(results)} candidates is within all bounds. The best one is kept: {best}; it misses "
         f"{' and '.join(best.misses(bounds))}. Relax the bounds, or train longer (--epochs)."
     )
     return best.model, dataclasses.replace(report, conclusion=sentence), sentence
@@ -133,8 +135,8 @@ def measured(report: Report, model: Model) -> Measured:
     from bertjax.verify.folder import shipped_bytes
 
     row = report.row(model.name)
-    beside = report.against(row)
-    faster = speed_up(row, beside)
+    reference = report.against(row)
+    faster = speed_up(row, reference)
     assert faster is not None, model.name  # every row of this report was timed
     size = shipped_bytes(local(model.folder)) + len(report.json_text(model.folder).encode())
-    return Measured(model, faster, 100 * (beside.score - row.score), size / 1e6)
+    return Measured(model, faster, 100 * (reference.score - row.score), size / 1e6)

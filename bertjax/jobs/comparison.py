@@ -52,14 +52,14 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     methods, gold = gather(bench, outcomes)
     note("measuring: scores and their intervals")
     rows, best = method_rows(task.metric, gold, methods)
-    tokens, on, found = machine_costs(bench, {m.name: folder_of(bench, m) for m in methods if m.runs})
+    tokens, on, machine = machine_costs(bench, {m.name: folder_of(bench, m) for m in methods if m.runs})
     return MethodComparison(
         task=f"{task.kind} of {short(config.data.eval)}",
         metric=task.metric,
         device=on.device,
         threads=on.threads,
         lengths=tokens,
-        rows=tuple(dataclasses.replace(row, **found.get(row.name, {})) for row in rows),
+        rows=tuple(dataclasses.replace(row, **machine.get(row.name, {})) for row in rows),
         best=best,
         command=command_for("compare", config, out=f"{config.out}-again"),
         teacher_cost=f"training the teacher ({bench.teacher_epochs * bench.examples:,.0f} passes)",
@@ -126,8 +126,8 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
         times = {"latency_ms": timings[name].latency, "throughput_per_s": timings[name].throughput_per_s}
         return {field: known[field] for field in fields if field in known} | times
 
-    found = {name: cost(name) for name in runtimes}
-    return tokens, timings["teacher"], {name: found[first[shape]] for name, shape in shapes.items()}
+    by_program = {name: cost(name) for name in runtimes}
+    return tokens, timings["teacher"], {name: by_program[first[shape]] for name, shape in shapes.items()}
 
 
 def folder_of(bench: Bench, method: Method) -> Any:

@@ -10,7 +10,9 @@ ROWS = 6
 """Number of the tried thresholds that are in the table."""
 
 
-def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, facts: Any = ()) -> dict[str, float]:
+def report_depths(
+    early: Any, calibration: Any, split: Any, config: Any, out: Path, facts: Any = ()
+) -> dict[str, float]:
     """Measures on examples that no choice depended on, writes the report into `out` and returns the main numbers.
     `facts` are the summary of the data."""
     import numpy as np
@@ -27,7 +29,7 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
     task, gold = split.encoded.task, split.encoded.labels
     exit_logits, logits = logits_at_exits(early.model, early.device_params, split.encoded)
     full, depth = scored_predictions(early.config, logits), early.config.depth
-    rules = rules_to_report(found)
+    rules = rules_to_report(calibration)
     count = min(config.sample, len(gold))
     timed = np.random.default_rng(0).permutation(len(gold))[: count - count % BATCH if count >= BATCH else count]
     times = time_all(early, rules, split.encoded, timed, config.data.max_length)
@@ -61,12 +63,12 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
         metric=task.metric,
         device=device(),
         depth=depth,
-        calibrated=None if found.exit_rule is None else vars(found.exit_rule),
-        why_none=found.why_none,
+        calibrated=None if calibration.exit_rule is None else vars(calibration.exit_rule),
+        why_none=calibration.why_none,
         bound=config.bound,
         timed=len(timed),
         rows=tuple(rows),
-        held_out=tuple({**vars(t.exit_rule), **t._asdict(), "exit_rule": None} for t in found.tried),
+        held_out=tuple({**vars(t.exit_rule), **t._asdict(), "exit_rule": None} for t in calibration.tried),
         config=to_dict(config),
         versions=versions(),
         texts=tuple(facts),
@@ -76,16 +78,18 @@ def report_depths(early: Any, found: Any, split: Any, config: Any, out: Path, fa
     return {task.metric: final.score, "mean depth": final.mean_depth}
 
 
-def rules_to_report(found: Any) -> dict[str, Any]:
+def rules_to_report(calibration: Any) -> dict[str, Any]:
     """Some of the tried thresholds by name, in the order of increasing early exits."""
     import numpy as np
 
-    tried = [one.exit_rule for one in found.tried]
+    tried = [one.exit_rule for one in calibration.tried]
     indices = sorted({int(i) for i in np.linspace(0, len(tried) - 1, min(ROWS, len(tried)))})
     chosen = [tried[i] for i in indices]
-    if found.exit_rule is not None and found.exit_rule not in chosen:
-        chosen = sorted([*chosen, found.exit_rule], key=tried.index)
-    return {f"{one.rule} {one.threshold:.3g}{', calibrated' if one == found.exit_rule else ''}": one for one in chosen}
+    if calibration.exit_rule is not None and calibration.exit_rule not in chosen:
+        chosen = sorted([*chosen, calibration.exit_rule], key=tried.index)
+    return {
+        f"{one.rule} {one.threshold:.3g}{', calibrated' if one == calibration.exit_rule else ''}": one for one in chosen
+    }
 
 
 def time_all(early: Any, rules: dict[str, Any], encoded: Any, rows: Any, max_length: int) -> dict[str, Any]:
@@ -143,7 +147,7 @@ def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:
 
     segmented = segmented_model(early.config, Confidence("entropy", 0.0))
     row = np.ones((1, length), np.int32)
-    rows, total, found = _begin(segmented, early.device_params, row, row, row * 0, segmented.start(1)), 0.0, {}
+    rows, total, by_depth = _begin(segmented, early.device_params, row, row, row * 0, segmented.start(1)), 0.0, {}
     for number, (segment, own, depth) in enumerate(
         zip(segmented.segments, segmented.params_of(early.device_params), segmented.depths, strict=True)
     ):
@@ -152,5 +156,5 @@ def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:
         if counted is None:
             return None
         total += counted
-        found[depth] = total
-    return found
+        by_depth[depth] = total
+    return by_depth

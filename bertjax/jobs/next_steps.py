@@ -57,14 +57,14 @@ def learn_more(config: Config, models: list[Model]) -> list[Step]:
     stage = config.stages[places[-1]]
     assert isinstance(stage, Distill)
     begin = {"model": models[0].folder} if config.stages[0].finetunes else {}
-    prefix, found = f"stages__{places[-1]}__", []
+    prefix, steps = f"stages__{places[-1]}__", []
     if (other := another_depth(stage, depth)) is not None:
         what = "Keep one more layer" if other > stage.student.num_hidden_layers else "Keep half of these layers"
         changes = {f"{prefix}student__num_hidden_layers": other}
-        found.append((what, command_for("compress", config, **begin, **changes, out=f"{config.out}-{other}-layers")))
+        steps.append((what, command_for("compress", config, **begin, **changes, out=f"{config.out}-{other}-layers")))
     longer = twice(config, stage, prefix)
     return [
-        *found,
+        *steps,
         ("Train twice as long", command_for("compress", config, **begin, **longer, out=f"{config.out}-longer")),
     ]
 

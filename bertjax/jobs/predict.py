@@ -6,7 +6,7 @@ import re
 def one_line(text: str) -> str:
     """JSON with U+0085, U+2028 and U+2029 escaped: some readers end a line at these characters, which a text may
     contain."""
-    return re.sub("[\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub("[\x85\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def read_lines(source: str) -> list[str]:

@@ -46,8 +46,8 @@ def transpose(rows: Array) -> Array:
     backend."""
     count, width = rows.shape
     block = math.gcd(count, 16)
-    apart = rows.reshape(count // block, block, width).transpose(2, 0, 1)
-    return jax.lax.optimization_barrier(apart.reshape(width, count))
+    blocks = rows.reshape(count // block, block, width).transpose(2, 0, 1)
+    return jax.lax.optimization_barrier(blocks.reshape(width, count))
 
 
 bf16_matmul.defvjp(_bf16_matmul_forward, _bf16_matmul_backward)

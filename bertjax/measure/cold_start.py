@@ -32,7 +32,7 @@ def measure_edge(
     """
     chosen: list[int] = np.random.default_rng(seed).permutation(len(texts))[:sample].tolist()
     second = None if pairs is None else [pairs[i] for i in chosen]
-    found = {}
+    results = {}
     for name, load in load_requests(candidates, [texts[i] for i in chosen], second, max_length).items():
         notify(f"{name} on one thread, from a cold start")
         start = time.perf_counter()
@@ -42,5 +42,5 @@ def measure_edge(
             cold = time.perf_counter() - start
             answer = ask({name: process}, {name: {"command": "singly"}})[name]
         p50, p95 = np.percentile(answer["batch_1"], (50, 95))
-        found[name] = Edge(Percentiles(float(p50), float(p95)), 1000 * cold, answer["peak_bytes"])
-    return found
+        results[name] = Edge(Percentiles(float(p50), float(p95)), 1000 * cold, answer["peak_bytes"])
+    return results

@@ -80,11 +80,11 @@ class Program:
         self.instructions: dict[str, Instruction] = {}
         computation, order = "", []
         for line in text.splitlines():
-            if found := COMPUTATION.match(line):
-                computation = found[1]
+            if match := COMPUTATION.match(line):
+                computation = match[1]
                 order.append(computation)
-            elif found := INSTRUCTION.match(line):
-                name, results, kind, rest = found.groups()
+            elif match := INSTRUCTION.match(line):
+                name, results, kind, rest = match.groups()
                 operands, _, attributes = rest.partition(")") if kind == "constant" else split_operands(rest)
                 arrays = tuple(array_of(*array) for array in ARRAY.findall(results))
                 names = tuple(re.findall(r"%([\w.-]+)", operands))
@@ -123,13 +123,13 @@ class Program:
     @cached_property
     def products(self) -> list[Product]:
         """Every matrix product that runs."""
-        found = []
+        products = []
         for one in self.instructions.values():
             if one.kind in ("dot", "convolution") and (times := self.times[one.computation]):
                 left, right = (self.instructions[name].results[0] for name in one.operands[:2])
                 flops = (dot_flops if one.kind == "dot" else convolution_flops)(one, left, right)
-                found.append(Product(site_of(one.attributes), (left.dtype, right.dtype), flops, times))
-        return found
+                products.append(Product(site_of(one.attributes), (left.dtype, right.dtype), flops, times))
+        return products
 
     @property
     def flops(self) -> int:
@@ -143,7 +143,7 @@ class Program:
         A collective that XLA spreads over several fusions, to overlap it with them, occurs in each of them with the
         same channel. It is counted once.
         """
-        found: dict[str, list[float]] = {}
+        totals: dict[str, list[float]] = {}
         seen = set()
         for one in self.instructions.values():
             kind = one.kind.removesuffix("-start")
@@ -157,10 +157,10 @@ class Program:
             # The result of `-start` contains its operands as well, so sizes are taken from the operands.
             payload = operands * n if kind == "all-gather" else operands
             ring = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1}.get(kind, (n - 1) / n)
-            times, before = self.times[one.computation], found.setdefault(kind, [0, 0.0, 0.0])
+            times, before = self.times[one.computation], totals.setdefault(kind, [0, 0.0, 0.0])
             for place, value in enumerate((1, payload, payload * ring)):
                 before[place] += times * value
-        return {kind: Moved(int(found[kind][0]), *found[kind][1:]) for kind in COLLECTIVES if kind in found}
+        return {kind: Moved(int(totals[kind][0]), *totals[kind][1:]) for kind in COLLECTIVES if kind in totals}
 
     @property
     def memory_traffic(self) -> int:
@@ -230,17 +230,17 @@ def convolution_flops(one: Instruction, left: Array, right: Array) -> int:
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     assert labels is not None, one
     inputs, kernel, results = labels.groups()
-    given = re.search(r"window=\{([^}]*)\}", one.attributes)
-    window = dict(part.split("=") for part in given[1].split()) if given else {}
+    attribute = re.search(r"window=\{([^}]*)\}", one.attributes)
+    window = dict(part.split("=") for part in attribute[1].split()) if attribute else {}
     taken = 1
     for place, axis in enumerate(axis for axis in sorted(results) if axis.isdigit()):
         steps = {name: int(value.split("x")[place]) for name, value in window.items() if "dilat" in name}
         stride = int(window["stride"].split("x")[place]) if "stride" in window else 1
         low = int(window["pad"].split("x")[place].split("_")[0]) if "pad" in window else 0
         size, spread = left.shape[inputs.index(axis)], steps.get("lhs_dilate", 1)
-        taps, apart = right.shape[kernel.index(axis)], steps.get("rhs_dilate", 1)
+        taps, dilation = right.shape[kernel.index(axis)], steps.get("rhs_dilate", 1)
         positions = range(one.results[0].shape[results.index(axis)])
-        reached = (place * stride + tap * apart - low for place in positions for tap in range(taps))
+        reached = (place * stride + tap * dilation - low for place in positions for tap in range(taps))
         taken *= sum(at % spread == 0 and 0 <= at < (size - 1) * spread + 1 for at in reached)
     rows, columns = (one.results[0].shape[results.index(axis)] for axis in "bf")
     return 2 * rows * columns * right.shape[kernel.index("i")] * taken
@@ -249,8 +249,8 @@ def convolution_flops(one: Instruction, left: Array, right: Array) -> int:
 def site_of(attributes: str) -> str:
     """The origin of an instruction: the site in brackets that products carry, with * for the step number, or else the
     last two scopes of the path. Gradients are marked as such."""
-    found = re.search(r'op_name="([^"]*)"', attributes)
-    path = found[1] if found else ""
+    match = re.search(r'op_name="([^"]*)"', attributes)
+    path = match[1] if match else ""
     sites = re.findall(r"\[([^\]]+)\]", path)
     scopes = [re.sub(r"^(?:transpose\(|jvp\()*|\)*$", "", scope) for scope in path.split("/")[1:-1]]
     name = re.sub(r"step_\d+", "step_*", sites[-1]) if sites else "/".join(filter(None, scopes[-2:]))

@@ -58,10 +58,10 @@ def onnx_file(folder: str | os.PathLike) -> Any:
     place = as_path(folder)
     weights = any(place.glob("*.safetensors")) if place.is_dir() else False
     names = (BESIDE,) if weights else (BESIDE, FLOATS, INTEGERS)
-    found = [name for name in names if (place / name).is_file()]
-    if len(found) > 1:
-        raise UserError(f"{folder} holds {' and '.join(found)}, which is ambiguous; keep one of them.")
-    return place / found[0] if found else None
+    existing = [name for name in names if (place / name).is_file()]
+    if len(existing) > 1:
+        raise UserError(f"{folder} holds {' and '.join(existing)}, which is ambiguous; keep one of them.")
+    return place / existing[0] if existing else None
 
 
 def existing_file(folder: str | os.PathLike) -> Path:
@@ -85,8 +85,8 @@ def open_session(folder: str | os.PathLike, threads: int, optimised: str | None 
     except Exception as error:  # each kind of bad file has its own class; Exception is their only common parent
         raise UserError(f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}") from None
     unknown = [one.name for one in session.get_inputs() if one.name not in INPUTS]
-    given = {one.name for one in session.get_outputs()}
-    if unknown or not any(given.issuperset(names) for names in OUTPUTS):
+    output_names = {one.name for one in session.get_outputs()}
+    if unknown or not any(output_names.issuperset(names) for names in OUTPUTS):
         outputs = ", ".join(one.name for one in session.get_outputs())
         inputs = ", ".join(one.name for one in session.get_inputs())
         raise UserError(
@@ -123,8 +123,8 @@ def answer(session: Any, ids: Any, mask: Any, types: Any) -> np.ndarray:
     """A model's output for a batch: logits or hidden states. For question answering, start and end are stacked on the
     last axis."""
     inputs = dict(zip(INPUTS, (ids, mask, types), strict=True))
-    given = {one.name for one in session.get_outputs()}
-    names = next(names for names in OUTPUTS if given.issuperset(names))
+    output_names = {one.name for one in session.get_outputs()}
+    names = next(names for names in OUTPUTS if output_names.issuperset(names))
     needed = {one.name: np.asarray(inputs[one.name], np.int64) for one in session.get_inputs()}
     outputs = session.run(list(names), needed)
     return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)
@@ -133,8 +133,10 @@ def answer(session: Any, ids: Any, mask: Any, types: Any) -> np.ndarray:
 def longest_input(folder: str | os.PathLike) -> int:
     """The model's number of positions, from `config.json`."""
     content, ours = described(folder)
-    given = next((one["max_position_embeddings"] for one in (content, ours) if "max_position_embeddings" in one), 512)
-    return value(Size, given, f"{folder}/config.json: max_position_embeddings")
+    positions = next(
+        (one["max_position_embeddings"] for one in (content, ours) if "max_position_embeddings" in one), 512
+    )
+    return value(Size, positions, f"{folder}/config.json: max_position_embeddings")
 
 
 def described(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

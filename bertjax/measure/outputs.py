@@ -26,16 +26,16 @@ def measure_outputs(
       UserError: A candidate cannot be loaded.
       RuntimeError: As in `measure_latency`.
     """
-    found = {}
+    results = {}
     for name, request in load_requests(candidates, examples.texts, examples.pairs, max_length).items():
         notify(f"{name} predicts {len(examples)} texts")
         rows = encoded[name]
         tokens = {key: _rows(rows, flat) for key, flat in (("ids", rows.ids), ("type_ids", rows.type_ids))}
         with processors(threads), Process(name, timeout_s) as process:
             ask({name: process}, {name: request})
-            answered = ask({name: process}, {name: {"command": "outputs", **tokens}})[name]["outputs"]
-        found[name] = [np.array(row) for row in answered]
-    return found
+            outputs = ask({name: process}, {name: {"command": "outputs", **tokens}})[name]["outputs"]
+        results[name] = [np.array(row) for row in outputs]
+    return results
 
 
 def _rows(encoded: Encoded, flat: np.ndarray) -> list[list[int]]:

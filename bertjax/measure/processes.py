@@ -29,9 +29,9 @@ def load_requests(
     candidates: Mapping[str, Candidate], texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
 ) -> dict[str, dict[str, Any]]:
     """The requests by which each candidate's process loads its model and receives the texts."""
-    given = {"command": "load", "texts": texts, "pairs": pairs, "max_length": max_length}
+    request = {"command": "load", "texts": texts, "pairs": pairs, "max_length": max_length}
     return {
-        name: {**given, "runtime": one.runtime, "path": os.path.abspath(one.path)} for name, one in candidates.items()
+        name: {**request, "runtime": one.runtime, "path": os.path.abspath(one.path)} for name, one in candidates.items()
     }
 
 

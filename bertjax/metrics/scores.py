@@ -82,8 +82,8 @@ def _numbers(metric: str, name: str, values: Sequence | np.ndarray) -> np.ndarra
     array, rank = np.asarray(values), 2 if metric == "f1_micro" else 1
     real = metric in ("pearson", "spearman")
     if array.dtype.kind not in "biuf" or array.ndim != rank or not np.isfinite(array).all():
-        given = f"{array.dtype} {list(array.shape)}"
-        raise UserError(f"{metric} got {name} {given}: expected finite numbers in {rank} dimension{'s' * (rank > 1)}.")
+        actual = f"{array.dtype} {list(array.shape)}"
+        raise UserError(f"{metric} got {name} {actual}: expected finite numbers in {rank} dimension{'s' * (rank > 1)}.")
     if metric in ("f1", "f1_micro") and not np.isin(array, (0, 1)).all():
         raise UserError(f"{metric} got {name} other than 0 and 1.\nFor more than two classes use 'f1_macro'.")
     if not real and ((array < 0).any() or (array % 1).any()):
@@ -112,9 +112,9 @@ def example_sums(metric: str, labels: Any, *predictions: Any) -> list[Float[np.n
     return [np.stack([value, np.ones(len(value))], axis=1).astype(np.float64) for value in values]
 
 
-def _counts(found: Shaped[np.ndarray, "n c"], gold: Shaped[np.ndarray, "n c"]) -> Float[np.ndarray, "n 3 c"]:
+def _counts(predicted: Shaped[np.ndarray, "n c"], gold: Shaped[np.ndarray, "n c"]) -> Float[np.ndarray, "n 3 c"]:
     """Per cell: true positives, predicted positives, gold positives."""
-    return np.stack([found * gold, found, gold], axis=1).astype(np.float64)
+    return np.stack([predicted * gold, predicted, gold], axis=1).astype(np.float64)
 
 
 def answered(metric: str, sums: Float[np.ndarray, "n k"], right: bool) -> Float[np.ndarray, "n k"]:
@@ -128,10 +128,10 @@ def answered(metric: str, sums: Float[np.ndarray, "n k"], right: bool) -> Float[
     gold = sums.reshape(len(sums), 3, -1)[:, 2]
     if metric in ("f1", "f1_micro", "entity_f1"):
         gold = np.maximum(gold, 1)
-        found = 0 * gold if metric == "f1" else gold
+        predicted = 0 * gold if metric == "f1" else gold
     else:
-        found = np.roll(gold, 1, axis=1) if gold.shape[1] > 1 else 0 * gold
-    return np.stack([gold, gold, gold] if right else [0 * gold, found, gold], axis=1).reshape(len(sums), -1)
+        predicted = np.roll(gold, 1, axis=1) if gold.shape[1] > 1 else 0 * gold
+    return np.stack([gold, gold, gold] if right else [0 * gold, predicted, gold], axis=1).reshape(len(sums), -1)
 
 
 def score_of_sums(metric: str, sums: Float[np.ndarray, "r k"]) -> Float[np.ndarray, "r"]:
@@ -141,13 +141,13 @@ def score_of_sums(metric: str, sums: Float[np.ndarray, "r k"]) -> Float[np.ndarr
     if metric == "pearson":
         n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
         return _ratio(n * xy - x * y, np.sqrt(_positive(n * xx - x * x, n * xx) * _positive(n * yy - y * y, n * yy)))
-    hits, found, gold = np.moveaxis(sums.reshape(len(sums), 3, -1), 1, 0)
+    hits, predicted, gold = np.moveaxis(sums.reshape(len(sums), 3, -1), 1, 0)
     if metric == "matthews":  # Gorodkin 2004, eq. 8, from the margins of the confusion table
         n, right = gold.sum(-1), hits.sum(-1)
-        spread = (n * n - (found * found).sum(-1)) * (n * n - (gold * gold).sum(-1))
-        return _ratio(right * n - (found * gold).sum(-1), np.sqrt(spread))
-    f1 = _ratio(2 * hits, found + gold)
-    return f1.sum(-1) / np.maximum((found + gold > 0).sum(-1), 1)  # a class that does not occur has no F1
+        spread = (n * n - (predicted * predicted).sum(-1)) * (n * n - (gold * gold).sum(-1))
+        return _ratio(right * n - (predicted * gold).sum(-1), np.sqrt(spread))
+    f1 = _ratio(2 * hits, predicted + gold)
+    return f1.sum(-1) / np.maximum((predicted + gold > 0).sum(-1), 1)  # a class that does not occur has no F1
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

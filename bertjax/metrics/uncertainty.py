@@ -121,8 +121,8 @@ def proportion_difference_interval(only_a: Counts, only_b: Counts, of: int) -> t
     """
     p, q = np.asarray(only_a) / of, np.asarray(only_b) / of
     (low, high), (low_q, high_q) = proportion_interval(only_a, of), proportion_interval(only_b, of)
-    apart = np.maximum((1 - p) * (1 - q), 0.5 / of**2)  # where (1 - p) (1 - q) is 0, so is p q
-    r = -np.sqrt(p * q / apart)
+    scale = np.maximum((1 - p) * (1 - q), 0.5 / of**2)  # where (1 - p) (1 - q) is 0, so is p q
+    r = -np.sqrt(p * q / scale)
 
     def distance(x: Any, y: Any) -> Any:
         return np.sqrt(x * x + y * y - 2 * r * x * y)

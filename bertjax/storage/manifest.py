@@ -52,7 +52,7 @@ class Manifest(NamedTuple):
 def write(folder: Path, made_from: dict[str, str] | None = None) -> None:
     """Writes the digests of all files that are in a folder now."""
     files = sorted(Path(name).as_posix() for name in names(folder) if name != FILE)
-    arrays = {name: digests for name in files if (digests := digests_of_arrays(folder / name))}
+    arrays = {name: by_array for name in files if (by_array := digests_of_arrays(folder / name))}
     digests = dict(zip(files, digests_of([folder / name for name in files]), strict=True))
     _write(folder, Manifest(digests, arrays, made_from or {}))
 
@@ -105,13 +105,13 @@ def differing_arrays(path: Path, written: dict[str, str]) -> str:
     if not written:
         return ""
     try:
-        found = digests_of_arrays(path)
+        current = digests_of_arrays(path)
     except Exception:  # every parser raises its own class for a damaged file
         return ": it can no longer be read"
-    if differing := [name for name, digest in written.items() if found.get(name) != digest]:
+    if differing := [name for name, digest in written.items() if current.get(name) != digest]:
         others = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         return f": {', '.join(differing[:SHOWN])}{others} differ{'s' if len(differing) == 1 else ''}"
-    return ": its arrays are unchanged, but other content differs" if found else ""
+    return ": its arrays are unchanged, but other content differs" if current else ""
 
 
 def digests_of(files: Sequence[Path]) -> list[str]:
@@ -138,7 +138,7 @@ def _of_safetensors(file: Path) -> dict[str, str]:
     with file.open("rb") as content:
         start = 8 + (size := int.from_bytes(content.read(8), "little"))
         header = json.loads(content.read(size))
-        found = {}
+        digests = {}
         for name, about in header.items():
             if name == "__metadata__":
                 continue
@@ -146,8 +146,8 @@ def _of_safetensors(file: Path) -> dict[str, str]:
             digest = hashlib.sha256(f"{about['dtype']} {about['shape']}\n".encode())
             content.seek(start + begin)
             digest.update(content.read(end - begin))
-            found[name] = digest.hexdigest()
-    return found
+            digests[name] = digest.hexdigest()
+    return digests
 
 
 def _of_onnx(file: Path) -> dict[str, str]:
@@ -167,16 +167,16 @@ def read(folder: Any) -> Manifest:
         return Manifest({}, {}, {})
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = Manifest(content["files"], content["arrays"], content["made_from"])
-        valid = all(re.fullmatch("[0-9a-f]{64}", digest) and is_inside(name) for name, digest in found.files.items())
-        if not valid or not all(isinstance(one, dict) for one in (*found.arrays.values(), found.made_from)):
+        parsed = Manifest(content["files"], content["arrays"], content["made_from"])
+        valid = all(re.fullmatch("[0-9a-f]{64}", digest) and is_inside(name) for name, digest in parsed.files.items())
+        if not valid or not all(isinstance(one, dict) for one in (*parsed.arrays.values(), parsed.made_from)):
             raise ValueError("expected names of files in this folder, each with 64 digits of SHA-256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}).\n"
             "Restore it, or delete it; without it, the files of this folder are not checked for changes."
         ) from None
-    return found
+    return parsed
 
 
 def is_inside(name: str) -> bool:

@@ -77,7 +77,7 @@ def names(folder: PathLike) -> Iterator[str]:
     """Every file below a folder, as a path relative to it; none if the folder does not exist."""
     if is_remote(folder):
         start = _key(folder) + "/"
-        yield from (found.removeprefix(start) for found in sorted(_client(_bucket(folder)).find(start)))
+        yield from (key.removeprefix(start) for key in sorted(_client(_bucket(folder)).find(start)))
         return
     for place, _, files in os.walk(folder):
         yield from (os.path.relpath(os.path.join(place, file), folder) for file in files)
@@ -94,20 +94,20 @@ def local(path: PathLike) -> Path:
         return Path(path)
     from bertjax.storage.cache import cached_folder
 
-    client, found = _client(_bucket(path)), _objects(path)
-    if not found:
+    client, objects = _client(_bucket(path)), _objects(path)
+    if not objects:
         raise UserError(f"{absolute(path)}: no such file or folder in the bucket.")
 
     def make(copy: Path) -> None:
-        single = found[0][0] == _key(path)
+        single = objects[0][0] == _key(path)
         start = len(posixpath.dirname(_key(path)) if single else _key(path)) + 1
         with _plain_errors():
-            client.get([name for name, *_ in found], [str(copy / name[start:]) for name, *_ in found])
-        if _objects(path) != found:
+            client.get([name for name, *_ in objects], [str(copy / name[start:]) for name, *_ in objects])
+        if _objects(path) != objects:
             raise UserError(f"{absolute(path)} changed while it was read; run again when it is complete.")
 
-    folder = cached_folder(f"buckets/{_key(path)}", found, make)
-    return folder / posixpath.basename(_key(path)) if found[0][0] == _key(path) else folder
+    folder = cached_folder(f"buckets/{_key(path)}", objects, make)
+    return folder / posixpath.basename(_key(path)) if objects[0][0] == _key(path) else folder
 
 
 @contextlib.contextmanager

@@ -76,8 +76,8 @@ def checked_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     numbers."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        ((doubled, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key {shown(doubled)} occurs twice")
+        ((repeated, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {shown(repeated)} occurs twice")
     for name, given in pairs:
         if not is_finite(given):
             raise ValueError(f"{shown(name)} holds {shown(given)}, which is not a finite number")

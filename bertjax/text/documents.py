@@ -34,14 +34,14 @@ def read_documents(source: str, column: str | None = None, split: str = "train")
     Raises:
       UserError: No such source, or no text in it.
     """
-    found = False
+    has_text = False
     for text in (
         chain.from_iterable(map(blocks, files)) if (files := text_files(source)) else table_texts(source, column, split)
     ):
         if sentences := sentences_of(text):
-            found = True
+            has_text = True
             yield sentences
-    if not found:
+    if not has_text:
         raise UserError(f"{source}: there is no text in it; expected documents, with blank lines between them.")
 
 

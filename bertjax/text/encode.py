@@ -126,8 +126,8 @@ def _first_tokens(offsets: list[tuple[int, int]], words: list[str]) -> Int32[np.
     owner = np.searchsorted(word_starts, spans[:, 0], side="right") - 1
     owner[spans[:, 0] == spans[:, 1]] = -1  # [CLS] and [SEP] cover no character
     first = np.full(len(owner), -1, np.int32)
-    found, where = np.unique(owner, return_index=True)
-    first[where] = found
+    begun, where = np.unique(owner, return_index=True)
+    first[where] = begun
     return first
 
 

@@ -75,8 +75,8 @@ def overlap(facts: tuple[Facts, ...]) -> str:
 def paragraph(facts: tuple[Facts, ...]) -> str:
     """All facts as a paragraph for a report."""
     sentences = [one.sentence() for one in facts]
-    apart = [one.source for one in facts if one.seen == 0]
-    sentences += [f"No text of {source} is in the text that was trained or chosen on" for source in apart]
+    disjoint = [one.source for one in facts if one.seen == 0]
+    sentences += [f"No text of {source} is in the text that was trained or chosen on" for source in disjoint]
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in [*sentences, overlap(facts)] if sentence)
 
 

@@ -73,10 +73,10 @@ def read_labels(table: Table, column: str, task: Task) -> ReadLabels:
     rows, notes = list(range(len(cells))), []
     if task.kind == "classification":
         answers = read_cells(table, column, cells, read_name)
-        nothing = without_label(table, column, task, set(answers))
-        rows = [row for row, name in enumerate(answers) if name not in nothing]
+        no_label = without_label(table, column, task, set(answers))
+        rows = [row for row, name in enumerate(answers) if name not in no_label]
         if len(rows) < len(answers):
-            listed = " or ".join(f'"{name}"' for name in sorted(nothing))
+            listed = " or ".join(f'"{name}"' for name in sorted(no_label))
             notes.append(f"left out {len(answers) - len(rows)} of {len(answers)} whose label is {listed}")
         if not rows:
             return ReadLabels(task, list(range(len(cells))), None, (f"no row has a label: all are {listed}",))
@@ -93,28 +93,28 @@ def read_labels(table: Table, column: str, task: Task) -> ReadLabels:
 def guess_kind(table: Table, column: str | None, task: Task, cells: Sequence[Any] = ()) -> Kind:
     """The kind of task that fits the parsed cells; unlabelled text counts as classification."""
     words = bool(task.text) and isinstance(as_list(next(iter(table.columns[task.text or ""]), None)), list)
-    given = [(row, cell) for row, cell in enumerate(cells) if not is_missing(cell)]
-    if not given or column is None:
+    labelled = [(row, cell) for row, cell in enumerate(cells) if not is_missing(cell)]
+    if not labelled or column is None:
         return "tokens" if words and not cells else "classification"
     for form in (dict, list):
-        if isinstance(given[0][1], form):
-            if odd := [row for row, cell in given if not isinstance(cell, form)]:
+        if isinstance(labelled[0][1], form):
+            if odd := [row for row, cell in labelled if not isinstance(cell, form)]:
                 kind = "object" if form is dict else "list"
                 raise table.error(odd[0], column, f"expected a {kind} as in the rows before, found {cells[odd[0]]!r}")
             return "qa" if form is dict else "tokens" if words else "multi_label"
     if task.labels:
         return "classification"
-    numbers = [as_number(cell) for _, cell in given]
-    if None not in numbers and not all(is_integer(cell) for _, cell in given):
+    numbers = [as_number(cell) for _, cell in labelled]
+    if None not in numbers and not all(is_integer(cell) for _, cell in labelled):
         whole = all(number.is_integer() for number in numbers)  # type: ignore[union-attr]
         return "classification" if whole and len(set(numbers)) <= FEW else "regression"
-    require_clear(table, column, given)
+    require_clear(table, column, labelled)
     return "classification"
 
 
-def require_clear(table: Table, column: str, given: list[tuple[int, Any]]) -> None:
+def require_clear(table: Table, column: str, labelled: list[tuple[int, Any]]) -> None:
     """Raises a `UserError` if names may as well be numbers, several names, or free text."""
-    texts = [(row, str(cell).strip()) for row, cell in given]
+    texts = [(row, str(cell).strip()) for row, cell in labelled]
     commas = [row for row, text in texts if re.fullmatch(r"[+-]?[\d.]*\d,\d+", text)]
     if commas and all(re.fullmatch(r"[+-]?[\d.]*\d(,\d+)?", text) for _, text in texts):
         raise table.error(
@@ -135,11 +135,11 @@ def require_clear(table: Table, column: str, given: list[tuple[int, Any]]) -> No
                     "give `kind`: multi_label for several, classification for one",
                 )
     names = Counter(text for _, text in texts)
-    if len(names) > FEW and sum(count == 1 for count in names.values()) > len(given) / 2:
+    if len(names) > FEW and sum(count == 1 for count in names.values()) > len(labelled) / 2:
         raise table.error(
-            given[0][0],
+            labelled[0][0],
             column,
-            f"{len(names)} different labels, most of which occur once, in {len(given)} rows\n"
+            f"{len(names)} different labels, most of which occur once, in {len(labelled)} rows\n"
             "give `kind`: classification for classes, regression for numbers; or another column as `label`",
         )
 
@@ -158,18 +158,18 @@ def read_cells(table: Table, column: str, cells: Sequence[Any], read: Any) -> li
 def without_label(table: Table, column: str, task: Task, used: set[str]) -> set[str]:
     """Those of the names used that mean "no label"."""
     known = set(map(as_name, task.labels))
-    nothing = {"-100"} & (used - known) | ({"-"} & (used - known) if "+" not in used else set())
-    others = used - nothing - {"-1"}
+    no_label = {"-100"} & (used - known) | ({"-"} & (used - known) if "+" not in used else set())
+    others = used - no_label - {"-1"}
     if "-1" not in used - known or others == {"1"} or any(is_integer(name) and int(name) < 0 for name in others):
-        return nothing
+        return no_label
     if others and others <= {"0", "1"} and not others <= known:
         if known:
-            return nothing  # -1 then raises the error of an unknown label
+            return no_label  # -1 then raises the error of an unknown label
         raise UserError(
             f'{table.source}, column "{column}": -1 may be a class beside 0 and 1, or mean that there is no label\n'
             "give `labels`: -1 0 1 for three classes, 0 1 to leave such rows out"
         )
-    return nothing | {"-1"}
+    return no_label | {"-1"}
 
 
 def checked_names(
@@ -253,15 +253,15 @@ def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def unpacked(table: Table, column: str, row: int, kind: Kind) -> Any:
     """A cell, or the list that it spells out."""
-    found = as_list(table.columns[column][row])
-    if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
-        return side_by_side(found)
-    if kind in ("classification", "regression") or not isinstance(found, str) or not found.lstrip().startswith("["):
-        return found
+    value = as_list(table.columns[column][row])
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return side_by_side(value)
+    if kind in ("classification", "regression") or not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
     raise table.error(
         row,
         column,
-        f"{found[:40]!r} begins like a list but cannot be read as one\n"
+        f"{value[:40]!r} begins like a list but cannot be read as one\n"
         'expected JSON such as ["joy", "fear"]; if it is a name, give `kind` classification',
     )
 
@@ -274,10 +274,10 @@ def as_list(cell: Any) -> Any:
     readers = (json.loads,) if re.search(r"""['"]\s+['"]""", cell) else (json.loads, ast.literal_eval)
     for read in readers:
         try:
-            found = read(cell)
+            parsed = read(cell)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        return found if isinstance(found, list) else cell
+        return parsed if isinstance(parsed, list) else cell
     return cell
 
 
@@ -297,8 +297,8 @@ def read_name(cell: Any) -> str:
 def as_name(cell: Any) -> str:
     """A name without surrounding blanks; a whole number without decimal point and plus sign."""
     name = str(cell).strip()
-    found = re.fullmatch(r"\+?(-?(?:0|[1-9][0-9]*))(?:\.0*)?", name)
-    return name if found is None else "0" if found[1] == "-0" else found[1]
+    match = re.fullmatch(r"\+?(-?(?:0|[1-9][0-9]*))(?:\.0*)?", name)
+    return name if match is None else "0" if match[1] == "-0" else match[1]
 
 
 def read_score(cell: Any) -> float:

@@ -124,8 +124,8 @@ def pretraining_batches(
     @lru_cache(maxsize=2)
     def plan(epoch: int) -> tuple[Int[np.ndarray, "steps b s"], Int[np.ndarray, "steps"]]:
         if edges is not None:
-            found = epoch_plan(edges, batch_size, rows.seed, epoch)
-            return found.rows[..., None], found.lengths
+            planned = epoch_plan(edges, batch_size, rows.seed, epoch)
+            return planned.rows[..., None], planned.lengths
         shuffled = fill_slots(rows.lengths, slots, rows.seed, epoch)
         filler = np.full((steps * batch_size - len(slots), slots.shape[1]), -1)
         whole = np.concatenate([shuffled, filler]).reshape(steps, batch_size, -1)

@@ -32,10 +32,10 @@ class TextReader:
         table = self._tables[key]
         if (key, task) not in self._examples:
             self._examples[key, task] = make_examples(table, task)
-        found, examples = self._examples[key, task]
+        resolved, examples = self._examples[key, task]
         if labelled:
-            require_labels(table, found, examples)
-        return found, examples
+            require_labels(table, resolved, examples)
+        return resolved, examples
 
     def encode(self, examples: Examples, task: Task, tokenizer: Tokenizer, max_length: int) -> Encoded:
         """The token ids of examples."""

@@ -40,8 +40,8 @@ def infer_task(source: Any, task: Task = OPEN, split: str = "train") -> Task:
 
     Columns stay as given: another source of the same task may name them differently.
     """
-    found, _ = read_source(source, task, split, labelled=False)
-    return dataclasses.replace(task, kind=found.kind, labels=found.labels, metric=found.metric)
+    resolved, _ = read_source(source, task, split, labelled=False)
+    return dataclasses.replace(task, kind=resolved.kind, labels=resolved.labels, metric=resolved.metric)
 
 
 def read_source(source: Any, task: Task, split: str, labelled: bool) -> tuple[Task, Examples]:

@@ -54,8 +54,8 @@ def csv_table(path: Path) -> Table:
 def table_of(path: Path, header: list[str], records: list[tuple[int, list[str]]], metric: str = "auto") -> Table:
     """Records of (line number, fields) as columns; each must have as many fields as the header."""
     names = [name.strip() for name in header]
-    if doubled := {name for name, count in Counter(names).items() if count > 1}:
-        raise UserError(f'{path}, line 1: the header holds "{min(doubled)}" twice; expected different column names')
+    if repeated := {name for name, count in Counter(names).items() if count > 1}:
+        raise UserError(f'{path}, line 1: the header holds "{min(repeated)}" twice; expected different column names')
     if set(names) >= QQP:
         records = without_broken(path, names, records)
     if len(names) == 1 and (marks := [mark for mark in ";,\t|" if mark in names[0]]):
@@ -105,11 +105,11 @@ def parquet_table(path: Path) -> Table:
     import pyarrow.parquet
 
     try:
-        found = pyarrow.parquet.read_table(str(path))
+        table = pyarrow.parquet.read_table(str(path))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
     columns = {}
-    for name, column in zip(found.column_names, found.columns, strict=True):
+    for name, column in zip(table.column_names, table.columns, strict=True):
         # Python has no times before the year 1 or after 9999: such a column is neither text nor label, and is dropped.
         with contextlib.suppress(ValueError, OverflowError):
             columns[name] = column.to_pylist()

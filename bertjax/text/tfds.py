@@ -133,8 +133,8 @@ def unpack_command(archive: Path, folder: Path) -> str:
 def what_to_do(source: str, name: str, error: Exception) -> str:
     """The message for a failure of TFDS: if possible with the one command that does by hand what TFDS needs TensorFlow
     for."""
-    if found := re.match(r"Error while extracting (.+) to (.+?): ", str(error)):
-        archive, folder = (Path(part) for part in found.groups())
+    if match := re.match(r"Error while extracting (.+) to (.+?): ", str(error)):
+        archive, folder = (Path(part) for part in match.groups())
         command = unpack_command(archive, folder)
         return (
             f"{source}: TFDS needs TensorFlow to unpack {archive.name}; run this instead, then try again:\n  {command}"

@@ -110,8 +110,8 @@ class Tokenizer:
                 offsets.append(encoding.offsets)
                 word_ids.append(encoding.word_ids)
                 sequence_ids.append(encoding.sequence_ids)
-        found = (offsets, word_ids, sequence_ids) if spans else (None, None, None)
-        return Encodings(ids, type_ids, *found, truncated)
+        details = (offsets, word_ids, sequence_ids) if spans else (None, None, None)
+        return Encodings(ids, type_ids, *details, truncated)
 
     @property
     def vocabulary(self) -> dict[str, int]:

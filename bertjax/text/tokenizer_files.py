@@ -150,8 +150,8 @@ def token_flags(token: Any) -> Added:
     """Text and flags of an `AddedToken`, or of one in JSON; an empty text for anything else."""
     if isinstance(token, tokenizers.AddedToken):
         return token.content, tuple(getattr(token, name) for name in FLAGS)
-    found = token if isinstance(token, dict) else {}
-    return str(found.get("content", "")), tuple(found.get(name, False) for name in FLAGS)
+    fields = token if isinstance(token, dict) else {}
+    return str(fields.get("content", "")), tuple(fields.get(name, False) for name in FLAGS)
 
 
 def is_plain(token: Any) -> bool:
@@ -233,8 +233,8 @@ def from_transformers(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.
 
 def token_name(config: dict[str, Any], role: str, vocabulary: dict[str, int]) -> str:
     """A special token's text: as configured, else the usual one that the vocabulary contains."""
-    given = token_text(config.get(role))
-    return given or next((name for name in ROLES[role] if name in vocabulary), ROLES[role][0])
+    configured = token_text(config.get(role))
+    return configured or next((name for name in ROLES[role] if name in vocabulary), ROLES[role][0])
 
 
 def write_folder(folder: Path, backend: tokenizers.Tokenizer, names: dict[str, str], max_length: int | None) -> None:

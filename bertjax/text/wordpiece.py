@@ -47,10 +47,10 @@ def learn(source: str, size: int, column: str | None) -> dict[str, int]:
     def sentences() -> Iterator[str]:
         return (sentence for document in read_documents(source, column) for sentence in document)
 
-    normalizer, found = bert_normalizer({}), Counter()
+    normalizer, counts = bert_normalizer({}), Counter()
     for sentence in sentences():
-        found.update(normalizer.normalize_str(sentence))
-    frequent = sorted((letter for letter in found if not letter.isspace()), key=lambda x: (-found[x], x))[:LETTERS]
+        counts.update(normalizer.normalize_str(sentence))
+    frequent = sorted((letter for letter in counts if not letter.isspace()), key=lambda x: (-counts[x], x))[:LETTERS]
     letters = sorted(frequent)
     within = [f"##{letter}" for letter in letters if letter not in string.punctuation]
     known = [*SPECIAL, *letters, *within]
