@@ -42,7 +42,7 @@ from bertjax.quantized.calibration import FILE as CALIBRATION_FILE
 from bertjax.quantized.calibration import Calibration, read_calibration, write_calibration
 from bertjax.quantized.tensor import Quantized
 from bertjax.storage import manifest
-from bertjax.storage.atomic import settle
+from bertjax.storage.atomic import recover
 from bertjax.storage.paths import as_path, atomic_folder, is_remote, local
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
 
@@ -251,7 +251,7 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
     if name.startswith("hf:"):
         return hub_folder(name.removeprefix("hf:"))
     if not is_remote(name):
-        settle(Path(name).resolve())
+        recover(Path(name).resolve())
     if not as_path(name).is_dir():
         raise UserError(f"no model folder at {name}; give a folder, hf:NAME for a model of the hub, or demo.")
     if is_remote(name) and not (as_path(name) / "config.json").is_file():

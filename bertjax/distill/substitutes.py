@@ -12,7 +12,7 @@ from bertjax.bundle import Bundle
 from bertjax.machine.xla import Forward
 from bertjax.model import BertModel
 from bertjax.params import Tree
-from bertjax.text.augment import TokenizedText, with_gap
+from bertjax.text.augment import TokenizedText, masked_pair
 from bertjax.text.buckets import bucket_of
 
 
@@ -60,7 +60,7 @@ def likely_words(
         return found
     places = [texts[text].words[number].place for text, number in where]
     rows = [
-        with_gap(texts[text].ids, place, tokenizer.mask_id, limit)
+        masked_pair(texts[text].ids, place, tokenizer.mask_id, limit)
         for (text, _), place in zip(where, places, strict=True)
     ]
     special = {tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id}

@@ -27,7 +27,7 @@ from bertjax.engine.inputs import changes, inputs
 from bertjax.engine.log import json_safe, note
 from bertjax.errors import UserError
 from bertjax.renamed import renamed
-from bertjax.storage.atomic import settle_all
+from bertjax.storage.atomic import recover_all
 from bertjax.storage.locks import Held, Lock, acquire
 from bertjax.storage.paths import absolute, is_remote
 from bertjax.storage.typed_json import Json
@@ -128,7 +128,7 @@ def acquire_lock(out: Path) -> None:
         ) from None
     except OSError as error:
         raise cannot_write(out, error) from None
-    settle_all(out)
+    recover_all(out)
 
 
 def release_lock(out: Path) -> None:

@@ -119,7 +119,7 @@ class Source:
 
     def lines(self, start: int, end: int) -> Iterator[str]:
         """These examples and their copies as lines of JSON."""
-        from bertjax.text.augment import altered, read_texts
+        from bertjax.text.augment import read_texts, substituted
         from bertjax.text.draws import SUBSTITUTES, Draws
 
         columns = [column[start:end] for column in (self.examples.texts, self.examples.pairs) if column is not None]
@@ -131,7 +131,7 @@ class Source:
             for side, texts in enumerate(read):
                 draws = Draws(self.config.seed, 0, SUBSTITUTES, start + row, side)
                 copies = self.config.tried, self.config.probability
-                for copy in altered(original[side], texts[row].words, candidates[side][row], *copies, draws):
+                for copy in substituted(original[side], texts[row].words, candidates[side][row], *copies, draws):
                     yield self.line(start + row, [*original[:side], copy, *original[side + 1 :]])
 
     def candidates(self, texts: list[Any]) -> list[list[list[str]]]:

@@ -79,7 +79,13 @@ def run_stages(job: Compression) -> list[Model]:
         control, data = distilled[-1].control, distilled[-1].data
         assert control is not None
         start = job.context(control.model or job.config.model, "without-teacher")._replace(data=data)
-        add(job, partial(made, control.stage, start, WITHOUT_TEACHER), control.stage.name, as_path(start.out), models)
+        add(
+            job,
+            partial(run_stage, control.stage, start, WITHOUT_TEACHER),
+            control.stage.name,
+            as_path(start.out),
+            models,
+        )
     if models[-1].exported:
         add(job, partial(exported, job, models[0]), f"{models[0].name}-onnx", job.out / "stages", models)
     return models
@@ -94,7 +100,7 @@ def add(job: Compression, make: Callable[[], Model], name: str, folder: Path, mo
         models.insert(1, model)
 
 
-def made(stage: Stage, context: Context, name: str) -> Model:
+def run_stage(stage: Stage, context: Context, name: str) -> Model:
     """The model that a stage makes."""
     return Model(name, stage.run(context).bundle)
 
@@ -131,7 +137,7 @@ def try_candidates(job: Compression) -> list[Model]:
             raise UserError(
                 f"{job.config.model} has no trained head, and the first stage is not Finetune. Give a fine-tuned model."
             )
-        models = [made(first, job.context(job.config.model, first.name), first.name)]
+        models = [run_stage(first, job.context(job.config.model, first.name), first.name)]
     models.append(exported(job, models[0]))
     bundles = {"": models[0]}
     if not (integers := integers_pay(job.config)):
@@ -143,7 +149,7 @@ def try_candidates(job: Compression) -> list[Model]:
             continue
         context = job.context(str(bundles[candidate.start].folder), candidate.name)
         folder = as_path(context.out)
-        model = attempt(candidate.name, folder, partial(made, candidate.stage, context, candidate.name))
+        model = attempt(candidate.name, folder, partial(run_stage, candidate.stage, context, candidate.name))
         if not isinstance(model, Failure):
             bundles[candidate.name] = model
             model = attempt(candidate.name, folder, partial(exported, job, model))

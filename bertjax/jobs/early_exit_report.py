@@ -99,7 +99,7 @@ def time_all(early: Any, rules: dict[str, Any], encoded: Any, rows: Any, max_len
 
     from bertjax.adaptive import EarlyExitExecutor, policy_of, remove_exits, segmented_model
     from bertjax.engine.log import note
-    from bertjax.measure.depth import time_ways
+    from bertjax.measure.depth import time_executors
     from bertjax.model import ExitRule, build
     from bertjax.predict import forward
     from bertjax.report.early_exit import WAYS
@@ -124,15 +124,15 @@ def time_all(early: Any, rules: dict[str, Any], encoded: Any, rows: Any, max_len
     def executor(rule: Any) -> Any:
         return EarlyExitExecutor(segmented_model(early.config, policy_of(early.config, rule)), early.device_params)
 
-    ways = {
+    executors = {
         LAST: lambda batches: [np.asarray(plain(*batch)) for batch in batches],
         NO_EXIT: executor(never),
     }
-    ways |= {name: executor(rule) for name, rule in rules.items()}
+    executors |= {name: executor(rule) for name, rule in rules.items()}
     calls = dict(zip(WAYS, [[[one] for one in alone], [[one] for one in full], [full]], strict=True))
     if not full:
         calls = {kind: batches for kind, batches in calls.items() if kind == "batch_1"}
-    return time_ways(ways, calls, notify=lambda doing: note(f"measuring: {doing}"))
+    return time_executors(executors, calls, notify=lambda doing: note(f"measuring: {doing}"))
 
 
 def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:

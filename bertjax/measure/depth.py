@@ -17,8 +17,8 @@ from jaxtyping import Float
 from bertjax.text.batches import Inputs
 
 
-def time_ways(
-    ways: Mapping[str, Callable[[Sequence[Inputs]], Any]],
+def time_executors(
+    executors: Mapping[str, Callable[[Sequence[Inputs]], Any]],
     calls: Mapping[str, Sequence[Sequence[Inputs]]],
     *,
     repeats: int = 5,
@@ -27,16 +27,16 @@ def time_ways(
     """Milliseconds per text, by repeat, of each way to run a model, for each kind of `calls`.
 
     Args:
-      ways: Functions of a list of batches that return when the outputs are computed.
+      executors: Functions of a list of batches that return when the outputs are computed.
       calls: For each kind, a list of calls, each of which gets a list of batches. {"one by one": [[a], [b]],
         "together": [[a, b]]} gives {way: {"one by one": ms, "together": ms}}.
     """
-    for name, run in ways.items():
+    for name, run in executors.items():
         notify(f"compiling {name}")
         for kind in calls.values():
             for batches in kind:
                 run(batches)
-    order, taken = list(ways), {name: {kind: np.zeros(repeats) for kind in calls} for name in ways}
+    order, taken = list(executors), {name: {kind: np.zeros(repeats) for kind in calls} for name in executors}
     for turn in range(repeats):
         notify(f"repeat {turn + 1} of {repeats}")
         for kind, several in calls.items():
@@ -44,7 +44,7 @@ def time_ways(
             for name in order:
                 start = time.perf_counter()
                 for batches in several:
-                    ways[name](batches)
+                    executors[name](batches)
                 taken[name][kind][turn] = 1000 * (time.perf_counter() - start) / texts
         order = [*order[1:], order[0]]
     return taken

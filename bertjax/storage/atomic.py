@@ -2,10 +2,10 @@
 
 The new folder is filled in a scratch folder next to its destination, `.NAME.RANDOM.partial/new`, and exchanged with the
 old one by one system call (renameat2). Without that call the old folder is first moved into the scratch folder. If the
-process is killed between the two renames, both are in the scratch folder, and `settle` restores the old one.
+process is killed between the two renames, both are in the scratch folder, and `recover` restores the old one.
 
-A scratch folder is locked while its process is alive. Unlocked ones are left over from killed processes. `settle`
-deletes them before the name is written or opened, and `settle_all` does so in the whole folder of a run when a command
+A scratch folder is locked while its process is alive. Unlocked ones are left over from killed processes. `recover`
+deletes them before the name is written or opened, and `recover_all` does so in the whole folder of a run when a command
 starts. The names are random, because process numbers are reused.
 """
 
@@ -29,7 +29,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 def scratch(place: Path) -> Iterator[Path]:
     """An empty folder on the file system of `place`. It is deleted at the end, with everything that is still in it."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    settle(place)
+    recover(place)
     folder, lock = _make(place)
     try:
         (folder / NEW).mkdir()
@@ -48,7 +48,7 @@ def put(new: Path, place: Path) -> None:
         os.rename(new, place)
 
 
-def settle(place: Path) -> None:
+def recover(place: Path) -> None:
     """Completes or undoes a replacement of `place` by a killed process, and deletes its scratch folder."""
     with contextlib.suppress(OSError):  # the folder is missing or unreadable
         for name, destination in _destinations(os.listdir(place.parent)):
@@ -56,8 +56,8 @@ def settle(place: Path) -> None:
                 _clear_if_dead(place.parent / name, place)
 
 
-def settle_all(root: Path) -> None:
-    """`settle` for everything below a folder."""
+def recover_all(root: Path) -> None:
+    """`recover` for everything below a folder."""
     for parent, folders, _ in os.walk(root):
         for name, destination in _destinations(folders):
             folders.remove(name)
@@ -112,7 +112,7 @@ def _clear(folder: Path, place: Path, lock: Lock) -> None:
             os.rename(old, place)
         for content in (new, old):  # in this order, so that a partly deleted old folder is never restored
             shutil.rmtree(content, ignore_errors=True)
-        if not (new.exists() or old.exists()):  # else the next `settle` tries again
+        if not (new.exists() or old.exists()):  # else the next `recover` tries again
             lock.delete()
             folder.rmdir()
     finally:

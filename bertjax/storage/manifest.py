@@ -29,13 +29,13 @@ MODEL_FILES = (
     *("tokenizer*.json", "vocab*", "added_tokens.json", "special_tokens_map.json", "spiece.model"),
 )
 """Files that a model is loaded from."""
-ANSWERS = (*MODEL_FILES, "*.onnx", "*.stablehlo", "*.tflite")
+OUTPUT_FILES = (*MODEL_FILES, "*.onnx", "*.stablehlo", "*.tflite")
 """Files that determine the outputs of a bundle or an export."""
-PARTS = (*ANSWERS, "calibration.json")
+LOADED_FILES = (*OUTPUT_FILES, "calibration.json")
 """Files that are read when a bundle or an export is opened. The others (card, reports) describe it."""
-EVERYTHING = ("*",)
+ALL_FILES = ("*",)
 WEIGHTS = (".safetensors", ".onnx", ".stablehlo", ".tflite")
-SHOWN = 3
+MAX_NAMED = 3
 
 
 class Manifest(NamedTuple):
@@ -65,7 +65,7 @@ def put_text(folder: str | os.PathLike[str], name: str, text: str) -> None:
         _write(folder, manifest._replace(files={**manifest.files, name: hashlib.sha256(text.encode()).hexdigest()}))
 
 
-def check(folder: Path, patterns: Sequence[str] = PARTS) -> None:
+def check(folder: Path, patterns: Sequence[str] = LOADED_FILES) -> None:
     """Compares the files of a folder whose names match `patterns` with their digests.
 
     Raises:
@@ -75,7 +75,7 @@ def check(folder: Path, patterns: Sequence[str] = PARTS) -> None:
     listed = [name for name in files if matches(name, patterns)]
     present = [name for name in listed if (folder / name).is_file()]
     advice = f"Restore it. If the change is intended, delete its line in {folder / FILE}."
-    if missing := [name for name in listed if name not in present and matches(name, ANSWERS)]:
+    if missing := [name for name in listed if name not in present and matches(name, OUTPUT_FILES)]:
         raise UserError(f"{folder / missing[0]} is missing, but {FILE} lists it.\n{advice}")
     for name, digest in zip(present, digests_of([folder / name for name in present]), strict=True):
         if digest != files[name]:
@@ -87,7 +87,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
     """The identity of the model in a folder: digests of its weights, its config and its tokenizer. Other files (card,
     reports) do not affect it."""
     parts: dict[str, list[str]] = {"weights": [], "config": [], "tokenizer": []}
-    files = sorted(file.name for file in folder.iterdir() if matches(file.name, ANSWERS) and file.is_file())
+    files = sorted(file.name for file in folder.iterdir() if matches(file.name, OUTPUT_FILES) and file.is_file())
     for name, digest in zip(files, digests_of([folder / name for name in files]), strict=True):
         has_weights = any(suffix in name for suffix in WEIGHTS)
         parts["weights" if has_weights else "config" if name == "config.json" else "tokenizer"] += [name, digest]
@@ -109,8 +109,8 @@ def differing_arrays(path: Path, written: dict[str, str]) -> str:
     except Exception:  # every parser raises its own class for a damaged file
         return ": it can no longer be read"
     if differing := [name for name, digest in written.items() if current.get(name) != digest]:
-        others = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-        return f": {', '.join(differing[:SHOWN])}{others} differ{'s' if len(differing) == 1 else ''}"
+        others = f" and {len(differing) - MAX_NAMED} more" if len(differing) > MAX_NAMED else ""
+        return f": {', '.join(differing[:MAX_NAMED])}{others} differ{'s' if len(differing) == 1 else ''}"
     return ": its arrays are unchanged, but other content differs" if current else ""
 
 

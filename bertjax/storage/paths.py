@@ -28,7 +28,7 @@ from bertjax.errors import UserError
 from bertjax.storage.atomic import put, scratch
 
 BUCKETS = "gs://"
-DECIDING = "config.json"
+WRITTEN_LAST = "config.json"
 
 PathLike = str | os.PathLike[str]
 
@@ -176,13 +176,13 @@ def _sending() -> Path:
 
 def _publish(source: Path, target: PathLike) -> None:
     client, new, old = _client(_bucket(target)), set(names(source)), set(names(target))
-    # The deciding file is deleted first and in a request of its own, because a request has no guaranteed order.
-    for gone in ({DECIDING} & old, old - new - {DECIDING}):
+    # WRITTEN_LAST is deleted first and in a request of its own, because a request has no guaranteed order.
+    for gone in ({WRITTEN_LAST} & old, old - new - {WRITTEN_LAST}):
         if gone:
             with _plain_errors():
                 client.rm([f"{_key(target)}/{name}" for name in sorted(gone)])
-    _send(source, target, sorted(new - {DECIDING}))
-    _send(source, target, sorted(new & {DECIDING}))
+    _send(source, target, sorted(new - {WRITTEN_LAST}))
+    _send(source, target, sorted(new & {WRITTEN_LAST}))
 
 
 def _send(source: Path, folder: PathLike, files: list[str]) -> None:

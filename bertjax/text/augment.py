@@ -115,14 +115,14 @@ def words_of(
     return words
 
 
-def with_gap(ids: list[int], place: int, mask_id: int, limit: int) -> tuple[list[int], list[int]]:
+def masked_pair(ids: list[int], place: int, mask_id: int, limit: int) -> tuple[list[int], list[int]]:
     """Ids and token types of the masked language model's input: the text with one word masked, then the original text
     as the second segment. The end beyond `limit` tokens is cut."""
     row = [*ids[:place], mask_id, *ids[place + 1 :], *ids[1:]]
     return row[:limit], ([0] * len(ids) + [1] * (len(ids) - 1))[:limit]
 
 
-def altered(
+def substituted(
     text: str,
     words: Sequence[Word],
     candidates: Sequence[Sequence[str]],

@@ -63,11 +63,11 @@ def compare(
         task.
     """
     folders.check_files(new)
-    manifest.check(new, manifest.EVERYTHING)
+    manifest.check(new, manifest.ALL_FILES)
     origin, no_parity = (folders.given_bundle(parity, new), "") if parity else folders.named_bundle(new)
     paths, bundle = with_bundle(new, old, origin)
     for name in paths.keys() - {"NEW"}:
-        manifest.check(paths[name], manifest.EVERYTHING)
+        manifest.check(paths[name], manifest.ALL_FILES)
     if bundle:
         check_origin(new, paths[bundle])
     runtimes = {name: folders.runtime_of(path) for name, path in paths.items()}

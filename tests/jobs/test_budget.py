@@ -330,7 +330,7 @@ def test_a_budget_that_nothing_keeps_ends_with_3_and_the_best_try(tmp_path):
     ]
     assert claimed.value == pytest.approx(speed_up(kept, report.row("teacher-onnx")))
     for place in (tmp_path / "o").rglob(manifest.FILE):  # whatever was added to a folder after it was saved
-        manifest.check(place.parent, manifest.EVERYTHING)
+        manifest.check(place.parent, manifest.ALL_FILES)
     for folder in (exported, bundle):
         listed = manifest.read(folder).files
         assert sorted([*listed, manifest.FILE]) == sorted(names_in(folder))
@@ -339,7 +339,7 @@ def test_a_budget_that_nothing_keeps_ends_with_3_and_the_best_try(tmp_path):
             content = (folder / name).read_bytes()
             (folder / name).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
             with pytest.raises(UserError, match=f"{name} was changed after it was written"):
-                manifest.check(folder, manifest.EVERYTHING)
+                manifest.check(folder, manifest.ALL_FILES)
             (folder / name).write_bytes(content)
     again = run("compress", *flags, check=False)
     assert again.returncode == 3

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bertjax.measure.depth import time_ways
+from bertjax.measure.depth import time_executors
 
 
 def test_ways_take_turns_one_right_after_the_other():
@@ -13,7 +13,7 @@ def test_ways_take_turns_one_right_after_the_other():
     def way(name):
         return lambda batches: ran.append((name, sum(len(ids) for ids, _, _ in batches)))
 
-    found = time_ways({"a": way("a"), "b": way("b")}, {"alone": [alone], "both": [both, alone]}, repeats=3)
+    found = time_executors({"a": way("a"), "b": way("b")}, {"alone": [alone], "both": [both, alone]}, repeats=3)
     in_order = [("a", 1), ("b", 1), ("a", 4), ("a", 1), ("b", 4), ("b", 1)]
     swapped = [("b", 1), ("a", 1), ("b", 4), ("b", 1), ("a", 4), ("a", 1)]
     assert sorted(ran[:6]) == sorted(in_order)  # compiled

@@ -54,7 +54,7 @@ def test_killed_at_any_line_the_old_folder_or_the_new_one_stands_there(tmp_path:
     place, moment, old, seen = tmp_path / "run" / "bundle", 0, 0, []
     write(place, old)
     while killed_at(moment, tmp_path, write, place, old + 1, module="atomic.py"):
-        atomic.settle(place)
+        atomic.recover(place)
         seen.append(written(place) - old)
         assert seen[-1] in (0, 1), moment
         assert os.listdir(place.parent) == ["bundle"], moment
@@ -95,8 +95,8 @@ def test_who_puts_the_old_folder_back_may_be_killed_too(tmp_path: Path):
     place, moment, work = tmp_path / "run" / "bundle", 0, True
     while work:
         cut_between_renames(place)
-        work = killed_at(moment, tmp_path, atomic.settle, place, module="atomic.py")
-        atomic.settle(place)
+        work = killed_at(moment, tmp_path, atomic.recover, place, module="atomic.py")
+        atomic.recover(place)
         assert written(place) == 0
         assert os.listdir(place.parent) == ["bundle"], moment
         paths.remove(place)
@@ -176,8 +176,8 @@ def test_the_scratch_of_a_living_process_is_left_alone(tmp_path: Path):
     place = tmp_path / "bundle"
     with paths.atomic_folder(place) as first:
         (first / "config.json").write_text("1")
-        atomic.settle(place)
-        atomic.settle_all(tmp_path)
+        atomic.recover(place)
+        atomic.recover_all(tmp_path)
         with paths.atomic_folder(place) as second:
             (second / "config.json").write_text("2")
         assert first.is_dir()
@@ -194,7 +194,7 @@ def test_a_command_clears_what_lies_anywhere_in_its_folder_and_nothing_else(tmp_
     for place in places:
         assert killed_at(WHOLE, tmp_path, cut_while_filling, place)
         assert len([name for name in os.listdir(place.parent) if atomic.SCRATCH.fullmatch(name)]) == 1
-    atomic.settle_all(tmp_path)
+    atomic.recover_all(tmp_path)
     assert not [name for _, folders, _ in os.walk(tmp_path) for name in folders if atomic.SCRATCH.fullmatch(name)]
     assert all(file.read_text() == "mine" for file in kept)
     write(places[0], 3)
@@ -209,9 +209,9 @@ def cut_while_filling(place: Path) -> None:
 
 def test_what_belongs_to_a_longer_name_is_not_put_under_a_shorter_one(tmp_path: Path):
     debris = cut_between_renames(tmp_path / "a.b")
-    atomic.settle(tmp_path / "a")
+    atomic.recover(tmp_path / "a")
     assert os.listdir(tmp_path) == [debris.name]
-    atomic.settle(tmp_path / "a.b")
+    atomic.recover(tmp_path / "a.b")
     assert os.listdir(tmp_path) == ["a.b"]
     assert written(tmp_path / "a.b") == 0
 

@@ -185,12 +185,12 @@ def test_folders_of_others_copies_and_parts_open_as_before(bundle: Path, folder:
 
 def test_what_is_said_of_a_model_is_checked_where_it_ships_and_not_where_it_opens(folder: Path):
     manifest.put_text(folder, "README.md", "a card\n")
-    manifest.check(folder, manifest.EVERYTHING)
+    manifest.check(folder, manifest.ALL_FILES)
     (folder / "README.md").write_text("a better card\n")
     bertjax.load(folder)
-    assert "README.md was changed after it was written" in refusal(manifest.check, folder, manifest.EVERYTHING)
+    assert "README.md was changed after it was written" in refusal(manifest.check, folder, manifest.ALL_FILES)
     (folder / "README.md").unlink()
-    manifest.check(folder, manifest.EVERYTHING)  # a copy of the model alone
+    manifest.check(folder, manifest.ALL_FILES)  # a copy of the model alone
 
 
 def test_the_fingerprint_is_that_of_weights_config_and_tokenizer(bundle: Path, folder: Path):

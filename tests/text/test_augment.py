@@ -12,7 +12,7 @@ from tokenizers import models
 import bertjax
 from bertjax.distill.substitutes import likely_words
 from bertjax.errors import UserError
-from bertjax.text.augment import STOP_WORDS, Word, altered, neighbours, read_texts, token_strings, with_gap
+from bertjax.text.augment import STOP_WORDS, Word, masked_pair, neighbours, read_texts, substituted, token_strings
 from bertjax.text.draws import SUBSTITUTES, Draws
 from bertjax.text.tokenizer import Tokenizer
 from tests.model.reference import torch_model, written
@@ -38,10 +38,10 @@ def test_words_of_letters_that_are_no_stop_words_may_be_exchanged():
 
 
 def test_a_gap_is_read_beside_the_text_itself():
-    ids, types = with_gap([2, 7, 8, 9, 3], 2, 4, 99)
+    ids, types = masked_pair([2, 7, 8, 9, 3], 2, 4, 99)
     assert ids == [2, 7, 4, 9, 3, 7, 8, 9, 3]
     assert types == [0, 0, 0, 0, 0, 1, 1, 1, 1]
-    assert with_gap([2, 7, 8, 9, 3], 2, 4, 6) == (ids[:6], types[:6])
+    assert masked_pair([2, 7, 8, 9, 3], 2, 4, 6) == (ids[:6], types[:6])
 
 
 def published(tokens: list[str], candidates: dict[int, list[str]], copies: int, p: float, draws: list) -> list[str]:
@@ -65,17 +65,17 @@ def test_copies_are_those_of_the_published_loop_with_the_texts_own_spaces():
     candidates = [["dogs", "cats"], ["stood", "lay", "slept"], ["rugs"]]
     numbers = Draws(3, 0, SUBSTITUTES, 5)(2 * 40 * 3).reshape(40, 3, 2).tolist()
     expected = published(tokens, dict(zip((1, 2, 4), candidates, strict=True)), 40, 0.4, numbers)
-    found = altered(text, words, candidates, 40, 0.4, Draws(3, 0, SUBSTITUTES, 5))
+    found = substituted(text, words, candidates, 40, 0.4, Draws(3, 0, SUBSTITUTES, 5))
     assert [" ".join(copy.split()) for copy in found] == expected
     assert all(copy.startswith("Some  ") for copy in found)
     assert 5 < len(found) == len(set(found)) < 16
-    assert altered(text, words, [[], [], ["rugs"]], 3, 1.0, Draws(0)) == ["Some  cats sat\ton rugs"]
+    assert substituted(text, words, [[], [], ["rugs"]], 3, 1.0, Draws(0)) == ["Some  cats sat\ton rugs"]
 
 
 def test_a_capital_stays_one():
     word = Word("cats", 0, 4, 1, (7,))
-    assert altered("Cats sat", [word], [["dogs"]], 1, 1.0, Draws(0)) == ["Dogs sat"]
-    assert altered("CATS sat", [word], [["cats"]], 1, 1.0, Draws(0)) == []
+    assert substituted("Cats sat", [word], [["dogs"]], 1, 1.0, Draws(0)) == ["Dogs sat"]
+    assert substituted("CATS sat", [word], [["cats"]], 1, 1.0, Draws(0)) == []
 
 
 def test_neighbours_are_the_nearest_by_cosine_and_not_a_words_own_tokens():
@@ -110,7 +110,7 @@ def test_predictions_are_those_of_torch_one_text_at_a_time(tmp_path):
     for text, candidates in zip(read, found, strict=True):
         assert candidates.keys() == {i for i, word in enumerate(text.words) if len(word.tokens) == 1}
         for number, words in candidates.items():
-            ids, types = with_gap(text.ids, text.words[number].place, NAMES.index("[MASK]"), 24)
+            ids, types = masked_pair(text.ids, text.words[number].place, NAMES.index("[MASK]"), 24)
             logits = model(torch.tensor([ids]), token_type_ids=torch.tensor([types])).logits
             best = logits[0, text.words[number].place].argsort(descending=True)[:6].tolist()
             assert words == [NAMES[i] for i in best if not NAMES[i].startswith(("##", "["))]
