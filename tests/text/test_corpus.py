@@ -9,7 +9,7 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.storage.cache import cache_dir
 from bertjax.text import corpus as module
-from bertjax.text.corpus import SHORT, build_corpus, chunks_of
+from bertjax.text.corpus import SHORT_FRACTION, build_corpus, chunks_of
 from bertjax.text.documents import read_documents
 from bertjax.text.draws import PAIRS, Draws
 from tests.text.tiny import WHOLE, tiny_tokenizer
@@ -59,12 +59,12 @@ def test_a_tenth_of_the_chunks_is_cut_short():
     sentences = [np.zeros(1, np.int32)] * 200_000
     chunks = list(chunks_of(sentences, 50, Draws(1)))
     short = sum(len(chunk.ids) < 50 for chunk in chunks) / len(chunks)
-    assert abs(short - SHORT * 48 / 49) < 4 * (SHORT / len(chunks)) ** 0.5
+    assert abs(short - SHORT_FRACTION * 48 / 49) < 4 * (SHORT_FRACTION / len(chunks)) ** 0.5
 
 
 def test_chunks_may_lie_in_many_files(text: str, monkeypatch):
     whole = build_corpus(text, tiny_tokenizer(), 20)
-    monkeypatch.setattr(module, "PER_SHARD", 7)
+    monkeypatch.setattr(module, "CHUNKS_PER_SHARD", 7)
     monkeypatch.setattr(module, "RULES", 0)
     many = build_corpus(text, tiny_tokenizer(), 20)
     assert len(list(many.folder.glob("*.array_record"))) == -(-len(whole) // 7) > 5
@@ -102,7 +102,7 @@ def test_chunks_of_a_long_document_are_those_of_its_rest():
     sentences = [np.arange(1 + i % 7, dtype=np.int32) for i in range(500)]
     draws, rest, expected = Draws(0), list(sentences), []
     while rest:
-        limit = 2 + draws.below(19) if draws.chance(SHORT) else 20
+        limit = 2 + draws.below(19) if draws.chance(SHORT_FRACTION) else 20
         count = max(n for n in range(1, len(rest) + 1) if n == 1 or sum(map(len, rest[:n])) <= limit)
         expected.append(np.concatenate(rest[:count]))
         rest = rest[count:]
