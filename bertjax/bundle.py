@@ -152,8 +152,7 @@ def load(
 
     Raises:
       UserError: No such folder, no supported model in it, a file that differs from its digest, damaged or missing
-        weights,
-        weights that are not finite, encoder tensors that the config has no layer for, an unknown architecture.
+        weights, weights that are not finite, encoder tensors that the config has no layer for, an unknown architecture.
     """
     if unknown := sorted(settings.keys() - set(SETTINGS)):
         raise UserError(f"{unknown[0]} cannot be set when a model is loaded; these can: {', '.join(SETTINGS)}.")
@@ -217,8 +216,7 @@ def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
 
     Raises:
       UserError: The parameters do not fit the config (the differences are listed) or are not finite, the folder cannot
-        be
-        written, or there is something else than a model at `path`.
+        be written, or there is something else than a model at `path`.
     """
     differences = tree_differences(bundle.params, abstract_params(bundle.config))
     if differences:

@@ -88,10 +88,8 @@ def _run(main: Job, description: str, argv: Sequence[str], trains: bool) -> NoRe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            code, reason = (
-                2,
-                f"cannot write {error.filename or 'a file'}: {error.strerror}. Free space and run it again.",
-            )
+            code = 2
+            reason = f"cannot write {error.filename or 'a file'}: {error.strerror}. Free space and run it again."
             print(reason, file=sys.stderr)
         elif hosts.has_other_processes():
             traceback.print_exc()
@@ -183,9 +181,8 @@ def _unknown(path: str, known: dict[str, Leaf]) -> str:
 
 def _execute(path: Path) -> ModuleType:
     module = sys.modules[f"config_file_{path.stem}"] = ModuleType(f"config_file_{path.stem}")
-    module.__file__ = str(
-        path
-    )  # with the entry in sys.modules, what dataclasses and tyro need to find the classes' source
+    # With the entry in sys.modules, dataclasses and tyro find the source of the classes.
+    module.__file__ = str(path)
     try:
         exec(compile(path.read_bytes(), path, "exec"), vars(module))
     except Exception as error:

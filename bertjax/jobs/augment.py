@@ -59,7 +59,7 @@ def augment(config: Config, text: Text) -> Data:
     update_record(out, data={"train": examples.fingerprint}, result={})
     remove(parts.parent)
     with file.open(encoding="utf-8") as lines:
-        note(f"{file}: {len(examples)} examples became {sum(1 for _ in lines)}")
+        note(f"{file}: {len(examples)} examples, {sum(1 for _ in lines)} with their copies")
     return data
 
 
