@@ -45,7 +45,7 @@ def packed_batches(
     of a plain batch there are segment_ids [rows, row_length] (the slot counted from 1; 0 = padding) and position_ids.
     """
     if encoded.task.kind == "qa":
-        raise UserError("Question answering cannot be packed: its windows already fill their rows. Switch packing off.")
+        raise UserError("Question answering cannot be packed: its windows already fill their rows. Set packed=false.")
     share = process_share(batch_size, process_index, process_count)
     slots = pack_rows(encoded.lengths, row_length)
     steps = -(-len(slots) // batch_size)
