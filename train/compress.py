@@ -5,7 +5,7 @@
 
 Each stage begins with a model folder and makes one, in OUT/stages. A finished stage is not run again, and an unfinished
 one continues. A model that already has a trained head for the task is used as the teacher without training. At the end
-every model is measured beside two baselines, the same small model trained without a teacher and a bag of words:
+every model is measured together with two baselines, the same small model trained without a teacher and a bag of words:
 OUT/report.md. After a last stage that exports, the teacher is exported too, and the two files are compared.
 
     bertjax compress --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --max_drop=1 --min_speedup=4

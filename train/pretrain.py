@@ -9,7 +9,7 @@ can be fine-tuned to any task, as for DistilBERT, MiniLM, MobileBERT and TinyBER
 
 Documents are separated by blank lines (in tables and TFDS, each row is one). Vocabulary and tokens are stored once, in
 $BERTJAX_CACHE. The finished model is OUT/bundle; `bertjax finetune --model=OUT/bundle` begins with it. At the end the
-loss on the masked tokens of --data.eval is printed, beside the entropy of their unigram frequencies, which a model that
+loss on the masked tokens of --data.eval is printed, with the entropy of their unigram frequencies, which a model that
 ignores the context can reach. The same command again continues an interrupted run.
 """
 

@@ -1,4 +1,4 @@
-"""Prune a model: layers, heads and neurons are removed for good; single weights become zeros in their places.
+"""Prune a model: layers, heads and neurons are removed; single weights are set to zero.
 
     bertjax prune --model=runs/tuned/bundle --heads=0.5 --neurons=0.5 --data.train=train.tsv --out=runs/pruned
 

@@ -161,7 +161,9 @@ def mean_p_value(
     An example's predictions are exchanged in all pairs of runs or in none, because they depend on each other.
     """
     if len(a) != len(b):
-        raise UserError(f"a paired test got {len(a)} runs on one side and {len(b)} on the other: expected equally many.")
+        raise UserError(
+            f"a paired test got {len(a)} runs on one side and {len(b)} on the other: expected equally many."
+        )
     runs, labels = _checked(metric, [*a, *b], labels)
     pairs = list(zip(runs[: len(a)], runs[len(a) :], strict=True))
     if metric in RIGHT_OR_WRONG and len(pairs) == 1:

@@ -3,7 +3,7 @@
 
 A word of one token is replaced by a prediction of a masked language model, which reads the masked text and the original
 as a pair. A word of several tokens is replaced by one of its nearest neighbours in embedding space. Copies keep the
-label, which may become wrong ("dull" may become "great"); they are useful because the teacher labels each copy anew.
+label, which may become wrong ("dull" may become "great"); they are useful because the teacher labels each copy itself.
 Differences from the published code:
 
   * Its neighbours come from GloVe, a download of a gigabyte. Here they come from the model's own word embeddings: the
@@ -11,7 +11,7 @@ Differences from the published code:
     of several tokens that occur at least twice in the data. A word's own tokens are excluded: they are always among the
     nearest, and are fragments without a meaning ("und" for "undemanding").
   * Words are replaced within the original text, so that its spaces, capitals and punctuation survive.
-  * Special tokens are no candidates. In a pair, only the text being copied changes. (In the published code, copies of
+  * Special tokens are not candidates. In a pair, only the text being copied changes. (In the published code, copies of
     the second text are paired with the last copy of the first one.)
 """
 
@@ -89,7 +89,7 @@ def token_strings(tokenizer: Tokenizer) -> list[str]:
 
 
 def read_texts(texts: Sequence[str], tokenizer: Tokenizer, names: Sequence[str]) -> list[TokenizedText]:
-    """Texts with their words that may be replaced: those of the letters a to z alone that are no stop words."""
+    """Texts with their words that may be replaced: those of the letters a to z alone that are not stop words."""
     tokens = tokenizer.encode(texts)
     assert tokens.offsets is not None
     assert tokens.word_ids is not None
@@ -161,7 +161,7 @@ def neighbours(
     """For every word in `queries`, given with its tokens, the `count` nearest words by cosine similarity, the nearest
     first.
 
-    `seen` counts the occurrences of each word. Words of several tokens that occur only once are no candidates, because
+    `seen` counts the occurrences of each word. Words of several tokens that occur only once are not candidates, because
     they are mostly misspelt.
     """
     known = {name: (number,) for number, name in enumerate(names) if LETTERS.fullmatch(name) and len(name) > 1}

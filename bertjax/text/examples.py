@@ -164,7 +164,7 @@ def advice(tag: str) -> str:
         return "convert BIOES or BILOU: write S- and U- as B-, and E- and L- as I-"
     if is_integer(tag):
         return "give the names of the numbers with `labels`, in their order"
-    return "tags that are no entities, such as parts of speech, are not supported: the metric is entity F1"
+    return "tags that are not entities, such as parts of speech, are not supported: the metric is entity F1"
 
 
 def check_answers(table: Table, column: str, contexts: list[str], labels: list) -> None:

@@ -14,11 +14,11 @@ kind    objects                                   qa
         whole numbers with a point (1.0)          classification up to `FEW` different ones, else regression
         everything else                           classification
 errors  Ambiguous, an error: numbers with a decimal comma; several names in a cell ("joy|anger", or with ; or a comma)
-        that also occur in other cells; IOB tags beside a text that is no list of words; more than `FEW` different
+        that also occur in other cells; IOB tags with a text that is not a list of words; more than `FEW` different
         names, most of which occur once.
 none    In classification, "-" means that annotators did not agree, and -1 and -100 mean that there is no label: such
         rows are left out and counted. They are class names if the task's labels contain them; so are "-" if there is
-        "+", and -1 if there are other negative numbers or 1 is the only other name. -1 beside 0 and 1 is ambiguous, an
+        "+", and -1 if there are other negative numbers or 1 is the only other name. -1 with 0 and 1 is ambiguous, an
         error. An empty cell is an error.
 names   For multi_label, lists of 0 and 1 (or false and true) are indicators, one for each of the task's labels, if one
         of the two occurs twice in a list or if all lists are pairs; without labels the classes are LABEL_0, LABEL_1,

@@ -46,7 +46,7 @@ class TextReader:
 
 
 def version(source: str) -> tuple[int, int] | None:
-    """Time and size of a file; None for anything that is no local file."""
+    """Time and size of a file; None for anything that is not a local file."""
     path = None if is_remote(source) else Path(source).expanduser()
     if path is None or not path.is_file():
         return None

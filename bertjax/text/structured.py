@@ -1,4 +1,4 @@
-"""The two formats that are no tables: CoNLL with one word per line, and SQuAD's nested JSON.
+"""The two formats that are not tables: CoNLL with one word per line, and SQuAD's nested JSON.
 
 Both become a `Table`: the words and tags of a sentence are two cells that hold lists, and a question with its context
 and answers is one row. So columns, labels and checks work as for any table.

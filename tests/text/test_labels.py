@@ -251,8 +251,8 @@ def tagged(tags: list, **task: Any):
     [
         (["B-LOC", "E-LOC", "O"], "convert BIOES or BILOU: write S- and U- as B-, and E- and L- as I-"),
         (["O", "O", "U-LOC"], "convert BIOES or BILOU"),
-        (["NNP", "NNP", "VBZ"], "tags that are no entities, such as parts of speech, are not supported"),
-        (["LOC", "LOC", "O"], "tags that are no entities"),
+        (["NNP", "NNP", "VBZ"], "tags that are not entities, such as parts of speech, are not supported"),
+        (["LOC", "LOC", "O"], "tags that are not entities"),
         ([1, 2, 0], "give the names of the numbers with `labels`, in their order"),
     ],
 )
