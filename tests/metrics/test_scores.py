@@ -137,7 +137,7 @@ def test_squad_f1_shares_words_with_the_best_gold_answer():
     [
         ("acuracy", [1], [1], "Known: accuracy"),
         ("accuracy", [1, 0], [1], "2 predictions for 1 labels"),
-        ("accuracy", [], [], "not 0"),
+        ("accuracy", [], [], "equally many, and some"),
         ("accuracy", ["fresh"], ["fresh"], "finite numbers"),
         ("accuracy", [[1]], [[1]], "1 dimension:|1 dimension\\."),
         ("accuracy", [1, 0], [1, -100], "not class ids"),

@@ -194,7 +194,7 @@ def test_the_fingerprint_names_ids_rows_and_labels():
     ("examples", "task", "limit", "message"),
     [
         (Examples([], source="empty.tsv"), SENTIMENT, 64, "empty.tsv: no examples"),
-        (Examples(["a"], labels=["ugly"]), SENTIMENT, 64, "'ugly' does not belong to .* expected one of: bad, good"),
+        (Examples(["a"], labels=["ugly"]), SENTIMENT, 64, "'ugly' is not a label of .* expected one of: bad, good"),
         (Examples(["a"]), QA, 64, "needs a context for every question"),
         (Examples(["a"], ["a"]), QA, 7, "max_length is 7; expected at least 8"),
         (Examples(["a"]), Task(kind="tokens", labels=("O",)), 64, "needs the words of every sentence"),

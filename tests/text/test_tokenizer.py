@@ -412,7 +412,7 @@ def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path):
         Tokenizer.from_folder(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert not has_tokenizer(tmp_path)
-    with pytest.raises(UserError, match=r"no tokenizer there\nexpected tokenizer.json, or vocab.txt"):
+    with pytest.raises(UserError, match=r"no tokenizer in this folder\nexpected tokenizer.json, or vocab.txt"):
         Tokenizer.from_folder(tmp_path)
 
 
