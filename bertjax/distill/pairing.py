@@ -20,18 +20,27 @@ def pair_layers(rule: str | tuple[int, ...], student_layers: int, teacher_layers
     """
     if isinstance(rule, str):
         if student_layers > teacher_layers:
-            raise UserError(f"the student has {student_layers} layers, the teacher {teacher_layers}: name the pairs.")
+            raise UserError(
+                f"pairing {rule!r} needs a student with at most the teacher's {teacher_layers} layers, and this one "
+                f"has {student_layers}; give the pairing as a list with one teacher layer per student layer."
+            )
         rules = {
             "uniform": tuple(-(-(i + 1) * teacher_layers // student_layers) - 1 for i in range(student_layers)),
             "last": tuple(range(teacher_layers - student_layers, teacher_layers)),
             "first": tuple(range(student_layers)),
         }
         if rule not in rules:
-            raise UserError(f"unknown pairing {rule!r}; expected {', '.join(rules)}, or the teacher's layers.")
+            raise UserError(
+                f"unknown pairing {rule!r}; expected {', '.join(rules)}, or a list with one teacher layer per student "
+                "layer."
+            )
         return rules[rule]
     if len(rule) != student_layers:
-        raise UserError(f"the pairing {rule} names {len(rule)} layers; the student has {student_layers}.")
+        raise UserError(
+            f"the pairing {rule} has {len(rule)} layers; expected one teacher layer for each of the student's "
+            f"{student_layers} layers."
+        )
     wrong = [layer for layer in rule if not 0 <= layer < teacher_layers]
     if wrong:
-        raise UserError(f"the pairing {rule} names layer {wrong[0]}; the teacher's are 0 to {teacher_layers - 1}.")
+        raise UserError(f"the pairing {rule} has layer {wrong[0]}; the teacher's layers are 0 to {teacher_layers - 1}.")
     return tuple(rule)

@@ -49,7 +49,7 @@ class Progressive:
         if self.steps_per_layer < 1 or not 0 <= self.below <= 1 or not self.losses:
             raise UserError(
                 f"progressive: steps_per_layer={self.steps_per_layer}, below={self.below}, {len(self.losses)} losses; "
-                "expected at least 1 step, a share from 0 to 1, at least one loss."
+                "expected at least 1 step per layer, a factor `below` from 0 to 1, and at least one loss."
             )
 
     def first_phases(self, student: BertConfig) -> tuple[tuple[str, int], ...]:
@@ -61,7 +61,10 @@ class Progressive:
         """
         steps = student.depth_steps()
         if student.recurrence or len(set().union(*(step.groups for step in steps))) < len(steps):
-            raise UserError("progressive: the student's layers share parameters, so they cannot learn one by one.")
+            raise UserError(
+                "progressive: the student's layers share parameters, so they cannot be trained one after another; use "
+                "a student without parameter sharing, or leave `progressive` out."
+            )
         layers = tuple((rf"^params/encoder/layer_{g}/", i) for i, step in enumerate(steps) for g in step.groups)
         return (("^params/embeddings/", 0), *layers, ("^params/encoder/", len(steps) - 1))
 
@@ -93,7 +96,10 @@ def one_layer(config: BertConfig, whose: str) -> BertConfig:
 
     shapes = {step.shape for step in config.depth_steps()}
     if config.recurrence or len(shapes) > 1:
-        raise UserError(f"progressive: the {whose}'s layers have to be of one shape, none of them repeated.")
+        raise UserError(
+            f"progressive: the {whose} has layers of different sizes or is recurrent; expected layers that all have "
+            "the same numbers of heads and neurons, each applied once."
+        )
     alone = dataclasses.replace(config.depth_steps()[0], attention=None, ffn=None, attention_norm=None, ffn_norm=None)
     return config.replace(num_hidden_layers=1, num_hidden_groups=0, inner_group_num=1, layers=(alone,), exits=None)
 
@@ -136,8 +142,8 @@ def layer_by_layer(
     phases = Phases(depth, progressive.steps_per_layer, first, progressive.below)
     if phases.count * phases.steps > steps:
         raise UserError(
-            f"progressive: {depth} layers of {phases.steps} steps each are more than the {steps} steps of the run; "
-            "lower steps_per_layer, or raise --steps."
+            f"progressive: {depth} layers with {phases.steps} steps per layer need {phases.count * phases.steps} "
+            f"steps, and the run has {steps}; lower steps_per_layer, or raise --steps."
         )
     sums_of, losses = progressive.build(student, teacher), progressive.named_losses()
 

@@ -116,7 +116,7 @@ def stored_outputs(
       name: Prefix of the arrays in a batch; distinguishes several teachers.
 
     Raises:
-      UserError: A value overflows half precision, or the disk cannot be written.
+      UserError: A value overflows float16, or the disk cannot be written.
     """
     ordered = tuple(sorted(needs))
     place = folder / identity(teacher, encoded, ordered)
@@ -199,7 +199,10 @@ def compute(
         for need, array, batch_array in zip(needs, arrays, batch_arrays, strict=True):
             to, chosen = of_rows if need[0] == "first" else (where, real)
             if not np.isfinite(batch_array[chosen]).all():
-                raise UserError(f"the teacher's {need[0]} are too large for half precision; use --store=False.")
+                raise UserError(
+                    f"the teacher's outputs {file_name(need)} have values that float16, in which they would be stored, "
+                    "cannot hold; use --store=False, which runs the teacher in every step instead."
+                )
             array[to] = batch_array[chosen]
         to, chosen = (where, real) if by_token else of_rows
         logits[to] = batch_logits[chosen]

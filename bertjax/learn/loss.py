@@ -1,5 +1,4 @@
-"""The contract of a distillation loss. Any object with this interface may stand in `losses` of a config, ours or a
-user's."""
+"""The interface of a distillation loss. `losses` of a config accepts any object that has it, also a user's own."""
 
 from __future__ import annotations
 

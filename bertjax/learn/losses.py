@@ -22,7 +22,7 @@ WeightedSum = tuple[Float[Array, ""], Float[Array, ""]]
 
 
 def weighted(values: Float[Array, "*rows"], weights: Float[Array, "*rows"]) -> WeightedSum:
-    """The pair that every loss returns."""
+    """The weighted sum and the sum of the weights: the pair that every loss returns."""
     return jnp.sum(values * weights), jnp.sum(weights)
 
 

@@ -312,7 +312,7 @@ def test_a_stored_teacher_teaches_what_a_live_one_does(tmp_path, term: Any, stud
         (LastHiddenState(), "student's hidden_size is 12, the teacher's 24"),
         (FeatureMaps(), "student's hidden_size is 12, the teacher's 24"),
         (PatientStates(), "student's hidden_size is 12, the teacher's 24"),
-        (Relations(heads=8), "a width of 12 does not divide into 8 heads"),
+        (Relations(heads=8), r"a width of 12 \(attention heads x head size\) is not divisible by heads=8"),
         (Relations(heads=6, teacher_layer=6), "teacher_layer is 6; the teacher has 6 layers"),
     ],
 )

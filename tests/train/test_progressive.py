@@ -192,7 +192,7 @@ def poison_above(params: Any, layer: int) -> Any:
 
 
 def test_more_phases_than_steps_are_refused(config: distill.Config):
-    with pytest.raises(UserError, match="2 layers of 2 steps each are more than the 3 steps"):
+    with pytest.raises(UserError, match="2 layers with 2 steps per layer need 4 steps, and the run has 3"):
         distill.main(dataclasses.replace(config, out=f"{config.out}-short", steps=3))
 
 

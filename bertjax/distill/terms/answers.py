@@ -60,7 +60,10 @@ class SoftTargets:
 
         kind, temperature, preset = kind_of(student), self.temperature, self.preset
         if preset != "hinton" and kind != "classification":
-            raise UserError(f"SoftTargets(preset={preset!r}) is about classes, not about {kind}; use hinton.")
+            raise UserError(
+                f"SoftTargets(preset={preset!r}) is defined only for a classification task, and this one is of kind "
+                f"{kind!r}; use preset='hinton'."
+            )
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             logits, target, weights = student_out.logits, teacher_out.logits, batch["weights"]

@@ -95,7 +95,8 @@ class Relations:
     def layer(self, teacher: BertConfig) -> int:
         if not -teacher.depth <= self.teacher_layer < teacher.depth:
             raise UserError(
-                f"Relations: teacher_layer is {self.teacher_layer}; the teacher has {teacher.depth} layers."
+                f"Relations: teacher_layer is {self.teacher_layer}; the teacher has {teacher.depth} layers, so "
+                f"expected 0 to {teacher.depth - 1}, or -1 for the last."
             )
         return self.teacher_layer % teacher.depth
 
@@ -112,7 +113,10 @@ class Relations:
         heads = self.heads or own[0]
         for config, count in ((student, own[0]), (teacher, own[1])):
             if count * config.head_size % heads:
-                raise UserError(f"Relations: a width of {count * config.head_size} does not divide into {heads} heads.")
+                raise UserError(
+                    f"Relations: a width of {count * config.head_size} (attention heads x head size) is not divisible "
+                    f"by heads={heads}; expected a number that divides the widths of both student and teacher."
+                )
         of, preset = self.of, self.preset
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:

@@ -33,4 +33,7 @@ def text_weights(batch: Batch, preset: str) -> Array:
 
 def same(term: str, what: str, student: int, teacher: int) -> None:
     if student != teacher:
-        raise UserError(f"{term} compares like with like: the student's {what} is {student}, the teacher's {teacher}.")
+        raise UserError(
+            f"{term} needs the same {what} in both models: the student's {what} is {student}, the teacher's {teacher}. "
+            "Change the student, or use another loss."
+        )

@@ -33,11 +33,13 @@ class MLMSoftTargets:
         for config in (student, teacher):
             if not config.architecture.endswith(("MaskedLM", "PreTraining")):
                 raise UserError(
-                    f"MLMSoftTargets compares predictions of masked tokens; a {config.architecture} has no MLM head."
+                    f"MLMSoftTargets compares predictions of masked tokens, and a {config.architecture} has no MLM "
+                    "head; use a student and a teacher that have one."
                 )
         if student.vocab_size != teacher.vocab_size:
             raise UserError(
-                f"MLMSoftTargets: the student has {student.vocab_size} tokens, the teacher {teacher.vocab_size}."
+                "MLMSoftTargets needs student and teacher with the same vocabulary: the student has "
+                f"{student.vocab_size} tokens, the teacher {teacher.vocab_size}."
             )
         everywhere, temperature = self.everywhere, self.temperature
 

@@ -26,7 +26,7 @@ class HiddenStates:
     """Mean squared error between paired hidden states, including the embeddings, over real tokens (TinyBERT, Jiao et
     al. 2020, eq. 8-9). A learned projection, shared by all layers, maps the student's width to the teacher's; equal
     widths need none. It starts from random numbers ("random"), or from the rotation and scale that bring the student's
-    states nearest to the teacher's on some of the text ("procrustes").
+    states nearest to the teacher's on sample text ("procrustes").
 
     "paper" sums over the layers and takes the mean per text. "official" also sums over the layers, counts padding like
     other tokens, and always has a projection, with a bias. Teacher outputs at padding are not stored, so with
@@ -180,7 +180,8 @@ class PatientStates:
         layers = pair_layers(self.pairing, student.depth, teacher.depth)[:-1]
         if not layers:
             raise UserError(
-                "PatientStates compares all layers of the student but the last; one of 1 layer has none left."
+                "PatientStates compares all layers of the student except the last, so a student with 1 layer has "
+                "nothing to compare; use at least 2 layers, or another loss."
             )
         return tuple((i + 1, layer + 1) for i, layer in enumerate(layers))
 
