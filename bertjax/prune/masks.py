@@ -40,8 +40,8 @@ def magnitude_masks(params: Tree, pattern: str, sparsity: float, scope: Scope = 
       UserError: No such matrix, a fraction outside [0, 1), or a number of inputs that `scope` does not divide.
     """
     check_sparsity(sparsity)
-    whole = all_ones(params, pattern, scope)
-    return jax.tree.map(np.asarray, drop_smallest(whole, params, scope, lambda n: int(sparsity * n)))
+    dense = all_ones(params, pattern, scope)
+    return jax.tree.map(np.asarray, drop_smallest(dense, params, scope, lambda n: int(sparsity * n)))
 
 
 def n_of_m_masks(params: Tree, pattern: str, n: int, m: int) -> Masks:
@@ -51,9 +51,9 @@ def n_of_m_masks(params: Tree, pattern: str, n: int, m: int) -> Masks:
       UserError: The number of inputs of a matrix is not a multiple of m, or n is not from 1 to m.
     """
     if not 1 <= n <= m:
-        raise UserError(f"{n} of {m}: expected 1 to {m} weights to stay of every {m}.")
-    whole = all_ones(params, pattern, m)
-    return jax.tree.map(np.asarray, drop_smallest(whole, params, m, lambda _: m - n))
+        raise UserError(f"{n}:{m} sparsity keeps {n} of every {m} weights; expected 1 to {m} weights to keep.")
+    dense = all_ones(params, pattern, m)
+    return jax.tree.map(np.asarray, drop_smallest(dense, params, m, lambda _: m - n))
 
 
 def nonzero_masks(params: Tree, pattern: str) -> Masks:
@@ -63,11 +63,14 @@ def nonzero_masks(params: Tree, pattern: str) -> Masks:
 
 def all_ones(params: Tree, pattern: str, scope: Scope) -> Masks:
     """Masks that prune nothing, for every matrix whose path matches the regex."""
-    found = matrices(params, pattern)
-    for path, leaf in found.items():
+    masked = matrices(params, pattern)
+    for path, leaf in masked.items():
         if isinstance(scope, int) and leaf.shape[0] % scope:
-            raise UserError(f"{path} has {leaf.shape[0]} inputs, no multiple of {scope}.")
-    return unflatten({path: np.ones(leaf.shape, bool) for path, leaf in found.items()})
+            raise UserError(
+                f"{path} has {leaf.shape[0]} inputs, which is not a multiple of {scope}, the number of neighbouring "
+                "inputs that are compared; choose a divisor, or another scope."
+            )
+    return unflatten({path: np.ones(leaf.shape, bool) for path, leaf in masked.items()})
 
 
 def gradual_magnitude(scope: Scope, sparsity: float, steps: int) -> Callable[[Masks, Tree, Any], Masks]:
@@ -79,15 +82,15 @@ def gradual_magnitude(scope: Scope, sparsity: float, steps: int) -> Callable[[Ma
       UserError: A fraction outside [0, 1).
     """
     check_sparsity(sparsity)
-    when = np.linspace(0, steps, min(POINTS, steps) + 1).round().astype(int)
+    update_steps = np.linspace(0, steps, min(POINTS, steps) + 1).round().astype(int)
     # In Python, in float64: in float32, 0.7 of a million is not 700,000.
-    shares = [*map(cubic(0, max(1, steps), sparsity), when[:-1].tolist()), sparsity]
+    sparsities = [*map(cubic(0, max(1, steps), sparsity), update_steps[:-1].tolist()), sparsity]
 
     def update(masks: Masks, params: Tree, step: Any) -> Masks:
         def removed(n: int) -> Array:
-            return jnp.asarray([int(share * n) for share in shares])[jnp.argmax(step == when)]
+            return jnp.asarray([int(fraction * n) for fraction in sparsities])[jnp.argmax(step == update_steps)]
 
-        due = jnp.any(step == when)
+        due = jnp.any(step == update_steps)
         return jax.lax.cond(due, lambda: drop_smallest(masks, params, scope, removed), lambda: masks)
 
     return update
@@ -107,16 +110,16 @@ def drop_smallest(masks: Masks, params: Tree, scope: Scope, removed: Callable[[i
             top_k_mask(rows, rows.size - removed(rows.size))[0], np.cumsum([k.size for k in keys.values()])
         )
         return unflatten({path: part.reshape(keys[path].shape) for path, part in zip(keys, parts, strict=False)})
-    found = {}
+    new = {}
     for path, key in keys.items():
         inputs, outputs = key.shape
         if scope == "matrix":
-            found[path] = top_k_mask(key.reshape(1, -1), key.size - removed(key.size)).reshape(key.shape)
+            new[path] = top_k_mask(key.reshape(1, -1), key.size - removed(key.size)).reshape(key.shape)
         else:
             members = inputs if scope == "row" else scope
             rows = top_k_mask(key.T.reshape(-1, members), members - removed(members))
-            found[path] = rows.reshape(outputs, inputs).T
-    return unflatten(found)
+            new[path] = rows.reshape(outputs, inputs).T
+    return unflatten(new)
 
 
 @jax.jit
@@ -129,8 +132,8 @@ def top_k_mask(keys: Int[Array, "rows n"], kept: Any) -> Bool[Array, "rows n"]:
     rows, n = keys.shape
     threshold = kth_largest(31, rows, lambda t: jnp.sum(keys >= t, axis=1) >= kept)
     equal, places = keys == threshold, jnp.arange(n)[None]
-    left = kept - jnp.sum(keys > threshold, axis=1)
-    last = kth_largest(n.bit_length(), rows, lambda place: jnp.sum(equal & (places < place), axis=1) < left)
+    missing = kept - jnp.sum(keys > threshold, axis=1)
+    last = kth_largest(n.bit_length(), rows, lambda place: jnp.sum(equal & (places < place), axis=1) < missing)
     return (keys > threshold) | (equal & (places <= last))
 
 
@@ -139,9 +142,9 @@ def kth_largest(
 ) -> Int[Array, "rows 1"]:
     """For each row, the largest number of `bits` bits for which `holds`; it must hold for 0 and be monotonic."""
 
-    def with_bit(position: Any, found: Int[Array, "rows 1"]) -> Int[Array, "rows 1"]:
-        tried = found | (1 << (bits - 1 - position))
-        return jnp.where(holds(tried)[:, None], tried, found)
+    def with_bit(position: Any, largest: Int[Array, "rows 1"]) -> Int[Array, "rows 1"]:
+        candidate = largest | (1 << (bits - 1 - position))
+        return jnp.where(holds(candidate)[:, None], candidate, largest)
 
     return jax.lax.fori_loop(0, bits, with_bit, jnp.zeros((rows, 1), jnp.int32))
 
@@ -163,22 +166,24 @@ def cubic(begin: int, end: int, final: float, first: float = 0.0) -> Callable[[A
     the beginning (Zhu & Gupta 2017, eq. 1). It returns a number for a number and an array for an array, as inside a
     compiled step."""
     if end <= begin:
-        raise UserError(f"a schedule from step {begin} to step {end}; it has to end later than it begins.")
+        raise UserError(f"the sparsity schedule is from step {begin} to step {end}; it must end later than it begins.")
 
     def at(step: Any) -> Any:
         numpy = jnp if isinstance(step, jax.Array) else np
-        left = 1 - numpy.clip((step - begin) / (end - begin), 0.0, 1.0)
-        return final + (first - final) * left**3
+        remaining = 1 - numpy.clip((step - begin) / (end - begin), 0.0, 1.0)
+        return final + (first - final) * remaining**3
 
     return at
 
 
 def matrices(params: Tree, pattern: str) -> dict[str, Any]:
     """The matrices whose path matches the regex."""
-    found = {path: leaf for path, leaf in flatten(select(pattern, params)).items() if len(leaf.shape) == 2}
-    if not found:
-        raise UserError(f"no matrix has {pattern!r} in its path; paths look like encoder/layer_0/ffn/output/kernel.")
-    return found
+    matching = {path: leaf for path, leaf in flatten(select(pattern, params)).items() if len(leaf.shape) == 2}
+    if not matching:
+        raise UserError(
+            f"the regex {pattern!r} matches the path of no matrix; paths look like encoder/layer_0/ffn/output/kernel."
+        )
+    return matching
 
 
 def check_sparsity(sparsity: float) -> None:

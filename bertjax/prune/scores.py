@@ -52,16 +52,16 @@ def importance(
       UserError: No batches, or another form than the paper's for neurons.
     """
     if part == "neurons" and form != "paper":
-        raise UserError(f"form={form}: that is about heads; neurons have the paper's alone.")
-    found, tokens = [], 0.0
+        raise UserError(f"form={form} is defined for heads only; for neurons use form=paper.")
+    gradients, tokens = [], 0.0
     for batch in batches:
-        given = {name: jnp.asarray(array) for name, array in batch.items()}
-        counted = np.asarray(batch["weights"]) > 0
-        found.append([g[counted] for g in jax.device_get(gate_gradients(model, params, given, loss, part, form))])
-        tokens += float(np.asarray(batch["attention_mask"])[counted].sum())
-    if not found:
-        raise UserError("importance got no batches: it needs labelled examples.")
-    steps = [np.concatenate(one).astype(np.float64) for one in zip(*found, strict=True)]
+        arrays = {name: jnp.asarray(array) for name, array in batch.items()}
+        real = np.asarray(batch["weights"]) > 0
+        gradients.append([g[real] for g in jax.device_get(gate_gradients(model, params, arrays, loss, part, form))])
+        tokens += float(np.asarray(batch["attention_mask"])[real].sum())
+    if not gradients:
+        raise UserError("the importance scores got no batches; give at least one batch of labelled examples.")
+    steps = [np.concatenate(one).astype(np.float64) for one in zip(*gradients, strict=True)]
     groups = [getattr(step, OWNER[part]) for step in model.config.depth_steps()]
     if form == "official":
         counts = [tokens] * (len(steps) - 1) + [len(steps[-1])]
@@ -73,17 +73,18 @@ def importance(
         by_group = {group: one.sum(axis=0) / tokens for group, one in running.items()}
     scores = {group: one / (np.linalg.norm(one) + 1e-20) for group, one in by_group.items()}
     if form == "transformers":
-        every = np.concatenate(list(scores.values()))
-        scores = {group: (one - every.min()) / (every.max() - every.min()) for group, one in scores.items()}
+        together = np.concatenate(list(scores.values()))
+        low, high = together.min(), together.max()
+        scores = {group: (one - low) / (high - low) for group, one in scores.items()}
     return scores
 
 
 def sum_by_group(groups: list[Any], steps: list[np.ndarray]) -> Scores:
     """The sum over the depth steps that use each group."""
-    found: Scores = {}
+    sums: Scores = {}
     for group, one in zip(groups, steps, strict=True):
-        found[group] = found.get(group, 0.0) + one
-    return dict(sorted(found.items()))
+        sums[group] = sums.get(group, 0.0) + one
+    return dict(sorted(sums.items()))
 
 
 def layer_importance(model: BertModel, params: Tree, batches: Iterable[Batch], loss: Loss) -> np.ndarray:
@@ -91,9 +92,9 @@ def layer_importance(model: BertModel, params: Tree, batches: Iterable[Batch], l
     identity."""
     total, examples = np.zeros(len(model.config.depth_steps())), 0
     for batch in batches:
-        given = {name: jnp.asarray(array) for name, array in batch.items()}
-        found = jax.device_get(gate_gradients(model, params, given, loss, "layer", "paper"))
-        total += np.abs(np.stack(found)).sum(axis=1)
+        arrays = {name: jnp.asarray(array) for name, array in batch.items()}
+        gradients = jax.device_get(gate_gradients(model, params, arrays, loss, "layer", "paper"))
+        total += np.abs(np.stack(gradients)).sum(axis=1)
         examples += int((np.asarray(batch["weights"]) > 0).sum())
     return total / max(examples, 1)
 
@@ -106,7 +107,7 @@ def gate_gradients(model: BertModel, params: Tree, batch: Any, loss: Loss, part:
     """
     by_position, length = form == "official", batch["input_ids"].shape[1]
     if by_position:  # a product other than `plain_product` keeps the [CLS] row with the others (`split_cls_row`)
-        model = type(model)(model.config.replace(remat=False), lambda *given: plain_product(*given))
+        model = type(model)(model.config.replace(remat=False), lambda *arguments: plain_product(*arguments))
 
     def shape(step: Any) -> tuple[int, ...]:
         counts = {"heads": (step.num_attention_heads,), "neurons": (step.intermediate_size,), "layer": ()}[part]
@@ -115,29 +116,29 @@ def gate_gradients(model: BertModel, params: Tree, batch: Any, loss: Loss, part:
     def of_one(factors: list[Array], row: Any) -> Array:
         one = {name: array[None] for name, array in row.items()}
         gates = [LayerGates(**{part: factor}) for factor in factors]
-        given = one["input_ids"], one["attention_mask"], one["token_type_ids"]
-        output = model.apply({"params": params}, *given, gates=gates)
+        inputs = one["input_ids"], one["attention_mask"], one["token_type_ids"]
+        output = model.apply({"params": params}, *inputs, gates=gates)
         return loss(output, one)[0]
 
     ones = [jnp.ones(shape(step)) for step in model.config.depth_steps()]
-    found = jax.vmap(jax.grad(of_one), in_axes=(None, 0))(ones, batch)
-    return [jnp.abs(one).sum(axis=(1, 2)) for one in found] if by_position else found
+    gradients = jax.vmap(jax.grad(of_one), in_axes=(None, 0))(ones, batch)
+    return [jnp.abs(one).sum(axis=(1, 2)) for one in gradients] if by_position else gradients
 
 
 def magnitude(config: BertConfig, params: Tree, part: Part = "heads") -> Scores:
     """Magnitude scores, from weights alone. Heads: the l2 norm of their query, key, value and output weights. Neurons:
     the product of the norms of their input and output weights."""
-    flat, found = flatten(params), {}
+    flat, scores = flatten(params), {}
     for group, count in group_sizes(config, OWNER[part]).items():
         path = f"encoder/layer_{group}/{OWNER[part]}"
         if part == "neurons":
-            found[group] = strength(flat[f"{path}/intermediate/kernel"], flat[f"{path}/output/kernel"])
+            scores[group] = strength(flat[f"{path}/intermediate/kernel"], flat[f"{path}/output/kernel"])
             continue
         kernels = [np.asarray(flat[f"{path}/{name}/kernel"]) for name in ("query", "key", "value")]
         kernels.append(np.asarray(flat[f"{path}/output/kernel"]).T)
         squares = sum(np.square(kernel).reshape(-1, count, config.head_size).sum(axis=(0, 2)) for kernel in kernels)
-        found[group] = np.sqrt(squares)
-    return found
+        scores[group] = np.sqrt(squares)
+    return scores
 
 
 def strength(inner: Any, outer: Any) -> np.ndarray:
@@ -158,20 +159,20 @@ def activity(model: BertModel, params: Tree, batches: Iterable[Batch], part: Par
     groups = [getattr(step, OWNER[part]) for step in model.config.depth_steps()]
     total: dict[int, Any] = {}
     for batch in batches:
-        given = {name: jnp.asarray(array) for name, array in batch.items()}
-        for group, sums in zip(groups, jax.device_get(activity_sums(model, params, given, part)), strict=True):
+        arrays = {name: jnp.asarray(array) for name, array in batch.items()}
+        for group, sums in zip(groups, jax.device_get(activity_sums(model, params, arrays, part)), strict=True):
             total[group] = total.get(group, 0.0) + sums.astype(np.float64)
-    found = {}
+    activities = {}
     for group, (count, sums, squares) in sorted(total.items()):
         mean = sums / count
-        found[group] = Activity(mean, squares / count - np.square(mean))
-    return found
+        activities[group] = Activity(mean, squares / count - np.square(mean))
+    return activities
 
 
 @partial(jax.jit, static_argnames=("model", "part"))
 def activity_sums(model: BertModel, params: Tree, batch: Any, part: Part) -> list[Float[Array, "3 parts"]]:
     """Number of tokens, sum and sum of squares of each part, for every depth step."""
-    seen: dict[str, Array] = {}
+    statistics: dict[str, Array] = {}
     real = (batch["attention_mask"] > 0) & (batch["weights"][:, None] > 0)
     site = f"{OWNER[part]}/output"
 
@@ -182,12 +183,12 @@ def activity_sums(model: BertModel, params: Tree, batch: Any, part: Part) -> lis
                 x = jnp.linalg.norm(x.reshape(*x.shape[:2], -1, model.config.head_size), axis=-1)
             x = jnp.where(real[..., None], x, 0.0)
             count = jnp.broadcast_to(real.sum(), x.shape[-1:]).astype(jnp.float32)
-            seen[name] = jnp.stack([count, x.sum(axis=(0, 1)), jnp.square(x).sum(axis=(0, 1))])
+            statistics[name] = jnp.stack([count, x.sum(axis=(0, 1)), jnp.square(x).sum(axis=(0, 1))])
         return plain_product(name, subscripts, left, right)
 
-    watched = type(model)(model.config.replace(remat=False), product)
-    watched.apply({"params": params}, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-    return [seen[f"step_{number}/{site}"] for number in range(len(model.config.depth_steps()))]
+    observed = type(model)(model.config.replace(remat=False), product)
+    observed.apply({"params": params}, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    return [statistics[f"step_{number}/{site}"] for number in range(len(model.config.depth_steps()))]
 
 
 def random(config: BertConfig, part: Part = "heads", seed: int = 0) -> Scores:

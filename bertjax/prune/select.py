@@ -25,43 +25,46 @@ def select_top(
     """
     most = sum(max(0, len(one) - at_least) for one in scores.values())
     if not 0 <= remove <= most:
-        raise UserError(f"{remove} of {sum(map(len, scores.values()))} parts to remove; at most {most} can go.")
+        raise UserError(
+            f"{remove} of {sum(map(len, scores.values()))} parts are to be removed; expected 0 to {most}, because "
+            f"every group keeps at least {at_least}."
+        )
     order = {group: np.argsort(-one, kind="stable") for group, one in scores.items()}
-    open_to = [
+    candidates = [
         (float(scores[group][index]), -group, -int(index))
         for group in scores
         for index in order[group][at_least:].tolist()
     ]
-    gone = {(-group, -index) for _, group, index in sorted(open_to)[:remove]}
+    removed = {(-group, -index) for _, group, index in sorted(candidates)[:remove]}
     kept = {}
     for group, ranked in order.items():
-        count = sum((group, int(index)) not in gone for index in ranked)
+        count = sum((group, int(index)) not in removed for index in ranked)
         count = min(len(ranked), -(-count // multiple) * multiple)
         kept[group] = sorted(ranked[:count].tolist())
     return kept
 
 
-def search_speedup(reached: Callable[[float], float], wanted: float) -> tuple[float, float]:
-    """The smallest fraction to prune for a model `wanted` times as fast, in steps of 1/32, and the speedup it reached.
+def search_speedup(measure: Callable[[float], float], target: float) -> tuple[float, float]:
+    """The smallest fraction to prune for a model `target` times as fast, in steps of 1/32, and the speedup it reached.
 
-    `reached` measures the speedup of a fraction. The search bisects, on the assumption that speed rises with the
+    `measure` returns the speedup of a fraction. The search bisects, on the assumption that speed rises with the
     fraction. The result is measured again, and while it misses the target one more step is pruned, because the best of
     several noisy measurements tends to be too good.
 
     Raises:
       UserError: Even the largest fraction misses the target.
     """
-    best = reached(1.0)
-    if best < wanted:
+    best = measure(1.0)
+    if best < target:
         raise UserError(
-            f"{wanted:g} times as fast was asked for; without any heads and neurons that can go it is {best:.2f} times "
-            "as fast. Take layers out as well, or ask for less."
+            f"a model {target:g} times as fast was requested; with all prunable heads and neurons removed it is "
+            f"{best:.2f} times as fast. Remove layers as well, or request a smaller speedup."
         )
     low, high = 0, STEPS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle / STEPS) >= wanted else (middle, high)
+        low, high = (low, middle) if measure(middle / STEPS) >= target else (middle, high)
     for number in range(high, STEPS):
-        if (found := reached(number / STEPS)) >= wanted:
-            return number / STEPS, found
+        if (speedup := measure(number / STEPS)) >= target:
+            return number / STEPS, speedup
     return 1.0, best

@@ -2,8 +2,8 @@
 
 Every function is `(config, params) -> (config, params)` and exact: the smaller model computes what the original does
 with the removed parts gated by 0 (`LayerGates`) or their weights set to 0. Layers may end up with different shapes,
-which the config describes. Parameters that several depth steps share are cut once, for all of them. Nothing compensates
-for the removed parts: fine-tune afterwards to recover the accuracy.
+which the config describes. Parameters that several depth steps share are pruned once, for all of them. Nothing
+compensates for the removed parts: fine-tune afterwards to recover the accuracy.
 
 A head whose queries or keys are 0 attends uniformly and still contributes the mean of its values, so it is not dead. A
 head is dead if its value or output weights are 0, a neuron if its input or output weights are. The constant output of a
@@ -40,9 +40,12 @@ def keep_layers(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[
     check_prunable(config, params)
     steps = config.depth_steps()
     if not kept or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < len(steps):
-        raise UserError(f"layers to keep: {tuple(kept)}; expected some of 0 to {len(steps) - 1} in rising order.")
-    left = tuple(renumbered([steps[number] for number in kept]))
-    new = with_layers(config.replace(exits=None), left)
+        raise UserError(
+            f"layers to keep: {tuple(kept)}; expected one or more of 0 to {len(steps) - 1}, in ascending order and "
+            "each once."
+        )
+    remaining = tuple(renumbered([steps[number] for number in kept]))
+    new = with_layers(config.replace(exits=None), remaining)
     params = with_steps(new, params, [step_params(params, steps[number]) for number in kept])
     return with_exits(config, new, params, kept)
 
@@ -78,14 +81,14 @@ def keep_heads(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConfig
     for the removed heads.
 
     Raises:
-      UserError: No head for a group, a head that does not exist, or a group without attention.
+      UserError: No head for a group (use `keep_layers` to remove a layer), a head that does not exist, or a group
+        without attention.
     """
     check_prunable(config, params)
     width = config.head_size
     flat = flatten(params)
     for group, heads in kept.items():
-        there = group_sizes(config, "attention").get(group)
-        check_kept("heads", group, heads, there)
+        check_kept(f"heads to keep in layer {group}", heads, group_sizes(config, "attention").get(group))
         columns = (np.asarray(heads)[:, None] * width + np.arange(width)).ravel()
         path = f"encoder/layer_{group}/attention"
         for name in ("query", "key", "value"):
@@ -105,7 +108,7 @@ def keep_neurons(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConf
     check_prunable(config, params)
     flat = flatten(params)
     for group, neurons in kept.items():
-        check_kept("neurons", group, neurons, group_sizes(config, "ffn").get(group))
+        check_kept(f"neurons to keep in layer {group}", neurons, group_sizes(config, "ffn").get(group))
         path, chosen = f"encoder/layer_{group}/ffn", np.asarray(neurons)
         flat[f"{path}/intermediate/kernel"] = np.asarray(flat[f"{path}/intermediate/kernel"])[:, chosen]
         flat[f"{path}/intermediate/bias"] = np.asarray(flat[f"{path}/intermediate/bias"])[chosen]
@@ -124,19 +127,19 @@ def keep_columns(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple
     check_prunable(config, params)
     if config.factorised != "words":
         raise UserError(
-            "columns can be taken out of a word table that is mapped to the encoder by itself (factorised='words', see "
-            "bertjax.share.factorise_words); here a LayerNorm or the residual stream reads them all."
+            "columns can be removed only from a factorised word table, which has a projection of its own to the "
+            "encoder (factorised='words'). Factorise this model's table first: bertjax.share.factorise_words."
         )
-    check_kept("columns", 0, kept, config.embedding_size)
+    check_kept("columns to keep in the word table", kept, config.embedding_size)
     chosen, embeddings = np.asarray(kept), params["embeddings"]
-    cut = {
+    pruned = {
         "word": {"embedding": np.asarray(embeddings["word"]["embedding"])[:, chosen]},
         "word_mapping": {
             **embeddings["word_mapping"],
             "kernel": np.asarray(embeddings["word_mapping"]["kernel"])[chosen],
         },
     }
-    return config.replace(embedding_size=len(kept)), {**params, "embeddings": {**embeddings, **cut}}
+    return config.replace(embedding_size=len(kept)), {**params, "embeddings": {**embeddings, **pruned}}
 
 
 def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[BertConfig, Tree]:
@@ -154,9 +157,9 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
         path = f"encoder/layer_{group}/attention"
         value, bias, output = (np.asarray(flat[f"{path}/{n}"]) for n in ("value/kernel", "value/bias", "output/kernel"))
         by_head = [array.reshape(-1, count, config.head_size) for array in (value, output.T)]
-        silent, unread = (~array.any(axis=(0, 2)) for array in by_head)
-        alive = np.flatnonzero(~(silent | unread)).tolist() or [0]
-        constant = np.where(np.repeat(silent, config.head_size), bias, 0)
+        no_input, no_output = (~array.any(axis=(0, 2)) for array in by_head)
+        alive = np.flatnonzero(~(no_input | no_output)).tolist() or [0]
+        constant = np.where(np.repeat(no_input, config.head_size), bias, 0)
         constant[np.repeat(np.isin(np.arange(count), alive), config.head_size)] = 0  # kept heads still add it
         flat[f"{path}/output/bias"] = np.asarray(flat[f"{path}/output/bias"]) + constant @ output
         heads[group] = alive
@@ -166,9 +169,9 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
         inner, bias, outer = (
             np.asarray(flat[f"{path}/{n}"]) for n in ("intermediate/kernel", "intermediate/bias", "output/kernel")
         )
-        deaf, unread = ~inner.any(axis=0), ~outer.any(axis=1)
-        alive = rounded_up(np.flatnonzero(~(deaf | unread)), count, multiple)
-        constant = np.where(deaf, np.asarray(activation(jax.numpy.asarray(bias))), 0)
+        no_input, no_output = ~inner.any(axis=0), ~outer.any(axis=1)
+        alive = rounded_up(np.flatnonzero(~(no_input | no_output)), count, multiple)
+        constant = np.where(no_input, np.asarray(activation(jax.numpy.asarray(bias))), 0)
         constant[alive] = 0
         flat[f"{path}/output/bias"] = np.asarray(flat[f"{path}/output/bias"]) + constant @ outer
         neurons[group] = alive
@@ -177,16 +180,16 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
 
 def rounded_up(alive: np.ndarray, count: int, multiple: int) -> list[int]:
     """The indices, filled up with the first of the others until their number is at least 1 and a multiple (or all)."""
-    wanted = min(count, max(multiple, -(-len(alive) // multiple) * multiple))
+    size = min(count, max(multiple, -(-len(alive) // multiple) * multiple))
     others = np.setdiff1d(np.arange(count), alive)
-    return np.sort(np.concatenate([alive, others[: max(0, wanted - len(alive))]])).astype(int).tolist()
+    return np.sort(np.concatenate([alive, others[: max(0, size - len(alive))]])).astype(int).tolist()
 
 
 def group_sizes(config: BertConfig, part: str) -> dict[int, int]:
     """Number of heads of every "attention" group, or of neurons of every "ffn" group."""
     name = {"attention": "num_attention_heads", "ffn": "intermediate_size"}[part]
-    found: dict[int, Any] = {getattr(step, part): getattr(step, name) for step in config.depth_steps()}
-    return dict(sorted(found.items()))
+    sizes: dict[int, Any] = {getattr(step, part): getattr(step, name) for step in config.depth_steps()}
+    return dict(sorted(sizes.items()))
 
 
 def resized(config: BertConfig, flat: dict[str, Any], name: str, part: str, kept: Kept) -> tuple[BertConfig, Tree]:
@@ -208,18 +211,23 @@ def check_prunable(config: BertConfig, params: Tree) -> None:
       UserError: A MobileBERT, a recurrence or a quantised model.
     """
     if config.model_type == "mobilebert":
-        raise UserError("a MobileBERT is narrow already and has bottlenecks of its own: nothing is taken out here.")
-    if config.recurrence is not None:
-        raise UserError("a recurrence applies one block at every step: there is no single step to take parts out of.")
-    if any(isinstance(leaf, Quantized) for leaf in flatten(params).values()):
-        raise UserError("the model holds integers, which are made for its shapes: take parts out first, then quantise.")
-
-
-def check_kept(what: str, group: int, kept: Sequence[int], there: int | None) -> None:
-    if there is None:
-        raise UserError(f"{what} of group {group}: the model has no such group.")
-    if not len(kept) or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < there:
         raise UserError(
-            f"{what} to keep in layer {group}: {list(kept)[:8]}; expected some of 0 to {there - 1} in rising order, at "
-            "least one. To lose all of a layer, leave out the layer (keep_layers)."
+            "structured pruning of a MobileBERT is not supported, because its layers have bottlenecks; prune a BERT, "
+            "or distil into a smaller MobileBERT."
+        )
+    if config.recurrence is not None:
+        raise UserError(
+            "structured pruning of a recurrent model is not supported, because all steps share one block; prune a "
+            "model without recurrence."
+        )
+    if any(isinstance(leaf, Quantized) for leaf in flatten(params).values()):
+        raise UserError("the model is quantised, and integer weights cannot be pruned; prune first, then quantise.")
+
+
+def check_kept(what: str, kept: Sequence[int], count: int | None) -> None:
+    if count is None:
+        raise UserError(f"{what}: the model has no such layer (parameter group).")
+    if not len(kept) or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < count:
+        raise UserError(
+            f"{what}: {list(kept)[:8]}; expected one or more of 0 to {count - 1}, in ascending order and each once."
         )

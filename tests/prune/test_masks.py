@@ -208,11 +208,11 @@ def test_the_cubic_schedule_is_that_of_the_paper():
 def test_bad_masks_are_refused(params):
     with pytest.raises(UserError, match="fraction of zeros"):
         magnitude_masks(params, KERNELS, 1.0)
-    with pytest.raises(UserError, match="no matrix has"):
+    with pytest.raises(UserError, match="matches the path of no matrix"):
         magnitude_masks(params, "kernal", 0.5)
     with pytest.raises(UserError, match="expected 1 to 4"):
         n_of_m_masks(params, KERNELS, 5, 4)
-    with pytest.raises(UserError, match="no multiple of 4"):
+    with pytest.raises(UserError, match="not a multiple of 4"):
         n_of_m_masks(params, r"ffn/output/kernel$", 2, 4)
-    with pytest.raises(UserError, match="has to end later"):
+    with pytest.raises(UserError, match="must end later"):
         cubic(5, 5, 0.5)

@@ -206,12 +206,12 @@ def test_the_lowest_go_over_all_layers_and_every_layer_keeps_its_best():
     assert select_top(scores, 6) == {0: [0], 1: [0], 2: [0]}
     assert select_top(scores, 3, at_least=2) == {0: [0, 2], 1: [0, 1], 2: [0, 2]}
     assert select_top(scores, 3, multiple=2) == {0: [0, 2], 1: [0, 1, 2], 2: [0, 2]}
-    with pytest.raises(UserError, match="at most 6 can go"):
+    with pytest.raises(UserError, match="expected 0 to 6, because every group keeps at least 1"):
         select_top(scores, 7)
 
 
 def test_forms_of_heads_are_not_for_neurons():
-    with pytest.raises(UserError, match="neurons have the paper's alone"):
+    with pytest.raises(UserError, match="for neurons use form=paper"):
         importance(MODEL, PARAMS, BATCHES, loss, "neurons", "official")
     with pytest.raises(UserError, match="no batches"):
         importance(MODEL, PARAMS, [], loss)

@@ -47,5 +47,5 @@ def test_a_lucky_measurement_is_measured_again_and_more_goes():
 
 
 def test_what_no_removal_reaches_is_said_with_what_one_does():
-    with pytest.raises(UserError, match=r"5 times as fast was asked for; without any .* it is 4.00 times as fast"):
+    with pytest.raises(UserError, match=r"5 times as fast was requested; with all .* it is 4.00 times as fast"):
         search_speedup(Clock(lambda fraction: 1 + 3 * fraction), 5.0)

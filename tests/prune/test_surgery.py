@@ -217,17 +217,17 @@ def test_a_ragged_model_survives_its_folder(tmp_path):
 def test_what_cannot_be_cut_is_refused_with_the_reason():
     model, params = tiny()
     for kept in ([], [1, 0], [0, 0], [0, HEADS]):
-        with pytest.raises(UserError, match="expected some of 0 to 2 in rising order, at least one"):
+        with pytest.raises(UserError, match="expected one or more of 0 to 2, in ascending order and each once"):
             keep_heads(model.config, params, {0: kept})
-    with pytest.raises(UserError, match="neurons of group 7: the model has no such group"):
+    with pytest.raises(UserError, match="neurons to keep in layer 7: the model has no such layer"):
         keep_neurons(model.config, params, {7: [0]})
-    with pytest.raises(UserError, match="expected some of 0 to 1"):
+    with pytest.raises(UserError, match="expected one or more of 0 to 1"):
         keep_layers(model.config, params, [2])
     recurrent, repeated = tiny(num_hidden_layers=1, recurrence=Recurrence(3))
-    with pytest.raises(UserError, match="one block at every step"):
+    with pytest.raises(UserError, match="all steps share one block"):
         keep_heads(recurrent.config, repeated, {0: [0]})
     config, integers = quantise_weights(model.config, params)
-    with pytest.raises(UserError, match="take parts out first, then quantise"):
+    with pytest.raises(UserError, match="prune first, then quantise"):
         keep_neurons(config, integers, {0: [0]})
     with pytest.raises(UserError, match="MobileBERT"):
         keep_layers(mobile_config("tiny"), {}, [0])
