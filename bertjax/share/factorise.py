@@ -20,14 +20,17 @@ def factorise_words(config: BertConfig, params: Tree, width: int) -> tuple[BertC
       UserError: The table is factorised already, or `width` is not between 1 and the encoder's.
     """
     if config.maps_embeddings:
-        raise UserError(f"the word table is factorised already, to {config.embedding_size} columns.")
+        raise UserError(
+            f"the word embedding table is factorised already, with a width of {config.embedding_size}; only a model "
+            "without a projection from its word embeddings to the encoder can be factorised."
+        )
     if not 1 <= width <= config.hidden_size:
-        raise UserError(f"width is {width}; expected 1 to {config.hidden_size}, the width of the encoder.")
+        raise UserError(f"the embedding width is {width}; expected 1 to {config.hidden_size}, the encoder's width.")
     table = params["embeddings"]["word"]["embedding"]
     # By the Gram matrix, [D, D] instead of [V, D]; in float64, because it squares the singular values.
     squares, directions = np.linalg.eigh(table.T.astype(np.float64) @ table)
-    strongest = directions[:, np.argsort(-squares)[:width]]
-    factors = {"word": {"embedding": table @ strongest}, "word_mapping": {"kernel": strongest.T}}
+    leading = directions[:, np.argsort(-squares)[:width]]
+    factors = {"word": {"embedding": table @ leading}, "word_mapping": {"kernel": leading.T}}
     factors = {name: {key: leaf.astype(np.float32) for key, leaf in tree.items()} for name, tree in factors.items()}
     return (
         config.replace(embedding_size=width, factorised="words"),

@@ -61,7 +61,7 @@ class LeastSquares:
             for site, gram in jax.device_get(step(params, *inputs)).items():
                 total[site] = total.get(site, 0.0) + gram.astype(np.float64)
         if not total:
-            raise UserError("a least-squares fit needs sample text; no batch was given.")
+            raise UserError("a least-squares merge needs sample text, and got no batches; give at least one batch.")
         return cls(total)
 
     def __call__(self, part: str, steps: Sequence[int], trees: Sequence[Tree]) -> Tree:
@@ -70,10 +70,10 @@ class LeastSquares:
     def _dense(self, name: str, steps: Sequence[int], layers: Sequence[Tree]) -> Tree:
         grams = [self.grams[f"step_{step}/{name}"] for step in steps]
         affine = [np.concatenate([layer["kernel"], layer["bias"][None]]).astype(np.float64) for layer in layers]
-        drawn = RIDGE * np.mean([np.trace(gram) / len(gram) for gram in grams]) * np.eye(len(grams[0]))
-        right = sum(gram @ own for gram, own in zip(grams, affine, strict=True)) + drawn @ np.mean(affine, axis=0)
-        solved = np.linalg.solve(sum(grams) + drawn, right).astype(np.float32)
-        return {"kernel": solved[:-1], "bias": solved[-1]}
+        ridge = RIDGE * np.mean([np.trace(gram) / len(gram) for gram in grams]) * np.eye(len(grams[0]))
+        right = sum(gram @ own for gram, own in zip(grams, affine, strict=True)) + ridge @ np.mean(affine, axis=0)
+        solution = np.linalg.solve(sum(grams) + ridge, right).astype(np.float32)
+        return {"kernel": solution[:-1], "bias": solution[-1]}
 
 
 def gram_matrices(
@@ -81,16 +81,16 @@ def gram_matrices(
 ) -> dict[str, Float[Array, "i i"]]:
     """The Gram matrix of the inputs of every dense layer of every depth step, by site. The inputs have a column of ones
     at the end, and padding is excluded."""
-    found: dict[str, Array] = {}
+    grams: dict[str, Array] = {}
     real = (mask > 0).astype(jnp.float32)[..., None]
 
     def product(site: str, subscripts: str, left: Array, right: Array) -> Array:
         if site.startswith("step_") and right.ndim == 2:
             rows = jnp.concatenate([left, jnp.ones_like(left[..., :1])], axis=-1).astype(jnp.float32) * real
             rows = rows.reshape(-1, rows.shape[-1])
-            found[site] = rows.T @ rows
+            grams[site] = rows.T @ rows
         return plain_product(site, subscripts, left, right)
 
     model = build(config).clone(product=product)
     model.apply({"params": params}, ids, mask, types)
-    return found
+    return grams

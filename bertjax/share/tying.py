@@ -39,14 +39,17 @@ def tie(
     """
     steps = config.depth_steps()
     if len(groups) != len(steps):
-        raise UserError(f"groups is {tuple(groups)}, for {len(groups)} steps; the model has {len(steps)}.")
+        raise UserError(
+            f"groups is {tuple(groups)}, which has {len(groups)} entries; expected one group number for each of the "
+            f"model's {len(steps)} depth steps."
+        )
     shared = {"all": ("attention", "ffn")}.get(parts, (parts,))
     tied = []
     for number, (step, group) in enumerate(zip(steps, groups, strict=True)):
-        named: dict[str, int] = dict.fromkeys(shared, group)
+        owners: dict[str, int] = dict.fromkeys(shared, group)
         if norms == "separate":
-            named |= {f"{part}_norm": number for part in shared}
-        tied.append(LayerConfig(*step.shape, **named).resolved(number))
+            owners |= {f"{part}_norm": number for part in shared}
+        tied.append(LayerConfig(*step.shape, **owners).resolved(number))
     new = with_layers(config, tuple(tied))
     sources = [step_params(params, step) for step in steps]
     for part in shared:
@@ -77,20 +80,23 @@ def recur(config: BertConfig, params: Tree, recurrence: Recurrence, seed: int = 
     """
     steps = set(config.depth_steps())
     if len(steps) > 1:
-        raise UserError("layers form a block only when they share all their parameters: tie them into one group first.")
+        raise UserError(
+            "a recurrence needs layers that share all their parameters, and these do not; tie them into one group "
+            "first (bertjax.share.tie)."
+        )
     (step,) = steps
     block = replace(step, attention=0, ffn=0, attention_norm=0, ffn_norm=0)
     new = with_layers(config.replace(recurrence=recurrence), (block,))
     source: Tree = {}
     put_step(source, block, step_params(params, step))
-    drawn = init_params(new, seed)["encoder"]
-    return new, {**params, "encoder": {**drawn, **source}}
+    initial = init_params(new, seed)["encoder"]
+    return new, {**params, "encoder": {**initial, **source}}
 
 
 def equal_groups(depth: int, count: int) -> tuple[int, ...]:
     """Successive steps in `count` groups of similar size: 6 steps in 2 groups are (0, 0, 0, 1, 1, 1)."""
     if not 1 <= count <= depth:
-        raise UserError(f"{count} groups for {depth} layers; expected 1 to {depth}.")
+        raise UserError(f"{count} groups for {depth} layers; expected 1 to {depth} groups.")
     return tuple(step * count // depth for step in range(depth))
 
 

@@ -28,11 +28,14 @@ def prune_vocabulary(bundle: Bundle, texts: Iterable[str]) -> Bundle:
       UserError: No tokenizer, or one that is not WordPiece; a quantised embedding table.
     """
     if bundle.tokenizer is None:
-        raise UserError("this bundle has no tokenizer, so its vocabulary cannot follow the text.")
+        raise UserError("this bundle has no tokenizer; vocabulary pruning needs one, to find the tokens of the texts.")
     params = dict(bundle.params)
     word = params["embeddings"]["word"]
     if any(isinstance(table, Quantized) for table in (word["embedding"], params.get("decoder_rest"))):
-        raise UserError("the model's table holds integers, scaled in groups: leave tokens out first, then quantise.")
+        raise UserError(
+            "the word embedding table is quantised, and rows of it cannot be removed; prune the vocabulary first, then "
+            "quantise."
+        )
     kept = used_tokens(bundle.tokenizer, texts)
     params["embeddings"] = {**params["embeddings"], "word": {"embedding": word["embedding"][kept]}}
     if "decoder_bias" in params:
@@ -84,8 +87,8 @@ def wordpiece_parts(tokenizer: Tokenizer) -> tuple[dict[str, int], str, set[int]
     parts = json.loads(tokenizer.to_json())
     if parts["model"].get("type") != "WordPiece":
         raise UserError(
-            f"the tokenizer is of type {parts['model'].get('type')}; only of WordPiece is it known that other text is "
-            "cut as before when tokens are left out."
+            f"the tokenizer is of type {parts['model'].get('type')}; vocabulary pruning supports only WordPiece, where "
+            "removing tokens does not change how text of the kept tokens is split."
         )
     added = {token["id"] for token in parts["added_tokens"]}
     specials = {tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.unk_id, tokenizer.mask_id} - {None}

@@ -42,5 +42,5 @@ def test_the_factors_survive_a_folder_and_what_is_no_width_is_refused(tmp_path):
     for bad in (0, 13):
         with pytest.raises(bertjax.UserError, match=f"width is {bad}; expected 1 to 12"):
             factorise_words(model.config, params, bad)
-    with pytest.raises(bertjax.UserError, match="factorised already, to 5 columns"):
+    with pytest.raises(bertjax.UserError, match="factorised already, with a width of 5"):
         factorise_words(config, factored, 3)

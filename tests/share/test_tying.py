@@ -140,7 +140,9 @@ def test_equal_groups_are_successive_and_of_like_size():
 
 def test_what_cannot_be_tied_is_refused(loose):
     config, params = loose
-    with pytest.raises(bertjax.UserError, match="for 2 steps; the model has 4"):
+    with pytest.raises(
+        bertjax.UserError, match="has 2 entries; expected one group number for each of the model's 4 depth steps"
+    ):
         tie(config, params, (0, 0))
     ragged = config.replace(layers=(*(LayerConfig(3, 10),) * 3, LayerConfig(3, 7)))
     with pytest.raises(bertjax.UserError, match="ffn group 0 with a size of 7"):
