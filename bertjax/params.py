@@ -55,8 +55,8 @@ def assign(rules: Rules[Value], tree: Tree, default: Value) -> dict[str, Value]:
         assigned[path] = matches[0][1] if matches else default
     for i, (pattern, _) in enumerate(rules):
         if i not in used:
-            some = ", ".join(list(assigned)[:4])
-            raise UserError(f"the rule {pattern!r} matches no parameter; paths look like: {some}.")
+            examples = ", ".join(list(assigned)[:4])
+            raise UserError(f"the rule {pattern!r} matches no parameter; paths look like: {examples}.")
     return assigned
 
 
@@ -92,9 +92,9 @@ def put_step(stack: Tree, step: Any, source: Tree) -> None:
     norms = {"attention": step.attention_norm, "ffn": step.ffn_norm}
     for part, group in (("attention", step.attention), ("ffn", step.ffn)):
         products = {name: leaf for name, leaf in source[part].items() if name != "layer_norm"}
-        for owner, given in ((group, products), (norms[part], {"layer_norm": source[part]["layer_norm"]})):
-            into = stack.setdefault(f"layer_{owner}", {}).setdefault(part, {})
-            into |= {name: leaf for name, leaf in given.items() if name not in into}
+        for owner, arrays in ((group, products), (norms[part], {"layer_norm": source[part]["layer_norm"]})):
+            target = stack.setdefault(f"layer_{owner}", {}).setdefault(part, {})
+            target |= {name: leaf for name, leaf in arrays.items() if name not in target}
     group = stack[f"layer_{step.attention}"]
     group |= {name: part for name, part in source.items() if name not in (*norms, *group)}
 
@@ -104,10 +104,10 @@ def count(tree: Tree) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
 
 
-def tree_differences(given: Tree, expected: Tree) -> list[str]:
+def tree_differences(tree: Tree, expected: Tree) -> list[str]:
     """The differences in paths and shapes, one line each; empty if there are none."""
-    a, b = flatten(given), flatten(expected)
+    a, b = flatten(tree), flatten(expected)
     lines = [f"missing: {path} {tuple(b[path].shape)}" for path in b if path not in a]
     lines += [f"unexpected: {path} {tuple(a[path].shape)}" for path in a if path not in b]
     shapes = [(path, tuple(a[path].shape), tuple(b[path].shape)) for path in a if path in b]
-    return lines + [f"shape of {path}: {given}, expected {wanted}" for path, given, wanted in shapes if given != wanted]
+    return lines + [f"shape of {path}: {shape}, expected {needed}" for path, shape, needed in shapes if shape != needed]

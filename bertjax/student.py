@@ -1,10 +1,10 @@
 """The student's shape, and its initialisation from a larger model.
 
 A student of the teacher's width is initialised with the teacher's embeddings, some of its layers, the most important of
-their neurons, and its head. That is far better than random initialisation. A narrower student cannot take over layers,
-so it starts from random ones. Instead of the teacher, another model can initialise it: the model before fine-tuning, or
-a student from an earlier distillation. Layers of the student can then share parameters, and its word embedding table
-can be factorised.
+their neurons, and its head. That is far better than random initialisation. A narrower student cannot copy layers, so it
+starts from random ones. Instead of the teacher, another model can initialise it: the model before fine-tuning, or a
+student from an earlier distillation. Layers of the student can then share parameters, and its word embedding table can
+be factorised.
 """
 
 import dataclasses
@@ -42,8 +42,8 @@ class Student:
     family: Literal["distilbert", "mobilebert"] | None = None
     """distilbert: without token types, whose first embedding is added to the positions; `transformers` then opens it as
     DistilBERT. Not for sequence classification, whose heads differ. mobilebert: bottleneck layers as in MobileBERT,
-    initialised at random, between hidden states of the teacher's width; embeddings and head are taken over where they
-    have the same shape, which is everywhere if the teacher is an IB-BERT."""
+    initialised at random, between hidden states of the teacher's width; embeddings and head are copied from the teacher
+    where they have the same shape, which is everywhere if the teacher is an IB-BERT."""
     groups: int | None = None
     """Number of groups of successive layers that share parameters (`bertjax.share`): less memory, the same
     arithmetic."""
@@ -63,7 +63,7 @@ class Student:
         if self.num_hidden_layers < 1:
             raise UserError(f"num_hidden_layers is {self.num_hidden_layers}; a student needs at least 1 layer.")
         if not self.init_from:
-            raise UserError("init_from is empty; expected teacher, random, or a model to begin with.")
+            raise UserError("init_from is empty; expected teacher, random, or a model (a folder, hf:NAME or demo).")
 
     def config(self, teacher: Any) -> Any:
         """The student's `BertConfig`, from the teacher's."""
@@ -74,19 +74,20 @@ class Student:
         changes["num_hidden_groups"] = min(teacher.num_hidden_groups, self.num_hidden_layers)
         head = teacher.architecture.removeprefix(PREFIXES[teacher.model_type])
         if self.family == "mobilebert":
-            given = {} if self.bottleneck_size is None else {"intra_bottleneck_size": self.bottleneck_size}
+            fields = {} if self.bottleneck_size is None else {"intra_bottleneck_size": self.bottleneck_size}
             names = ["model_type", "architecture", "hidden_act", "hidden_dropout_prob", "bottleneck"]
             if teacher.bottleneck:
-                given |= {name: getattr(teacher.bottleneck, name) for name in ("trigram_input", "main_norm_eps")}
+                fields |= {name: getattr(teacher.bottleneck, name) for name in ("trigram_input", "main_norm_eps")}
             else:
                 names.append("embedding_size")
-            mobile = mobile_config("base", architecture=PREFIXES["mobilebert"] + head, **given)
+            mobile = mobile_config("base", architecture=PREFIXES["mobilebert"] + head, **fields)
             changes = {name: getattr(mobile, name) for name in names} | changes
         elif self.family and self.family != teacher.model_type:
             if teacher.model_type != "bert" or head not in ("Model", "ForMaskedLM"):
                 raise UserError(
-                    f"family=distilbert: a {teacher.architecture} has no counterpart there that computes alike; it is "
-                    "for students of a BERT with an MLM head, or without any."
+                    f"family=distilbert needs a teacher of class BertModel or BertForMaskedLM, and this one is a "
+                    f"{teacher.architecture}, for which DistilBERT has no class with the same computation; leave "
+                    "family out."
                 )
             changes |= {"model_type": self.family, "architecture": PREFIXES[self.family] + head, "type_vocab_size": 0}
         return teacher.replace(**changes, layers=(), exits=None)
@@ -131,13 +132,13 @@ class Student:
         names = ["dtype", "remat", "attention", "problem_type", "classifier_activation"]
         if config.attention != "xla":
             names.append("attention_probs_dropout_prob")  # 0, because these kernels have no attention dropout
-        alike = {name: getattr(config, name) for name in names}
-        source = load(self.init_from, architecture=architecture, labels=config.labels, seed=seed, **alike)
-        mine, theirs = (getattr(bundle.tokenizer, "fingerprint", None) for bundle in (source, teacher))
-        if mine != theirs:
+        same = {name: getattr(config, name) for name in names}
+        source = load(self.init_from, architecture=architecture, labels=config.labels, seed=seed, **same)
+        ours, theirs = (getattr(bundle.tokenizer, "fingerprint", None) for bundle in (source, teacher))
+        if ours != theirs:
             raise UserError(
-                f"init_from={self.init_from}: its tokenizer is not the teacher's, so the two read other tokens; begin "
-                "with a model of the teacher's vocabulary, or with init_from=random."
+                f"init_from={self.init_from}: its tokenizer is not the teacher's, so its embeddings belong to other "
+                "tokens; initialise from a model with the teacher's tokenizer, or use init_from=random."
             )
         return source
 
@@ -150,7 +151,7 @@ class Student:
         rule = {"mean": mean, "first": first}.get(self.merge)
         if rule is None:
             if sample is None:
-                raise UserError("merge=fit needs sample text; give initialise some, or use merge=mean.")
+                raise UserError("merge=fit needs sample text: pass `sample` to initialise, or use merge=mean.")
             rule = LeastSquares.on_text(config, params, sample_batches(sample))
         groups = equal_groups(config.depth, self.groups or 1)
         config, params = tie(config, params, groups, parts=self.shared, norms=self.norms, merge=rule)
@@ -173,8 +174,8 @@ class Student:
             return student
         if teacher.config.quantization is not None and teacher.config.quantization.weights:
             raise UserError(
-                "the model that the student begins with holds integers, which cannot be trained; begin with the one in "
-                "floating point, or with init_from=random."
+                "the model that initialises the student is quantised, and integer weights cannot be trained; use the "
+                "model before quantisation, or init_from=random."
             )
         if self.family == "mobilebert":
             return dataclasses.replace(student, params=around_the_layers(student, teacher))
@@ -194,13 +195,17 @@ def inherit(student: Any, teacher: Any, pairing: str | tuple[int, ...]) -> dict[
     layers."""
     ours, theirs = student.config.depth_steps(), teacher.config.depth_steps()
     if any(len({step.shape for step in steps}) > 1 for steps in (ours, theirs)):
-        raise UserError("a student can take over layers only where all of them have one shape; use init_from=random.")
+        raise UserError(
+            "layers can be copied to a student only if all of them have the same numbers of heads and neurons; here "
+            "they differ, as in a pruned model. Use init_from with as_is=True to train such a model unchanged, or "
+            "init_from=random."
+        )
     params = dict(teacher.params)
     heads = student.config.num_attention_heads
     if heads != teacher.config.num_attention_heads:
         raise UserError(
-            f"the student has {heads} attention heads, the teacher {teacher.config.num_attention_heads}; "
-            "a student that takes over layers keeps their heads. Use the same number, or init_from=random."
+            f"the student has {heads} attention heads per layer, the teacher {teacher.config.num_attention_heads}, so "
+            "the teacher's layers cannot be copied. Use the same num_attention_heads, or init_from=random."
         )
     stack: dict[str, dict[str, Any]] = {}
     for step, paired in zip(ours, pair_layers(pairing, len(ours), len(theirs)), strict=True):
@@ -226,12 +231,12 @@ def around_the_layers(student: Any, teacher: Any) -> dict[str, Any]:
     ours, theirs = flatten(student.params), flatten(teacher.params)
     same_norm = student.config.normalization_type == teacher.config.normalization_type
 
-    def taken(path: str, own: Any) -> Any:
-        inside = path.startswith("encoder/") or (path.startswith("embeddings/layer_norm/") and not same_norm)
-        given = None if inside else theirs.get(path)
-        return own if given is None or given.shape != own.shape else given
+    def initial(path: str, own: Any) -> Any:
+        excluded = path.startswith("encoder/") or (path.startswith("embeddings/layer_norm/") and not same_norm)
+        candidate = None if excluded else theirs.get(path)
+        return own if candidate is None or candidate.shape != own.shape else candidate
 
-    return unflatten({path: taken(path, own) for path, own in ours.items()})
+    return unflatten({path: initial(path, own) for path, own in ours.items()})
 
 
 def narrow_ffn(ffn: dict[str, Any], neurons: int) -> dict[str, Any]:
@@ -241,7 +246,10 @@ def narrow_ffn(ffn: dict[str, Any], neurons: int) -> dict[str, Any]:
 
     inner, outer = ffn["intermediate"]["kernel"], ffn["output"]["kernel"]
     if neurons > inner.shape[1]:
-        raise UserError(f"the student has {neurons} neurons a layer, the teacher only {inner.shape[1]}.")
+        raise UserError(
+            f"intermediate_size is {neurons}, and the teacher's layers have {inner.shape[1]} neurons; a student that "
+            "copies layers has at most as many. Lower intermediate_size, or use init_from=random."
+        )
     kept = np.sort(np.argsort(-strength(inner, outer), kind="stable")[:neurons])
     return {
         **ffn,
