@@ -43,19 +43,19 @@ def find_ranges(
     types)."""
     if model.config.recurrence:
         raise UserError(
-            "a model that recurs reads each site several times, in other ranges: give each token its own "
-            "(--activations=token)."
+            "a recurrent model has no fixed activation ranges, because they differ between its steps; use dynamic "
+            "ranges per token (--activations=token)."
         )
     batches = list(batches)
     share = SHARE if how == "percentile" else 1.0
-    found: dict[str, Ends] = {}
+    ranges: dict[str, Ends] = {}
     for seen, batch in enumerate(batches):
         ends = jax.device_get(_watched(model, params, *batch, statistic="ends", argument=share))
         for site, new in ends.items():
-            found[site] = combined(how, found.get(site), (float(new[0]), float(new[1])), seen)
+            ranges[site] = combined(how, ranges.get(site), (float(new[0]), float(new[1])), seen)
     if how == "least_squares":
-        found = best_fractions(model, params, batches, found, bits)
-    return {site: Activation(bits, min(low, 0.0), max(high, 0.0)) for site, (low, high) in found.items()}
+        ranges = best_fractions(model, params, batches, ranges, bits)
+    return {site: Activation(bits, min(low, 0.0), max(high, 0.0)) for site, (low, high) in ranges.items()}
 
 
 def shares_outside(model: BertModel, params: Tree, batches: Iterable[tuple[Any, Any, Any]]) -> dict[str, float]:
@@ -65,8 +65,8 @@ def shares_outside(model: BertModel, params: Tree, batches: Iterable[tuple[Any, 
     ranges = tuple((site, (a.low, a.high)) for site, a in fixed.items())
     counts: dict[str, np.ndarray] = {}
     for batch in batches:
-        found = jax.device_get(_watched(model, params, *batch, statistic="outside", argument=ranges))
-        counts = {site: counts.get(site, 0) + np.array(found[site], np.float64) for site in fixed}
+        new = jax.device_get(_watched(model, params, *batch, statistic="outside", argument=ranges))
+        counts = {site: counts.get(site, 0) + np.array(new[site], np.float64) for site in fixed}
     return {site: float(out / total) for site, (out, total) in counts.items()}
 
 
@@ -84,14 +84,14 @@ def best_fractions(
     model: BertModel, params: Tree, batches: list[tuple[Any, Any, Any]], widest: dict[str, Ends], bits: int
 ) -> dict[str, Ends]:
     """Each range times the fraction with the smallest squared rounding error over all batches."""
-    tried = tuple(
+    candidates = tuple(
         (site, tuple(fixed_scale(Activation(bits, min(low, 0) * f, max(high, 0) * f)) for f in FRACTIONS))
         for site, (low, high) in widest.items()
     )
     errors: dict[str, Any] = {}
     for batch in batches:
-        more = jax.device_get(_watched(model, params, *batch, statistic="errors", argument=(bits, tried)))
-        errors = {site: more[site] + errors.get(site, 0.0) for site in more}
+        new = jax.device_get(_watched(model, params, *batch, statistic="errors", argument=(bits, candidates)))
+        errors = {site: new[site] + errors.get(site, 0.0) for site in new}
     best = {site: FRACTIONS[int(total.argmin())] for site, total in errors.items()}
     return {site: (low * best[site], high * best[site]) for site, (low, high) in widest.items()}
 
@@ -106,19 +106,19 @@ def watched(
     argument: Any,
 ) -> dict[str, Any]:
     """A statistic of the input of each product that reads an integer matrix, by site."""
-    seen: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
     real = jnp.asarray(mask) > 0
 
     def product(site: str, subscripts: str, left: Array, right: Any) -> Array:
         if subscripts != "lookup" and isinstance(right, Quantized):
             rows = real if left.ndim == 3 else real.any(axis=1)
-            seen[site] = STATISTICS[statistic](left.astype(jnp.float32), rows[..., None], site, argument)
+            statistics[site] = STATISTICS[statistic](left.astype(jnp.float32), rows[..., None], site, argument)
         return plain_product(site, subscripts, left, right)
 
     # Values inside rematerialised layers are tracers that must not leave them.
     model = type(model)(model.config.replace(remat=False), product)
     model.apply({"params": params}, ids, mask, types)
-    return seen
+    return statistics
 
 
 _watched = jax.jit(watched, static_argnames=("model", "statistic", "argument"))
@@ -137,7 +137,7 @@ def errors(
     x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, argument: tuple[int, Any]
 ) -> Float[Array, "fractions"]:
     """The squared rounding error over real tokens, for each candidate (scale, zero point) of the site."""
-    bits, tried = argument
+    bits, candidates = argument
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
     def error(pair: Array) -> Array:
@@ -145,7 +145,7 @@ def errors(
         rounded = (jnp.clip(jnp.round(x / scale) + zero, lowest, highest) - zero) * scale
         return jnp.sum(jnp.square(x - rounded), where=real)
 
-    return jax.lax.map(error, jnp.asarray(dict(tried)[site], jnp.float32))
+    return jax.lax.map(error, jnp.asarray(dict(candidates)[site], jnp.float32))
 
 
 def outside(x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, ranges: Any) -> tuple[Array, Array]:

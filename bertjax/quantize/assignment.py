@@ -43,13 +43,13 @@ def cheapest(parts: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, in
       UserError: Even the smallest choices exceed the budget.
     """
     points = frontier(parts)
-    within = [point for point in points if point.size <= budget]
-    if not within:
+    affordable = [point for point in points if point.size <= budget]
+    if not affordable:
         raise UserError(
-            f"The budget is {budget} bytes, and with the smallest choice for every part it takes {points[0].size}.\n"
-            "Raise the budget or offer fewer bits."
+            f"the budget is {budget} bytes, and the model takes {points[0].size} bytes even with the smallest choice "
+            "of bits for every part; raise the budget, or offer lower bits."
         )
-    return dict(zip(parts, within[-1].bits, strict=True))
+    return dict(zip(parts, affordable[-1].bits, strict=True))
 
 
 def frontier(parts: Mapping[str, Sequence[Choice]]) -> list[Assignment]:
@@ -71,10 +71,10 @@ def frontier(parts: Mapping[str, Sequence[Choice]]) -> list[Assignment]:
 
 def _check(name: str, choices: Sequence[Choice]) -> None:
     if not choices:
-        raise UserError(f"{name} has no choice of bits: expected one or more.")
+        raise UserError(f"{name} has no choice of bits; expected one or more.")
     for choice in choices:
         if choice.size < 0 or not math.isfinite(choice.cost):
             raise UserError(
-                f"{name} with {choice.bits} bits has size {choice.size} and cost {choice.cost}: "
-                "expected bytes from 0 and a finite number."
+                f"{name} with {choice.bits} bits has size {choice.size} and cost {choice.cost}; "
+                "expected a size of at least 0 bytes and a finite cost."
             )

@@ -25,12 +25,12 @@ class Traced(NamedTuple):
 
 def traced_products(function: Any, *inputs: Any) -> list[Traced]:
     """Every `dot_general` of a function, in order, including those in inner functions. Inputs may be shapes."""
-    found: list[Traced] = []
-    _walk(jax.make_jaxpr(function)(*inputs).jaxpr, found)
-    return found
+    products: list[Traced] = []
+    _collect(jax.make_jaxpr(function)(*inputs).jaxpr, products)
+    return products
 
 
-def _walk(jaxpr: Any, found: list[Traced]) -> None:
+def _collect(jaxpr: Any, products: list[Traced]) -> None:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             left, right = (v.aval for v in equation.invars)
@@ -40,15 +40,15 @@ def _walk(jaxpr: Any, found: list[Traced]) -> None:
             for axis in contracted:
                 operations *= left.shape[axis]
             scope = str(equation.source_info.name_stack)
-            named = re.search(r"\[(.*)\]$", scope)
-            kinds = [str(aval.dtype) for aval in (left, right, result)]
-            found.append(Traced(named[1] if named else scope, kinds[0], kinds[1], kinds[2], operations))
+            site = re.search(r"\[(.*)\]$", scope)
+            dtypes = [str(aval.dtype) for aval in (left, right, result)]
+            products.append(Traced(site[1] if site else scope, dtypes[0], dtypes[1], dtypes[2], operations))
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(inner, "jaxpr"):
-                    _walk(getattr(inner.jaxpr, "jaxpr", inner.jaxpr), found)
+                    _collect(getattr(inner.jaxpr, "jaxpr", inner.jaxpr), products)
                 elif hasattr(inner, "eqns"):
-                    _walk(inner, found)
+                    _collect(inner, products)
 
 
 def executed_products(compiled: Any) -> Counter[str]:

@@ -33,15 +33,15 @@ def percentile(x: Float[Array, "i o"], grid: Grid, share: float) -> Range:
     """The range without the (1 - share) / 2 smallest and as many of the largest weights of each block, with linear
     interpolation. Not for use inside jit."""
     rows, columns = (np.cumsum((0, *sizes)) for sizes in grid)
-    numbers, cuts = np.asarray(x), [(1 - share) / 2, (1 + share) / 2]
-    found = np.array(
+    weights, levels = np.asarray(x), [(1 - share) / 2, (1 + share) / 2]
+    ends = np.array(
         [
-            [np.quantile(numbers[top:bottom, left:right], cuts) for left, right in pairwise(columns)]
+            [np.quantile(weights[top:bottom, left:right], levels) for left, right in pairwise(columns)]
             for top, bottom in pairwise(rows)
         ],
         np.float32,
     )
-    return Range(jnp.asarray(found[..., 0]), jnp.asarray(found[..., 1]))
+    return Range(jnp.asarray(ends[..., 0]), jnp.asarray(ends[..., 1]))
 
 
 @partial(jax.jit, static_argnames=("grid", "format", "tried"))
@@ -64,11 +64,11 @@ def least_squares(x: Float[Array, "i o"], grid: Grid, format: Format, tried: int
 def ternary(x: Float[Array, "i o"], grid: Grid) -> tuple[Float[Array, "gi go"], Float[Array, "gi go"]]:
     """Threshold and scale of ternary weights (Li & Liu 2016, section 2.2). The threshold is 0.7 times the mean
     magnitude; the scale is the mean magnitude of the weights above it, and the others become 0."""
-    numbers = np.outer(grid.rows, grid.columns).astype(np.float32)
-    distance = jnp.abs(x)
-    threshold = 0.7 * reduce(distance, grid, "sum") / numbers
-    far = (distance > expand(threshold, grid)).astype(x.dtype)
-    return threshold, reduce(distance * far, grid, "sum") / jnp.maximum(reduce(far, grid, "sum"), 1.0)
+    counts = np.outer(grid.rows, grid.columns).astype(np.float32)
+    magnitude = jnp.abs(x)
+    threshold = 0.7 * reduce(magnitude, grid, "sum") / counts
+    above = (magnitude > expand(threshold, grid)).astype(x.dtype)
+    return threshold, reduce(magnitude * above, grid, "sum") / jnp.maximum(reduce(above, grid, "sum"), 1.0)
 
 
 def moving_average(old: Range, new: Range, seen: int, decay: float) -> Range:

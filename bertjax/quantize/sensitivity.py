@@ -97,7 +97,7 @@ def sensitivities(
         finite.
     """
     if len(subsets) < SUBSETS:
-        raise UserError(f"sensitivity got {len(subsets)} subsets of the data: expected {SUBSETS} or more.")
+        raise UserError(f"the sensitivity got {len(subsets)} subsets of the data; expected {SUBSETS} or more.")
     masks = {name: block_mask(pattern, params) for name, pattern in blocks.items()}
     products = Products(loss, params)
     start = random_direction(params, seed)
@@ -142,7 +142,9 @@ class Products:
             one = self._product(self._params, mask, direction, batch)
             total = one if total is None else self._add(total, one)
         if total is None or not total[1] > 0:
-            raise UserError("a subset of the data has no weight: it needs at least one labelled example.")
+            raise UserError(
+                "a subset of the data has no labelled example (the sum of its weights is 0); give one or more."
+            )
         return _scaled(total[0], 1 / total[1])
 
 
@@ -160,7 +162,9 @@ def top_eigenvalue(
         image = products(mask, vector, batches)
         quotient, square = float(_dot(vector, image)), float(_dot(image, image))
         if not np.isfinite(square):
-            raise UserError("the curvature of the loss is no finite number: the parameters or the data hold one such.")
+            raise UserError(
+                "the curvature of the loss is not finite; check parameters and data for NaN or infinite values."
+            )
         change, value = abs(quotient - value), quotient
         residual = float(np.sqrt(max(square - quotient**2, 0.0)))
         if square == 0.0 or change < tolerance * abs(value):

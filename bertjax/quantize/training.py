@@ -44,14 +44,14 @@ def roundings_of(config: BertConfig, params: Tree, rules: Rules[Format | None]) 
 
 def first_scales(params: Tree, roundings: Mapping[str, Rounding], find: Find) -> Tree:
     """Initial values of learned scales. Ternary weights have none: their scale is computed from the weights."""
-    found, flat = {}, flatten(params)
+    initial, flat = {}, flatten(params)
     for path, (format, grid) in roundings.items():
         if format.scheme != "ternary":
             scale, offset = find_scales(jnp.asarray(flat[path]), format, grid, find)
-            found[f"{path}/scale"] = np.asarray(scale)
+            initial[f"{path}/scale"] = np.asarray(scale)
             if format.scheme == "asymmetric":
-                found[f"{path}/offset"] = np.asarray(offset)
-    return unflatten(found)
+                initial[f"{path}/offset"] = np.asarray(offset)
+    return unflatten(initial)
 
 
 def round_weights(params: Tree, roundings: Mapping[str, Rounding], learned: Tree | None = None) -> Tree:
@@ -64,15 +64,15 @@ def round_weights(params: Tree, roundings: Mapping[str, Rounding], learned: Tree
         x, (format, grid) = jnp.asarray(x), roundings[path]
         if format.scheme == "ternary":
             threshold, scale = ternary(jax.lax.stop_gradient(x), grid)
-            far = jnp.abs(x) > expand(threshold, grid)
-            return x + jax.lax.stop_gradient(jnp.sign(x) * far * expand(scale, grid) - x)
+            above = jnp.abs(x) > expand(threshold, grid)
+            return x + jax.lax.stop_gradient(jnp.sign(x) * above * expand(scale, grid) - x)
         if learned is None:
             scale, offset = scales(*min_max(jax.lax.stop_gradient(x), grid), format)
         else:
             # Esser et al. 2020, section 2.2: a scale sums the gradients of many weights and would learn too fast.
             factor = 1 / math.sqrt(x.size / math.prod(grid.shape) * format.highest)
-            given = scales_of[f"{path}/scale"], scales_of.get(f"{path}/offset", np.zeros((1, 1), np.float32))
-            scale, offset = (scale_gradient(jnp.asarray(x), factor) for x in given)
+            pair = scales_of[f"{path}/scale"], scales_of.get(f"{path}/offset", np.zeros((1, 1), np.float32))
+            scale, offset = (scale_gradient(jnp.asarray(x), factor) for x in pair)
         return round_through(x, expand(scale, grid), expand(offset, grid), format.lowest, format.highest)
 
     return map_with_path(rounded, params)
@@ -115,11 +115,11 @@ def quantise_trained(
     """The trained model in integers, with exactly the values that the training step used."""
     scales_of, flat = flatten(learned or {}), flatten(params)
     for path, (format, grid) in roundings.items():
-        found = None
+        known = None
         if learned is not None and format.scheme != "ternary":
             offset = scales_of.get(f"{path}/offset", np.zeros((1, 1), np.float32))
-            found = above_zero(scales_of[f"{path}/scale"], offset, format)
-        flat[path] = integers_of(path, np.asarray(flat[path]), format, grid, "min_max", found)
+            known = above_zero(scales_of[f"{path}/scale"], offset, format)
+        flat[path] = integers_of(path, np.asarray(flat[path]), format, grid, "min_max", known)
     formats = tuple((path, rounding.format) for path, rounding in roundings.items())
     activations = config.quantization.activations if config.quantization else ()
     return config.replace(quantization=Quantization(formats, activations)), unflatten(flat)
@@ -134,10 +134,10 @@ def above_zero(scale: np.ndarray, offset: np.ndarray, format: Format) -> tuple[n
 
 def learned_ranges(activations: Mapping[str, Activation], learned: Mapping[str, Any]) -> dict[str, Activation]:
     """The activations with their learned scales as ranges; a negative scale gives the same steps in reverse order."""
-    found = dict(activations)
+    ranges = dict(activations)
     for site, scale in learned.items():
         bits = activations[site].bits
         zero = fixed_scale(activations[site])[1]
         low, high = sorted(float(scale) * (end - zero) for end in (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
-        found[site] = Activation(bits, min(low, 0.0), max(high, 0.0))
-    return found
+        ranges[site] = Activation(bits, min(low, 0.0), max(high, 0.0))
+    return ranges

@@ -34,14 +34,14 @@ def quantise_weights(
     """
     formats, flat = formats_of(params, rules), flatten(params)
     if any(isinstance(leaf, Quantized) for leaf in flat.values()):
-        raise UserError("the model is quantised already; begin with the one in floating point.")
-    done = {
+        raise UserError("the model is quantised already; use the model before quantisation, in floating point.")
+    quantised = {
         path: integers_of(path, np.asarray(flat[path]), format, unit_grid(path, flat[path].shape, format, config), find)
         for path, format in formats.items()
     }
     activations = config.quantization.activations if config.quantization else ()
     described = config.replace(quantization=Quantization(tuple(formats.items()), activations))
-    return described, unflatten({path: done.get(path, leaf) for path, leaf in flat.items()})
+    return described, unflatten({path: quantised.get(path, leaf) for path, leaf in flat.items()})
 
 
 def formats_of(params: Tree, rules: Rules[Format | None]) -> dict[str, Format]:
@@ -52,23 +52,23 @@ def formats_of(params: Tree, rules: Rules[Format | None]) -> dict[str, Format]:
 
 
 def integers_of(
-    path: str, x: np.ndarray, format: Format, grid: Grid, find: Find, found: tuple[Any, Any] | None = None
+    path: str, x: np.ndarray, format: Format, grid: Grid, find: Find, known: tuple[Any, Any] | None = None
 ) -> Quantized:
-    """One parameter as integers, in NumPy arrays. `found` are scales and offsets to use; without it they are estimated
+    """One parameter as integers, in NumPy arrays. `known` are scales and offsets to use; without it they are estimated
     from the weights."""
     if not np.isfinite(x).all():
         raise UserError(
-            f"{path} holds numbers that are not finite; a range cannot hold them. Was the training stopped?"
+            f"{path} has NaN or infinite values, which cannot be quantised; use a checkpoint from before they appeared."
         )
     if format.scheme == "ternary":
         threshold, scale = ternary(jnp.asarray(x), grid)
         integers, offset = np.sign(x) * (np.abs(x) > np.asarray(expand(threshold, grid))), None
     else:
-        scale, offset = (jnp.asarray(a) for a in found or find_scales(jnp.asarray(x), format, grid, find))
+        scale, offset = (jnp.asarray(a) for a in known or find_scales(jnp.asarray(x), format, grid, find))
         ends = format.lowest, format.highest
         integers = quantise(jnp.asarray(x), expand(scale, grid), expand(offset, grid), *ends)
-    kept = np.asarray(offset) if format.scheme == "asymmetric" else None
-    return Quantized(np.asarray(integers, np.int8), np.asarray(scale), kept, format, grid)
+    stored = np.asarray(offset) if format.scheme == "asymmetric" else None
+    return Quantized(np.asarray(integers, np.int8), np.asarray(scale), stored, format, grid)
 
 
 def find_scales(x: Any, format: Format, grid: Grid, find: Find) -> tuple[Any, Any]:

@@ -41,24 +41,24 @@ def read_calibration(folder: Path, vocab_size: int, type_vocab_size: int, longes
 
     Raises:
       UserError: The file is not in the format of `write_calibration`, has ids that the model does not have, or rows
-        longer
-        than `longest`.
+        longer than `longest`.
     """
     path = folder / FILE
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = Calibration(*(tuple(map(tuple, content[name])) for name in Calibration._fields))
+        calibration = Calibration(*(tuple(map(tuple, content[name])) for name in Calibration._fields))
     except (ValueError, TypeError, KeyError, RecursionError):
-        found = None
+        calibration = None
     limits = (vocab_size, max(type_vocab_size, 1))
-    if found is None or not is_valid(found, limits, longest):
+    if calibration is None or not is_valid(calibration, limits, longest):
         raise UserError(
-            f"{path}: expected rows of input_ids and token_type_ids, up to {longest} a row, below {limits[0]} and "
-            f"{limits[1]}.\nDelete the file: an export is then checked with random tokens."
+            f"{path}: expected rows of input_ids and token_type_ids, with at most {longest} tokens per row, input_ids "
+            f"below {limits[0]} and token_type_ids below {limits[1]}.\n"
+            "Delete the file: an export is then checked with random tokens."
         )
-    return found
+    return calibration
 
 
 def is_valid(calibration: Calibration, limits: tuple[int, int], longest: int) -> bool:

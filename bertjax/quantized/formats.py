@@ -78,10 +78,13 @@ class Activation:
     def __post_init__(self) -> None:
         check_bits(self.bits, ACTIVATION_BITS)
         if (self.low is None) != (self.high is None):
-            raise UserError(f"low is {self.low} and high {self.high}; give both ends of a range, or neither.")
+            raise UserError(
+                f"low is {self.low} and high is {self.high}; give both ends of a range, or neither for a dynamic range."
+            )
         if self.low is not None and self.high is not None and not -math.inf < self.low <= 0 <= self.high < math.inf:
             raise UserError(
-                f"the range is {self.low} to {self.high}; it has to be finite and to hold 0, which padding is."
+                f"the activation range is {self.low} to {self.high}; expected finite numbers with low <= 0 <= high, "
+                "because 0 must be represented exactly."
             )
 
 

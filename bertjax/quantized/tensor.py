@@ -55,8 +55,8 @@ class Quantized:
 
     def _of_rows(self, shared: Any, ids: Any) -> jax.Array:
         wide = expand(jnp.asarray(shared), self.grid)
-        taken = jnp.take(wide, ids, axis=0, mode="clip") if wide.shape[0] > 1 else wide[0]
-        return taken.reshape((1,) * (jnp.ndim(ids) + 1 - taken.ndim) + taken.shape)
+        rows = jnp.take(wide, ids, axis=0, mode="clip") if wide.shape[0] > 1 else wide[0]
+        return rows.reshape((1,) * (jnp.ndim(ids) + 1 - rows.ndim) + rows.shape)
 
 
 def dequantised(params: Tree) -> Tree:

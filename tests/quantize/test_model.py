@@ -145,7 +145,7 @@ def test_ranges_are_those_of_the_hidden_states(mixed, ranges):
 
 def test_a_model_that_recurs_has_no_fixed_ranges():
     config = bertjax.model.universal_config("paper", hidden_size=24, num_attention_heads=3, intermediate_size=40)
-    with pytest.raises(UserError, match="give each token its own"):
+    with pytest.raises(UserError, match="use dynamic ranges per token"):
         find_ranges(build(config), {}, [batch()])
 
 
@@ -219,9 +219,9 @@ def test_shapes_are_told_without_weights(mixed):
 @pytest.mark.parametrize(
     ("sites", "said"),
     [
-        (("step_9/attention/query",), "step_9/attention/query where no product reads integers"),
-        (("step_0/attention/qeury",), "step_0/attention/qeury where no product reads integers"),
-        (("classifier",), "classifier where no product reads integers"),
+        (("step_9/attention/query",), "step_9/attention/query where the model has no quantised matrix"),
+        (("step_0/attention/qeury",), "step_0/attention/qeury where the model has no quantised matrix"),
+        (("classifier",), "classifier where the model has no quantised matrix"),
         (("step_0/attention/query", "step_0/attention/query"), "step_0/attention/query twice"),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_range_for_a_place_that_does_not_exist_is_refused(mixed, sites, said, 
     """It would be passed over in silence, and another model answer."""
     config = rounded(mixed[0], tuple((site, Activation(8, -1.0, 1.0)) for site in sites))
     bertjax.save(Bundle(config, mixed[1]), tmp_path / "q")
-    with pytest.raises(UserError, match=f"quantization rounds the input of {said}; the model has 12 such products"):
+    with pytest.raises(UserError, match=rf"quantization\.activations has the site {said}; .* of the 12 sites"):
         bertjax.load(tmp_path / "q")
 
 

@@ -51,7 +51,7 @@ def test_a_matrix_of_one_number_stays_one(value, format):
 def test_numbers_that_are_not_finite_are_refused_by_name(bad):
     x = NORMAL.copy()
     x[3, 4] = bad
-    with pytest.raises(UserError, match="encoder/kernel holds numbers that are not finite"):
+    with pytest.raises(UserError, match="encoder/kernel has NaN or infinite values"):
         integers_of("encoder/kernel", x, Format(), grid_of(x.shape, Format()), "min_max")
 
 
@@ -223,7 +223,7 @@ def test_weights_are_rounded_as_by_qwix_with_its_scale():
         (lambda: Format(bits=5), "bits is 5; expected 2, 3, 4, 7 or 8"),
         (lambda: Format(block_cols=0), "block_cols is 0; expected at least 1, or None"),
         (lambda: Activation(low=-1.0), "give both ends of a range, or neither"),
-        (lambda: Activation(low=0.5, high=1.0), "it has to be finite and to hold 0"),
+        (lambda: Activation(low=0.5, high=1.0), "expected finite numbers with low <= 0 <= high"),
     ],
 )
 def test_impossible_formats_say_so(wrong, message):

@@ -154,10 +154,10 @@ def test_a_flat_loss_has_no_curvature():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"subsets": [[labelled(0)]] * 9}, "got 9 subsets of the data: expected 10"),
+        ({"subsets": [[labelled(0)]] * 9}, "got 9 subsets of the data; expected 10"),
         ({"blocks": {"layer_9": "layer_9/"}}, "'layer_9/' matches no parameter"),
-        ({"subsets": [[]] * 10}, "has no weight"),
-        ({"params": jax.tree.map(lambda leaf: leaf * np.nan, PARAMS)}, "no finite number"),
+        ({"subsets": [[]] * 10}, "has no labelled example"),
+        ({"params": jax.tree.map(lambda leaf: leaf * np.nan, PARAMS)}, "is not finite"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(change: dict[str, Any], message: str):
