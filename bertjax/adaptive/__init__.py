@@ -1,10 +1,10 @@
-"""Early exit: an example leaves the encoder at the first exit whose prediction is confident enough.
+"""Early exit: an example stops at the first exit whose prediction is confident enough, and skips the layers above it.
 
     confidence.py    how confident a prediction is: logits in, one number per example out
     policies.py      when an example exits, from its predictions so far
     exits.py         heads added to a trained model, and removed again
-    segments.py      a model as a sequence of segments, behind each of which examples may exit
-    executors.py     how it is run: all layers for all examples, a loop, or segments with the remaining examples
+    segments.py      a model as a sequence of segments, after each of which examples may exit
+    executors.py     how the model is run: all layers for all examples, a loop, or segments with the remaining examples
     calibration.py   the threshold, from held-out text
 
 A policy does not depend on the executor. Every executor gives each example the exit and the logits of a full run whose
@@ -13,8 +13,8 @@ on either side.
 
 The gain: easy examples skip layers. A loop skips them only when no example of the batch needs them, so it is for single
 examples. Segments run the remaining examples of several batches together, so a long list of texts gains more than a
-single batch, but the first prediction comes when all texts have been read. Programs are compiled once, for a few batch
-sizes. The cost: the heads, and one transfer of flags per exit. A hard example takes as long as before.
+single batch, but the first prediction comes when all texts have been processed. Programs are compiled once, for a few
+batch sizes. The cost: the heads, and one transfer of flags per exit. A hard example takes as long as before.
 """
 
 from importlib import import_module

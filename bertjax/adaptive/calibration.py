@@ -1,12 +1,13 @@
 """The threshold of early exit, from held-out text: the lowest depth whose loss of score is certified.
 
 Certified means: the score with the threshold is at most `bound` below that of the full model. Thresholds are tried from
-the most careful to the boldest. The search ends at the first whose paired 95 % interval of the loss reaches above
-`bound`. Testing in a fixed order and stopping at the first failure keeps the result from being the best of many tries
-(Angelopoulos et al. 2021, "Learn then Test"). A threshold whose score is merely good enough on this text would break
-the bound about every second time. For accuracy at most 2.5 % of all calibrations break it, which the upper end of the
-interval guarantees (`bertjax.metrics.uncertainty`); for other scores about as many. Few texts certify little: where all
-of n predictions agree, 3.7 / n of other predictions may still be lost, so no number of texts certifies a bound of 0.
+the most conservative to the most aggressive. The search ends at the first whose paired 95 % interval of the loss
+reaches above `bound`. Testing in a fixed order and stopping at the first failure keeps the result from being the best
+of many tries (Angelopoulos et al. 2021, "Learn then Test"). A threshold whose score is merely good enough on this text
+would break the bound about every second time. For accuracy at most 2.5 % of all calibrations break it, which the upper
+end of the interval guarantees (`bertjax.metrics.uncertainty`); for other scores about as many. Few texts certify
+little: where all of n predictions agree, 3.7 / n of other predictions may still be lost, so no number of texts
+certifies a bound of 0.
 
 The text must not have been trained on, because a model is too confident there. And the result must be reported on other
 text.
@@ -37,12 +38,12 @@ STEPS = 40
 
 
 class Tried(NamedTuple):
-    """A rule on the held-out text."""
+    """The result of one rule on the held-out text."""
 
     exit_rule: ExitRule
     score: float
     loss_ci95: tuple[float, float]
-    """Of the whole model's score minus this one's."""
+    """Of the full model's score minus the score with this rule."""
     mean_depth: float
 
 
@@ -50,7 +51,7 @@ class Calibrated(NamedTuple):
     exit_rule: ExitRule | None
     """None: no threshold keeps the bound, so no example exits early."""
     tried: tuple[Tried, ...]
-    """Up to the first that breaks the bound; all of them where the very first does."""
+    """All rules up to the first that breaks the bound; every rule if the first one breaks it."""
     why_none: str = ""
     """Why the held-out text certifies nothing, and how much text would."""
 
@@ -66,78 +67,82 @@ def calibrate(
     rule: Rule = "entropy",
     tolerance: float = 0.0,
 ) -> Calibrated:
-    """The boldest rule whose score is certified to be at most `bound` (0.01 is one point) below that of the last
-    layer."""
+    """The most aggressive rule whose score is certified to be at most `bound` (0.01 is one point) below that of the
+    last layer."""
     assert config.exits is not None
-    whole, kept, failed, tried = scored_predictions(config, logits), None, False, []
+    full, certified, failed, tried = scored_predictions(config, logits), None, False, []
     for exit_rule in candidates(config, rule, tolerance, exit_logits):
-        taken = first_exit(policy_of(config, exit_rule), exit_logits, logits)
-        early = scored_predictions(config, exited_logits(exit_logits, logits, taken))
-        low, high = paired_difference_interval(metric, whole, early, labels)
-        depth = float(depths_of(config, taken).mean())
+        exit_numbers = first_exit(policy_of(config, exit_rule), exit_logits, logits)
+        early = scored_predictions(config, exited_logits(exit_logits, logits, exit_numbers))
+        low, high = paired_difference_interval(metric, full, early, labels)
+        depth = float(depths_of(config, exit_numbers).mean())
         tried.append(Tried(exit_rule, score(metric, early, labels), (low, high), depth))
         failed = failed or high > bound
-        if failed and kept is not None:
+        if failed and certified is not None:
             break
-        kept = kept if failed else exit_rule
-    return Calibrated(kept, tuple(tried), "" if kept else why_none(tried, bound, len(labels)))
+        certified = certified if failed else exit_rule
+    return Calibrated(certified, tuple(tried), "" if certified else why_none(tried, bound, len(labels)))
 
 
 def why_none(tried: Sequence[Tried], bound: float, texts: int) -> str:
     """Why no threshold is certified, in a sentence."""
     if not tried:
-        return "all texts are answered equally surely at the exits, so there is no threshold to try"
+        return "all predictions at the exits are equally confident, so there is no threshold to try"
     if bound == 0:
-        return "no number of texts can show that nothing at all is lost: give a --bound above 0"
+        return "no number of texts can certify that nothing at all is lost; give a --bound above 0"
     if texts < (needed := examples_needed(bound)):
         return (
-            f"{texts} held-out texts cannot show a loss of at most {bound}: {needed} or more can, if they are answered "
-            "alike; give more, or a larger --bound"
+            f"{texts} held-out texts are too few to certify a loss of at most {bound}: even if all predictions agree "
+            f"with the full model's, {needed} are needed; give more texts, or a larger --bound"
         )
     first = tried[0].loss_ci95[1]
     return (
-        f"even of the most careful threshold {texts} held-out texts cannot rule out a loss of {first:.4f}, more than "
-        f"{bound}; give more, or a larger --bound"
+        f"even with the most conservative threshold, {texts} held-out texts cannot rule out a loss of {first:.4f}, "
+        f"which exceeds the bound of {bound}; give more texts, or a larger --bound"
     )
 
 
 def candidates(
     config: BertConfig, rule: Rule, tolerance: float, exit_logits: Float[np.ndarray, "e n c"]
 ) -> Sequence[ExitRule]:
-    """Rules from careful to bold: for patience every number, else quantiles of the confidences. Each threshold lies
-    half-way between two confidences, because an example exactly on it could fall on either side by rounding."""
+    """Rules from conservative to aggressive: for patience every number, else quantiles of the confidences. Each
+    threshold lies half-way between two confidences, because an example exactly on it could fall on either side by
+    rounding."""
     if rule == "patience":
         policy_of(config, ExitRule(rule, 1.0, tolerance))
         if len(exit_logits) < 2:
-            raise UserError("patience needs two exits or more, of which the later agrees; this model has one.")
+            raise UserError(
+                "rule=patience compares the predictions of successive exits, so it needs at least two exits; this "
+                "model has one. Use another rule, or add exits."
+            )
         return [ExitRule(rule, float(count), tolerance) for count in range(len(exit_logits) - 1, 0, -1)]
-    policy_of(config, ExitRule(rule, 0.0))  # says what is wrong with the rule, if anything is
+    policy_of(config, ExitRule(rule, 0.0))  # raises if the rule does not suit the model
     sign = 1 if rule in LOW_IS_SURE else -1
-    sure = sign * np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exit_logits)), np.float64)
-    sure = sure[np.isfinite(sure)]
-    levels = np.unique(sure)
+    confidences = sign * np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.asarray(exit_logits)), np.float64)
+    confidences = confidences[np.isfinite(confidences)]
+    levels = np.unique(confidences)
     if len(levels) < 2:
         return []
     # The least confident example that still exits. A threshold at which all exit is not tried.
-    last = np.quantile(sure, np.linspace(0, 1, STEPS + 1)[1:-1], method="nearest")
-    place = np.minimum(np.searchsorted(levels, last), len(levels) - 2)
-    halves = sign * (levels[place] + levels[place + 1]) / 2
+    last = np.quantile(confidences, np.linspace(0, 1, STEPS + 1)[1:-1], method="nearest")
+    index = np.minimum(np.searchsorted(levels, last), len(levels) - 2)
+    thresholds = sign * (levels[index] + levels[index + 1]) / 2
     # As many digits as float32 has: probabilities close to 1 differ in the last ones.
-    rounded = dict.fromkeys(float(f"{half:.7g}") for half in halves)
+    rounded = dict.fromkeys(float(f"{threshold:.7g}") for threshold in thresholds)
     return [ExitRule(rule, threshold) for threshold in rounded]
 
 
 def exited_logits(
-    exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"], taken: Int[np.ndarray, "n"]
+    exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"], exit_numbers: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n c"]:
     """The logits with which each example exits."""
-    return np.concatenate([exit_logits, logits[None]])[taken, np.arange(len(taken))]
+    return np.concatenate([exit_logits, logits[None]])[exit_numbers, np.arange(len(exit_numbers))]
 
 
-def depths_of(config: BertConfig, taken: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+def depths_of(config: BertConfig, exit_numbers: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     """Depth steps of each example, from the exit that it took."""
     assert config.exits is not None
-    return np.array([*(number + 1 for number in config.exits.after), config.depth])[taken]
+    return np.array([*(number + 1 for number in config.exits.after), config.depth])[exit_numbers]
 
 
 def scored_predictions(config: BertConfig, logits: Float[np.ndarray, "n c"]) -> np.ndarray:
@@ -155,7 +160,7 @@ def _at_exits(model: BertModel, params: Tree, ids: Array, mask: Array, types: Ar
 def logits_at_exits(
     model: BertModel, params: Tree, encoded: Encoded, batch_size: int = 32
 ) -> tuple[Float[np.ndarray, "e n c"], Float[np.ndarray, "n c"]]:
-    """The logits of every example at each exit, and at the end, in the order of the rows."""
+    """The logits of every example at each exit and after the last layer, in the order of the rows."""
     assert model.config.exits is not None
     exits, classes = len(model.config.exits.after), len(model.config.labels)
     early, last = np.zeros((exits, len(encoded), classes), np.float32), np.zeros((len(encoded), classes), np.float32)

@@ -1,8 +1,8 @@
 """How confident a prediction is: one number per example, from its logits, in float32.
 
 Everything goes through log-softmax: a probability that underflows to 0 has entropy 0, not NaN, and large logits do not
-overflow. (The published codes of DeeBERT have one of these defects each.) Logits that are NaN give a confidence of NaN,
-and every comparison with that is false: such an example never exits early.
+overflow. (Each of DeeBERT's published codes has one of these defects.) NaN logits give a NaN confidence, and every
+comparison with NaN is false: such an example never exits early.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ def entropy(logits: Float[Array, "*rows c"]) -> Scored:
 
 
 def normalised_entropy(logits: Float[Array, "*rows c"]) -> Scored:
-    """Over ln C, so that it lies in [0, 1] and a threshold means the same for any number of classes (FastBERT, Liu et
-    al. 2020)."""
+    """The entropy divided by ln C, so that it lies in [0, 1] and a threshold means the same for any number of classes
+    (FastBERT, Liu et al. 2020)."""
     return entropy(logits) / jnp.log(jnp.float32(logits.shape[-1]))
 
 

@@ -1,11 +1,11 @@
 """Executors for early exit: three ways to run a model, with the same logits and exits.
 
 `full` runs all examples through all layers and picks the exits afterwards. It is the reference and saves no time.
-`looped` is one program with a `lax.while_loop`: the host is not asked between segments, but the loop runs until the
-last example has exited, so it is for single examples. `SegmentExecutor` runs a program per segment and reads which
-examples exited. The others, from several batches of one length, wait until they fill a batch again. Those that still
-wait after the last batch run in the next smaller of a few batch sizes. Programs are compiled for (segment's shape,
-batch size, length); after `warm_up` there are no new ones.
+`looped` is one program with a `lax.while_loop`: nothing is sent to the host between segments, but the loop runs until
+the last example has exited, so it is for single examples. `SegmentExecutor` runs a program per segment and reads which
+examples exited. The others, from several batches of one length, wait until they fill a batch again. After the last
+batch the waiting examples run too, in the smallest batch size that holds them. Programs are compiled for (segment's
+shape, batch size, length); after `warm_up` there are no new ones.
 
 Rows without a single real token are filler: they count as exited, at depth 0.
 """
@@ -27,8 +27,8 @@ from bertjax.text.batches import Inputs
 
 Ids = Int[np.ndarray, "b l"]
 SIZES = (1, *range(2, 33, 2))
-"""Batch sizes of `SegmentExecutor`. Sizes in between are filled up: by one row in 64 on average, where steps of four,
-which compile half as long, cost one in 21."""
+"""Batch sizes of `SegmentExecutor`. Batches of other sizes are padded to the next size: by one row in 64 on average.
+Steps of four would halve compilation and pad one row in 21."""
 
 
 class ExitOutput(NamedTuple):
@@ -52,9 +52,9 @@ def record_exits(
     state: tuple[Bool[Array, "b"], Array, Array], after: SegmentOutput, depth: Array
 ) -> tuple[Array, Array, Array]:
     """Records the examples that exit at this segment: flag, logits, depth."""
-    left, logits, depths = state
-    now = after.leave & ~left
-    return left | now, jnp.where(now[:, None], after.logits, logits), jnp.where(now, depth, depths)
+    exited, logits, depths = state
+    now = after.exits & ~exited
+    return exited | now, jnp.where(now[:, None], after.logits, logits), jnp.where(now, depth, depths)
 
 
 def none_exited(mask: Int[Array, "b l"], classes: int) -> tuple[Array, Array, Array]:
@@ -79,26 +79,26 @@ def _looped(
     model: SegmentedModel, params: Tree, ids: Array, mask: Array, types: Array, memory: Any
 ) -> tuple[Array, Array]:
     own, depths = model.params_of(params), jnp.asarray(model.depths)
-    alike: dict[tuple[Segment, tuple[int, ...]], int] = {}  # segments that share parameters are one branch
+    distinct: dict[tuple[Segment, tuple[int, ...]], int] = {}  # segments that share parameters are one branch
     branch_of = [
-        alike.setdefault((segment, tuple(map(id, jax.tree.leaves(theirs)))), len(alike))
-        for segment, theirs in zip(model.segments, own, strict=True)
+        distinct.setdefault((segment, tuple(map(id, jax.tree.leaves(tree)))), len(distinct))
+        for segment, tree in zip(model.segments, own, strict=True)
     ]
-    first_of = [branch_of.index(branch) for branch in range(len(alike))]
+    first_of = [branch_of.index(branch) for branch in range(len(distinct))]
     branches = [lambda number, rows, i=i: model.segments[i](own[i], number, rows) for i in first_of]
 
-    def going_on(looped: tuple) -> Array:
-        number, _rows, (left, _logits, _depths) = looped
-        return (number < len(model.segments)) & ~jnp.all(left)
+    def unfinished(carry: tuple) -> Array:
+        number, _rows, (exited, _logits, _depths) = carry
+        return (number < len(model.segments)) & ~jnp.all(exited)
 
-    def once_more(looped: tuple) -> tuple:
-        number, rows, state = looped
+    def run_segment(carry: tuple) -> tuple:
+        number, rows, state = carry
         after = jax.lax.switch(jnp.asarray(branch_of)[number], branches, number, rows)
         return number + 1, after.rows, record_exits(state, after, depths[number])
 
-    begun = model.begin(params, ids, mask, types, memory), none_exited(mask, len(model.model.config.labels))
-    _, _, (_, logits, taken) = jax.lax.while_loop(going_on, once_more, (jnp.asarray(0), *begun))
-    return logits, taken
+    initial = model.begin(params, ids, mask, types, memory), none_exited(mask, len(model.model.config.labels))
+    _, _, (_, logits, exit_depths) = jax.lax.while_loop(unfinished, run_segment, (jnp.asarray(0), *initial))
+    return logits, exit_depths
 
 
 @Forward
@@ -124,36 +124,36 @@ def _join(waiting: Carry, rows: Carry, places: Int[Array, "b"]) -> Carry:
 
 class Queue:
     """Examples that wait for the next segment: fewer than two full batches, in arrays whose size never changes. A batch
-    from which no example exited is kept as it came while it waits alone."""
+    from which no example exited is kept uncopied while it waits alone."""
 
     def __init__(self, most: int):
-        self.capacity, self.who = 2 * most, np.zeros(0, np.int64)
+        self.capacity, self.indices = 2 * most, np.zeros(0, np.int64)
         self._rows: Any = None
-        self._as_it_came = False
+        self._uncopied = False
 
-    def join(self, rows: Carry, stay: Bool[np.ndarray, "b"], who: Int[np.ndarray, "n"]) -> None:
-        """Adds the examples of a batch that `stay`, of its first rows."""
-        places, alone = np.flatnonzero(stay), not len(self.who)
-        if alone and stay.all():
-            self._rows, self._as_it_came = rows, True
-        elif alone and (self._rows is None or self._as_it_came):
-            self._rows, self._as_it_came = _gather(rows, np.resize(places, self.capacity)), False
+    def join(self, rows: Carry, remain: Bool[np.ndarray, "b"], indices: Int[np.ndarray, "n"]) -> None:
+        """Adds those of a batch's first rows that `remain`; `indices` are their numbers among all examples."""
+        places, alone = np.flatnonzero(remain), not len(self.indices)
+        if alone and remain.all():
+            self._rows, self._uncopied = rows, True
+        elif alone and (self._rows is None or self._uncopied):
+            self._rows, self._uncopied = _gather(rows, np.resize(places, self.capacity)), False
         else:
-            if self._as_it_came:
-                filled = np.resize(np.arange(len(self.who)), self.capacity)
-                self._rows, self._as_it_came = _gather(self._rows, filled), False
+            if self._uncopied:
+                filled = np.resize(np.arange(len(self.indices)), self.capacity)
+                self._rows, self._uncopied = _gather(self._rows, filled), False
             target = np.full(len(jax.tree.leaves(rows)[0]), self.capacity)
-            target[places] = len(self.who) + np.arange(len(places))
+            target[places] = len(self.indices) + np.arange(len(places))
             self._rows = _join(self._rows, rows, target)
-        self.who = np.concatenate([self.who, who])
+        self.indices = np.concatenate([self.indices, indices])
 
     def take(self, count: int, size: int) -> tuple[Carry, Int[np.ndarray, "n"]]:
-        """The last `count`, filled up to `size` rows with any."""
-        start = len(self.who) - count
-        self.who, who = self.who[:start], self.who[start:]
-        if self._as_it_came:
-            return self._rows, who
-        return _gather(self._rows, start + np.resize(np.arange(count), size)), who
+        """The last `count` examples, padded to `size` rows by repeating them, and their numbers among all examples."""
+        start = len(self.indices) - count
+        self.indices, indices = self.indices[:start], self.indices[start:]
+        if self._uncopied:
+            return self._rows, indices
+        return _gather(self._rows, start + np.resize(np.arange(count), size)), indices
 
 
 class SegmentExecutor:
@@ -173,7 +173,7 @@ class SegmentExecutor:
 
     def __call__(self, batches: Sequence[Inputs]) -> list[ExitOutput]:
         ends = np.cumsum([0, *(len(ids) for ids, _, _ in batches)])
-        left = ExitOutput(
+        outputs = ExitOutput(
             np.zeros((ends[-1], len(self.segmented.model.config.labels)), np.float32), np.zeros(ends[-1], np.int64)
         )
         of_length: dict[int, list[int]] = {}
@@ -181,37 +181,37 @@ class SegmentExecutor:
             of_length.setdefault(ids.shape[1], []).append(number)
         for numbers in of_length.values():
             together = [np.concatenate(arrays) for arrays in zip(*(batches[n] for n in numbers), strict=True)]
-            who = np.concatenate([np.arange(ends[n], ends[n + 1]) for n in numbers])
+            indices = np.concatenate([np.arange(ends[n], ends[n + 1]) for n in numbers])
             real = np.flatnonzero(together[1].any(axis=1))
-            self._run([array[real] for array in together], who[real], left)
-        return [ExitOutput(*(array[start:end] for array in left)) for start, end in pairwise(ends)]
+            self._run([array[real] for array in together], indices[real], outputs)
+        return [ExitOutput(*(array[start:end] for array in outputs)) for start, end in pairwise(ends)]
 
-    def _run(self, arrays: Sequence[np.ndarray], who: Int[np.ndarray, "n"], left: ExitOutput) -> None:
-        """All examples of one length, each into its row of `left`."""
+    def _run(self, arrays: Sequence[np.ndarray], indices: Int[np.ndarray, "n"], outputs: ExitOutput) -> None:
+        """Runs all examples of one length and writes the result of each into its row of `outputs`."""
         most, queues = self.sizes[-1], [Queue(self.sizes[-1]) for _ in self.segmented.segments]
-        for start in range(0, len(who), most):
-            part = who[start : start + most]
+        for start in range(0, len(indices), most):
+            part = indices[start : start + most]
             filled = start + np.resize(np.arange(len(part)), self._size_for(len(part)))
             rows = self.begin(*(array[filled] for array in arrays), self.segmented.start(len(filled)))
-            self._advance(0, rows, part, queues, left)
+            self._advance(0, rows, part, queues, outputs)
             for number, queue in enumerate(queues):
-                if len(queue.who) >= most:
-                    self._advance(number, *queue.take(most, most), queues, left)
+                if len(queue.indices) >= most:
+                    self._advance(number, *queue.take(most, most), queues, outputs)
         for number, queue in enumerate(queues):
-            while count := min(len(queue.who), most):
-                self._advance(number, *queue.take(count, self._size_for(count)), queues, left)
+            while count := min(len(queue.indices), most):
+                self._advance(number, *queue.take(count, self._size_for(count)), queues, outputs)
 
     def _advance(
-        self, number: int, rows: Carry, who: Int[np.ndarray, "n"], queues: Sequence[Queue], left: ExitOutput
+        self, number: int, rows: Carry, indices: Int[np.ndarray, "n"], queues: Sequence[Queue], outputs: ExitOutput
     ) -> None:
-        """One segment for one batch: exits are recorded, the other examples wait for the next segment."""
+        """Runs one segment for one batch: records the exits, and queues the other examples for the next segment."""
         after = self.segments[number](rows.mask, self.numbers[number], rows.hidden, rows.memory)
-        leave = np.asarray(after.leave)[: len(who)]
-        if leave.any():
-            left.logits[who[leave]] = np.asarray(after.logits)[: len(who)][leave]
-            left.depths[who[leave]] = self.segmented.depths[number]
-        if not leave.all():
-            queues[number + 1].join(after.rows, ~leave, who[~leave])
+        exits = np.asarray(after.exits)[: len(indices)]
+        if exits.any():
+            outputs.logits[indices[exits]] = np.asarray(after.logits)[: len(indices)][exits]
+            outputs.depths[indices[exits]] = self.segmented.depths[number]
+        if not exits.all():
+            queues[number + 1].join(after.rows, ~exits, indices[~exits])
 
     def _size_for(self, count: int) -> int:
         """The smallest batch size that holds so many."""

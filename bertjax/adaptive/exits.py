@@ -1,4 +1,4 @@
-"""Exits added to a trained model: `(config, params) -> (config, params)`. Its final logits stay what they were."""
+"""Adds exits to a trained model, `(config, params) -> (config, params)`, without changing its final logits."""
 
 import dataclasses
 
@@ -18,11 +18,13 @@ def add_exits(config: BertConfig, params: Tree, exits: Exits, seed: int) -> tupl
       UserError: An exit after the last layer, where the model's own head is; a model that has exits.
     """
     if config.exits is not None:
-        raise UserError(f"this model has exits after {config.exits.after}; take them out first (remove_exits).")
+        raise UserError(
+            f"this model already has exits after layers {config.exits.after}; remove them first (remove_exits)."
+        )
     if exits.after[-1] >= config.depth - 1:
         raise UserError(
-            f"exits after {exits.after}: the model's last layer is {config.depth - 1}, where everybody leaves anyway; "
-            f"expected steps from 0 to {config.depth - 2}, or -1, the embeddings."
+            f"exits after {exits.after}: expected layers from 0 to {config.depth - 2}, or -1 for the embeddings; after "
+            f"the last layer, {config.depth - 1}, the model's own head ends every example."
         )
     new = config.replace(exits=exits)
     newly_initialized = [path for path in flatten(abstract_params(new)) if path.startswith("exits/")]

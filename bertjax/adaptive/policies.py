@@ -1,8 +1,8 @@
 """Policies: when an example exits, as pure functions of its logits at one exit after the other.
 
-A policy is a frozen dataclass with two methods. `start` gives its memory of each example, a tree of NumPy arrays with a
-row per example. `decide` takes that memory and the logits of one exit, and returns the new memory and a flag for each
-example. It must treat every row by itself, so that the batch has no influence. A policy of your own works like these.
+A policy is a frozen dataclass with two methods. `start` returns its memory of each example, a tree of NumPy arrays with
+a row per example. `decide` takes that memory and the logits of one exit, and returns the new memory and a flag for each
+example. It must treat every row by itself, so that the batch has no influence. You can write your own policy.
 
 Thresholds are rows of the memory and do not count when two policies are compared: one compiled program serves all.
 
@@ -55,9 +55,9 @@ class Waiting(NamedTuple):
     """The memory of `Patience`."""
 
     agreed: Any
-    """How many predictions in a row agreed."""
+    """The number of successive predictions that agreed with the one before."""
     before: Any
-    """The prediction before; NaN where there was none."""
+    """The previous prediction; NaN if there was none."""
     patience: Any
     tolerance: Any
 
@@ -77,14 +77,14 @@ class Patience:
 
     def decide(self, memory: Waiting, logits: Float[Array, "b c"]) -> tuple[Waiting, Bool[Array, "b"]]:
         if logits.shape[-1] == 1:
-            answer = logits[:, 0].astype(jnp.float32)
-            same = jnp.abs(answer - memory.before) < memory.tolerance
+            prediction = logits[:, 0].astype(jnp.float32)
+            same = jnp.abs(prediction - memory.before) < memory.tolerance
         else:
-            sound = jnp.all(jnp.isfinite(logits), axis=-1)
-            answer = jnp.where(sound, jnp.argmax(logits, axis=-1).astype(jnp.float32), jnp.nan)
-            same = answer == memory.before
+            finite = jnp.all(jnp.isfinite(logits), axis=-1)
+            prediction = jnp.where(finite, jnp.argmax(logits, axis=-1).astype(jnp.float32), jnp.nan)
+            same = prediction == memory.before
         agreed = jnp.where(same, memory.agreed + 1, 0)
-        return memory._replace(agreed=agreed, before=answer), agreed >= memory.patience
+        return memory._replace(agreed=agreed, before=prediction), agreed >= memory.patience
 
 
 def policy_of(config: BertConfig, exit_rule: ExitRule | None = None) -> Policy:
@@ -96,19 +96,32 @@ def policy_of(config: BertConfig, exit_rule: ExitRule | None = None) -> Policy:
     rule = exit_rule or (config.exits and config.exits.exit_rule)
     if not rule:
         raise UserError(
-            "no rule says when to leave: calibrate the model first (bertjax calibrate), or give an ExitRule."
+            "the model has no exit rule, which decides when an example exits; calibrate the model first (bertjax "
+            "calibrate), or pass an ExitRule."
         )
-    number = len(config.labels) == 1 or config.problem_type == "regression"
+    regression = len(config.labels) == 1 or config.problem_type == "regression"
     if config.problem_type == "multi_label_classification":
-        raise UserError("several labels at once have no one answer to be sure of; exits are for one label or number.")
+        raise UserError(
+            "early exit does not support multi-label classification, which has no single prediction per example; "
+            "expected single-label classification or regression."
+        )
     if rule.rule == "patience":
         if rule.threshold != int(rule.threshold) or rule.threshold < 1:
-            raise UserError(f"patience is {rule.threshold}; expected a whole number of agreeing answers, from 1.")
-        if number and not rule.tolerance > 0:
-            raise UserError("numbers are never equal: patience in regression needs a tolerance, 0.1 for one.")
+            raise UserError(
+                f"rule=patience with threshold={rule.threshold}; expected a whole number of agreeing predictions, at "
+                "least 1."
+            )
+        if regression and not rule.tolerance > 0:
+            raise UserError(
+                f"rule=patience with tolerance={rule.tolerance}; regression needs a tolerance above 0, such as 0.1: "
+                "predictions that differ by less agree."
+            )
         return Patience(int(rule.threshold), rule.tolerance)
-    if number:
-        raise UserError(f"a single number has no {rule.rule}; for regression leave by patience, with a tolerance.")
+    if regression:
+        raise UserError(
+            f"rule={rule.rule} needs class probabilities, and this model does regression; use rule=patience with a "
+            "tolerance."
+        )
     return Confidence(rule.rule, rule.threshold)
 
 
@@ -116,16 +129,16 @@ def first_exit(
     policy: Policy, exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"]
 ) -> Int[np.ndarray, "n"]:
     """The number of the exit that each example takes, `e` for none, from the logits of all exits."""
-    memory, taken = policy.start(len(logits)), np.full(len(logits), len(exit_logits))
+    memory, exit_numbers = policy.start(len(logits)), np.full(len(logits), len(exit_logits))
     decide = jax.jit(policy.decide)
-    for number, answers in enumerate(exit_logits):
-        memory, leave = decide(memory, jnp.asarray(answers))
-        taken = np.where(np.asarray(leave) & (taken == len(exit_logits)), number, taken)
-    return taken
+    for number, logits_here in enumerate(exit_logits):
+        memory, exits = decide(memory, jnp.asarray(logits_here))
+        exit_numbers = np.where(np.asarray(exits) & (exit_numbers == len(exit_logits)), number, exit_numbers)
+    return exit_numbers
 
 
 def oracle_exit(exit_logits: Float[np.ndarray, "e n c"], logits: Float[np.ndarray, "n c"]) -> Int[np.ndarray, "n"]:
     """The first exit whose prediction is that of the last layer: as early as any rule could exit without changing a
-    prediction. It needs the last layer, so it is a bound and no policy."""
+    prediction. It needs the last layer, so it is an upper bound on the gain, not a usable policy."""
     agrees = exit_logits.argmax(axis=-1) == logits.argmax(axis=-1)
     return np.where(agrees.any(axis=0), agrees.argmax(axis=0), len(exit_logits))

@@ -1,4 +1,4 @@
-"""A model as a sequence of segments, behind each of which an example may exit.
+"""A model as a sequence of segments, after each of which an example may exit.
 
 The state is a tree whose leaves all have a row per example, so the remaining examples can be gathered into a smaller
 one. With exits, a segment is itself a small model: the layers up to the next exit, under names of its own, and its
@@ -29,14 +29,14 @@ class Carry(NamedTuple):
     mask: Int[Array, "b l"]
     hidden: Float[Array, "b l d"] | RecurrentCarry
     memory: Any
-    """Of the policy."""
+    """What the policy remembers of each example."""
 
 
 class SegmentOutput(NamedTuple):
     """After a segment: the state, a flag for the examples that exit, and logits in float32."""
 
     rows: Carry
-    leave: Bool[Array, "b"]
+    exits: Bool[Array, "b"]
     logits: Float[Array, "b c"]
 
 
@@ -49,7 +49,7 @@ class Segment(Protocol):
 
 @dataclass(frozen=True)
 class LayerSegment:
-    """Some layers and the head behind them: an exit, or without a `policy` the model's own head, where all exit."""
+    """Some layers and the head after them: an exit, or without a `policy` the model's own head, where all exit."""
 
     model: BertModel
     policy: Policy | None
@@ -61,14 +61,14 @@ class LayerSegment:
         logits = logits.astype(jnp.float32)
         if self.policy is None:
             return SegmentOutput(rows, jnp.ones(len(logits), bool), logits)
-        memory, leave = self.policy.decide(rows.memory, logits)
-        return SegmentOutput(Carry(rows.mask, hidden, memory), leave, logits)
+        memory, exits = self.policy.decide(rows.memory, logits)
+        return SegmentOutput(Carry(rows.mask, hidden, memory), exits, logits)
 
 
 def layers_and_head(module: BertModel, rows: Carry, last: bool) -> tuple[Any, Any, Array | None]:
     hidden: Any = rows.hidden
     outputs, first = module.layers(hidden, key_mask(rows.mask, kernel=module.config.attention)), None
-    if outputs:  # an exit may stand on the embeddings
+    if outputs:  # a segment whose exit is on the embeddings has no layers
         hidden, first = outputs[-1].hidden, outputs[-1].first
     if last:
         return hidden, rows.memory, module.finish(hidden, first=first)[0]
@@ -77,20 +77,20 @@ def layers_and_head(module: BertModel, rows: Carry, last: bool) -> tuple[Any, An
 
 @dataclass(frozen=True)
 class RecurrentSegment:
-    """One round of a recurrence that halts by itself."""
+    """One step of a recurrence with halting."""
 
     model: BertModel
 
     def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Carry) -> SegmentOutput:
         variables: Any = {"params": params}
-        carry, logits = self.model.apply(variables, jnp.asarray(number), rows, method=round_and_head)  # type: ignore[misc]
+        carry, logits = self.model.apply(variables, jnp.asarray(number), rows, method=step_and_head)  # type: ignore[misc]
         assert isinstance(logits, jax.Array)
         real = rows.mask > 0
-        leave = jnp.all((carry.halting.total >= 1) | ~real, axis=1) | (number == self.model.config.depth - 1)
-        return SegmentOutput(rows._replace(hidden=carry), leave, logits.astype(jnp.float32))
+        exits = jnp.all((carry.halting.total >= 1) | ~real, axis=1) | (number == self.model.config.depth - 1)
+        return SegmentOutput(rows._replace(hidden=carry), exits, logits.astype(jnp.float32))
 
 
-def round_and_head(module: BertModel, number: Int[Array, ""], rows: Carry) -> tuple[RecurrentCarry, Array | None]:
+def step_and_head(module: BertModel, number: Int[Array, ""], rows: Carry) -> tuple[RecurrentCarry, Array | None]:
     encoder: Any = module.encoder
     positions = encoder.position_signals(jnp.arange(rows.mask.shape[1])[None])
     fixed = key_mask(rows.mask, kernel=module.config.attention), rows.mask > 0, positions
@@ -100,13 +100,13 @@ def round_and_head(module: BertModel, number: Int[Array, ""], rows: Carry) -> tu
 
 @dataclass(frozen=True)
 class SegmentedModel:
-    """The static half of a model that may be left early; `params_of` gives the other."""
+    """The static half of a model with early exit; `params_of` returns the parameters of its segments."""
 
     model: BertModel
     policy: Policy | None
     segments: tuple[Segment, ...]
     depths: tuple[int, ...]
-    """Depth steps that are done behind each segment."""
+    """The number of depth steps up to the end of each segment."""
 
     def start(self, rows: int) -> Any:
         """The memory of the policy before the first segment. Made outside of compiled programs, and an argument of
@@ -116,7 +116,7 @@ class SegmentedModel:
     def begin(
         self, params: Tree, ids: Int[Array, "b l"], mask: Int[Array, "b l"], types: Int[Array, "b l"], memory: Any
     ) -> Carry:
-        """Every example before the first segment."""
+        """The state of every example before the first segment."""
         variables: Any = {"params": params}
         hidden: Any = self.model.apply(variables, ids, types, method="embed")
         if self.policy is not None:
@@ -144,7 +144,10 @@ def segmented_model(config: BertConfig, policy: Policy | None = None) -> Segment
     if config.recurrence and config.recurrence.halting:
         return SegmentedModel(model, None, (RecurrentSegment(model),) * config.depth, tuple(range(1, config.depth + 1)))
     if config.exits is None:
-        raise UserError("this model has no exits and does not halt: add exits (bertjax exits), or call predict.")
+        raise UserError(
+            "this model has neither early exits nor a recurrence with halting; add exits (bertjax exits), or run all "
+            "layers with predict."
+        )
     policy = policy or policy_of(config)
     depths = (*(number + 1 for number in config.exits.after), config.depth)
     starts = (0, *depths[:-1])
@@ -154,25 +157,25 @@ def segmented_model(config: BertConfig, policy: Policy | None = None) -> Segment
 
 
 def rounding_of(quantization: Quantization | None, start: int, stop: int) -> Quantization | None:
-    """How depth steps `start` to `stop`, and the head behind them, round their inputs, each site under the name that it
-    has in the part. Weights are integers already, or not."""
+    """The activation formats of depth steps `start` to `stop` and of the head after them, under the site names of the
+    sub-model. Formats of weights are left out: the parameters are already quantised, or are not."""
     if quantization is None:
         return None
     names = {f"step_{number}": f"step_{number - start}" for number in range(start, stop)}
     names[f"exit_{stop - 1}"] = f"exit_{stop - start - 1}"
-    found = []
+    activations = []
     for site, activation in quantization.activations:
-        place, _, rest = site.partition("/")
-        if place in names:
-            found.append((f"{names[place]}/{rest}", activation))
-        elif not place.startswith(("step_", "exit_")):
-            found.append((site, activation))
-    return Quantization(activations=tuple(found))
+        first, _, rest = site.partition("/")
+        if first in names:
+            activations.append((f"{names[first]}/{rest}", activation))
+        elif not first.startswith(("step_", "exit_")):
+            activations.append((site, activation))
+    return Quantization(activations=tuple(activations))
 
 
 def sub_model(config: BertConfig, params: Tree | None, start: int, stop: int) -> tuple[BertConfig, Tree]:
-    """Depth steps `start` to `stop` as a model of their own, its groups of parameters counted from 0, with the head
-    behind them. Without `params`, the config alone."""
+    """Depth steps `start` to `stop` and the head after them as a model of their own, with parameter groups numbered
+    from 0. Without `params`, only the config."""
     steps, names = config.depth_steps()[start:stop], {}
     for step in steps:
         for group in (step.attention, step.ffn, step.attention_norm, step.ffn_norm):

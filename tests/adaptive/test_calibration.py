@@ -72,12 +72,12 @@ def test_patience_is_tried_from_much_to_little():
 
 def test_patience_needs_a_second_exit_to_agree():
     one = CONFIG.replace(exits=Exits((1,)))
-    with pytest.raises(UserError, match="patience needs two exits or more"):
+    with pytest.raises(UserError, match=r"rule=patience compares .* needs at least two exits; this model has one"):
         candidates(one, "patience", 0.0, np.zeros((1, 5, 2), np.float32))
 
 
 def test_a_rule_that_says_nothing_of_numbers_is_refused():
-    with pytest.raises(UserError, match="for regression leave by patience"):
+    with pytest.raises(UserError, match="this model does regression; use rule=patience with a tolerance"):
         candidates(CONFIG.replace(labels=("score",)), "entropy", 0.0, np.zeros((2, 5, 1), np.float32))
 
 
@@ -91,10 +91,11 @@ def certified(n: int, bound: float, metric: str = "accuracy", right: bool = True
 def test_texts_that_cannot_show_a_bound_certify_no_threshold_and_say_how_many_could():
     found = certified(10, bound=0.0)
     assert found.exit_rule is None
-    assert "no number of texts can show that nothing at all is lost" in found.why_none
+    assert "no number of texts can certify that nothing at all is lost" in found.why_none
     found = certified(10, bound=0.01, rule="entropy")
     assert found.exit_rule is None
-    assert "10 held-out texts cannot show a loss of at most 0.01: 368 or more can" in found.why_none
+    assert "10 held-out texts are too few to certify a loss of at most 0.01" in found.why_none
+    assert "368 are needed" in found.why_none
     assert len(found.tried) > 5, "what each threshold costs is shown all the same"
     assert all(one.loss_ci95[1] > 0.3 for one in found.tried)
 

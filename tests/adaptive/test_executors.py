@@ -246,7 +246,7 @@ def test_segments_alike_are_one_program_and_no_new_ones_are_compiled_after_the_w
 
 
 def test_what_cannot_be_walked_is_said():
-    with pytest.raises(UserError, match="has no exits"):
+    with pytest.raises(UserError, match="has neither early exits nor a recurrence with halting"):
         segmented_model(tiny()[0].config)
 
 

@@ -94,7 +94,7 @@ def test_a_threshold_in_normalised_entropy_means_the_same_for_any_number_of_clas
         ({"labels": ("score",)}, ExitRule("entropy", 0.1), "regression"),
         ({"labels": ("score",)}, ExitRule("patience", 2.0), "tolerance"),
         ({}, ExitRule("patience", 0.5), "whole number"),
-        ({"problem_type": "multi_label_classification"}, ExitRule("entropy", 0.1), "several labels"),
+        ({"problem_type": "multi_label_classification"}, ExitRule("entropy", 0.1), "not support multi-label"),
     ],
 )
 def test_a_rule_that_says_nothing_of_these_answers_is_refused(changes, exit_rule, said):

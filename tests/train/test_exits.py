@@ -107,7 +107,7 @@ def test_a_calibrated_model_leaves_early_wherever_it_is_loaded(work: Path, strai
 @pytest.mark.parametrize(
     ("script", "more", "said"),
     [
-        ("exits", ("--after", "7"), "expected steps from 0 to"),
+        ("exits", ("--after", "7"), "expected layers from 0 to"),
         ("exits", ("--model=MODEL",), "has no trained head"),
         ("exits", ("--model=ONE", "--method=joint"), "one layer has room for an exit on the embeddings alone"),
         ("calibrate", (), "has no exits"),
