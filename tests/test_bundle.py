@@ -400,7 +400,7 @@ def test_sizes_are_compared_with_the_files_before_anything_is_built(folder, chan
     assert time.monotonic() - began < 5
     for message in said:
         assert re.search(
-            rf"config.json says ({'|'.join(changes)})=.*no room for that: they are of [\d,]+ bytes", message
+            rf"config.json says ({'|'.join(changes)})=.*too small for such a model \([\d,]+ bytes in total\)", message
         )
 
 

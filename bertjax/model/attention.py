@@ -36,9 +36,9 @@ PADDING = -1
 
 def require_backend(kernel: Kernel) -> None:
     """Raises `UserError` if the kernel does not run on this backend."""
-    backend, words = BACKENDS.get(kernel, (None, ""))
+    backend, device = BACKENDS.get(kernel, (None, ""))
     if backend and jax.default_backend() != backend:
-        raise UserError(f"attention={kernel!r} needs {words}, and jax finds none here; leave it at 'xla'.")
+        raise UserError(f"attention={kernel!r} needs {device}, and jax finds none here; use attention='xla'.")
 
 
 def key_mask(

@@ -32,7 +32,7 @@ class ModelOutput(NamedTuple):
 
     logits: Array | None
     sentence_logits: Array | None
-    """Of the second head of BertForPreTraining and AlbertForPreTraining."""
+    """The logits of the second head of BertForPreTraining and AlbertForPreTraining."""
     pooled: Array | None
     hidden_states: tuple[Float[Array, "b l d"], ...]
     queries: tuple[Float[Array, "b l h k"], ...]
@@ -41,7 +41,7 @@ class ModelOutput(NamedTuple):
     trace: Trace | None = None
     """Halting statistics of a recurrence."""
     exit_logits: tuple[Float[Array, "..."], ...] = ()
-    """Of the exits after inner layers, in order; those after the last layer are `logits`."""
+    """The logits of the exits after inner layers, in order; those after the last layer are `logits`."""
 
     @property
     def attention_scores(self) -> tuple[Float[Array, "b h l l"], ...]:
@@ -102,7 +102,8 @@ class BertModel(nn.Module):
         limit, length = self.config.max_position_embeddings, ids.shape[1]
         if position_ids is None and length > limit:
             raise UserError(
-                f"the batch has {length} columns, the model {limit} positions: cut texts at {limit} tokens."
+                f"the batch has {length} columns, and the model only {limit} positions; truncate texts to {limit} "
+                "tokens."
             )
         types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids)
         positions = jnp.arange(length)[None] if position_ids is None else jnp.asarray(position_ids)
@@ -119,10 +120,10 @@ class BertModel(nn.Module):
     ) -> list[LayerOutput]:
         """Outputs of depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
         # Observers of products need all rows in one call, and a fused kernel is inefficient for one query.
-        apart = self.reads_first and by_rows(self.product) and self.config.attention == "xla"
+        split_cls_row = self.reads_first and by_rows(self.product) and self.config.attention == "xla"
         # An exit after the last layer means a segment of a larger model: later segments need every row.
-        goes_on = self.config.exits is not None and self.config.exits.after[-1] == self.config.depth - 1
-        return self.encoder(hidden, mask, gates, start, stop, apart and not goes_on, cls_positions)
+        is_segment = self.config.exits is not None and self.config.exits.after[-1] == self.config.depth - 1
+        return self.encoder(hidden, mask, gates, start, stop, split_cls_row and not is_segment, cls_positions)
 
     def finish(
         self,
@@ -194,7 +195,10 @@ class BertModel(nn.Module):
         mask, trace = key_mask(real, segment_ids, self.config.attention), None
         if isinstance(self.encoder, RecurrentEncoder):
             if gates is not None:
-                raise UserError("gates belong to single layers; a recurrence applies the same ones again and again.")
+                raise UserError(
+                    "gates belong to single layers, and a recurrent model applies the same layers in every step; leave "
+                    "gates out."
+                )
             columns = jnp.arange(hidden.shape[1])[None] if position_ids is None else jnp.asarray(position_ids)
             outputs, trace = self.encoder.run(hidden, mask, jnp.asarray(real) > 0, columns, stop_early)
         else:

@@ -64,11 +64,12 @@ class BottleneckGroup(Group):
             self.output_bottleneck = Bottleneck(config, config.hidden_size, self.product)
 
     def __call__(self, hidden: Float[Array, "b l d"], mask: Mask, site: str) -> LayerOutput:
-        attention, here = self.attention, f"{site}/attention"
-        narrow, matched, valued = self.inputs(hidden, site)
-        queries, keys = attention.queries(matched, here), attention.heads_of(attention.key(matched, f"{here}/key"))
-        values = attention.heads_of(attention.value(valued, f"{here}/value"))
-        after = attention.layer_norm(narrow + attention(queries, keys, values, mask, LayerGates(), here))
+        attention, name = self.attention, f"{site}/attention"
+        residual, query_input, value_input = self.inputs(hidden, site)
+        queries = attention.queries(query_input, name)
+        keys = attention.heads_of(attention.key(query_input, f"{name}/key"))
+        values = attention.heads_of(attention.value(value_input, f"{name}/value"))
+        after = attention.layer_norm(residual + attention(queries, keys, values, mask, LayerGates(), name))
         for number, ffn in enumerate(self.earlier):
             after = ffn.layer_norm(after + ffn(after, LayerGates(), f"{site}/ffn_{number}"))
         after = self.ffn.layer_norm(after + self.ffn(after, LayerGates(), f"{site}/ffn"))
@@ -109,7 +110,7 @@ class BottleneckEncoder(Encoder):
         """The output of one depth step; always computes every row."""
         del split_cls_row, cls_positions
         if any(gate is not None for gate in gates):
-            raise UserError("gates scale the heads, neurons and layers of a plain BERT; a MobileBERT takes none.")
+            raise UserError("a MobileBERT does not support gates on heads, neurons or layers; leave gates out.")
         group = self.config.depth_steps()[number].attention
         return self.groups[group](hidden, mask, f"step_{number}")
 
@@ -151,14 +152,14 @@ class TrigramEmbeddings(Embeddings):
         return dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
 
     def words_from(self, x: Float[Array, "b l d"]) -> Float[Array, "b l v"]:
-        """Logits from the first `embedding_size` columns, by the word table (tied); the head adds those of the other
-        columns."""
+        """Logits from the first `embedding_size` columns, by the word table (tied); the head adds the contribution of
+        the other columns."""
         return super().words_from(x[..., : self.config.embedding_size])
 
 
 def trigrams(x: Float[Array, "b l e"]) -> Float[Array, "b l three_e"]:
     """The next, the same and the previous column side by side; zeros beyond both ends."""
-    nothing = jnp.zeros_like(x[:, :1])
-    following = jnp.concatenate([x[:, 1:], nothing], axis=1)
-    preceding = jnp.concatenate([nothing, x[:, :-1]], axis=1)
+    zeros = jnp.zeros_like(x[:, :1])
+    following = jnp.concatenate([x[:, 1:], zeros], axis=1)
+    preceding = jnp.concatenate([zeros, x[:, :-1]], axis=1)
     return jnp.concatenate([following, x, preceding], axis=-1)

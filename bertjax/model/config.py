@@ -39,7 +39,7 @@ class LayerConfig:
     """
 
     num_attention_heads: Size
-    """Each has the model's head size."""
+    """Each head has the model's `head_size`."""
     intermediate_size: Size
     """Neurons of the feed-forward layer."""
     attention: Count | None = None
@@ -113,7 +113,7 @@ class BertConfig:
     words: the word table alone, mapped before the sum, as a truncated SVD of the table gives."""
     hidden_size: Size = 768
     num_hidden_layers: Annotated[int, Within(0, DEEPEST)] = 12
-    """0 only in the segment of a model from the embeddings to an exit there."""
+    """0 only in a segment of a model that ends at an exit on the embeddings."""
     num_hidden_groups: Count = 0
     """Groups of consecutive layers that share all their parameters; 0 means no sharing. Other patterns need
     `layers`."""
@@ -149,7 +149,7 @@ class BertConfig:
     """post: LayerNorm after each residual sum. pre: before attention and feed-forward layer, with one more at the
     end."""
     bottleneck: BottleneckConfig | None = None
-    """Of a MobileBERT, where None means a default `BottleneckConfig`."""
+    """The bottlenecks of a MobileBERT, where None means a default `BottleneckConfig`; None for other models."""
     quantization: Quantization | None = None
     """Which parameters are integers, and which inputs of products are quantised."""
 
@@ -168,44 +168,51 @@ class BertConfig:
         if self.model_type == "mobilebert" and self.bottleneck is None:
             object.__setattr__(self, "bottleneck", BottleneckConfig())
         begins, prefix = self.architecture.startswith(PREFIXES[self.model_type]), PREFIXES[self.model_type]
-        self._require("architecture", begins, f"a model of type {self.model_type} has one that begins with {prefix}")
+        advice = f"expected a class name that begins with {prefix}, because model_type is {self.model_type}"
+        self._require("architecture", begins, advice)
         distilled = self.model_type == "distilbert"
-        self._require("type_vocab_size", not (distilled and self.type_vocab_size), "DistilBERT has none: give 0")
-        self._require("pad_token_id", self.pad_token_id < self.vocab_size, f"the last id is {self.vocab_size - 1}")
+        advice = "DistilBERT has no token types: use 0"
+        self._require("type_vocab_size", not (distilled and self.type_vocab_size), advice)
+        advice = f"expected an id below {self.vocab_size}, the vocab_size"
+        self._require("pad_token_id", self.pad_token_id < self.vocab_size, advice)
         self._check_head()
         if not self.head_size:
             name = "hidden_size" if self.bottleneck_size == 0 else "intra_bottleneck_size"
-            whole = self.inner_size % self.num_attention_heads == 0
-            advice = f"{name} {self.inner_size} is not divisible by it; choose a divisor, or give head_size"
-            self._require("num_attention_heads", whole, advice)
+            divisible = self.inner_size % self.num_attention_heads == 0
+            advice = f"{name} {self.inner_size} is not divisible by it; choose a divisor, or set head_size"
+            self._require("num_attention_heads", divisible, advice)
             object.__setattr__(self, "head_size", self.inner_size // self.num_attention_heads)
         if not self.embedding_size:
             object.__setattr__(self, "embedding_size", self.hidden_size)
         most = f"expected 0 to {self.num_hidden_layers}, the number of layers"
         self._require("num_hidden_groups", 0 <= self.num_hidden_groups <= self.num_hidden_layers, most)
-        described = f"layers describes {len(self.layers)} depth steps"
-        whole = self.num_hidden_layers * self.inner_group_num
-        self._require("inner_group_num", whole <= DEEPEST, f"with it there are {whole} layers, more than {DEEPEST}")
-        self._require("num_hidden_layers", len(self.layers) in (0, whole), described)
+        depth = self.num_hidden_layers * self.inner_group_num
+        advice = f"num_hidden_layers x inner_group_num makes {depth} layers; expected at most {DEEPEST}"
+        self._require("inner_group_num", depth <= DEEPEST, advice)
+        advice = f"`layers` has {len(self.layers)} entries; expected none, or one for each of {depth} layers"
+        self._require("num_hidden_layers", len(self.layers) in (0, depth), advice)
         self._check_groups()
         self._check_exits()
         self._check_bottlenecks()
-        rounds = self.attention != "xla" and self.quantization is not None and self.quantization.activations
-        self._require("attention", not rounds, "a fused kernel cannot round what its products read: use 'xla'")
-        halves = self.attention != "cudnn" or self.dtype == "bfloat16"
-        self._require("dtype", halves, "attention='cudnn' computes in bfloat16 alone: give that, or use 'xla'")
+        quantised = self.quantization is not None and self.quantization.activations
+        advice = "a fused attention kernel does not support quantised activations: use 'xla'"
+        self._require("attention", self.attention == "xla" or not quantised, advice)
+        supported = self.attention != "cudnn" or self.dtype == "bfloat16"
+        self._require("dtype", supported, "attention='cudnn' supports only bfloat16: use that, or attention='xla'")
 
     def _check_head(self) -> None:
         """Checks the fields that depend on the kind of head."""
         classifies = self.architecture.endswith("ForSequenceClassification")
         pools = classifies and self.model_type != "distilbert"
-        advice = f"a {self.architecture} has no pooled vector that a classifier reads: leave it out"
+        advice = f"a {self.architecture} has no classifier on a pooled vector: leave it out"
         self._require("classifier_activation", pools or self.classifier_activation is None, advice)
-        answers = self.architecture.endswith("QuestionAnswering")
-        self._require("labels", not answers or len(self.labels) == 2, "answers have two, start and end")
-        self._require("labels", len(set(self.labels)) == len(self.labels) > 0, "expected a name for each output")
-        number = self.problem_type != "regression" or len(self.labels) == 1 or not classifies
-        self._require("problem_type", number, f"that is one output, and the model has {len(self.labels)}")
+        question_answering = self.architecture.endswith("QuestionAnswering")
+        two = not question_answering or len(self.labels) == 2
+        self._require("labels", two, "question answering has exactly two, start and end")
+        unique = len(set(self.labels)) == len(self.labels) > 0
+        self._require("labels", unique, "expected at least one name, and no name twice")
+        one = self.problem_type != "regression" or len(self.labels) == 1 or not classifies
+        self._require("problem_type", one, f"regression has one output, and the model has {len(self.labels)} labels")
 
     def _check_groups(self) -> None:
         """Checks that all steps that use a group give it the same size."""
@@ -216,7 +223,7 @@ class BertConfig:
                 if known != size:
                     raise UserError(
                         f"layers: step {number} uses {name} group {getattr(step, name)} with a size of {size}, an "
-                        f"earlier step with {known}; a group has one size. Give the steps groups of their own."
+                        f"earlier step with {known}; steps that share a group need the same size. Use different groups."
                     )
 
     def _check_exits(self) -> None:
@@ -225,25 +232,27 @@ class BertConfig:
             return
         last = self.depth - 1
         self._require("exits", max(self.exits.after) <= last, f"the last depth step is {last}")
-        self._require("exits", not self.recurrence, "a recurrence halts by itself: give it `halting` instead")
-        self._require("exits", self.norm == "post", "they need norm='post'")
-        labels = self.architecture.endswith("ForSequenceClassification")
-        self._require("exits", labels, f"a {self.architecture} gives a text no label that could be had early")
+        advice = "a recurrent model has no exits: use `halting` in its recurrence instead"
+        self._require("exits", not self.recurrence, advice)
+        self._require("exits", self.norm == "post", "exits need norm='post'")
+        classifies = self.architecture.endswith("ForSequenceClassification")
+        advice = f"exits need a model for sequence classification, and this one is a {self.architecture}"
+        self._require("exits", classifies, advice)
 
     def _check_bottlenecks(self) -> None:
         """Checks the fields that only a MobileBERT has, and those that it cannot have."""
         if self.model_type != "mobilebert":
             self._require("bottleneck", self.bottleneck is None, "only a MobileBERT has one: leave it out")
             return
-        self._require("factorised", self.factorised == "sum", "a MobileBERT maps its words as it does: leave it out")
+        self._require("factorised", self.factorised == "sum", "a MobileBERT supports only 'sum'")
         self._require("norm", self.norm == "post", "a MobileBERT has norm='post'")
-        most = f"a MobileBERT's word table has at most the {self.hidden_size} columns of the encoder"
+        most = f"a MobileBERT has at most its hidden_size, {self.hidden_size}"
         self._require("embedding_size", self.embedding_size <= self.hidden_size, most)
-        self._require("recurrence", not self.recurrence, "the layers of a MobileBERT do not recur: leave it out")
+        self._require("recurrence", not self.recurrence, "a MobileBERT cannot be recurrent: leave it out")
         steps = self.depth_steps()
         owned = {step.attention for step in steps if len(step.groups) == 1}
         if len(owned) != len(steps):
-            raise UserError("layers of a MobileBERT share no parameters: give each depth step a group of its own.")
+            raise UserError("layers of a MobileBERT cannot share parameters: give each depth step a group of its own.")
 
     def _require(self, name: str, holds: Any, advice: str) -> None:
         if not holds:
@@ -272,9 +281,9 @@ class BertConfig:
         """Why examples cannot be packed into one row without changing their outputs; None if they can."""
         halting = self.recurrence.halting if self.recurrence else None
         reasons = {
-            "trigrams reach into the next text of a row": self.trigram_input,
-            "exits that read the mean know one text a row": self.exits and self.exits.reads == "mean",
-            "texts that halt as a whole know one text a row": halting and halting.scope == "example",
+            "trigram embeddings would mix neighbouring texts of a row": self.trigram_input,
+            "exits with reads='mean' average over the whole row": self.exits and self.exits.reads == "mean",
+            "halting with scope='example' averages over the whole row": halting and halting.scope == "example",
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -341,12 +350,12 @@ def labels_by_id(id2label: Any) -> tuple[str, ...]:
     ids = [str(number) for number in range(len(id2label))] if isinstance(id2label, dict) else []
     if not ids or set(id2label) != set(ids):
         raise UserError(
-            f"id2label is {shown(id2label)}; expected the name of each output by its place, from 0: "
+            f"id2label is {shown(id2label)}; expected the name of each output by its id, from 0 without gaps: "
             '{"0": "NAME", "1": "NAME"}.'
         )
     names = tuple(str(value(str | int, id2label[number], f"id2label.{number}")) for number in ids)
-    if doubled := [name for name, times in Counter(names).items() if times > 1]:
-        raise UserError(f"id2label calls two outputs {shown(doubled[0])}; expected a name of its own for each.")
+    if duplicates := [name for name, times in Counter(names).items() if times > 1]:
+        raise UserError(f"id2label has the name {shown(duplicates[0])} more than once; expected different names.")
     return names
 
 

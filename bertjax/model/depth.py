@@ -21,8 +21,8 @@ class Halting:
     """When a position halts: Adaptive Computation Time (Graves 2016), as in the Universal Transformer.
 
     Each step computes a halting probability for each position, from its state before the step. A position halts at the
-    step where their sum exceeds `1 - epsilon`. The fields are what paper and official code leave open or do
-    differently.
+    step where their sum exceeds `1 - epsilon`. The fields are the choices that the paper does not specify, or that
+    paper and official code make differently.
     """
 
     output: Literal["basic", "accumulated"] = "basic"
@@ -105,12 +105,16 @@ class Exits:
         check(self)
         if not self.after or list(self.after) != sorted(set(self.after)):
             raise UserError(
-                f"exits after {self.after}: expected depth steps from 0 in rising order, at least one; "
-                "-1 is the embeddings."
+                f"exits after {self.after}: expected at least one layer, in ascending order and each once; layers "
+                "count from 0, and -1 is the embeddings."
             )
         if self.after[0] == -1 and self.reads == "first":
             raise UserError(
-                "an exit after -1, the embeddings, has to read the mean (reads='mean'): their first row never changes."
+                "an exit on the embeddings (-1) needs reads='mean', because the first row, [CLS], is the same for "
+                "every text there."
             )
         if self.reads == "mean" and self.head != "own_pooler":
-            raise UserError(f"the model's pooler reads the first row, so head={self.head!r} cannot read the mean.")
+            raise UserError(
+                f"head={self.head!r} uses the model's pooler, which reads the first row, so it cannot read the mean; "
+                "use head='own_pooler' or reads='first'."
+            )

@@ -59,7 +59,6 @@ class Embeddings(nn.Module):
     def setup(self):
         config = self.config
         words = config.factorised == "words"
-
         others = config.hidden_size if words else config.embedding_size
         self.word = self.table("word", config.vocab_size, config.embedding_size)
         self.position = self.table("position", config.max_position_embeddings, others)

@@ -45,15 +45,15 @@ class Encoder(nn.Module):
     ) -> list[LayerOutput]:
         """The outputs of depth steps `start` to `stop` (exclusive). `split_cls_row` and `cls_positions` affect the
         model's last step, see `Layer.split_cls_row`."""
-        outputs, reached = [], range(self.config.depth)[start:stop]
+        outputs, steps = [], range(self.config.depth)[start:stop]
         step = type(self).step
         run = nn.remat(step, static_argnums=(1, 5)) if self.config.remat else step
-        for number in reached:
-            apart = split_cls_row and number == self.config.depth - 1
-            of_step = gates[number] if gates else LayerGates()
-            outputs.append(run(self, number, hidden, mask, of_step, apart, cls_positions))
+        for number in steps:
+            split = split_cls_row and number == self.config.depth - 1
+            step_gates = gates[number] if gates else LayerGates()
+            outputs.append(run(self, number, hidden, mask, step_gates, split, cls_positions))
             hidden = outputs[-1].hidden
-        if self.config.norm == "pre" and reached and reached[-1] == self.config.depth - 1:
+        if self.config.norm == "pre" and steps and steps[-1] == self.config.depth - 1:
             last = outputs[-1]
             outputs[-1] = last._replace(hidden=self.last_norm(last.hidden), first=self.last_norm(last.first))
         return outputs

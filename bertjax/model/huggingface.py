@@ -239,8 +239,8 @@ def stock_config(content: dict[str, Any], architecture: str) -> BertConfig:
 
 def given_fields(cls: type, names: dict[str, str], content: dict[str, Any]) -> dict[str, Any]:
     """The values of a dataclass's fields that the content has, by other names (ours -> theirs)."""
-    given = {ours: theirs for ours, theirs in names.items() if content.get(theirs) is not None}
-    return {ours: value(hints(cls)[ours], activated(content, theirs), theirs) for ours, theirs in given.items()}
+    present = {ours: theirs for ours, theirs in names.items() if content.get(theirs) is not None}
+    return {ours: value(hints(cls)[ours], activated(content, theirs), theirs) for ours, theirs in present.items()}
 
 
 def typed(content: dict[str, Any], name: str, default: Any, annotation: Any) -> Any:
@@ -263,12 +263,14 @@ def own_config(content: dict[str, Any], architecture: str) -> BertConfig:
     fields = dict(fields)
     written = value(Count, fields.pop("format", 0), "bertjax.format")
     if written > FORMAT:
-        raise UserError(f"written by a newer bertjax (format {written}; this one knows {FORMAT}): update bertjax.")
+        raise UserError(
+            f"written by a newer bertjax (format {written}; this version reads up to {FORMAT}): update bertjax."
+        )
     fields.pop("bundle", None)
     if written < 3:
         fields = nested_bottleneck(fields)
     if chosen := sorted(fields.keys() & set(COMPUTE_FIELDS)):
-        raise UserError(f"bertjax.{chosen[0]} is a choice of each run and no part of a model: take it out.")
+        raise UserError(f"bertjax.{chosen[0]} is a setting of a run, not of a stored model: remove it.")
     if not architecture.endswith("ForSequenceClassification"):
         fields |= {"classifier_activation": None, "exits": None}
     if content.get("id2label") is not None or "labels" not in fields or architecture.endswith("QuestionAnswering"):
@@ -328,14 +330,14 @@ def labels_from_json(content: dict[str, Any], architecture: str) -> tuple[str, .
 
 def refuse_unknown_computation(content: dict[str, Any], architecture: str) -> None:
     """Rejects options of `transformers` that change the computation and that this encoder does not have."""
-    wanted: dict[str, tuple[Any, ...]] = {
+    supported: dict[str, tuple[Any, ...]] = {
         "position_embedding_type": ("absolute",),
         "is_decoder": (False,),
         "add_cross_attention": (False,),
         "tie_word_embeddings": (True,) if architecture.endswith("MaskedLM") else (True, False),
         "quantization_config": (),
     }
-    for field, accepted in wanted.items():
+    for field, accepted in supported.items():
         given = content.get(field)
         if given is not None and given not in accepted:
             raise UserError(f"{field} is {shown(given)}; supported: {', '.join(map(shown, accepted)) or 'none'}.")
@@ -377,20 +379,20 @@ def is_stock(config: BertConfig) -> bool:
     """True if plain `transformers` computes the same model: identical layers, heads that fill the width, sharing and
     factorised embeddings only in ALBERT and as ALBERT has them, and for DistilBERT and MobileBERT the epsilon of their
     code."""
-    beyond = config.recurrence or config.exits or config.quantization or config.classifier_activation
-    if beyond or config.norm == "pre":
+    extended = config.recurrence or config.exits or config.quantization or config.classifier_activation
+    if extended or config.norm == "pre":
         return False
-    as_said = config.replace(layers=()).depth_steps() == config.depth_steps()
+    uniform = config.replace(layers=()).depth_steps() == config.depth_steps()
     filled = config.head_size * config.num_attention_heads == config.inner_size
     if config.model_type == "albert":
-        return as_said and filled and config.factorised == "sum"
+        return uniform and filled and config.factorised == "sum"
     if bottleneck := config.bottleneck:
         # In `transformers`, queries that read the layer's input expect the inner width, and the mapping always exists.
         fits = bottleneck.attention_input != "block" or config.inner_size == config.hidden_size
         epsilon = bottleneck.normalization_type == "no_norm" or bottleneck.main_norm_eps == MAIN_NORM_EPS
-        return as_said and filled and fits and epsilon and config.maps_embeddings and config.inner_group_num == 1
+        return uniform and filled and fits and epsilon and config.maps_embeddings and config.inner_group_num == 1
     unshared = config.num_hidden_groups in (0, config.num_hidden_layers) and config.inner_group_num == 1
-    plain = as_said and filled and unshared and not config.maps_embeddings
+    plain = uniform and filled and unshared and not config.maps_embeddings
     return plain and (config.model_type == "bert" or config.layer_norm_eps == 1e-12)
 
 
@@ -421,8 +423,8 @@ def check_sizes(content: dict[str, Any], folder: Path) -> None:
         most = layers if name in DEPTHS else bits / max(width, 1) if name == "num_labels" else bits
         if not size <= most:
             raise UserError(
-                f"{folder / 'config.json'} says {name}={size}, and its files have no room for that: they are of "
-                f"{bits // 8:,} bytes. Fetch or write the folder again."
+                f"{folder / 'config.json'} says {name}={size}, and the folder's files are too small for such a model "
+                f"({bits // 8:,} bytes in total). Download or write the folder again."
             )
 
 
@@ -468,10 +470,10 @@ def weight_files(folder: Path) -> list[Path]:
         return [single]
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not named:
-        raise UserError(f"{index} has no weight_map that names the files; fetch or write it again.")
+        raise UserError(f"{index} has no weight_map that names the weight files; download or write it again.")
     shards = sorted({str(shard) for shard in named.values()})
     if outside := [shard for shard in shards if Path(shard).name != shard]:
-        raise UserError(f"{index} names a file outside its folder, {outside[0]}; refused.")
+        raise UserError(f"{index} names a file outside its folder, {outside[0]}, which is not read for safety.")
     return [folder / shard for shard in shards]
 
 
@@ -496,7 +498,7 @@ def parameters_from_tensors(
     beta. Values are kept, as float32.
     """
     renamed = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): name for name in tensors}
-    found, missing, used = {}, [], set()
+    params, missing, used = {}, [], set()
     for path, leaf in flatten(template).items():
         name = torch_name(path, config)
         if isinstance(leaf, Quantized):
@@ -504,7 +506,7 @@ def parameters_from_tensors(
             if any(parts[part] is None for part in stored_parts(leaf)):
                 missing.append(path)
                 continue
-            found[path] = from_parts(leaf, parts, name)
+            params[path] = from_parts(leaf, parts, name)
             used.update(f"{name}.{part}" for part in parts)
             continue
         stored = renamed.get(name) or renamed.get(name.removeprefix(f"{config.model_type}."))
@@ -514,16 +516,19 @@ def parameters_from_tensors(
         used.add(stored)
         tensor = tensors[stored]
         if tensor.dtype.kind in "biu":
-            raise UserError(f"{stored} holds {tensor.dtype} numbers; expected floating point: quantised elsewhere?")
-        with np.errstate(over="ignore"):  # values beyond float32 become inf, which is rejected later
-            found[path] = transposed_kernel(path, tensor.astype(np.float32))
-        if found[path].shape != tuple(leaf.shape):
             raise UserError(
-                f"{stored} has shape {tensor.shape}; the config asks for {tuple(leaf.shape)} at {path}"
+                f"{stored} holds {tensor.dtype} numbers; expected floating point. Weights that another tool quantised "
+                "cannot be read; use the model before quantisation."
+            )
+        with np.errstate(over="ignore"):  # values beyond float32 become inf, which is rejected later
+            params[path] = transposed_kernel(path, tensor.astype(np.float32))
+        if params[path].shape != tuple(leaf.shape):
+            raise UserError(
+                f"{stored} has shape {tensor.shape}; by config.json the shape of {path} is {tuple(leaf.shape)}"
                 f"{' (transposed)' if path.endswith('/kernel') else ''}."
             )
     extra = sorted(name for name in tensors if name not in used and not REDUNDANT.search(name))
-    return unflatten(found), missing, extra
+    return unflatten(params), missing, extra
 
 
 def stored_parts(leaf: Quantized) -> tuple[str, ...]:
@@ -533,14 +538,17 @@ def stored_parts(leaf: Quantized) -> tuple[str, ...]:
 
 def from_parts(leaf: Quantized, parts: dict[str, np.ndarray | None], name: str) -> Quantized:
     """An integer matrix from its stored arrays, in the shape and format of the template's leaf."""
-    wanted = {"integers": (packed_size(int(np.prod(leaf.shape)), leaf.format),), "scale": leaf.scale.shape}
-    wanted |= {} if leaf.offset is None else {"offset": leaf.offset.shape}
-    kinds = {"integers": np.uint8, "scale": np.float32, "offset": np.float32}
-    for part, shape in wanted.items():
-        given: Any = parts[part]
-        if given.shape != tuple(shape) or given.dtype != kinds[part]:
-            kind = np.dtype(kinds[part]).name
-            raise UserError(f"{name}.{part} is {given.dtype} {given.shape}; its format has {kind} {tuple(shape)}.")
+    shapes = {"integers": (packed_size(int(np.prod(leaf.shape)), leaf.format),), "scale": leaf.scale.shape}
+    shapes |= {} if leaf.offset is None else {"offset": leaf.offset.shape}
+    dtypes = {"integers": np.uint8, "scale": np.float32, "offset": np.float32}
+    for part, shape in shapes.items():
+        array: Any = parts[part]
+        if array.shape != tuple(shape) or array.dtype != dtypes[part]:
+            expected = f"{np.dtype(dtypes[part]).name} {tuple(shape)}"
+            raise UserError(
+                f"{name}.{part} is {array.dtype} {array.shape}; expected {expected}, by the quantisation format in "
+                "config.json."
+            )
     values = unpack_bits(parts["integers"], leaf.shape, leaf.format)  # type: ignore[arg-type]
     offset = None if leaf.offset is None else parts["offset"]
     return dataclasses.replace(leaf, values=values, scale=parts["scale"], offset=offset)

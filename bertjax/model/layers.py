@@ -208,7 +208,7 @@ class FeedForward(nn.Module):
     neurons: int
     product: Product = plain_product
     epsilon: float = 0.0
-    """Of the norm; 0 means that of the config."""
+    """The epsilon of the norm; 0 means that of the config."""
 
     def setup(self):
         config = self.config
@@ -289,12 +289,12 @@ class Layer:
     ) -> Float[Array, "b r d"]:
         """The outputs of this layer for some rows."""
         site = f"step_{self.step}"
-        looked = rows + self.attention(queries, keys, values, mask, gates, f"{site}/attention")
+        attended = rows + self.attention(queries, keys, values, mask, gates, f"{site}/attention")
         if self.norm_first:
-            after = looked + self.ffn(self.ffn_norm(looked), gates, f"{site}/ffn")
+            after = attended + self.ffn(self.ffn_norm(attended), gates, f"{site}/ffn")
         else:
-            looked = self.attention_norm(looked)
-            after = self.ffn_norm(looked + self.ffn(looked, gates, f"{site}/ffn"))
+            attended = self.attention_norm(attended)
+            after = self.ffn_norm(attended + self.ffn(attended, gates, f"{site}/ffn"))
         if gates.layer is not None:
             after = rows + jnp.reshape(gates.layer, (-1, 1, 1)).astype(rows.dtype) * (after - rows)
         return after

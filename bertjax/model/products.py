@@ -33,7 +33,7 @@ def plain_product(site: str, subscripts: str, left: Array, right: Any) -> Array:
     if subscripts == "lookup":
         return right.rows(left) if isinstance(right, Quantized) else jnp.take(right, left, axis=0, mode="clip")
     right = (right.dequantised() if isinstance(right, Quantized) else right).astype(left.dtype)
-    halves = left.dtype == jnp.bfloat16 and platform() == "cpu"
+    bf16_on_cpu = left.dtype == jnp.bfloat16 and platform() == "cpu"
     if right.ndim == 2:
         # Flatten the leading axes: with two, XLA's CPU backend copies and transposes for the gradient of the matrix,
         # which doubles its time.
@@ -42,11 +42,11 @@ def plain_product(site: str, subscripts: str, left: Array, right: Any) -> Array:
         rows = left.reshape(math.prod(left.shape[:-1]), left.shape[-1])
         result: Any = (
             bf16_matmul("ri,io->ro" if contracted == 0 else "ri,oi->ro", rows, right)
-            if halves
+            if bf16_on_cpu
             else jax.lax.dot_general(rows, right, (((1,), (contracted,)), ((), ())))
         )
         return result.reshape(*left.shape[:-1], right.shape[1 - contracted])
-    return bf16_matmul(subscripts, left, right) if halves else jnp.einsum(subscripts, left, right)
+    return bf16_matmul(subscripts, left, right) if bf16_on_cpu else jnp.einsum(subscripts, left, right)
 
 
 def by_rows(product: Product) -> bool:

@@ -86,8 +86,8 @@ def integer_product(
     if zero:
         # Subtract the zero point's contribution. It is computed as an extra row of the product, because XLA's CPU
         # backend takes longer to sum the columns of an int8 matrix than to multiply by it.
-        nothing = jnp.full((1, rows.shape[1]), zero, jnp.int8)
-        sums = product(jnp.concatenate([rows, nothing]), values)
+        zeros = jnp.full((1, rows.shape[1]), zero, jnp.int8)
+        sums = product(jnp.concatenate([rows, zeros]), values)
         sums = sums[:-1] - sums[-1:]
     else:
         sums = product(rows, values)
@@ -105,7 +105,10 @@ def abstract_weights(config: BertConfig, params: Tree) -> Tree:
     flat = flatten(params)
     for path, format in config.quantization.weights:
         if path not in flat:
-            raise UserError(f"the config says that {shown(path)} is quantised, but the model has no such parameter.")
+            raise UserError(
+                f"quantization.weights in the config has the path {shown(path)}, and the model has no such parameter; "
+                "correct the path."
+            )
         grid = unit_grid(path, flat[path].shape, format, config)
         scale = jax.ShapeDtypeStruct(grid.shape, jnp.float32)
         values = jax.ShapeDtypeStruct(flat[path].shape, jnp.int8)

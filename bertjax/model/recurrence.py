@@ -59,8 +59,8 @@ class Trace(NamedTuple):
 
 def initial_halting(real: Bool[Array, "b l"]) -> HaltingState:
     """The `HaltingState` before the first step."""
-    nothing = jnp.zeros(real.shape, jnp.float32)
-    return HaltingState(jnp.where(real, 0.0, 1.0), nothing, nothing)
+    zeros = jnp.zeros(real.shape, jnp.float32)
+    return HaltingState(jnp.where(real, 0.0, 1.0), zeros, zeros)
 
 
 def halt(
@@ -151,23 +151,23 @@ class RecurrentEncoder(Encoder):
     def loop(self, carry: RecurrentCarry, fixed: tuple) -> tuple[RecurrentCarry, LayerOutput]:
         """The same steps in a while loop, until every real position has halted."""
         state, heads = carry.state, self.config.depth_steps()[-1].num_attention_heads
-        looked = jnp.zeros((*state.shape[:2], heads, self.config.head_size), state.dtype)
-        nothing = LayerOutput(state, state[:, 0], looked, looked, looked)
+        by_head = jnp.zeros((*state.shape[:2], heads, self.config.head_size), state.dtype)
+        initial = LayerOutput(state, state[:, 0], by_head, by_head, by_head)
 
-        def going_on(
+        def unfinished(
             _: nn.Module, looped: tuple[Array, RecurrentCarry, LayerOutput]
         ) -> Any:  # an Array; Flax annotates bool
             number, carry, _output = looped
-            left = number < self.recurrence.steps
-            return left & jnp.any(carry.halting.total < 1) if self.recurrence.halting else left
+            steps_remain = number < self.recurrence.steps
+            return steps_remain & jnp.any(carry.halting.total < 1) if self.recurrence.halting else steps_remain
 
-        def once_more(module: "RecurrentEncoder", looped: tuple) -> tuple:
+        def run_step(module: "RecurrentEncoder", looped: tuple) -> tuple:
             number, carry, _output = looped
             carry, (output, _) = module.advance(carry, number, fixed)
             return number + 1, carry, output
 
         _, carry, last = nn.while_loop(
-            going_on, once_more, self, (jnp.array(0), carry, nothing), split_rngs={"dropout": True}
+            unfinished, run_step, self, (jnp.array(0), carry, initial), split_rngs={"dropout": True}
         )
         return carry, last
 
@@ -190,10 +190,10 @@ class RecurrentEncoder(Encoder):
             output = share * output + (carry.output if rule.output == "accumulated" else (1 - share) * carry.output)
             if rule.halted == "frozen":
                 state = jnp.where((carry.halting.total < 1)[..., None], state, carry.state)
-        given = output.astype(state.dtype)
+        hidden = output.astype(state.dtype)
         if self.config.norm == "pre":
-            given = self.last_norm(given)
-        result = result._replace(hidden=given, first=given[:, 0])
+            hidden = self.last_norm(hidden)
+        result = result._replace(hidden=hidden, first=hidden[:, 0])
         return RecurrentCarry(state, output, halting), (result, weight)
 
     def decide(

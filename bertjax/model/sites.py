@@ -16,17 +16,17 @@ from bertjax.quantized.tensor import Quantized
 
 def integer_sites(model: BertModel, params: Tree) -> tuple[str, ...]:
     """The sites whose product reads an integer matrix."""
-    found: dict[str, None] = {}
+    sites: dict[str, None] = {}
 
     def product(site: str, subscripts: str, left: Array, right: Any) -> Array:
         if subscripts != "lookup" and isinstance(right, Quantized):
-            found[site] = None
+            sites[site] = None
         return plain_product(site, subscripts, left, right)
 
-    watching = type(model)(model.config, product)
+    observed = type(model)(model.config, product)
     ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    jax.eval_shape(lambda params, ids: watching.apply({"params": params}, ids, ids, ids), params, ids)
-    return tuple(found)
+    jax.eval_shape(lambda params, ids: observed.apply({"params": params}, ids, ids, ids), params, ids)
+    return tuple(sites)
 
 
 def check_sites(config: BertConfig, params: Tree) -> None:
@@ -36,13 +36,13 @@ def check_sites(config: BertConfig, params: Tree) -> None:
     Raises:
       UserError: A site is unknown, reads no integers, or is named twice.
     """
-    asked = [site for site, _ in config.quantization.activations] if config.quantization else []
-    if not asked:
+    sites = [site for site, _ in config.quantization.activations] if config.quantization else []
+    if not sites:
         return
     known = integer_sites(build(config), params)
-    if wrong := next((site for site in asked if site not in known or asked.count(site) > 1), None):
-        why = "twice" if wrong in known else "where no product reads integers"
+    if wrong := next((site for site in sites if site not in known or sites.count(site) > 1), None):
+        why = "twice" if wrong in known else "where the model has no quantised matrix"
         raise UserError(
-            f"quantization rounds the input of {wrong} {why}; the model has {len(known)} such products: "
-            f"{', '.join(known[:3])} ..."
+            f"quantization.activations has the site {wrong} {why}; expected, each at most once, some of the "
+            f"{len(known)} sites that have one: {', '.join(known[:3])} ..."
         )

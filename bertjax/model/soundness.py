@@ -38,20 +38,21 @@ def require_use(ignored: Sequence[str], config: BertConfig, where: str) -> None:
     """
     # `transformers` stores a shared bottleneck for queries and keys even if they read the input bottleneck instead.
     only_input = config.bottleneck and config.bottleneck.attention_input == "input"
-    unread = "bottleneck.attention." if only_input else None
-    ignored = [name for name in ignored if unread is None or unread not in name]
-    if left := [name for name in ignored if ENCODER.search(name)]:
+    unused = "bottleneck.attention." if only_input else None
+    ignored = [name for name in ignored if unused is None or unused not in name]
+    if undescribed := [name for name in ignored if ENCODER.search(name)]:
         raise UserError(
-            f"{where} holds {len(left)} tensors of an encoder that its config.json leaves out: {shortened(left)}.\n"
-            "Without them it would answer otherwise. Restore config.json (is its number of layers right?)."
+            f"{where} holds {len(undescribed)} encoder tensors that its config.json does not describe: "
+            f"{shortened(undescribed)}.\nWithout them the model would predict otherwise. Restore config.json (is its "
+            "number of layers right?)."
         )
     if unknown := tuple(name for name in ignored if not OTHER_HEADS.search(name)):
-        tell_of_others(unknown, where)
+        warn_of_unused(unknown, where)
 
 
 @cache
-def tell_of_others(names: tuple[str, ...], where: str) -> None:
-    logging.getLogger("bertjax").warning("%s: tensors without a use (%d): %s", where, len(names), shortened(names))
+def warn_of_unused(names: tuple[str, ...], where: str) -> None:
+    logging.getLogger("bertjax").warning("%s: unused tensors (%d): %s", where, len(names), shortened(names))
 
 
 def require_numbers(params: Tree, config: BertConfig, where: str) -> None:
@@ -68,11 +69,12 @@ def require_numbers(params: Tree, config: BertConfig, where: str) -> None:
                 total = np.sum(numbers, dtype=np.float64)
             if not math.isfinite(total) or (least is not None and (numbers < least).any()):
                 wrong = ~np.isfinite(numbers) | (False if least is None else numbers < least)
-                place = np.argwhere(wrong)[0]
-                wanted = "a finite number" if least is None else "a scale above 0"
+                index = np.argwhere(wrong)[0]
+                expected = "a finite number" if least is None else "a scale above 0"
                 raise UserError(
-                    f"{where}: {torch_name(path, config)}{part} holds {numbers[tuple(place)]} at {place.tolist()}; "
-                    f"expected {wanted}, in float32.\nEvery answer would be lost in it: fetch or train the model again."
+                    f"{where}: {torch_name(path, config)}{part} holds {numbers[tuple(index)]} at {index.tolist()}; "
+                    f"expected {expected}, in float32.\nIt would spoil every prediction: download or train the model "
+                    "again."
                 )
 
 

@@ -163,7 +163,7 @@ def test_dropout_that_a_kernel_cannot_do_is_refused_and_not_forgotten(kernel: An
 
 def test_rounding_that_a_kernel_cannot_do_is_refused():
     activations = (("attention/scores", Activation()),)
-    with pytest.raises(UserError, match="a fused kernel cannot round what its products read: use 'xla'"):
+    with pytest.raises(UserError, match="a fused attention kernel does not support quantised activations: use 'xla'"):
         BertConfig(attention="flash", quantization=Quantization(activations=activations))
 
 

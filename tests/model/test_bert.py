@@ -375,17 +375,17 @@ def test_published_sizes_have_their_published_number_of_parameters(name):
     ("changes", "said"),
     [
         ({"hidden_size": 13}, "num_attention_heads is 3; hidden_size 13 is not divisible by it"),
-        ({"num_hidden_layers": 3, "layers": (LayerConfig(3, 10),)}, "num_hidden_layers is 3; layers describes 1"),
+        ({"num_hidden_layers": 3, "layers": (LayerConfig(3, 10),)}, "num_hidden_layers is 3; `layers` has 1 entries"),
         ({"vocab_size": 0}, "vocab_size is 0; expected a whole number from 1 to"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob is 1.0; expected a number of at least 0, below 1"),
-        ({"attention": "cudnn"}, "attention='cudnn' computes in bfloat16 alone"),
-        ({"model_type": "distilbert"}, "one that begins with DistilBert"),
-        ({"model_type": "distilbert", "architecture": "DistilBertModel"}, "type_vocab_size is 2; DistilBERT has none"),
+        ({"attention": "cudnn"}, "attention='cudnn' supports only bfloat16"),
+        ({"model_type": "distilbert"}, "a class name that begins with DistilBert"),
+        ({"model_type": "distilbert", "architecture": "DistilBertModel"}, "type_vocab_size is 2; DistilBERT has no"),
         (
             {"architecture": "BertModel", "classifier_activation": "relu"},
-            "has no pooled vector that a classifier reads",
+            "has no classifier on a pooled vector",
         ),
-        ({"architecture": "BertForQuestionAnswering"}, "answers have two, start and end"),
+        ({"architecture": "BertForQuestionAnswering"}, "question answering has exactly two, start and end"),
     ],
 )
 def test_an_impossible_config_says_what_would_be_possible(changes, said):
@@ -411,5 +411,5 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones():
 
 
 def test_too_many_columns_are_refused_with_the_limit(params):
-    with pytest.raises(UserError, match="17 columns, the model 16 positions"):
+    with pytest.raises(UserError, match="17 columns, and the model only 16 positions"):
         run(MODEL, params, {"input_ids": np.ones((1, 17), np.int32)})

@@ -324,12 +324,12 @@ def test_exits_stand_on_top_and_half_of_the_layers_are_a_model():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_hidden_groups": 1}, "layers of a MobileBERT share no parameters"),
-        ({"layers": (LayerConfig(3, 10, ffn=0), LayerConfig(3, 10, ffn=0))}, "layers of a MobileBERT share no"),
-        ({"recurrence": Recurrence(2)}, "the layers of a MobileBERT do not recur"),
+        ({"num_hidden_groups": 1}, "layers of a MobileBERT cannot share parameters"),
+        ({"layers": (LayerConfig(3, 10, ffn=0), LayerConfig(3, 10, ffn=0))}, "layers of a MobileBERT cannot share"),
+        ({"recurrence": Recurrence(2)}, "a MobileBERT cannot be recurrent"),
         ({"norm": "pre"}, "a MobileBERT has norm='post'"),
-        ({"factorised": "words"}, "factorised is 'words'; a MobileBERT maps its words as it does"),
-        ({"embedding_size": 13}, "embedding_size is 13; a MobileBERT's word table has at most the 12 columns"),
+        ({"factorised": "words"}, "factorised is 'words'; a MobileBERT supports only 'sum'"),
+        ({"embedding_size": 13}, "embedding_size is 13; a MobileBERT has at most its hidden_size, 12"),
         (
             {"bottleneck": BottleneckConfig(7)},
             "num_attention_heads is 3; intra_bottleneck_size 7 is not divisible by it",
@@ -370,7 +370,7 @@ def test_formats_before_3_had_the_fields_of_a_bottleneck_among_those_of_the_mode
 def test_gates_and_packed_rows_are_refused():
     model, params = tiny(**MOBILE)
     gates = [LayerGates(heads=jnp.ones(3)), LayerGates()]
-    with pytest.raises(bertjax.UserError, match="a MobileBERT takes none"):
+    with pytest.raises(bertjax.UserError, match="a MobileBERT does not support gates"):
         run(model, params, tiny_batch(), gates=gates)
     with pytest.raises(bertjax.UserError, match="do not pack for this model"):
         run(model, params, tiny_batch(), segment_ids=tiny_batch()["attention_mask"])

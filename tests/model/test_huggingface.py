@@ -437,11 +437,11 @@ def test_a_folder_of_a_later_version_is_refused(own):
     fields = json.loads((own / "config.json").read_text())["bertjax"]
     assert fields["format"] == FORMAT
     edit(own, bertjax=fields | {"format": FORMAT + 1, "spin": 1})
-    assert f"written by a newer bertjax (format {FORMAT + 1}; this one knows {FORMAT})" in refusal(own)
+    assert f"written by a newer bertjax (format {FORMAT + 1}; this version reads up to {FORMAT})" in refusal(own)
     edit(own, bertjax=fields | {"spin": 1})
     assert 'bertjax has a field "spin" that this version does not know' in refusal(own)
     edit(own, bertjax=fields | {"dtype": "bfloat16"})
-    assert "bertjax.dtype is a choice of each run" in refusal(own)
+    assert "bertjax.dtype is a setting of a run, not of a stored model" in refusal(own)
     edit(own, bertjax=None)
     assert "config.json: bertjax is null; expected an object with the fields of this model" in refusal(own)
 
@@ -502,7 +502,7 @@ def not_read(content: dict[str, Any]) -> str:
         ({"layer_norm_eps": 1e30}, "layer_norm_eps is 1e+30; expected a number of at least 1e-30, below 1"),
         ({"layer_norm_eps": "1e-12"}, 'layer_norm_eps is "1e-12"; expected a number'),
         ({"hidden_dropout_prob": 1}, "hidden_dropout_prob is 1; expected a number of at least 0, below 1"),
-        ({"pad_token_id": 43}, "pad_token_id is 43; the last id is 42"),
+        ({"pad_token_id": 43}, "pad_token_id is 43; expected an id below 43, the vocab_size"),
         ({"pad_token_id": -1}, "pad_token_id is -1; expected a whole number"),
         ({"architectures": 5}, "architectures is 5; expected a list (Unicode text, ...)"),
         ({"architectures": [5]}, "architectures[0] is 5; expected Unicode text"),
@@ -510,7 +510,7 @@ def not_read(content: dict[str, Any]) -> str:
         ({"model_type": ["bert"]}, "a model of type ['bert']; supported types"),
         ({"model_type": None}, "a model of type null; supported types"),
         ({"is_decoder": "yes"}, 'is_decoder is "yes"; supported: false'),
-        ({"problem_type": "regression"}, "problem_type is 'regression'; that is one output, and the model has 2"),
+        ({"problem_type": "regression"}, "regression has one output, and the model has 2 labels"),
         ({"problem_type": "ranking"}, 'problem_type is "ranking"; expected one of regression'),
         ({"id2label": None, "num_labels": 10**10}, "num_labels is 10000000000; expected a whole number from 1 to 1000"),
         ({"id2label": None, "num_labels": "2"}, 'num_labels is "2"; expected a whole number'),
@@ -520,7 +520,7 @@ def not_read(content: dict[str, Any]) -> str:
         ({"model_type": "mobilebert", "use_bottleneck": "no"}, 'use_bottleneck is "no"; expected true or false'),
         ({"model_type": "mobilebert", "trigram_input": 1}, "trigram_input is 1; expected true or false"),
         ({"model_type": "albert", "architectures": ["AlbertModel"], "inner_group_num": 5001},
-         "inner_group_num is 5001; with it there are 10002 layers"),
+         "inner_group_num is 5001; num_hidden_layers x inner_group_num makes 10002"),
     ],
 )  # fmt: skip
 def test_a_value_that_no_field_holds_is_named(changes, said):
@@ -532,16 +532,16 @@ def test_a_value_that_no_field_holds_is_named(changes, said):
     [
         (
             {"1": "neg", "2": "pos"},
-            "id2label is {'1': 'neg', '2': 'pos'}; expected the name of each output by its place",
+            "id2label is {'1': 'neg', '2': 'pos'}; expected the name of each output by its id",
         ),
-        ({"0": "neg", "2": "pos"}, "expected the name of each output by its place, from 0"),
-        ({"neg": 0, "pos": 1}, "expected the name of each output by its place, from 0"),
-        (["neg", "pos"], "id2label is ['neg', 'pos']; expected the name of each output by its place, from 0"),
-        ({"0": "neg", "01": "pos"}, "expected the name of each output by its place, from 0"),
-        ({"0": "neg", "1_0": "pos"}, "expected the name of each output by its place, from 0"),
-        ({}, "id2label is {}; expected the name of each output by its place, from 0"),
-        ("neg", 'id2label is "neg"; expected the name of each output by its place, from 0'),
-        ({"0": "same", "1": "same"}, 'id2label calls two outputs "same"; expected a name of its own for each'),
+        ({"0": "neg", "2": "pos"}, "expected the name of each output by its id, from 0"),
+        ({"neg": 0, "pos": 1}, "expected the name of each output by its id, from 0"),
+        (["neg", "pos"], "id2label is ['neg', 'pos']; expected the name of each output by its id, from 0"),
+        ({"0": "neg", "01": "pos"}, "expected the name of each output by its id, from 0"),
+        ({"0": "neg", "1_0": "pos"}, "expected the name of each output by its id, from 0"),
+        ({}, "id2label is {}; expected the name of each output by its id, from 0"),
+        ("neg", 'id2label is "neg"; expected the name of each output by its id, from 0'),
+        ({"0": "same", "1": "same"}, 'id2label has the name "same" more than once; expected different names'),
         ({"0": "neg", "1": None}, "id2label.1 is null; expected Unicode text or a whole number"),
         ({"0": "neg", "1": ["pos"]}, "id2label.1 is ['pos']; expected Unicode text or a whole number"),
         ({"0": "neg", "1": "\ud800"}, r'id2label.1 is "\ud800"; expected Unicode text or a whole number'),
@@ -577,7 +577,7 @@ def test_names_of_outputs_may_stand_in_any_order_and_be_numbers():
         ("quantization.weights", [["a"]], "bertjax.quantization.weights[0] is ['a']; expected a list"),
         ("quantization.weights.0.1.bits", 5, "bits is 5; expected"),
         ("quantization.weights.0.1.scheme", "evil", 'scheme is "evil"; expected one of symmetric'),
-        ("quantization.activations.0.1.low", 1.0, "the range is 1.0 to 2.0; it has to be finite and to hold 0"),
+        ("quantization.activations.0.1.low", 1.0, "the activation range is 1.0 to 2.0; expected finite numbers"),
         ("quantization.activations.0.0", 3, "bertjax.quantization.activations[0][0] is 3; expected Unicode text"),
         ("format", "1", 'bertjax.format is "1"; expected a whole number'),
         ("norm", None, "bertjax.norm is null; expected one of post, pre"),

@@ -232,7 +232,7 @@ def test_an_albert_made_here_gives_the_same_logits_in_transformers(tmp_path):
         ({"num_hidden_groups": 3}, "num_hidden_groups is 3; expected 0 to 2, the number of layers"),
         ({"inner_group_num": 0}, "inner_group_num is 0; expected a whole number from 1"),
         ({"layers": (LayerConfig(3, 10, 0), LayerConfig(2, 10, 0))}, "step 1 uses attention group 0 with a size of 2"),
-        ({"model_type": "albert"}, "a model of type albert has one that begins with Albert"),
+        ({"model_type": "albert"}, "expected a class name that begins with Albert, because model_type is albert"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(changes, message):

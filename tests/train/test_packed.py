@@ -239,15 +239,15 @@ def test_a_model_that_knows_one_text_a_row_says_so():
     halting = universal_config("paper", **SIZES)
     by_example = bertjax.model.Halting(scope="example", epsilon=0.01)
     reasons = {
-        "texts that halt as a whole": halting.replace(recurrence=bertjax.model.Recurrence(3, halting=by_example)),
-        "exits that read the mean": BertConfig(**classifier, exits=Exits(after=(0,), reads="mean")),
-        "trigrams reach into the next text": mobile_config("tiny"),
+        "halting with scope='example'": halting.replace(recurrence=bertjax.model.Recurrence(3, halting=by_example)),
+        "exits with reads='mean'": BertConfig(**classifier, exits=Exits(after=(0,), reads="mean")),
+        "trigram embeddings would mix neighbouring texts": mobile_config("tiny"),
     }
     for reason, config in reasons.items():
         assert reason in (config.unpackable or "")
     for config in (halting, BertConfig(**classifier, exits=Exits(after=(0,)))):
         assert config.unpackable is None
-    config = reasons["texts that halt as a whole"].replace(vocab_size=9)
+    config = reasons["halting with scope='example'"].replace(vocab_size=9)
     ids = np.ones((1, 4), np.int32)
-    with pytest.raises(UserError, match="texts that halt as a whole know one text a row: do not pack for this model"):
+    with pytest.raises(UserError, match="'example' averages over the whole row: do not pack for this model"):
         build(config).apply({"params": init_params(config, 0)}, ids, segment_ids=ids)
