@@ -51,7 +51,7 @@ class Confidence:
         return memory, HIGH_IS_SURE[self.rule](logits) > memory
 
 
-class Waiting(NamedTuple):
+class PatienceState(NamedTuple):
     """The memory of `Patience`."""
 
     agreed: Any
@@ -71,11 +71,11 @@ class Patience:
     patience: int = field(compare=False)
     tolerance: float = field(default=0.0, compare=False)
 
-    def start(self, rows: int) -> Waiting:
+    def start(self, rows: int) -> PatienceState:
         numbers = np.full(rows, self.patience, np.int32), np.full(rows, self.tolerance, np.float32)
-        return Waiting(np.zeros(rows, np.int32), np.full(rows, np.nan, np.float32), *numbers)
+        return PatienceState(np.zeros(rows, np.int32), np.full(rows, np.nan, np.float32), *numbers)
 
-    def decide(self, memory: Waiting, logits: Float[Array, "b c"]) -> tuple[Waiting, Bool[Array, "b"]]:
+    def decide(self, memory: PatienceState, logits: Float[Array, "b c"]) -> tuple[PatienceState, Bool[Array, "b"]]:
         if logits.shape[-1] == 1:
             prediction = logits[:, 0].astype(jnp.float32)
             same = jnp.abs(prediction - memory.before) < memory.tolerance
@@ -131,8 +131,8 @@ def first_exit(
     """The number of the exit that each example takes, `e` for none, from the logits of all exits."""
     memory, exit_numbers = policy.start(len(logits)), np.full(len(logits), len(exit_logits))
     decide = jax.jit(policy.decide)
-    for number, logits_here in enumerate(exit_logits):
-        memory, exits = decide(memory, jnp.asarray(logits_here))
+    for number, logits_at_exit in enumerate(exit_logits):
+        memory, exits = decide(memory, jnp.asarray(logits_at_exit))
         exit_numbers = np.where(np.asarray(exits) & (exit_numbers == len(exit_logits)), number, exit_numbers)
     return exit_numbers
 
