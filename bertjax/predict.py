@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 from scipy.special import expit, softmax
 
 from bertjax.errors import UserError
-from bertjax.machine.xla import Forward, platform
+from bertjax.machine.layout import run_in_parts
+from bertjax.machine.xla import Forward
 from bertjax.metrics.scores import answers
 from bertjax.model import BertConfig, BertModel
 from bertjax.params import Tree
@@ -24,10 +25,6 @@ from bertjax.text.encode import Encoded, encode_examples
 from bertjax.text.examples import Examples
 from bertjax.text.tasks import Kind, Task
 from bertjax.text.tokenizer import Tokenizer
-
-TOKENS_AT_ONCE = 2048
-"""Tokens per forward pass on a CPU. With more, the output of one matrix product has left the cache before the next one
-reads it, which costs a sixth of the time in bfloat16 and nothing in float32."""
 
 
 class Predictions(NamedTuple):
@@ -70,21 +67,11 @@ def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Itera
     halts = config.recurrence and config.recurrence.halting and model.reads_first
     if not (exits or halts):
         run = forward.bound(model, params)
-        return lambda batches: (BatchOutput(batch_in_parts(run, *batch), None) for batch in batches)
+        return lambda batches: (BatchOutput(run_in_parts(run, *batch), None) for batch in batches)
     from bertjax.adaptive import EarlyExitExecutor, segmented_model
 
     executor = EarlyExitExecutor(segmented_model(config), params)
     return lambda batches: (BatchOutput(*output) for output in executor(list(batches)))
-
-
-def batch_in_parts(run: Callable[..., Array], *batch: Int[np.ndarray, "b l"]) -> np.ndarray:
-    """The logits of a batch. On a CPU it is split into equal parts of at most `TOKENS_AT_ONCE` tokens, if its rows can
-    be divided so."""
-    rows, length = batch[0].shape
-    needed = -(-rows * length // TOKENS_AT_ONCE) if platform() == "cpu" else 1
-    parts = next((n for n in range(needed, 2 * needed) if rows % n == 0), 1)
-    cut = zip(*(np.split(array, parts) for array in batch), strict=True)
-    return np.concatenate([np.asarray(logits) for logits in [run(*part) for part in cut]])
 
 
 def kind_of(config: BertConfig) -> Kind:

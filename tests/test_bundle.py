@@ -23,6 +23,7 @@ from scipy.special import expit, softmax
 import bertjax
 from bertjax import predict
 from bertjax.bundle import architecture_for, stored_config
+from bertjax.machine import layout
 from bertjax.model.config import Halting, Recurrence
 from bertjax.params import flatten
 from bertjax.predict import forward
@@ -126,8 +127,8 @@ def test_predictions_are_those_of_transformers_in_the_order_of_the_texts(bundle,
 @pytest.mark.parametrize(("on", "rows"), [("cpu", {2, 4}), ("tpu", {4, 8})])
 def test_a_cpu_computes_a_large_batch_in_parts(bundle, stock, monkeypatch, on, rows):
     calls = []
-    monkeypatch.setattr(predict, "TOKENS_AT_ONCE", 40)
-    monkeypatch.setattr(predict, "platform", lambda: on)
+    monkeypatch.setattr(layout, "TOKENS_AT_ONCE", 40)
+    monkeypatch.setattr(layout, "platform", lambda: on)
 
     def bound(*bundle):
         return lambda *batch: (calls.append(batch[0].shape), forward(*bundle, *batch))[1]

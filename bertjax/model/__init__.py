@@ -3,7 +3,7 @@
     config.py       the sizes and options of a model (no jax)
     depth.py        recurrence, halting and early exits, as data (no jax)
     products.py     every matrix product, embedding look-up and dropout, in one place
-    attention.py    attention masks, and fused attention kernels
+    attention.py    attention and its masks, plain and by fused kernels
     layers.py       one encoder layer
     embeddings.py   from token ids to the encoder's input
     encoder.py      the stack of depth steps, with shared or separate parameters

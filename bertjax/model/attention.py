@@ -1,4 +1,4 @@
-"""Attention masks, and fused attention kernels that never store the attention scores.
+"""Attention: its masks, the plain path, and fused kernels that never store the attention scores.
 
 The plain path ("xla") writes the scores [b, h, l, l] to memory and reads them again for the softmax, the values and the
 gradient. A fused kernel keeps a block of them on the chip, so its memory is linear in the length, not quadratic.
@@ -20,7 +20,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.errors import UserError
+from bertjax.machine.layout import softmax_axis
 from bertjax.model.config import Kernel
+from bertjax.model.products import Product, dropout
 
 Mask = Bool[Array, "b 1 #r l"] | Int[Array, "b l"]
 """Which tokens attend to each other: a mask of the keys visible to each query, or for a fused kernel the segment id of
@@ -57,6 +59,55 @@ def key_mask(
         return keys
     segments = jnp.asarray(segment_ids)
     return keys & (segments[:, None, :, None] == segments[:, None, None, :])
+
+
+def attention(
+    kernel: Kernel,
+    queries: Float[Array, "b r h k"],
+    keys: Float[Array, "b l h k"],
+    values: Float[Array, "b l h k"],
+    mask: Mask,
+    *,
+    site: str,
+    product: Product,
+    rate: float,
+    key: Callable[[], Array | None],
+) -> Float[Array, "b r h k"]:
+    """softmax(q k / sqrt(k)) v over the visible keys, by the kernel of that name.
+
+    `rate` is that of dropout of the attention probabilities, and `key()` draws its key, or gives None if dropout is
+    off.
+
+    Raises:
+      UserError: The kernel is a fused one, and attention probabilities are to be dropped.
+    """
+    if kernel == "xla":
+        return plain_attention(queries, keys, values, mask, site, product, lambda x: dropout(x, rate, key()))
+    if rate and key() is not None:
+        raise UserError(
+            f"attention={kernel!r} cannot drop attention probabilities, which it never holds, and "
+            f"attention_probs_dropout_prob is {rate}: train with 0, or with attention='xla'."
+        )
+    return fused_attention(kernel, queries, keys, values, mask)
+
+
+def plain_attention(
+    queries: Float[Array, "b r h k"],
+    keys: Float[Array, "b l h k"],
+    values: Float[Array, "b l h k"],
+    mask: Bool[Array, "b 1 #r l"],
+    site: str,
+    product: Product,
+    drop: Callable[[Array], Array],
+) -> Float[Array, "b r h k"]:
+    """Attention as two products around a softmax; `drop` is dropout, applied to the probabilities."""
+    axis, scaled = softmax_axis(), queries * queries.shape[-1] ** -0.5
+    order, visible = ("bhqm", mask) if axis == -1 else ("bhmq", mask.swapaxes(2, 3))
+    scores = product(f"{site}/scores", f"bqhk,bmhk->{order}", scaled, keys).astype(jnp.float32)
+    # The lowest finite number, not -inf: a row without any visible key (batch padding) would become NaN.
+    masked = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
+    probabilities = drop(jax.nn.softmax(masked, axis=axis))
+    return product(f"{site}/context", f"{order},bmhk->bqhk", probabilities.astype(values.dtype), values)
 
 
 def fused_attention(

@@ -12,6 +12,7 @@ mistake.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,9 +21,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
-from bertjax.errors import UserError
-from bertjax.machine.xla import platform
-from bertjax.model.attention import Mask, fused_attention
+from bertjax.model.attention import Mask, attention
 from bertjax.model.config import BertConfig
 from bertjax.model.products import Product, as_row, dense, dropout, plain_product
 from bertjax.quantized.tensor import Quantized
@@ -163,42 +162,23 @@ class SelfAttention(nn.Module):
         site: str,
     ) -> Float[Array, "b r d"]:
         """Attention output of the queries' rows, after the output projection and dropout."""
-        kernel, rate = self.config.attention, self.config.attention_probs_dropout_prob
-        if kernel == "xla":
-            context = self.attend(queries, keys, values, mask, site)
-        elif rate and self.has_rng("dropout"):
-            raise UserError(
-                f"attention={kernel!r} cannot drop attention probabilities, which it never holds, and "
-                f"attention_probs_dropout_prob is {rate}: train with 0, or with attention='xla'."
-            )
-        else:
-            context = fused_attention(kernel, queries, keys, values, mask)
+        context = attention(
+            self.config.attention,
+            queries,
+            keys,
+            values,
+            mask,
+            site=site,
+            product=self.product,
+            rate=self.config.attention_probs_dropout_prob,
+            key=partial(dropout_key, self),
+        )
         if gates.heads is not None:
             rows = gates.heads.shape[1] if gates.heads.ndim == 3 else 1
             context = context * jnp.reshape(gates.heads, (-1, rows, self.heads, 1)).astype(context.dtype)
         width = self.heads * self.config.head_size
         update = self.output(context.reshape(*queries.shape[:2], width), f"{site}/output")
         return dropout(update, self.config.inner_dropout, dropout_key(self))
-
-    def attend(
-        self,
-        queries: Float[Array, "b r h k"],
-        keys: Float[Array, "b l h k"],
-        values: Float[Array, "b l h k"],
-        mask: Mask,
-        site: str,
-    ) -> Float[Array, "b r h k"]:
-        scaled = queries * (self.config.head_size**-0.5)
-        # A CPU vectorises sums over the second last axis, but not over the last: with the keys before the queries, a
-        # batch of 32 x 128 takes a ninth less time. GPUs and TPUs have kernels for the usual order.
-        keys_first = platform() == "cpu"
-        order, seen = ("bhmq", mask.swapaxes(2, 3)) if keys_first else ("bhqm", mask)
-        scores = self.product(f"{site}/scores", f"bqhk,bmhk->{order}", scaled, keys).astype(jnp.float32)
-        # The lowest finite number, not -inf: a row without any visible key (batch padding) would become NaN.
-        masked = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
-        probabilities = jax.nn.softmax(masked, axis=order.index("m"))
-        probabilities = dropout(probabilities, self.config.attention_probs_dropout_prob, dropout_key(self))
-        return self.product(f"{site}/context", f"{order},bmhk->bqhk", probabilities.astype(values.dtype), values)
 
 
 class FeedForward(nn.Module):
