@@ -27,7 +27,7 @@ def main(config: Config) -> None:
     from bertjax.adaptive.calibration import logits_at_exits
 
     out, text = as_path(config.out), Text.of(config.data)
-    if begin(out, config):
+    if begin(out, config, text.reader):
         return
     bundle, task = open_model(config.model, text.task(config.held_out), 0)
     if bundle.config.exits is None:

@@ -25,18 +25,20 @@ from bertjax.engine.log import note
 from bertjax.engine.record import begin
 from bertjax.jobs.compare import is_finished, run_row, set_up
 from bertjax.jobs.comparison import Bench, measure, show
+from bertjax.jobs.data import Text
 from bertjax.jobs.stages import FAILED, Failure, attempt, leave_if, left_out
 from bertjax.recipes.compare import Config
 from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
-    out, settings = as_path(config.out), to_dict(config)
-    begin(out, {name: value for name, value in settings.items() if name not in ("rows", "seeds", "row")})
+    out, settings, text = as_path(config.out), to_dict(config), Text.of(config.data, verbose=False)
+    recorded = {name: value for name, value in settings.items() if name not in ("rows", "seeds", "row")}
+    begin(out, recorded, text.reader)
     if is_finished(config, settings):
         note(f"{out}: finished already; the report: {out / 'report.md'}")
         return
-    bench = set_up(config)
+    bench = set_up(config, text)
     outcomes: dict[str, dict[int, Any]] = {}
     failures: list[Failure] = []
     for row, seed in config.chosen():

@@ -34,10 +34,10 @@ from bertjax.storage.paths import as_path
 def main(config: Config) -> None:
     out, stages = as_path(config.out), config.planned_stages()
     check(stages, config.chooses)
-    if begin(out, config):
+    text = Text.of(config.data, verbose=False)
+    if begin(out, config, text.reader):
         leave_if((read_record(out) or {}).get("missed"), MISSED)
         return
-    text = Text.of(config.data, verbose=False)
     task = text.task()
     facts = describe_for(text, config.model, task)
     with contextlib.closing(Log(out, "compressing", len(stages), start=None, quiet=not is_main_process())) as log:

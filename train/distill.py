@@ -18,10 +18,10 @@ from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
-    out = as_path(config.out)
-    if begin(out, config):
+    out, text = as_path(config.out), Text.of(config.data, verbose=config.compile_only is None)
+    if begin(out, config, text.reader):
         return
-    prepared = prepare(config, Text.of(config.data, verbose=config.compile_only is None))
+    prepared = prepare(config, text)
     student = train(config, config.out, prepared)
     finish(out, score_of(student, prepared.held_out), **prepared.fingerprints)
 

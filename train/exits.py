@@ -19,10 +19,10 @@ from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
-    out = as_path(config.out)
-    if begin(out, config):
+    out, text = as_path(config.out), Text.of(config.data, verbose=config.compile_only is None)
+    if begin(out, config, text.reader):
         return
-    prepared = prepare(config, Text.of(config.data, verbose=config.compile_only is None))
+    prepared = prepare(config, text)
     model = train(config, config.out, prepared)
     finish(out, scores_at_exits(model, prepared.held_out), **prepared.fingerprints)
 

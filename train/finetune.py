@@ -18,7 +18,7 @@ from bertjax.storage.paths import as_path
 
 def main(config: Config) -> None:
     out, text = as_path(config.out), Text.of(config.data, verbose=config.compile_only is None)
-    if begin(out, config):
+    if begin(out, config, text.reader):
         return
     prepared = prepare(config, text)
     model = train_soup(config, text) if config.model_soup > 1 else train(config, config.out, prepared)

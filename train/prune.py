@@ -17,10 +17,10 @@ from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
-    out = as_path(config.out)
-    if begin(out, config):
+    out, text = as_path(config.out), Text.of(config.data, verbose=config.compile_only is None)
+    if begin(out, config, text.reader):
         return
-    pruned, held_out = prune(config, Text.of(config.data, verbose=config.compile_only is None))
+    pruned, held_out = prune(config, text)
     if held_out is None:
         finish(out, {})
     else:

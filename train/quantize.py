@@ -18,10 +18,10 @@ from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
-    out = as_path(config.out)
-    if begin(out, config):
+    out, text = as_path(config.out), Text.of(config.data, verbose=config.compile_only is None)
+    if begin(out, config, text.reader):
         return
-    model, train, held_out = quantise(config, Text.of(config.data, verbose=config.compile_only is None))
+    model, train, held_out = quantise(config, text)
     score = score_of(model, held_out)
     finish(out, score, train=train.encoded.fingerprint, eval=held_out.encoded.fingerprint)
 

@@ -18,10 +18,10 @@ from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
-    out = as_path(config.out)
-    if begin(out, config):
+    out, text = as_path(config.out), Text.of(config.data)
+    if begin(out, config, text.reader):
         return
-    smaller, held_out = prune(config, Text.of(config.data))
+    smaller, held_out = prune(config, text)
     finish(out, {} if held_out is None else score_of(smaller, held_out))
 
 

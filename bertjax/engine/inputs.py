@@ -4,13 +4,15 @@ The model in a folder may be replaced between two parts of a run. A student that
 not reproducible, so the record of a run holds a fingerprint for every field that names a model or a text.
 """
 
-import functools
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bertjax.errors import UserError
 from bertjax.storage.typed_json import Json
+
+if TYPE_CHECKING:
+    from bertjax.text.reader import TextReader
 
 MODELS = ("model", "teacher", "teachers", "trained", "init_from")
 """Fields that name models: a folder, hf:NAME, or demo."""
@@ -20,13 +22,14 @@ INIT_METHODS = ("teacher", "random")
 """Values of `init_from` that are not models."""
 
 
-def inputs(config: Json) -> dict[str, dict[str, str]]:
+def inputs(config: Json, reader: "TextReader | None" = None) -> dict[str, dict[str, str]]:
     """The fingerprints of all models and texts in a config (as JSON), by the path of the field. Missing ones are left
-    out: the code that opens them raises the error."""
+    out: the code that opens them raises the error. The `reader` of a run opens each file of text once, for its
+    fingerprint and to be read."""
     fingerprints = {}
     for path, name, value in named(config):
         try:
-            fingerprints[path] = of_model(value) if name in MODELS else of_text(value)
+            fingerprints[path] = of_model(value) if name in MODELS else of_text(value, reader)
         except (UserError, OSError):
             continue
     return {path: parts for path, parts in fingerprints.items() if parts}
@@ -62,20 +65,16 @@ def of_model(name: str) -> dict[str, str]:
     return manifest.fingerprint(resolve(name))
 
 
-def of_text(name: str) -> dict[str, str]:
+def of_text(name: str, reader: "TextReader | None") -> dict[str, str]:
     """The fingerprint of the bytes of a file, or of all files in a folder."""
+    from bertjax.storage.manifest import digests_of
     from bertjax.storage.paths import local
 
     if name == "demo" or name.startswith("tfds:"):
         return {}
     path = local(name).expanduser()
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    return {"text": _text_fingerprint(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))}
-
-
-@functools.cache
-def _text_fingerprint(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Of files with these times and sizes, each read once in a process: every stage of a compression asks again."""
-    from bertjax.storage.manifest import digests_of
-
-    return hashlib.sha256(" ".join(digests_of([file for file, *_ in files])).encode()).hexdigest()[:16]
+    if reader and not path.is_dir():
+        digests = [reader.digest(path)]
+    else:
+        digests = digests_of(sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path])
+    return {"text": hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]}

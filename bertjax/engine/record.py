@@ -34,21 +34,23 @@ from bertjax.storage.typed_json import Json
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
+    from bertjax.text.reader import TextReader
 
 PACKAGES = ("bertjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "transformers")
 
 
-def begin(out: Path, config: Dataclass | dict[str, Any]) -> bool:
-    """Starts or resumes a run in this folder. True if the run is finished already.
+def begin(out: Path, config: Dataclass | dict[str, Any], reader: "TextReader | None" = None) -> bool:
+    """Starts or resumes a run in this folder. True if the run is finished already. The `reader` of the run gives the
+    digests of its files of text, so that each is opened once.
 
     Raises:
       UserError: Another command works on the folder; it holds a run with other settings, or one that started from
         other models or texts; it cannot be written, or the processes do not share it.
     """
-    return broadcast_from_main(lambda: begin_here(out, config))
+    return broadcast_from_main(lambda: begin_here(out, config, reader))
 
 
-def begin_here(out: Path, config: Dataclass | dict[str, Any]) -> bool:
+def begin_here(out: Path, config: Dataclass | dict[str, Any], reader: "TextReader | None" = None) -> bool:
     """`begin`, in one process."""
     keep_compiled_programs()
     acquire_lock(out)
@@ -56,7 +58,7 @@ def begin_here(out: Path, config: Dataclass | dict[str, Any]) -> bool:
     settings.pop("out", None)
     stored = completed(record["config"], config) if record else {}
     stored.pop("out", None)
-    fingerprints = inputs(settings)
+    fingerprints = inputs(settings, reader)
     different = differences(without_resources(stored), without_resources(settings)) if record else []
     changed = changes((record or {}).get("inputs", {}), fingerprints)
     if record is None or ((different or changed) and not holds_work(out)):

@@ -50,7 +50,7 @@ def augment(config: Config, text: Text) -> Data:
         )
     new: dict[str, Any] = {"labels": task.labels, "kind": task.kind, "metric": task.metric}
     data = dataclasses.replace(config.data, train=str(file), rows=None, **new)
-    if begin(out, config):
+    if begin(out, config, text.reader):
         return data
     parts = out / "parts" / examples.fingerprint[:16]
     count = make_parts(open_source(config, task, examples), parts, **process_shard())

@@ -34,9 +34,9 @@ def is_finished(config: Config, settings: dict[str, Any]) -> bool:
     return stored["config"] == settings and not any(row["failures"] for row in stored["rows"])
 
 
-def set_up(config: Config) -> Bench:
+def set_up(config: Config, text: Text) -> Bench:
     """The teacher, given or trained, and the training data."""
-    out, text = as_path(config.out), Text.of(config.data, verbose=False)
+    out = as_path(config.out)
     task = text.task()
     examples = text.training_examples(task, labelled=True)
     facts = describe_for(text, config.trained or config.model, task)

@@ -81,7 +81,7 @@ def run(recipe: Finetune, context: Context) -> StageResult:
     config, text = Config(**{**vars(recipe), **given}), Text.of_context(context)
     if config.model_soup == 1:
         train_unscored(config, text, prepare)
-    elif not begin(as_path(config.out), config):
+    elif not begin(as_path(config.out), config, context.reader):
         train_soup(config, text)
         finish(as_path(config.out), {})
     return result_of(context.out, context.data)

@@ -280,7 +280,7 @@ def run(recipe: Prune, context: Context) -> StageResult:
     settings = {one.name: getattr(recipe, one.name) for one in dataclasses.fields(recipe) if one.init}
     given = {name: getattr(context, name) for name in ("model", "data", "out", "teacher", "outputs")}
     config, out = Config(**settings, **given), as_path(context.out)
-    if not begin(out, config):
+    if not begin(out, config, context.reader):
         prune(config, Text.of_context(context))
         finish(out, {})
     trained = result_of(str(out / "recovery"), context.data)

@@ -211,7 +211,7 @@ def run(recipe: Quantize, context: Context) -> StageResult:
     teacher = context.teacher or default_teacher(context)
     given = {"model": context.model, "data": context.data, "out": context.out, "teacher": teacher}
     config = Config(**{**vars(recipe), **given})
-    if not begin(as_path(config.out), config):
+    if not begin(as_path(config.out), config, context.reader):
         quantise(config, Text.of_context(context))
         finish(as_path(config.out), {})
     return result_of(context.out, context.data)

@@ -84,7 +84,7 @@ def train_unscored(config: Any, text: Text, prepare: Callable[[Any, Text], Prepa
     from bertjax.engine.record import begin, finish
 
     out = as_path(config.out)
-    if begin(out, config):
+    if begin(out, config, text.reader):
         return
     prepared = prepare(config, text)
     train(config, config.out, prepared)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from bertjax.errors import UserError
 from bertjax.jobs.data import Split, Text, open_model, tokenizer_of
 from bertjax.jobs.training import result_of
-from bertjax.recipes.data import Data
 from bertjax.recipes.stage import Context, StageResult
 from bertjax.recipes.vocabulary import Config, Vocabulary
 from bertjax.storage.paths import as_path
@@ -35,7 +34,7 @@ def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
             tokenizer = tokenizer_of(bundle)
             text.describe(text.training(task, tokenizer, labelled=False), text.held_out(task, tokenizer))
     else:
-        bundle, texts = bertjax.load(config.model), raw_texts(config.data)
+        bundle, texts = bertjax.load(config.model), raw_texts(text)
     smaller = prune_vocabulary(bundle, texts)
     note(f"{smaller.config.vocab_size} of {bundle.config.vocab_size} tokens are kept")
     bertjax.save(smaller, as_path(config.out) / "bundle")
@@ -44,13 +43,14 @@ def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
     return smaller, held_out
 
 
-def raw_texts(data: Data) -> Iterable[str]:
+def raw_texts(text: Text) -> Iterable[str]:
     """All text of `data.train`."""
     from bertjax.text.documents import read_documents
 
+    data = text.data
     if data.rows is not None:
         raise UserError(f"--data.rows={data.rows}: it chooses labelled examples, but the text is raw. Leave it out.")
-    return chain.from_iterable(read_documents(data.train, data.text))
+    return chain.from_iterable(read_documents(data.train, data.text, reader=text.reader))
 
 
 def run(recipe: Vocabulary, context: Context) -> StageResult:
@@ -61,7 +61,7 @@ def run(recipe: Vocabulary, context: Context) -> StageResult:
     config = Config(recipe.name, model=context.model, data=context.data, out=context.out)
 
     def prune_once() -> None:
-        if not begin(as_path(config.out), config):
+        if not begin(as_path(config.out), config, context.reader):
             prune(config, Text.of_context(context))
             finish(as_path(config.out), {})
 

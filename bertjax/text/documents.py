@@ -16,7 +16,8 @@ from pathlib import Path
 from bertjax.errors import UserError
 from bertjax.storage.paths import local
 from bertjax.text.examples import plain_texts
-from bertjax.text.files import check_exists, ending, read_text
+from bertjax.text.files import ReadBytes, check_exists, ending, read_text
+from bertjax.text.reader import TextReader
 from bertjax.text.sources import read_table
 from bertjax.text.tasks import Task
 
@@ -25,18 +26,23 @@ BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 TEXT = ".txt"
 
 
-def read_documents(source: str, column: str | None = None, split: str = "train") -> Iterator[list[str]]:
+def read_documents(
+    source: str, column: str | None = None, split: str = "train", reader: TextReader | None = None
+) -> Iterator[list[str]]:
     """The sentences of each document that has any.
 
     `source` is a text file, a folder of them (read in the order of their names), or any source that `load_examples`
-    reads; `column` is the text column of a table.
+    reads; `column` is the text column of a table. With the `reader` of a run, a table that the run
+    has read already is not read again.
 
     Raises:
       UserError: No such source, or no text in it.
     """
-    has_text = False
+    has_text, read = False, reader.content if reader else Path.read_bytes
     for text in (
-        chain.from_iterable(map(blocks, files)) if (files := text_files(source)) else table_texts(source, column, split)
+        chain.from_iterable(blocks(file, read) for file in files)
+        if (files := text_files(source))
+        else table_texts(source, column, split, reader)
     ):
         if sentences := sentences_of(text):
             has_text = True
@@ -65,12 +71,12 @@ def text_files(source: str) -> list[Path]:
     return [path]
 
 
-def blocks(file: Path) -> list[str]:
-    return BLANK_LINE.split(read_text(file).replace("\r\n", "\n"))
+def blocks(file: Path, read: ReadBytes) -> list[str]:
+    return BLANK_LINE.split(read_text(file, read).replace("\r\n", "\n"))
 
 
-def table_texts(source: str, column: str | None, split: str) -> list[str]:
-    return plain_texts(read_table(source, Task(text=column), split), column)
+def table_texts(source: str, column: str | None, split: str, reader: TextReader | None = None) -> list[str]:
+    return plain_texts((reader.table if reader else read_table)(source, Task(text=column), split), column)
 
 
 def source_digest(source: str, column: str | None = None, split: str = "train") -> str:

@@ -5,6 +5,7 @@ import codecs
 import difflib
 import gzip
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from bertjax.errors import UserError
@@ -16,6 +17,8 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+ReadBytes = Callable[[Path], bytes]
+"""How the bytes of a file are read: `Path.read_bytes`, or by a cache (`reader.TextReader.content`)."""
 PACKED = {".gz": gzip.decompress, ".bz2": bz2.decompress}
 
 
@@ -37,10 +40,10 @@ def check_exists(path: Path) -> None:
     raise UserError(f"{path}: no such file{hint}")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, read: ReadBytes = Path.read_bytes) -> str:
     """The whole text of a file, decompressed if its name ends in .gz or .bz2."""
     try:
-        content = path.read_bytes()
+        content = read(path)
         content = PACKED.get(path.suffix.lower(), bytes)(content)
     except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: damaged or incomplete {path.suffix} file ({error})") from None

@@ -13,7 +13,7 @@ from bertjax.errors import UserError
 from bertjax.storage.paths import local
 from bertjax.text.demo import demo_table
 from bertjax.text.examples import Examples, make_examples
-from bertjax.text.files import check_exists, ending
+from bertjax.text.files import ReadBytes, check_exists, ending
 from bertjax.text.structured import conll_table, squad_table
 from bertjax.text.table import Table
 from bertjax.text.tables import csv_table, jsonl_table, lines_table, parquet_table, tsv_table
@@ -60,7 +60,7 @@ def require_labels(table: Table, task: Task, examples: Examples) -> None:
         raise UserError(f"{table.source}: which column holds the label? Name it with `label`\n{table.listing()}")
 
 
-def read_table(source: Any, task: Task, split: str) -> Table:
+def read_table(source: Any, task: Task, split: str, read: ReadBytes = Path.read_bytes) -> Table:
     """The columns of a source, before the task selects any."""
     if isinstance(source, list | tuple):
         return list_table(list(source))
@@ -70,10 +70,18 @@ def read_table(source: Any, task: Task, split: str) -> Table:
         return demo_table(split)
     if str(source).startswith("tfds:"):
         return tfds_table(str(source))
-    return file_table(local(source).expanduser(), task)
+    return file_table(local(source).expanduser(), task, read)
 
 
-def file_table(path: Path, task: Task) -> Table:
+def table_variant(source: str, task: Task, split: str) -> str:
+    """What the table of a source depends on besides the source: the split of the demo, and the kind of task for .txt
+    (see `file_table`)."""
+    if source == "demo":
+        return split
+    return task.kind if task.kind == "tokens" and ending(Path(source)) == ".txt" else ""
+
+
+def file_table(path: Path, task: Task, read: ReadBytes) -> Table:
     """A file, read by its suffix. `.txt` is CoNLL columns for a task of kind tokens, else one unlabelled text per
     line."""
     check_exists(path)
@@ -88,7 +96,7 @@ def file_table(path: Path, task: Task) -> Table:
     }
     if ending(path) not in readers:
         raise UserError(f'{path}: unknown ending "{ending(path)}"; expected one of: {" ".join(readers)}')
-    return readers[ending(path)](path)
+    return readers[ending(path)](path, read)
 
 
 def list_table(rows: list) -> Table:

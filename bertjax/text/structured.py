@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.text.files import read_text
+from bertjax.text.files import ReadBytes, read_text
 from bertjax.text.labels import side_by_side
 from bertjax.text.table import Table
 from bertjax.text.tables import at_line
 
 
-def conll_table(path: Path) -> Table:
+def conll_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
     """One word per line with its tags after it, a blank line after each sentence.
 
     Columns are named `word`, 2, 3, .. and the last one `tag`; a single column has no tags. Columns are separated by
     tabs in lines that contain one, else by blanks. `-DOCSTART-` lines are skipped, and so are comments: lines that
     begin with # at the start of a sentence and do not have the columns of a word.
     """
-    text = read_text(path)
+    text = read_text(path, read)
     lines = [line.strip("\r") for line in text.split("\n")]
     split = [line.split("\t") if "\t" in line else line.split() for line in lines]
     plain = [fields for fields in split if fields and fields[0] != "-DOCSTART-" and not fields[0].startswith("#")]
@@ -52,10 +52,10 @@ def conll_table(path: Path) -> Table:
     return Table(columns, str(path), lambda row: f"sentence from {line_of(row)}")
 
 
-def squad_table(path: Path) -> Table:
+def squad_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
     """SQuAD 1.1's JSON as columns question, context and answers (without answers if no question has any)."""
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_text(path, read))
     except ValueError as error:
         if isinstance(error, UserError):
             raise

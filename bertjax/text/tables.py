@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
-from bertjax.text.files import ending, read_text
+from bertjax.text.files import ReadBytes, ending, read_text
 from bertjax.text.table import Table
 
 COLA = ["source", "label", "mark", "sentence"]  # the one GLUE task whose files have no header
 QQP = {"question1", "question2", "is_duplicate"}
 
 
-def tsv_table(path: Path) -> Table:
+def tsv_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
     """Tab-separated columns with a header line, or CoLA's four without one."""
-    lines = read_text(path).rstrip("\r\n").split("\n")
+    lines = read_text(path, read).rstrip("\r\n").split("\n")
     records = [(number, line.removesuffix("\r").split("\t")) for number, line in enumerate(lines, start=1)]
     first = records[0][1]
     if len(first) == 4 and first[1] in ("0", "1") and first[2] in ("", "*"):
@@ -31,10 +31,10 @@ def tsv_table(path: Path) -> Table:
     return table_of(path, first, records[1:])
 
 
-def csv_table(path: Path) -> Table:
+def csv_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
     """Comma-separated columns with a header line. A quoted cell may span lines; the number of a row is that of its
     first line."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path, read), newline=""), strict=True)
     records, line = [], 1
     limit = csv.field_size_limit(2**31 - 1)  # characters of a cell: Python's default, 131072, is less than a long text
     try:
@@ -81,10 +81,10 @@ def without_broken(path: Path, names: list[str], records: list) -> list:
     return whole
 
 
-def jsonl_table(path: Path) -> Table:
+def jsonl_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
     """One JSON object per line; its keys are the columns, and a key may be missing in some lines."""
     rows, lines = [], []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path, read).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -99,15 +99,16 @@ def jsonl_table(path: Path) -> Table:
     return Table({name: [row.get(name) for row in rows] for name in names}, str(path), at_line(lines))
 
 
-def parquet_table(path: Path) -> Table:
+def parquet_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
     """The columns of a Parquet file; rows count from 0, as in pandas."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(str(path))
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(read(path)))
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0].replace("<Buffer>", str(path))  # as pyarrow names bytes without a file
+        raise UserError(f"{path}: cannot be read as Parquet ({reason})") from None
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         # Python has no times before the year 1 or after 9999: such a column is neither text nor label, and is dropped.
@@ -116,9 +117,9 @@ def parquet_table(path: Path) -> Table:
     return Table(columns, str(path), lambda row: f"row {row}")
 
 
-def lines_table(path: Path) -> Table:
+def lines_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
     """Plain text, one example per line, no labels; blank lines are skipped."""
-    lines = [(n, line) for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+    lines = [(n, line) for n, line in enumerate(read_text(path, read).split("\n"), start=1) if line.strip()]
     return Table({"text": [line.removesuffix("\r") for _, line in lines]}, str(path), at_line([n for n, _ in lines]))
 
 

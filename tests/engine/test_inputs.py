@@ -27,6 +27,7 @@ from bertjax.recipes.pretrain import Text
 from bertjax.recipes.sharding import Sharding
 from bertjax.storage import manifest
 from bertjax.student import Student
+from bertjax.text.reader import TextReader
 from tests.train.tiny import ROOT, write_model, write_table
 from train import (
     augment,
@@ -221,6 +222,15 @@ def test_texts_of_a_folder_and_names_that_are_no_files(work: Path):
     (work / "texts" / "two.txt").write_text("Two.\n")
     assert changes(before, inputs(asked)) == ["--data.train has other text"]
     assert inputs({"data": {"train": "tfds:glue/sst2/train", "eval": "nowhere.tsv"}, "model": "nowhere"}) == {}
+
+
+def test_a_text_has_one_fingerprint_whoever_reads_it(work: Path):
+    (work / "texts").mkdir()
+    (work / "texts" / "one.txt").write_text("One.\n")
+    for asked in (work / "train.tsv", work / "texts"):
+        config = {"data": {"train": str(asked)}}
+        assert inputs(config, TextReader()) == inputs(config)
+    assert inputs({"data": {"train": str(work / "nowhere.tsv")}}, TextReader()) == {}
 
 
 @pytest.mark.slow

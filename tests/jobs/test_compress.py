@@ -16,7 +16,7 @@ from train import compress
 
 
 @pytest.mark.slow
-def test_the_files_of_text_are_opened_once_for_their_digest_and_once_to_be_read(tmp_path: Path):
+def test_each_file_of_text_is_opened_once(tmp_path: Path):
     train, held_out = write_table(tmp_path / "train.tsv", 32), write_table(tmp_path / "eval.tsv", 32, seed=1)
     opened, counting = [], True
 
@@ -34,5 +34,5 @@ def test_the_files_of_text_are_opened_once_for_their_digest_and_once_to_be_read(
     model = str(write_model(tmp_path / "model"))
     compress.main(Config(model=model, data=data, stages=stages, out=str(tmp_path / "out")))
     counting = False
-    assert sorted(opened) == ["eval.tsv"] * 2 + ["train.tsv"] * 2
+    assert sorted(opened) == ["eval.tsv", "train.tsv"]
     assert (tmp_path / "out" / "report.md").is_file()

@@ -258,7 +258,7 @@ def test_every_dropout_of_the_paper_is_there(monkeypatch):
         seen.append((rate, x.shape, key is not None))
         return x
 
-    for module in ("embeddings", "layers", "heads"):
+    for module in ("embeddings", "attention", "layers", "heads"):
         monkeypatch.setattr(f"bertjax.model.{module}.dropout", watched)
     hidden, scores = (0.25, (3, 7, 12), True), (0.5, (3, 3, 7, 7), True)
     for architecture, shape in (("BertForTokenClassification", (3, 7, 12)), ("BertForSequenceClassification", (3, 12))):

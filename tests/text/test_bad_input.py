@@ -180,7 +180,12 @@ CASES = {
     "damaged archive": ("a.tsv.gz", gzip.compress(b"text\n" * 99)[:-4], TASK, ["a.tsv.gz: damaged or incomplete .gz"]),
     "no archive": ("a.tsv.gz", b"text\tlabel\n", TASK, ["a.tsv.gz: damaged or incomplete .gz file"]),
     "no other archive": ("a.csv.bz2", b"text,label\n", TASK, ["a.csv.bz2: "]),
-    "no parquet": ("a.parquet", b"text,label\n", TASK, ["a.parquet: cannot be read as Parquet"]),
+    "no parquet": (
+        "a.parquet",
+        b"text,label\n",
+        TASK,
+        ["a.parquet: cannot be read as Parquet (", "/a.parquet': Parquet magic bytes"],
+    ),
 }
 
 
@@ -226,10 +231,10 @@ def test_unreadable_files_say_why(tmp_path, monkeypatch):
     path = tmp_path / "train.tsv"
     path.write_text("text\na\n")
 
-    def refuse(_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(UserError, match=r"train\.tsv: cannot be read \(Permission denied\)"):
         load_examples(path)
 
