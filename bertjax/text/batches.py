@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 
 from bertjax.errors import UserError
 from bertjax.text.buckets import bucket_of
+from bertjax.text.draws import Draws
 from bertjax.text.encode import NO_LABEL, Encoded
 
 Batch = dict[str, np.ndarray]
@@ -27,9 +28,10 @@ _ENDLESS = 2**62
 
 
 class EpochPlan(NamedTuple):
-    """The batches of one epoch: the rows of each (-1 = filler), and the length it is padded to."""
+    """The batches of one epoch: the rows of each (-1 = filler), and the length it is padded to. Packed batches have
+    several rows in each line."""
 
-    rows: Int[np.ndarray, "batches batch"]
+    rows: Int[np.ndarray, "batches batch ..."]
     lengths: Int[np.ndarray, "batches"]
 
 
@@ -51,37 +53,51 @@ def steps_per_epoch(encoded: Encoded, batch_size: int) -> int:
 class BatchIterator(Iterator[Batch]):
     """Batches by number, made ahead of time in threads; its position is a small dict of plain values.
 
-    `make(k)` is batch k and must depend on k alone. `longest()` is the number of a batch of the greatest length;
-    without it, all have one length. `identity` is what the order depends on (data, seed, sizes). It is part of the
-    state, and a state with another identity is refused.
+    `plan(epoch)` gives the batches of an epoch, the same number in each, and `lay_out(rows, length, epoch)` the arrays
+    of one batch. Both must depend on their arguments alone, because batch k is made without the batches before it.
+    `identity` is what the order depends on (data, seed, sizes). It is part of the state, and a state with another
+    identity is refused.
+
+    Batches are endless, or for `epochs` (a fraction of one is rounded to whole batches), and begin with number `start`.
+    `batch_size` counts the rows of all processes together; this process gets its contiguous share of every batch.
     """
 
     def __init__(
         self,
-        make: Callable[[int], Batch],
+        plan: Callable[[int], EpochPlan],
+        lay_out: Callable[[np.ndarray, int, int], Batch],
         identity: dict[str, Any],
         *,
+        batch_size: int,
         steps_per_epoch: int,
-        epochs: int | float | None,
-        start: int,
-        threads: int,
-        longest: Callable[[], int] = lambda: 0,
+        epochs: int | float | None = None,
+        start: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 2,
     ):
         import grain  # takes two seconds, because it imports jax
 
         self.steps_per_epoch = steps_per_epoch
-        self._make, self._longest, self._identity = make, longest, identity
+        self._plan = lru_cache(maxsize=2)(plan)  # around the end of an epoch, threads make batches of both
+        self._lay_out, self._identity = lay_out, identity
+        self._share = process_share(batch_size, process_index, process_count)
         total = _ENDLESS if epochs is None else max(1, round(epochs * steps_per_epoch))
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-        self._batches = iter(grain.MapDataset.range(total).map(make).to_iter_dataset(options))
+        self._batches = iter(grain.MapDataset.range(total).map(self._make).to_iter_dataset(options))
         self._batches.set_state({"next_index": start})
+
+    def _make(self, number: int) -> Batch:
+        epoch, step = divmod(number, self.steps_per_epoch)
+        rows, lengths = self._plan(epoch)
+        return self._lay_out(rows[step, self._share], int(lengths[step]), epoch)
 
     def __next__(self) -> Batch:
         return next(self._batches)
 
     def longest(self) -> Batch:
         """A batch of the greatest length; the position of the iterator does not change."""
-        return self._make(self._longest())
+        return self._make(int(self._plan(0).lengths.argmax()))
 
     def get_state(self) -> dict[str, Any]:
         """The position of the iterator, serialisable as JSON: `next_batch` and the identity of the order."""
@@ -100,67 +116,52 @@ class BatchIterator(Iterator[Batch]):
 
 
 def batches(
-    encoded: Encoded,
-    batch_size: int,
-    *,
-    seed: int,
-    buckets: tuple[int, ...],
-    epochs: int | float | None = None,
-    start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = 2,
+    encoded: Encoded, batch_size: int, *, seed: int, buckets: tuple[int, ...], **position: Any
 ) -> BatchIterator:
-    """Batches for training, endless or for `epochs` (a fraction of one is rounded to whole batches).
+    """Batches for training; `position` are the options of `BatchIterator`.
 
     Every row appears once per epoch; filler rows (weight 0, example id -1) complete the last batch of an epoch.
-    `batch_size` counts the rows of all processes together; this process gets its contiguous share of every batch.
     """
-    share = process_share(batch_size, process_index, process_count)
-    steps = steps_per_epoch(encoded, batch_size)
     edges = bucket_of(encoded.lengths, buckets)
-
-    @lru_cache(maxsize=2)  # around the end of an epoch, threads make batches of both
-    def plan(epoch: int) -> EpochPlan:
-        return epoch_plan(edges, batch_size, seed, epoch)
-
-    def make(number: int) -> Batch:
-        epoch, step = divmod(number, steps)
-        return gather(encoded, plan(epoch).rows[step, share], int(plan(epoch).lengths[step]))
-
     identity = {
         "data_fingerprint": encoded.fingerprint,
         "seed": seed,
         "batch_size": batch_size,
         "buckets": list(buckets),
     }
-    of_greatest_length = lambda: int(plan(0).lengths.argmax())  # noqa: E731
     return BatchIterator(
-        make,
+        lambda epoch: epoch_plan(edges, batch_size, seed, epoch),
+        lambda rows, length, epoch: gather(encoded, rows, length),
         identity,
-        steps_per_epoch=steps,
-        epochs=epochs,
-        start=start,
-        threads=threads,
-        longest=of_greatest_length,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch(encoded, batch_size),
+        **position,
     )
 
 
 def eval_batches(
     encoded: Encoded, batch_size: int, buckets: tuple[int, ...], process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
-    """Every row once, shortest first, with filler rows in the last batch of each bucket.
+    """The batches of `shortest_first`.
 
     `example_ids` map the rows of a batch to those of `encoded`. Nothing is prefetched: the work is fast, and without
     prefetching a prediction needs no Grain.
     """
     share = process_share(batch_size, process_index, process_count)
-    order = np.argsort(encoded.lengths, kind="stable")
-    edges = bucket_of(encoded.lengths, buckets)[order]
+    for rows, length in shortest_first(encoded.lengths, buckets, batch_size):
+        yield gather(encoded, rows[share], length)
+
+
+def shortest_first(
+    lengths: Int[np.ndarray, "rows"], buckets: tuple[int, ...], batch_size: int
+) -> Iterator[tuple[Int[np.ndarray, "batch"], int]]:
+    """Every row once, shortest first, with filler (-1) in the last batch of each bucket; and the bucket."""
+    order = np.argsort(lengths, kind="stable")
+    edges = bucket_of(lengths, buckets)[order]
     for edge in np.unique(edges):
         rows = order[edges == edge]
         for start in range(0, len(rows), batch_size):
-            yield gather(encoded, _filled(rows[start : start + batch_size], batch_size)[share], int(edge))
+            yield _filled(rows[start : start + batch_size], batch_size), int(edge)
 
 
 def epoch_plan(edges: Int[np.ndarray, "rows"], batch_size: int, seed: int, epoch: int) -> EpochPlan:
@@ -169,8 +170,8 @@ def epoch_plan(edges: Int[np.ndarray, "rows"], batch_size: int, seed: int, epoch
     Rows that do not fill a batch of their bucket move up into the next longer one. So only the last batch of the epoch
     is not full, and the number of batches depends on nothing but the number of rows.
     """
-    shuffle = Shuffle(seed, epoch)
-    order = shuffle(len(edges))
+    draws = Draws(seed, epoch)
+    order = draws.order(len(edges))
     left, full, padded_to = order[:0], [], []
     for edge in np.unique(edges):
         rows = np.concatenate([left, order[edges[order] == edge]])
@@ -179,22 +180,12 @@ def epoch_plan(edges: Int[np.ndarray, "rows"], batch_size: int, seed: int, epoch
         padded_to.append(np.full(whole, edge))
         left = rows[whole * batch_size :]
     rows, lengths = np.concatenate(full), np.concatenate(padded_to)
-    mixed = shuffle(len(rows))
+    mixed = draws.order(len(rows))
     rows, lengths = rows[mixed], lengths[mixed]
     if len(left):
         rows = np.concatenate([rows, _filled(left, batch_size)[None]])
         lengths = np.append(lengths, edges[left].max())
     return EpochPlan(rows, lengths)
-
-
-class Shuffle:
-    """Permutations from (seed, epoch), made from raw random bits, which NumPy keeps stable across versions."""
-
-    def __init__(self, seed: int, epoch: int):
-        self._bits = np.random.PCG64(np.random.SeedSequence([seed % 2**64, epoch]))
-
-    def __call__(self, count: int) -> Int[np.ndarray, "count"]:
-        return np.argsort(self._bits.random_raw(count), kind="stable")
 
 
 def process_share(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -16,28 +16,18 @@ does not grow with the data. An epoch then puts a random example of the right le
 rows. So the number of batches is constant, and batch k is computed without the batches before it.
 """
 
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from bertjax.errors import UserError
-from bertjax.text.batches import Batch, BatchIterator, Shuffle, process_share
+from bertjax.text.batches import Batch, BatchIterator, EpochPlan
+from bertjax.text.draws import Draws
 from bertjax.text.encode import NO_LABEL, Encoded
 
 
-def packed_batches(
-    encoded: Encoded,
-    batch_size: int,
-    *,
-    row_length: int,
-    seed: int,
-    epochs: int | float | None = None,
-    start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = 2,
-) -> BatchIterator:
+def packed_batches(encoded: Encoded, batch_size: int, *, row_length: int, seed: int, **position: Any) -> BatchIterator:
     """Like `batches`, with `batch_size` rows of `row_length` tokens that hold several examples each.
 
     With S = the most examples in any row: weights, example_ids, cls_positions and labels are [rows, S] (labels of kind
@@ -46,32 +36,21 @@ def packed_batches(
     """
     if encoded.task.kind == "qa":
         raise UserError("Question answering cannot be packed: its windows already fill their rows. Set packed=false.")
-    share = process_share(batch_size, process_index, process_count)
     slots = pack_rows(encoded.lengths, row_length)
-    steps = -(-len(slots) // batch_size)
-
-    @lru_cache(maxsize=2)
-    def plan(epoch: int) -> Int[np.ndarray, "bins s"]:
-        return fill_slots(encoded.lengths, slots, seed, epoch)
-
-    def make(number: int) -> Batch:
-        epoch, step = divmod(number, steps)
-        rows = plan(epoch)[step * batch_size : (step + 1) * batch_size]
-        missing = np.full((batch_size - len(rows), slots.shape[1]), -1)
-        return _gather_packed(encoded, np.concatenate([rows, missing])[share], row_length)
-
     identity = {
         "data_fingerprint": encoded.fingerprint,
         "seed": seed,
         "batch_size": batch_size,
         "row_length": row_length,
     }
-    return BatchIterator(make, identity, steps_per_epoch=steps, epochs=epochs, start=start, threads=threads)
-
-
-def packing_overhead(lengths: Int[np.ndarray, "rows"], row_length: int) -> float:
-    """Padding positions per token, comparable to `padding_overhead`; the fill rate is 1 / (1 + this)."""
-    return float(len(pack_rows(lengths, row_length)) * row_length / lengths.sum() - 1)
+    return BatchIterator(
+        lambda epoch: packed_plan(encoded.lengths, slots, row_length, batch_size, seed, epoch),
+        lambda rows, length, epoch: _gather_packed(encoded, rows, length),
+        identity,
+        batch_size=batch_size,
+        steps_per_epoch=-(-len(slots) // batch_size),
+        **position,
+    )
 
 
 def pack_rows(lengths: Int[np.ndarray, "rows"], row_length: int) -> Int[np.ndarray, "bins s"]:
@@ -101,15 +80,22 @@ def pack_rows(lengths: Int[np.ndarray, "rows"], row_length: int) -> Int[np.ndarr
     return np.array([row + [-1] * (width - len(row)) for row in rows])
 
 
-def fill_slots(
-    lengths: Int[np.ndarray, "rows"], slots: Int[np.ndarray, "bins s"], seed: int, epoch: int
-) -> Int[np.ndarray, "bins s"]:
-    """The rows of one epoch: examples of equal length are permuted, and so are the packed rows."""
-    shuffle = Shuffle(seed, epoch)
-    order = shuffle(len(lengths))
+def packed_plan(
+    lengths: Int[np.ndarray, "rows"],
+    slots: Int[np.ndarray, "bins s"],
+    row_length: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+) -> EpochPlan:
+    """The batches of one epoch: examples of equal length are permuted, and so are the packed rows."""
+    draws = Draws(seed, epoch)
+    order = draws.order(len(lengths))
     by_rank = order[np.argsort(-lengths[order], kind="stable")]
     rows = np.where(slots >= 0, by_rank[slots], -1)
-    return rows[shuffle(len(rows))]
+    filler = np.full((-len(rows) % batch_size, slots.shape[1]), -1)
+    whole = np.concatenate([rows[draws.order(len(rows))], filler]).reshape(-1, batch_size, slots.shape[1])
+    return EpochPlan(whole, np.full(len(whole), row_length))
 
 
 def _gather_packed(encoded: Encoded, rows: Int[np.ndarray, "b s"], length: int) -> Batch:

@@ -9,19 +9,19 @@ Every field with targets has a field of weights; padding and filler have weight 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int32
 
 from bertjax.errors import UserError
-from bertjax.text.batches import Batch, BatchIterator, epoch_plan, process_share
+from bertjax.text.batches import Batch, BatchIterator, EpochPlan, epoch_plan, shortest_first
 from bertjax.text.buckets import bucket_of, length_buckets
 from bertjax.text.corpus import Corpus
 from bertjax.text.draws import MASKS, PAIRS, Draws
 from bertjax.text.masking import Masked, Masking, MaskVocabulary, mask, mask_vocabulary
-from bertjax.text.packing import fill_slots, pack_rows
+from bertjax.text.packing import pack_rows, packed_plan
 from bertjax.text.pairs import Sentences, make_pair, row_lengths
 from bertjax.text.tokenizer import Tokenizer
 
@@ -98,14 +98,7 @@ class PretrainingRows:
 
 
 def pretraining_batches(
-    rows: PretrainingRows,
-    batch_size: int,
-    *,
-    packed: bool = False,
-    start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = 2,
+    rows: PretrainingRows, batch_size: int, *, packed: bool = False, **position: Any
 ) -> BatchIterator:
     """Endless batches for training. Every chunk appears once per epoch; filler completes the last batch of each.
 
@@ -113,46 +106,35 @@ def pretraining_batches(
     sentence_weights are [b, S]; masked_positions, masked_labels and masked_weights are [b, places]. Packed batches also
     have segment_ids and position_ids.
     """
-    share = process_share(batch_size, process_index, process_count)
-    slots = pack_rows(rows.lengths, rows.max_length) if packed else np.arange(len(rows.corpus))[:, None]
-    steps = -(-len(slots) // batch_size)
-    buckets = (rows.max_length,) if packed else length_buckets(rows.lengths, rows.max_length)
-    edges = None if packed else bucket_of(rows.lengths, buckets)
-    longest = np.sort(rows.lengths)[::-1]
-    places = most_places(np.where(slots >= 0, longest[slots], 0), rows.masking) if packed else None
+    count, places = len(rows.corpus), None
+    if packed:
+        slots = pack_rows(rows.lengths, rows.max_length)
+        longest = np.sort(rows.lengths)[::-1]
+        count, places = len(slots), most_places(np.where(slots >= 0, longest[slots], 0), rows.masking)
+    else:
+        edges = bucket_of(rows.lengths, length_buckets(rows.lengths, rows.max_length))
 
-    @lru_cache(maxsize=2)
-    def plan(epoch: int) -> tuple[Int[np.ndarray, "steps b s"], Int[np.ndarray, "steps"]]:
-        if edges is not None:
-            planned = epoch_plan(edges, batch_size, rows.seed, epoch)
-            return planned.rows[..., None], planned.lengths
-        shuffled = fill_slots(rows.lengths, slots, rows.seed, epoch)
-        filler = np.full((steps * batch_size - len(slots), slots.shape[1]), -1)
-        whole = np.concatenate([shuffled, filler]).reshape(steps, batch_size, -1)
-        return whole, np.full(steps, rows.max_length)
+    def plan(epoch: int) -> EpochPlan:
+        if packed:
+            return packed_plan(rows.lengths, slots, rows.max_length, batch_size, rows.seed, epoch)
+        planned = epoch_plan(edges, batch_size, rows.seed, epoch)
+        return planned._replace(rows=planned.rows[..., None])
 
-    def make(number: int) -> Batch:
-        epoch, step = divmod(number, steps)
-        chosen, lengths = plan(epoch)
-        return lay_out(rows, chosen[step, share], epoch, int(lengths[step]), places)
-
-    identity = {**rows.identity, "batch_size": batch_size, "packed": packed}
-    of_greatest_length = lambda: int(plan(0)[1].argmax())  # noqa: E731
     return BatchIterator(
-        make, identity, steps_per_epoch=steps, epochs=None, start=start, threads=threads, longest=of_greatest_length
+        plan,
+        lambda chosen, length, epoch: lay_out(rows, chosen, epoch, length, places),
+        {**rows.identity, "batch_size": batch_size, "packed": packed},
+        batch_size=batch_size,
+        steps_per_epoch=-(-count // batch_size),
+        **position,
     )
 
 
 def held_out_batches(rows: PretrainingRows, batch_size: int) -> Iterator[Batch]:
-    """Every row of epoch 0 once, shortest first, with filler in the last batch of each length."""
-    order = np.argsort(rows.lengths, kind="stable")
-    edges = bucket_of(rows.lengths, length_buckets(rows.lengths, rows.max_length))[order]
-    for edge in np.unique(edges):
-        members = order[edges == edge]
-        for start in range(0, len(members), batch_size):
-            some = members[start : start + batch_size]
-            filled = np.concatenate([some, np.full(batch_size - len(some), -1)])
-            yield lay_out(rows, filled[:, None], 0, int(edge), None)
+    """Every row of epoch 0 once, as `eval_batches`."""
+    buckets = length_buckets(rows.lengths, rows.max_length)
+    for chosen, length in shortest_first(rows.lengths, buckets, batch_size):
+        yield lay_out(rows, chosen[:, None], 0, length, None)
 
 
 def most_places(lengths: Int[np.ndarray, "bins s"], masking: Masking) -> int:
