@@ -27,24 +27,6 @@ if TYPE_CHECKING:
     from bertjax.adaptive.policies import Confidence, Patience, Policy, policy_of
     from bertjax.adaptive.segments import SegmentedModel, segmented_model
 
-_HOMES = {
-    "calibrate": "calibration",
-    "ExitOutput": "executors",
-    "SegmentExecutor": "executors",
-    "full": "executors",
-    "looped": "executors",
-    "add_exits": "exits",
-    "forget_threshold": "exits",
-    "remove_exits": "exits",
-    "Confidence": "policies",
-    "Patience": "policies",
-    "Policy": "policies",
-    "policy_of": "policies",
-    "SegmentedModel": "segments",
-    "EarlyExitExecutor": "executors",
-    "segmented_model": "segments",
-}
-
 __all__ = [
     "Confidence",
     "EarlyExitExecutor",
@@ -66,6 +48,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """As in `bertjax.model`: modules that import jax are imported at first use."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bertjax.adaptive' has no attribute {name!r}")
-    return getattr(import_module(f"bertjax.adaptive.{_HOMES[name]}"), name)
+    for module in ("segments", "executors", "policies", "exits", "calibration") if name in __all__ else ():
+        if hasattr(found := import_module(f"bertjax.adaptive.{module}"), name):
+            return getattr(found, name)
+    raise AttributeError(f"module 'bertjax.adaptive' has no attribute {name!r}")

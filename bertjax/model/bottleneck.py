@@ -127,29 +127,17 @@ class TrigramEmbeddings(Embeddings):
     of [PAD] is zero.
     """
 
-    def setup(self):
-        config = self.config
-        self.word = self.table("word", config.vocab_size, config.embedding_size)
-        self.position = self.table("position", config.max_position_embeddings, config.hidden_size)
-        if config.type_vocab_size:
-            self.token_type = self.table("token_type", config.type_vocab_size, config.hidden_size)
-        self.layer_norm = norm_of(config, bottleneck_of(config).main_norm_eps)
-        if config.maps_embeddings:
-            self.mapping = Dense(config.hidden_size, config.initializer_range, self.product)
+    @property
+    def maps_words(self) -> bool:
+        return True
 
-    def __call__(
-        self, input_ids: Int[Array, "b l"], token_type_ids: Int[Array, "b l"], position_ids: Int[Array, "#b l"]
-    ) -> Float[Array, "b l d"]:
-        total = self.word(input_ids)
+    def words(self, input_ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
+        words = self.word(input_ids)
         if self.config.trigram_input:
-            total = trigrams(total)
-        if self.config.maps_embeddings:
-            total = self.mapping(total.astype(self.config.dtype), "embeddings/mapping")
-        total = total + self.position(position_ids)
-        if self.config.type_vocab_size:
-            total = total + self.token_type(token_type_ids)
-        normed = self.layer_norm(total).astype(self.config.dtype)
-        return dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
+            words = trigrams(words)
+        if not self.config.maps_embeddings:
+            return words
+        return self.mapping(words.astype(self.config.dtype), "embeddings/mapping")
 
     def words_from(self, x: Float[Array, "b l d"]) -> Float[Array, "b l v"]:
         """Logits from the first `embedding_size` columns, by the word table (tied); the head adds the contribution of

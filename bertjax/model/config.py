@@ -9,7 +9,6 @@ bfloat16 on a TPU and in float32 on a laptop.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from bertjax.errors import UserError
@@ -357,10 +356,6 @@ def labels_by_id(id2label: Any) -> tuple[str, ...]:
     if duplicates := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(f"id2label has the name {shown(duplicates[0])} more than once; expected different names.")
     return names
-
-
-def has_placeholder_labels(labels: Sequence[str]) -> bool:
-    return tuple(labels) == numbered_labels(len(labels))
 
 
 def universal_config(preset: Literal["paper", "official"], **fields: Any) -> BertConfig:

@@ -4,7 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from bertjax.model.config import BertConfig
-from bertjax.model.layers import Dense, LayerNorm, dropout_key, parameter
+from bertjax.model.layers import Dense, dropout_key, norm_of, parameter
 from bertjax.model.products import Product, dropout, lookup, plain_product
 
 
@@ -56,16 +56,20 @@ class Embeddings(nn.Module):
     config: BertConfig
     product: Product = plain_product
 
+    @property
+    def maps_words(self) -> bool:
+        """Whether word embeddings get the encoder's width before the sum, and not the sum after it."""
+        return self.config.factorised == "words"
+
     def setup(self):
         config = self.config
-        words = config.factorised == "words"
-        others = config.hidden_size if words else config.embedding_size
+        others = config.hidden_size if self.maps_words else config.embedding_size
         self.word = self.table("word", config.vocab_size, config.embedding_size)
         self.position = self.table("position", config.max_position_embeddings, others)
         if config.type_vocab_size:
             self.token_type = self.table("token_type", config.type_vocab_size, others)
-        self.layer_norm = LayerNorm(config.layer_norm_eps)
-        if words:
+        self.layer_norm = norm_of(config, config.bottleneck.main_norm_eps if config.bottleneck else 0.0)
+        if config.factorised == "words":
             sizes = config.embedding_size, config.hidden_size
             self.word_mapping = Mapping(*sizes, config.initializer_range, self.product)
         elif config.maps_embeddings:
@@ -77,16 +81,20 @@ class Embeddings(nn.Module):
     def __call__(
         self, input_ids: Int[Array, "b l"], token_type_ids: Int[Array, "b l"], position_ids: Int[Array, "#b l"]
     ) -> Float[Array, "b l d"]:
-        words = self.config.factorised == "words"
-        total = self.word(input_ids)
-        if words:
-            total = self.word_mapping(total.astype(self.config.dtype), "embeddings/word_mapping")
-        total = total + self.position(position_ids)
+        total = self.words(input_ids) + self.position(position_ids)
         if self.config.type_vocab_size:
             total = total + self.token_type(token_type_ids)
         normed = self.layer_norm(total).astype(self.config.dtype)
         dropped = dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
-        return self.mapping(dropped, "embeddings/mapping") if self.config.maps_embeddings and not words else dropped
+        maps = self.config.maps_embeddings and not self.maps_words
+        return self.mapping(dropped, "embeddings/mapping") if maps else dropped
+
+    def words(self, input_ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
+        """The word embeddings in the width of the sum."""
+        words = self.word(input_ids)
+        return (
+            self.word_mapping(words.astype(self.config.dtype), "embeddings/word_mapping") if self.maps_words else words
+        )
 
     def words_from(self, x: Float[Array, "b l d"]) -> Float[Array, "b l v"]:
         """Logits over the vocabulary, by the word table (tied)."""

@@ -1,4 +1,5 @@
-"""Task heads: the encoder plus a few parameters, one class per family and task.
+"""Task heads: the encoder plus a few parameters, one class per task. A family has classes of its own where its heads
+differ from BERT's.
 
 A head is a subclass, not a wrapper, so that `encoder/layer_0/attention/query/kernel` names the same array in every
 model. The class names are those of Hugging Face; `architecture` in a folder's config names the class.
@@ -137,40 +138,11 @@ class DistilBertForSequenceClassification(DistilBertModel):
         return self.classifier(dropout(pooled, self.config.head_dropout, dropout_key(self)), "classifier")
 
 
-class DistilBertForTokenClassification(BertForTokenClassification):
-    """Logits [b, l, labels] for every token."""
-
-
 class DistilBertForQuestionAnswering(BertForQuestionAnswering):
     """Logits [b, l, 2]: start and end of the answer."""
 
     def head(self, hidden: Float[Array, "b l d"], pooled: None) -> Float[Array, "b l 2"]:
         return super().head(dropout(hidden, self.config.head_dropout, dropout_key(self)), pooled)
-
-
-class DistilBertForMaskedLM(BertForMaskedLM):
-    """Logits [b, l, vocabulary], tied to the word embedding table."""
-
-
-class AlbertModel(BertModel):
-    """ALBERT (Lan et al. 2020): factorised embeddings and parameter sharing, both set in the config."""
-
-
-class AlbertForSequenceClassification(BertForSequenceClassification):
-    """Logits [b, labels] from the pooled vector; with one label, regression."""
-
-
-class AlbertForTokenClassification(BertForTokenClassification):
-    """Logits [b, l, labels] for every token."""
-
-
-class AlbertForQuestionAnswering(BertForQuestionAnswering):
-    """Logits [b, l, 2]: start and end of the answer."""
-
-
-class AlbertForMaskedLM(BertForMaskedLM):
-    """Logits [b, l, vocabulary]; the hidden layer has the width of the embeddings and the output is tied to their
-    table."""
 
 
 class AlbertForPreTraining(BertForPreTraining):
@@ -180,33 +152,31 @@ class AlbertForPreTraining(BertForPreTraining):
         return super().sentence_head(dropout(pooled, self.config.head_dropout, dropout_key(self)))
 
 
-class MobileBertModel(BertModel):
-    """MobileBERT or its teacher IB-BERT (Sun et al. 2020), depending on the config."""
+# Where heads are the same, families differ in the config. ALBERT (Lan et al. 2020) factorises its embeddings and shares
+# parameters. MobileBERT and its teacher IB-BERT (Sun et al. 2020) have bottlenecks, and a word table that is narrower
+# than the encoder. The other columns of the output matrix are an array of their own; without it the logits would have
+# only the rank of the table.
+DistilBertForTokenClassification = BertForTokenClassification
+DistilBertForMaskedLM = BertForMaskedLM
+AlbertModel = BertModel
+AlbertForSequenceClassification = BertForSequenceClassification
+AlbertForTokenClassification = BertForTokenClassification
+AlbertForQuestionAnswering = BertForQuestionAnswering
+AlbertForMaskedLM = BertForMaskedLM
+MobileBertModel = BertModel
+MobileBertForSequenceClassification = BertForSequenceClassification
+MobileBertForTokenClassification = BertForTokenClassification
+MobileBertForQuestionAnswering = BertForQuestionAnswering
+MobileBertForNextSentencePrediction = BertForNextSentencePrediction
+MobileBertForMaskedLM = BertForMaskedLM
+MobileBertForPreTraining = BertForPreTraining
 
-
-class MobileBertForSequenceClassification(BertForSequenceClassification):
-    """Logits [b, labels] from the pooled vector; with one label, regression."""
-
-
-class MobileBertForTokenClassification(BertForTokenClassification):
-    """Logits [b, l, labels] for every token."""
-
-
-class MobileBertForQuestionAnswering(BertForQuestionAnswering):
-    """Logits [b, l, 2]: start and end of the answer."""
-
-
-class MobileBertForNextSentencePrediction(BertForNextSentencePrediction):
-    """Logits [b, 2]: 0 if the second text follows the first, 1 if it is random."""
-
-
-class MobileBertForMaskedLM(BertForMaskedLM):
-    """Logits [b, l, vocabulary]. The word table (tied) is narrower than the encoder. The other columns of the output
-    matrix are a separate array, `decoder_rest`; without it the logits would have only the rank of the table."""
-
-
-class MobileBertForPreTraining(BertForPreTraining):
-    """Both heads of pre-training: masked language model and next sentence."""
+ARCHITECTURES: dict[str, type[BertModel]] = {
+    name: module
+    for name, module in list(globals().items())
+    if isinstance(module, type) and issubclass(module, BertModel)
+}
+"""Every module class above, by its names in `architectures` of a `config.json`."""
 
 
 class UniversalTransformer(BertModel):
@@ -229,39 +199,6 @@ class EarlyExitBert(BertForSequenceClassification):
         if self.config.exits is None:
             raise UserError("an EarlyExitBert needs exits in its config: exits=Exits(after=(0, 1, ...)).")
         super().setup()
-
-
-ARCHITECTURES: dict[str, type[BertModel]] = {
-    module.__name__: module
-    for module in (
-        BertModel,
-        BertForSequenceClassification,
-        BertForTokenClassification,
-        BertForQuestionAnswering,
-        BertForMaskedLM,
-        BertForNextSentencePrediction,
-        BertForPreTraining,
-        DistilBertModel,
-        DistilBertForSequenceClassification,
-        DistilBertForTokenClassification,
-        DistilBertForQuestionAnswering,
-        DistilBertForMaskedLM,
-        AlbertModel,
-        AlbertForSequenceClassification,
-        AlbertForTokenClassification,
-        AlbertForQuestionAnswering,
-        AlbertForMaskedLM,
-        AlbertForPreTraining,
-        MobileBertModel,
-        MobileBertForSequenceClassification,
-        MobileBertForTokenClassification,
-        MobileBertForQuestionAnswering,
-        MobileBertForNextSentencePrediction,
-        MobileBertForMaskedLM,
-        MobileBertForPreTraining,
-    )
-}
-"""Every module class by its name in `architectures` of a `config.json`."""
 
 
 def build(config: BertConfig) -> BertModel:
