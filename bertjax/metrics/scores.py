@@ -21,6 +21,7 @@ The correlations of a model whose predictions are all equal are defined as 0.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,16 +29,16 @@ from jaxtyping import Float, Shaped
 
 from bertjax.errors import UserError
 from bertjax.metrics.spans import answer_scores, entity_counts
+from bertjax.text import tasks
 
-METRICS = (
-    *("accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"),
-    *("f1_micro", "entity_f1", "squad_f1", "squad_em"),
-)
+Answers = Sequence | np.ndarray
+"""A prediction, or a label, for each example: a class, a number, several labels, the tags of its words, or a string."""
+METRICS = tuple(chain.from_iterable(tasks.METRICS.values()))
 RIGHT_OR_WRONG = ("accuracy", "squad_em")  # the score is the share of examples that are right
 MEANS = ("accuracy", "squad_em", "squad_f1")  # the score is the mean of one number per example
 
 
-def score(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> float:
+def score(metric: str, predictions: Answers, labels: Answers) -> float:
     """The score in [0, 1] ([-1, 1] for the three correlations). The table above lists the form of `predictions` and
     `labels`."""
     predictions, labels = checked(metric, predictions, labels)
@@ -60,7 +61,7 @@ def answers(kind: str, logits: Float[np.ndarray, "n c"]) -> np.ndarray:
     return logits[:, 0] if kind == "regression" else (logits > 0).astype(np.int64)
 
 
-def checked(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> tuple[Any, Any]:
+def checked(metric: str, predictions: Answers, labels: Answers) -> tuple[Any, Any]:
     """Both sides as the arrays (or lists, for tags and answers) that the metric needs.
 
     Raises:
@@ -77,7 +78,7 @@ def checked(metric: str, predictions: Sequence | np.ndarray, labels: Sequence | 
     return _numbers(metric, "predictions", predictions), _numbers(metric, "labels", labels)
 
 
-def _numbers(metric: str, name: str, values: Sequence | np.ndarray) -> np.ndarray:
+def _numbers(metric: str, name: str, values: Answers) -> np.ndarray:
     """Finite numbers of the metric's rank; class ids as int64."""
     array, rank = np.asarray(values), 2 if metric == "f1_micro" else 1
     real = metric in ("pearson", "spearman")

@@ -36,7 +36,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bertjax.errors import UserError
-from bertjax.metrics.scores import MEANS, RIGHT_OR_WRONG, answered, checked, example_sums, score_of_sums
+from bertjax.metrics.scores import MEANS, RIGHT_OR_WRONG, Answers, answered, checked, example_sums, score_of_sums
 
 TAIL = 0.025
 """The allowed probability that the whole interval lies above the true value; the same for below."""
@@ -44,20 +44,13 @@ Counts = int | Int[np.ndarray, "..."]
 _CELLS = 2**22  # resamples are drawn in chunks of about this many numbers (32 MB)
 
 
-def score_interval(
-    metric: str,
-    predictions: Sequence | np.ndarray,
-    labels: Sequence | np.ndarray,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """The 95 % interval (low, high) of `score(metric, predictions, labels)`."""
-    return mean_interval(metric, [predictions], labels, resamples=resamples, seed=seed)
+def score_interval(metric: str, predictions: Answers, labels: Answers, **draws: int) -> tuple[float, float]:
+    """The 95 % interval (low, high) of `score(metric, predictions, labels)`; `draws` as in `mean_interval`."""
+    return mean_interval(metric, [predictions], labels, **draws)
 
 
 def mean_interval(
-    metric: str, runs: Sequence, labels: Sequence | np.ndarray, *, resamples: int = 2000, seed: int = 0
+    metric: str, runs: Sequence, labels: Answers, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """The 95 % interval of the mean score of several runs, whose predictions are `runs`."""
     runs, labels = _checked(metric, runs, labels)
@@ -70,23 +63,17 @@ def mean_interval(
 
 
 def paired_difference_interval(
-    metric: str,
-    a: Sequence | np.ndarray,
-    b: Sequence | np.ndarray,
-    labels: Sequence | np.ndarray,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+    metric: str, a: Answers, b: Answers, labels: Answers, **draws: int
 ) -> tuple[float, float]:
     """The 95 % interval of score(a) - score(b), both on the same examples. If it does not contain 0, they differ.
 
     Examples that are hard for both cancel out. Equal predictions for all n examples give an interval of +-3.7 / n.
     """
-    return mean_difference_interval(metric, [a], [b], labels, resamples=resamples, seed=seed)
+    return mean_difference_interval(metric, [a], [b], labels, **draws)
 
 
 def mean_difference_interval(
-    metric: str, a: Sequence, b: Sequence, labels: Sequence | np.ndarray, *, resamples: int = 2000, seed: int = 0
+    metric: str, a: Sequence, b: Sequence, labels: Answers, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """The 95 % interval of the mean score of the runs `a` minus that of the runs `b`. Their numbers of runs may
     differ."""
@@ -136,25 +123,17 @@ def examples_needed(bound: float) -> int:
     return math.ceil(math.log(TAIL) / math.log1p(-bound))
 
 
-def paired_p_value(
-    metric: str,
-    a: Sequence | np.ndarray,
-    b: Sequence | np.ndarray,
-    labels: Sequence | np.ndarray,
-    *,
-    permutations: int = 10_000,
-    seed: int = 0,
-) -> float:
+def paired_p_value(metric: str, a: Answers, b: Answers, labels: Answers, **draws: int) -> float:
     """Two-sided p-value for "a and b are equally good". McNemar's exact test for metrics that are a share of right
     examples, the permutation test for the others.
 
     The smallest p-value that a permutation test can give is 1 / (permutations + 1).
     """
-    return mean_p_value(metric, [a], [b], labels, permutations=permutations, seed=seed)
+    return mean_p_value(metric, [a], [b], labels, **draws)
 
 
 def mean_p_value(
-    metric: str, a: Sequence, b: Sequence, labels: Sequence | np.ndarray, *, permutations: int = 10_000, seed: int = 0
+    metric: str, a: Sequence, b: Sequence, labels: Answers, *, permutations: int = 10_000, seed: int = 0
 ) -> float:
     """Two-sided p-value for "the runs a and the runs b are equally good on average". There must be equally many.
 

@@ -6,7 +6,7 @@ Numbers stored in a folder are used only to compare them with the measurement.
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from bertjax.measure.latency import Timing, measure_latency
 from bertjax.measure.onnx import longest_input, read_graph
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
-from bertjax.metrics.scores import answers, score
+from bertjax.metrics.scores import Answers, answers, score
 from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value, score_interval
 from bertjax.storage import manifest
 from bertjax.text.answers import tags_or_answers
@@ -35,8 +35,15 @@ SIDES = ("OLD", "NEW")
 Logits = Sequence[np.ndarray]
 """One array per text, with a number per class; for token-level tasks, one array per row, with numbers for each
 token."""
-Answers = np.ndarray | list
-"""One prediction per text: a class, a number, several labels, the tags of its words, or an answer string."""
+
+
+class ModelRun(NamedTuple):
+    """A model that was run: the texts as it reads them, and its outputs for them."""
+
+    path: Path
+    rows: Encoded
+    logits: Logits
+    predictions: Answers
 
 
 def compare(
@@ -70,40 +77,36 @@ def compare(
         manifest.check(paths[name], manifest.ALL_FILES)
     if bundle:
         check_origin(new, paths[bundle])
-    runtimes = {name: folders.runtime_of(path) for name, path in paths.items()}
+    candidates = {name: Candidate(folders.runtime_of(path), path) for name, path in paths.items()}
     task, examples, gold = labelled(source, task, old)
     notify(task_summary(examples))
-    candidates = {name: Candidate(runtimes[name], path) for name, path in paths.items()}
     rows = {name: encode_for(path, examples, task, max_length) for name, path in paths.items()}
     timings, logits = run_models(candidates, examples, rows, max_length, threads, repeats, notify)
     notify("reading the files")
-    predictions = {name: predictions_of(logits[name], rows[name], examples) for name in paths}
-    sides = {
-        name: side(paths[name], rows[name], gold, logits[name], predictions[name], timings[name]) for name in SIDES
+    models = {
+        name: ModelRun(path, rows[name], logits[name], predictions_of(logits[name], rows[name], examples))
+        for name, path in paths.items()
     }
-    tokens = {name: by_example(rows[name], len(examples)) for name in SIDES}
+    theirs, ours = models["OLD"], models["NEW"]
+    measured = side(ours, gold, timings["NEW"])
+    tokens = (by_example(model.rows, len(examples)) for model in (theirs, ours))
+    parity_of = None
+    if bundle:
+        alike = agreement(task.kind, ours.predictions, models[bundle].predictions)
+        rounds = measured.holds_integers
+        parity_of = parity_with(str(paths[bundle]), ours.logits, models[bundle].logits, alike, rounds)
     return Measured(
         metric=task.metric,
         texts=len(examples),
         labels=distinct(task.kind, gold),
-        old=sides["OLD"],
-        new=dataclasses.replace(sides["NEW"], claims=folders.claims_of(new, old, task.metric)),
-        difference=paired_difference_interval(task.metric, predictions["NEW"], predictions["OLD"], gold),
-        p_value=paired_p_value(task.metric, predictions["NEW"], predictions["OLD"], gold),
-        agreement=agreement(task.kind, predictions["NEW"], predictions["OLD"]),
-        same_tokens=float(np.mean([np.array_equal(*both) for both in zip(*tokens.values(), strict=True)])),
-        renamed=renamed_agreement(*(class_numbers(task, predictions[name]) for name in ("NEW", "OLD")))
-        if task.kind in ("classification", "tokens")
-        else None,
-        parity=parity_with(
-            str(paths[bundle]),
-            logits["NEW"],
-            logits[bundle],
-            agreement(task.kind, predictions["NEW"], predictions[bundle]),
-            sides["NEW"].holds_integers,
-        )
-        if bundle
-        else None,
+        old=side(theirs, gold, timings["OLD"]),
+        new=dataclasses.replace(measured, claims=folders.claims_of(new, old, task.metric)),
+        difference=paired_difference_interval(task.metric, ours.predictions, theirs.predictions, gold),
+        p_value=paired_p_value(task.metric, ours.predictions, theirs.predictions, gold),
+        agreement=agreement(task.kind, ours.predictions, theirs.predictions),
+        same_tokens=float(np.mean([np.array_equal(*both) for both in zip(*tokens, strict=True)])),
+        renamed=renamed_agreement(task, ours.predictions, theirs.predictions),
+        parity=parity_of,
         features=processor_features(),
         no_parity=no_parity,
     )
@@ -162,8 +165,9 @@ def run_models(
     return timings, {name: [row[..., orders[name]] for row in logits[name]] for name in paths}
 
 
-def side(path: Path, rows: Encoded, gold: Answers, logits: Logits, predictions: Answers, timing: Timing) -> Side:
+def side(model: ModelRun, gold: Answers, timing: Timing) -> Side:
     """One of the two models, without its claims."""
+    path, rows, logits, predictions = model
     task = rows.task
     return Side(
         folder=str(path),
@@ -235,22 +239,24 @@ def agreement(kind: str, a: Answers, b: Answers) -> float | None:
     return float(np.mean([np.array_equal(one, other) for one, other in zip(a, b, strict=True)]))
 
 
-def class_numbers(task: Task, predictions: Answers) -> list[np.ndarray]:
-    """The predicted class ids of each text: one, or one per word."""
-    by_word = task.kind == "tokens"
-    return [np.array([task.labels.index(tag) for tag in text] if by_word else [text], np.int64) for text in predictions]
-
-
-def renamed_agreement(new: Sequence[np.ndarray], old: Sequence[np.ndarray]) -> float | None:
+def renamed_agreement(task: Task, new: Answers, old: Answers) -> float | None:
     """The agreement after each class of NEW is renamed to the class that OLD predicts most often for the same texts.
-    None if this is not a permutation of the classes that OLD predicts, or changes nothing."""
-    pairs, counts = np.unique(np.stack([np.concatenate(new), np.concatenate(old)]), axis=1, return_counts=True)
+    None if this is not a permutation of the classes that OLD predicts, or changes nothing; and for tasks in which a
+    text, or a word of it, has no single class."""
+    if task.kind not in ("classification", "tokens"):
+        return None
+    by_word = task.kind == "tokens"
+    ours, theirs = (
+        [np.array([task.labels.index(tag) for tag in text] if by_word else [text], np.int64) for text in predictions]
+        for predictions in (new, old)
+    )
+    pairs, counts = np.unique(np.stack([np.concatenate(ours), np.concatenate(theirs)]), axis=1, return_counts=True)
     order = np.lexsort((-counts, pairs[0]))
     classes, first = np.unique(pairs[0][order], return_index=True)
     called = pairs[1][order][first]
     if sorted(called) != np.unique(pairs[1]).tolist() or (called == classes).all():
         return None
-    return agreement("classification", [called[np.searchsorted(classes, text)] for text in new], list(old))
+    return agreement("classification", [called[np.searchsorted(classes, text)] for text in ours], theirs)
 
 
 def parity_with(bundle: str, new: Logits, ours: Logits, alike: float | None, rounds: bool) -> Parity:

@@ -17,7 +17,7 @@ from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import Bounds, compare, verdict
 from bertjax.verify.__main__ import main
-from bertjax.verify.comparison import class_numbers, distinct, renamed_agreement
+from bertjax.verify.comparison import distinct, renamed_agreement
 from bertjax.verify.text import lines
 from tests.model.tiny import tiny
 from tests.verify.test_gate import timeless, without_frameworks  # noqa: F401  (a fixture)
@@ -239,9 +239,8 @@ def test_pairs_with_odd_names_of_columns_are_scored_together(tmp_path: Path):
 def test_another_order_is_one_of_the_classes_that_are_said():
     task = Task("tokens", labels=TAGS)
     new, old = [["B-film", "O"], ["B-film"]], [["O", "B-word"], ["O"]]
-    numbers = [class_numbers(task, said) for said in (new, old)]
-    assert renamed_agreement(*numbers) == 1.0  # nobody says I-film, so it may be called as it is
-    assert renamed_agreement(numbers[0], numbers[0]) is None
-    assert renamed_agreement(class_numbers(task, [["O", "O"], ["O"]]), numbers[1]) is None  # one tag for everything
+    assert renamed_agreement(task, new, old) == 1.0  # nobody says I-film, so it may be called as it is
+    assert renamed_agreement(task, new, new) is None
+    assert renamed_agreement(task, [["O", "O"], ["O"]], old) is None  # one tag for everything
     assert distinct("tokens", [["O", "O"], ["O"]]) == 1
     assert distinct("qa", ["a", "b", "a"]) == 2
