@@ -21,6 +21,7 @@ from bertjax.export.litert import answer_each
 from bertjax.machine.processor import integer_products, processor_features, processor_name, thread_count
 from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.onnx import answer, existing_file, new_session, open_session
+from bertjax.measure.worker import padded
 from bertjax.predict import forward
 
 Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
@@ -93,12 +94,9 @@ def check_batches(bundle: Bundle) -> Iterator[Inputs]:
         return
     rows = list(zip(*bundle.calibration, strict=True))
     for part in (rows[:1], *(rows[start : start + 8] for start in range(1, len(rows), 8))):
-        longest = max(len(ids) for ids, _ in part)
-        batch = np.zeros((3, len(part), min(longest + 3, config.max_position_embeddings)), np.int32)
-        batch[0] = config.pad_token_id
-        for row, (ids, types) in enumerate(part):
-            batch[:, row, : len(ids)] = ids, np.ones(len(ids)), types
-        yield batch[0], batch[1], batch[2]
+        ids, types = zip(*part, strict=True)
+        length = min(max(map(len, ids)) + 3, config.max_position_embeddings)
+        yield padded(ids, types, length, config.pad_token_id, np.int32)
 
 
 def random_tokens(config: Any, rows: int, length: int, seed: int) -> Inputs:

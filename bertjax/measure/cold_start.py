@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from bertjax.measure.latency import Edge, Percentiles
-from bertjax.measure.processes import Candidate, Process, ask, load_requests, processors
+from bertjax.measure.processes import Candidate, Process, ask, load_requests, processors, sampled
 
 
 def measure_edge(
@@ -20,7 +20,6 @@ def measure_edge(
     *,
     max_length: int = 512,
     sample: int = 64,
-    seed: int = 0,
     timeout_s: float = 600.0,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Edge]:
@@ -30,10 +29,8 @@ def measure_edge(
       UserError: A candidate cannot be loaded.
       RuntimeError: As in `measure_latency`.
     """
-    chosen: list[int] = np.random.default_rng(seed).permutation(len(texts))[:sample].tolist()
-    second = None if pairs is None else [pairs[i] for i in chosen]
     results = {}
-    for name, load in load_requests(candidates, [texts[i] for i in chosen], second, max_length).items():
+    for name, load in load_requests(candidates, *sampled(texts, pairs, sample), max_length).items():
         notify(f"{name} on one thread, from a cold start")
         start = time.perf_counter()
         with processors(1), Process(name, timeout_s) as process:

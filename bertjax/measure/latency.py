@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.measure.processes import Candidate, InProcess, Process, ask, load_requests, processors
+from bertjax.measure.processes import Candidate, InProcess, Process, ask, load_requests, processors, sampled
 
 SETTLE_S = 0.2  # threads that spin after a call are asleep by then
 
@@ -82,7 +82,6 @@ def measure_latency(
     threads: int | None = None,
     isolated: bool = True,
     timeout_s: float = 600.0,
-    seed: int = 0,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Timing]:
     """Latency at batch 1 and throughput at batch 32 of every candidate, on a random `sample` of the texts.
@@ -97,9 +96,7 @@ def measure_latency(
     """
     if not texts or repeats < 3:
         raise UserError(f"Timing needs at least 1 text and 3 repeats; given: {len(texts)} texts and {repeats} repeats.")
-    chosen: list[int] = np.random.default_rng(seed).permutation(len(texts))[:sample].tolist()
-    second = None if pairs is None else [pairs[i] for i in chosen]
-    loads = load_requests(candidates, [texts[i] for i in chosen], second, max_length)
+    loads = load_requests(candidates, *sampled(texts, pairs, sample), max_length)
     with ExitStack() as stack:
         with processors(threads):
             started = {name: Process(name, timeout_s) if isolated else InProcess() for name in candidates}

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bertjax.errors import UserError
 from bertjax.storage.cache import compiled_dir
 
@@ -33,6 +35,12 @@ def load_requests(
     return {
         name: {**request, "runtime": one.runtime, "path": os.path.abspath(one.path)} for name, one in candidates.items()
     }
+
+
+def sampled(texts: Sequence[str], pairs: Sequence[str] | None, count: int) -> tuple[list[str], list[str] | None]:
+    """A random choice of the texts, or of the pairs of texts; always the same one."""
+    chosen: list[int] = np.random.default_rng(0).permutation(len(texts))[:count].tolist()
+    return [texts[i] for i in chosen], None if pairs is None else [pairs[i] for i in chosen]
 
 
 def ask(workers: Mapping[str, Any], requests: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

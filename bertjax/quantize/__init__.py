@@ -17,7 +17,6 @@ price is a rounding error of at most half a step; quantisation-aware training re
     training.py               quantisation-aware training: straight-through rounding, learned scales
     sensitivity.py            how much quantising each layer hurts: Hessian (Q-BERT), or the measured loss
     assignment.py             mixed precision: bits per layer, optimal for a size budget
-    coverage.py               which products of a compiled program use integers
 
 The trade-off is the number of scales. One per matrix must cover the largest weight, and the small ones lose precision.
 One per channel or group is more accurate, and each takes four bytes. Below four bits, clipping the range matters more.

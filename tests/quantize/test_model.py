@@ -19,7 +19,7 @@ from bertjax.params import count, flatten
 from bertjax.predict import forward
 from bertjax.quantize import Activation, Format, Quantization, Quantized, dequantised, quantise_weights
 from bertjax.quantize.activations import find_ranges
-from bertjax.quantize.coverage import executed_products, traced_products
+from tests.quantize.coverage import executed_products, traced_products
 from tests.tolerances import SAME_MATHS
 
 CONFIG = BertConfig(
