@@ -24,7 +24,7 @@ from bertjax.engine.hosts import on_main_process
 from bertjax.engine.log import note
 from bertjax.engine.record import begin
 from bertjax.jobs.compare import is_finished, run_row, set_up
-from bertjax.jobs.comparison import Bench, measure, show
+from bertjax.jobs.comparison import Bench, measure
 from bertjax.jobs.data import Text
 from bertjax.jobs.stages import FAILED, Failure, attempt, leave_if, left_out
 from bertjax.recipes.compare import Config
@@ -45,20 +45,18 @@ def main(config: Config) -> None:
         name = f"{row.name}/seed{seed}"
         note(f"row {name}")
         work = partial(run_row, bench, row, seed)
-        outcome = work() if config.row else attempt(f"row {name}", out / "rows" / name, work)
-        if isinstance(outcome, Failure):
-            failures.append(outcome)
-        outcomes.setdefault(row.name, {})[seed] = str(outcome) if isinstance(outcome, Failure) else outcome
+        outcome = attempt(f"row {name}", out / "rows" / name, work, None if config.row else failures)
+        outcomes.setdefault(row.name, {})[seed] = str(failures[-1]) if outcome is None else outcome
     if config.row is None:
         on_main_process(partial(conclude, bench, outcomes, failures))
 
 
 def conclude(bench: Bench, outcomes: dict[str, dict[int, Any]], failures: list[Failure]) -> None:
     """Measures all rows and writes the report."""
-    from bertjax.report.write import write_comparison
+    from bertjax.report.write import show, write_report
 
     comparison = measure(bench, outcomes)
-    write_comparison(comparison, bench.out)
+    write_report(comparison, bench.out)
     show(comparison)
     note(f"the report: {bench.out / 'report.md'}")
     leave_if(left_out(failures), FAILED)

@@ -11,7 +11,6 @@ from bertjax.engine.command_line import run
 from bertjax.engine.commands import command_for
 from bertjax.engine.fields import to_dict
 from bertjax.engine.log import note
-from bertjax.jobs.compress import show
 from bertjax.jobs.data import Text, describe_for
 from bertjax.jobs.evaluate import open_models
 from bertjax.jobs.report import build_report
@@ -20,6 +19,8 @@ from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
+    from bertjax.report.write import show
+
     text, out = Text.of(config.data), as_path(config.out)
     # The default training text is the demo, which belongs to no other evaluation text.
     learned = config.data.train != "demo" or config.data.eval == "demo"

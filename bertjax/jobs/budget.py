@@ -21,7 +21,7 @@ from bertjax.recipes.quantize import Quantize
 from bertjax.recipes.stage import Stage
 
 if TYPE_CHECKING:
-    from bertjax.report.model_report import Report
+    from bertjax.report.models import Report
 
 MISSED = 3
 """Exit code if no candidate is within the bounds; the same as that of `bertjax verify`."""
@@ -130,7 +130,7 @@ def choose(report: Report, models: Sequence[Model], bounds: Config) -> tuple[Mod
 def measured(report: Report, model: Model) -> Measured:
     """A candidate's measurements: score and time from the report, bytes from its folder and the report that ships in
     it."""
-    from bertjax.report.model_text import speed_up
+    from bertjax.report.models import speed_up
     from bertjax.storage.paths import local
     from bertjax.verify.folder import shipped_bytes
 

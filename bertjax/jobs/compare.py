@@ -22,7 +22,7 @@ from bertjax.recipes.stage import Context, Stage
 from bertjax.storage.paths import as_path, write_text
 
 if TYPE_CHECKING:
-    from bertjax.report.method_report import MethodRun
+    from bertjax.report.methods import MethodRun
 
 
 def is_finished(config: Config, settings: dict[str, Any]) -> bool:
@@ -53,7 +53,7 @@ def run_row(bench: Bench, row: Row, seed: int) -> MethodRun:
     """Trains a row with one seed, or reads the finished result, and predicts the evaluation examples once."""
     from bertjax.metrics.scores import score
     from bertjax.renamed import renamed
-    from bertjax.report.method_report import MethodRun
+    from bertjax.report.methods import MethodRun
 
     config, without = bench.config, row.name in (NO_TEACHER, MORE_EPOCHS)
     folder = bench.out / "rows" / row.name / f"seed{seed}"

@@ -1,4 +1,4 @@
-"""The report of a comparison: the table of its rows with scores, costs and times, and its conclusions."""
+"""The report of a comparison: its rows with scores, costs and times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bertjax.recipes.compare import BUILT_IN, Config
 from bertjax.storage.paths import as_path, local
 
 if TYPE_CHECKING:
-    from bertjax.report.method_report import Method, MethodComparison
+    from bertjax.report.methods import Method
     from bertjax.text.facts import Facts
     from bertjax.text.tasks import Task
 
@@ -46,7 +46,7 @@ def measure(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> Any:
     from bertjax.engine.fields import to_dict
     from bertjax.engine.log import note
     from bertjax.engine.record import versions
-    from bertjax.report.method_report import MethodComparison, method_rows
+    from bertjax.report.methods import MethodComparison, method_rows
 
     config, task = bench.config, bench.task
     methods, gold = gather(bench, outcomes)
@@ -74,7 +74,7 @@ def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any]
     import time
 
     from bertjax.jobs.report import bag_of_words
-    from bertjax.report.method_report import Method, MethodRun
+    from bertjax.report.methods import Method, MethodRun
 
     predictions, gold = predict(bench, bench.teacher)
     methods = {"teacher": Method("teacher", (MethodRun(None, predictions),))}
@@ -99,35 +99,23 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
     """Tokens per text, the timing of the teacher, and each row's size, FLOPs and time. Rows with the same architecture
     compile to the same program, which is measured once for all of them."""
     from bertjax.engine.log import note
-    from bertjax.measure.latency import Candidate, measure_latency
-    from bertjax.report.build import Entry, costs, lengths, one_process_only, program
+    from bertjax.report.build import Entry, costs, first_alike, lengths, time_entries
 
-    texts, pairs = (examples := bench.evaluation(bench.teacher).examples).texts, examples.pairs
-    shapes = {
-        name: name if name in ("teacher", "bag_of_words") else program(Entry(name, folder, ()))
-        for name, folder in folders.items()
-    }
-    first = {shape: name for name, shape in reversed(shapes.items())}
-    runtimes = {name: "sklearn" if name == "bag_of_words" else "jax" for name in first.values()}
-    max_length = bench.config.data.max_length
-    tokens = lengths(Entry("teacher", bench.teacher, ()), texts, pairs, max_length)
-    timings = measure_latency(
-        {name: Candidate(runtime, local(folders[name])) for name, runtime in runtimes.items()},
-        texts,
-        pairs,
-        max_length=max_length,
-        isolated=not one_process_only(),
-        notify=lambda doing: note(f"measuring: {doing}"),
-    )
+    examples, max_length = bench.evaluation(bench.teacher).examples, bench.config.data.max_length
+    texts, pairs = examples.texts, examples.pairs
+    runtimes = {name: "sklearn" if name == "bag_of_words" else "jax" for name in folders}
+    entries = [Entry(name, folder, (), runtimes[name]) for name, folder in folders.items()]
+    tokens = lengths(entries[0], texts, pairs, max_length)
+    timings = time_entries(entries, texts, pairs, max_length, notify=lambda doing: note(f"measuring: {doing}"))
+    first = first_alike(entries)
+    known = {entry.name: costs(entry, round(tokens.p50)) for entry in first.values()}
 
     def cost(name: str) -> dict[str, Any]:
-        known = costs(Entry(name, folders[name], (), runtimes[name]), round(tokens.p50))
         fields = ("parameters", "size_bytes", "flops_per_example")
         times = {"latency_ms": timings[name].latency, "throughput_per_s": timings[name].throughput_per_s}
-        return {field: known[field] for field in fields if field in known} | times
+        return {field: value for field, value in known[first[name].name].items() if field in fields} | times
 
-    by_program = {name: cost(name) for name in runtimes}
-    return tokens, timings["teacher"], {name: by_program[first[shape]] for name, shape in shapes.items()}
+    return tokens, timings["teacher"], {name: cost(name) for name in folders}
 
 
 def folder_of(bench: Bench, method: Method) -> Any:
@@ -140,14 +128,6 @@ def folder_of(bench: Bench, method: Method) -> Any:
     every = dataclasses.replace(bench.config, row=f"{method.name}/seed{seed}").chosen()
     stages = every[0][0].stages
     return bench.out / "rows" / method.name / f"seed{seed}" / f"{len(stages)}-{stages[-1].name}" / "bundle"
-
-
-def show(report: MethodComparison) -> None:
-    """Prints the table and its conclusions."""
-    from bertjax.report.method_text import method_table, verdicts
-    from bertjax.report.write import print_report
-
-    print_report(method_table(report), verdicts(report))
 
 
 def predict(bench: Bench, folder: Any) -> tuple[Any, Any]:

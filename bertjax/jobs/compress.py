@@ -23,7 +23,7 @@ from bertjax.recipes.stage import Context, Stage
 from bertjax.storage.paths import as_path, is_remote
 
 if TYPE_CHECKING:
-    from bertjax.report.model_report import Report
+    from bertjax.report.models import Report
     from bertjax.text.facts import Facts
     from bertjax.text.tasks import Task
 
@@ -57,7 +57,7 @@ def check(stages: Sequence[Stage], chooses: bool) -> None:
 
 def run_stages(job: Compression) -> list[Model]:
     """Runs every stage in order; returns the models for the report, the baseline first and the result last."""
-    from bertjax.report.model_report import WITHOUT_TEACHER
+    from bertjax.report.models import WITHOUT_TEACHER
 
     models, stages = given_teacher(job)
     examples = job.text.training_examples(job.task)
@@ -93,10 +93,7 @@ def run_stages(job: Compression) -> list[Model]:
 
 def add(job: Compression, make: Callable[[], Model], name: str, folder: Path, models: list[Model]) -> None:
     """Adds a baseline to the report, after the first model; one that fails is left out."""
-    model = attempt(name, folder, make)
-    if isinstance(model, Failure):
-        job.failures.append(model)
-    else:
+    if (model := attempt(name, folder, make, job.failures)) is not None:
         models.insert(1, model)
 
 
@@ -149,13 +146,11 @@ def try_candidates(job: Compression) -> list[Model]:
             continue
         context = job.context(str(bundles[candidate.start].folder), candidate.name)
         folder = as_path(context.out)
-        model = attempt(candidate.name, folder, partial(run_stage, candidate.stage, context, candidate.name))
-        if not isinstance(model, Failure):
+        make = partial(run_stage, candidate.stage, context, candidate.name)
+        if (model := attempt(candidate.name, folder, make, job.failures)) is not None:
             bundles[candidate.name] = model
-            model = attempt(candidate.name, folder, partial(exported, job, model))
-        if isinstance(model, Failure):
-            job.failures.append(model)
-        else:
+            model = attempt(candidate.name, folder, partial(exported, job, model), job.failures)
+        if model is not None:
             models.append(model)
     return models
 
@@ -174,7 +169,7 @@ def conclude(job: Compression, models: list[Model], facts: tuple[Facts, ...]) ->
     from bertjax.jobs.budget import MISSED, choose
     from bertjax.jobs.next_steps import next_steps
     from bertjax.jobs.report import build_report
-    from bertjax.report.write import write_report
+    from bertjax.report.write import show, write_report
 
     config, out = job.config, job.out
     report = build_report(
@@ -239,16 +234,6 @@ def ship(kept: Model, report: Report, out: Path) -> None:
             manifest.put_text(filled, "report.json", report.json_text(out / name))
             if name == "exported":
                 write_origin(filled, relative(out / "bundle", out / name))
-
-
-def show(report: Report) -> None:
-    """Prints the table and its conclusions."""
-    from bertjax.report.model_text import model_table, verdicts
-    from bertjax.report.write import print_report
-
-    print_report(model_table(report), verdicts(report))
-    if report.conclusion:
-        print(report.conclusion)
 
 
 def resolve_model(model: str) -> Any:

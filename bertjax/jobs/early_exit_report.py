@@ -18,7 +18,6 @@ def report_depths(
     import numpy as np
 
     from bertjax.adaptive.calibration import depths_of, exited_logits, logits_at_exits, scored_predictions
-    from bertjax.adaptive.policies import first_exit, oracle_exit, policy_of
     from bertjax.engine.fields import to_dict
     from bertjax.engine.log import note
     from bertjax.engine.record import device, versions
@@ -52,12 +51,8 @@ def report_depths(
             timed_layer_saving=1 - float(depths[timed].mean()) / depth if own else None,
         )
 
-    none_exited = np.full(len(logits), len(exit_logits))
-    rows = [row(LAST, none_exited), row(NO_EXIT, none_exited)]
-    for name, rule in rules.items():
-        rows.append(row(name, first_exit(policy_of(early.config, rule), exit_logits, logits)))
-    if task.kind == "classification":
-        rows.append(row(ORACLE, oracle_exit(exit_logits, logits)))
+    taken = exits_taken(early.config, rules, exit_logits, logits, task.kind)
+    rows = tuple(row(name, exits) for name, exits in taken.items())
     report = EarlyExitReport(
         task=f"{task.kind} of {config.data.eval}",
         metric=task.metric,
@@ -67,7 +62,7 @@ def report_depths(
         why_none=calibration.why_none,
         bound=config.bound,
         timed=len(timed),
-        rows=tuple(rows),
+        rows=rows,
         held_out=tuple({**vars(t.exit_rule), **t._asdict(), "exit_rule": None} for t in calibration.tried),
         config=to_dict(config),
         versions=versions(),
@@ -76,6 +71,18 @@ def report_depths(
     note(write_early_exit(report, out))
     final = next((r for r in rows if r.name.endswith("calibrated")), rows[1])
     return {task.metric: final.score, "mean depth": final.mean_depth}
+
+
+def exits_taken(config: Any, rules: dict[str, Any], exit_logits: Any, logits: Any, kind: str) -> dict[str, Any]:
+    """The exit of every example, for each row of the table."""
+    import numpy as np
+
+    from bertjax.adaptive.policies import first_exit, oracle_exit, policy_of
+
+    none_exited = np.full(len(logits), len(exit_logits))
+    taken = {LAST: none_exited, NO_EXIT: none_exited}
+    taken |= {name: first_exit(policy_of(config, rule), exit_logits, logits) for name, rule in rules.items()}
+    return taken | ({ORACLE: oracle_exit(exit_logits, logits)} if kind == "classification" else {})
 
 
 def rules_to_report(calibration: Any) -> dict[str, Any]:

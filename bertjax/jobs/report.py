@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from bertjax.jobs.data import Text, open_model, predict_exported, predict_split, short
 from bertjax.jobs.stages import Failure, attempt
 from bertjax.jobs.training import result_of
+from bertjax.recipes.data import Data
 from bertjax.storage.paths import absolute, as_path, local
 
 if TYPE_CHECKING:
     from bertjax.baselines.bag_of_words import BagOfWords
     from bertjax.report.build import Entry
-    from bertjax.report.model_report import Report
+    from bertjax.report.models import Report
     from bertjax.text.facts import Facts
     from bertjax.text.tasks import Task
 
@@ -65,26 +66,21 @@ def build_report(
     from bertjax.engine.log import note
     from bertjax.engine.record import versions
     from bertjax.report.build import Entry, measure_bundles
-    from bertjax.report.card import write_card
-    from bertjax.report.model_report import BAG_OF_WORDS
+    from bertjax.report.models import BAG_OF_WORDS
     from bertjax.report.write import write_report
     from bertjax.text.tokenizer import Tokenizer
 
-    data = text.data
-    _, task = open_model(str(models[0].folder), task, 0)
+    data, first = text.data, models[0]
+    _, task = open_model(str(first.folder), task, 0)
     entries: list[Entry] = []
     labels: Any = None
     for model in models:
-        needed = failures is None or model is models[0]
-        work = partial(predicted, model, text, task)
-        found = work() if needed else attempt(model.name, model.folder.parent, work)
-        if isinstance(found, Failure):
-            assert failures is not None
-            failures.append(found)
-        else:
+        work, left_out = partial(predicted, model, text, task), None if model is first else failures
+        if (found := attempt(model.name, model.folder.parent, work, left_out)) is not None:
             entry, labels = found
             entries.append(entry)
-    split = text.held_out(task, Tokenizer.from_folder(local(models[0].folder)))
+    measured = [model for model in models if model.name in [entry.name for entry in entries]]
+    split = text.held_out(task, Tokenizer.from_folder(local(first.folder)))
     examples = split.examples
     if learned and (bag := bag_of_words(text, task, out)) is not None:
         predictions = bag.predict(examples.texts, examples.pairs)
@@ -95,21 +91,20 @@ def build_report(
         examples.texts,
         examples.pairs,
         task=task,
-        baseline=models[0].name,
+        baseline=first.name,
         source=short(data.eval),
         max_length=data.max_length,
-        config={**settings, "eval_fingerprint": split.encoded.fingerprint},
-        next_steps=next_steps,
-        facts=facts,
         notify=lambda doing: note(f"measuring: {doing}"),
     )
-    report = dataclasses.replace(report, versions={**versions(), **report.versions})
+    report = dataclasses.replace(
+        report,
+        config={**settings, "eval_fingerprint": split.encoded.fingerprint},
+        versions={**versions(), **report.versions},
+        next_steps=tuple(next_steps),
+        texts=facts,
+    )
     write_report(report, out)
-    measured = [model for model in models if model.name in [entry.name for entry in entries]]
-    about = {"base": base, "learned_from": short(data.train) if learned else None, "max_length": data.max_length}
-    for folder, name in folders_with_cards(measured).items():
-        if as_path(absolute(out)) in folder.parents:
-            write_card(folder, report, name, task=task, source=short(data.eval), command=command, **about)
+    write_cards(report, measured, data, out, task=task, command=command, base=base, learned=learned)
     return report
 
 
@@ -130,16 +125,20 @@ def predicted(model: Model, text: Text, task: Task) -> tuple[Entry, Any]:
     return Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak), labels
 
 
-def folders_with_cards(models: Sequence[Model]) -> dict[Path, str]:
-    """The folders that get a model card, with the name of the model whose numbers it shows. The bundle of an exported
-    file shows those of the file, if it was not measured itself."""
+def write_cards(report: Report, models: Sequence[Model], data: Data, out: Path, *, learned: bool, **about: Any) -> None:
+    """The model cards of all bundles and exported folders inside `out`. The card of a bundle whose exported file was
+    measured, and not the bundle itself, has the numbers of the file."""
     from bertjax.measure.onnx import origin_of
+    from bertjax.report.card import write_card
 
     folders = {as_path(absolute(model.folder)): model.name for model in models if model.dtype == "float32"}
     for model in models:
         if model.exported and (origin := origin_of(model.folder)):
             folders.setdefault(as_path(absolute(origin)), model.name)
-    return folders
+    about |= {"learned_from": short(data.train) if learned else None, "max_length": data.max_length}
+    for folder, name in folders.items():
+        if as_path(absolute(out)) in folder.parents:
+            write_card(folder, report, name, source=short(data.eval), **about)
 
 
 def bag_of_words(text: Text, task: Task, out: Path) -> BagOfWords | None:

@@ -42,19 +42,22 @@ class Failure(NamedTuple):
 Result = TypeVar("Result")
 
 
-def attempt(what: str, folder: Any, work: Callable[[], Result]) -> Result | Failure:
-    """The result of the work, or its failure, so that the rest can continue. The traceback of an error that is no
-    `UserError` is written to `folder/error.txt`."""
+def attempt(what: str, folder: Any, work: Callable[[], Result], failures: list[Failure] | None) -> Result | None:
+    """The result of the work. If it fails, the failure is added to the list and the result is None, so that the rest
+    can continue; without a list, the error is raised. The traceback of an error that is no `UserError` is written to
+    `folder/error.txt`."""
     import traceback
 
     try:
         return work()
     except Exception as error:
+        if failures is None:
+            raise
         if not isinstance(error, UserError):
             write_text(as_path(folder) / "error.txt", traceback.format_exc())
-        failure = Failure(what, error)
-        note(f"{what} failed: {failure}")
-        return failure
+        failures.append(Failure(what, error))
+        note(f"{what} failed: {failures[-1]}")
+        return None
 
 
 def left_out(failures: Sequence[Failure]) -> str:
@@ -95,11 +98,8 @@ def run_in_order(
         announce(number, stage.name)
         folder = outer / f"{number}-{stage.name}"
         context = context._replace(out=str(folder))
-        work = partial(stage.run, context)
-        result = work() if failures is None else attempt(stage.name, folder, work)
-        if isinstance(result, Failure):
-            assert failures is not None
-            failures.append(result)
+        result = attempt(stage.name, folder, partial(stage.run, context), failures)
+        if result is None:
             break
         context = context._replace(data=result.data, control=result.control or context.control)
         if result.bundle is not None:

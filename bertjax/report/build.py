@@ -27,11 +27,11 @@ from bertjax.measure.cold_start import measure_edge
 from bertjax.measure.latency import Candidate, PeakMemory, Percentiles, Timing, measure_latency
 from bertjax.measure.onnx import origin_of
 from bertjax.measure.runtimes import BUNDLE_RUNTIMES
-from bertjax.metrics.scores import score
+from bertjax.metrics.scores import Answers, score
 from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value, score_interval
-from bertjax.report.model_report import BASELINES, Flip, ModelRow, PairedComparison, Report
+from bertjax.report.models import BASELINES, Flip, ModelRow, Report
+from bertjax.report.parts import Difference
 from bertjax.storage.paths import absolute, local
-from bertjax.text.facts import Facts
 from bertjax.text.tasks import Task
 
 FLIPS = 3  # examples shown of each kind
@@ -48,14 +48,19 @@ class Entry:
 
     name: str
     folder: str | os.PathLike
-    predictions: Sequence | np.ndarray
+    predictions: Answers
     runtime: str = "jax"
     training_step_bytes: int | None = None
+
+    @property
+    def candidate(self) -> Candidate:
+        """What is timed."""
+        return Candidate(self.runtime, local(self.folder))
 
 
 def measure_bundles(
     entries: Sequence[Entry],
-    labels: Sequence | np.ndarray,
+    labels: Answers,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     *,
@@ -64,49 +69,27 @@ def measure_bundles(
     source: str,
     max_length: int = 512,
     sample: int = 128,
-    threads: int | None = None,
-    config: Mapping[str, Any] | None = None,
-    next_steps: Sequence[tuple[str, str]] = (),
-    facts: tuple[Facts, ...] = (),
     notify: Callable[[str], None] = lambda message: None,
 ) -> Report:
     """Measure every entry and compare it with the first model (`baseline`, a bundle) and with the baselines.
 
-    `labels` and predictions are in the form that `score` compares; `texts` and `pairs` are timed (a random `sample` of
-    them); `facts` say how they were read. `notify` is given a line for each measurement; all take about a minute.
+    `labels` and predictions are in the form that `score` compares; `texts` and `pairs`, from `source`, are timed (a
+    random `sample` of them). `notify` is given a line for each measurement; all take about a minute.
     """
-    names = [entry.name for entry in entries]
-    if baseline not in names:
-        raise UserError(f"The baseline {baseline!r} is not among the models to measure: {', '.join(names)}.")
     by_name = {entry.name: entry for entry in entries}
+    if baseline not in by_name:
+        raise UserError(f"The baseline {baseline!r} is not among the models to measure: {', '.join(by_name)}.")
+    first = by_name[baseline]
     notify("scores and their intervals")
-    scored = {entry.name: _scored(task.metric, entry, by_name[baseline], labels) for entry in entries}
-    tokens = lengths(by_name[baseline], texts, pairs, max_length)
-    cost = {}
+    numbers = {entry.name: _scores(task.metric, entry, first, labels) for entry in entries}
+    tokens = lengths(first, texts, pairs, max_length)
     for entry in entries:
         notify(f"size and arithmetic of {entry.name}")
-        cost[entry.name] = costs(entry, round(tokens.p50))
-    candidates = {entry.name: Candidate(entry.runtime, local(entry.folder)) for entry in entries}
-    programs = {entry.name: program(entry) for entry in entries}
-    first = {programs[name]: name for name in reversed(programs)}
-    timings = measure_latency(
-        {name: candidates[name] for name in first.values()},
-        texts,
-        pairs,
-        max_length=max_length,
-        sample=sample,
-        threads=threads,
-        isolated=not one_process_only(),
-        notify=notify,
-    )
-    timings = {name: timings[first[programs[name]]] for name in programs}
-    exported = {entry.name: candidates[entry.name] for entry in entries if entry.runtime == "onnx"}
+        numbers[entry.name] |= costs(entry, round(tokens.p50))
+    timings = time_entries(entries, texts, pairs, max_length, sample, notify)
+    exported = {entry.name: entry.candidate for entry in entries if entry.runtime == "onnx"}
     edges = measure_edge(exported, texts, pairs, max_length=max_length, notify=notify)
     on = timings[baseline]
-    rows = [
-        _row(entry, scored[entry.name] | cost[entry.name] | {"edge": edges.get(entry.name)}, timings[entry.name], on)
-        for entry in entries
-    ]
     report = Report(
         task=f"{task.kind} of {source}",
         metric=task.metric,
@@ -114,14 +97,40 @@ def measure_bundles(
         threads=on.threads,
         lengths=tokens,
         baseline=baseline,
-        rows=tuple(rows),
-        config=dict(config or {}),
+        rows=tuple(_row(e, timings[e.name], on, edge=edges.get(e.name), **numbers[e.name]) for e in entries),
         versions={name: version for timing in timings.values() for name, version in timing.versions.items()},
         flips=_flips(task, by_name, baseline, labels, texts, pairs),
-        next_steps=tuple(next_steps),
-        texts=facts,
     )
     return dataclasses.replace(report, comparisons=_comparisons(report, by_name, labels))
+
+
+def time_entries(
+    entries: Sequence[Entry],
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+    sample: int = 128,
+    notify: Callable[[str], None] = lambda message: None,
+) -> dict[str, Timing]:
+    """The times of all entries; those that run as the same program are timed once."""
+    first = first_alike(entries)
+    timings = measure_latency(
+        {entry.name: entry.candidate for entry in first.values()},
+        texts,
+        pairs,
+        max_length=max_length,
+        sample=sample,
+        isolated=not one_process_only(),
+        notify=notify,
+    )
+    return {name: timings[entry.name] for name, entry in first.items()}
+
+
+def first_alike(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """For the name of every entry, the first entry that runs as the same program."""
+    programs = {entry.name: program(entry) for entry in entries}
+    first = {programs[entry.name]: entry for entry in reversed(entries)}
+    return {name: first[one] for name, one in programs.items()}
 
 
 def program(entry: Entry) -> str:
@@ -137,7 +146,7 @@ def program(entry: Entry) -> str:
     return entry.name if exits_early else f"{entry.runtime}: {config!r}"
 
 
-def _scored(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str, Any]:
+def _scores(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str, Any]:
     predictions = entry.predictions
     against = None if entry is baseline else paired_p_value(metric, predictions, baseline.predictions, labels)
     interval = score_interval(metric, predictions, labels)
@@ -192,27 +201,34 @@ def origin(entry: Entry) -> Any:
     return found
 
 
-def _row(entry: Entry, numbers: dict[str, Any], timing: Timing, on: Timing) -> ModelRow:
-    bundle = None if entry.runtime == "sklearn" else absolute(entry.folder)
-    runtime = timing.runtime if timing.device == on.device else f"{timing.runtime} on {timing.device}"
-    exported_from = absolute(origin(entry)) if entry.runtime == "onnx" else None
-    measured: Any = {"latency_ms": timing.latency, "throughput_per_s": {"batch_32": timing.throughput_per_s}}
-    return ModelRow(entry.name, bundle, runtime, exported_from=exported_from, **measured, **numbers)
+def _row(entry: Entry, timing: Timing, on: Timing, **numbers: Any) -> ModelRow:
+    return ModelRow(
+        entry.name,
+        bundle=None if entry.runtime == "sklearn" else absolute(entry.folder),
+        runtime=timing.runtime if timing.device == on.device else f"{timing.runtime} on {timing.device}",
+        latency_ms=timing.latency,
+        throughput_per_s={"batch_32": timing.throughput_per_s},
+        exported_from=absolute(origin(entry)) if entry.runtime == "onnx" else None,
+        **numbers,
+    )
 
 
-def _comparisons(report: Report, by_name: Mapping[str, Entry], labels: Any) -> tuple[PairedComparison, ...]:
+def _comparisons(report: Report, by_name: Mapping[str, Entry], labels: Any) -> dict[tuple[str, str], Difference]:
     """Every compressed model with the first model, with that in its own runtime, and with each baseline."""
     others = [name for name in (report.baseline, *BASELINES) if name in by_name]
-    comparisons, metric = [], report.metric
-    for name in [name for name in by_name if name not in others]:
-        for other in dict.fromkeys([*others, report.against(report.row(name)).name]):
-            a, b = by_name[name].predictions, by_name[other].predictions
-            difference = score(metric, a, labels) - score(metric, b, labels)
-            interval = paired_difference_interval(metric, a, b, labels)
-            comparisons.append(
-                PairedComparison(name, other, difference, interval, paired_p_value(metric, a, b, labels))
-            )
-    return tuple(comparisons)
+
+    def difference(name: str, other: str) -> Difference:
+        metric, a, b = report.metric, by_name[name].predictions, by_name[other].predictions
+        value = score(metric, a, labels) - score(metric, b, labels)
+        interval = paired_difference_interval(metric, a, b, labels)
+        return Difference(value, interval, paired_p_value(metric, a, b, labels))
+
+    return {
+        (row.name, other): difference(row.name, other)
+        for row in report.rows
+        if row.name not in others
+        for other in dict.fromkeys([*others, report.against(row).name])
+    }
 
 
 def _flips(

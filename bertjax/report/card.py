@@ -9,9 +9,9 @@ import os
 from typing import Any
 
 from bertjax.measure.onnx import onnx_file
-from bertjax.report.model_report import ModelRow, Report
-from bertjax.report.model_text import how_measured, model_table, verdicts
+from bertjax.report.models import ModelRow, Report, how_measured, model_table, verdicts
 from bertjax.report.number_text import metric_name
+from bertjax.report.parts import bullets, document, section, shell
 from bertjax.report.usage import bundle_usage, exported_usage
 from bertjax.storage import manifest
 from bertjax.storage.paths import as_path
@@ -58,12 +58,17 @@ def write_card(
     place, measured = as_path(folder), report.row(row)
     front = _front_matter(place, measured, report.metric, task, source, _known_of(base))
     made = _made(base, learned_from)
-    parts = [f"---\n{front}\n---", f"# {_title(place, row)}", _about(measured, report, task, source, max_length) + made]
-    parts += ["## Use", _usage(place, task, max_length), "## What was measured", model_table(report).markdown()]
     sentences = [sentence for sentence in verdicts(report) if sentence.startswith(f"**{row}**")]
-    parts += ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
-    parts += [how_measured(report), "## Made by", f"```sh\n{command}\n```"]
-    manifest.put_text(folder, "README.md", "\n\n".join(parts) + "\n")
+    text = document(
+        _title(place, row),
+        _about(measured, report, task, source, max_length) + made,
+        section("Use", _usage(place, task, max_length)),
+        section("What was measured", model_table(report).markdown()),
+        bullets(sentences),
+        how_measured(report),
+        section("Made by", shell(command)),
+    )
+    manifest.put_text(folder, "README.md", f"---\n{front}\n---\n\n{text}")
     return place / "README.md"
 
 

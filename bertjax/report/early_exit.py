@@ -1,13 +1,12 @@
 """The report on a model with exits: what each threshold costs in score and gains in layers, FLOPs and time."""
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertjax.report.number_text import metric_name, points_with_interval, short_number
+from bertjax.report.parts import document, json_text
 from bertjax.report.table import Table, cells_of
 from bertjax.text.facts import Facts, paragraph
 
@@ -87,15 +86,10 @@ def threshold_table(report: EarlyExitReport) -> Table:
     )
 
 
-def markdown(report: EarlyExitReport) -> str:
-    """`report.md`."""
-    table = threshold_table(report)
-    return "\n\n".join(filter(None, [f"# {table.title}", table.markdown(), paragraph(report.texts)])) + "\n"
-
-
 def write_early_exit(report: EarlyExitReport, out: Path) -> str:
     """Writes OUT/report.json and OUT/report.md; returns the latter's text."""
-    content = json.dumps(dataclasses.asdict(report), indent=2, allow_nan=False)
-    (out / "report.json").write_text(content + "\n", encoding="utf-8")
-    (out / "report.md").write_text(markdown(report), encoding="utf-8")
-    return markdown(report)
+    table = threshold_table(report)
+    text = document(table.title, table.markdown(), paragraph(report.texts))
+    (out / "report.json").write_text(json_text(report), encoding="utf-8")
+    (out / "report.md").write_text(text, encoding="utf-8")
+    return text

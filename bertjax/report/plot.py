@@ -9,9 +9,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bertjax.report.method_report import BUILT_IN, NO_TEACHER, TEACHER, MethodComparison, MethodRow
-from bertjax.report.method_text import title
-from bertjax.report.model_report import BASELINES, ModelRow, Report
+from bertjax.report.methods import BUILT_IN, NO_TEACHER, TEACHER, MethodComparison, MethodRow, title
+from bertjax.report.models import BASELINES, ModelRow, Report
 from bertjax.report.number_text import bytes_text, metric_name
 
 if TYPE_CHECKING:
@@ -28,18 +27,26 @@ def draw_models(report: Report, path: str | os.PathLike) -> None:
 
 def figure(report: Report) -> "Figure":
     """The picture as a matplotlib figure. Rows without a measured time are left out."""
+    rows = [row for row in report.rows if row.latency_ms is not None]
+    axes = _axes(f"{report.task}   (area: bytes stored)", height=5)
+    circles = [_circle(axes, report, row) for row in sorted(rows, key=lambda row: -row.size_bytes)]
+    _scales(axes, report)
+    axes.figure.canvas.draw()  # settles the layout, which the places of the labels depend on
+    _label(axes, report, circles)
+    return axes.figure
+
+
+def _axes(title: str, height: float) -> Any:
+    """The axes of a new figure, with a frame on two sides."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [row for row in report.rows if row.latency_ms is not None]
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)  # not pyplot, whose global state belongs to the caller
     axes = figure.add_subplot()
-    circles = [_circle(axes, report, row) for row in sorted(rows, key=lambda row: -row.size_bytes)]
-    _frame(axes, report, rows)
-    figure.canvas.draw()  # settles the layout, which the places of the labels depend on
-    _label(axes, report, circles)
-    return figure
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
 
 
 def _circle(axes: Any, report: Report, row: ModelRow) -> tuple[ModelRow, float, float, float]:
@@ -48,18 +55,23 @@ def _circle(axes: Any, report: Report, row: ModelRow) -> tuple[ModelRow, float, 
     x, y = row.latency_ms.batch_1.p50, 100 * row.score
     area = max(_LARGEST * row.size_bytes / max(r.size_bytes for r in report.rows), 12.0)
     colour = _colour(report, row)
-    low, high = (100 * end for end in row.score_ci95)
-    axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=colour, capsize=3, linewidth=1.2, zorder=3)
+    axes.errorbar(x, y, _error(row.score, row.score_ci95), color=colour, capsize=3, linewidth=1.2, zorder=3)
     axes.scatter(x, y, s=area, color=colour, alpha=0.35, linewidth=0, zorder=2)
     axes.scatter(x, y, s=10, color=colour, zorder=3)
     return row, x, y, (area / 3.1416) ** 0.5
+
+
+def _error(score: float, ends: tuple[float, float]) -> list[list[float]]:
+    """How far an interval reaches below and above its score, in points."""
+    low, high = (100 * end for end in ends)
+    return [[max(100 * score - low, 0)], [max(high - 100 * score, 0)]]
 
 
 def _colour(report: Report, row: ModelRow) -> str:
     return _ORANGE if row.name == report.baseline else _GREY if row.name in BASELINES else _BLUE
 
 
-def _frame(axes: Any, report: Report, rows: list[ModelRow]) -> None:
+def _scales(axes: Any, report: Report) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set_xscale("log")
@@ -69,9 +81,7 @@ def _frame(axes: Any, report: Report, rows: list[ModelRow]) -> None:
     axes.margins(x=0.25, y=0.12)
     axes.set_xlabel(f"milliseconds for one text (median; {report.device}, {report.threads} threads)")
     axes.set_ylabel(f"{metric_name(report.metric)} times 100, with 95 % interval")
-    axes.set_title(f"{report.task}   (area: bytes stored)", loc="left", fontsize=11)
     axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _label(axes: Any, report: Report, circles: list[tuple[ModelRow, float, float, float]]) -> None:
@@ -108,32 +118,23 @@ def _places(radius: float) -> Iterator[tuple[float, float, str, str]]:
 
 def draw_methods(report: MethodComparison, path: str | os.PathLike) -> None:
     """Every method's score with its interval, a dot for each seed, and a dashed line at the score without a teacher."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = [row for row in report.rows if row.score is not None][::-1]
-    figure = Figure(figsize=(8, 1.4 + 0.42 * len(rows)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot, whose global state belongs to the caller
-    axes = figure.add_subplot()
+    axes = _axes(f"{report.task}   (dashed: no teacher)", height=1.4 + 0.42 * len(rows))
     for place, row in enumerate(rows):
         _method_interval(axes, place, row)
-    reference = report.row(NO_TEACHER).score if any(row.name == NO_TEACHER for row in rows) else None
-    if reference is not None:
-        axes.axvline(100 * reference, color=_GREY, linewidth=1, linestyle="--", zorder=1)
     axes.set_yticks(range(len(rows)), [title(row.name) for row in rows])
     axes.set_xlabel(f"{metric_name(report.metric)} times 100, average over seeds with 95 % interval; small dots: seeds")
-    axes.set_title(f"{report.task}   (dashed: no teacher)", loc="left", fontsize=11)
     axes.grid(alpha=0.25, axis="x")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    axes.figure.savefig(path)
 
 
 def _method_interval(axes: Any, place: int, row: MethodRow) -> None:
     assert row.score is not None
     assert row.score_ci95 is not None
     colour = _ORANGE if row.name == TEACHER else _GREY if row.name in BUILT_IN else _BLUE
-    score, (low, high) = 100 * row.score, (100 * end for end in row.score_ci95)
-    errors = [[max(score - low, 0)], [max(high - score, 0)]]
-    axes.errorbar(score, place, xerr=errors, fmt="o", color=colour, capsize=3, linewidth=1.4, zorder=3)
+    error = _error(row.score, row.score_ci95)
+    axes.errorbar(100 * row.score, place, xerr=error, fmt="o", color=colour, capsize=3, linewidth=1.4, zorder=3)
+    if row.name == NO_TEACHER:
+        axes.axvline(100 * row.score, color=_GREY, linewidth=1, linestyle="--", zorder=1)
     seeds = [100 * value for value in row.seeds.values()] if len(row.seeds) > 1 else []
     axes.scatter(seeds, [place - 0.22] * len(seeds), s=9, color=colour, alpha=0.7, linewidth=0, zorder=2)

@@ -61,8 +61,10 @@ LONG_CONTEXTS = "This reads the beginning of a long context; `bertjax predict` r
 
 def exported_usage(task: Task, file: str, length: int) -> str:
     """The snippet for a folder with an ONNX file, as Markdown."""
-    before, given = TEXTS.get(task.kind, ("", f'"a text to judge"{pair(task)}'))
-    begin = BEGIN.replace("LENGTH", cut(task, length)).replace("FILE", file)
+    pair = ', "and its second"' if task.text_pair else ""
+    before, given = TEXTS.get(task.kind, ("", f'"a text to judge"{pair}'))
+    limit = f'{length}, strategy="only_second"' if task.kind == "qa" else str(length)
+    begin = BEGIN.replace("LENGTH", limit).replace("FILE", file)
     begin = begin.replace("text = tokenizer", f"{before}text = tokenizer").replace("GIVEN", given)
     snippet = f"```python\n{begin}{ENDS[task.kind]}print(answer)\n```"
     return f"{snippet}\n\n{LONG_CONTEXTS}" if task.kind == "qa" else snippet
@@ -86,11 +88,3 @@ output = bundle.predict({given})
 print({printed})
 ```"""
     return f"{snippet}\n\nThe folder opens with `transformers` too, and gives the same logits." if stock else snippet
-
-
-def pair(task: Task) -> str:
-    return ', "and its second"' if task.text_pair else ""
-
-
-def cut(task: Task, length: int) -> str:
-    return f'{length}, strategy="only_second"' if task.kind == "qa" else str(length)

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.measure.onnx import onnx_file, read_arrays
+from bertjax.measure.onnx import described, onnx_file, read_arrays
 from bertjax.model.config import labels_by_id
-from bertjax.report.model_report import BASELINES
+from bertjax.report.models import BASELINES
 from bertjax.storage.tensors import stored_arrays
 from bertjax.storage.typed_json import Within, read_json, value
 from bertjax.verify.measured import Claim, Weights
@@ -39,8 +39,8 @@ def runtime_of(folder: Path) -> str:
 
 def config_of(folder: Path) -> dict[str, Any]:
     """`config.json`, merged with the content of its key `bertjax`."""
-    content = read_json(folder / "config.json")
-    return content | (value(dict | None, content.get("bertjax"), f"{folder}/config.json: bertjax") or {})
+    content, ours = described(folder)
+    return content | ours
 
 
 def classes_of(folder: Path) -> dict[int, str]:

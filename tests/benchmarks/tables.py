@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.measure.latency import Latency, Percentiles
-from bertjax.report.model_report import ModelRow, Report
+from bertjax.report.models import ModelRow, Report
 from bertjax.report.number_text import bytes_text, ratio_text, short_number
 from bertjax.report.plot import draw_models
 from bertjax.report.table import Table

@@ -24,8 +24,7 @@ from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.prune import Prune
 from bertjax.recipes.quantize import Quantize
 from bertjax.recipes.stage import Context, Control, Stage, StageResult
-from bertjax.report.model_report import WITHOUT_TEACHER, ModelRow, Report, read_report
-from bertjax.report.model_text import speed_up
+from bertjax.report.models import WITHOUT_TEACHER, ModelRow, Report, read_report, speed_up
 from bertjax.storage import manifest
 from bertjax.storage.paths import names as names_in
 from bertjax.student import Student
@@ -85,7 +84,7 @@ class Shop:
         patch.setattr(compress, "exported", self.export)
         patch.setattr("bertjax.jobs.report.build_report", self.built)
         patch.setattr(compress, "ship", lambda kept, report, out: self.measured.append(f"kept {kept.name}"))
-        patch.setattr(compress, "show", lambda report: None)
+        patch.setattr("bertjax.report.write.show", lambda report: None)
         for stage in (Distill, Quantize, Finetune):
             patch.setattr(stage, "run", lambda stage, context: self.run(stage, context))
 

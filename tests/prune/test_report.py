@@ -11,7 +11,7 @@ import bertjax
 from bertjax.measure.latency import Latency, Percentiles, Timing
 from bertjax.prune.masks import apply_masks, magnitude_masks
 from bertjax.report.build import Entry, measure_bundles
-from bertjax.report.model_text import markdown, model_table, verdicts
+from bertjax.report.models import markdown, model_table, verdicts
 from bertjax.text.tasks import Task
 from bertjax.verify import Bounds, compare, verdict
 from tests.train.tiny import write_model, write_table

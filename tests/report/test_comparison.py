@@ -8,9 +8,17 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.measure.latency import Percentiles
 from bertjax.metrics.uncertainty import holm, mcnemar, mean_difference_interval, mean_interval, mean_p_value
-from bertjax.report.method_report import Method, MethodComparison, MethodRun, method_rows
-from bertjax.report.method_text import markdown, method_table, score_text, verdicts
-from bertjax.report.write import write_comparison
+from bertjax.report.methods import (
+    Method,
+    MethodComparison,
+    MethodRun,
+    markdown,
+    method_rows,
+    method_table,
+    score_text,
+    verdicts,
+)
+from bertjax.report.write import write_report
 
 RNG = np.random.default_rng(3)
 GOLD = RNG.integers(0, 2, 300)
@@ -87,7 +95,7 @@ def test_the_text_names_differences_that_are_not_significant_and_failures(report
 
 
 def test_the_picture_and_the_files_are_written(report, tmp_path):
-    write_comparison(report, tmp_path)
+    write_report(report, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.png", "report.json"}
 
 

@@ -13,17 +13,20 @@ from rich.console import Console
 from bertjax.errors import UserError
 from bertjax.measure.latency import Edge, Latency, PeakMemory, Percentiles
 from bertjax.metrics.uncertainty import proportion_difference_interval
-from bertjax.report.model_report import (
+from bertjax.report.models import (
     BAG_OF_WORDS,
     WITHOUT_TEACHER,
     Flip,
     ModelRow,
-    PairedComparison,
     Report,
+    how_measured,
+    markdown,
+    model_table,
     read_report,
+    verdicts,
 )
-from bertjax.report.model_text import how_measured, markdown, model_table, verdicts
 from bertjax.report.number_text import bytes_text
+from bertjax.report.parts import Difference
 from bertjax.report.plot import figure
 from bertjax.report.write import write_report
 from bertjax.text.facts import Facts
@@ -42,8 +45,8 @@ TEACHER = row("teacher", 0.87, 5.2, 90_900_000)
 STUDENT = row("student", 0.85, 1.7, 56_000_000, p_value_vs_baseline=0.02)
 WITHOUT = row(WITHOUT_TEACHER, 0.84, 1.71, 56_000_000, p_value_vs_baseline=1e-4)
 WORDS = row(BAG_OF_WORDS, 0.77, 0.06, 2_100_000, p_value_vs_baseline=1e-9, runtime="sklearn", flops_per_example=None)
-BETTER = PairedComparison("student", BAG_OF_WORDS, 0.08, (0.05, 0.11), 1e-4)
-UNCLEAR = PairedComparison("student", WITHOUT_TEACHER, 0.01, (-0.001, 0.02), 0.07)
+BETTER = Difference(0.08, (0.05, 0.11), 1e-4)
+UNCLEAR = Difference(0.01, (-0.001, 0.02), 0.07)
 REPORT = Report(
     "classification of demo",
     "accuracy",
@@ -54,7 +57,11 @@ REPORT = Report(
     (TEACHER, STUDENT, WITHOUT, WORDS),
     {"seed": 0},
     {"jax": "0.10.2"},
-    (PairedComparison("student", "teacher", -0.02, (-0.035, -0.004), 0.02), UNCLEAR, BETTER),
+    {
+        ("student", "teacher"): Difference(-0.02, (-0.035, -0.004), 0.02),
+        ("student", WITHOUT_TEACHER): UNCLEAR,
+        ("student", BAG_OF_WORDS): BETTER,
+    },
     (
         Flip("student", "a | *fine* film\n", "fresh", "fresh", "rotten"),
         Flip("student", "dull", "rotten", "fresh", "rotten"),
@@ -113,7 +120,7 @@ def test_report_json_has_the_published_fields_and_no_others(tmp_path):
 def test_bundle_paths_are_relative_to_the_report_and_come_back_whole(tmp_path):
     bundle = str(tmp_path / "run" / "student" / "bundle")
     rows = (TEACHER, dataclasses.replace(STUDENT, bundle=bundle))
-    report = dataclasses.replace(REPORT, rows=rows, comparisons=(), flips=(), next_steps=())
+    report = dataclasses.replace(REPORT, rows=rows, comparisons={}, flips=(), next_steps=())
     write_report(report, tmp_path / "run" / "report")
     written = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
     assert [r["bundle"] for r in written["rows"]] == [None, "../student/bundle"]
@@ -124,7 +131,7 @@ def test_what_was_read_is_in_both_files_and_comes_first_where_texts_are_not_new(
     learned = Facts("train", "a.tsv", 8, 0, 32, 0.0)
     for seen, warned in ((3, True), (0, False)):
         scored = Facts("eval", "b.tsv", 4, 2, 32, 0.125, ("left out 1 of 5",), seen=seen)
-        report = dataclasses.replace(REPORT, texts=(learned, scored), comparisons=(), flips=(), next_steps=())
+        report = dataclasses.replace(REPORT, texts=(learned, scored), comparisons={}, flips=(), next_steps=())
         written = write_report(report, tmp_path).read_text()
         assert "Eval: b.tsv, 4 texts, 2 cut at 32 tokens, 12.5 % [UNK]; left out 1 of 5." in written
         assert read_report(tmp_path / "report.json") == report
@@ -147,9 +154,9 @@ def test_verdicts_say_in_words_what_was_beaten_and_what_was_not():
 def test_a_difference_is_real_where_interval_and_exact_test_both_say_so():
     """Five disagreements, all for one model: the interval is clear of 0, and a coin falls so in 6 % of all tries."""
     low, high = proportion_difference_interval(5, 0, 1000)
-    few = PairedComparison("student", BAG_OF_WORDS, 0.005, (float(low), float(high)), 0.0625)
+    few = Difference(0.005, (float(low), float(high)), 0.0625)
     assert few.ci95[0] > 0
-    (_, said) = verdicts(dataclasses.replace(REPORT, comparisons=(few,)))
+    (_, said) = verdicts(dataclasses.replace(REPORT, comparisons={("student", BAG_OF_WORDS): few}))
     assert said.startswith("**student** does **not** beat *bag of words*")
 
 
@@ -168,7 +175,7 @@ def exported(name: str, of: str, ms: float) -> ModelRow:
 def test_an_exported_model_is_timed_against_the_exported_baseline(tmp_path):
     teacher, student = (dataclasses.replace(one, bundle=f"/x/{one.name}") for one in (TEACHER, STUDENT))
     rows = (teacher, exported("teacher-onnx", "/x/teacher", 4.0), student, exported("int8", "/x/rounded", 1.0))
-    report = dataclasses.replace(REPORT, rows=rows, comparisons=(), flips=(), conclusion="Kept: int8.")
+    report = dataclasses.replace(REPORT, rows=rows, comparisons={}, flips=(), conclusion="Kept: int8.")
     assert [report.against(one).name for one in rows] == ["teacher", "teacher", "teacher", "teacher-onnx"]
     assert [cells[-1] for cells in model_table(report).rows] == [
         "-",
@@ -208,7 +215,7 @@ def test_fewer_parameters_with_the_same_flops_save_memory_and_no_time():
         peak_memory_bytes=PeakMemory(6 * 10**7, 4 * 10**8),
         throughput_per_s={"batch_32": 318.0},
     )
-    [said] = verdicts(dataclasses.replace(REPORT, rows=(TEACHER, shared), comparisons=()))
+    [said] = verdicts(dataclasses.replace(REPORT, rows=(TEACHER, shared), comparisons={}))
     assert said.endswith(
         "Fewer parameters need as many FLOPs: that saves memory (inference 60.0 MB instead of 100 MB, training, "
         "optimiser state included, 400 MB instead of 600 MB); in batches of 32, no time saved."

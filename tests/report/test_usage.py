@@ -11,7 +11,7 @@ import bertjax
 from bertjax.export import export
 from bertjax.measure.latency import Percentiles
 from bertjax.report.card import write_card
-from bertjax.report.model_report import ModelRow, Report
+from bertjax.report.models import ModelRow, Report
 from bertjax.text.tasks import METRICS, Task
 from tests.train.tiny import FILLER, GOOD, write_model
 

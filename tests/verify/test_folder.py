@@ -14,7 +14,7 @@ from bertjax import UserError
 from bertjax.measure.latency import Latency, Percentiles
 from bertjax.measure.onnx import origin_of
 from bertjax.report.card import write_card
-from bertjax.report.model_report import BAG_OF_WORDS, ModelRow, Report
+from bertjax.report.models import BAG_OF_WORDS, ModelRow, Report
 from bertjax.text.tasks import Task
 from bertjax.verify.folder import (
     check_files,
