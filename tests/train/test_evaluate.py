@@ -30,7 +30,7 @@ def test_text_to_score_on_is_enough(tmp_path: Path, capsys: pytest.CaptureFixtur
     main(Config(write_headed(tmp_path), (), data, str(tmp_path / "report")))
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == ["model"]
-    assert "without --data.train no bag of words" in capsys.readouterr().err
+    assert "without --data.train, no bag of words is fitted" in capsys.readouterr().err
 
 
 @pytest.mark.slow
