@@ -51,5 +51,5 @@ def test_an_exported_file_and_bfloat16_stand_beside_a_model_and_the_file_is_no_b
     halves = rows["model-bfloat16"]
     assert halves["runtime"] == "jax, bfloat16"
     assert (halves["bundle"], halves["parameters"]) == (rows["model"]["bundle"], rows["model"]["parameters"])
-    with pytest.raises(UserError, match="is an exported file"):
+    with pytest.raises(UserError, match="is an exported folder, but --model must be a bundle"):
         main(Config(file, (model,), data, str(tmp_path / "other")))
