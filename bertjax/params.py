@@ -111,3 +111,25 @@ def tree_differences(tree: Tree, expected: Tree) -> list[str]:
     lines += [f"unexpected: {path} {tuple(a[path].shape)}" for path in a if path not in b]
     shapes = [(path, tuple(a[path].shape), tuple(b[path].shape)) for path in a if path in b]
     return lines + [f"shape of {path}: {shape}, expected {needed}" for path, shape, needed in shapes if shape != needed]
+
+
+def merge(tree: Tree, other: Tree) -> Tree:
+    """The union of two trees that share no leaf."""
+    merged = dict(tree)
+    for name, branch in other.items():
+        merged[name] = merge(merged[name], branch) if name in merged else branch
+    return merged
+
+
+def split_by_pattern(pattern: str, tree: Tree) -> tuple[Tree, Tree]:
+    """(the leaves whose path does not match the regex, those whose path does).
+
+    Raises:
+      UserError: It matches none.
+    """
+    chosen = {path for path in flatten(tree) if re.search(pattern, path)}
+    if not chosen:
+        some = ", ".join(list(flatten(tree))[:4])
+        raise UserError(f"the regex {pattern!r} matches no parameter; paths look like: {some}.")
+    parts = [unflatten({p: x for p, x in flatten(tree).items() if (p in chosen) == take}) for take in (False, True)]
+    return parts[0], parts[1]

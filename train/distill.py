@@ -10,7 +10,7 @@ makes the teacher run in every step. Several teachers (--teachers) are averaged.
 
 from bertjax.engine.command_line import run
 from bertjax.engine.record import begin, finish
-from bertjax.jobs.data import Text, score_of
+from bertjax.jobs.data import Text
 from bertjax.jobs.distill import prepare
 from bertjax.jobs.training import train
 from bertjax.recipes.distill import Config
@@ -23,7 +23,7 @@ def main(config: Config) -> None:
         return
     prepared = prepare(config, text)
     student = train(config, config.out, prepared)
-    finish(out, score_of(student, prepared.held_out), **prepared.fingerprints)
+    finish(out, prepared.score(student), **prepared.fingerprints)
 
 
 if __name__ == "__main__":

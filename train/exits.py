@@ -12,7 +12,7 @@ all heads in the next (BERxiT); or a frozen model whose last layer is the teache
 from bertjax.engine.command_line import run
 from bertjax.engine.record import begin, finish
 from bertjax.jobs.data import Text
-from bertjax.jobs.exits import prepare, scores_at_exits
+from bertjax.jobs.exits import prepare
 from bertjax.jobs.training import train
 from bertjax.recipes.exits import Config
 from bertjax.storage.paths import as_path
@@ -24,7 +24,7 @@ def main(config: Config) -> None:
         return
     prepared = prepare(config, text)
     model = train(config, config.out, prepared)
-    finish(out, scores_at_exits(model, prepared.held_out), **prepared.fingerprints)
+    finish(out, prepared.score(model), **prepared.fingerprints)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ The same command again continues an interrupted run.
 
 from bertjax.engine.command_line import run
 from bertjax.engine.record import begin, finish
-from bertjax.jobs.data import Text, score_of
+from bertjax.jobs.data import Text
 from bertjax.jobs.finetune import prepare, train_soup
 from bertjax.jobs.training import train
 from bertjax.recipes.finetune import Config
@@ -22,7 +22,7 @@ def main(config: Config) -> None:
         return
     prepared = prepare(config, text)
     model = train_soup(config, text) if config.model_soup > 1 else train(config, config.out, prepared)
-    finish(out, score_of(model, prepared.held_out), **prepared.fingerprints)
+    finish(out, prepared.score(model), **prepared.fingerprints)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ quarter of the teacher's size reaches higher scores. It also needs no labels, so
     teacher.py      teacher outputs, computed once and stored
     substitutes.py  replacement words from a masked language model, for augmentation (`bertjax.text.augment`)
 
-To add a loss, write a frozen dataclass in your config file with a field `weight` and a method
+To add a loss, write a frozen dataclass in your config file that subclasses `bertjax.learn.Loss`, with a method
 
     build(student: BertConfig, teacher: BertConfig) -> (extra, student_out, teacher_out, batch) -> (sum, weight)
 

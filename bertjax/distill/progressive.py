@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bertjax.distill.pairing import pair_layers
 from bertjax.distill.terms import AttentionMaps, FeatureMaps, Loss
 from bertjax.errors import UserError
-from bertjax.learn.phases import Phases
+from bertjax.learn.phases import Curriculum, Phases
 
 if TYPE_CHECKING:
     from jax import Array
@@ -69,19 +69,21 @@ class Progressive:
         return (("^params/embeddings/", 0), *layers, ("^params/encoder/", len(steps) - 1))
 
     def build(
-        self, student: BertModel, teacher: BertModel
-    ) -> Callable[[Tree, Tree, Batch, Array, Array], dict[str, WeightedSum]]:
-        """`(params, teacher_params, batch, layer, key) -> sums`: the losses of student layer `layer`, by name. `layer`
-        may be a traced value."""
+        self, student: BertConfig, teacher: BertModel
+    ) -> Callable[[BertModel, Tree, Tree, Batch, Array, Array], dict[str, WeightedSum]]:
+        """`(model, params, teacher_params, batch, layer, key) -> sums`: the losses of student layer `layer`, by name.
+        `layer` may be a traced value."""
         import jax.numpy as jnp
 
-        pairing = jnp.array(pair_layers(self.pairing, student.config.depth, teacher.config.depth))
-        narrowed = one_layer(student.config, "student"), one_layer(teacher.config, "teacher")
+        pairing = jnp.array(pair_layers(self.pairing, student.depth, teacher.config.depth))
+        narrowed = one_layer(student, "student"), one_layer(teacher.config, "teacher")
         formulas = {name: loss.build(*narrowed) for name, loss in self.named_losses().items()}
 
-        def sums(params: Tree, teacher_params: Tree, batch: Batch, layer: Array, key: Array) -> dict[str, WeightedSum]:
+        def sums(
+            model: BertModel, params: Tree, teacher_params: Tree, batch: Batch, layer: Array, key: Array
+        ) -> dict[str, WeightedSum]:
             teacher_out = up_to(teacher, teacher_params, batch, pairing[layer])
-            student_out = up_to(student, params, batch, layer, rngs={"dropout": key})
+            student_out = up_to(model, params, batch, layer, rngs={"dropout": key})
             return {name: formula({}, student_out, teacher_out, batch) for name, formula in formulas.items()}
 
         return sums
@@ -126,39 +128,43 @@ def up_to(model: BertModel, params: Tree, batch: Batch, last: Array, **options: 
 
 
 def layer_by_layer(
-    progressive: Progressive | None, student: Any, teacher: Any, steps: int
-) -> tuple[Phases | None, Callable[..., dict[str, Any]]]:
-    """The phases of a run of `steps` steps, and a function `(params, teacher_params, batch, step, key, afterwards) ->
-    terms`. The function returns `afterwards()` once the phases are over; without `progressive` it always does.
+    progressive: Progressive | None, student: BertConfig, teacher: BertModel, steps: int
+) -> Curriculum | None:
+    """The phases of a run of `steps` steps and their terms; None without `progressive`.
 
     Raises:
       UserError: The phases take more steps than the run has.
     """
     if progressive is None:
-        return None, lambda params, teacher_params, batch, step, key, afterwards: afterwards()
+        return None
     from bertjax.learn.step import Term
 
-    depth, first = student.config.depth, progressive.first_phases(student.config)
-    phases = Phases(depth, progressive.steps_per_layer, first, progressive.below)
+    phases = Phases(student.depth, progressive.steps_per_layer, progressive.first_phases(student), progressive.below)
     if phases.count * phases.steps > steps:
         raise UserError(
-            f"progressive: {depth} layers with {phases.steps} steps per layer need {phases.count * phases.steps} "
-            f"steps, and the run has {steps}; lower steps_per_layer, or raise --steps."
+            f"progressive: {phases.count} layers with {phases.steps} steps per layer need "
+            f"{phases.count * phases.steps} steps, and the run has {steps}; lower steps_per_layer, or raise --steps."
         )
     sums_of, losses = progressive.build(student, teacher), progressive.named_losses()
 
     def terms(
-        params: Any, teacher_params: Any, batch: Any, step: Any, key: Any, afterwards: Callable[[], dict[str, Any]]
+        model: BertModel,
+        params: Tree,
+        teacher_params: Tree,
+        batch: Batch,
+        step: Array,
+        key: Array,
+        afterwards: Callable[[], dict[str, Any]],
     ) -> dict[str, Any]:
         layer = step // phases.steps
 
         def learn_layer() -> dict[str, Any]:
-            sums = sums_of(params, teacher_params, batch, layer, key)
+            sums = sums_of(model, params, teacher_params, batch, layer, key)
             return {name: Term(*total, losses[name].weight) for name, total in sums.items()}
 
         return either(layer < phases.count, learn_layer, afterwards)
 
-    return phases, terms
+    return Curriculum(phases, terms)
 
 
 def either(first: Any, one: Callable[[], dict], other: Callable[[], dict]) -> dict:

@@ -24,6 +24,7 @@ from jaxtyping import Array
 
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
+from bertjax.learn.loss import Need
 from bertjax.machine.xla import Forward
 from bertjax.model import BertModel
 from bertjax.params import Tree, flatten
@@ -31,10 +32,6 @@ from bertjax.storage.paths import atomic_folder
 from bertjax.text.batches import Batch, eval_batches, inputs_of
 from bertjax.text.buckets import length_buckets
 from bertjax.text.encode import Encoded
-
-Need = tuple[str, int]
-"""A field of `ModelOutput` and an index in it: ("hidden_states", 0) is the embedding output, ("queries", 5) the queries
-of layer 5. ("first", i) is the first row, [CLS], of hidden state i."""
 
 
 class TeacherOutput(NamedTuple):

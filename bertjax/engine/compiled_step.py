@@ -16,12 +16,12 @@ from jax.stages import Compiled, Wrapped
 
 from bertjax.engine.hosts import barrier, heartbeat
 from bertjax.engine.log import Log
-from bertjax.engine.optimiser import Schedule, build_optimiser, learning_rate_schedule
+from bertjax.engine.optimiser import Schedule, build_optimiser, learning_rate_schedule, with_learning_rates
 from bertjax.engine.record import update_record
 from bertjax.engine.sharding import build_mesh, gathered, state_shardings
 from bertjax.errors import UserError
-from bertjax.learn.phases import Phases
-from bertjax.learn.step import Batch, Objective, TrainState, init_state, make_step
+from bertjax.learn.objective import Learning
+from bertjax.learn.step import Batch, TrainState, init_state, make_step
 from bertjax.machine.chips import tpu_devices
 from bertjax.measure.cost import peak_memory
 from bertjax.params import Tree
@@ -42,15 +42,13 @@ class TrainingProgram(NamedTuple):
     mesh: Mesh
 
 
-def build_program(
-    training: Training, total: int, initial: tuple[Tree, Tree, Tree], objective: Objective, phases: Phases | None
-) -> TrainingProgram:
-    """The program of a run of `total` steps that starts from `initial`: params, extra, state of the objective.
+def build_program(training: Training, total: int, learning: Learning) -> TrainingProgram:
+    """The program of a run of `total` steps.
 
     Raises:
       UserError: The parameters are integers; the batch does not divide over the devices.
     """
-    params, extra, _ = initial
+    params, extra, phases = learning.params, learning.extra, learning.phases
     if not all(np.issubdtype(leaf.dtype, np.floating) for leaf in jax.tree.leaves(params)):
         raise UserError("the model's weights are integers, which cannot be trained; start from the float model.")
     mesh = build_mesh(training.sharding, tpu_devices(training.compile_only) if training.compile_only else None)
@@ -59,17 +57,18 @@ def build_program(
             f"--batch_size={training.batch_size} in {training.micro_batches} micro-batches does not divide over "
             f"{mesh.size} devices; choose a multiple of {mesh.size * training.micro_batches}."
         )
-    optimiser = build_optimiser(training.optimiser, total, {"params": params, "extra": extra}, phases)
+    recipe = with_learning_rates(training.optimiser, learning.learning_rates)
+    optimiser = build_optimiser(recipe, total, {"params": params, "extra": extra}, phases)
     start = partial(init_state, optimiser=optimiser)
-    shapes = jax.eval_shape(start, *initial)
+    shapes = jax.eval_shape(start, params, extra, learning.state)
     shardings = state_shardings(shapes, mesh)
     dropout_key = jax.random.fold_in(jax.random.key(training.seed), 1)
-    step = make_step(gathered(objective, mesh), optimiser, dropout_key, training.micro_batches)
+    step = make_step(gathered(learning.objective, mesh), optimiser, dropout_key, training.micro_batches)
     return TrainingProgram(
         jax.jit(start, out_shardings=shardings),
         jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
         jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings),
-        learning_rate_schedule(training.optimiser, total, phases),
+        learning_rate_schedule(recipe, total, phases),
         mesh,
     )
 

@@ -31,14 +31,12 @@ from bertjax.engine.record import update_record
 from bertjax.engine.sharding import put_batch
 from bertjax.engine.throughput import Profile, Throughput
 from bertjax.errors import UserError
-from bertjax.learn.phases import Phases
-from bertjax.learn.step import Objective, TrainState
+from bertjax.learn.objective import Learning
+from bertjax.learn.step import TrainState
 from bertjax.machine.signals import Stopped, deferred
 from bertjax.params import Tree
 from bertjax.recipes.training import Training
 from bertjax.text.batches import BatchIterator
-
-HostBatch = dict[str, np.ndarray]
 
 LOG_EVERY = 10
 """Steps between two fetches of the metrics."""
@@ -56,37 +54,23 @@ def fit(
     training: Training,
     out: Path,
     label: str,
-    *,
-    params: Tree,
-    extra: Tree,
-    objective: Objective,
+    learning: Learning,
     batches: BatchIterator,
-    prepare: Callable[[HostBatch], HostBatch] = lambda batch: batch,
-    constants: Tree | None = None,
-    state: Tree | None = None,
-    phases: Phases | None = None,
     peak: float | None = None,
 ) -> Trained:
     """Trains, or resumes from the newest checkpoint in `out/checkpoints`.
 
     Args:
       label: Name of the run in the progress line.
-      params: Trained and shipped; `extra`: trained and not shipped.
-      objective: See bertjax.learn.step.
-      prepare: Adds arrays to a batch that are not text (stored teacher outputs).
-      constants: Arrays that are the same in every step (a teacher's parameters); the objective finds them in the batch.
-      state: Not differentiated; the objective receives it and returns its next value (masks).
-      phases: Which parameters start to train when; by default all of them at once.
       peak: FLOP/s that a device can reach; the log then holds the fraction of it that was used.
     """
     total = training.total_steps(batches.steps_per_epoch)
-    initial = params, extra, state or {}
-    program = build_program(training, total, initial, objective, phases)
+    program = build_program(training, total, learning)
     if training.compile_only:
-        compile_and_exit(training, program, prepare(batches.longest()), constants or {})
+        compile_and_exit(training, program, learning.add_to_batch(batches.longest()), learning.constants)
     with Checkpoints(out / "checkpoints", keep=2, every=training.save_every) as checkpoints, stop_signal() as received:
-        run = Run(training, out, program, checkpoints, batches, prepare, constants or {}, peak)
-        run.begin(initial, label, total)
+        run = Run(training, out, program, checkpoints, batches, learning, peak)
+        run.begin(label, total)
         try:
             while run.step < total:
                 examples = run.train_step()
@@ -97,7 +81,7 @@ def fit(
         finally:
             run.close()
     update_record(out, epochs=total / batches.steps_per_epoch)
-    return as_numpy(training, run.state)
+    return as_numpy(training, run.state, learning)
 
 
 class Run:
@@ -112,24 +96,24 @@ class Run:
         program: TrainingProgram,
         checkpoints: Checkpoints,
         batches: BatchIterator,
-        prepare: Callable[[HostBatch], HostBatch],
-        constants: Tree,
+        learning: Learning,
         peak: float | None,
     ):
 
         self.training, self.out, self.program, self.checkpoints = training, out, program, checkpoints
-        self.batches, self.prepare = batches, prepare
-        self.constants = jax.device_put(constants, NamedSharding(program.mesh, PartitionSpec()))
+        self.batches, self.learning = batches, learning
+        self.constants = jax.device_put(learning.constants, NamedSharding(program.mesh, PartitionSpec()))
         self.throughput, self.profile = Throughput(peak), Profile(training.profile, out / "profile")
         self.metrics: dict[str, jax.Array] = {}
         self.loss: float | None = None
         self.recent: deque[tuple[int, list[int]]] = deque(maxlen=2 * LOG_EVERY)
         """Steps and the ids of the examples in their batches."""
 
-    def begin(self, initial: tuple[Tree, Tree, Tree], label: str, total: int) -> None:
+    def begin(self, label: str, total: int) -> None:
         """Restores the newest checkpoint, or takes the initial state where there is none; opens the log."""
         restored = self.checkpoints.restore_latest(self.program.state)
         if restored is None:
+            initial = self.learning.params, self.learning.extra, self.learning.state
             self.step, self.state = 0, self.program.start(*initial)
         else:
             self.step, self.state = restored.step, restored.state
@@ -149,7 +133,7 @@ class Run:
         batch = next(self.batches)
         heartbeat(f"waits for its devices in step {self.step}")
         self.recent.append((self.step, batch["example_ids"].ravel().tolist()))
-        arrays = put_batch(self.prepare(batch), self.program.mesh)
+        arrays = put_batch(self.learning.add_to_batch(batch), self.program.mesh)
         self.state, self.metrics = self.compiled(self.state, arrays, self.constants)
         self.step += 1
         tokens = int(batch["attention_mask"].sum()) * jax.process_count()
@@ -200,10 +184,11 @@ class Run:
         self.log.close()
 
 
-def as_numpy(training: Training, state: TrainState) -> Trained:
+def as_numpy(training: Training, state: TrainState, learning: Learning) -> Trained:
     """What ships, gathered from all devices and processes."""
     shipped = shipped_params(training.optimiser, {"params": state.params, "extra": state.extra}, state.opt)
-    trained = Trained(shipped["params"], shipped["extra"], state.state)
+    extra = learning.objective.project(shipped["extra"], state.state)  # an average lies outside of a range, too
+    trained = Trained(shipped["params"], extra, state.state)
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(trained, tiled=True)
     return jax.tree.map(np.asarray, trained)

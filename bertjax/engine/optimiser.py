@@ -86,6 +86,12 @@ def build_optimiser(
     return optax.chain(*chain)
 
 
+def with_learning_rates(recipe: Optimiser, rates: tuple[tuple[str, float], ...]) -> Optimiser:
+    """The recipe with rules (regex, learning rate) as multipliers of its own rate, after the rules that it has."""
+    multipliers = tuple((pattern, rate / recipe.learning_rate) for pattern, rate in rates)
+    return dataclasses.replace(recipe, lr_multipliers=(*recipe.lr_multipliers, *multipliers))
+
+
 def decay_multipliers(recipe: Optimiser, trained: Tree) -> Tree:
     """The multiplier of the weight decay for each parameter."""
     rules = assign(recipe.decay_rules, trained, None)

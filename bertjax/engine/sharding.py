@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bertjax.errors import UserError
 from bertjax.learn.step import Objective
+from bertjax.params import Tree
 from bertjax.recipes.sharding import Sharding
 
 
@@ -83,7 +84,11 @@ def gathered(objective: Objective, mesh: Mesh) -> Objective:
     if mesh.shape["parameters"] == 1:
         return objective
     whole = NamedSharding(mesh, PartitionSpec())
-    return lambda params, extra, *others: objective(*jax.lax.with_sharding_constraint((params, extra), whole), *others)
+
+    def terms(params: Tree, extra: Tree, *others: Any) -> Any:
+        return objective.terms(*jax.lax.with_sharding_constraint((params, extra), whole), *others)
+
+    return objective._replace(terms=terms)
 
 
 def rows_on(mesh: Mesh) -> NamedSharding:

@@ -11,21 +11,21 @@ A frozen model keeps its outputs exactly; training it together with its exits ma
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
+from bertjax.distill.terms.exits import ExitLabels, ExitSoftTargets
 from bertjax.errors import UserError
-from bertjax.jobs.data import Split, Text, compute_settings, open_model, tokenizer_of, training_batches
-from bertjax.jobs.training import Prepared, result_of, train_unscored
-from bertjax.params import Tree
+from bertjax.jobs.data import Split, Text, compute_settings, open_model, tokenizer_of
+from bertjax.jobs.training import Prepared, result_of, supervised, train_unscored
+from bertjax.learn.transform import Frozen
 from bertjax.recipes.exits import Config, EarlyExit
 from bertjax.recipes.stage import Context, StageResult
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
-    from bertjax.engine.loop import Trained
-    from bertjax.learn.step import Objective
-    from bertjax.model import BertModel
-    from bertjax.text.tasks import Kind
+    from bertjax.learn.loss import Loss
+    from bertjax.model import BertConfig
 
 
 def prepare(config: Config, text: Text) -> Prepared:
@@ -50,66 +50,41 @@ def prepare(config: Config, text: Text) -> Prepared:
     train = text.training(task, tokenizer_of(bundle), labelled=config.method != "self_distil")
     held_out = text.held_out(task, tokenizer_of(bundle))
     text.describe(train, held_out)
-    batches = training_batches(config, config.data, train.encoded, None)
-    trainable, frozen = split_exits(params) if config.frozen else (params, {})
-
-    def finish(trained: Trained) -> Bundle:
-        return dataclasses.replace(bundle, params={**frozen, **trained.params})
-
-    objective, constants = objective_of(config, bundle.model, task.kind), {"frozen": frozen}
-    return Prepared("training exits", trainable, objective, batches, finish, train, held_out, constants=constants)
-
-
-def split_exits(params: Tree) -> tuple[Tree, Tree]:
-    """(the exits, everything else). Frozen parameters are not in the trained tree, so neither weight decay nor momentum
-    changes them, and the clipped norm is that of the exits alone. (DeeBERT's code includes the frozen gradients in the
-    norm.)"""
-    return {"exits": params["exits"]}, {name: branch for name, branch in params.items() if name != "exits"}
+    prepared = supervised(
+        config,
+        text.data,
+        "training exits",
+        bundle,
+        losses_of(config, bundle.config),
+        (train, held_out),
+        transforms=(Frozen(ALL_BUT_EXITS),) if config.frozen else (),
+        # Without dropout in the frozen layers the exits have none either: they have few parameters.
+        dropout=not config.frozen or config.preset == "official",
+    )
+    return dataclasses.replace(prepared, score=partial(scores_at_exits, split=held_out))
 
 
-def objective_of(config: EarlyExit, model: BertModel, kind: Kind) -> Objective:
-    """The objective of the training method."""
-    import jax
-    import jax.numpy as jnp
+ALL_BUT_EXITS = "^(?!exits/)"
+"""Frozen parameters are not in the trained tree, so the clipped norm is that of the exits alone. (DeeBERT's code
+includes the frozen gradients in the norm.)"""
 
-    from bertjax.distill import losses
-    from bertjax.learn.losses import TASK_LOSSES
-    from bertjax.learn.step import Term
-    from bertjax.text.batches import inputs_of
 
-    task_loss, exits = TASK_LOSSES[kind], model.config.exits
-    assert exits is not None
-    dropped = not config.frozen or config.preset == "official"
-
-    def objective(params, extra, state, batch, step, key):
-        inputs = inputs_of(batch)
-        layers = jax.lax.stop_gradient(batch["frozen"])
-        # Without a dropout key the exits have no dropout either: they have few parameters and train on all examples.
-        rngs = {"dropout": key} if dropped else None
-        output: Any = model.apply({"params": {**layers, **params}}, *inputs, rngs=rngs)
-        every = [*output.exit_logits, output.logits]
-        if config.method == "self_distil":
-            sums = [distilled(logits, output.logits, batch) for logits in every[:-1]]
-        else:
-            sums = [task_loss(logits, batch) for logits in every]
-        after = [*exits.after, model.config.depth - 1]
-        shares = {
-            "two_stage": [1.0] * (len(every) - 1) + [0.0],
-            "self_distil": [1.0] * (len(every) - 1),
-            "joint": [(number + 1) / sum(n + 1 for n in after) for number in after],
-            # Even steps train the last layer alone.
-            "alternating": [jnp.asarray(step % 2, jnp.float32)] * (len(every) - 1) + [1.0],
-        }[config.method]
-        names = [f"exit_{number}" for number in after[:-1]] + ["last"]
-        pairs = zip(names, sums, shares, strict=False)
-        return {name: Term(*total, part) for name, total, part in pairs if not isinstance(part, float) or part}, state
-
-    def distilled(logits, target, batch):
-        if kind == "regression":
-            return losses.squared_error(logits, target, batch["weights"])
-        return losses.soft_targets(logits, target, batch["weights"], 1.0)
-
-    return objective
+def losses_of(config: EarlyExit, model: BertConfig) -> dict[str, Loss]:
+    """What each exit learns, and the last layer."""
+    assert model.exits is not None
+    after, last = model.exits.after, model.depth - 1
+    if config.method == "self_distil":
+        return {f"exit_{layer}": ExitSoftTargets(1.0, number) for number, layer in enumerate(after)}
+    if config.method == "joint":
+        whole = sum(layer + 1 for layer in (*after, last))
+        weights = {layer: (layer + 1) / whole for layer in (*after, last)}
+    else:
+        weights = {**dict.fromkeys(after, 1.0), last: float(config.method == "alternating")}
+    alternates = config.method == "alternating"  # even steps train the last layer alone
+    exits: dict[str, Loss] = {
+        f"exit_{layer}": ExitLabels(weights[layer], number, alternates) for number, layer in enumerate(after)
+    }
+    return exits | ({"last": ExitLabels(weights[last])} if weights[last] else {})
 
 
 def scores_at_exits(bundle: Bundle, split: Split) -> dict[str, float]:

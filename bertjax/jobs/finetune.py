@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bertjax.jobs.data import Text, compute_settings, open_model, tokenizer_of, training_batches, without_threshold
-from bertjax.jobs.training import Prepared, result_of, train_unscored
+from bertjax.distill.terms import HardLabels
+from bertjax.jobs.data import Text, compute_settings, open_model, tokenizer_of, without_threshold
+from bertjax.jobs.training import Prepared, result_of, supervised, task_losses, train_unscored
 from bertjax.recipes.finetune import Config, Finetune
 from bertjax.recipes.stage import Context, StageResult
 from bertjax.storage.paths import as_path, write_text
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
-    from bertjax.engine.loop import Trained
 
 
 def prepare(config: Config, text: Text) -> Prepared:
     """The model with a head for the task, and the task's loss."""
-    from bertjax.learn.losses import TASK_LOSSES, ponder_cost
-    from bertjax.learn.step import Term
-    from bertjax.text.batches import inputs_of, places_of
-
     bundle, task = open_model(config.model, text.task(), config.seed, **compute_settings(config))
     bundle = without_threshold(bundle, config.model)
     train = text.training(task, tokenizer_of(bundle))
@@ -29,21 +25,8 @@ def prepare(config: Config, text: Text) -> Prepared:
         bundle = config.student.initialise(bundle, config.seed, train.encoded)
     held_out = text.held_out(task, tokenizer_of(bundle))
     text.describe(train, held_out)
-    batches = training_batches(config, config.data, train.encoded, bundle.config if config.packed else None)
-    task_loss = TASK_LOSSES[task.kind]
-
-    def objective(params, extra, state, batch, step, key):
-        inputs, places = inputs_of(batch), places_of(batch)
-        output: Any = bundle.model.apply({"params": params}, *inputs, **places, rngs={"dropout": key})
-        terms = {"task": Term(*task_loss(output.logits, batch))}
-        if output.trace is not None:
-            terms["ponder"] = Term(*ponder_cost(output.trace, batch), config.ponder)
-        return terms, state
-
-    def finish(trained: Trained) -> Bundle:
-        return dataclasses.replace(bundle, params=trained.params, newly_initialized=())
-
-    return Prepared("fine-tuning", bundle.params, objective, batches, finish, train, held_out)
+    losses = task_losses({"task": HardLabels()}, bundle.config, config.ponder)
+    return supervised(config, text.data, "fine-tuning", bundle, losses, (train, held_out), packed=config.packed)
 
 
 def train_soup(config: Config, text: Text) -> Bundle:

@@ -115,15 +115,17 @@ def loss_of(config: Quantize, model: Bundle) -> Callable[[Tree, Batch], Any]:
     sum and a weight."""
     import jax.numpy as jnp
 
-    from bertjax.learn.objective import bind_losses
+    from bertjax.learn.objective import bind_losses, loss_names, terms_of
+    from bertjax.learn.transform import Update
     from bertjax.text.batches import inputs_of
 
-    distillation = bind_losses(config.losses, model.config, [model.config], config.seed)
+    bound, own = bind_losses(loss_names(config.losses), model.config, [model.config], config.seed)
 
     def loss(params: Tree, batch: Batch) -> Any:
         teacher_out = model.model.apply({"params": model.params}, *inputs_of(batch))
         student_out = model.model.apply({"params": params}, *inputs_of(batch))
-        terms = distillation.terms(distillation.extra, student_out, [teacher_out], batch).values()
+        outputs = (student_out, student_out), [(teacher_out, teacher_out)]
+        terms = terms_of(bound, own, *outputs, batch, Update(0, None)).values()
         weight = jnp.sum(batch["weights"])
         return weight * sum(term.factor * term.total / term.weight for term in terms), weight
 

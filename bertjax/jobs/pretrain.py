@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bertjax.distill.terms import MLMSoftTargets
 from bertjax.errors import UserError
-from bertjax.jobs.data import compute_settings
-from bertjax.learn.phases import Phases
+from bertjax.jobs.data import compute_settings, tokenizer_of
+from bertjax.jobs.training import Prepared, check_packing
 from bertjax.recipes.pretrain import VOCABULARY, Config
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
-    from bertjax.learn.step import Batch, Objective, Term
-    from bertjax.model import BertModel
-    from bertjax.params import Tree
+    from bertjax.learn.loss import Loss
+    from bertjax.learn.objective import Learning
     from bertjax.text.pretraining import PretrainingRows
 
 
@@ -58,7 +56,7 @@ def open_bundle(config: Config) -> Bundle:
         bundle = load(config.model, architecture=architecture, seed=config.seed, **compute_settings(config))
         if bundle.tokenizer is None:
             raise UserError(f"{config.model} has no tokenizer.json or vocab.txt, so no text can be read with it.")
-        if bundle.newly_initialized and any(isinstance(loss, MLMSoftTargets) for loss in config.losses):
+        if bundle.newly_initialized and any(loss.reads_mlm_head for loss in config.losses):
             raise UserError(
                 f"{config.model} has no trained MLM head, which a student could learn from. Train it first:\n"
                 f"  bertjax pretrain --model={config.model} --sentences=none --data.train=TEXT --out=runs/words"
@@ -73,68 +71,66 @@ def check_positions(longest: int, *bundles: Bundle) -> None:
         raise UserError(f"--data.max_length={longest}: the model has {positions} positions; give at most {positions}.")
 
 
-def learning(
-    config: Config, model: BertModel, teacher: BertModel | None, steps: int
-) -> tuple[Objective, dict[str, Tree], Phases | None]:
-    """The objective, the parameters that are trained with the model but do not ship, and the phases of layer-by-layer
-    training. The teacher's parameters are part of the batch."""
-    import jax.numpy as jnp
+def prepare(config: Config) -> Prepared:
+    """The model, its text, and its teacher if it is a student."""
+    from bertjax.engine.hosts import process_shard
+    from bertjax.engine.log import note
+    from bertjax.machine.peak_flops import device_peak
+    from bertjax.text.corpus import build_corpus
+    from bertjax.text.pretraining import PretrainingRows, pretraining_batches
 
+    text, given = config.data, open_bundle(config)
+    student = config.student.initialise(given, config.seed) if config.student else given
+    tokenizer = tokenizer_of(student)
+    check_positions(text.max_length, given, student)
+
+    def rows_of(source: str, split: str, seed: int) -> PretrainingRows:
+        corpus = build_corpus(source, tokenizer, text.max_length - 3, text.text, split)
+        note(f"{source}: {corpus.lengths.sum()} tokens in {len(corpus)} chunks, {corpus.folder}")
+        return PretrainingRows(corpus, tokenizer, text.max_length, config.sentences, config.masking, seed)
+
+    train = rows_of(text.train, "train", config.seed)
+    held_out = rows_of(text.eval, "test", 0) if text.eval else None  # the same masks, whatever --seed is
+    batches = pretraining_batches(train, config.batch_size, packed=config.packed, **process_shard())
+    teacher = given if config.student and (config.losses or config.progressive) else None
+    peak, rows = device_peak(config.dtype), config.batch_size // config.micro_batches
+    fingerprints = {"train": train.corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
+    return Prepared(
+        "pre-training",
+        student,
+        learning(config, student, teacher, config.total_steps(batches.steps_per_epoch)),
+        batches,
+        lambda trained: evaluate(trained, held_out, rows) if held_out else {},
+        fingerprints | ({"eval": held_out.corpus.fingerprint} if held_out else {}),
+        record={"peak_flops": peak.flops, "peak_source": peak.source},
+        peak=peak.flops,
+    )
+
+
+def learning(config: Config, student: Bundle, teacher: Bundle | None, steps: int) -> Learning:
+    """What the model learns from raw text, and from its teacher."""
     from bertjax.distill.progressive import layer_by_layer
-    from bertjax.learn.objective import bind_losses
+    from bertjax.learn.objective import Teacher, assemble, loss_names
+    from bertjax.learn.task_losses import MaskedTokens, SentencePairs
 
-    everywhere = any(getattr(loss, "everywhere", False) for loss in config.losses)
-    distillation = bind_losses(config.losses, model.config, [teacher.config], config.seed) if teacher else None
-    phases, by_layer = layer_by_layer(config.progressive, model, teacher, steps)
-
-    def learn(params, extra, batch, key):
-        inputs = {name: array for name, array in batch.items() if not (everywhere and name == "masked_positions")}
-        student_out = apply(model, params, inputs, rngs={"dropout": key})
-        masked_out = student_out
-        if everywhere:
-            masked = jnp.take_along_axis(student_out.logits, batch["masked_positions"][..., None], axis=1)
-            masked_out = student_out._replace(logits=masked)
-        terms = terms_of(masked_out, batch, config.mlm_weight)
-        if teacher and distillation and distillation.each:
-            teacher_out = apply(teacher, batch["teacher"], inputs)
-            terms |= distillation.terms(extra, student_out, [teacher_out], one_weight_a_row(batch))
-        return terms
-
-    def objective(params, extra, state, batch, step, key):
-        after_phases = lambda: learn(params, extra, batch, key)  # noqa: E731
-        return by_layer(params, batch.get("teacher"), one_weight_a_row(batch), step, key, after_phases), state
-
-    return objective, distillation.extra if distillation else {}, phases
-
-
-def one_weight_a_row(batch: Batch) -> dict[str, Any]:
-    """The batch in the form that distillation losses read, with one weight per row."""
-    return {**batch, "weights": batch["weights"][:, 0]}
-
-
-def apply(model: BertModel, params: Tree, batch: Batch, **more: Any) -> Any:
-    """The model's `ModelOutput` for a batch of `bertjax.text.pretraining`, packed or not."""
-    from bertjax.text.batches import inputs_of, places_of
-
-    return model.apply({"params": params}, *inputs_of(batch), **places_of(batch), **more)
-
-
-def terms_of(output: Any, batch: Batch, mlm_weight: float = 1.0) -> dict[str, Term]:
-    """Cross-entropy of the masked tokens, and of the sentence pairs if the model has a head for them."""
-    from bertjax.learn.losses import classification
-    from bertjax.learn.step import Term
-
-    terms = {}
-    if mlm_weight:
-        terms["words"] = Term(*classification(output.logits, targets(batch, "masked")), mlm_weight)
-    if output.sentence_logits is not None:
-        terms["sentences"] = Term(*classification(output.sentence_logits, targets(batch, "sentence")))
-    return terms
-
-
-def targets(batch: Batch, what: str) -> dict[str, Any]:
-    """Labels and weights of one objective, "masked" or "sentence", under the names that losses read."""
-    return {"labels": batch[f"{what}_labels"], "weights": batch[f"{what}_weights"]}
+    losses: dict[str, Loss] = {"words": MaskedTokens(config.mlm_weight)} if config.mlm_weight else {}
+    if config.sentences != "none":
+        losses["sentences"] = SentencePairs()
+    losses |= loss_names(config.losses)
+    check_packing(config.packed, config.progressive, losses, student.config, [teacher.config] if teacher else [])
+    progressive = config.progressive if teacher else None
+    return assemble(
+        student,
+        losses,
+        steps=steps,
+        seed=config.seed,
+        teachers=(Teacher(teacher),) if teacher else (),
+        transforms=config.transforms,
+        penalties=config.penalties,
+        curriculum=layer_by_layer(progressive, student.config, teacher.model, steps)
+        if progressive and teacher
+        else None,
+    )
 
 
 def evaluate(bundle: Bundle, rows: PretrainingRows, batch_size: int) -> dict[str, float]:
@@ -144,11 +140,14 @@ def evaluate(bundle: Bundle, rows: PretrainingRows, batch_size: int) -> dict[str
     import numpy as np
 
     from bertjax.learn.losses import classification
+    from bertjax.learn.task_losses import targets
+    from bertjax.text.batches import inputs_of, places_of
     from bertjax.text.pretraining import held_out_batches
 
     @jax.jit
     def measure(params, batch):
-        output, sums = apply(bundle.model, params, batch), {}
+        output: Any = bundle.model.apply({"params": params}, *inputs_of(batch), **places_of(batch))
+        sums = {}
         sums["loss"], sums["guesses"] = classification(output.logits, targets(batch, "masked"))
         for what, logits in (("masked", output.logits), ("sentence", output.sentence_logits)):
             if logits is not None:

@@ -22,9 +22,10 @@ from bertjax.jobs.data import (
     tokenizer_of,
     without_threshold,
 )
-from bertjax.jobs.distill import Masks, UpdateMasks, labels_only
+from bertjax.jobs.distill import labels_only
 from bertjax.jobs.distill import prepare as prepare_distillation
 from bertjax.jobs.training import result_of, train_unscored
+from bertjax.prune.transforms import KERNELS, GradualMagnitude
 from bertjax.recipes.distill import Config as Distillation
 from bertjax.recipes.prune import Config, Prune
 from bertjax.recipes.stage import Context, Control, StageResult
@@ -33,12 +34,12 @@ from bertjax.student import Student
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
+    from bertjax.learn.transform import Transform
     from bertjax.model import BertConfig
     from bertjax.prune.scores import Part, Scores
     from bertjax.text.examples import Examples
     from bertjax.text.tasks import Task
 
-KERNELS = r"^encoder/.*kernel$"
 Batches = list[Any]
 
 
@@ -100,8 +101,11 @@ def train_pruned(config: Config, text: Text) -> None:
         "keep_zeros": KERNELS if config.zeros and not config.pruning_end else None,
         "out": str(as_path(config.out) / "recovery"),
     }
-    sparsity = partial(gradual_masks, config) if config.pruning_end else None
-    train_unscored(Distillation(**recipe), text, partial(prepare_distillation, sparsity=sparsity))
+    transforms: tuple[Transform, ...] = ()
+    if config.pruning_end:
+        scope: Any = 4 if config.pattern == "2:4" else config.pattern
+        transforms = (GradualMagnitude(KERNELS, config.zeros, config.pruning_end, scope),)
+    train_unscored(Distillation(**recipe), text, partial(prepare_distillation, transforms=transforms))
 
 
 def ship(source: Any, target: Any) -> None:
@@ -251,16 +255,6 @@ def zero_weights(config: Config, model: Bundle) -> Bundle:
 
     masks = magnitude_masks(model.params, KERNELS, config.zeros, 4 if config.pattern == "2:4" else config.pattern)
     return dataclasses.replace(model, params=apply_masks(model.params, masks))
-
-
-def gradual_masks(config: Config, student: Bundle, steps: int) -> tuple[Masks, UpdateMasks]:
-    """Gradual pruning: the initial masks, all ones, and an update `(masks, params, step) -> masks` that runs inside the
-    step. At least the last step trains at full sparsity."""
-    from bertjax.prune.masks import all_ones, gradual_magnitude
-
-    scope = 4 if config.pattern == "2:4" else config.pattern
-    until = min(round(config.pruning_end * steps), steps - 1)
-    return all_ones(student.params, KERNELS, scope), gradual_magnitude(scope, config.zeros, until)
 
 
 def task_loss(model: Bundle) -> Callable[[Any, Any], Any]:

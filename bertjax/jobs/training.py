@@ -7,23 +7,28 @@ scores every model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bertjax.jobs.data import Split, Text
-from bertjax.params import Tree
+from bertjax.errors import UserError
+from bertjax.jobs.data import Split, Text, evenly_spaced, score_of, training_batches
 from bertjax.recipes.data import Data
-from bertjax.recipes.stage import Control, StageResult
+from bertjax.recipes.stage import Control, StageResult, TrainingStage
 from bertjax.recipes.training import Training
 from bertjax.storage.paths import as_path
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
-    from bertjax.engine.loop import Trained
-    from bertjax.learn.phases import Phases
-    from bertjax.learn.step import Objective
+    from bertjax.distill.progressive import Progressive
+    from bertjax.learn.loss import Loss
+    from bertjax.learn.objective import Learning, Teacher
+    from bertjax.learn.transform import Transform
+    from bertjax.model import BertConfig
     from bertjax.text.batches import BatchIterator
+    from bertjax.text.encode import Encoded
 
 
 @dataclass(frozen=True)
@@ -32,50 +37,125 @@ class Prepared:
 
     label: str
     """What is done, for the progress line."""
-    params: Tree
-    """The trained parameters that ship."""
-    objective: Objective
+    student: Bundle
+    """The model before training."""
+    learning: Learning
     batches: BatchIterator
-    finish: Callable[[Trained], Bundle]
-    """Makes the final model from the training result."""
-    train: Split
-    held_out: Split
-    extra: Tree = field(default_factory=dict)
-    """Trained parameters that do not ship."""
-    state: Tree = field(default_factory=dict)
-    constants: Tree = field(default_factory=dict)
-    add_to_batch: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch
-    phases: Phases | None = None
+    score: Callable[[Bundle], dict[str, float]]
+    """Scores the trained model on held-out text."""
+    fingerprints: dict[str, str]
+    """Fingerprints of the text, for the record of the run."""
+    sample: Encoded | None = None
+    """Text whose ids are stored with a model of integers, to check its export on."""
     record: dict[str, Any] = field(default_factory=dict)
     """Further entries for the record of the run: `teacher_seconds`, the time for the teacher's stored outputs."""
+    peak: float | None = None
+    """FLOP/s that a device can reach; the log then holds the fraction of it that was used."""
 
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of the encoded examples, for the record of the run."""
-        return {"train": self.train.encoded.fingerprint, "eval": self.held_out.encoded.fingerprint}
+
+def supervised(
+    training: TrainingStage,
+    data: Data,
+    label: str,
+    student: Bundle,
+    losses: Mapping[str, Loss],
+    splits: tuple[Split, Split],
+    *,
+    teachers: Sequence[Teacher] = (),
+    transforms: Sequence[Transform] = (),
+    packed: bool = False,
+    progressive: Progressive | None = None,
+    dropout: bool = True,
+    examples: int | None = None,
+) -> Prepared:
+    """A run on examples of a task, from `splits`: those to train on, and those that are held out.
+
+    Args:
+      transforms: Of the job; those of the recipe follow, and what rounds to integers comes last.
+      examples: How many examples losses and transforms begin from.
+    """
+    from bertjax.distill.progressive import layer_by_layer
+    from bertjax.learn.objective import assemble
+    from bertjax.student import sample_batches
+
+    train, held_out = splits
+    check_packing(packed, progressive, losses, student.config, [teacher.bundle.config for teacher in teachers])
+    batches = training_batches(training, data, train.encoded, student.config if packed else None)
+    steps = training.total_steps(batches.steps_per_epoch)
+    learning = assemble(
+        student,
+        losses,
+        steps=steps,
+        seed=training.seed,
+        teachers=teachers,
+        transforms=sorted((*transforms, *training.transforms), key=lambda one: one.stores_integers),
+        penalties=training.penalties,
+        sample=lambda: evenly_spaced(train.encoded, examples) if examples else sample_batches(train.encoded),
+        curriculum=layer_by_layer(progressive, student.config, teachers[0].bundle.model, steps)
+        if progressive
+        else None,
+        dropout=dropout,
+    )
+    seconds = [teacher.stored.seconds or 0 for teacher in teachers if teacher.stored]
+    return Prepared(
+        label,
+        student,
+        learning,
+        batches,
+        partial(score_of, split=held_out),
+        {"train": train.encoded.fingerprint, "eval": held_out.encoded.fingerprint},
+        train.encoded,
+        {"teacher_seconds": sum(seconds) if seconds else None} if teachers else {},
+    )
+
+
+def check_packing(
+    packed: bool,
+    progressive: Progressive | None,
+    losses: Mapping[str, Loss],
+    student: BertConfig,
+    teachers: Sequence[BertConfig],
+) -> None:
+    """Refuses losses that treat a row as one example, and models that cannot read several in one row."""
+    if not packed:
+        return
+    inside = [
+        type(loss).__name__ for loss in losses.values() for t in teachers or [student] if not loss.packable(student, t)
+    ]
+    if progressive:
+        inside.append("progressive")
+    if inside:
+        raise UserError(
+            f"--packed: {inside[0]} would take the examples of a row for one; leave it out, or learn from SoftTargets "
+            "and HardLabels alone."
+        )
+    for teacher in teachers:
+        if teacher.unpackable:
+            raise UserError(f"--packed: {teacher.unpackable}, for a teacher too; leave it out.")
+
+
+def task_losses(losses: Mapping[str, Loss], student: BertConfig, ponder: float) -> dict[str, Loss]:
+    """The losses, and the price of a recurrence's steps if the student has one."""
+    from bertjax.learn.task_losses import PonderCost
+
+    return {**losses, **({"ponder": PonderCost(ponder)} if student.recurrence else {})}
 
 
 def train(training: Training, out: str, prepared: Prepared) -> Bundle:
     """Trains, and saves the model as `out/bundle`."""
     from bertjax.engine.loop import fit
     from bertjax.engine.record import keep, update_record
+    from bertjax.quantized.calibration import calibration_of
 
-    trained = fit(
-        training,
-        as_path(out),
-        prepared.label,
-        params=prepared.params,
-        extra=prepared.extra,
-        objective=prepared.objective,
-        batches=prepared.batches,
-        prepare=prepared.add_to_batch,
-        constants=prepared.constants,
-        state=prepared.state,
-        phases=prepared.phases,
-    )
-    bundle = prepared.finish(trained)
-    keep(bundle, as_path(out) / "bundle")
-    update_record(as_path(out), **prepared.record)
+    folder, learning = as_path(out), prepared.learning
+    trained = fit(training, folder, prepared.label, learning, prepared.batches, prepared.peak)
+    assert learning.finish is not None
+    config, params = learning.finish(*trained)
+    bundle = dataclasses.replace(prepared.student, config=config, params=params, newly_initialized=())
+    if config.quantization and config.quantization.activations and prepared.sample is not None:
+        bundle = dataclasses.replace(bundle, calibration=calibration_of(prepared.sample))
+    keep(bundle, folder / "bundle")
+    update_record(folder, **prepared.record)
     return bundle
 
 

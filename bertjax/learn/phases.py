@@ -1,5 +1,6 @@
 """Progressive training: in each phase more parameters are trained."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -20,3 +21,12 @@ class Phases(NamedTuple):
 
         phase = step // self.steps
         return jnp.where(phase < first, 0.0, jnp.where((phase > first) & (phase < self.count), self.below, 1.0))
+
+
+class Curriculum(NamedTuple):
+    """A run that begins with steps of another kind."""
+
+    phases: Phases
+    terms: Callable[..., dict[str, Any]]
+    """`(student model, params, teacher params, batch, step, key, afterwards) -> terms`: the terms of a step; those of
+    `afterwards()` once the phases are over."""

@@ -1,9 +1,9 @@
 """One training step, built from an objective and an optimiser, compiled once per batch shape.
 
-An objective is a plain function `(params, extra, state, batch, step, key) -> (terms, new_state)`: the only place that
-calls the model. Each of its terms is a sum and a weight, and the weight depends on the batch alone. The step therefore
-sums all weights over the global batch first and then accumulates one gradient of `sum of factor * S / W`: the update is
-the same for 1 and 4 micro-batches and for 1 and 8 devices, however unevenly the real rows are distributed over them.
+An objective gives the terms of a batch: the only place that calls the model. Each term is a sum and a weight, and the
+weight depends on the batch alone. The step therefore sums all weights over the global batch first and then accumulates
+one gradient of `sum of factor * S / W`: the update is the same for 1 and 4 micro-batches and for 1 and 8 devices,
+however unevenly the real rows are distributed over them. The state of transforms advances once per update.
 
 A step whose loss or gradient is not finite changes nothing, and neither does any step after it. This is decided inside
 the compiled step, so the host may read the flag some steps late and still has the last good state.
@@ -17,9 +17,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from bertjax.params import Tree
+from bertjax.learn.transform import Update
+from bertjax.params import Tree, flatten, map_with_path
 
 Batch = Mapping[str, Array]
+UPDATE = 0x7570_6474
+"""Folded into the key of a step, this gives the key of its update; dropout takes those from 0 on."""
 
 
 class Term(NamedTuple):
@@ -30,7 +33,30 @@ class Term(NamedTuple):
     factor: float | Array = 1.0
 
 
-Objective = Callable[[Tree, Tree, Tree, Batch, Array, Array], tuple[dict[str, Term], Tree]]
+def same_state(update: Update, params: Tree, extra: Tree, state: Tree, constants: Tree) -> Tree:
+    return state
+
+
+def all_move(update: Update, params: Tree, state: Tree) -> dict[str, Array]:
+    return {}
+
+
+def unchanged(extra: Tree, state: Tree) -> Tree:
+    return extra
+
+
+class Objective(NamedTuple):
+    """The functions of a step. Only `terms` is required."""
+
+    terms: Callable[[Tree, Tree, Tree, Batch, Update, Array], dict[str, Term]]
+    """`(params, extra, state, batch, update, key) -> terms`; the batch also holds the constants of the run, and the key
+    is that of the micro-batch, for dropout."""
+    advance: Callable[[Update, Tree, Tree, Tree, Tree], Tree] = same_state
+    """`(update, params, extra, state, constants) -> state`, once per update and before the gradient."""
+    still: Callable[[Update, Tree, Tree], dict[str, Array]] = all_move
+    """`(update, params, state) -> {path: booleans}`: the parameters that do not move in this update."""
+    project: Callable[[Tree, Tree], Tree] = unchanged
+    """`(extra, state) -> extra`, after the update."""
 
 
 class TrainState(NamedTuple):
@@ -65,21 +91,30 @@ def make_step(
 
     def step(train: TrainState, batch: Batch, constants: Tree) -> tuple[TrainState, dict[str, Array]]:
         trained = {"params": train.params, "extra": train.extra}
-        keys = jax.random.split(jax.random.fold_in(key, train.step), micro_batches)
+        step_key = jax.random.fold_in(key, train.step)
+        update = Update(train.step, jax.random.fold_in(step_key, UPDATE))
+        keys = jax.random.split(step_key, micro_batches)
+        state = objective.advance(update, *jax.lax.stop_gradient((train.params, train.extra)), train.state, constants)
 
-        def terms_of(trained: Tree, state: Tree, part: Batch, key: Array) -> tuple[dict[str, Term], Tree]:
-            return objective(trained["params"], trained["extra"], state, {**part, **constants}, train.step, key)
+        def terms_of(trained: Tree, part: Batch, key: Array) -> dict[str, Term]:
+            return objective.terms(trained["params"], trained["extra"], state, {**part, **constants}, update, key)
 
-        gradient, terms, state = accumulate(terms_of, trained, train.state, split(batch, micro_batches), keys)
+        gradient, terms = accumulate(terms_of, trained, split(batch, micro_batches), keys)
+        still = objective.still(update, train.params, state)
+        gradient["params"] = select_still(still, jax.tree.map(jnp.zeros_like, train.params), gradient["params"])
         loss = sum(terms.values(), start=jnp.zeros((), jnp.float32))
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         bad_step = jnp.where((train.bad_step < 0) & ~finite, train.step, train.bad_step)
 
         def updated(old: TrainState) -> TrainState:
-            updates, opt = optimiser.update(gradient, old.opt, {"params": old.params, "extra": old.extra})
-            new: Any = optax.apply_updates({"params": old.params, "extra": old.extra}, updates)
-            return TrainState(old.step + 1, bad_step, new["params"], new["extra"], state, opt)
+            before = {"params": old.params, "extra": old.extra}
+            updates, opt = optimiser.update(gradient, old.opt, before)
+            new: Any = optax.apply_updates(before, updates)
+            if still:
+                opt = moments_kept(optimiser, still, before, old.opt, opt)
+            params, extra = select_still(still, old.params, new["params"]), objective.project(new["extra"], state)
+            return TrainState(old.step + 1, bad_step, params, extra, state, opt)
 
         # `cond` and not `where` per array: XLA then updates in place instead of copying the optimiser's state.
         train = jax.lax.cond(bad_step < 0, updated, lambda old: old._replace(bad_step=bad_step), train)
@@ -95,40 +130,62 @@ def split(batch: Batch, parts: int) -> Batch:
     return {name: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
 
 
+def select_still(still: Mapping[str, Array], old: Tree, new: Tree) -> Tree:
+    """`new`, with the values of `old` where parameters do not move."""
+    if not still:
+        return new
+    before = flatten(old)
+
+    def chosen(path: str, leaf: Array) -> Array:
+        if path not in still:
+            return leaf
+        return jnp.where(jnp.broadcast_to(still[path], leaf.shape), before[path], leaf)
+
+    return map_with_path(chosen, new)
+
+
+def moments_kept(
+    optimiser: optax.GradientTransformation, still: Mapping[str, Array], trained: Tree, old: Any, new: Any
+) -> Any:
+    """The new state of the optimiser, with the old moments where parameters do not move. Its number of steps is one for
+    all parameters."""
+
+    def mask(path: str, leaf: Array) -> Array:
+        kept = still.get(path.removeprefix("params/"), False) if path.startswith("params/") else False
+        return jnp.broadcast_to(kept, leaf.shape)
+
+    masks = map_with_path(mask, trained)
+    return optax.tree_map_params(optimiser, lambda a, b, m: jnp.where(m, a, b), old, new, masks)
+
+
 def accumulate(
-    terms_of: Callable, trained: Tree, state: Tree, parts: Batch, keys: Array
-) -> tuple[Tree, dict[str, Array], Tree]:
-    """Gradient and terms (factor * total / weight) of the whole batch, and the new state; one micro-batch at a time."""
+    terms_of: Callable[[Tree, Batch, Array], dict[str, Term]], trained: Tree, parts: Batch, keys: Array
+) -> tuple[Tree, dict[str, Array]]:
+    """Gradient and terms (factor * total / weight) of the whole batch; one micro-batch at a time."""
 
     def weights_of(part: Batch, key: Array) -> dict[str, Array]:
-        terms, _ = terms_of(trained, state, part, key)
-        return {name: jnp.asarray(term.weight, jnp.float32) for name, term in terms.items()}
+        return {name: jnp.asarray(term.weight, jnp.float32) for name, term in terms_of(trained, part, key).items()}
 
-    def loss(
-        trained: Tree, state: Tree, part: Batch, key: Array, weights: dict[str, Array] | None
-    ) -> tuple[Array, Any]:
-        terms, state = terms_of(trained, state, part, key)
+    def loss(trained: Tree, part: Batch, key: Array, weights: dict[str, Array] | None) -> tuple[Array, Any]:
+        terms = terms_of(trained, part, key)
         whole = weights or {name: term.weight for name, term in terms.items()}
         values = {n: term.factor * term.total / jnp.maximum(whole[n], 1e-9) for n, term in terms.items()}
         total = sum(values.values(), start=jnp.zeros((), jnp.float32))
         # Make the backward pass depend on the total loss; otherwise XLA may postpone some terms and keep teacher
         # activations alive (bertjax.distill.at_once). A NaN loss then gives a NaN gradient.
         known = jnp.where(jnp.isfinite(jax.lax.stop_gradient(total)), 1.0, jnp.nan)
-        return total * known, (values, state)
+        return total * known, values
 
     gradient_of = jax.grad(loss, has_aux=True)
     first = jax.tree.map(lambda x: x[0], parts)
     if len(keys) == 1:
-        gradient, (values, state) = gradient_of(trained, state, first, keys[0], None)
-        return gradient, values, state
+        return gradient_of(trained, first, keys[0], None)
     # Weights depend on the batch alone, so XLA drops the model from this pass.
     weights = jax.tree.map(lambda x: x.sum(0), jax.lax.map(lambda pair: weights_of(*pair), (parts, keys)))
 
     def body(carry: tuple, part_and_key: tuple) -> tuple[tuple, None]:
-        gradient, values, state = carry
-        more_gradient, (more_values, state) = gradient_of(trained, state, *part_and_key, weights)
-        gradient, values = jax.tree.map(jnp.add, (gradient, values), (more_gradient, more_values))
-        return (gradient, values, state), None
+        more = gradient_of(trained, *part_and_key, weights)
+        return jax.tree.map(jnp.add, carry, more), None
 
     zeros = jax.tree.map(jnp.zeros_like, (trained, weights))
-    return jax.lax.scan(body, (*zeros, state), (parts, keys))[0]
+    return jax.lax.scan(body, zeros, (parts, keys))[0]

@@ -7,12 +7,35 @@
     surgery.py   structured pruning: layers, heads, neurons and columns removed exactly
     scores.py    importance scores of heads, neurons and layers
     select.py    which parts to keep, from their scores
-    masks.py     unstructured and N:M sparsity by masks, at once or gradually, kept during training
+    masks.py     unstructured and N:M sparsity by masks, at once or gradually
+    transforms.py  the same inside a training step: zeros that stay, zeros that grow
 
 The trade-off: a masked weight is still multiplied, so masks save space in a compressed file and no time. Removing parts
 makes the matrices smaller, which saves time in every runtime and on every device.
 """
 
-from bertjax.prune.surgery import keep_columns, keep_heads, keep_layers, keep_neurons, remove_dead
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["keep_columns", "keep_heads", "keep_layers", "keep_neurons", "remove_dead"]
+if TYPE_CHECKING:
+    from bertjax.prune.surgery import keep_columns, keep_heads, keep_layers, keep_neurons, remove_dead
+    from bertjax.prune.transforms import GradualMagnitude, KeepZeros
+
+__all__ = [
+    "GradualMagnitude",
+    "KeepZeros",
+    "keep_columns",
+    "keep_heads",
+    "keep_layers",
+    "keep_neurons",
+    "remove_dead",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports lazily: config files use the transforms, which need no jax; surgery does."""
+    if name not in __all__:
+        raise AttributeError(f"module 'bertjax.prune' has no attribute {name!r}")
+    home = "transforms" if name[0].isupper() else "surgery"
+    value = globals()[name] = getattr(import_module(f"bertjax.prune.{home}"), name)
+    return value

@@ -12,7 +12,32 @@ from bertjax.student import Student
 
 
 @dataclass(frozen=True)
-class Distill(TrainingStage):
+class DistillationStage(TrainingStage):
+    """The fields of every stage in which a student learns from a teacher."""
+
+    losses: tuple[Loss, ...] = (SoftTargets(), HiddenStates())
+    """What the student learns: subclasses of `bertjax.learn.Loss`, also your own in a config file."""
+    packed: bool = False
+    """Pack several short examples into one row, as in finetune. For losses that read only the teacher's logits or the
+    labels (SoftTargets, HardLabels). batch_size counts rows."""
+    ponder: float = 0.01
+    """Weight of the ponder cost, for a student with adaptive computation time."""
+    teachers: tuple[str, ...] = ()
+    """More teachers besides the main one: folders or hf:NAME, with its vocabulary and labels. Each loss is averaged
+    over all teachers."""
+    progressive: Progressive | None = None
+    """In a config file: train layer by layer first (MobileBERT's progressive knowledge transfer), then all of the
+    student with `losses`."""
+    keep_zeros: str | None = None
+    """A regex over parameter paths. Weights of these matrices that are 0 at the start stay 0. Rounding keeps them if
+    its format has an integer for 0: symmetric or ternary."""
+    store: bool = True
+    """Compute the teacher's outputs once and store them, where every loss declares what it needs. False: the teacher
+    runs in every step."""
+
+
+@dataclass(frozen=True)
+class Distill(DistillationStage):
     """Distillation as a stage of `compress`: everything but teacher, data and folder."""
 
     job: ClassVar[str] = "bertjax.jobs.distill"
@@ -21,24 +46,6 @@ class Distill(TrainingStage):
     name: str = "student"
     """Name of the result in the report."""
     student: Student = field(default_factory=Student)
-    losses: tuple[Loss, ...] = (SoftTargets(), HiddenStates())
-    """What the student learns from: dataclasses with a weight and a method `build`, also your own in a config file."""
-    packed: bool = False
-    """Pack several short examples into one row, as in finetune. For losses that read only the teacher's logits or the
-    labels (SoftTargets, HardLabels). batch_size counts rows."""
-    ponder: float = 0.01
-    """Weight of the ponder cost, for a student with adaptive computation time."""
-    teachers: tuple[str, ...] = ()
-    """More teachers besides the model: folders or hf:NAME, with its vocabulary and labels. Each loss is averaged over
-    all teachers."""
-    progressive: Progressive | None = None
-    """In a config file: train layer by layer first (MobileBERT's progressive knowledge transfer), then all of the
-    student with `losses`."""
-    keep_zeros: str | None = None
-    """A regex over parameter paths. Weights of these matrices that are 0 at the start stay 0."""
-    store: bool = True
-    """Compute the teacher's outputs once and store them, where every loss declares what it needs. False: the teacher
-    runs in every step."""
 
     @property
     def student_shape(self) -> Student | None:

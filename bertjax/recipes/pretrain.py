@@ -140,9 +140,6 @@ class Config(Training):
             ),
             "--masking.rate=0 hides no words to guess: give --mlm_weight=0 as well": self.mlm_weight
             and not self.masking.rate,
-            "--packed: a teacher would take the texts of a row for one; leave it out": (
-                self.packed and (self.losses or self.progressive)
-            ),
         }
         if mistakes := [message for message, found in wrong.items() if found]:
             raise UserError(mistakes[0])

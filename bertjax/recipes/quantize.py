@@ -7,11 +7,11 @@ from bertjax.distill.terms import Loss, SoftTargets
 from bertjax.errors import UserError
 from bertjax.quantized.formats import INT8, Format, full_int8
 from bertjax.recipes.data import Data
-from bertjax.recipes.stage import TrainingStage
+from bertjax.recipes.distill import DistillationStage
 
 
 @dataclass(frozen=True)
-class Quantize(TrainingStage):
+class Quantize(DistillationStage):
     """Quantisation as a stage of `compress`: everything but model, data and folder."""
 
     job: ClassVar[str] = "bertjax.jobs.quantize"
@@ -49,9 +49,6 @@ class Quantize(TrainingStage):
     scales are trained, too (LSQ, Esser et al. 2020)."""
     losses: tuple[Loss, ...] = (SoftTargets(temperature=1.0),)
     """What quantisation-aware training learns from its teacher."""
-    keep_zeros: str | None = None
-    """A regex over parameter paths. Weights of these matrices that are 0 stay 0, as integers, too. Needs formats with
-    an integer for 0: symmetric or ternary."""
     delay: float = 0.0
     """Fraction of the training steps before activations are rounded, too."""
 

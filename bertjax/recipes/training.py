@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bertjax.errors import UserError
+from bertjax.learn.loss import Penalty
+from bertjax.learn.transform import Transform
 from bertjax.machine.chips import topology
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.sharding import Sharding
@@ -34,6 +36,11 @@ class Training:
     attention: Literal["xla", "cudnn", "flash"] = "xla"
     """Attention kernel: xla anywhere, cudnn on NVIDIA GPUs in bfloat16, flash on TPUs. cudnn and flash have no dropout
     on attention probabilities."""
+    transforms: tuple[Transform, ...] = ()
+    """In a config file: what changes the model inside the training step, in this order: masks, dropped layers, frozen
+    parts, rounding last. Subclasses of `bertjax.learn.Transform`, also your own."""
+    penalties: tuple[Penalty, ...] = ()
+    """In a config file: terms on the parameters alone. Subclasses of `bertjax.learn.Penalty`, also your own."""
     save_every: int = 200
     """Steps between checkpoints."""
     profile: str | None = None

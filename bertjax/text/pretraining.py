@@ -102,9 +102,9 @@ def pretraining_batches(
 ) -> BatchIterator:
     """Endless batches for training. Every chunk appears once per epoch; filler completes the last batch of each.
 
-    With S = 1, or if packed the most chunks in any row: cls_positions, weights, example_ids, sentence_labels and
-    sentence_weights are [b, S]; masked_positions, masked_labels and masked_weights are [b, places]. Packed batches also
-    have segment_ids and position_ids.
+    With S = 1, or if packed the most chunks in any row: cls_positions, example_ids, sentence_labels and
+    sentence_weights are [b, S]; weights are [b], or if packed [b, S]; masked_positions, masked_labels and
+    masked_weights are [b, places]. Packed batches also have segment_ids and position_ids.
     """
     count, places = len(rows.corpus), None
     if packed:
@@ -177,4 +177,6 @@ def lay_out(
             if row.label is not None:
                 batch["sentence_labels"][line, slot], batch["sentence_weights"][line, slot] = row.label, 1
             used, masked = here.stop, there.stop
-    return {**batch, "weights": (chosen >= 0).astype(np.float32), "example_ids": chosen.astype(np.int32)}
+    weights = (chosen >= 0).astype(np.float32)
+    weights = weights if "segment_ids" in batch else weights[:, 0]
+    return {**batch, "weights": weights, "example_ids": chosen.astype(np.int32)}

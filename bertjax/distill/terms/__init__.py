@@ -6,9 +6,9 @@
     attention.py     losses on relations between tokens: attention scores, attention maps, relations
     layers.py        what they have in common
 
-`needs` declares which teacher outputs a loss reads besides the logits, as pairs ("hidden_states", index), ("queries",
-layer) and so on; these can be computed once and stored. If a loss has no such method, or it returns None, the teacher
-runs in every step. Nothing here imports jax before `build`, so that config files load fast.
+Every loss is a `bertjax.learn.Loss`. `needs` declares which teacher outputs it reads besides the logits, as pairs
+("hidden_states", index), ("queries", layer) and so on; these can be computed once and stored. Where it returns None,
+the teacher runs in every step. Nothing here imports jax before `build`, so that config files load fast.
 
 A weight is meaningful only with the reduction that it was chosen for. Here every term is a mean over tokens or
 examples, and over layers, heads and widths. `preset` selects the reduction of a paper's formula ("paper") or of its

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bertjax.errors import UserError
-from bertjax.learn.loss import LossFunction
+from bertjax.learn.loss import Loss, LossFunction, Need
 
 if TYPE_CHECKING:
-    from bertjax.distill.teacher import Need
     from bertjax.learn.losses import Batch, WeightedSum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 
 
 @dataclass(frozen=True)
-class HardLabels:
+class HardLabels(Loss):
     """The supervised loss of the task, against the labels of the data."""
 
     weight: float = 1.0
 
-    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need]:
-        return frozenset()
+    reads_labels: ClassVar[bool] = True
+    reads_teacher: ClassVar[bool] = False
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.learn.losses import TASK_LOSSES
@@ -37,7 +36,7 @@ class HardLabels:
 
 
 @dataclass(frozen=True)
-class SoftTargets:
+class SoftTargets(Loss):
     """Divergence from the teacher's probabilities at a temperature; for regression, the squared error to its output
     (Hinton et al. 2015).
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from bertjax.distill.pairing import pair_layers
 from bertjax.distill.terms.layers import Preset, over_layers, same, text_weights
 from bertjax.errors import UserError
-from bertjax.learn.loss import LossFunction
+from bertjax.learn.loss import Loss, LossFunction, Need
 
 if TYPE_CHECKING:
     from jax import Array
 
-    from bertjax.distill.teacher import Need
     from bertjax.learn.losses import Batch, WeightedSum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
@@ -23,7 +22,7 @@ Part = Literal["queries", "keys", "values"]
 
 
 @dataclass(frozen=True)
-class AttentionScores:
+class AttentionScores(Loss):
     """Mean squared error between the attention scores of paired layers before the softmax (TinyBERT, Jiao et al. 2020,
     eq. 7). The number of heads must be equal.
 
@@ -47,7 +46,7 @@ class AttentionScores:
 
 
 @dataclass(frozen=True)
-class AttentionMaps:
+class AttentionMaps(Loss):
     """KL(teacher || student) between the attention maps of paired layers, per query and head (MobileBERT, Sun et al.
     2020, section 3.4). The number of heads must be equal.
 
@@ -76,7 +75,7 @@ class AttentionMaps:
 
 
 @dataclass(frozen=True)
-class Relations:
+class Relations(Loss):
     """KL of the relations between tokens in one layer, softmax(A A' / sqrt(d)), for queries, keys and values (MiniLM
     v2, Wang et al. 2021). Widths and numbers of heads may differ: the vectors of all heads are concatenated and split
     again into `heads` relation heads. Both widths must be divisible by `heads`.

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bertjax.errors import UserError
+from bertjax.learn.loss import Loss, LossFunction
 
 if TYPE_CHECKING:
-    from bertjax.learn.loss import LossFunction
     from bertjax.learn.losses import Batch, WeightedSum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 
 
 @dataclass(frozen=True)
-class MLMSoftTargets:
+class MLMSoftTargets(Loss):
     """Divergence from the teacher's probabilities over the vocabulary at a temperature, T^2 KL per position (Hinton et
     al. 2015). Student and teacher must have the same vocabulary; nothing else has to match.
 
@@ -26,6 +26,15 @@ class MLMSoftTargets:
     weight: float = 1.0
     temperature: float = 2.0
     everywhere: bool = False
+
+    reads_mlm_head: ClassVar[bool] = True
+
+    @property
+    def reads_all_positions(self) -> bool:
+        return self.everywhere
+
+    def packable(self, student: BertConfig, teacher: BertConfig) -> bool:
+        return not self.everywhere
 
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses

@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from bertjax.distill.pairing import pair_layers
 from bertjax.distill.terms.layers import Preset, over_layers, same, text_weights
 from bertjax.errors import UserError
-from bertjax.learn.loss import LossFunction
+from bertjax.learn.loss import Loss, LossFunction, Need
 
 if TYPE_CHECKING:
     from jax import Array
 
     from bertjax.bundle import Bundle
-    from bertjax.distill.teacher import Need
     from bertjax.learn.losses import Batch, WeightedSum
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 
 
 @dataclass(frozen=True)
-class HiddenStates:
+class HiddenStates(Loss):
     """Mean squared error between paired hidden states, including the embeddings, over real tokens (TinyBERT, Jiao et
     al. 2020, eq. 8-9). A learned projection, shared by all layers, maps the student's width to the teacher's; equal
     widths need none. It starts from random numbers ("random"), or from the rotation and scale that bring the student's
@@ -93,7 +92,7 @@ class HiddenStates:
 
 
 @dataclass(frozen=True)
-class FeatureMaps:
+class FeatureMaps(Loss):
     """Mean squared error between the outputs of paired layers over real tokens (MobileBERT, Sun et al. 2020, section
     3.4). Widths must be equal.
 
@@ -139,7 +138,7 @@ class FeatureMaps:
 
 
 @dataclass(frozen=True)
-class LastHiddenState:
+class LastHiddenState(Loss):
     """1 - cos between the last hidden states, per real token (DistilBERT, Sanh et al. 2019). Widths must be equal."""
 
     weight: float = 1.0
@@ -161,7 +160,7 @@ class LastHiddenState:
 
 
 @dataclass(frozen=True)
-class PatientStates:
+class PatientStates(Loss):
     """Mean squared error between the [CLS] states of paired layers, except for the student's last layer (PKD, Sun et
     al. 2019, eq. 7). The states are normalised to length 1 if `normalised`. Widths must be equal. With "uniform" it is
     the paper's PKD-skip.
