@@ -11,8 +11,10 @@ import bertjax
 from bertjax.adaptive import add_exits, remove_exits
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
-from bertjax.jobs.exits import objective_of, split_exits
-from bertjax.model import BertConfig, EarlyExitBert, ExitRule, Exits, build
+from bertjax.jobs.exits import ALL_BUT_EXITS, losses_of
+from bertjax.learn import Frozen, Update
+from bertjax.learn.objective import Learning, assemble
+from bertjax.model import BertConfig, BertModel, EarlyExitBert, ExitRule, Exits, build
 from bertjax.params import count, flatten
 from bertjax.recipes.exits import EarlyExit
 from tests.model.tiny import TINY, apply, tiny, tiny_batch
@@ -132,17 +134,31 @@ def labelled():
     return jax.tree.map(jnp.asarray, batch)
 
 
+def learning(stage: EarlyExit, model: BertModel, params: Any) -> Learning:
+    return assemble(
+        Bundle(model.config, params),
+        losses_of(stage, model.config),
+        steps=10,
+        seed=0,
+        transforms=(Frozen(ALL_BUT_EXITS),) if stage.frozen else (),
+        dropout=not stage.frozen or stage.preset == "official",
+    )
+
+
+def terms_of(learning: Learning, trained: Any, batch: Any, step: int, key: int = 0) -> Any:
+    update = Update(step, jax.random.key(1))
+    return learning.objective.terms(trained, {}, {}, {**batch, **learning.constants}, update, jax.random.key(key))
+
+
 def terms_and_gradient(stage: EarlyExit, step: int):
     model, params = tiny(num_hidden_layers=3, exits=EVERY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    trained, frozen = split_exits(params) if stage.frozen else (params, {})
-    batch = labelled()
-    objective: Any = objective_of(stage, model, "classification")
+    batch, learnt = labelled(), learning(stage, model, params)
 
     def loss(trained):
-        terms, _ = objective(trained, {}, {}, {**batch, "frozen": frozen}, step, jax.random.key(0))
+        terms = terms_of(learnt, trained, batch, step)
         return sum(term.factor * term.total / term.weight for term in terms.values()), terms
 
-    gradient, terms = jax.jit(jax.grad(loss, has_aux=True))(trained)
+    gradient, terms = jax.jit(jax.grad(loss, has_aux=True))(learnt.params)
     out = apply(model, params, tiny_batch())
     logits = [np.asarray(one, np.float64) for one in (*out.exit_logits, out.logits)]
     return terms, gradient, logits, np.asarray(batch["labels"])
@@ -182,10 +198,9 @@ def test_alternating_trains_the_last_layer_in_even_steps_and_every_head_in_odd_o
 @pytest.mark.slow
 def test_without_labels_an_exit_learns_what_the_last_layer_says():
     model, params = tiny(num_hidden_layers=3, exits=EVERY)
-    objective: Any = objective_of(EarlyExit(method="self_distil"), model, "classification")
-    trained, frozen = split_exits(params)
-    batch = {name: array for name, array in labelled().items() if name != "labels"} | {"frozen": frozen}
-    terms, _ = objective(trained, {}, {}, batch, 0, jax.random.key(0))
+    learnt = learning(EarlyExit(method="self_distil"), model, params)
+    batch = {name: array for name, array in labelled().items() if name != "labels"}
+    terms = terms_of(learnt, learnt.params, batch, 0)
     out = apply(model, params, tiny_batch())
     teacher = jax.nn.log_softmax(out.logits)
     for name, logits in zip(("exit_0", "exit_1"), out.exit_logits, strict=True):
@@ -197,11 +212,8 @@ def test_without_labels_an_exit_learns_what_the_last_layer_says():
 def test_only_the_official_preset_drops_in_what_is_frozen():
     def loss(preset, key):
         model, params = tiny(num_hidden_layers=3, exits=EVERY, hidden_dropout_prob=0.5)
-        trained, frozen = split_exits(params)
-        batch = labelled() | {"frozen": frozen}
-        stage = EarlyExit(preset=preset)
-        objective: Any = objective_of(stage, model, "classification")
-        return total(objective(trained, {}, {}, batch, 0, jax.random.key(key))[0])
+        learnt = learning(EarlyExit(preset=preset), model, params)
+        return total(terms_of(learnt, learnt.params, labelled(), 0, key))
 
     assert loss("paper", 0) == loss("paper", 1)
     assert loss("official", 0) != loss("official", 1)

@@ -83,18 +83,18 @@ def fine_tuning_step(bundle: Any) -> Callable[[dict[str, np.ndarray]], float]:
     import jax
 
     from bertjax.learn.losses import TASK_LOSSES
-    from bertjax.learn.step import Term, init_state, make_step
+    from bertjax.learn.step import Objective, Term, init_state, make_step
     from bertjax.recipes.optimiser import Optimiser
     from bertjax.text.batches import inputs_of, places_of
 
     optimiser = build_optimiser(Optimiser(learning_rate=RATE), 1000, {"params": bundle.params, "extra": {}})
 
-    def objective(params, extra, state, batch, step, key):
+    def terms(params, extra, state, batch, update, key):
         inputs, places = inputs_of(batch), places_of(batch)
         output: Any = bundle.model.apply({"params": params}, *inputs, **places, rngs={"dropout": key})
-        return {"task": Term(*TASK_LOSSES["classification"](output.logits, batch))}, state
+        return {"task": Term(*TASK_LOSSES["classification"](output.logits, batch))}
 
-    step = jax.jit(make_step(objective, optimiser, jax.random.key(0)), donate_argnums=0)
+    step = jax.jit(make_step(Objective(terms), optimiser, jax.random.key(0)), donate_argnums=0)
     state = jax.jit(lambda p: init_state(p, {}, {}, optimiser))(bundle.params)
 
     def take(batch: dict[str, np.ndarray]) -> float:

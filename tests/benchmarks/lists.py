@@ -136,7 +136,8 @@ def trained(config: Config, shape: BertConfig, out: Path, label: str) -> Any:
     from bertjax.engine.loop import fit
     from bertjax.engine.record import keep
     from bertjax.learn.losses import ponder_cost, tokens
-    from bertjax.learn.step import Term
+    from bertjax.learn.objective import Learning
+    from bertjax.learn.step import Objective, Term
     from bertjax.model import build, init_params
     from tests.benchmarks.lists_data import list_batches
 
@@ -144,16 +145,16 @@ def trained(config: Config, shape: BertConfig, out: Path, label: str) -> Any:
         return bertjax.load(out / "bundle")
     model, halts = build(shape), shape.recurrence is not None and shape.recurrence.halting is not None
 
-    def objective(params, extra, state, batch, step, key):
+    def terms_of(params, extra, state, batch, update, key):
         output: Any = model.apply({"params": params}, batch["input_ids"], batch["attention_mask"])
         terms = {"task": Term(*tokens(output.logits, batch))}
         if halts:
             terms["ponder"] = Term(*ponder_cost(output.trace, batch), config.ponder)
-        return terms, state
+        return terms
 
     batches = list_batches(config.lists, config.batch_size, seed=config.seed, **process_shard())
-    first = init_params(shape, config.seed)
-    params = fit(config, out, label, params=first, extra={}, objective=objective, batches=batches).params
+    learning = Learning(Objective(terms_of), init_params(shape, config.seed))
+    params = fit(config, out, label, learning, batches).params
     keep(bertjax.Bundle(shape, params), out / "bundle")
     return bertjax.load(out / "bundle")
 

@@ -19,7 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,8 @@ import bertjax
 from bertjax.distill.teacher import stored_outputs
 from bertjax.distill.terms import AttentionScores, HardLabels, HiddenStates, SoftTargets
 from bertjax.engine.optimiser import build_optimiser
-from bertjax.learn.step import Term, init_state, make_step
+from bertjax.learn import Loss
+from bertjax.learn.step import Objective, Term, init_state, make_step
 from bertjax.machine.allocator import keep_freed_memory
 from bertjax.predict import forward
 from bertjax.recipes.optimiser import Optimiser
@@ -44,10 +45,11 @@ LEARNING = ("with the teacher in the step", "with stored outputs")
 
 
 @dataclass(frozen=True)
-class EveryRow:
+class EveryRow(Loss):
     """The labels, and a trace of every row of the last layer, so that all of them are computed."""
 
-    weight: float = 1.0
+    reads_labels: ClassVar[bool] = True
+    reads_teacher: ClassVar[bool] = False
 
     def build(self, student: Any, teacher: Any) -> Any:
         labels = HardLabels().build(student, teacher)
@@ -106,16 +108,15 @@ def frameworks(folder: Path, size: int, length: int) -> dict[str, Any]:
     def step_with(losses: tuple, said_of: Any, prepare: Any, constants: Any) -> Any:
         formulas = [(loss.weight, loss.build(student.config, teacher.config)) for loss in losses]
 
-        def objective(params, extra, state, batch, step, key):
+        def terms_of(params, extra, state, batch, update, key):
             student_out = student.model.apply({"params": params}, *inputs_of(batch), rngs={"dropout": key})
             teacher_out = said_of(batch)
             sums = [(*f({}, student_out, teacher_out, batch), weight) for weight, f in formulas]
-            terms = {str(i): Term(total, count, weight) for i, (total, count, weight) in enumerate(sums)}
-            return terms, state
+            return {str(i): Term(total, count, weight) for i, (total, count, weight) in enumerate(sums)}
 
         optimiser = build_optimiser(Optimiser(), 1000, {"params": student.params, "extra": {}})
         state = init_state(jax.device_put(student.params), {}, {}, optimiser)
-        step = jax.jit(make_step(objective, optimiser, jax.random.key(0)), donate_argnums=0)
+        step = jax.jit(make_step(Objective(terms_of), optimiser, jax.random.key(0)), donate_argnums=0)
 
         def run() -> None:
             nonlocal state

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from bertjax.distill.terms import AttentionMaps, AttentionScores, HiddenStates, Loss, Relations
-from bertjax.learn.objective import bind_losses
+from bertjax.learn import Update
+from bertjax.learn.objective import bind_losses, loss_names, terms_of
 from bertjax.learn.step import Term, accumulate, split
 from bertjax.measure.cost import peak_memory
 from bertjax.model import BertConfig, abstract_params, build
@@ -38,24 +39,23 @@ arrays of the student's width."""
 def memory(losses: tuple[Loss, ...], remat: bool) -> int:
     """Of the teacher's forward pass and the student's gradient."""
     student = TEACHER.replace(hidden_size=WIDTH, num_hidden_layers=LAYERS, intermediate_size=4 * WIDTH, remat=remat)
-    taught, models = bind_losses(losses, student, [TEACHER], 0), (build(student), build(TEACHER))
-
-    def objective(params: Any, extra: Any, state: Any, batch: Any, step: Any, key: Any) -> Any:
-        inputs = batch["input_ids"], batch["attention_mask"]
-        guess: Any = models[0].apply({"params": params}, *inputs, rngs={"dropout": key})
-        said: Any = models[1].apply({"params": batch["teacher"]}, *inputs)
-        whole = jnp.square(guess.hidden_states[-1]).sum() + said.hidden_states[-1][:, 0].sum()
-        return {"whole": Term(whole, jnp.ones(()))} | taught.terms(extra, guess, [said], batch), state
+    bound, own = bind_losses(loss_names(losses), student, [TEACHER], 0)
+    models = build(student), build(TEACHER)
 
     def gradient(trained: Any, batch: Any, teacher: Any) -> Any:
-        def terms_of(trained: Any, state: Any, part: Any, key: Any) -> Any:
-            return objective(trained["params"], trained["extra"], state, {**part, "teacher": teacher}, 0, key)
+        def terms(trained: Any, part: Any, key: Any) -> Any:
+            inputs = part["input_ids"], part["attention_mask"]
+            guess: Any = models[0].apply({"params": trained["params"]}, *inputs, rngs={"dropout": key})
+            said: Any = models[1].apply({"params": teacher}, *inputs)
+            whole = jnp.square(guess.hidden_states[-1]).sum() + said.hidden_states[-1][:, 0].sum()
+            learnt = terms_of(bound, trained["extra"], (guess, guess), [(said, said)], part, Update(0, None))
+            return {"whole": Term(whole, jnp.ones(())), **learnt}
 
-        return accumulate(terms_of, trained, {}, split(batch, 1), jax.random.split(jax.random.key(0), 1))
+        return accumulate(terms, trained, split(batch, 1), jax.random.split(jax.random.key(0), 1))
 
     ids, weights = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32), jax.ShapeDtypeStruct((ROWS,), jnp.float32)
     batch = {"input_ids": ids, "attention_mask": ids, "weights": weights}
-    trained = {"params": abstract_params(student), "extra": taught.extra}
+    trained = {"params": abstract_params(student), "extra": own}
     lowered = jax.jit(gradient).lower(trained, batch, abstract_params(TEACHER))
     # The default scheduler of CPUs looks for what can run at the same time, at any price in memory.
     options = {"xla_cpu_enable_concurrency_optimized_scheduler": False, "xla_backend_optimization_level": 0}

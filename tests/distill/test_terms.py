@@ -57,13 +57,9 @@ def said(bundle: Bundle) -> Any:
 def value(term: Any, student: Bundle, teacher_out: Any = None, extra: Any = None) -> float:
     loss = term.build(student.config, TEACHER_CONFIG)
     if extra is None:
-        extra = term.parameters(jax.random.key(0), student.config, TEACHER_CONFIG) if has_parameters(term) else {}
+        extra = term.parameters(jax.random.key(0), student.config, TEACHER_CONFIG)
     total, weight = jax.jit(loss)(extra, said(student), said(TEACHER) if teacher_out is None else teacher_out, BATCH)
     return float(total / weight)
-
-
-def has_parameters(term: Any) -> bool:
-    return hasattr(term, "parameters")
 
 
 def t(array: Any) -> torch.Tensor:

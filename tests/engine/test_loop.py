@@ -24,17 +24,15 @@ from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.sharding import Sharding
 from bertjax.recipes.training import Training
 from bertjax.text.batches import BatchIterator
-from tests.train.problem import batches, objective, params
+from tests.train.problem import batches, learning, terms
 from tests.train.tiny import ROOT, metrics
 
 ONE = Sharding(1, 1)
 
 
-def train(folder: Path, steps: int = 20, objective=objective, **settings):
+def train(folder: Path, steps: int = 20, terms=terms, **settings):
     training = Training(**{"steps": steps, "batch_size": 16, "save_every": 10, "sharding": ONE, **settings})
-    return fit(
-        training, folder, "test", params=params(), extra={}, objective=objective, batches=batches(training.batch_size)
-    )
+    return fit(training, folder, "test", learning(terms), batches(training.batch_size))
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -63,7 +61,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path):
 
     training = Training(steps=20, batch_size=16, save_every=5, sharding=ONE, optimiser=averaging)
     with pytest.raises(Cut):
-        fit(training, tmp_path / "cut", "test", params=params(), extra={}, objective=objective, batches=Breaking())
+        fit(training, tmp_path / "cut", "test", learning(), Breaking())
     resumed = train(tmp_path / "cut", save_every=5, optimiser=averaging)
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     assert [line["step"] for line in metrics(tmp_path / "cut") if line.get("event") == "restart"] == [10]
@@ -136,13 +134,12 @@ def test_a_profile_holds_the_steps_that_were_asked_for(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_with_the_last_good_state(tmp_path: Path):
-    def breaks(params, extra, state, batch, step, key):
-        terms, state = objective(params, extra, state, batch, step, key)
-        term = terms["task"]
-        return {"task": term._replace(total=term.total * jax.numpy.where(step == 13, jax.numpy.nan, 1.0))}, state
+    def breaks(params, extra, state, batch, update, key):
+        term = terms(params, extra, state, batch, update, key)["task"]
+        return {"task": term._replace(total=term.total * jax.numpy.where(update.step == 13, jax.numpy.nan, 1.0))}
 
     with pytest.raises(UserError, match=r"not finite at step 13 \(learning rate"):
-        train(tmp_path / "burst", objective=breaks)
+        train(tmp_path / "burst", terms=breaks)
     assert stored_steps(tmp_path / "burst" / "checkpoints") == [10, 13]
     # What was stored is the state before that step: going on without the fault gives what an unhurt run gives.
     jax.tree.map(np.testing.assert_array_equal, train(tmp_path / "burst"), train(tmp_path / "unhurt"))

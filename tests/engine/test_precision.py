@@ -11,7 +11,7 @@ import pytest
 
 from bertjax.engine.optimiser import build_optimiser
 from bertjax.learn.losses import classification, ponder_cost
-from bertjax.learn.step import Term, init_state, make_step
+from bertjax.learn.step import Objective, Term, init_state, make_step
 from bertjax.machine.xla import made_for
 from bertjax.measure.hlo import Program
 from bertjax.model import BertConfig, abstract_params, build, mobile_config, universal_config
@@ -64,17 +64,18 @@ def step_of(config: BertConfig) -> Iterator[Any]:
     model, params = build(config), abstract_params(config)
     optimiser = build_optimiser(Optimiser(), 10, {"params": params, "extra": {}})
 
-    def objective(params: Any, extra: Any, state: Any, batch: Any, step: Any, key: Any) -> Any:
+    def terms_of(params: Any, extra: Any, state: Any, batch: Any, update: Any, key: Any) -> Any:
         output: Any = model.apply({"params": params}, *inputs_of(batch), rngs={"dropout": key})
         terms = {"task": Term(*classification(output.logits, batch))}
         if output.trace is not None:
             terms["ponder"] = Term(*ponder_cost(output.trace, batch), 0.01)
-        return terms, state
+        return terms
 
     ids = integers(8, input_ids=16, attention_mask=16, token_type_ids=16)
     batch = {**ids, "labels": jax.ShapeDtypeStruct((8,), jnp.int32), "weights": jax.ShapeDtypeStruct((8,), jnp.float32)}
     state = jax.eval_shape(lambda p: init_state(p, {}, {}, optimiser), params)
-    return equations(jax.make_jaxpr(make_step(objective, optimiser, jax.random.key(0)))(state, batch, {}).jaxpr)
+    step = make_step(Objective(terms_of), optimiser, jax.random.key(0))
+    return equations(jax.make_jaxpr(step)(state, batch, {}).jaxpr)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ def main(port: str, index: int, folder: str) -> None:
     from bertjax.recipes.optimiser import Optimiser
     from bertjax.recipes.sharding import Sharding
     from bertjax.recipes.training import Training
-    from tests.train.problem import batches, objective, params
+    from tests.train.problem import batches, learning
 
     join(Processes(f"localhost:{port}", 2, index))
     sums = {}
@@ -27,10 +27,8 @@ def main(port: str, index: int, folder: str) -> None:
             training,
             Path(folder) / name,
             name,
-            params=params(),
-            extra={},
-            objective=objective,
-            batches=batches(training.batch_size, **process_shard()),
+            learning(),
+            batches(training.batch_size, **process_shard()),
         ).params
         sums[name] = float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(trained)))
     print(json.dumps(sums))

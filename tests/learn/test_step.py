@@ -11,7 +11,7 @@ import pytest
 
 from bertjax.engine.sharding import build_mesh, gathered, put_batch, state_shardings
 from bertjax.learn.losses import classification
-from bertjax.learn.step import Term, init_state, make_step
+from bertjax.learn.step import Objective, Term, init_state, make_step
 from bertjax.model import BertConfig, build
 from bertjax.recipes.sharding import Sharding
 from tests.tolerances import SAME_MATHS
@@ -51,17 +51,20 @@ def batch(rows: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def objective(params, extra, state, batch, step, key):
+def terms(params, extra, state, batch, update, key):
     """Two terms whose weights differ: rows, and real pieces."""
     inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     output: Any = MODEL.apply({"params": params}, *inputs)
     real = batch["attention_mask"] * batch["weights"][:, None]
     energy = jnp.sum(jnp.square(output.hidden_states[-1]).mean(-1) * real)
-    return {"task": Term(*classification(output.logits, batch)), "energy": Term(energy, real.sum(), 0.3)}, state
+    return {"task": Term(*classification(output.logits, batch)), "energy": Term(energy, real.sum(), 0.3)}
+
+
+OBJECTIVE = Objective(terms)
 
 
 def one_update(tx, given: dict, micro_batches: int = 1) -> tuple:
-    step = jax.jit(make_step(objective, tx, KEY, micro_batches))
+    step = jax.jit(make_step(OBJECTIVE, tx, KEY, micro_batches))
     return step(init_state(params(), {}, {}, tx), given, {})
 
 
@@ -72,8 +75,8 @@ def test_the_step_equals_a_plain_optax_loop():
     state, metrics = one_update(tx, given)
 
     def loss(trained):
-        terms, _ = objective(trained["params"], {}, {}, given, 0, KEY)
-        return sum(t.factor * t.total / t.weight for t in terms.values())
+        found = terms(trained["params"], {}, {}, given, 0, KEY)
+        return sum(t.factor * t.total / t.weight for t in found.values())
 
     trained = {"params": params(), "extra": {}}
     value, gradient = jax.jit(jax.value_and_grad(loss))(trained)
@@ -126,7 +129,7 @@ def losses_on(sharding: Sharding, steps: int) -> list[float]:
     start = lambda p: init_state(p, {}, {}, tx)  # noqa: E731
     shardings = state_shardings(jax.eval_shape(start, params()), mesh)
     state = jax.jit(start, out_shardings=shardings)(params())
-    step = jax.jit(make_step(gathered(objective, mesh), tx, KEY), donate_argnums=0, out_shardings=(shardings, None))
+    step = jax.jit(make_step(gathered(OBJECTIVE, mesh), tx, KEY), donate_argnums=0, out_shardings=(shardings, None))
     losses = []
     for i in range(steps):
         state, metrics = step(state, put_batch(batch(16, seed=i), mesh), {})
@@ -146,12 +149,15 @@ def test_parameter_sharding_divides_parameters_and_moments():
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_names_itself():
-    def breaks_at_two(params, extra, state, batch, step, key):
-        loss = jnp.sum(jnp.square(params["w"])) * jnp.where(step == 2, jnp.nan, 1.0)
-        return {"only": Term(loss, jnp.ones(()))}, {"seen": state["seen"] + 1}
+    def breaks_at_two(params, extra, state, batch, update, key):
+        loss = jnp.sum(jnp.square(params["w"])) * jnp.where(update.step == 2, jnp.nan, 1.0)
+        return {"only": Term(loss, jnp.ones(()))}
+
+    def counts(update, params, extra, state, constants):
+        return {"seen": state["seen"] + 1}
 
     tx = optax.adam(0.1)
-    step = jax.jit(make_step(breaks_at_two, tx, KEY))
+    step = jax.jit(make_step(Objective(breaks_at_two, counts), tx, KEY))
     states = [init_state({"w": jnp.ones(3)}, {}, {"seen": jnp.zeros(())}, tx)]
     for _ in range(5):
         states.append(step(states[-1], {"x": np.zeros((2, 1), np.float32)}, {})[0])
@@ -163,12 +169,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_itself():
 
 
 def test_constants_reach_the_objective_whole():
-    def looks(params, extra, state, batch, step, key):
+    def looks(params, extra, state, batch, update, key):
         assert batch["teacher"]["w"].shape == (5,)
-        return {"only": Term(jnp.sum(params["w"] * batch["teacher"]["w"]), jnp.ones(()))}, state
+        return {"only": Term(jnp.sum(params["w"] * batch["teacher"]["w"]), jnp.ones(()))}
 
     tx = optax.sgd(1.0)
-    step = jax.jit(make_step(looks, tx, KEY, micro_batches=2))
+    step = jax.jit(make_step(Objective(looks), tx, KEY, micro_batches=2))
     constants = {"teacher": {"w": jnp.arange(5.0)}}
     state, metrics = step(init_state({"w": jnp.ones(5)}, {}, {}, tx), {"x": np.zeros((4, 1), np.float32)}, constants)
     np.testing.assert_allclose(metrics["loss"], 10.0)

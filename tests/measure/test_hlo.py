@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bertjax.engine.sharding import build_mesh, gathered, rows_on, state_shardings
 from bertjax.learn.losses import classification
-from bertjax.learn.step import Term, init_state, make_step
+from bertjax.learn.step import Objective, Term, init_state, make_step
 from bertjax.measure.hlo import Program, by_site
 from bertjax.model import BertConfig, abstract_params, build
 from bertjax.recipes.sharding import Sharding
@@ -123,16 +123,16 @@ def compiled_step(sharding: Sharding, micro_batches: int = 1) -> tuple[Any, Any]
     """A plain training step, and its state as arrays that are described alone."""
     model, mesh, tx = build(CONFIG), build_mesh(sharding), optax.adamw(1e-3)
 
-    def objective(params, extra, state, batch, step, key):
+    def terms(params, extra, state, batch, update, key):
         output: Any = model.apply({"params": params}, batch["input_ids"])
-        return {"task": Term(*classification(output.logits, batch))}, state
+        return {"task": Term(*classification(output.logits, batch))}
 
     shapes = jax.eval_shape(lambda p: init_state(p, {}, {}, tx), abstract_params(CONFIG))
     places = state_shardings(shapes, mesh)
     state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
     kinds = {"input_ids": jnp.int32, "labels": jnp.int32, "weights": jnp.float32}
     batch = {n: jax.ShapeDtypeStruct((ROWS, LENGTH), kind, sharding=rows_on(mesh)) for n, kind in kinds.items()}
-    step = make_step(gathered(objective, mesh), tx, jax.random.key(0), micro_batches)
+    step = make_step(gathered(Objective(terms), mesh), tx, jax.random.key(0), micro_batches)
     return jax.jit(step, donate_argnums=0, out_shardings=(places, None)).lower(state, batch, {}).compile(), state
 
 
@@ -186,5 +186,5 @@ def test_gathering_changes_no_gradient():
         np.arange(32.0, dtype=np.float32).reshape(8, 4), NamedSharding(mesh, PartitionSpec("parameters"))
     )
     square: Any = lambda params, extra: jnp.sum(params["x"] ** 2)  # noqa: E731
-    found = jax.jit(jax.grad(gathered(square, mesh)))({"x": x}, {})
+    found = jax.jit(jax.grad(gathered(Objective(square), mesh).terms))({"x": x}, {})
     np.testing.assert_array_equal(found["x"], 2 * x)

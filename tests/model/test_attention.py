@@ -207,7 +207,7 @@ from bertjax.text.batches import inputs_of, places_of
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.engine.optimiser import build_optimiser
 from bertjax.engine.sharding import state_shardings
-from bertjax.learn.step import Term, init_state, make_step
+from bertjax.learn.step import Objective, Term, init_state, make_step
 
 chips = np.array(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)
 for dtype, length, devices, parts, heads, remat in (
@@ -223,9 +223,9 @@ for dtype, length, devices, parts, heads, remat in (
     some = chips[: devices[0] * devices[1]].reshape(devices)
     mesh = Mesh(some, ("data", "parameters"), axis_types=(AxisType.Auto,) * 2)
 
-    def objective(params, extra, state, batch, step, key):
+    def terms(params, extra, state, batch, update, key):
         output = model.apply({"params": params}, *inputs_of(batch), **places_of(batch), rngs={"dropout": key})
-        return {"task": Term(*classification(output.logits, batch))}, state
+        return {"task": Term(*classification(output.logits, batch))}
 
     params = abstract_params(config)
     optimiser = build_optimiser(Optimiser(), 10, {"params": params, "extra": {}})
@@ -237,7 +237,7 @@ for dtype, length, devices, parts, heads, remat in (
     rows = NamedSharding(mesh, P(("data", "parameters")))
     kinds = {name: np.float32 if name == "weights" else np.int32 for name in wide}
     batch = {name: jax.ShapeDtypeStruct(shape, kinds[name], sharding=rows) for name, shape in wide.items()}
-    step = make_step(objective, optimiser, jax.random.key(0), parts)
+    step = make_step(Objective(terms), optimiser, jax.random.key(0), parts)
     step = jax.jit(step, donate_argnums=0, out_shardings=(places, None))
     text = step.trace(state, batch, {}).lower(lowering_platforms=("tpu",)).compile().as_text()
     kernels = text.count('custom_call_target="tpu_custom_call"')

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.learn.losses import classification
-from bertjax.learn.step import Term
+from bertjax.learn.objective import Learning
+from bertjax.learn.step import Objective, Term
 from bertjax.model import BertConfig, build
 from bertjax.text.batches import BatchIterator
 from bertjax.text.batches import batches as make_batches
@@ -36,6 +37,10 @@ def batches(batch_size: int, **position: int) -> BatchIterator:
     return make_batches(ENCODED, batch_size, seed=0, buckets=(16,), **position)
 
 
-def objective(params, extra, state, batch, step, key):
+def terms(params, extra, state, batch, update, key):
     output: Any = MODEL.apply({"params": params}, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-    return {"task": Term(*classification(output.logits, batch))}, state
+    return {"task": Term(*classification(output.logits, batch))}
+
+
+def learning(terms: Any = terms) -> Learning:
+    return Learning(Objective(terms), params())

@@ -22,13 +22,13 @@ from bertjax.distill.terms import (
 from bertjax.engine.command_line import load_config
 from bertjax.engine.optimiser import learning_rate_schedule
 from bertjax.jobs.pretrain import learning
-from bertjax.learn.objective import bind_losses
+from bertjax.learn.objective import Teacher, assemble, loss_names
 from bertjax.learn.phases import Phases
-from bertjax.model import BertConfig, abstract_params, build, mobile_config
+from bertjax.model import BertConfig, abstract_params, mobile_config
 from bertjax.params import count, flatten
 from bertjax.recipes.pretrain import Text
 from bertjax.recipes.sharding import Sharding
-from tests.train.abstract import pretraining_batch, task_batch, traced_step
+from tests.train.abstract import abstract_bundle, pretraining_batch, task_batch, traced_step
 from tests.train.tiny import metrics, write_model, write_table
 from train import augment, distill, pretrain
 
@@ -51,10 +51,8 @@ def test_a_recipe_for_raw_text_has_the_published_size_and_can_be_traced(name: st
     assert config.student is not None
     student = config.student.config(teacher)
     assert count(abstract_params(student.replace(architecture=architecture))) == size
-    objective, extra, _ = learning(config, build(student), build(teacher), 1000)
-    found = traced_step(
-        config, student, objective, extra, pretraining_batch(config), {"teacher": abstract_params(teacher)}
-    )
+    learnt = learning(config, abstract_bundle(student), abstract_bundle(teacher), 1000)
+    found = traced_step(config, learnt, pretraining_batch(config))
     terms = {f"loss/{i}_{type(loss).__name__}" for i, loss in enumerate(config.losses)}
     assert terms <= found
     assert ("loss/words" in found) == (name == "distilbert")
@@ -67,17 +65,13 @@ def test_a_recipe_for_a_task_has_the_published_size_and_can_be_traced(name: str)
     assert general is not None
     student = config.student.config(general.config(BASE) if name.startswith("tiny") else BASE)
     assert count(abstract_params(student.replace(architecture="BertModel"))) == OF_A_TASK[name]
-    models, taught = (build(student), build(BASE)), bind_losses(config.losses, student, [BASE], 0)
-
-    def objective(params, extra, state, batch, step, key):
-        inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
-        guess: Any = models[0].apply({"params": params}, *inputs, rngs={"dropout": key})
-        said = models[1].apply({"params": batch["teacher"]}, *inputs)
-        return taught.terms(extra, guess, [said], batch), state
-
-    batch, constants = task_batch(config), {"teacher": abstract_params(BASE)}
-    found = traced_step(config, student, objective, taught.extra, batch, constants)
-    assert {f"loss/{name}" for name in taught.each} <= found
+    losses, teachers = loss_names(config.losses), (Teacher(abstract_bundle(BASE)),)
+    found = traced_step(
+        config,
+        assemble(abstract_bundle(student), losses, steps=1000, seed=0, teachers=teachers),
+        task_batch(config),
+    )
+    assert {f"loss/{name}" for name in losses} <= found
 
 
 IB_BERT, LARGE = (
@@ -104,10 +98,8 @@ def test_mobileberts_teacher_is_the_published_one_and_its_step_can_be_traced():
     shape = config.shape.config(config.vocab_size or 0, "ForPreTraining", dtype=config.dtype)
     assert shape == IB_BERT
     shape = shape.replace(num_hidden_layers=3)  # of 24: time
-    objective, extra, _ = learning(config, build(shape), None, 1000)
-    assert {"loss/words", "loss/sentences"} <= traced_step(
-        config, shape, objective, extra, pretraining_batch(config), {}
-    )
+    learnt = learning(config, abstract_bundle(shape), None, 1000)
+    assert {"loss/words", "loss/sentences"} <= traced_step(config, learnt, pretraining_batch(config))
 
 
 @pytest.mark.slow
@@ -124,10 +116,9 @@ def test_mobilebert_has_the_published_size_and_its_stages_can_be_traced(name: st
     pooled = replace(encoder.bottleneck, dense_pooler=True)
     assert count(abstract_params(encoder.replace(bottleneck=pooled))) == 24_844_544  # PyTorch's MobileBertModel
     student, teacher = (shape.replace(num_hidden_layers=3) for shape in (student, teacher))  # of 24: time
-    objective, extra, phases = learning(config, build(student), build(teacher), config.total_steps(1))
-    assert (phases is not None) == ("layers" in name)
-    constants = {"teacher": abstract_params(teacher)}
-    found = traced_step(config, student, objective, extra, pretraining_batch(config), constants, phases)
+    whole = learning(config, abstract_bundle(student), abstract_bundle(teacher), config.total_steps(1))
+    assert (whole.phases is not None) == ("layers" in name)
+    found = traced_step(config, whole, pretraining_batch(config))
     assert {f"loss/{term}" for term in (*learnt, "words", "sentences")} <= found
 
 
@@ -188,7 +179,6 @@ IMPOSSIBLE = {
     "nothing to learn": ({"losses": ()}, "leaves nothing to learn"),
     "no head to ask": ({"sentences": "order"}, "--mlm_weight=0 leaves no head"),
     "nothing hidden": ({"mlm_weight": 1.0}, "hides no words to guess"),
-    "texts in one row": ({"packed": True}, "take the texts of a row for one"),
 }
 
 
@@ -197,6 +187,22 @@ def test_what_cannot_be_learnt_from_raw_text_is_answered(case: str):
     changes, expected = IMPOSSIBLE[case]
     with pytest.raises(bertjax.UserError, match=expected):
         replace(load_config("minilm", pretrain.Config), **changes)
+
+
+def test_packed_rows_are_for_losses_that_read_tokens_one_by_one():
+    teacher = abstract_bundle(BertConfig(architecture="BertForMaskedLM"))
+
+    def packed(name: str, **changes: Any) -> set[str]:
+        config = replace(load_config(name, pretrain.Config), packed=True, **changes)
+        assert config.student is not None
+        student = abstract_bundle(config.student.config(teacher.config))
+        return set(loss_names(config.losses)) if learning(config, student, teacher, 1000) else set()
+
+    with pytest.raises(bertjax.UserError, match="Relations would take the examples of a row for one"):
+        packed("minilm")
+    with pytest.raises(bertjax.UserError, match="MLMSoftTargets would take the examples of a row for one"):
+        packed("distilbert")  # it reads the logits of all tokens
+    assert packed("distilbert", losses=(MLMSoftTargets(),)) == {"0_MLMSoftTargets"}
 
 
 # --- their small twins -----------------------------------------------------------------------------------------------

@@ -18,12 +18,14 @@ import torch
 import bertjax
 from bertjax.engine.command_line import parse
 from bertjax.engine.optimiser import build_optimiser, learning_rate_schedule
-from bertjax.jobs.pretrain import apply, evaluate, open_bundle, terms_of
+from bertjax.jobs.pretrain import evaluate, learning, open_bundle
+from bertjax.learn import Update
 from bertjax.learn.step import init_state, make_step
-from bertjax.model import build, init_params
+from bertjax.model import init_params
 from bertjax.quantize import quantise_weights
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.pretrain import Config, Shape, Text
+from bertjax.text.batches import inputs_of, places_of
 from bertjax.text.corpus import build_corpus
 from bertjax.text.masking import Masking
 from bertjax.text.pretraining import PretrainingRows, lay_out, pretraining_batches
@@ -98,10 +100,7 @@ def test_fifty_steps_give_the_losses_of_albert_in_torch(text: str, tmp_path: Pat
     batches = list(islice(pretraining_batches(rows_of(text), 16), 50))
     optimiser = Optimiser(learning_rate=3e-3)
     tx = build_optimiser(optimiser, 50, {"params": bundle.params, "extra": {}})
-
-    def objective(params, extra, state, batch, step, key):
-        return terms_of(apply(bundle.model, params, batch), batch), state
-
+    objective = learning(Config(), bundle, None, 50).objective
     step, state = jax.jit(make_step(objective, tx, jax.random.key(0))), init_state(bundle.params, {}, {}, tx)
     ours = []
     for batch in batches:
@@ -121,22 +120,17 @@ def small(text: str, **changes: Any) -> Config:
     return Config(**{"shape": shape, "data": data, "vocab_size": 50, "batch_size": 8, **changes})
 
 
-def gradient(given: tuple[Any, Any], batch: dict, micro_batches: int = 1) -> Any:
-    model, params = given
-
-    def objective(params, extra, state, batch, step, key):
-        return terms_of(apply(model, params, batch), batch), state
-
-    tx = optax.sgd(1.0)
-    state = init_state(params, {}, {}, tx)
+def gradient(bundle: bertjax.Bundle, batch: dict, micro_batches: int = 1) -> Any:
+    objective, tx = learning(Config(), bundle, None, 1).objective, optax.sgd(1.0)
+    state = init_state(bundle.params, {}, {}, tx)
     state, found = jax.jit(make_step(objective, tx, jax.random.key(0), micro_batches))(state, batch, {})
-    return jax.tree.map(lambda old, new: old - new, params, state.params), found
+    return jax.tree.map(lambda old, new: old - new, bundle.params, state.params), found
 
 
 @pytest.fixture(scope="module")
-def model(text: str) -> tuple[Any, Any]:
+def model(text: str) -> bertjax.Bundle:
     config = small(text).shape.config(VOCABULARY, "ForPreTraining")
-    return build(config), jax.tree.map(lambda x: 3 * x, init_params(config, 1))
+    return bertjax.Bundle(config, jax.tree.map(lambda x: 3 * x, init_params(config, 1)), tiny_tokenizer())
 
 
 def close(a: Any, b: Any) -> None:
@@ -163,22 +157,26 @@ def test_padding_and_filler_take_no_part(text: str, model):
 
 
 def test_packed_rows_give_the_losses_of_the_same_rows_alone(text: str, model):
-    module, params = model
     rows = rows_of(text)
     batch = next(pretraining_batches(rows, 8, packed=True))
     assert (batch["weights"].sum(axis=1) > 1).any()
     numbers = batch["example_ids"][batch["example_ids"] >= 0]
     alone = lay_out(rows, numbers[:, None], 0, LONGEST, None)
-    losses = jax.jit(lambda batch: terms_of(apply(module, params, batch), batch))
+    terms, key = learning(Config(), model, None, 1).objective.terms, jax.random.key(0)
+    losses = jax.jit(lambda batch: terms(model.params, {}, {}, batch, Update(0, key), key))
     packed, plain = losses(batch), losses(alone)
     assert packed.keys() == plain.keys() == {"words", "sentences"}
     close(packed, plain)
 
 
 def test_logits_at_chosen_places_are_those_of_the_whole_row(text: str, model):
-    module, params = model
     batch = next(pretraining_batches(rows_of(text), 8))
-    logits = jax.jit(lambda batch: apply(module, params, batch).logits)
+
+    @jax.jit
+    def logits(batch):
+        output: Any = model.model.apply({"params": model.params}, *inputs_of(batch), **places_of(batch))
+        return output.logits
+
     chosen, whole = logits(batch), logits({name: x for name, x in batch.items() if name != "masked_positions"})
     places = batch["masked_positions"][..., None]
     np.testing.assert_allclose(chosen, jnp.take_along_axis(whole, places, axis=1), rtol=1e-5, atol=1e-6)
@@ -186,14 +184,13 @@ def test_logits_at_chosen_places_are_those_of_the_whole_row(text: str, model):
 
 @pytest.mark.slow
 def test_held_out_numbers_are_what_a_plain_loop_counts(text: str, model):
-    module, params = model
     rows = rows_of(text)
-    found = evaluate(bertjax.Bundle(module.config, params, tiny_tokenizer()), rows, 8)
+    found = evaluate(model, rows, 8)
     losses, right, order, labels = [], [], [], []
 
     @jax.jit
     def read(ids, mask, types):
-        output: Any = module.apply({"params": params}, ids, mask, types)
+        output: Any = model.model.apply({"params": model.params}, ids, mask, types)
         return jax.nn.log_softmax(output.logits[0]), output.sentence_logits[0]
 
     for number in range(len(rows.corpus)):

@@ -8,11 +8,11 @@ import pytest
 from bertjax.engine.command_line import load_config
 from bertjax.engine.optimiser import learning_rate_schedule
 from bertjax.jobs.pretrain import learning
-from bertjax.model import abstract_params, build
+from bertjax.model import abstract_params
 from bertjax.params import count
 from bertjax.recipes.pretrain import Config
 from bertjax.text.masking import Masking
-from tests.train.abstract import pretraining_batch, traced_step
+from tests.train.abstract import abstract_bundle, pretraining_batch, traced_step
 
 SIZES = {"base": 11_683_584, "large": 17_683_968, "xlarge": 58_724_864, "xxlarge": 222_595_584}
 
@@ -34,8 +34,7 @@ def test_a_recipe_has_the_published_number_of_parameters(name: str):
 @pytest.mark.parametrize("name", ["base", "xxlarge"])  # the latter with remat; the others are deeper, and no different
 def test_the_whole_step_of_a_recipe_can_be_traced(name: str):
     config, shape = recipe(name)
-    objective, extra, _ = learning(config, build(shape), None, 1000)
-    found = traced_step(config, shape, objective, extra, pretraining_batch(config), {})
+    found = traced_step(config, learning(config, abstract_bundle(shape), None, 1000), pretraining_batch(config))
     assert {"loss", "loss/words", "loss/sentences"} <= found
 
 

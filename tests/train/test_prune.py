@@ -12,11 +12,12 @@ import pytest
 import bertjax
 from bertjax import UserError
 from bertjax.distill.terms import SoftTargets
-from bertjax.jobs.prune import KERNELS, control_of, measure_speedup
+from bertjax.jobs.prune import control_of, measure_speedup
 from bertjax.measure.cost import forward_cost
 from bertjax.measure.latency import Latency, Percentiles, Timing
 from bertjax.params import flatten
 from bertjax.prune.masks import nonzero_masks, sparsity_of
+from bertjax.prune.transforms import KERNELS
 from bertjax.quantize import Format
 from bertjax.quantized.formats import INT8
 from bertjax.recipes.data import Data

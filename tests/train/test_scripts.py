@@ -181,10 +181,11 @@ def test_a_loss_from_a_users_own_file_distils_and_is_recorded(work: Path, straig
 OWN_LOSS = """
 from dataclasses import dataclass
 from bertjax.distill.terms import SoftTargets
+from bertjax.learn import Loss
 from bertjax.recipes.distill import Config
 
 @dataclass(frozen=True)
-class LogitLength:
+class LogitLength(Loss):
     weight: float = 0.5
 
     def build(self, student, teacher):
