@@ -86,9 +86,9 @@ def build_optimiser(
     return optax.chain(*chain)
 
 
-def with_learning_rates(recipe: Optimiser, rates: tuple[tuple[str, float], ...]) -> Optimiser:
+def with_learning_rates(recipe: Optimiser, rules: tuple[tuple[str, float], ...]) -> Optimiser:
     """The recipe with rules (regex, learning rate) as multipliers of its own rate, after the rules that it has."""
-    multipliers = tuple((pattern, rate / recipe.learning_rate) for pattern, rate in rates)
+    multipliers = tuple((pattern, rate / recipe.learning_rate) for pattern, rate in rules)
     return dataclasses.replace(recipe, lr_multipliers=(*recipe.lr_multipliers, *multipliers))
 
 
