@@ -153,7 +153,7 @@ def test_zeros_stay_zeros_from_pruning_through_distillation_into_the_integers(wo
 def test_zeros_are_not_kept_in_a_format_that_has_none(work: Path):
     asymmetric = ((r"layer_1/ffn/output/kernel$", Format(4, "asymmetric")), *INT8)
     given: Any = {"model": str(work / "whole" / "bundle"), "data": data(work), "out": str(work / "refused")}
-    with pytest.raises(UserError, match="layer_1/ffn/output/kernel is asymmetric, and has no integer for 0"):
+    with pytest.raises(UserError, match="no value 0 for encoder/layer_1/ffn/output/kernel, in which 0_KeepZeros"):
         quantize.main(quantize.Config(weights=asymmetric, keep_zeros=KERNELS, **given))
     with pytest.raises(UserError, match="'kernal' matches the path of no matrix"):
         quantize.main(quantize.Config(keep_zeros="kernal", **given))
