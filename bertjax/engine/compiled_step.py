@@ -58,7 +58,7 @@ def build_program(training: Training, total: int, learning: Learning) -> Trainin
             f"{mesh.size} devices; choose a multiple of {mesh.size * training.micro_batches}."
         )
     recipe = with_learning_rates(training.optimiser, learning.learning_rates)
-    optimiser = build_optimiser(recipe, total, {"params": params, "extra": extra}, phases)
+    optimiser = build_optimiser(recipe, total, {"params": params, "extra": extra}, phases, learning.holds_still)
     start = partial(init_state, optimiser=optimiser)
     shapes = jax.eval_shape(start, params, extra, learning.state)
     shardings = state_shardings(shapes, mesh)

@@ -48,14 +48,16 @@ def learning_rate_schedule(recipe: Optimiser, steps: int, phases: Phases | None 
 
 
 def build_optimiser(
-    recipe: Optimiser, steps: int, trained: Tree, phases: Phases | None = None
+    recipe: Optimiser, steps: int, trained: Tree, phases: Phases | None = None, holds_still: bool = False
 ) -> optax.GradientTransformation:
-    """The optax transformation for a tree `{"params": ..., "extra": ...}`.
+    """The optax transformation for a tree `{"params": ..., "extra": ...}`. With `holds_still` it keeps a number of
+    updates for each parameter, and its `update` takes `still`, the parameters that do not move.
 
     Raises:
       UserError: A rule matches no parameter.
     """
-    moments = optax.scale_by_adam(b1=recipe.b1, b2=recipe.b2, eps=recipe.epsilon)
+    adam = scale_by_adam_unless_still if holds_still else optax.scale_by_adam
+    moments = adam(b1=recipe.b1, b2=recipe.b2, eps=recipe.epsilon)
     if phases:
         starts = assign(phases.first, trained, phases.count)
         labels = map_with_path(lambda path, _: f"phase_{starts[path]}", trained)
@@ -141,6 +143,41 @@ def average_weights(first: int) -> optax.GradientTransformation:
         return updates, Average(state.count + 1, mean)
 
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+class AdamState(NamedTuple):
+    """The moments of Adam, and for each parameter how often it moved."""
+
+    count: Tree
+    mu: Tree
+    nu: Tree
+
+
+def scale_by_adam_unless_still(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+    """Adam (Kingma & Ba 2015) in which moments and bias correction of a parameter skip the updates in which it does not
+    move, as in PyTorch where a parameter has no gradient."""
+
+    def init(params: Any) -> AdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AdamState(jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.int32), params), zeros, zeros)
+
+    def update(updates: Any, state: AdamState, params: Any = None, *, still: Any, **_: Any) -> tuple[Any, AdamState]:
+        def moves(path: str, leaf: Any) -> Any:
+            held = still.get(path.removeprefix("params/")) if path.startswith("params/") else None
+            return jnp.ones(leaf.shape, bool) if held is None else ~jnp.broadcast_to(held, leaf.shape)
+
+        free = map_with_path(moves, updates)
+        mu = jax.tree.map(lambda m, g, f: jnp.where(f, b1 * m + (1 - b1) * g, m), state.mu, updates, free)
+        nu = jax.tree.map(lambda v, g, f: jnp.where(f, b2 * v + (1 - b2) * g * g, v), state.nu, updates, free)
+        count = jax.tree.map(lambda n, f: n + f, state.count, free)
+
+        def direction(m: Any, v: Any, n: Any, f: Any) -> Any:
+            n = jnp.maximum(n, 1)
+            return jnp.where(f, m / (1 - b1**n) / (jnp.sqrt(v / (1 - b2**n)) + eps), 0.0)
+
+        return jax.tree.map(direction, mu, nu, count, free), AdamState(count, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
 
 
 def start_at(transform: optax.GradientTransformation, first: int) -> optax.GradientTransformation:

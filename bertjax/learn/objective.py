@@ -81,6 +81,8 @@ class Learning:
     """Which parameters start to train when; None: all of them at once."""
     learning_rates: tuple[tuple[str, float], ...] = ()
     """Rules (regex, learning rate) for what has one of its own."""
+    holds_still: bool = False
+    """Whether parameters stay still in some updates, which the optimiser has to know."""
     finish: Callable[[Tree, Tree, Tree], tuple[BertConfig, Tree]] | None = None
     """`(params, extra, state) -> (config, params)` of the model that ships; None if the trees are no model's."""
 
@@ -139,6 +141,7 @@ def assemble(
         lambda batch: reduce(lambda b, teacher: teacher.stored.add_to(b) if teacher.stored else b, teachers, batch),
         curriculum.phases if curriculum else None,
         tuple((rf"^extra/transforms/{n}/", t.learning_rate) for n, t in parts.items() if t.learning_rate and extra[n]),
+        any(type(one).holds_still is not Transform.holds_still for one in parts.values()),
         finish,
     )
 
@@ -246,7 +249,7 @@ class Step(NamedTuple):
         """The parameters that do not move in this update: those that any transform holds still."""
         found: dict[str, Any] = {}
         for name, part in self.transforms.items():
-            for path, mask in part.still(self.of(update, name), params, self.trees(name, {}, state)[1]).items():
+            for path, mask in part.holds_still(self.of(update, name), params, self.trees(name, {}, state)[1]).items():
                 found[path] = found[path] | mask if path in found else mask
         return found
 

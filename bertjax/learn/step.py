@@ -54,7 +54,8 @@ class Objective(NamedTuple):
     advance: Callable[[Update, Tree, Tree, Tree, Tree], Tree] = same_state
     """`(update, params, extra, state, constants) -> state`, once per update and before the gradient."""
     still: Callable[[Update, Tree, Tree], dict[str, Array]] = all_move
-    """`(update, params, state) -> {path: booleans}`: the parameters that do not move in this update."""
+    """`(update, params, state) -> {path: booleans}`: the parameters that do not move in this update. The optimiser gets
+    them as the argument `still`."""
     project: Callable[[Tree, Tree], Tree] = unchanged
     """`(extra, state) -> extra`, after the update."""
 
@@ -109,10 +110,8 @@ def make_step(
 
         def updated(old: TrainState) -> TrainState:
             before = {"params": old.params, "extra": old.extra}
-            updates, opt = optimiser.update(gradient, old.opt, before)
+            updates, opt = optax.with_extra_args_support(optimiser).update(gradient, old.opt, before, still=still)
             new: Any = optax.apply_updates(before, updates)
-            if still:
-                opt = moments_kept(optimiser, still, before, old.opt, opt)
             params, extra = select_still(still, old.params, new["params"]), objective.project(new["extra"], state)
             return TrainState(old.step + 1, bad_step, params, extra, state, opt)
 
@@ -142,20 +141,6 @@ def select_still(still: Mapping[str, Array], old: Tree, new: Tree) -> Tree:
         return jnp.where(jnp.broadcast_to(still[path], leaf.shape), before[path], leaf)
 
     return map_with_path(chosen, new)
-
-
-def moments_kept(
-    optimiser: optax.GradientTransformation, still: Mapping[str, Array], trained: Tree, old: Any, new: Any
-) -> Any:
-    """The new state of the optimiser, with the old moments where parameters do not move. Its number of steps is one for
-    all parameters."""
-
-    def mask(path: str, leaf: Array) -> Array:
-        kept = still.get(path.removeprefix("params/"), False) if path.startswith("params/") else False
-        return jnp.broadcast_to(kept, leaf.shape)
-
-    masks = map_with_path(mask, trained)
-    return optax.tree_map_params(optimiser, lambda a, b, m: jnp.where(m, a, b), old, new, masks)
 
 
 def accumulate(

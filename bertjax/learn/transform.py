@@ -103,7 +103,7 @@ class Transform:
         del update, params, extra, state
         return {}
 
-    def still(self, update: Update, params: Tree, state: Tree) -> Tree:
+    def holds_still(self, update: Update, params: Tree, state: Tree) -> Tree:
         """Booleans for some of the parameters, each a scalar or of the parameter's shape: where true, there is no
         gradient, decay or update in this step, and the moments stay as they are."""
         del update, params, state
@@ -162,7 +162,7 @@ def combined(forwards: dict[str, Forward]) -> dict[str, Any]:
                 raise UserError(f"transforms: {name} is the second to change how products are computed; give one.")
             given["product"] = forward.product
         if forward.layers is not None:
-            given["layers"] = given["layers"] & forward.layers if "layers" in given else forward.layers
+            given["switches"] = given["switches"] & forward.layers if "switches" in given else forward.layers
         if forward.gates is not None:
             gates = given.get("gates")
             given["gates"] = forward.gates if gates is None else multiplied(gates, forward.gates)

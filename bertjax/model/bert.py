@@ -117,13 +117,15 @@ class BertModel(nn.Module):
         start: int = 0,
         stop: int | None = None,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
+        switches: Bool[Array, " depth"] | None = None,
     ) -> list[LayerOutput]:
         """Outputs of depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
         # Observers of products need all rows in one call, and a fused kernel is inefficient for one query.
         split_cls_row = self.reads_first and by_rows(self.product) and self.config.attention == "xla"
         # An exit after the last layer means a segment of a larger model: later segments need every row.
         is_segment = self.config.exits is not None and self.config.exits.after[-1] == self.config.depth - 1
-        return self.encoder(hidden, mask, gates, start, stop, split_cls_row and not is_segment, cls_positions)
+        split_cls_row = split_cls_row and not is_segment
+        return self.encoder(hidden, mask, gates, start, stop, split_cls_row, cls_positions, switches)
 
     def finish(
         self,
@@ -178,6 +180,7 @@ class BertModel(nn.Module):
         cls_positions: Int[ArrayLike, "b s"] | None = None,
         masked_positions: Int[ArrayLike, "b m"] | None = None,
         gates: Sequence[LayerGates] | None = None,
+        switches: Bool[Array, " depth"] | None = None,
         stop_early: bool = False,
     ) -> ModelOutput:
         """The outputs of the whole model.
@@ -185,8 +188,9 @@ class BertModel(nn.Module):
         `attention_mask` is 1 on real tokens. With `segment_ids` (packing) tokens attend within their segment only.
         Token types are accepted and ignored if the model has none. With `masked_positions` the logits of a masked
         language model are [b, m, vocabulary], at these positions only, because the product with the vocabulary is the
-        largest in the model. With `stop_early` a recurrence ends as soon as every position has halted and returns only
-        its last output; this has no gradient.
+        largest in the model. A layer whose entry of `switches` is false is not computed: it returns its input, and
+        zeros as queries, keys and values. With `stop_early` a recurrence ends as soon as every position has halted and
+        returns only its last output; this has no gradient.
         """
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
         if segment_ids is not None and (reason := self.config.unpackable):
@@ -194,15 +198,15 @@ class BertModel(nn.Module):
         hidden = self.embed(input_ids, token_type_ids, position_ids)
         mask, trace = key_mask(real, segment_ids, self.config.attention), None
         if isinstance(self.encoder, RecurrentEncoder):
-            if gates is not None:
+            if gates is not None or switches is not None:
                 raise UserError(
-                    "gates belong to single layers, and a recurrent model applies the same layers in every step; leave "
-                    "gates out."
+                    "gates belong to single layers, and so do switches, and a recurrent model applies the same layers in "
+                    "every step; leave them out."
                 )
             columns = jnp.arange(hidden.shape[1])[None] if position_ids is None else jnp.asarray(position_ids)
             outputs, trace = self.encoder.run(hidden, mask, jnp.asarray(real) > 0, columns, stop_early)
         else:
-            outputs = self.layers(hidden, mask, gates, cls_positions=cls_positions)
+            outputs = self.layers(hidden, mask, gates, cls_positions=cls_positions, switches=switches)
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
         logits, pooled = self.finish(last, cls_positions, first, masked_positions)
         after = self.config.exits.after if self.config.exits else ()

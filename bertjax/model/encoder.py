@@ -1,14 +1,16 @@
 """The encoder: a stack of depth steps, each with the parameter groups that the config names for it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.model.attention import Mask
 from bertjax.model.config import BertConfig
-from bertjax.model.layers import Group, Layer, LayerGates, LayerNorm, LayerOutput
+from bertjax.model.layers import Group, Layer, LayerGates, LayerNorm, LayerOutput, rows_at
 from bertjax.model.products import Product, plain_product
 
 
@@ -42,21 +44,43 @@ class Encoder(nn.Module):
         stop: int | None,
         split_cls_row: bool = False,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
+        switches: Bool[Array, " depth"] | None = None,
     ) -> list[LayerOutput]:
         """The outputs of depth steps `start` to `stop` (exclusive). `split_cls_row` and `cls_positions` affect the
-        model's last step, see `Layer.split_cls_row`."""
+        model's last step, see `Layer.split_cls_row`. A step whose switch is off is not computed: it returns its input,
+        and zeros as queries, keys and values."""
         outputs, steps = [], range(self.config.depth)[start:stop]
         step = type(self).step
         run = nn.remat(step, static_argnums=(1, 5)) if self.config.remat else step
         for number in steps:
             split = split_cls_row and number == self.config.depth - 1
             step_gates = gates[number] if gates else LayerGates()
-            outputs.append(run(self, number, hidden, mask, step_gates, split, cls_positions))
+
+            def computed(encoder: Any, hidden: Array, args: Any = (number, step_gates, split)) -> LayerOutput:
+                number, step_gates, split = args
+                return run(encoder, number, hidden, mask, step_gates, split, cls_positions)
+
+            def skipped(encoder: Any, hidden: Array, number: int = number, split: bool = split) -> LayerOutput:
+                return encoder.skip(number, hidden, cls_positions if split else None)
+
+            if switches is None or self.is_initializing():
+                outputs.append(computed(self, hidden))
+            else:
+                outputs.append(nn.cond(switches[number], computed, skipped, self, hidden))
             hidden = outputs[-1].hidden
         if self.config.norm == "pre" and steps and steps[-1] == self.config.depth - 1:
             last = outputs[-1]
             outputs[-1] = last._replace(hidden=self.last_norm(last.hidden), first=self.last_norm(last.first))
         return outputs
+
+    def skip(
+        self, number: int, hidden: Float[Array, "b l d"], cls_positions: Int[ArrayLike, "b s"] | None
+    ) -> LayerOutput:
+        """The output of a depth step that is not computed."""
+        heads = self.config.depth_steps()[number].num_attention_heads
+        nothing = jnp.zeros((*hidden.shape[:2], heads, self.config.head_size), hidden.dtype)
+        first = hidden[:, 0] if cls_positions is None else rows_at(hidden, cls_positions)
+        return LayerOutput(hidden, first, nothing, nothing, nothing)
 
     def step(
         self,

@@ -9,6 +9,8 @@
     select.py    which parts to keep, from their scores
     masks.py     unstructured and N:M sparsity by masks, at once or gradually
     transforms.py  the same inside a training step: zeros that stay, zeros that grow
+    movement.py  weights pruned by learned scores while the model is fine-tuned
+    layerdrop.py  layers dropped at random while the model trains
 
 The trade-off: a masked weight is still multiplied, so masks save space in a compressed file and no time. Removing parts
 makes the matrices smaller, which saves time in every runtime and on every device.
@@ -18,12 +20,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bertjax.prune.layerdrop import LayerDrop
+    from bertjax.prune.movement import Movement
     from bertjax.prune.surgery import keep_columns, keep_heads, keep_layers, keep_neurons, remove_dead
     from bertjax.prune.transforms import GradualMagnitude, KeepZeros
 
 __all__ = [
     "GradualMagnitude",
     "KeepZeros",
+    "LayerDrop",
+    "Movement",
     "keep_columns",
     "keep_heads",
     "keep_layers",
@@ -36,6 +42,7 @@ def __getattr__(name: str) -> Any:
     """Imports lazily: config files use the transforms, which need no jax; surgery does."""
     if name not in __all__:
         raise AttributeError(f"module 'bertjax.prune' has no attribute {name!r}")
-    home = "transforms" if name[0].isupper() else "surgery"
+    own = {"LayerDrop": "layerdrop", "Movement": "movement"}
+    home = own.get(name, "transforms" if name[0].isupper() else "surgery")
     value = globals()[name] = getattr(import_module(f"bertjax.prune.{home}"), name)
     return value
