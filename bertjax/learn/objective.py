@@ -152,12 +152,10 @@ def bind_losses(
     """Each loss with each of its teachers, by name, and their own parameters.
 
     Raises:
-      UserError: A loss is no `Loss`, or reads a teacher where there is none.
+      UserError: A loss reads a teacher where there is none.
     """
     each: dict[str, BoundLoss] = {}
     for loss in losses.values():
-        if not isinstance(loss, Loss):
-            raise UserError(f"losses: {loss!r} is no loss; expected a subclass of bertjax.learn.Loss.")
         if loss.reads_teacher and not teachers:
             raise UserError(f"losses: {type(loss).__name__} reads a teacher's output, and this run has no teacher.")
     for number, teacher in enumerate(teachers or [student]):

@@ -124,11 +124,9 @@ def named(transforms: Sequence[Transform]) -> dict[str, Transform]:
     """The transforms by position and class, which name their trees.
 
     Raises:
-      UserError: One is no `Transform`, or follows one that stores integers.
+      UserError: One follows one that stores integers.
     """
     for number, transform in enumerate(transforms):
-        if not isinstance(transform, Transform):
-            raise UserError(f"transforms[{number}] is {transform!r}; expected a bertjax.learn.Transform.")
         if number and transforms[number - 1].stores_integers:
             here, before = type(transform).__name__, type(transforms[number - 1]).__name__
             raise UserError(f"transforms: {here} follows {before}, which rounds to integers; give {before} last.")

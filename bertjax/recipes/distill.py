@@ -8,6 +8,7 @@ from bertjax.distill.progressive import Progressive
 from bertjax.distill.terms import HiddenStates, Loss, SoftTargets
 from bertjax.recipes.data import Data
 from bertjax.recipes.stage import Stage, TrainingStage
+from bertjax.recipes.training import check_parts
 from bertjax.student import Student
 
 
@@ -34,6 +35,10 @@ class DistillationStage(TrainingStage):
     store: bool = True
     """Compute the teacher's outputs once and store them, where every loss declares what it needs. False: the teacher
     runs in every step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_parts("losses", self.losses, Loss)
 
 
 @dataclass(frozen=True)

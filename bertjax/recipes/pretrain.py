@@ -7,7 +7,7 @@ from bertjax.distill.progressive import Progressive
 from bertjax.distill.terms import Loss
 from bertjax.errors import UserError
 from bertjax.recipes.optimiser import Optimiser
-from bertjax.recipes.training import Training
+from bertjax.recipes.training import Training, check_parts
 from bertjax.student import Student
 from bertjax.text.masking import Masking
 from bertjax.text.pairs import Sentences
@@ -128,6 +128,7 @@ class Config(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_parts("losses", self.losses, Loss)
         wrong = {
             f"--mlm_weight={self.mlm_weight}: expected 0 or more": self.mlm_weight < 0,
             "a student learns from a model: give --model, its teacher": self.student and self.model is None,

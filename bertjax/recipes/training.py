@@ -51,6 +51,8 @@ class Training:
     and whether it fits."""
 
     def __post_init__(self) -> None:
+        check_parts("transforms", self.transforms, Transform)
+        check_parts("penalties", self.penalties, Penalty)
         if self.steps is not None and self.epochs is not None:
             raise UserError(f"--steps={self.steps} and --epochs={self.epochs}: give one of the two")
         for name in ("steps", "epochs", "batch_size", "micro_batches", "save_every"):
@@ -70,3 +72,13 @@ class Training:
         if self.steps is not None:
             return self.steps
         return max(1, round((3.0 if self.epochs is None else self.epochs) * steps_per_epoch))
+
+
+def check_parts(field_name: str, parts: tuple[object, ...], base: type) -> None:
+    """Refuses parts of a training step that do not subclass their base."""
+    for number, part in enumerate(parts):
+        if not isinstance(part, base):
+            raise UserError(
+                f"{field_name}[{number}] is {part!r}; expected a frozen dataclass that subclasses "
+                f"bertjax.learn.{base.__name__}."
+            )

@@ -89,15 +89,9 @@ def test_distilled_pruned_and_quantised_in_one_step_ships_exact_zeros_and_exact_
         assert np.asarray(leaf.values).dtype == np.int8
         assert mask.sum() == mask.size - int(0.6 * mask.size)
         assert not np.asarray(dense[path])[~mask].any()
-    # What ships computes what the step computed with.
+    frozen = models()[0].params["embeddings"]["word"]["embedding"]
+    np.testing.assert_array_equal(dense["embeddings/word/embedding"], frozen)
     ours = apply(build(config), params, tiny_batch())
-    student, _ = models()
-    updated: Any = what.objective.terms
-    del updated
-    rounded = {p: np.asarray(x) for p, x in dense.items()}
-    np.testing.assert_array_equal(
-        rounded["embeddings/word/embedding"], student.params["embeddings"]["word"]["embedding"]
-    )
     assert np.isfinite(ours.logits).all()
 
 
@@ -187,11 +181,7 @@ def test_parts_of_a_users_own_work_like_ours():
             )
 
 
-def test_what_is_no_part_is_refused():
-    with pytest.raises(UserError, match=r"expected a subclass of bertjax.learn.Loss"):
-        learning(losses={"mine": object()})
-    with pytest.raises(UserError, match=r"expected a bertjax.learn.Transform"):
-        learning((object(),))  # type: ignore[arg-type]
+def test_parts_that_leave_nothing_to_learn_are_refused():
     with pytest.raises(UserError, match="reads a teacher's output, and this run has no teacher"):
         learning(teachers=())
     with pytest.raises(UserError, match="every parameter is frozen"):
@@ -210,12 +200,14 @@ def test_a_loss_that_reads_labels_of_text_without_any_says_so():
     training = Training(steps=STEPS, batch_size=16, sharding=Sharding(1, 1))
     program = build_program(training, STEPS, what)
     with pytest.raises(UserError, match="Undeclared reads labels, which this text lacks"):
-        program.step(program.start(what.params, what.extra, what.state), put_batch(unlabelled, program.mesh), {})
+        program.step(
+            program.start(what.params, what.extra, what.state), put_batch(unlabelled, program.mesh), what.constants
+        )
 
 
 @pytest.mark.slow
 def test_a_loss_without_a_teacher_counts_once_however_many_there_are():
-    student, teacher = models()
+    _, teacher = models()
     one, two = (learning((), {"task": HardLabels()}, teachers=(Teacher(teacher),) * n) for n in (1, 2))
     results = [trained(what, 1) for what in (one, two)]
     jax.tree.map(np.testing.assert_array_equal, results[0].params, results[1].params)

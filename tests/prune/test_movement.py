@@ -69,7 +69,8 @@ def test_a_score_accumulates_minus_weight_times_gradient():
         mask = np.asarray(top_masks({"": scores}, lambda n: n - int(0.5 * n), False)[""])
         came_back |= mask & ~before
         before = mask
-        gradient = jax.grad(lambda s, m=jnp.asarray(mask): jnp.sum((masked_product(given, s, m) - target) ** 2))(scores)
+        kept = jnp.asarray(mask)
+        gradient = jax.grad(lambda s, m=kept: jnp.sum((masked_product(given, s, m) - target) ** 2))(scores)
         expected -= 0.05 * weights * 2 * (weights * mask - target)
         scores = scores - 0.05 * gradient
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
