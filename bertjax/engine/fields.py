@@ -50,7 +50,8 @@ def leaves(branch: Any, prefix: str = "") -> dict[str, Leaf]:
         if is_branch(value):
             result |= leaves(value, f"{prefix}{name}.")
         else:
-            result[prefix + name] = Leaf(type(value) if declared is Any and value is not None else declared, value)
+            kind = type(value) if declared is Any and value is not None else _by_flag(declared)
+            result[prefix + name] = Leaf(kind, value)
     return result
 
 
@@ -140,6 +141,13 @@ def _children(branch: Any) -> list[tuple[str, Any]]:
 def _members(annotation: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type itself."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _by_flag(annotation: Any) -> Any:
+    """What a flag can set: of a choice between names and an object, the names."""
+    names = [member for member in _members(annotation) if get_origin(member) is Literal]
+    classes = [member for member in _members(annotation) if inspect.isclass(member) and member.__module__ != "builtins"]
+    return names[0] if names and classes and len(_members(annotation)) == 2 else annotation
 
 
 def _is_a(value: Any, member: Any) -> bool:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.learn.transform import Transform
     from bertjax.model import BertConfig
-    from bertjax.prune.scores import Part, Scores
+    from bertjax.prune.scores import Part
     from bertjax.text.examples import Examples
     from bertjax.text.tasks import Task
 
@@ -78,13 +78,13 @@ def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
 def open_unpruned(config: Config, text: Text) -> tuple[Bundle, Task]:
     """The model to prune, with a head for the task."""
     model, task = open_model(config.model, text.task(), config.seed, dtype=config.dtype)
-    scored_by_weights = config.criterion in ("magnitude", "random") and not (config.finetune_after or config.speedup)
-    if model.newly_initialized and not scored_by_weights:
+    headless = not (config.scores_by.reads_text or config.finetune_after or config.speedup)
+    if model.newly_initialized and not headless:
         raise UserError(
             f"{config.model} has no trained head; fine-tune it first (bertjax finetune). Before that, it can only be "
             "pruned with --criterion=magnitude --finetune_after=False."
         )
-    if not any((config.layers, config.heads, config.neurons, config.speedup, config.zeros)):
+    if not any((config.layers, config.keep_layers, config.heads, config.neurons, config.speedup, config.zeros)):
         raise UserError(
             "nothing is to be pruned: give --layers, --heads, --neurons, --speedup or --weights, as --heads=0.5"
         )
@@ -126,10 +126,10 @@ def shapes(config: BertConfig) -> str:
 
 def prune_model(config: Config, model: Bundle, task: Task, text: Text) -> Bundle:
     """The model without its least important layers, then heads, then neurons, then weights."""
-    reads_text = config.criterion not in ("magnitude", "random")
+    reads_text = config.scores_by.reads_text
     removes = config.layers or config.heads or config.neurons or config.speedup
     batches = scoring_batches(config, model, task, text) if reads_text and removes else []
-    if config.layers:
+    if config.layers or config.keep_layers:
         model = remove_layers(config, model, batches)
     fractions: dict[Part, float] = {"heads": config.heads, "neurons": config.neurons}
     if config.speedup:
@@ -142,7 +142,7 @@ def prune_model(config: Config, model: Bundle, task: Task, text: Text) -> Bundle
 
 def scoring_batches(config: Config, model: Bundle, task: Task, text: Text) -> Batches:
     """Training examples for importance scores, in batches of one length."""
-    train = text.training(task, tokenizer_of(model), labelled=config.criterion != "activity")
+    train = text.training(task, tokenizer_of(model), labelled=config.scores_by.reads_labels)
     return evenly_spaced(train.encoded, config.calibration_examples, one_length=True)
 
 
@@ -205,7 +205,7 @@ def remove_parts(config: Config, model: Bundle, batches: Batches, part: Part, fr
     columns = model.config.head_size if part == "heads" else 1
     multiple = config.multiple // math.gcd(config.multiple, columns)
     for number in range(1, config.iterations + 1):
-        scores = importance_scores(config, model, batches, part)
+        scores = config.scores_by.scores(model, batches, task_loss(model), part)
         removed = whole - sum(map(len, scores.values()))
         wanted = max(0, round(fraction * whole * number / config.iterations) - removed)
         keep = keep_heads if part == "heads" else keep_neurons
@@ -214,36 +214,18 @@ def remove_parts(config: Config, model: Bundle, batches: Batches, part: Part, fr
     return model
 
 
-def importance_scores(config: Prune, model: Bundle, batches: Batches, part: Part) -> Scores:
-    """The importance scores of the remaining heads or neurons."""
-    from bertjax.prune.scores import activity, importance, magnitude, random
-
-    if config.criterion == "magnitude":
-        return magnitude(model.config, model.params, part)
-    if config.criterion == "random":
-        return random(model.config, part, config.seed)
-    if config.criterion == "activity":
-        return {g: a.variance for g, a in activity(model.model, model.params, batches, part).items()}
-    form: Any = "paper" if config.criterion == "importance" else config.criterion
-    return importance(model.model, model.params, batches, task_loss(model), part, form)
-
-
 def remove_layers(config: Config, model: Bundle, batches: Batches) -> Bundle:
-    """The model without a fraction of its layers."""
-    import numpy as np
-
+    """The model without a fraction of its layers, or with just those that are to be kept."""
     from bertjax.prune import keep_layers
-    from bertjax.prune.scores import layer_importance
 
     depth = len(model.config.depth_steps())
+    if config.keep_layers:
+        described, params = keep_layers(model.config, model.params, sorted(config.keep_layers))
+        return dataclasses.replace(model, config=described, params=params)
     for number in range(1, config.iterations + 1):
         left = len(model.config.depth_steps())
         wanted = min(left - 1, max(0, round(config.layers * depth * number / config.iterations) - (depth - left)))
-        if config.criterion == "random":
-            scores = np.random.default_rng(config.seed).random(left)
-        else:
-            scores = layer_importance(model.model, model.params, batches, task_loss(model))
-        kept = np.sort(np.argsort(-scores, kind="stable")[: left - wanted]).tolist()
+        kept = config.scores_by.kept_layers(model, batches, task_loss(model), left - wanted)
         described, params = keep_layers(model.config, model.params, kept)
         model = dataclasses.replace(model, config=described, params=params)
     return model
@@ -259,10 +241,9 @@ def zero_weights(config: Config, model: Bundle) -> Bundle:
 
 def task_loss(model: Bundle) -> Callable[[Any, Any], Any]:
     """The loss of the model's task against the labels, per example."""
-    formula = HardLabels().build(model.config, model.config)
 
     def loss(output: Any, batch: Any) -> Any:
-        return formula({}, output, output, batch)
+        return HardLabels().build(model.config, model.config)({}, output, output, batch)
 
     return loss
 

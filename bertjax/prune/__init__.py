@@ -6,6 +6,7 @@
 
     surgery.py   structured pruning: layers, heads, neurons and columns removed exactly
     scores.py    importance scores of heads, neurons and layers
+    criteria.py  the criteria as they appear in configs
     select.py    which parts to keep, from their scores
     masks.py     unstructured and N:M sparsity by masks, at once or gradually
     transforms.py  the same inside a training step: zeros that stay, zeros that grow
@@ -20,12 +21,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bertjax.prune.criteria import Criterion
     from bertjax.prune.layerdrop import LayerDrop
     from bertjax.prune.movement import Movement
     from bertjax.prune.surgery import keep_columns, keep_heads, keep_layers, keep_neurons, remove_dead
     from bertjax.prune.transforms import GradualMagnitude, KeepZeros
 
 __all__ = [
+    "Criterion",
     "GradualMagnitude",
     "KeepZeros",
     "LayerDrop",
@@ -42,7 +45,7 @@ def __getattr__(name: str) -> Any:
     """Imports lazily: config files use the transforms, which need no jax; surgery does."""
     if name not in __all__:
         raise AttributeError(f"module 'bertjax.prune' has no attribute {name!r}")
-    own = {"LayerDrop": "layerdrop", "Movement": "movement"}
+    own = {"Criterion": "criteria", "LayerDrop": "layerdrop", "Movement": "movement"}
     home = own.get(name, "transforms" if name[0].isupper() else "surgery")
     value = globals()[name] = getattr(import_module(f"bertjax.prune.{home}"), name)
     return value

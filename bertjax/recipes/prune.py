@@ -4,11 +4,15 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from bertjax.errors import UserError
+from bertjax.prune.criteria import CRITERIA, Criterion, Random
 from bertjax.recipes.data import Data
 from bertjax.recipes.distill import Distill
 from bertjax.recipes.stage import Stage
 from bertjax.student import Student
 
+CriterionName = Literal[
+    "importance", "official", "transformers", "magnitude", "activity", "random", "evenly_spaced", "leave_one_out"
+]
 PARTS = ("layers", "heads", "neurons", "weights")
 
 
@@ -33,10 +37,14 @@ class Prune(Distill):
     smallest fraction of heads and neurons that is enough is found by measuring."""
     weights: float = 0.0
     """Fraction of the encoder's weights to set to 0 (unstructured sparsity, which saves no time)."""
-    criterion: Literal["importance", "official", "transformers", "magnitude", "activity", "random"] = "importance"
+    keep_layers: tuple[int, ...] = ()
+    """In place of `layers`: the layers to keep, counted from 0."""
+    criterion: CriterionName | Criterion = "importance"
     """Importance score. importance: gradient of a head's or neuron's gate, per example (Michel et al. 2019), which
     needs labels. official, transformers: what their programs compute instead, for heads. magnitude: size of the
-    weights. activity: variance of the output. random: the control. Single weights are always pruned by magnitude."""
+    weights. activity: variance of the output. random: the control. For layers: importance, random, evenly_spaced
+    (every other one for half of them), or leave_one_out: the rise of the loss without the layer. In a config file also
+    your own subclass of `bertjax.prune.Criterion`. Single weights are always pruned by magnitude."""
     pruning_end: float = 0.0
     """Fraction of the training steps over which the sparsity of weights grows (Zhu & Gupta 2017). 0: all at once,
     before training."""
@@ -73,10 +81,20 @@ class Prune(Distill):
             raise UserError(
                 f"--pruning_end={self.pruning_end} is about --weights that become 0 while the rest recovers: give both"
             )
-        if self.criterion in ("official", "transformers") and (self.neurons or self.speedup):
-            raise UserError(f"--criterion={self.criterion} is about heads; neurons have importance or another.")
-        if self.layers and self.criterion not in ("importance", "random"):
-            raise UserError(f"--criterion={self.criterion}: whole layers go by importance, or at random as the control")
+        if self.keep_layers and self.layers:
+            raise UserError(f"--keep_layers={self.keep_layers} and --layers={self.layers}: give one of the two")
+        removed = {"layers": self.layers, "heads": self.heads or self.speedup, "neurons": self.neurons or self.speedup}
+        for part, asked in removed.items():
+            if asked and part not in self.scores_by.scored:
+                able = ", ".join(name for name, one in CRITERIA.items() if part in one.scored)
+                raise UserError(f"--criterion={self.criterion} cannot score {part}; for them there are {able}.")
+
+    @property
+    def scores_by(self) -> Criterion:
+        """The criterion itself."""
+        if isinstance(self.criterion, Criterion):
+            return self.criterion
+        return Random(self.seed) if self.criterion == "random" else CRITERIA[self.criterion]
 
     @property
     def zeros(self) -> float:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.jobs.data import Text, evenly_spaced, open_model, tokenizer_of
-from bertjax.jobs.prune import importance_scores
+from bertjax.jobs.prune import task_loss
 from bertjax.metrics.scores import score
 from bertjax.model import LayerGates
 from bertjax.prune.select import select_top
@@ -65,7 +65,9 @@ def main() -> None:
         train, held_out = text.training(task, tokenizer_of(bundle)), text.held_out(task, tokenizer_of(bundle))
         batches = evenly_spaced(train.encoded, given.calibration_examples, one_length=True)
         for measure in MEASURES:
-            scores = importance_scores(Config(criterion=measure, seed=number), bundle, batches, "heads")
+            scores = Config(criterion=measure, seed=number).scores_by.scores(
+                bundle, batches, task_loss(bundle), "heads"
+            )
             total = sum(map(len, scores.values()))
             curve = [accuracy(bundle, held_out.encoded, select_top(scores, round(f * total))) for f in FRACTIONS]
             found[measure].append(curve)

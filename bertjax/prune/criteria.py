@@ -1,0 +1,165 @@
+"""Which parts of a model matter: the criteria that pruning can score layers, heads and neurons by.
+
+A criterion is a small frozen dataclass that needs no jax until it computes. Write your own in a config file: subclass
+`Criterion` and give it as `criterion`. Whatever is scored low is pruned first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bertjax.bundle import Bundle
+    from bertjax.prune.scores import Part, Scores
+
+TaskLoss = Callable[[Any, Any], Any]
+"""`(output, batch) -> (weighted sum, weight)`: the loss of the model's task against the labels."""
+
+
+class Criterion:
+    """Scores parts of a model. A subclass defines `scores`, `layer_scores` or both."""
+
+    scored: ClassVar[frozenset[str]] = frozenset({"heads", "neurons", "layers"})
+    """The kinds of parts that it can score."""
+    reads_text: ClassVar[bool] = True
+    """Whether it needs batches of text."""
+    reads_labels: ClassVar[bool] = True
+    """Whether it needs labelled text, and a model with a trained head."""
+
+    def scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, part: Part) -> Scores:
+        """The scores of heads or neurons: for each parameter group, an array with one number per part."""
+        raise NotImplementedError
+
+    def layer_scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss) -> np.ndarray:
+        """The scores of layers [depth]."""
+        raise NotImplementedError
+
+    def kept_layers(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, count: int) -> list[int]:
+        """The `count` layers to keep, in order: those of the highest scores, of equal ones the first."""
+        import numpy as np
+
+        scores = self.layer_scores(model, batches, loss)
+        return np.sort(np.argsort(-scores, kind="stable")[:count]).tolist()
+
+
+@dataclass(frozen=True)
+class Importance(Criterion):
+    """The gradient of a part's gate (Michel et al. 2019)."""
+
+    form: Literal["paper", "official", "transformers"] = "paper"
+
+    def scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, part: Part) -> Scores:
+        from bertjax.prune.scores import importance
+
+        return importance(model.model, model.params, batches, loss, part, self.form)
+
+    def layer_scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss) -> np.ndarray:
+        from bertjax.prune.scores import layer_importance
+
+        return layer_importance(model.model, model.params, batches, loss)
+
+
+@dataclass(frozen=True)
+class PublishedImportance(Importance):
+    """What a published program computes in place of the paper's formula; it is about heads."""
+
+    scored: ClassVar[frozenset[str]] = frozenset({"heads"})
+
+
+@dataclass(frozen=True)
+class Magnitude(Criterion):
+    """The size of the weights."""
+
+    scored: ClassVar[frozenset[str]] = frozenset({"heads", "neurons"})
+    reads_text: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
+
+    def scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, part: Part) -> Scores:
+        from bertjax.prune.scores import magnitude
+
+        return magnitude(model.config, model.params, part)
+
+
+@dataclass(frozen=True)
+class Activity(Criterion):
+    """The variance of a part's output."""
+
+    scored: ClassVar[frozenset[str]] = frozenset({"heads", "neurons"})
+    reads_labels: ClassVar[bool] = False
+
+    def scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, part: Part) -> Scores:
+        from bertjax.prune.scores import activity
+
+        return {group: one.variance for group, one in activity(model.model, model.params, batches, part).items()}
+
+
+@dataclass(frozen=True)
+class Random(Criterion):
+    """Random scores, the control."""
+
+    seed: int = 0
+
+    reads_text: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
+
+    def scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, part: Part) -> Scores:
+        from bertjax.prune.scores import random
+
+        return random(model.config, part, self.seed)
+
+    def layer_scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss) -> np.ndarray:
+        import numpy as np
+
+        return np.random.default_rng(self.seed).random(model.config.depth)
+
+
+@dataclass(frozen=True)
+class EvenlySpaced(Criterion):
+    """Layers at even distances, the last of them among the kept: "every other" for half of them (LayerDrop, Fan et al.
+    2019)."""
+
+    scored: ClassVar[frozenset[str]] = frozenset({"layers"})
+    reads_text: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
+
+    def kept_layers(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, count: int) -> list[int]:
+        return [-(-(i + 1) * model.config.depth // count) - 1 for i in range(count)]
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Criterion):
+    """The rise of the loss without the layer. With as many iterations as layers are removed, this searches greedily
+    (LayerDrop, Fan et al. 2019, "search on validation")."""
+
+    scored: ClassVar[frozenset[str]] = frozenset({"layers"})
+
+    def layer_scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss) -> np.ndarray:
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        @jax.jit
+        def total(params: Any, batch: Any, switches: Any) -> Any:
+            inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+            return loss(model.model.apply({"params": params}, *inputs, switches=switches), batch)[0]
+
+        without = ~np.eye(model.config.depth, dtype=bool)
+        rows = [[total(model.device_params, batch, jnp.asarray(row)) for row in without] for batch in batches]
+        return np.sum(jax.device_get(rows), axis=0)
+
+
+CRITERIA: dict[str, Criterion] = {
+    "importance": Importance(),
+    "official": PublishedImportance("official"),
+    "transformers": PublishedImportance("transformers"),
+    "magnitude": Magnitude(),
+    "activity": Activity(),
+    "random": Random(),
+    "evenly_spaced": EvenlySpaced(),
+    "leave_one_out": LeaveOneOut(),
+}
+"""The criteria by the names that flags have for them."""
