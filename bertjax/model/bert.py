@@ -200,7 +200,7 @@ class BertModel(nn.Module):
         if isinstance(self.encoder, RecurrentEncoder):
             if gates is not None or switches is not None:
                 raise UserError(
-                    "gates belong to single layers, and so do switches, and a recurrent model applies the same layers in "
+                    "gates belong to single layers, as switches do, and a recurrent model applies the same layers in "
                     "every step; leave them out."
                 )
             columns = jnp.arange(hidden.shape[1])[None] if position_ids is None else jnp.asarray(position_ids)

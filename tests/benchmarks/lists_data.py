@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bertjax.errors import UserError
-from bertjax.text.batches import Batch, BatchIterator, process_share
+from bertjax.text.batches import Batch, BatchIterator, EpochPlan
 
 DIGITS = tuple("0123456789")
 """The labels."""
@@ -87,17 +87,20 @@ def rows(lists: Lists, seed: int, numbers: Int[np.ndarray, "b"]) -> Rows:
     return Rows(ids, (ids != PAD).astype(np.int32), labels, chain[:, 0].astype(np.int32))
 
 
-def list_batches(
-    lists: Lists, batch_size: int, *, seed: int, process_index: int = 0, process_count: int = 1, threads: int = 2
-) -> BatchIterator:
+def list_batches(lists: Lists, batch_size: int, *, seed: int, **position: int) -> BatchIterator:
     """Endless batches of new lists; this process gets its contiguous share of every batch."""
-    share = process_share(batch_size, process_index, process_count)
 
-    def make(number: int) -> Batch:
-        return as_batch(lists, seed, np.arange(number * batch_size, (number + 1) * batch_size)[share])
+    def plan(number: int) -> EpochPlan:
+        return EpochPlan(np.arange(number * batch_size, (number + 1) * batch_size)[None], np.zeros(1, np.int64))
 
-    identity = {"lists": dataclasses.asdict(lists), "seed": seed, "batch_size": batch_size}
-    return BatchIterator(make, identity, steps_per_epoch=1, epochs=None, start=0, threads=threads)
+    return BatchIterator(
+        plan,
+        lambda numbers, length, epoch: as_batch(lists, seed, numbers),
+        {"lists": dataclasses.asdict(lists), "seed": seed, "batch_size": batch_size},
+        batch_size=batch_size,
+        steps_per_epoch=1,
+        **position,
+    )
 
 
 def as_batch(lists: Lists, seed: int, numbers: Int[np.ndarray, "b"]) -> Batch:

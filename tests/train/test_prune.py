@@ -242,7 +242,10 @@ def test_what_makes_no_sense_is_refused(work: Path):
     for given, said in (
         ({"heads": 1.0}, "--heads=1.0: expected a part of the whole"),
         ({"neurons": 0.5, "criterion": "official"}, "--criterion=official cannot score neurons"),
-        ({"layers": 0.5, "criterion": "magnitude"}, "cannot score layers; for them there are importance, random, evenly_spaced"),
+        (
+            {"layers": 0.5, "criterion": "magnitude"},
+            "cannot score layers; for them there are importance, random, evenly_spaced",
+        ),
         ({"heads": 0.5, "iterations": 0}, "--iterations=0"),
         ({"weights": 0.7, "pattern": "2:4"}, "with --pattern=2:4 half of the weights go"),
         ({"weights": 0.5, "pruning_end": 1.5}, "--pruning_end=1.5: expected a part of the steps"),
