@@ -31,9 +31,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# Most of a test's time is spent on compiling: XLA's passes are as usual, LLVM's are left out, and fusions are emitted by
-# the older emitter, which takes a quarter of the time. Two such programs for the same step may differ in the last bit,
-# so the processes that are compared bit by bit are compiled as a user's are.
+# Most of a test's time is spent on compiling: XLA's passes are as usual, LLVM's are left out, and the older emitter of
+# fusions takes a quarter of the time. Two such programs for the same step may differ in the last bit, so the processes
+# that are compared bit by bit are compiled as a user's are.
 FLAGS = os.environ.get("XLA_FLAGS")
 QUICK = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.10."):  # XLA ends the process at a flag that it does not know
