@@ -136,14 +136,14 @@ def named(transforms: Sequence[Transform]) -> dict[str, Transform]:
 def check_zeros(transforms: dict[str, Transform], params: Tree) -> None:
     """Refuses transforms that would give zeros of earlier ones another value."""
     zeroed: dict[str, str] = {}
-    for name, transform in transforms.items():
+    for transform in transforms.values():
         for path, earlier in zeroed.items():
             if transform.moves_zeros(params, path):
                 raise UserError(
-                    f"transforms: {name} has no value 0 for {path}, in which {earlier} sets weights to 0: use a "
-                    "symmetric or ternary format there."
+                    f"{earlier} keeps weights of {path} at 0, and the format that {type(transform).__name__} rounds them "
+                    "to is asymmetric, without an integer for 0; give it a symmetric or ternary one (weights, choices)."
                 )
-        zeroed |= dict.fromkeys(transform.zeroed(params), name)
+        zeroed |= dict.fromkeys(transform.zeroed(params), type(transform).__name__)
 
 
 def combined(forwards: dict[str, Forward]) -> dict[str, Any]:
