@@ -139,9 +139,10 @@ def check_zeros(transforms: dict[str, Transform], params: Tree) -> None:
     for transform in transforms.values():
         for path, earlier in zeroed.items():
             if transform.moves_zeros(params, path):
+                here = type(transform).__name__
                 raise UserError(
-                    f"{earlier} keeps weights of {path} at 0, and the format that {type(transform).__name__} rounds them "
-                    "to is asymmetric, without an integer for 0; give it a symmetric or ternary one (weights, choices)."
+                    f"{earlier} keeps weights of {path} at 0, and the format that {here} rounds them to is asymmetric, "
+                    "without an integer for 0; give it a symmetric or ternary one (weights, choices)."
                 )
         zeroed |= dict.fromkeys(transform.zeroed(params), type(transform).__name__)
 
