@@ -87,7 +87,7 @@ class JaxRuntime:
         encodings = self._tokenize(texts, pairs)
         return self.pad(encodings.ids, encodings.type_ids)
 
-    def pad(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]]) -> Any:
+    def pad(self, ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]]) -> Any:
         import numpy as np
 
         longest = max(map(len, ids))
@@ -117,7 +117,7 @@ class OnnxRuntime:
         encodings = self.tokenizer.encode(texts, pairs, self.max_length, spans=False)
         return self.pad(encodings.ids, encodings.type_ids)
 
-    def pad(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]]) -> Any:
+    def pad(self, ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]]) -> Any:
         import numpy as np
 
         return padded(ids, type_ids, max(map(len, ids)), self.tokenizer.pad_id, np.int64)
@@ -156,7 +156,7 @@ RUNTIMES: dict[str, Callable[..., Runtime]] = {
 
 
 def padded(
-    ids: Sequence[list[int]], type_ids: Sequence[list[int]], length: int, pad_id: int, dtype: Any
+    ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]], length: int, pad_id: int, dtype: Any
 ) -> tuple[Any, Any, Any]:
     """Ids, mask and types of one batch, padded to `length` on the right."""
     import numpy as np

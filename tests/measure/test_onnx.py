@@ -80,5 +80,5 @@ def test_files_that_are_no_model_of_ours_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"cannot open .*model\.onnx"):
         open_session(folder, threads=1)
     (folder / "model.onnx").write_bytes(content.replace(b"logits", b"scores"))
-    with pytest.raises(UserError, match=r"gives scores\.\nExpected .* `logits`"):
+    with pytest.raises(UserError, match=r"the outputs scores\.\nExpected .* `logits`"):
         open_session(folder, threads=1)

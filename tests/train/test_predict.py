@@ -45,7 +45,7 @@ def test_standard_input_is_read_as_a_file_is(model, tmp_path, monkeypatch, capsy
 
 
 def test_a_line_that_is_no_text_is_named_by_its_place_in_the_file(model, tmp_path):
-    with pytest.raises(UserError, match="line 3 has 3 columns; expected one text a line"):
+    with pytest.raises(UserError, match="line 3 has 3 columns; expected one text per line"):
         answered(model, b"a film\n\na\tb\tc\n", tmp_path)
     with pytest.raises(UserError, match=r"lines\.txt, line 2, byte 4: 0xe9 cannot be decoded; expected UTF-8 text"):
         answered(model, b"a film\ncaf\xe9\n", tmp_path)
