@@ -104,7 +104,8 @@ def torch(kind: str) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes, rows, length = shape(kind, device == "cpu")
     head: Any = transformers.BertForMaskedLM if "pretrain" in kind else transformers.BertForSequenceClassification
-    config = transformers.BertConfig(attn_implementation="sdpa", **sizes)
+    settings: Any = {"attn_implementation": "sdpa", **sizes}
+    config = transformers.BertConfig(**settings)
     model = head(config).train().to(device)
     batch = {name: torch.from_numpy(array).long().to(device) for name, array in batch_of(rows, length).items()}
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
