@@ -28,6 +28,7 @@ RUNS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOGITS["models"])
 def test_a_bundle_of_0_1_0_gives_the_logits_that_it_gave(name: str):
     bundle = bertjax.load(ROOT / OLD / name)

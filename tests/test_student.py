@@ -64,6 +64,7 @@ def test_impossible_pairings_are_refused(rule, message: str):
         pair_layers(rule, 2, 6)
 
 
+@pytest.mark.slow
 def test_a_student_of_full_size_is_the_teacher():
     same = Student(num_hidden_layers=6).initialise(TEACHER, seed=1)
     jax.tree.map(np.testing.assert_array_equal, same.params, TEACHER.params)
@@ -77,6 +78,7 @@ def test_a_student_begins_with_the_paired_layers():
     jax.tree.map(np.testing.assert_array_equal, student.params["classifier"], TEACHER.params["classifier"])
 
 
+@pytest.mark.slow
 def test_dropping_silent_neurons_changes_nothing():
     params = jax.tree.map(np.copy, TEACHER.params)
     silent = np.arange(0, 32, 2)
@@ -88,6 +90,7 @@ def test_dropping_silent_neurons_changes_nothing():
     np.testing.assert_allclose(run(student, ids).logits, run(teacher, ids).logits, **SAME_MATHS)
 
 
+@pytest.mark.slow
 def test_a_narrower_student_begins_at_random_and_a_wider_ffn_is_refused():
     narrow = Student(num_hidden_layers=2, hidden_size=8, num_attention_heads=2).initialise(TEACHER, seed=1)
     assert narrow.params["encoder"]["layer_0"]["attention"]["query"]["kernel"].shape == (8, 8)
@@ -172,6 +175,7 @@ def test_hidden_states_are_a_mean_over_pairs_tokens_and_width():
     np.testing.assert_allclose(total / weight, np.mean(errors), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_of_a_shared_teacher_begins_with_the_layers_that_its_steps_are_paired_with():
     shared = CONFIG.replace(model_type="albert", architecture="AlbertForSequenceClassification", num_hidden_groups=3)
     teacher = Bundle(shared, init_params(shared, 0))
@@ -208,6 +212,7 @@ def random_model(architecture: str, seed: int, **changes: Any) -> Bundle:
     return Bundle(config, init_params(config, seed), tiny_tokenizer())
 
 
+@pytest.mark.slow
 def test_as_a_distilbert_a_student_computes_the_same_from_texts_of_one_type(tmp_path: Path):
     """All layers are taken over, so nothing is lost but the types; and the folder is a stock DistilBERT."""
     teacher = random_model("BertForMaskedLM", 0)
@@ -224,6 +229,7 @@ def test_as_a_distilbert_a_student_computes_the_same_from_texts_of_one_type(tmp_
         Student(family="distilbert").config(CONFIG)
 
 
+@pytest.mark.slow
 def test_a_student_begins_with_another_model_than_its_teacher(tmp_path: Path):
     bertjax.save(random_model("BertForMaskedLM", 7, num_hidden_layers=3, intermediate_size=24), tmp_path / "other")
     teacher = random_model("BertForSequenceClassification", 0, labels=("no", "yes"))

@@ -123,6 +123,7 @@ def test_a_threshold_behind_one_that_failed_is_not_promised():
     assert "2000 held-out texts cannot rule out a loss of" in found.why_none
 
 
+@pytest.mark.slow
 def test_a_promise_of_calibration_is_broken_in_one_of_forty_at_most():
     """Both exits lose 2 points in truth, and a little less is to be promised: 80 draws of 400 texts."""
     broken, logits = 0, np.tile(np.array([0, 1], np.float32), (400, 1))

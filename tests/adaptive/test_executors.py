@@ -136,6 +136,7 @@ def test_inputs_are_rounded_in_the_ranges_of_the_layer_that_they_go_into(exits, 
     agree(in_segments(segments, params, *inputs(batch)), expected)
 
 
+@pytest.mark.slow
 def test_who_else_is_in_the_batch_changes_nothing():
     model, params = with_exits()
     batch = tiny_batch(LENGTHS)

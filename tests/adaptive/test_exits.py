@@ -186,6 +186,7 @@ def test_jointly_a_later_exit_counts_more():
     assert np.abs(gradient["encoder"]["layer_0"]["ffn"]["output"]["kernel"]).max() > 0
 
 
+@pytest.mark.slow
 def test_alternating_trains_the_last_layer_in_even_steps_and_every_head_in_odd_ones():
     even, quiet, logits, labels = terms_and_gradient(EarlyExit(method="alternating"), 4)
     odd, loud, _, _ = terms_and_gradient(EarlyExit(method="alternating"), 5)

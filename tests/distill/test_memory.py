@@ -62,6 +62,7 @@ def memory(losses: tuple[Loss, ...], remat: bool) -> int:
     return peak_memory(lowered.compile(options)) or 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True], ids=["all kept", "remat"])
 @pytest.mark.parametrize("name", TERMS)
 def test_terms_add_about_one_layers_scores_and_their_gradients(name: str, remat: bool):

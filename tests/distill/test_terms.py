@@ -66,6 +66,7 @@ def t(array: Any) -> torch.Tensor:
     return torch.tensor(np.asarray(array))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 5.0])
 def test_soft_targets_have_three_published_forms(temperature: float):
     ours, theirs = t(said(SAME_WIDTH).logits), t(said(TEACHER).logits)
@@ -80,6 +81,7 @@ def test_soft_targets_have_three_published_forms(temperature: float):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_on_its_own_logits_the_cross_entropy_is_the_entropy():
     p = functional.softmax(t(said(TEACHER).logits), -1)
     entropy = -(p * p.log()).sum(-1).mean() / 3
@@ -87,6 +89,7 @@ def test_on_its_own_logits_the_cross_entropy_is_the_entropy():
     assert abs(value(SoftTargets(1.0, 1.0), TEACHER)) < 1e-6
 
 
+@pytest.mark.slow
 def test_patience_of_the_paper_is_a_sum_over_layers_and_width():
     ours, theirs = said(SAME_WIDTH).hidden_states, said(TEACHER).hidden_states
     total, mean = 0.0, 0.0
@@ -115,6 +118,7 @@ def test_hidden_states_of_tinyberts_code_count_padding_and_always_have_a_project
     assert term.needs(NARROW.config, TEACHER_CONFIG) is None
 
 
+@pytest.mark.slow
 def test_feature_maps_are_compared_whole_or_taken_apart():
     """Whole over real tokens; MobileBERT's code with torch's LayerNorm, over padding too, as a mean of layers."""
     ours, theirs, real = said(SAME_WIDTH).hidden_states, said(TEACHER).hidden_states, t(BATCH["attention_mask"]) > 0
@@ -147,6 +151,7 @@ def test_the_means_and_variances_that_are_compared_are_not_those_of_layer_norm()
         np.testing.assert_allclose(total / weight, part, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_attention_maps_are_compared_per_head_and_query():
     """torch's KL over each text at its length; the published code's cross-entropy over queries of padding too."""
     ours, theirs = said(NARROW).attention_scores, said(TEACHER).attention_scores
@@ -281,6 +286,7 @@ def test_scores_of_the_model_are_what_the_term_compares():
     np.testing.assert_allclose(value(AttentionScores(), NARROW), total / real.sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("term", "student"),
     [

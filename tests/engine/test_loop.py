@@ -86,6 +86,7 @@ def test_a_signal_that_comes_while_metrics_are_read_loses_no_step(number: int, t
     jax.tree.map(np.testing.assert_array_equal, train(tmp_path / "cut", save_every=100), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["computing", "metrics"])
 def test_a_signal_in_the_last_step_ends_the_run_with_that_step_stored(place: str, tmp_path: Path, monkeypatch):
     """Whether the loop still looks for it or not: what is waiting behind the loop does not begin."""

@@ -111,6 +111,7 @@ def test_eight_bits_saturate_without_vnni_and_seven_do_not(monkeypatch):
     assert exact == [True, True, False, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixed", [True, False], ids=["MatMul", "MatMulInteger"])
 def test_a_runtime_that_multiplies_wrongly_is_named_with_the_cure(fixed, tmp_path, monkeypatch):
     monkeypatch.setattr(integer_products, "new_session", WithoutVnni)

@@ -121,6 +121,7 @@ def test_another_client_labels_as_predict_does(make: Any, tmp_path: Path):
             assert probability == pytest.approx(float(shares.max()), abs=0.02 if make is integers else 1e-4)
 
 
+@pytest.mark.slow
 def test_the_family_stands_in_the_config_and_what_is_ours_under_one_key(tmp_path: Path):
     bertjax.save(integers(tmp_path / "model"), tmp_path / "bundle")
     export(tmp_path / "bundle", "onnx", tmp_path / "out")
@@ -134,12 +135,14 @@ def test_the_family_stands_in_the_config_and_what_is_ours_under_one_key(tmp_path
     )
 
 
+@pytest.mark.slow
 def test_stock_code_still_refuses_a_folder_whose_weights_it_would_misread(tmp_path: Path):
     bertjax.save(integers(tmp_path / "model"), tmp_path / "bundle")
     export(tmp_path / "bundle", "stablehlo", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "bertjax"
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_reads_more_than_the_model_is_held_to_it(tmp_path: Path):
     for name, limit in (("longer", 10**9), ("shorter", 11)):
         whole = bundle_of(tmp_path / f"{name}-model")

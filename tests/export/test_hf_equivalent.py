@@ -68,6 +68,7 @@ def test_pytorch_opens_the_equivalent_and_computes_the_same(name: str, tmp_path:
     np.testing.assert_allclose(ours, theirs, **OTHER_FRAMEWORK)
 
 
+@pytest.mark.slow
 def test_integers_become_floating_point_only_if_asked():
     model, params = tiny()
     config, params = keep_heads(model.config, params, {0: [1]})

@@ -168,6 +168,7 @@ def test_integers_compute_what_they_do_in_jax(activation: Activation, tmp_path):
     assert executed["MatMulIntegerToFloat"] + executed["MatMulInteger"] + executed["QLinearMatMul"] >= 12, executed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [Activation(8, -3.0, 4.0), Activation()], ids=["fixed", "token"])
 def test_a_text_gets_the_same_answer_beside_others_and_with_padding(activation: Activation):
     bundle = quantised(activation)
@@ -181,6 +182,7 @@ def test_a_text_gets_the_same_answer_beside_others_and_with_padding(activation: 
         np.testing.assert_allclose(run(model, alone)[0], together[row], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_without_an_integer_product_are_floating_point():
     bundle = quantised(Activation(8, -3.0, 4.0), Format(2, "asymmetric", block_cols=6))
     model = onnx_model(bundle.config, bundle.params)

@@ -57,6 +57,7 @@ def begins(*_, **__):
     raise Begun
 
 
+@pytest.mark.slow
 def test_every_command_says_it_before_its_work_begins(work, tmp_path, capsys, monkeypatch):
     for where in (
         "engine.loop.fit",

@@ -118,6 +118,7 @@ def test_it_does_so_in_bfloat16():
     assert fused_off < 0.03 * float(optax.tree.norm(exact))
 
 
+@pytest.mark.slow
 def test_it_does_so_under_gates_and_rematerialisation():
     gates = [LayerGates(heads=jnp.array([0.5, 1.0])), LayerGates(heads=jnp.array([0.0, 2.0]))]
     assert_same(*models(remat=True), batch(2, 21, packed=False), gates)
@@ -137,6 +138,7 @@ def test_it_does_so_on_a_mesh(rows: int):
     np.testing.assert_allclose(found, pooled(plain, inputs), **FLOAT32)
 
 
+@pytest.mark.slow
 def test_attention_scores_are_there_whichever_kernel_ran():
     plain, fused, params = models(num_hidden_layers=1)
     inputs = batch(2, 8, packed=False)

@@ -109,6 +109,7 @@ def test_the_tokens_composed_are_the_whole(params, plain):
     close(pooled, plain.pooled)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_neither_values_nor_gradients():
     def loss_and_gradients(remat: bool):
         model, params = tiny(remat=remat)

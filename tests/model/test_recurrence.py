@@ -174,6 +174,7 @@ def by_hand(config: BertConfig, params: Tree, batch: dict) -> tuple[np.ndarray, 
     return output, np.stack(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_every_choice_against_a_loop_by_hand(name):
     model, params = recurrent(RULES[name])
@@ -314,6 +315,7 @@ def test_both_presets_begin_with_berts_embeddings(preset):
     assert "token_type" not in without
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "official"])
 def test_the_presets_make_a_model_that_is_stored_and_comes_back(preset, tmp_path):
     sizes = {name: getattr(TINY, name) for name in ("vocab_size", "hidden_size", "num_attention_heads")}
@@ -341,6 +343,7 @@ def test_what_cannot_be_is_refused():
         run(model, params, tiny_batch(), gates=())
 
 
+@pytest.mark.slow
 def test_predicting_stops_early_and_the_arithmetic_of_all_steps_is_counted():
     from bertjax.measure.cost import forward_cost
     from bertjax.predict import forward

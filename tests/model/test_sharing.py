@@ -108,6 +108,7 @@ def test_the_sharing_ablation_has_the_sizes_of_the_paper(width, sharing, million
 # --- gradients -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_gradient_of_a_shared_array_is_the_sum_over_the_steps_that_use_it(pattern):
     model, params = shared(pattern)

@@ -98,6 +98,7 @@ def wider(batch: dict[str, Any], columns: int) -> dict[str, Any]:
     return wide
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["paper", "official", "transformers"])
 def test_importance_knows_no_batches_and_no_padding(form: Any):
     together = importance(MODEL, PARAMS, BATCHES, loss, form=form)
@@ -120,6 +121,7 @@ def test_the_form_of_transformers_sums_up_gradients_that_are_never_set_to_zero(s
     assert {0.0, 1.0} <= {float(one) for scores in found.values() for one in scores}
 
 
+@pytest.mark.slow
 def test_the_official_form_takes_the_magnitude_position_by_position():
     """|context . dL/dcontext| with the contexts as arguments of the loss."""
     tokens = sum(int(batch["attention_mask"].sum()) for batch in BATCHES)
@@ -136,6 +138,7 @@ def test_the_official_form_takes_the_magnitude_position_by_position():
     assert max(np.abs(found[g] - paper[g]).max() for g in found) > 0.02
 
 
+@pytest.mark.slow
 def test_neurons_layers_and_shared_groups_have_importance_too():
     found = importance(MODEL, PARAMS, BATCHES[:1], loss, part="neurons")
     slopes = np.array([[slope(MODEL, PARAMS, one, "neurons", 1, n) for n in range(NEURONS)] for one in examples()[:3]])

@@ -80,6 +80,7 @@ def test_removed_heads_and_neurons_equal_masked_ones(name: str, seed: int):
         assert (step.attention, step.ffn_norm) == (before.attention, before.ffn_norm)
 
 
+@pytest.mark.slow
 def test_gradients_of_what_stays_are_those_of_the_masked_model():
     model, params = tiny(num_hidden_layers=3)
     heads, neurons = patterns(model.config, 2)
@@ -214,6 +215,7 @@ def test_a_ragged_model_survives_its_folder(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_cannot_be_cut_is_refused_with_the_reason():
     model, params = tiny()
     for kept in ([], [1, 0], [0, 0], [0, HEADS]):

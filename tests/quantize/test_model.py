@@ -149,6 +149,7 @@ def test_a_model_that_recurs_has_no_fixed_ranges():
         find_ranges(build(config), {}, [batch()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("halting", [None, Halting(bias=-1.0)])
 def test_a_model_that_recurs_rounds_each_token_and_is_counted(halting):
     plain = bertjax.model.universal_config(
@@ -257,6 +258,7 @@ def test_what_cannot_be_quantised_says_why(mixed):
         quantise_weights(CONFIG, PARAMS, ((r"encodr", Format()),))
 
 
+@pytest.mark.slow
 def test_a_shared_table_gives_the_words_back():
     """A masked language model reads its word table twice: by row, and as the matrix of its output."""
     config = CONFIG.replace(architecture="BertForMaskedLM", labels=("a", "b"))

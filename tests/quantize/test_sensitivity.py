@@ -71,6 +71,7 @@ def found(products: Products, pattern: str, batches: Any, tolerance=1e-5, iterat
     return top_eigenvalue(products, block_mask(pattern, PARAMS), batches, start, tolerance, iterations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_eigenvalue_is_that_of_the_dense_hessian(products: Products, block: str):
     batch = labelled(0)
@@ -99,6 +100,7 @@ def test_the_sign_of_the_largest_is_kept():
     np.testing.assert_allclose(both["b"].omega, 1, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_neither_padding_nor_the_cut_into_batches_changes_it(products: Products):
     batch, mask, direction = labelled(1), block_mask(BLOCKS["layer_0"], PARAMS), random_direction(PARAMS, 0)
     whole = products(mask, direction, [batch])

@@ -89,6 +89,7 @@ def test_ternary_weights_learn_as_if_they_were_not_rounded():
     assert len(np.unique(np.round(round_weights({"kernel": X}, roundings)["kernel"], 5))) == 3
 
 
+@pytest.mark.slow
 def test_inputs_are_left_alone_until_it_is_time():
     config, params = quantise_trained(CONFIG, PARAMS, ROUNDINGS)
     sites = {"step_0/attention/query": Activation(2, -1.0, 1.0), "step_1/ffn/output": Activation(4)}

@@ -52,6 +52,7 @@ def executed(snippet: str, swapped: dict[str, str]) -> dict[str, Any]:
 KINDS = [*((kind, False) for kind in ("classification", "multi_label", "regression", "tokens", "qa"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "paired"), [*KINDS, ("classification", True), ("regression", True)])
 def test_the_snippets_of_a_card_say_what_predict_does(kind: Any, paired: bool, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -58,6 +58,7 @@ def test_a_recipe_for_raw_text_has_the_published_size_and_can_be_traced(name: st
     assert ("loss/words" in found) == (name == "distilbert")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_A_TASK)
 def test_a_recipe_for_a_task_has_the_published_size_and_can_be_traced(name: str):
     config = load_config(name, distill.Config)

@@ -146,6 +146,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(text: str, model, pa
     np.testing.assert_allclose(parts[1]["loss"], whole[1]["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_and_filler_take_no_part(text: str, model):
     batch = next(pretraining_batches(rows_of(text), 8))
     spoiled = {name: array.copy() for name, array in batch.items()}
@@ -296,6 +297,7 @@ def test_a_bert_of_words_alone_is_pre_trained_too(text: str, tmp_path: Path):
     assert "sentence_accuracy" not in record["result"]
 
 
+@pytest.mark.slow
 def test_the_seed_of_the_parameters_is_the_runs(text: str):
     first, same, other = (open_bundle(small(text, seed=seed)).params for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, first, same)

@@ -101,6 +101,7 @@ def test_mixed_bits_are_learned_in_place(work: Path):
     assert score == json.loads((work / "float" / "run.json").read_text())["result"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_quantised_model_is_not_quantised_again(work: Path):
     if not (work / "int8").exists():
         run("quantize", *flags(work, "int8"))
@@ -110,6 +111,7 @@ def test_a_quantised_model_is_not_quantised_again(work: Path):
     assert "is quantised already; begin with the model in floating point" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_quantised_model_is_not_trained_by_scripts_that_know_no_integers(work: Path):
     if not (work / "int8").exists():
         run("quantize", *flags(work, "int8"))

@@ -252,6 +252,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_users_mistake_ends_in_a_few_clear_lines(case: str, work: Path):
     flags, expected = MISTAKES[case]

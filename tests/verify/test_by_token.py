@@ -116,6 +116,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("timeless")
 def test_a_tagger_is_scored_by_its_entities_and_held_against_its_bundle(tagger: Path):
     found = compared(tagger)
@@ -207,6 +208,7 @@ def test_neither_needs_a_framework(kind: str, request, tmp_path: Path):
     assert "OLD and NEW predict the same for 100.00% of the texts" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("timeless")
 def test_a_model_of_whole_texts_is_no_tagger_and_a_tagger_none_of_texts(tagger: Path, tmp_path: Path, capsys):
     whole = write_onnx(tmp_path / "whole", arrays(), ("O", "B-film"))
