@@ -83,15 +83,20 @@ def build_optimiser(
     if phases:
         shares: dict[Hashable, Any] = {n: optax.scale_by_schedule(partial(phases.share, i)) for n, i in numbers.items()}
         chain.append(optax.partition(shares, labels))
+    if holds_still:
+        chain.append(hold_still())
     if recipe.swa_fraction:
         chain.append(average_weights(steps - max(1, round(recipe.swa_fraction * steps))))
     return optax.chain(*chain)
 
 
 def with_learning_rates(recipe: Optimiser, rules: tuple[tuple[str, float], ...]) -> Optimiser:
-    """The recipe with rules (regex, learning rate) as multipliers of its own rate, after the rules that it has."""
+    """The recipe with rules (regex, learning rate) as multipliers of its own rate. Of the rules that it has, only those
+    that begin with `^extra/` come before them: others are meant for the model's own parameters."""
     multipliers = tuple((pattern, rate / recipe.learning_rate) for pattern, rate in rules)
-    return dataclasses.replace(recipe, lr_multipliers=(*recipe.lr_multipliers, *multipliers))
+    first = tuple(rule for rule in recipe.lr_multipliers if rule[0].startswith("^extra/"))
+    others = tuple(rule for rule in recipe.lr_multipliers if rule not in first)
+    return dataclasses.replace(recipe, lr_multipliers=(*first, *multipliers, *others))
 
 
 def decay_multipliers(recipe: Optimiser, trained: Tree) -> Tree:
@@ -146,11 +151,16 @@ def average_weights(first: int) -> optax.GradientTransformation:
 
 
 class AdamState(NamedTuple):
-    """The moments of Adam, and for each parameter how often it moved."""
+    """The moments of Adam, and how often each parameter moved."""
 
     count: Tree
     mu: Tree
     nu: Tree
+
+
+def is_still(still: Any, path: str) -> Any:
+    """Whether the parameter at a path of {"params": ..., "extra": ...} does not move in this update."""
+    return still.get(path.removeprefix("params/"), False) if path.startswith("params/") else False
 
 
 def scale_by_adam_unless_still(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
@@ -159,25 +169,30 @@ def scale_by_adam_unless_still(b1: float, b2: float, eps: float) -> optax.Gradie
 
     def init(params: Any) -> AdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
-        return AdamState(jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.int32), params), zeros, zeros)
+        return AdamState(jax.tree.map(lambda _: jnp.zeros((), jnp.int32), params), zeros, zeros)
 
     def update(updates: Any, state: AdamState, params: Any = None, *, still: Any, **_: Any) -> tuple[Any, AdamState]:
-        def moves(path: str, leaf: Any) -> Any:
-            held = still.get(path.removeprefix("params/")) if path.startswith("params/") else None
-            return jnp.ones(leaf.shape, bool) if held is None else ~jnp.broadcast_to(held, leaf.shape)
+        held = map_with_path(lambda path, _: jnp.asarray(is_still(still, path)), updates)
+        count = jax.tree.map(lambda n, h: n + ~h, state.count, held)
+        mu = jax.tree.map(lambda m, g, h: jnp.where(h, m, b1 * m + (1 - b1) * g), state.mu, updates, held)
+        nu = jax.tree.map(lambda v, g, h: jnp.where(h, v, b2 * v + (1 - b2) * g * g), state.nu, updates, held)
 
-        free = map_with_path(moves, updates)
-        mu = jax.tree.map(lambda m, g, f: jnp.where(f, b1 * m + (1 - b1) * g, m), state.mu, updates, free)
-        nu = jax.tree.map(lambda v, g, f: jnp.where(f, b2 * v + (1 - b2) * g * g, v), state.nu, updates, free)
-        count = jax.tree.map(lambda n, f: n + f, state.count, free)
-
-        def direction(m: Any, v: Any, n: Any, f: Any) -> Any:
+        def direction(m: Any, v: Any, n: Any) -> Any:
             n = jnp.maximum(n, 1)
-            return jnp.where(f, m / (1 - b1**n) / (jnp.sqrt(v / (1 - b2**n)) + eps), 0.0)
+            return m / (1 - b1**n) / (jnp.sqrt(v / (1 - b2**n)) + eps)
 
-        return jax.tree.map(direction, mu, nu, count, free), AdamState(count, mu, nu)
+        return jax.tree.map(direction, mu, nu, count), AdamState(count, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+
+
+def hold_still() -> optax.GradientTransformationExtraArgs:
+    """No update, decay included, for parameters that do not move."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, still: Any, **_: Any) -> tuple[Any, Any]:
+        return map_with_path(lambda path, u: jnp.where(is_still(still, path), 0.0, u), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)  # type: ignore[arg-type]
 
 
 def start_at(transform: optax.GradientTransformation, first: int) -> optax.GradientTransformation:

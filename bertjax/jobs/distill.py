@@ -59,6 +59,8 @@ def prepare_student(
     from bertjax.prune.transforms import KeepZeros
 
     losses = task_losses(loss_names(config.losses), student.config, config.ponder)
+    if not (config.progressive or any(loss.reads_teacher for loss in config.losses)):
+        teachers = ()
     stored = [store_teacher(config, folder, k, t, splits[0].encoded, student.config) for k, t in enumerate(teachers)]
     zeros = (KeepZeros(config.keep_zeros),) if config.keep_zeros else ()
     return supervised(

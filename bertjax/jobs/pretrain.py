@@ -5,6 +5,8 @@ A teacher is optional. It runs in every step, because masks are drawn anew in ev
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bertjax.errors import UserError
@@ -15,6 +17,7 @@ from bertjax.recipes.pretrain import VOCABULARY, Config
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.learn.loss import Loss
+    from bertjax.learn.losses import Batch
     from bertjax.learn.objective import Learning
     from bertjax.text.pretraining import PretrainingRows
 
@@ -94,11 +97,12 @@ def prepare(config: Config) -> Prepared:
     batches = pretraining_batches(train, config.batch_size, packed=config.packed, **process_shard())
     teacher = given if config.student and (config.losses or config.progressive) else None
     peak, rows = device_peak(config.dtype), config.batch_size // config.micro_batches
+    sample = lambda: islice(pretraining_batches(train, 32), 16)  # noqa: E731
     fingerprints = {"train": train.corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
     return Prepared(
         "pre-training",
         student,
-        learning(config, student, teacher, config.total_steps(batches.steps_per_epoch)),
+        learning(config, student, teacher, config.total_steps(batches.steps_per_epoch), sample),
         batches,
         lambda trained: evaluate(trained, held_out, rows) if held_out else {},
         fingerprints | ({"eval": held_out.corpus.fingerprint} if held_out else {}),
@@ -107,8 +111,14 @@ def prepare(config: Config) -> Prepared:
     )
 
 
-def learning(config: Config, student: Bundle, teacher: Bundle | None, steps: int) -> Learning:
-    """What the model learns from raw text, and from its teacher."""
+def learning(
+    config: Config,
+    student: Bundle,
+    teacher: Bundle | None,
+    steps: int,
+    sample: Callable[[], Iterable[Batch]] = lambda: (),
+) -> Learning:
+    """What the model learns from raw text, and from its teacher; losses and transforms begin from the sample."""
     from bertjax.distill.progressive import layer_by_layer
     from bertjax.learn.objective import Teacher, assemble, loss_names
     from bertjax.learn.task_losses import MaskedTokens, SentencePairs
@@ -127,6 +137,7 @@ def learning(config: Config, student: Bundle, teacher: Bundle | None, steps: int
         teachers=(Teacher(teacher),) if teacher else (),
         transforms=config.transforms,
         penalties=config.penalties,
+        sample=sample,
         curriculum=layer_by_layer(progressive, student.config, teacher.model, steps)
         if progressive and teacher
         else None,

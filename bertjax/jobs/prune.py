@@ -78,15 +78,16 @@ def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
 def open_unpruned(config: Config, text: Text) -> tuple[Bundle, Task]:
     """The model to prune, with a head for the task."""
     model, task = open_model(config.model, text.task(), config.seed, dtype=config.dtype)
-    headless = not (config.scores_by.reads_text or config.finetune_after or config.speedup)
-    if model.newly_initialized and not headless:
+    scored = any((config.layers, config.heads, config.neurons)) and config.scores_by.reads_text
+    if model.newly_initialized and (scored or config.finetune_after or config.speedup):
         raise UserError(
             f"{config.model} has no trained head; fine-tune it first (bertjax finetune). Before that, it can only be "
             "pruned with --criterion=magnitude --finetune_after=False."
         )
     if not any((config.layers, config.keep_layers, config.heads, config.neurons, config.speedup, config.zeros)):
         raise UserError(
-            "nothing is to be pruned: give --layers, --heads, --neurons, --speedup or --weights, as --heads=0.5"
+            "nothing is to be pruned: give --layers, --keep_layers, --heads, --neurons, --speedup or --weights, as "
+            "--heads=0.5"
         )
     return model, task
 
@@ -269,7 +270,7 @@ def control_of(recipe: Prune, context: Context) -> Control:
     pruned = str(as_path(context.out) / "cut")
     student = context.control.student if context.control else None
     if recipe.zeros:
-        removed: dict[str, Any] = {"layers": 0.0, "heads": 0.0, "neurons": 0.0, "speedup": None}
+        removed: dict[str, Any] = {"layers": 0.0, "keep_layers": (), "heads": 0.0, "neurons": 0.0, "speedup": None}
         stage = dataclasses.replace(recipe, name="without-teacher", losses=(HardLabels(),), **removed)
         return Control(stage, pruned, student)
     return Control(labels_only(recipe, None), pruned, student)

@@ -112,6 +112,9 @@ def open_teachers_of(config: Config, model: Bundle, text: Text) -> list[Bundle]:
             f"{names[0]} has another vocabulary than {config.model}; a teacher reads the same tokens.\n"
             "Without --teacher the model itself, unquantised, is the teacher."
         )
+    if teachers[0].config.labels != model.config.labels:
+        labels = ", ".join(teachers[0].config.labels), ", ".join(model.config.labels)
+        raise UserError(f"{names[0]} has the labels {labels[0]}, {config.model} {labels[1]}: give them one order.")
     return teachers
 
 

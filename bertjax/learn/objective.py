@@ -8,6 +8,7 @@ with the position and class of a part in its path, as in `extra/transforms/0_Mov
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -118,13 +119,19 @@ def assemble(
             own[name] = one.loss.fit(own[name], student, teachers[one.teacher].bundle, sample())
     extra, state = initial_trees(parts, student, seed)
     frozen_rules = [rule for transform in parts.values() for rule in transform.frozen(student.config)]
-    params, frozen = split_by_pattern("|".join(frozen_rules), student.params) if frozen_rules else (student.params, {})
+    params, frozen = student.params, {}
+    for rule in frozen_rules:
+        params, more = split_by_pattern(rule, params) if flatten(params) else (params, {})
+        frozen = merge(frozen, more)
     if not flatten(params):
         raise UserError("every parameter is frozen, so there is nothing to train.")
     live = [{} if t.stored and not (curriculum and t is teachers[0]) else t.bundle.params for t in teachers]
     constants = ({"teachers": live} if live else {}) | ({"frozen": frozen} if frozen else {})
     step = Step(student, bound, tuple(teachers), parts, tuple(penalties), steps, curriculum, dropout)
     trees = {"losses": own} if any(own.values()) else {}
+    still = jax.eval_shape(lambda key: step.still(Update(0, key), params, {"transforms": state}), jax.random.key(0))
+    if curriculum:
+        curriculum = checked(curriculum, params, [name for name in parts if extra[name]], bool(still))
 
     def finish(params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
         config, params = student.config, merge(params, frozen)
@@ -141,9 +148,23 @@ def assemble(
         lambda batch: reduce(lambda b, teacher: teacher.stored.add_to(b) if teacher.stored else b, teachers, batch),
         curriculum.phases if curriculum else None,
         tuple((rf"^extra/transforms/{n}/", t.learning_rate) for n, t in parts.items() if t.learning_rate and extra[n]),
-        any(type(one).holds_still is not Transform.holds_still for one in parts.values()),
+        bool(still),
         finish,
     )
+
+
+def checked(curriculum: Curriculum, params: Tree, trained: Sequence[str], holds_still: bool) -> Curriculum:
+    """The curriculum, without rules about parameters that are frozen.
+
+    Raises:
+      UserError: Transforms train something of their own, or hold parameters still: in phases neither can.
+    """
+    if trained or holds_still:
+        which = ", ".join(trained) or "a transform that holds parameters still"
+        raise UserError(f"progressive training cannot be combined with {which}: leave out one of the two.")
+    paths = [f"params/{path}" for path in flatten(params)]
+    rules = tuple(rule for rule in curriculum.phases.first if any(re.search(rule[0], path) for path in paths))
+    return curriculum._replace(phases=curriculum.phases._replace(first=rules))
 
 
 def bind_losses(
@@ -274,7 +295,7 @@ class Step(NamedTuple):
             terms = by_losses()
         elif options:
             raise UserError(
-                "progressive training computes its layers without gates, and cannot drop any: leave it out."
+                "progressive training cannot be combined with transforms that gate or drop layers: leave out one."
             )
         else:
             given = model, params, batch["teachers"][0], batch, update.step, key

@@ -18,7 +18,7 @@ import optax
 from jax import Array
 
 from bertjax.learn.transform import Update
-from bertjax.params import Tree, flatten, map_with_path
+from bertjax.params import Tree, map_with_path
 
 Batch = Mapping[str, Array]
 UPDATE = 0x7570_6474
@@ -54,7 +54,7 @@ class Objective(NamedTuple):
     advance: Callable[[Update, Tree, Tree, Tree, Tree], Tree] = same_state
     """`(update, params, extra, state, constants) -> state`, once per update and before the gradient."""
     still: Callable[[Update, Tree, Tree], dict[str, Array]] = all_move
-    """`(update, params, state) -> {path: booleans}`: the parameters that do not move in this update. The optimiser gets
+    """`(update, params, state) -> {path: boolean}`: the parameters that do not move in this update. The optimiser gets
     them as the argument `still`."""
     project: Callable[[Tree, Tree], Tree] = unchanged
     """`(extra, state) -> extra`, after the update."""
@@ -102,7 +102,9 @@ def make_step(
 
         gradient, terms = accumulate(terms_of, trained, split(batch, micro_batches), keys)
         still = objective.still(update, train.params, state)
-        gradient["params"] = select_still(still, jax.tree.map(jnp.zeros_like, train.params), gradient["params"])
+        gradient["params"] = map_with_path(
+            lambda p, g: jnp.where(still[p], 0.0, g) if p in still else g, gradient["params"]
+        )
         loss = sum(terms.values(), start=jnp.zeros((), jnp.float32))
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -112,8 +114,8 @@ def make_step(
             before = {"params": old.params, "extra": old.extra}
             updates, opt = optax.with_extra_args_support(optimiser).update(gradient, old.opt, before, still=still)
             new: Any = optax.apply_updates(before, updates)
-            params, extra = select_still(still, old.params, new["params"]), objective.project(new["extra"], state)
-            return TrainState(old.step + 1, bad_step, params, extra, state, opt)
+            extra = objective.project(new["extra"], state)
+            return TrainState(old.step + 1, bad_step, new["params"], extra, state, opt)
 
         # `cond` and not `where` per array: XLA then updates in place instead of copying the optimiser's state.
         train = jax.lax.cond(bad_step < 0, updated, lambda old: old._replace(bad_step=bad_step), train)
@@ -127,20 +129,6 @@ def split(batch: Batch, parts: int) -> Batch:
     """The batch as `parts` micro-batches on a new first axis. Each takes every n-th row, so that no row moves to
     another device."""
     return {name: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
-
-
-def select_still(still: Mapping[str, Array], old: Tree, new: Tree) -> Tree:
-    """`new`, with the values of `old` where parameters do not move."""
-    if not still:
-        return new
-    before = flatten(old)
-
-    def chosen(path: str, leaf: Array) -> Array:
-        if path not in still:
-            return leaf
-        return jnp.where(jnp.broadcast_to(still[path], leaf.shape), before[path], leaf)
-
-    return map_with_path(chosen, new)
 
 
 def accumulate(

@@ -104,8 +104,8 @@ class Transform:
         return {}
 
     def holds_still(self, update: Update, params: Tree, state: Tree) -> Tree:
-        """Booleans for some of the parameters, each a scalar or of the parameter's shape: where true, there is no
-        gradient, decay or update in this step, and the moments stay as they are."""
+        """A boolean for some of the parameters, by path: where true, the parameter gets no gradient, decay or update in
+        this step, and its moments stay as they are."""
         del update, params, state
         return {}
 
@@ -129,7 +129,10 @@ def named(transforms: Sequence[Transform]) -> dict[str, Transform]:
     for number, transform in enumerate(transforms):
         if number and transforms[number - 1].stores_integers:
             here, before = type(transform).__name__, type(transforms[number - 1]).__name__
-            raise UserError(f"transforms: {here} follows {before}, which rounds to integers; give {before} last.")
+            raise UserError(
+                f"transforms: {here} follows {before}, which rounds to integers; give {before} last, and once "
+                "(--qat adds it itself)."
+            )
     return {f"{number}_{type(transform).__name__}": transform for number, transform in enumerate(transforms)}
 
 

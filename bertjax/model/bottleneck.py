@@ -114,6 +114,13 @@ class BottleneckEncoder(Encoder):
         group = self.config.depth_steps()[number].attention
         return self.groups[group](hidden, mask, f"step_{number}")
 
+    def skip(
+        self, number: int, hidden: Float[Array, "b l d"], cls_positions: Int[ArrayLike, "b s"] | None
+    ) -> LayerOutput:
+        """The output of a depth step that is not computed."""
+        del cls_positions
+        return super().skip(number, hidden, None)
+
 
 class TrigramEmbeddings(Embeddings):
     """Word embeddings mapped to the encoder's width, optionally as trigrams; then position and token types are added,

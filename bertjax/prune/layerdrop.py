@@ -2,7 +2,8 @@
 smaller depths without being trained for them.
 
 The draw is one per update, shared by all examples, devices and micro-batches, as in the published code; a dropped layer
-is the identity and is not computed. Nothing is rescaled, in training or afterwards. The trade-off: the full model loses
+is the identity and is not computed. Nothing is rescaled, in training or afterwards. A loss on the states of a dropped
+layer compares its input, one on its queries, keys and values zeros. The trade-off: the full model loses
 a little, and the published code reports that dropping layers in fine-tuning alone, of a model that was pre-trained
 without, works less well. `bertjax.prune.keep_layers` takes a smaller depth out of the trained model.
 """
@@ -30,12 +31,18 @@ class LayerDrop(Transform):
     rate: float = 0.2
     """Probability. About the fraction of layers that will be removed, for instance 0.5 for half of the depth."""
     still: bool = True
-    """What a dropped layer's optimiser does: nothing, as in the published code. False: what it does for a gradient of
-    0, which is decay and a step of the momentum."""
+    """What the optimiser does to the parameters of a dropped layer: nothing, as in the published code. False: what it
+    does for a gradient of 0, which is decay and a step of the momentum. Scores and scales of other transforms are not
+    held."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
             raise UserError(f"LayerDrop: rate is {self.rate}; expected a probability from 0 to below 1.")
+
+    def init(self, key: Array, config: BertConfig, params: Tree) -> tuple[Tree, Tree]:
+        if config.recurrence:
+            raise UserError("LayerDrop drops single layers, and a recurrent model repeats one block: leave it out.")
+        return {}, {}
 
     def runs(self, update: Update) -> Array:
         """Which layers run in an update, as booleans [depth]."""

@@ -136,7 +136,8 @@ def top_masks(values: dict[str, Any], kept: Callable[[int], Any], together: bool
 
 def ordered(x: Float[Array, "*shape"]) -> UInt[Array, "*shape"]:
     """Integers in the order of floats: the bits of a positive float with the sign set, of a negative one inverted."""
-    bits = jax.lax.bitcast_convert_type(jnp.asarray(x, jnp.float32) + 0.0, jnp.uint32)  # -0.0 becomes 0.0
+    x = jnp.asarray(x, jnp.float32)
+    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.uint32)  # -0.0 becomes 0.0
     sign = jnp.uint32(1 << 31)
     return jnp.where(bits >= sign, ~bits, bits | sign)
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from bertjax.errors import UserError
 from bertjax.learn.transform import Forward, Transform, Update
 from bertjax.params import flatten, unflatten
-from bertjax.prune.transforms import KERNELS
 
 if TYPE_CHECKING:
     from jax import Array
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 
+LAYERS = r"^encoder/layer_.*kernel$"
+"""The matrices of the encoder's layers; embeddings, pooler and classifier stay dense, as published."""
 FLOOR = 0.005
 """The fraction of each matrix that soft movement keeps at least, as in the published code."""
 GAIN = 0.1
@@ -59,7 +60,7 @@ class Movement(Transform):
     """Whether the embeddings stay as they are, as published."""
     every: int = 1
     """Updates between two computations of the masks, which take about as long as a step on a CPU."""
-    pattern: str = KERNELS
+    pattern: str = LAYERS
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
@@ -103,19 +104,26 @@ class Movement(Transform):
         """From 0, before pruning begins, to 1, at its end: 1 - (1 - t)^3 (Zhu & Gupta 2017, eq. 1)."""
         import jax.numpy as jnp
 
-        first, last = round(self.begin * update.total), max(round(self.end * update.total), 1)
+        last = self.last(update.total)
+        first = min(round(self.begin * update.total), last)
         left = 1 - jnp.clip((update.step - first) / max(last - first, 1), 0.0, 1.0)
-        return 1 - left**3
+        return jnp.where(update.step >= last, 1.0, 1 - left**3)
+
+    def last(self, total: int) -> int:
+        """The first update of full sparsity: at least the last one trains with it."""
+        return min(round(self.end * total), total - 1)
 
     def advance(self, update: Update, params: Tree, extra: Tree, state: Tree) -> Tree:
         """The masks of this update."""
         import jax
 
-        new = {"masks": self.masks(update, params, extra, state["masks"])}
+        find = lambda: self.masks(update, params, extra, state["masks"])  # noqa: E731
         if self.every > 1:
-            last = round(self.end * update.total)
-            due = (update.step % self.every == 0) | (update.step == last) | (update.step == update.total - 1)
-            new = jax.lax.cond(due, lambda: new, lambda: {"masks": state["masks"]})
+            ends = self.last(update.total), update.total - 1
+            due = (update.step % self.every == 0) | (update.step == ends[0]) | (update.step == ends[1])
+            new = {"masks": jax.lax.cond(due, find, lambda: state["masks"])}
+        else:
+            new = {"masks": find()}
         if self.steered:
             excess = kept_fraction(new["masks"]) - (1 - self.sparsity * self.progress(update))
             new["penalty"] = state["penalty"] * jax.numpy.exp(GAIN * excess)
@@ -147,8 +155,8 @@ class Movement(Transform):
         import jax.numpy as jnp
 
         mean = jnp.mean(jnp.stack([jnp.mean(jax.nn.sigmoid(scores)) for scores in flatten(extra).values()]))
-        weight = state["penalty"] if self.penalty is None else self.penalty * self.progress(update)
-        return {"sparsity": weight * mean}
+        weight = state["penalty"] if self.penalty is None else self.penalty
+        return {"sparsity": weight * self.progress(update) * mean}
 
     def finish(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
         from bertjax.prune.masks import apply_masks

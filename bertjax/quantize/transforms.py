@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from bertjax.errors import UserError
 from bertjax.learn.transform import Forward, Transform, Update
 from bertjax.quantized.formats import INT8, Activation, Format, Quantization
 
@@ -30,8 +31,8 @@ class FakeQuantize(Transform):
     weights: tuple[tuple[str, Format | None], ...] = INT8
     """Ordered rules (regex, format) over parameter paths; the first match wins."""
     activations: Literal["fixed", "token", "none"] = "fixed"
-    """Rounding of activations: one range for all text, found on sample text before training; a range for each token;
-    or floating point."""
+    """Rounding of activations: one range for all text, found before training on the model as it begins; a range for
+    each token, which suits a model that changes much, as under pruning; or floating point."""
     bits: int = 8
     """Bits of activations."""
     activation_range: ActivationRange = "percentile"
@@ -65,6 +66,10 @@ class FakeQuantize(Transform):
             sites = integer_sites(build(config), params)
             return dataclasses.replace(self, ranges=tuple((site, Activation(self.bits)) for site in sites))
         inputs = [inputs_of(batch) for batch in batches]
+        if not inputs:
+            raise UserError(
+                "FakeQuantize: there is no sample text to find fixed ranges of activations on; use activations='token'."
+            )
         found = find_ranges(build(config), params, inputs, self.activation_range, self.bits)
         return dataclasses.replace(self, ranges=tuple(found.items()))
 

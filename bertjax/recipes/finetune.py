@@ -34,6 +34,11 @@ class Finetune(TrainingStage):
         super().__post_init__()
         if self.model_soup < 1:
             raise UserError(f"--model_soup={self.model_soup}: expected 1, or more whose weights are averaged")
+        if self.model_soup > 1 and self.transforms:
+            raise UserError(
+                f"--model_soup={self.model_soup} averages weights, and transforms prune or round those of each run in "
+                "another way: leave out one of the two."
+            )
 
     def with_student(self, shape: Student) -> Stage:
         return dataclasses.replace(self, student=shape)

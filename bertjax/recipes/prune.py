@@ -81,6 +81,8 @@ class Prune(Distill):
             raise UserError(
                 f"--pruning_end={self.pruning_end} is about --weights that become 0 while the rest recovers: give both"
             )
+        if (self.transforms or self.penalties) and not self.finetune_after:
+            raise UserError("transforms and penalties act in training, and --finetune_after=False trains nothing")
         if self.keep_layers and self.layers:
             raise UserError(f"--keep_layers={self.keep_layers} and --layers={self.layers}: give one of the two")
         removed = {"layers": self.layers, "heads": self.heads or self.speedup, "neurons": self.neurons or self.speedup}

@@ -136,3 +136,30 @@ def test_without_anything_still_it_is_optax_adam():
 def test_a_rate_that_leaves_no_layer_is_refused():
     with pytest.raises(UserError, match="from 0 to below 1"):
         LayerDrop(1.0)
+
+
+def test_an_average_of_weights_leaves_what_stays_still_where_it_is():
+    first = {"a": {"kernel": np.ones(3, np.float32)}, "b": {"kernel": np.ones(3, np.float32)}}
+    recipe = Optimiser(learning_rate=0.1, decay="constant", warmup=0.0, weight_decay=0.5, swa_fraction=1.0)
+    tx = build_optimiser(recipe, 4, {"params": first, "extra": {}}, holds_still=True)
+
+    def terms(params: Any, extra: Any, state: Any, batch: Any, update: Any, key: Any) -> Any:
+        return {"only": Term(jnp.sum(params["a"]["kernel"] + params["b"]["kernel"]), jnp.ones(()))}
+
+    still = lambda update, params, state: {"b/kernel": jnp.asarray(True)}  # noqa: E731
+    step = jax.jit(make_step(Objective(terms, still=still), tx, jax.random.key(0)))
+    state = init_state(first, {}, {}, tx)
+    for _ in range(4):
+        state, _ = step(state, {"x": np.zeros((2, 1), np.float32)}, {})
+    mean: Any = optax.tree.get(state.opt, "mean")
+    np.testing.assert_array_equal(mean["params"]["b"]["kernel"], first["b"]["kernel"])
+    np.testing.assert_array_equal(state.params["b"]["kernel"], first["b"]["kernel"])
+    assert (np.asarray(mean["params"]["a"]["kernel"]) < 1).all()
+
+
+def test_a_recurrent_model_has_no_layers_to_drop():
+    from bertjax.model import Recurrence
+
+    config = tiny()[0].config.replace(num_hidden_layers=1, recurrence=Recurrence(steps=3))
+    with pytest.raises(UserError, match="a recurrent model repeats one block"):
+        LayerDrop().init(jax.random.key(0), config, {})

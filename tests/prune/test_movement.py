@@ -107,7 +107,7 @@ def test_masks_are_those_of_a_sort_with_ties_by_position(values: str, together: 
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-def update(step: int, total: int = 100) -> Update:
+def update(step: Any, total: int = 100) -> Update:
     return Update(jnp.int32(step), jax.random.key(0), total, None)
 
 
@@ -218,3 +218,24 @@ def test_the_value_is_exact_where_the_mask_is_one():
     rng = np.random.default_rng(6)
     weights, scores = (jnp.asarray(rng.normal(size=(4, 4)), jnp.float32) for _ in range(2))
     np.testing.assert_allclose(masked_product(weights, scores, jnp.ones((4, 4), bool)), weights, **SAME_MATHS)
+
+
+@pytest.mark.parametrize(("total", "end"), [(4, 1.0), (20, 1.0), (1, 0.7), (3, 0.2)])
+def test_the_last_update_of_a_short_run_has_the_sparsity_that_was_asked(total: int, end: float):
+    one, given = Movement(sparsity=0.75, method="magnitude", begin=0.0, end=end), params()
+    _, state = one.init(jax.random.key(0), TINY, given)
+    masks = flatten(one.advance(update(total - 1, total), given, {}, state)["masks"])
+    assert sum(int(mask.sum()) for mask in masks.values()) == (48 - 36) + (36 - 27)
+
+
+def test_masks_that_are_not_due_are_not_computed():
+    given = params()
+
+    def loops(every: int) -> int:
+        """While loops of the program that are outside of a branch."""
+        one = Movement(method="magnitude", every=every)
+        _, state = one.init(jax.random.key(0), TINY, given)
+        jaxpr = jax.make_jaxpr(lambda step: one.advance(update(step), given, {}, state))(3).jaxpr
+        return sum(str(equation.primitive) in ("while", "pjit", "jit") for equation in jaxpr.eqns)
+
+    assert loops(10) < loops(1)

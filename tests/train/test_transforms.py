@@ -11,7 +11,6 @@ import bertjax
 from bertjax.distill.terms import SoftTargets
 from bertjax.params import flatten
 from bertjax.prune import LayerDrop, Movement
-from bertjax.prune.transforms import KERNELS
 from bertjax.quantize.transforms import FakeQuantize
 from bertjax.quantized.tensor import dequantised
 from bertjax.recipes.data import Data
@@ -171,6 +170,5 @@ def test_the_students_of_the_recipes_can_be_read():
         config = load_config(name, distill.Config)
         assert isinstance(config.transforms[0], Movement)
         assert config.student == Student(init_from="demo", as_is=True)
-        assert config.transforms[0].pattern == KERNELS
     assert isinstance(load_config("layerdrop", finetune.Config).transforms[0], LayerDrop)
     assert FakeQuantize().stores_integers
