@@ -154,7 +154,7 @@ def test_zeros_are_not_kept_in_a_format_that_has_none(work: Path):
     asymmetric = ((r"layer_1/ffn/output/kernel$", Format(4, "asymmetric")), *INT8)
     given: Any = {"model": str(work / "whole" / "bundle"), "data": data(work), "out": str(work / "refused")}
     with pytest.raises(
-        UserError, match="encoder/layer_1/ffn/output/kernel at 0, and .* is asymmetric, without an integer for 0"
+        UserError, match=r"encoder/layer_1/ffn/output/kernel at 0, and .* is asymmetric, without an integer for 0"
     ):
         quantize.main(quantize.Config(weights=asymmetric, keep_zeros=KERNELS, **given))
     with pytest.raises(UserError, match="'kernal' matches the path of no matrix"):
