@@ -118,13 +118,7 @@ def assemble(
         if one.teacher is not None:
             own[name] = one.loss.fit(own[name], student, teachers[one.teacher].bundle, sample())
     extra, state = initial_trees(parts, student, seed)
-    frozen_rules = [rule for transform in parts.values() for rule in transform.frozen(student.config)]
-    params, frozen = student.params, {}
-    for rule in frozen_rules:
-        params, more = split_by_pattern(rule, params) if flatten(params) else (params, {})
-        frozen = merge(frozen, more)
-    if not flatten(params):
-        raise UserError("every parameter is frozen, so there is nothing to train.")
+    params, frozen = split_frozen(parts, student)
     live = [{} if t.stored and not (curriculum and t is teachers[0]) else t.bundle.params for t in teachers]
     constants = ({"teachers": live} if live else {}) | ({"frozen": frozen} if frozen else {})
     step = Step(student, bound, tuple(teachers), parts, tuple(penalties), steps, curriculum, dropout)
@@ -151,6 +145,23 @@ def assemble(
         bool(still),
         finish,
     )
+
+
+def split_frozen(parts: Mapping[str, Transform], student: Bundle) -> tuple[Tree, Tree]:
+    """The parameters that are trained, and those that transforms freeze.
+
+    Raises:
+      UserError: A rule matches no parameter, or nothing is left to train.
+    """
+    rules = [rule for part in parts.values() for rule in part.frozen(student.config)]
+    for rule in rules:
+        split_by_pattern(rule, student.params)  # each has to match something
+    if not rules:
+        return student.params, {}
+    params, frozen = split_by_pattern("|".join(f"(?:{rule})" for rule in rules), student.params)
+    if not flatten(params):
+        raise UserError("every parameter is frozen, so there is nothing to train.")
+    return params, frozen
 
 
 def checked(curriculum: Curriculum, params: Tree, trained: Sequence[str], holds_still: bool) -> Curriculum:

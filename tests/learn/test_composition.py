@@ -187,7 +187,9 @@ def test_parts_that_leave_nothing_to_learn_are_refused():
     with pytest.raises(UserError, match="every parameter is frozen"):
         learning((Frozen(".*"),))
     with pytest.raises(UserError, match="matches no parameter"):
-        learning((Frozen("^nothing"),))
+        learning((Frozen("^embeddings/"), Frozen("^nothing")))
+    both = learning((Frozen("^embeddings/"), Frozen("^embeddings/word")))  # one rule may be part of another
+    assert set(both.constants["frozen"]) == {"embeddings"}
 
 
 def test_a_loss_that_reads_labels_of_text_without_any_says_so():
