@@ -29,6 +29,8 @@ class Criterion:
     """Whether it needs batches of text."""
     reads_labels: ClassVar[bool] = True
     """Whether it needs labelled text, and a model with a trained head."""
+    repeats: ClassVar[bool] = True
+    """Whether it may be applied in several iterations, each to the model that the one before it left."""
 
     def scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, part: Part) -> Scores:
         """The scores of heads or neurons: for each parameter group, an array with one number per part."""
@@ -125,6 +127,7 @@ class EvenlySpaced(Criterion):
     scored: ClassVar[frozenset[str]] = frozenset({"layers"})
     reads_text: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = False
+    repeats: ClassVar[bool] = False
 
     def kept_layers(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, count: int) -> list[int]:
         return [-(-(i + 1) * model.config.depth // count) - 1 for i in range(count)]

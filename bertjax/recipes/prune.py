@@ -83,6 +83,8 @@ class Prune(Distill):
             )
         if (self.transforms or self.penalties) and not self.finetune_after:
             raise UserError("transforms and penalties act in training, and --finetune_after=False trains nothing")
+        if self.iterations > 1 and not self.scores_by.repeats:
+            raise UserError(f"--iterations={self.iterations}: --criterion={self.criterion} chooses once; leave it out")
         if self.keep_layers and self.layers:
             raise UserError(f"--keep_layers={self.keep_layers} and --layers={self.layers}: give one of the two")
         removed = {"layers": self.layers, "heads": self.heads or self.speedup, "neurons": self.neurons or self.speedup}

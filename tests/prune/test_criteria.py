@@ -73,4 +73,6 @@ def test_a_criterion_of_a_users_own_is_given_like_ours():
     assert config.scores_by.kept_layers(bundle(num_hidden_layers=4), [], loss, 2) == [2, 3]
     with pytest.raises(UserError, match="cannot score neurons; for them there are importance"):
         Config(neurons=0.5, criterion=Last())
+    with pytest.raises(UserError, match="evenly_spaced chooses once"):
+        Config(layers=0.5, criterion="evenly_spaced", iterations=2)
     assert Config(seed=7, criterion="random").scores_by == Random(7)
