@@ -224,6 +224,7 @@ def test_halting_is_a_way_of_leaving(scope, output):
     agree(in_segments(segments, params, *inputs(batch)), expected)
 
 
+@pytest.mark.slow
 def test_segments_alike_are_one_program_and_no_new_ones_are_compiled_after_the_warm_up():
     model, params = with_exits()
     segments = segmented_model(model.config, Whim())

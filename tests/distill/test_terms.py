@@ -275,6 +275,7 @@ def test_of_the_mean_over_tokens_a_long_text_is_the_larger_part_and_of_the_paper
     np.testing.assert_allclose(found, [(6 * 1 + 2 * 9) / 8, 3 * (1 + 9) / 2], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_of_the_model_are_what_the_term_compares():
     ours, theirs = said(NARROW).attention_scores, said(TEACHER).attention_scores
     real = BATCH["attention_mask"] > 0

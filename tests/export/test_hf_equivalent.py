@@ -50,6 +50,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_pytorch_opens_the_equivalent_and_computes_the_same(name: str, tmp_path: Path):
     bundle = MODELS[name]()

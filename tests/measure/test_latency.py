@@ -17,6 +17,7 @@ def runtime(name, pace=1.0):
     return Candidate(f"tests.measure.runtimes:{name}", f"/{pace}")
 
 
+@pytest.mark.slow
 def test_times_follow_the_work_with_and_without_tokenisation():
     heard = []
     timings = measure_latency({"slow": runtime("Sleeper", 4), "quick": runtime("Sleeper")}, TEXTS, notify=heard.append)

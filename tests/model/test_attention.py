@@ -99,6 +99,7 @@ def test_the_tpu_kernel_computes_what_the_plain_path_does(length: int, packed: b
     assert_same(*models(), batch(3, length, packed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head_size", [64, 128])
 def test_it_does_so_with_larger_heads(head_size: int):
     assert_same(*models(head_size=head_size, num_hidden_layers=1), batch(2, 40, packed=True))

@@ -95,6 +95,7 @@ def test_what_is_no_number_is_not_saved(tmp_path: Path, value: float):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rules", "part", "value", "wanted"),
     [

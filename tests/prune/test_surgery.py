@@ -65,6 +65,7 @@ def agree(ours: Any, theirs: Any) -> None:
         np.testing.assert_allclose(mine, reference, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_removed_heads_and_neurons_equal_masked_ones(name: str, seed: int):
@@ -112,6 +113,7 @@ def test_removed_layers_equal_gated_ones(name: str):
         assert sorted(cut["encoder"]) == ["layer_0", "layer_1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["own_pooler", "shared_pooler", "shared"])
 def test_exits_move_with_their_layers(head: Any):
     model, params = tiny(num_hidden_layers=4, exits=Exits(after=(0, 1, 2), head=head))

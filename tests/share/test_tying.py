@@ -151,6 +151,7 @@ def test_what_cannot_be_tied_is_refused(loose):
         LeastSquares.on_text(config, params, [])
 
 
+@pytest.mark.slow
 def test_one_group_becomes_the_block_of_a_recurrence(loose):
     plain = Recurrence(DEPTH, positions="none", times="none")
     shared = tie(loose[0], loose[1], (0,) * DEPTH)

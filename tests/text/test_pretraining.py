@@ -122,6 +122,7 @@ def test_batches_do_not_depend_on_the_number_of_processes(corpus, count, packed)
         same(batch, {name: np.concatenate([share[name] for share in shares]) for name in batch})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_run_resumes_exactly_at_every_position(corpus, packed):
     whole = list(islice(pretraining_batches(rows_of(corpus), SIZE, packed=packed), 40))

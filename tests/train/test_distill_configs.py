@@ -94,6 +94,7 @@ MOBILE = {  # the teacher, and what each stage has to learn
 }
 
 
+@pytest.mark.slow
 def test_mobileberts_teacher_is_the_published_one_and_its_step_can_be_traced():
     config = load_config("mobilebert:teacher", pretrain.Config)
     shape = config.shape.config(config.vocab_size or 0, "ForPreTraining", dtype=config.dtype)

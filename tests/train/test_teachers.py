@@ -92,6 +92,7 @@ def test_teachers_of_any_shape_teach_together_each_with_stored_outputs_of_its_ow
         assert found == pytest.approx(float(0.5 * total / weight / 2), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"labels": ("good", "bad")}, "labels good, bad"), ({"vocabulary": True}, "another vocabulary")],
