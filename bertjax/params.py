@@ -127,9 +127,8 @@ def split_by_pattern(pattern: str, tree: Tree) -> tuple[Tree, Tree]:
     Raises:
       UserError: It matches none.
     """
-    chosen = {path for path in flatten(tree) if re.search(pattern, path)}
+    chosen = select(pattern, tree)
     if not chosen:
         some = ", ".join(list(flatten(tree))[:4])
         raise UserError(f"the regex {pattern!r} matches no parameter; paths look like: {some}.")
-    parts = [unflatten({p: x for p, x in flatten(tree).items() if (p in chosen) == take}) for take in (False, True)]
-    return parts[0], parts[1]
+    return unflatten({path: x for path, x in flatten(tree).items() if not re.search(pattern, path)}), chosen

@@ -14,7 +14,7 @@ ignores the context can reach. The same command again continues an interrupted r
 """
 
 from bertjax.engine.command_line import run
-from bertjax.engine.record import begin, finish, update_record
+from bertjax.engine.record import begin, finish
 from bertjax.jobs.pretrain import prepare
 from bertjax.jobs.training import train
 from bertjax.recipes.pretrain import Config
@@ -26,7 +26,6 @@ def main(config: Config) -> None:
     if begin(out, config):
         return
     prepared = prepare(config)
-    update_record(out, **prepared.record)
     model = train(config, config.out, prepared)
     finish(out, prepared.score(model), **prepared.fingerprints)
 

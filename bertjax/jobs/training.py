@@ -148,6 +148,7 @@ def train(training: Training, out: str, prepared: Prepared) -> Bundle:
     from bertjax.quantized.calibration import calibration_of
 
     folder, learning = as_path(out), prepared.learning
+    update_record(folder, **prepared.record)
     trained = fit(training, folder, prepared.label, learning, prepared.batches, prepared.peak)
     assert learning.finish is not None
     config, params = learning.finish(*trained)
@@ -155,7 +156,6 @@ def train(training: Training, out: str, prepared: Prepared) -> Bundle:
     if config.quantization and config.quantization.activations and prepared.sample is not None:
         bundle = dataclasses.replace(bundle, calibration=calibration_of(prepared.sample))
     keep(bundle, folder / "bundle")
-    update_record(folder, **prepared.record)
     return bundle
 
 
