@@ -78,9 +78,9 @@ def replace(branch: Any, changes: dict[str, Any]) -> Any:
 
 
 def to_dict(value: Any) -> Any:
-    """A config as plain JSON, each dataclass with its class name as `_type`: for reports and checkpoints."""
+    """A config as plain JSON, each dataclass with the name of its class as `_type`: for reports and checkpoints."""
     if dataclasses.is_dataclass(value):
-        return {"_type": type(value).__name__, **{name: to_dict(child) for name, child in _children(value)}}
+        return {"_type": class_name(type(value)), **{name: to_dict(child) for name, child in _children(value)}}
     if isinstance(value, dict):
         return {str(key): to_dict(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -90,6 +90,13 @@ def to_dict(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UserError(f"a config may hold numbers, text, paths, tuples, dicts and dataclasses; found {value!r}")
+
+
+def class_name(cls: type) -> str:
+    """The qualified name of a class. Classes of this package go without their module, because another version may move
+    them to another one."""
+    package = cls.__module__.partition(".")[0]
+    return f"{package if package == 'bertjax' else cls.__module__}.{cls.__qualname__}"
 
 
 def convert(path: str, leaf: Leaf, words: list[str]) -> Any:

@@ -256,13 +256,15 @@ def default_of(field: dataclasses.Field) -> Any:
 
 
 def differences(stored: Json, given: Json, path: str = "") -> list[str]:
-    """Every field that differs, as `path: stored -> given`. A field that is missing on one side counts as None."""
+    """Every field that differs, as `path: stored -> given`. A field that is missing on one side counts as None. Version
+    0.1.0 stored the names of classes without their modules."""
     if isinstance(stored, dict) and isinstance(given, dict):
         names = list(dict.fromkeys([*stored, *given]))
         return [line for name in names for line in differences(stored.get(name), given.get(name), f"{path}{name}.")]
     if isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
         return [line for i, pair in enumerate(zip(stored, given)) for line in differences(*pair, f"{path}{i}.")]  # noqa: B905
-    return [] if stored == given else [f"{path[:-1]}: {stored} -> {given}"]
+    same_class = path.endswith("_type.") and str(given).rpartition(".")[2] == stored
+    return [] if stored == given or same_class else [f"{path[:-1]}: {stored} -> {given}"]
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertjax.engine.log import note
+from bertjax.engine.record import differences
 from bertjax.errors import UserError
 from bertjax.jobs.comparison import Bench, predict
 from bertjax.jobs.compress import resolve_model
@@ -31,7 +32,7 @@ def is_finished(config: Config, settings: dict[str, Any]) -> bool:
     if config.row is not None or not report.is_file():
         return False
     stored = json.loads(report.read_text(encoding="utf-8"))
-    return stored["config"] == settings and not any(row["failures"] for row in stored["rows"])
+    return not differences(stored["config"], settings) and not any(row["failures"] for row in stored["rows"])
 
 
 def set_up(config: Config, text: Text) -> Bench:

@@ -181,7 +181,7 @@ def test_a_config_file_brings_its_own_dataclasses_and_flags_win_over_it(config_f
     config = parse(flag, "--stages.1.losses.0.power=5", "--model=other")
     assert (config.batch_size, config.model) == (7, "other")
     assert config.stages[1].losses[0].power == 5
-    assert to_dict(config)["stages"][1]["losses"] == [{"_type": "Mine", "power": 5, "weight": 1.0}]
+    assert to_dict(config)["stages"][1]["losses"] == [{"_type": "config_file_mine.Mine", "power": 5, "weight": 1.0}]
 
 
 def test_one_of_several_recipes_in_a_file_is_chosen_by_its_name(config_file):
@@ -247,8 +247,8 @@ def test_help_lists_every_field_with_meaning_and_default(config_file, capsys):
 
 def test_a_config_becomes_json_and_says_what_cannot():
     assert json.loads(json.dumps(to_dict(Config()))) == to_dict(Config())
-    assert to_dict(Config())["data"]["_type"] == "Data"
-    assert to_dict(Stage())["losses"][1] == {"_type": "Soft", "weight": 2.0, "layers": None}
+    assert to_dict(Config())["data"]["_type"] == "bertjax.Data"
+    assert to_dict(Stage())["losses"][1] == {"_type": f"{__name__}.Soft", "weight": 2.0, "layers": None}
     with pytest.raises(UserError, match="a config may hold numbers"):
         to_dict(Stage(rate=print))  # pyright: ignore[reportArgumentType]
 

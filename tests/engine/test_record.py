@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bertjax.distill.terms import SoftTargets
 from bertjax.engine import record
+from bertjax.engine.command_line import parse
 from bertjax.errors import UserError
 from bertjax.storage import atomic, locks
 from tests.killed import WHOLE, killed_at
@@ -132,6 +134,62 @@ def test_a_field_that_an_older_run_did_not_know_had_its_default(tmp_path: Path):
     assert record.begin_here(tmp_path, Nested()) is False
     with pytest.raises(UserError, match=r"other settings \(stored -> given\): stages\.1\.words: 3 -> 4\."):
         record.begin_here(tmp_path, Nested(stages=(Asked(), Asked(words=4))))
+
+
+@dataclass(frozen=True)
+class Holder:
+    part: object = Asked()
+    out: str = "runs"
+
+
+def own_part(tmp_path: Path, file: str) -> Holder:
+    """A config file with a part of its own, always of the same name and fields."""
+    path = tmp_path / f"{file}.py"
+    path.write_text(
+        "from dataclasses import dataclass\n"
+        "from tests.engine.test_record import Holder\n"
+        "@dataclass(frozen=True)\nclass Asked:\n    words: int = 3\n    out: str = 'runs'\n"
+        "config = Holder(Asked())\n"
+    )
+    return parse(Holder, [f"--config={path}"])
+
+
+def begun(out: Path, config: Holder) -> None:
+    """A run that was stopped after its first checkpoint."""
+    record.begin_here(out, config)
+    (out / "checkpoints" / "3").mkdir(parents=True)
+    (out / "checkpoints" / "3" / "state").touch()
+
+
+def test_a_part_of_another_file_is_another_part_though_it_has_the_same_name(tmp_path: Path):
+    one, other = (own_part(tmp_path, file) for file in ("one", "other"))
+    begun(tmp_path / "out", one)
+    assert record.begin_here(tmp_path / "out", own_part(tmp_path, "one")) is False
+    said = r"\(stored -> given\): part\._type: config_file_one\.Asked -> config_file_other\.Asked\."
+    with pytest.raises(UserError, match=said):
+        record.begin_here(tmp_path / "out", other)
+    with pytest.raises(UserError, match=r"config_file_one\.Asked -> tests\.engine\.test_record\.Asked"):
+        record.begin_here(tmp_path / "out", Holder())
+
+
+def test_an_older_run_knew_the_names_of_classes_alone(tmp_path: Path):
+    begun(tmp_path / "out", own_part(tmp_path, "one"))
+    stored = record.read_record(tmp_path / "out")
+    assert stored is not None
+    stored["config"]["part"]["_type"] = "Asked"
+    record.write_record(tmp_path / "out", stored)
+    assert record.begin_here(tmp_path / "out", own_part(tmp_path, "one")) is False
+    stored["config"]["part"]["_type"] = "Ask"
+    record.write_record(tmp_path / "out", stored)
+    with pytest.raises(UserError, match=r"part\._type: Ask -> config_file_one\.Asked"):
+        record.begin_here(tmp_path / "out", own_part(tmp_path, "one"))
+
+
+def test_a_class_of_this_package_may_move_between_its_modules(tmp_path: Path):
+    record.begin_here(tmp_path / "out", Holder(SoftTargets()))
+    stored = record.read_record(tmp_path / "out")
+    assert stored is not None
+    assert stored["config"]["part"]["_type"] == "bertjax.SoftTargets"
 
 
 def test_the_same_process_goes_on_where_it_failed(tmp_path: Path):

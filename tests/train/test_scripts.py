@@ -175,7 +175,7 @@ def test_a_loss_from_a_users_own_file_distils_and_is_recorded(work: Path, straig
     run("distill", *flags, "--losses.1.weight=0.25")
     assert any("loss/1_LogitLength" in line for line in metrics(work / "own"))
     asked = json.loads((work / "own" / "run.json").read_text())["config"]["losses"]
-    assert asked[1] == {"_type": "LogitLength", "weight": 0.25}
+    assert asked[1] == {"_type": "config_file_own.LogitLength", "weight": 0.25}
 
 
 OWN_LOSS = """
