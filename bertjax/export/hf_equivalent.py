@@ -76,26 +76,25 @@ def padded_layers(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
     """The model with zeros in every layer, up to the heads that fill the width and the neurons of the largest layer."""
     if config.model_type == "mobilebert":
         return config, params
-    heads = config.hidden_size // config.head_size
-    neurons = max(step.intermediate_size for step in config.depth_steps())
+    width, heads = config.hidden_size, config.hidden_size // config.head_size
+    neurons = max(1, *(step.intermediate_size for step in config.depth_steps()))
     flat = flatten(params)
     for step in config.depth_steps():
         attention, ffn = f"encoder/layer_{step.attention}/attention", f"encoder/layer_{step.ffn}/ffn"
         for name in ("query", "key", "value"):
-            widen(flat, f"{attention}/{name}/kernel", 1, config.hidden_size)
-            widen(flat, f"{attention}/{name}/bias", 0, config.hidden_size)
-        widen(flat, f"{attention}/output/kernel", 0, config.hidden_size)
-        widen(flat, f"{ffn}/intermediate/kernel", 1, neurons)
-        widen(flat, f"{ffn}/intermediate/bias", 0, neurons)
-        widen(flat, f"{ffn}/output/kernel", 0, neurons)
+            widen(flat, f"{attention}/{name}/kernel", width, width)
+            widen(flat, f"{attention}/{name}/bias", width)
+        widen(flat, f"{attention}/output/kernel", width, width)
+        widen(flat, f"{ffn}/intermediate/kernel", width, neurons)
+        widen(flat, f"{ffn}/intermediate/bias", neurons)
+        widen(flat, f"{ffn}/output/kernel", neurons, width)
     sizes = {"num_attention_heads": heads, "intermediate_size": neurons}
     steps = tuple(dataclasses.replace(step, **sizes) for step in config.depth_steps())
     return with_layers(dataclasses.replace(config, **sizes, layers=steps), steps), unflatten(flat)
 
 
-def widen(flat: Tree, path: str, axis: int, size: int) -> None:
-    """Pads an axis with zeros at its end."""
-    leaf = np.asarray(flat[path])
-    missing = [(0, 0)] * leaf.ndim
-    missing[axis] = (0, size - leaf.shape[axis])
-    flat[path] = np.pad(leaf, missing)
+def widen(flat: Tree, path: str, *shape: int) -> None:
+    """Pads an array to a shape with zeros at its ends; one that does not exist, as in a layer without heads, becomes
+    zeros."""
+    leaf = np.asarray(flat.get(path, np.zeros([0] * len(shape), np.float32)))
+    flat[path] = np.pad(leaf, [(0, size - own) for size, own in zip(shape, leaf.shape, strict=True)])

@@ -219,14 +219,14 @@ class Writer:
         hidden = query_rows
         norm = f"{stack}{step.attention_norm}/attention/layer_norm"
         hidden = self.norm(norm, graph.node("Add", attended, hidden))
-        inner = self.dense(f"step_{number}/ffn/intermediate", f"{ffn}/intermediate", hidden)
-        after = self.dense(f"step_{number}/ffn/output", f"{ffn}/output", self.activation(inner))
-        total = graph.node("Add", after, hidden)
+        total = graph.node("Add", self.feed_forward(f"step_{number}/ffn", ffn, step.intermediate_size, hidden), hidden)
         return self.norm(f"{stack}{step.ffn_norm}/ffn/layer_norm", total, name=f"step_{number}/hidden")
 
     def attention(self, site: str, path: str, heads: int, query_rows: str, hidden: str, mask: str) -> str:
         """Attention from the rows in `query_rows` to all rows in `hidden`."""
         graph, width = self.graph, self.config.head_size
+        if not heads:
+            return self.parameter(f"{path}/output/bias")
 
         def split(part: str, x: str, order: tuple[int, ...]) -> str:
             flat = self.dense(f"{site}/{part}", f"{path}/{part}", x)
@@ -240,6 +240,13 @@ class Writer:
         context = graph.node("Transpose", graph.node("MatMul", probabilities, values), perm=(0, 2, 1, 3))
         joined = graph.node("Reshape", context, graph.numbers(0, 0, heads * width))
         return self.dense(f"{site}/output", f"{path}/output", joined)
+
+    def feed_forward(self, site: str, path: str, neurons: int, hidden: str) -> str:
+        """The update of the feed-forward sublayer; without neurons, its output bias alone."""
+        if not neurons:
+            return self.parameter(f"{path}/output/bias")
+        inner = self.dense(f"{site}/intermediate", f"{path}/intermediate", hidden)
+        return self.dense(f"{site}/output", f"{path}/output", self.activation(inner))
 
     def activation(self, x: str) -> str:
         graph = self.graph

@@ -21,7 +21,7 @@ from bertjax.model.config import BertConfig
 from bertjax.model.embeddings import Embeddings
 from bertjax.model.encoder import Encoder
 from bertjax.model.exits import ExitHeads
-from bertjax.model.layers import Dense, LayerGates, LayerOutput, rows_at
+from bertjax.model.layers import Dense, LayerGates, LayerOutput, gated_columns, rows_at
 from bertjax.model.products import Product, by_rows, plain_product
 from bertjax.model.recurrence import RecurrentEncoder, Trace
 
@@ -96,6 +96,7 @@ class BertModel(nn.Module):
         input_ids: Int[ArrayLike, "b l"],
         token_type_ids: Int[ArrayLike, "b l"] | None = None,
         position_ids: Int[ArrayLike, "#b l"] | None = None,
+        columns: Float[Array, " d"] | None = None,
     ) -> Float[Array, "b l d"]:
         """The encoder's input. Without `position_ids`, positions count from 0 at the first column."""
         ids = jnp.asarray(input_ids)
@@ -107,7 +108,7 @@ class BertModel(nn.Module):
             )
         types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids)
         positions = jnp.arange(length)[None] if position_ids is None else jnp.asarray(position_ids)
-        return self.embeddings(ids, types, positions)
+        return self.embeddings(ids, types, positions, *(() if columns is None else (columns,)))
 
     def layers(
         self,
@@ -133,6 +134,7 @@ class BertModel(nn.Module):
         cls_positions: Int[ArrayLike, "b s"] | None = None,
         first: Float[Array, "*rows d"] | None = None,
         positions: Int[ArrayLike, "b m"] | None = None,
+        columns: Float[Array, " d"] | None = None,
     ) -> tuple[Array | None, Array | None]:
         """Logits and pooled vectors from the last hidden state, for the [CLS] of each row or those at `cls_positions`.
 
@@ -140,6 +142,8 @@ class BertModel(nn.Module):
         heads return logits of these positions only.
         """
         pooled = self.pool(first_rows(hidden, cls_positions, first))
+        if pooled is not None:
+            pooled = gated_columns(pooled, columns)
         if positions is not None:
             hidden = jnp.take_along_axis(hidden, jnp.asarray(positions)[..., None], axis=1)
         return self.head(hidden, pooled), pooled
@@ -181,6 +185,7 @@ class BertModel(nn.Module):
         masked_positions: Int[ArrayLike, "b m"] | None = None,
         gates: Sequence[LayerGates] | None = None,
         switches: Bool[Array, " depth"] | None = None,
+        columns: Float[Array, " d"] | None = None,
         stop_early: bool = False,
     ) -> ModelOutput:
         """The outputs of the whole model.
@@ -189,26 +194,33 @@ class BertModel(nn.Module):
         Token types are accepted and ignored if the model has none. With `masked_positions` the logits of a masked
         language model are [b, m, vocabulary], at these positions only, because the product with the vocabulary is the
         largest in the model. A layer whose entry of `switches` is false is not computed: it returns its input, and
-        zeros as queries, keys and values. With `stop_early` a recurrence ends as soon as every position has halted and
+        zeros as queries, keys and values. `columns` are multipliers of the hidden columns: of the embedding output, of
+        the update of every sublayer and of the pooled vector. Where one is 0, LayerNorms leave the column out, so the
+        model computes what it does without that column (Xia et al. 2022, section 3.1; `bertjax.prune.keep_hidden`).
+        With `stop_early` a recurrence ends as soon as every position has halted and
         returns only its last output; this has no gradient.
         """
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
         if segment_ids is not None and (reason := self.config.unpackable):
             raise UserError(f"{reason}: do not pack for this model.")
-        hidden = self.embed(input_ids, token_type_ids, position_ids)
+        if columns is not None and (self.config.exits or self.config.model_type == "mobilebert"):
+            raise UserError("a model with exits, or a MobileBERT, does not support gates on hidden columns.")
+        hidden = self.embed(input_ids, token_type_ids, position_ids, columns)
         mask, trace = key_mask(real, segment_ids, self.config.attention), None
         if isinstance(self.encoder, RecurrentEncoder):
-            if gates is not None or switches is not None:
+            if gates is not None or switches is not None or columns is not None:
                 raise UserError(
                     "gates belong to single layers, as switches do, and a recurrent model applies the same layers in "
                     "every step; leave them out."
                 )
-            columns = jnp.arange(hidden.shape[1])[None] if position_ids is None else jnp.asarray(position_ids)
-            outputs, trace = self.encoder.run(hidden, mask, jnp.asarray(real) > 0, columns, stop_early)
+            places = jnp.arange(hidden.shape[1])[None] if position_ids is None else jnp.asarray(position_ids)
+            outputs, trace = self.encoder.run(hidden, mask, jnp.asarray(real) > 0, places, stop_early)
         else:
+            if columns is not None:
+                gates = [one._replace(columns=columns) for one in gates or [LayerGates()] * self.config.depth]
             outputs = self.layers(hidden, mask, gates, cls_positions=cls_positions, switches=switches)
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
-        logits, pooled = self.finish(last, cls_positions, first, masked_positions)
+        logits, pooled = self.finish(last, cls_positions, first, masked_positions, columns)
         after = self.config.exits.after if self.config.exits else ()
         states = (hidden, *(o.hidden for o in outputs))
         firsts = (None, *(o.first for o in outputs))

@@ -37,10 +37,10 @@ class LayerConfig:
     each LayerNorm is by default in the group of the sublayer before it. `BertConfig.depth_steps` resolves every None.
     """
 
-    num_attention_heads: Size
-    """Each head has the model's `head_size`."""
-    intermediate_size: Size
-    """Neurons of the feed-forward layer."""
+    num_attention_heads: Count
+    """Each head has the model's `head_size`. Without heads, attention adds its output bias to every position."""
+    intermediate_size: Count
+    """Neurons of the feed-forward layer. Without neurons, it adds its output bias to every position."""
     attention: Count | None = None
     ffn: Count | None = None
     attention_norm: Count | None = None
@@ -188,6 +188,9 @@ class BertConfig:
         depth = self.num_hidden_layers * self.inner_group_num
         advice = f"num_hidden_layers x inner_group_num makes {depth} layers; expected at most {DEEPEST}"
         self._require("inner_group_num", depth <= DEEPEST, advice)
+        empty = any(0 in layer.shape for layer in self.layers)
+        advice = "layers without heads or without neurons exist only in a BERT, DistilBERT or ALBERT without recurrence"
+        self._require("layers", not (empty and (self.recurrence or self.model_type == "mobilebert")), advice)
         advice = f"`layers` has {len(self.layers)} entries; expected none, or one for each of {depth} layers"
         self._require("num_hidden_layers", len(self.layers) in (0, depth), advice)
         self._check_groups()

@@ -4,7 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from bertjax.model.config import BertConfig
-from bertjax.model.layers import Dense, dropout_key, norm_of, parameter
+from bertjax.model.layers import Dense, dropout_key, gated_columns, norm_of, parameter
 from bertjax.model.products import Product, dropout, lookup, plain_product
 
 
@@ -79,15 +79,22 @@ class Embeddings(nn.Module):
         return EmbeddingTable(rows, width, f"embeddings/{name}", self.config.initializer_range, self.product)
 
     def __call__(
-        self, input_ids: Int[Array, "b l"], token_type_ids: Int[Array, "b l"], position_ids: Int[Array, "#b l"]
+        self,
+        input_ids: Int[Array, "b l"],
+        token_type_ids: Int[Array, "b l"],
+        position_ids: Int[Array, "#b l"],
+        columns: Float[Array, " d"] | None = None,
     ) -> Float[Array, "b l d"]:
         total = self.words(input_ids) + self.position(position_ids)
         if self.config.type_vocab_size:
             total = total + self.token_type(token_type_ids)
-        normed = self.layer_norm(total).astype(self.config.dtype)
-        dropped = dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
         maps = self.config.maps_embeddings and not self.maps_words
-        return self.mapping(dropped, "embeddings/mapping") if maps else dropped
+        given = () if maps or columns is None else (columns,)
+        normed = self.layer_norm(total, *given).astype(self.config.dtype)
+        embedded = dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
+        if maps:
+            embedded = self.mapping(embedded, "embeddings/mapping")
+        return gated_columns(embedded, columns)
 
     def words(self, input_ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
         """The word embeddings in the width of the sum."""

@@ -70,7 +70,9 @@ class Encoder(nn.Module):
             hidden = outputs[-1].hidden
         if self.config.norm == "pre" and steps and steps[-1] == self.config.depth - 1:
             last = outputs[-1]
-            outputs[-1] = last._replace(hidden=self.last_norm(last.hidden), first=self.last_norm(last.first))
+            columns = gates[-1].columns if gates else None
+            hidden, first = self.last_norm(last.hidden, columns), self.last_norm(last.first, columns)
+            outputs[-1] = last._replace(hidden=hidden, first=first)
         return outputs
 
     def skip(
@@ -94,6 +96,6 @@ class Encoder(nn.Module):
         """The output of one depth step, with the groups that the config names for it."""
         step, groups = self.config.depth_steps()[number], self.groups
         attention, ffn = groups[step.attention].attention, groups[step.ffn].ffn
-        norms = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
+        norms: Any = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
         layer = Layer(number, attention, ffn, *norms, split_cls_row, norm_first=self.config.norm == "pre")
         return layer(hidden, mask, gates, cls_positions)

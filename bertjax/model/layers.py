@@ -53,6 +53,12 @@ class LayerGates(NamedTuple):
     """With two leading axes, examples and positions, one multiplier per position."""
     neurons: Float[Array, "*batch neurons"] | None = None
     layer: Float[Array, "*batch"] | None = None
+    attention: Float[Array, "*batch"] | None = None
+    """A multiplier of the whole attention sublayer's update."""
+    ffn: Float[Array, "*batch"] | None = None
+    """A multiplier of the whole feed-forward sublayer's update."""
+    columns: Float[Array, " d"] | None = None
+    """Multipliers of the hidden columns, see `BertModel.__call__`."""
 
 
 class LayerOutput(NamedTuple):
@@ -93,20 +99,39 @@ class Dense(nn.Module):
         return dense(x, kernel, bias, site=site, product=self.product)
 
 
+class ConstantUpdate(nn.Module):
+    """What is left of a sublayer's output projection when nothing is left of the sublayer: its bias."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, rows: tuple[int, ...], dtype: Any) -> Float[Array, "*rows o"]:
+        bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
+        return jnp.broadcast_to(bias.astype(dtype), (*rows, self.features))
+
+
 class LayerNorm(nn.Module):
-    """Layer normalisation (Ba et al. 2016), computed in float32, returned in the dtype of its input."""
+    """Layer normalisation (Ba et al. 2016), computed in float32, returned in the dtype of its input.
+
+    With `columns`, mean and variance are those of the columns whose multiplier is not 0, and the others become 0, as if
+    the input had only the former.
+    """
 
     epsilon: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    def __call__(
+        self, x: Float[Array, "*batch d"], columns: Float[Array, " d"] | None = None
+    ) -> Float[Array, "*batch d"]:
         scale = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],))
         bias = parameter(self, "bias", nn.initializers.zeros, (x.shape[-1],))
         x32 = x.astype(jnp.float32)
-        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        kept = None if columns is None else as_row(columns, x.ndim) != 0
+        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True, where=kept)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True, where=kept)
         inverse = jax.lax.rsqrt(variance + self.epsilon)
-        return (centred * inverse * as_row(scale, x.ndim) + as_row(bias, x.ndim)).astype(x.dtype)
+        normed = centred * inverse * as_row(scale, x.ndim) + as_row(bias, x.ndim)
+        return (normed if kept is None else jnp.where(kept, normed, 0.0)).astype(x.dtype)
 
 
 class NoNorm(nn.Module):
@@ -135,19 +160,27 @@ class SelfAttention(nn.Module):
     def setup(self):
         config = self.config
         width = self.heads * config.head_size
+        self.layer_norm = norm_of(config)
+        if not self.heads:
+            self.output = ConstantUpdate(config.inner_size)
+            return
         self.query = Dense(width, config.initializer_range, self.product)
         self.key = Dense(width, config.initializer_range, self.product)
         self.value = Dense(width, config.initializer_range, self.product)
         self.output = Dense(config.inner_size, config.initializer_range, self.product)
-        self.layer_norm = norm_of(config)
 
     def queries(self, rows: Float[Array, "b r d"], site: str) -> Float[Array, "b r h k"]:
-        return self.heads_of(self.query(rows, f"{site}/query"))
+        return self.heads_of(self.query(rows, f"{site}/query")) if self.heads else self.no_heads(rows)
 
     def keys_and_values(
         self, hidden: Float[Array, "b l d"], site: str
     ) -> tuple[Float[Array, "b l h k"], Float[Array, "b l h k"]]:
+        if not self.heads:
+            return self.no_heads(hidden), self.no_heads(hidden)
         return self.heads_of(self.key(hidden, f"{site}/key")), self.heads_of(self.value(hidden, f"{site}/value"))
+
+    def no_heads(self, rows: Float[Array, "b r d"]) -> Float[Array, "b r 0 k"]:
+        return jnp.zeros((*rows.shape[:2], 0, self.config.head_size), rows.dtype)
 
     def heads_of(self, x: Float[Array, "b r w"]) -> Float[Array, "b r h k"]:
         return x.reshape(*x.shape[:2], self.heads, self.config.head_size)
@@ -162,6 +195,8 @@ class SelfAttention(nn.Module):
         site: str,
     ) -> Float[Array, "b r d"]:
         """Attention output of the queries' rows, after the output projection and dropout."""
+        if not self.heads:
+            return self.gated(self.output(queries.shape[:2], queries.dtype), gates)
         context = attention(
             self.config.attention,
             queries,
@@ -177,7 +212,10 @@ class SelfAttention(nn.Module):
             rows = gates.heads.shape[1] if gates.heads.ndim == 3 else 1
             context = context * jnp.reshape(gates.heads, (-1, rows, self.heads, 1)).astype(context.dtype)
         width = self.heads * self.config.head_size
-        update = self.output(context.reshape(*queries.shape[:2], width), f"{site}/output")
+        return self.gated(self.output(context.reshape(*queries.shape[:2], width), f"{site}/output"), gates)
+
+    def gated(self, update: Float[Array, "b r d"], gates: LayerGates) -> Float[Array, "b r d"]:
+        update = gated_update(update, gates.attention, gates.columns)
         return dropout(update, self.config.inner_dropout, dropout_key(self))
 
 
@@ -192,15 +230,35 @@ class FeedForward(nn.Module):
 
     def setup(self):
         config = self.config
+        self.layer_norm = norm_of(config, self.epsilon)
+        if not self.neurons:
+            self.output = ConstantUpdate(config.inner_size)
+            return
         self.intermediate = Dense(self.neurons, config.initializer_range, self.product)
         self.output = Dense(config.inner_size, config.initializer_range, self.product)
-        self.layer_norm = norm_of(config, self.epsilon)
 
     def __call__(self, hidden: Float[Array, "b l d"], gates: LayerGates, site: str) -> Float[Array, "b l d"]:
-        activated = ACTIVATIONS[self.config.hidden_act](self.intermediate(hidden, f"{site}/intermediate"))
-        if gates.neurons is not None:
-            activated = activated * jnp.reshape(gates.neurons, (-1, 1, self.neurons)).astype(activated.dtype)
-        return dropout(self.output(activated, f"{site}/output"), self.config.inner_dropout, dropout_key(self))
+        if self.neurons:
+            activated = ACTIVATIONS[self.config.hidden_act](self.intermediate(hidden, f"{site}/intermediate"))
+            if gates.neurons is not None:
+                activated = activated * jnp.reshape(gates.neurons, (-1, 1, self.neurons)).astype(activated.dtype)
+            update = self.output(activated, f"{site}/output")
+        else:
+            update = self.output(hidden.shape[:-1], hidden.dtype)
+        update = gated_update(update, gates.ffn, gates.columns)
+        return dropout(update, self.config.inner_dropout, dropout_key(self))
+
+
+def gated_update(update: Float[Array, "b r d"], whole: Array | None, columns: Array | None) -> Float[Array, "b r d"]:
+    """The update of a sublayer times the gate of the sublayer and those of the hidden columns."""
+    if whole is not None:
+        update = update * jnp.reshape(whole, (-1, 1, 1)).astype(update.dtype)
+    return gated_columns(update, columns)
+
+
+def gated_columns(x: Float[Array, "*batch d"], columns: Float[Array, " d"] | None) -> Float[Array, "*batch d"]:
+    """Each column times its gate."""
+    return x if columns is None else x * as_row(columns, x.ndim).astype(x.dtype)
 
 
 class Group(nn.Module):
@@ -225,8 +283,8 @@ class Layer:
     step: int
     attention: SelfAttention
     ffn: FeedForward
-    attention_norm: LayerNorm | NoNorm
-    ffn_norm: LayerNorm | NoNorm
+    attention_norm: LayerNorm
+    ffn_norm: LayerNorm
     split_cls_row: bool = False
     """Compute the [CLS] row separately, so that XLA can drop the other rows when only the classifier reads the output:
     a classifier's last layer then computes two products out of twelve. Observers of products need all rows in one call,
@@ -248,15 +306,15 @@ class Layer:
             parts = [(hidden, mask), (rows_at(hidden, cls_positions), seen)]
         elif self.split_cls_row and hidden.shape[1] > 1 and mask.shape[2] == 1:
             parts = [(rows, mask) for rows in jnp.split(hidden, [1], axis=1)]
-        queries = [self.attention.queries(self.attention_input(rows), site) for rows, _ in parts]
-        keys, values = self.attention.keys_and_values(self.attention_input(hidden), site)
+        queries = [self.attention.queries(self.attention_input(rows, gates), site) for rows, _ in parts]
+        keys, values = self.attention.keys_and_values(self.attention_input(hidden, gates), site)
         after = [self.after(rows, q, keys, values, seen, gates) for (rows, seen), q in zip(parts, queries, strict=True)]
         if self.split_cls_row and cls_positions is not None:
             return LayerOutput(after[0], after[1], queries[0], keys, values)
         return LayerOutput(concat_rows(after), after[0][:, 0], concat_rows(queries), keys, values)
 
-    def attention_input(self, rows: Float[Array, "b r d"]) -> Float[Array, "b r d"]:
-        return self.attention_norm(rows) if self.norm_first else rows
+    def attention_input(self, rows: Float[Array, "b r d"], gates: LayerGates) -> Float[Array, "b r d"]:
+        return self.attention_norm(rows, gates.columns) if self.norm_first else rows
 
     def after(
         self,
@@ -271,10 +329,10 @@ class Layer:
         site = f"step_{self.step}"
         attended = rows + self.attention(queries, keys, values, mask, gates, f"{site}/attention")
         if self.norm_first:
-            after = attended + self.ffn(self.ffn_norm(attended), gates, f"{site}/ffn")
+            after = attended + self.ffn(self.ffn_norm(attended, gates.columns), gates, f"{site}/ffn")
         else:
-            attended = self.attention_norm(attended)
-            after = self.ffn_norm(attended + self.ffn(attended, gates, f"{site}/ffn"))
+            attended = self.attention_norm(attended, gates.columns)
+            after = self.ffn_norm(attended + self.ffn(attended, gates, f"{site}/ffn"), gates.columns)
         if gates.layer is not None:
             after = rows + jnp.reshape(gates.layer, (-1, 1, 1)).astype(rows.dtype) * (after - rows)
         return after

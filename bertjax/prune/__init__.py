@@ -4,7 +4,8 @@
 
     config, params = keep_heads(bundle.config, bundle.params, {0: [0, 3, 5], 1: [2]})
 
-    surgery.py   structured pruning: layers, heads, neurons and columns removed exactly
+    surgery.py   structured pruning: layers, heads, neurons and columns of a word table removed exactly
+    hidden.py    hidden columns removed through the whole network
     scores.py    importance scores of heads, neurons and layers
     criteria.py  the criteria as they appear in configs
     select.py    which parts to keep, from their scores
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertjax.prune.criteria import Criterion
+    from bertjax.prune.hidden import keep_hidden
     from bertjax.prune.layerdrop import LayerDrop
     from bertjax.prune.movement import Movement
     from bertjax.prune.surgery import keep_columns, keep_heads, keep_layers, keep_neurons, remove_dead
@@ -35,6 +37,7 @@ __all__ = [
     "Movement",
     "keep_columns",
     "keep_heads",
+    "keep_hidden",
     "keep_layers",
     "keep_neurons",
     "remove_dead",
@@ -45,7 +48,7 @@ def __getattr__(name: str) -> Any:
     """Imports lazily: config files use the transforms, which need no jax; surgery does."""
     if name not in __all__:
         raise AttributeError(f"module 'bertjax.prune' has no attribute {name!r}")
-    own = {"Criterion": "criteria", "LayerDrop": "layerdrop", "Movement": "movement"}
+    own = {"Criterion": "criteria", "LayerDrop": "layerdrop", "Movement": "movement", "keep_hidden": "hidden"}
     home = own.get(name, "transforms" if name[0].isupper() else "surgery")
     value = globals()[name] = getattr(import_module(f"bertjax.prune.{home}"), name)
     return value

@@ -78,11 +78,10 @@ def with_exits(config: BertConfig, new: BertConfig, params: Tree, kept: Sequence
 
 def keep_heads(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConfig, Tree]:
     """The model with only these heads in these groups, and all heads in other groups. Equal to `LayerGates.heads` of 0
-    for the removed heads.
+    for the removed heads. Without any head, a layer's attention adds its output bias and nothing else.
 
     Raises:
-      UserError: No head for a group (use `keep_layers` to remove a layer), a head that does not exist, or a group
-        without attention.
+      UserError: A head that does not exist, another order, or a group without attention.
     """
     check_prunable(config, params)
     width = config.head_size
@@ -91,6 +90,9 @@ def keep_heads(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConfig
         check_kept(f"heads to keep in layer {group}", heads, group_sizes(config, "attention").get(group))
         columns = (np.asarray(heads)[:, None] * width + np.arange(width)).ravel()
         path = f"encoder/layer_{group}/attention"
+        if not len(heads):
+            drop_products(flat, path, "query", "key", "value")
+            continue
         for name in ("query", "key", "value"):
             flat[f"{path}/{name}/kernel"] = np.asarray(flat[f"{path}/{name}/kernel"])[:, columns]
             flat[f"{path}/{name}/bias"] = np.asarray(flat[f"{path}/{name}/bias"])[columns]
@@ -110,10 +112,21 @@ def keep_neurons(config: BertConfig, params: Tree, kept: Kept) -> tuple[BertConf
     for group, neurons in kept.items():
         check_kept(f"neurons to keep in layer {group}", neurons, group_sizes(config, "ffn").get(group))
         path, chosen = f"encoder/layer_{group}/ffn", np.asarray(neurons)
+        if not len(neurons):
+            drop_products(flat, path, "intermediate")
+            continue
         flat[f"{path}/intermediate/kernel"] = np.asarray(flat[f"{path}/intermediate/kernel"])[:, chosen]
         flat[f"{path}/intermediate/bias"] = np.asarray(flat[f"{path}/intermediate/bias"])[chosen]
         flat[f"{path}/output/kernel"] = np.asarray(flat[f"{path}/output/kernel"])[chosen]
     return resized(config, flat, "intermediate_size", "ffn", kept)
+
+
+def drop_products(flat: dict[str, Any], path: str, *inner: str) -> None:
+    """Removes the matrices of a sublayer of which nothing is left but the bias of its output."""
+    for name in (*inner, "output"):
+        flat.pop(f"{path}/{name}/kernel", None)  # absent if the sublayer had no part before
+        if name != "output":
+            flat.pop(f"{path}/{name}/bias", None)
 
 
 def keep_columns(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[BertConfig, Tree]:
@@ -130,7 +143,7 @@ def keep_columns(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple
             "columns can be removed only from a factorised word table, which has a projection of its own to the "
             "encoder (factorised='words'). Factorise this model's table first: bertjax.share.factorise_words."
         )
-    check_kept("columns to keep in the word table", kept, config.embedding_size)
+    check_kept("columns to keep in the word table", kept, config.embedding_size, at_least=1)
     chosen, embeddings = np.asarray(kept), params["embeddings"]
     pruned = {
         "word": {"embedding": np.asarray(embeddings["word"]["embedding"])[:, chosen]},
@@ -147,7 +160,7 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
 
     The constant output of a dead part is added to the bias that follows it: for a head without value weights its value
     bias (attention weights sum to 1), for a neuron without input weights the activation of its bias. Each layer keeps
-    at least one head and one neuron, and enough dead neurons to make their number a `multiple`.
+    enough dead neurons to make their number a `multiple`.
     """
     check_prunable(config, params)
     flat = flatten(params)
@@ -155,10 +168,12 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
     neurons: dict[int, list[int]] = {}
     for group, count in group_sizes(config, "attention").items():
         path = f"encoder/layer_{group}/attention"
+        if not count:
+            continue
         value, bias, output = (np.asarray(flat[f"{path}/{n}"]) for n in ("value/kernel", "value/bias", "output/kernel"))
         by_head = [array.reshape(-1, count, config.head_size) for array in (value, output.T)]
         no_input, no_output = (~array.any(axis=(0, 2)) for array in by_head)
-        alive = np.flatnonzero(~(no_input | no_output)).tolist() or [0]
+        alive = np.flatnonzero(~(no_input | no_output)).tolist()
         constant = np.where(np.repeat(no_input, config.head_size), bias, 0)
         constant[np.repeat(np.isin(np.arange(count), alive), config.head_size)] = 0  # kept heads still add it
         flat[f"{path}/output/bias"] = np.asarray(flat[f"{path}/output/bias"]) + constant @ output
@@ -166,6 +181,8 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
     activation = ACTIVATIONS[config.hidden_act]
     for group, count in group_sizes(config, "ffn").items():
         path = f"encoder/layer_{group}/ffn"
+        if not count:
+            continue
         inner, bias, outer = (
             np.asarray(flat[f"{path}/{n}"]) for n in ("intermediate/kernel", "intermediate/bias", "output/kernel")
         )
@@ -179,8 +196,8 @@ def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[Be
 
 
 def rounded_up(alive: np.ndarray, count: int, multiple: int) -> list[int]:
-    """The indices, filled up with the first of the others until their number is at least 1 and a multiple (or all)."""
-    size = min(count, max(multiple, -(-len(alive) // multiple) * multiple))
+    """The indices, filled up with the first of the others until their number is a multiple (or all)."""
+    size = min(count, -(-len(alive) // multiple) * multiple)
     others = np.setdiff1d(np.arange(count), alive)
     return np.sort(np.concatenate([alive, others[: max(0, size - len(alive))]])).astype(int).tolist()
 
@@ -199,7 +216,7 @@ def resized(config: BertConfig, flat: dict[str, Any], name: str, part: str, kept
         for step in config.depth_steps()
     ]
     one_size = {getattr(step, name) for step in steps}
-    if len(one_size) == 1:  # `config.replace` would derive `head_size` anew
+    if len(one_size) == 1 and 0 not in one_size:  # `config.replace` would derive `head_size` anew
         config = dataclasses.replace(config, **{name: one_size.pop()}, layers=tuple(steps))
     return with_layers(config, tuple(steps)), unflatten(flat)
 
@@ -224,10 +241,12 @@ def check_prunable(config: BertConfig, params: Tree) -> None:
         raise UserError("the model is quantised, and integer weights cannot be pruned; prune first, then quantise.")
 
 
-def check_kept(what: str, kept: Sequence[int], count: int | None) -> None:
+def check_kept(what: str, kept: Sequence[int], count: int | None, at_least: int = 0) -> None:
     if count is None:
         raise UserError(f"{what}: the model has no such layer (parameter group).")
-    if not len(kept) or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < count:
+    ordered = list(kept) == sorted(set(kept)) and (not len(kept) or 0 <= kept[0] <= kept[-1] < count)
+    if not ordered or len(kept) < at_least:
         raise UserError(
-            f"{what}: {list(kept)[:8]}; expected one or more of 0 to {count - 1}, in ascending order and each once."
+            f"{what}: {list(kept)[:8]}; expected {'one or more' if at_least else 'some'} of 0 to {count - 1}, in "
+            "ascending order and each once."
         )

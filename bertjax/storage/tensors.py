@@ -47,8 +47,11 @@ def count_arrays(file: Path) -> int:
 
 def save_tensors(arrays: dict[str, np.ndarray], file: Path) -> None:
     """Writes a file. Errors of the disk are raised as `OSError`, not as `SafetensorError`."""
+    in_order = {
+        name: np.ascontiguousarray(array) for name, array in arrays.items()
+    }  # `save_file` writes memory as it is
     try:
-        save_file(arrays, file, metadata={"format": "pt"})
+        save_file(in_order, file, metadata={"format": "pt"})
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         reason = (int(code[1]), os.strerror(int(code[1]))) if code else (errno.EIO, str(error))

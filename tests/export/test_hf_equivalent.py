@@ -38,6 +38,12 @@ def factorised() -> Bundle:
     return Bundle(*factorise_words(bundle.config, bundle.params, 5))
 
 
+def empty() -> Bundle:
+    """A layer without heads, and one without neurons."""
+    bundle = ragged()
+    return Bundle(*keep_neurons(*keep_heads(bundle.config, bundle.params, {1: []}), {0: []}))
+
+
 SHARED = (LayerConfig(3, 10, 0, 0), LayerConfig(3, 10, 0, 1), LayerConfig(3, 10, 2, 1))
 DISTILBERT = {"model_type": "distilbert", "architecture": "DistilBertForSequenceClassification", "type_vocab_size": 0}
 ALBERT = {"model_type": "albert", "architecture": "AlbertForSequenceClassification", "num_hidden_groups": 1}
@@ -47,6 +53,7 @@ MODELS = {
     "albert": lambda: ragged(**ALBERT, embedding_size=6),
     "shared": lambda: ragged(layers=SHARED),
     "factorised": factorised,
+    "empty": empty,
 }
 
 

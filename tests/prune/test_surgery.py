@@ -51,6 +51,27 @@ def patterns(config: Any, seed: int) -> tuple[dict[int, list[int]], dict[int, li
     return {s.attention: some(HEADS) for s in steps}, {s.ffn: some(NEURONS) for s in steps}
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_without_heads_or_neurons_equal_masked_ones(name: str, tmp_path: Any):
+    model, params = tiny(**MODELS[name])
+    groups = (
+        sorted({step.attention for step in model.config.depth_steps()}),
+        sorted({step.ffn for step in model.config.depth_steps()}),
+    )
+    heads: Any = {group: [] if group == groups[0][0] else [0, 2] for group in groups[0]}
+    neurons: Any = {group: [] if group == groups[1][-1] else [1, 5] for group in groups[1]}
+    masked = apply(model, params, tiny_batch(), gates=gates_of(model.config, heads, neurons))
+    config, cut = keep_neurons(*keep_heads(model.config, params, heads), neurons)
+    agree(apply(build(config), cut, tiny_batch()), masked)
+    bertjax.save(bertjax.Bundle(config, cut), tmp_path / "empty")
+    back = bertjax.load(tmp_path / "empty")
+    assert back.config == config
+    agree(apply(back.model, back.params, tiny_batch()), masked)
+    again, same = keep_neurons(*keep_heads(config, cut, dict.fromkeys(heads, ())), dict.fromkeys(neurons, ()))
+    assert {step.shape for step in again.depth_steps()} == {(0, 0)}
+    assert apply(build(again), same, tiny_batch()).queries[0].shape[2] == 0
+
+
 def gates_of(config, heads: dict[int, list[int]], neurons: dict[int, list[int]]) -> list[LayerGates]:
     def mask(kept: list[int], count: int) -> Any:
         return jnp.asarray(np.isin(np.arange(count), kept), jnp.float32)
@@ -147,6 +168,7 @@ def zeroed(params: Tree, *patterns: tuple[str, Any]) -> Tree:
     return unflatten(flat)
 
 
+NORM = "layer_norm/scale", "layer_norm/bias"
 FIRST, SECOND = slice(0, WIDTH), slice(WIDTH, 2 * WIDTH)
 EVERY = slice(None)
 
@@ -181,12 +203,15 @@ def test_a_head_that_looks_at_everything_alike_is_not_dead(part: str):
     assert np.abs(apply(build(without), cut, tiny_batch()).logits - before).max() > 1e-2
 
 
-def test_a_layer_whose_parts_are_all_dead_keeps_one_of_each():
+def test_of_a_layer_whose_parts_are_all_dead_the_biases_stay():
     model, params = tiny()
     site = "encoder/layer_1"
     dead = zeroed(params, (f"{site}/attention/value/kernel", EVERY), (f"{site}/ffn/output/kernel", EVERY))
     config, cut = remove_dead(model.config, dead)
-    assert config.depth_steps()[1].shape == (1, 1)
+    assert config.depth_steps()[1].shape == (0, 0)
+    left = {path for path in flatten(cut) if path.startswith("encoder/layer_1/")}
+    names = {f"{part}/{name}" for part in ("attention", "ffn") for name in ("output/bias", *NORM)}
+    assert left == {f"encoder/layer_1/{name}" for name in names}
     agree(apply(build(config), cut, tiny_batch()), apply(model, dead, tiny_batch()))
 
 
@@ -220,8 +245,8 @@ def test_a_ragged_model_survives_its_folder(tmp_path):
 @pytest.mark.slow
 def test_what_cannot_be_cut_is_refused_with_the_reason():
     model, params = tiny()
-    for kept in ([], [1, 0], [0, 0], [0, HEADS]):
-        with pytest.raises(UserError, match="expected one or more of 0 to 2, in ascending order and each once"):
+    for kept in ([1, 0], [0, 0], [0, HEADS]):
+        with pytest.raises(UserError, match="expected some of 0 to 2, in ascending order and each once"):
             keep_heads(model.config, params, {0: kept})
     with pytest.raises(UserError, match="neurons to keep in layer 7: the model has no such layer"):
         keep_neurons(model.config, params, {7: [0]})
