@@ -17,6 +17,7 @@ COMMANDS = {
     "distill": "train a smaller student to reproduce the outputs of a teacher",
     "augment": "data augmentation: copies of each example with some words replaced",
     "prune": "remove attention heads, FFN neurons or layers, or set weights to zero; then fine-tune",
+    "latency": "measure how long the parts of a model take: the table for pruning to a speed-up",
     "quantize": "quantise weights and activations, after training or during training (QAT)",
     "exits": "add and train early-exit classifiers after inner layers",
     "calibrate": "choose the early-exit threshold on held-out text, and measure the speed-up",

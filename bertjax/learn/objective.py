@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
@@ -20,6 +20,7 @@ from bertjax.bundle import Bundle
 from bertjax.errors import UserError
 from bertjax.learn.loss import Loss, LossFunction, Penalty
 from bertjax.learn.losses import Batch
+from bertjax.learn.removal import cut_like, kept_rows_and_columns
 from bertjax.learn.step import Objective, Term
 from bertjax.learn.transform import Transform, Update, check_zeros, combined, named
 from bertjax.model import BertModel
@@ -129,8 +130,15 @@ def assemble(
 
     def finish(params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
         config, params = student.config, merge(params, frozen)
-        for name, part in parts.items():
-            config, params = part.finish(config, params, *step.trees(name, extra, state))
+        trees = {name: step.trees(name, extra, state) for name in parts}
+        while trees:
+            name = next(iter(trees))
+            own = trees.pop(name)
+            finished = partial(parts[name].finish, config)
+            if trees and parts[name].removes_parts:
+                kept = kept_rows_and_columns(lambda tree, f=finished, o=own: f(tree, *o)[1], params)
+                trees = {n: tuple(cut_like(params, kept, tree, n) for tree in both) for n, both in trees.items()}
+            config, params = finished(params, *own)
         return config, params
 
     return Learning(

@@ -43,6 +43,8 @@ class Forward(NamedTuple):
     gates: Sequence[LayerGates] | None = None
     """Multipliers of heads, neurons and layers, one entry per depth step; those of several transforms are
     multiplied."""
+    columns: Any = None
+    """Multipliers of the hidden columns [d]; those of several transforms are multiplied."""
     layers: Any = None
     """Booleans [depth]: which layers run. A layer that does not is the identity and costs no time. A layer runs if it
     runs for every transform."""
@@ -56,6 +58,8 @@ class Transform:
 
     stores_integers: ClassVar[bool] = False
     """Whether `finish` leaves integers, which no later transform can change."""
+    removes_parts: ClassVar[bool] = False
+    """Whether `finish` removes rows and columns of matrices. What later transforms own of these is removed, too."""
 
     def zeroed(self, params: Tree) -> tuple[str, ...]:
         """The paths of the matrices in which it sets weights to 0, which later transforms have to keep."""
@@ -165,6 +169,8 @@ def combined(forwards: dict[str, Forward]) -> dict[str, Any]:
             given["product"] = forward.product
         if forward.layers is not None:
             given["switches"] = given["switches"] & forward.layers if "switches" in given else forward.layers
+        if forward.columns is not None:
+            given["columns"] = given["columns"] * forward.columns if "columns" in given else forward.columns
         if forward.gates is not None:
             gates = given.get("gates")
             given["gates"] = forward.gates if gates is None else multiplied(gates, forward.gates)

@@ -96,6 +96,6 @@ class Encoder(nn.Module):
         """The output of one depth step, with the groups that the config names for it."""
         step, groups = self.config.depth_steps()[number], self.groups
         attention, ffn = groups[step.attention].attention, groups[step.ffn].ffn
-        norms: Any = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
-        layer = Layer(number, attention, ffn, *norms, split_cls_row, norm_first=self.config.norm == "pre")
+        norms = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
+        layer = Layer(number, attention, ffn, norms[0], norms[1], split_cls_row, self.config.norm == "pre")
         return layer(hidden, mask, gates, cls_positions)

@@ -162,7 +162,7 @@ class SelfAttention(nn.Module):
         width = self.heads * config.head_size
         self.layer_norm = norm_of(config)
         if not self.heads:
-            self.output = ConstantUpdate(config.inner_size)
+            self.output: Any = ConstantUpdate(config.inner_size)
             return
         self.query = Dense(width, config.initializer_range, self.product)
         self.key = Dense(width, config.initializer_range, self.product)
@@ -232,7 +232,7 @@ class FeedForward(nn.Module):
         config = self.config
         self.layer_norm = norm_of(config, self.epsilon)
         if not self.neurons:
-            self.output = ConstantUpdate(config.inner_size)
+            self.output: Any = ConstantUpdate(config.inner_size)
             return
         self.intermediate = Dense(self.neurons, config.initializer_range, self.product)
         self.output = Dense(config.inner_size, config.initializer_range, self.product)
@@ -283,8 +283,8 @@ class Layer:
     step: int
     attention: SelfAttention
     ffn: FeedForward
-    attention_norm: LayerNorm
-    ffn_norm: LayerNorm
+    attention_norm: Any  # a LayerNorm, of a group whose type allows NoNorm, too
+    ffn_norm: Any
     split_cls_row: bool = False
     """Compute the [CLS] row separately, so that XLA can drop the other rows when only the classifier reads the output:
     a classifier's last layer then computes two products out of twelve. Observers of products need all rows in one call,

@@ -1,5 +1,6 @@
 """The site names of a model's products, found by tracing without computing anything."""
 
+import re
 from typing import Any
 
 import jax
@@ -27,6 +28,15 @@ def integer_sites(model: BertModel, params: Tree) -> tuple[str, ...]:
     ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     jax.eval_shape(lambda params, ids: observed.apply({"params": params}, ids, ids, ids), params, ids)
     return tuple(sites)
+
+
+def has_site(config: BertConfig, site: str) -> bool:
+    """Whether a site of a whole layer exists: not if the layer has no heads, or no neurons."""
+    found = re.match(r"step_(\d+)/(attention|ffn)/", site)
+    if not found or config.recurrence:
+        return True
+    step = config.depth_steps()[int(found[1])]
+    return (step.num_attention_heads if found[2] == "attention" else step.intermediate_size) > 0
 
 
 def check_sites(config: BertConfig, params: Tree) -> None:

@@ -13,6 +13,9 @@
     transforms.py  the same inside a training step: zeros that stay, zeros that grow
     movement.py  weights pruned by learned scores while the model is fine-tuned
     layerdrop.py  layers dropped at random while the model trains
+    cofi.py      heads, neurons, sublayers and hidden columns removed by gates that are learned
+    hard_concrete.py  the gates
+    costs.py     what the parts of a layer cost
 
 The trade-off: a masked weight is still multiplied, so masks save space in a compressed file and no time. Removing parts
 makes the matrices smaller, which saves time in every runtime and on every device.
@@ -22,6 +25,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bertjax.prune.cofi import CoFi
     from bertjax.prune.criteria import Criterion
     from bertjax.prune.hidden import keep_hidden
     from bertjax.prune.layerdrop import LayerDrop
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from bertjax.prune.transforms import GradualMagnitude, KeepZeros
 
 __all__ = [
+    "CoFi",
     "Criterion",
     "GradualMagnitude",
     "KeepZeros",
@@ -48,7 +53,13 @@ def __getattr__(name: str) -> Any:
     """Imports lazily: config files use the transforms, which need no jax; surgery does."""
     if name not in __all__:
         raise AttributeError(f"module 'bertjax.prune' has no attribute {name!r}")
-    own = {"Criterion": "criteria", "LayerDrop": "layerdrop", "Movement": "movement", "keep_hidden": "hidden"}
+    own = {
+        "CoFi": "cofi",
+        "Criterion": "criteria",
+        "LayerDrop": "layerdrop",
+        "Movement": "movement",
+        "keep_hidden": "hidden",
+    }
     home = own.get(name, "transforms" if name[0].isupper() else "surgery")
     value = globals()[name] = getattr(import_module(f"bertjax.prune.{home}"), name)
     return value

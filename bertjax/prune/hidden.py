@@ -35,9 +35,7 @@ def keep_hidden(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[
     """
     check_prunable(config, params)
     check_kept("hidden columns to keep", kept, config.hidden_size, at_least=1)
-    if config.exits or config.architecture.endswith(("ForMaskedLM", "ForPreTraining")):
-        what = "exits" if config.exits else "a head that predicts words"
-        raise UserError(f"hidden columns of a model with {what} cannot be removed; give one with a classifier.")
+    check_columns(config)
     reads, writes = re.compile(f"{READS}|{HEAD}"), re.compile(f"{WRITES}|{POOLED}|{embedding_columns(config)}")
     chosen, flat = np.asarray(kept), flatten(params)
     for path in flat:
@@ -47,6 +45,13 @@ def keep_hidden(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[
             flat[path] = np.asarray(flat[path])[..., chosen]
     narrow = config.embedding_size if config.maps_embeddings else len(kept)
     return dataclasses.replace(config, hidden_size=len(kept), embedding_size=narrow), unflatten(flat)
+
+
+def check_columns(config: BertConfig) -> None:
+    """Raises a `UserError` if hidden columns cannot be removed exactly."""
+    if config.exits or config.architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+        what = "exits" if config.exits else "a head that predicts words"
+        raise UserError(f"hidden columns of a model with {what} cannot be removed; give one with a classifier.")
 
 
 def embedding_columns(config: BertConfig) -> str:

@@ -101,9 +101,13 @@ class FakeQuantize(Transform):
 
     def finish(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
         """The model in integers."""
+        from bertjax.model.sites import has_site
         from bertjax.quantize.training import learned_ranges, quantise_trained
 
-        ranges = learned_ranges(dict(self.ranges or ()), extra["inputs"]) if self.learned else dict(self.ranges or ())
+        ranges = dict(self.ranges or ())
+        if self.learned:
+            ranges = learned_ranges(ranges, extra.get("inputs", {}))
+        ranges = {site: one for site, one in ranges.items() if has_site(config, site)}
         described = config.replace(quantization=Quantization(activations=tuple(ranges.items())))
         return quantise_trained(described, params, self.roundings(config, params), extra.get("weights"))
 

@@ -1,0 +1,135 @@
+"""A table of the times of the parts of an encoder layer, measured with the runtime that will serve the model.
+
+Whole models are timed, because a part alone would find other things in the caches: models in which every layer has h
+heads and no neurons, or n neurons and no heads. What such a model takes beyond one without any parts, divided by the
+number of layers, is the time of the part. The trade-off: a table costs as much as timing a dozen models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertjax.errors import UserError
+
+if TYPE_CHECKING:
+    from bertjax.bundle import Bundle
+    from bertjax.prune.costs import LatencyTable, Part
+    from bertjax.text.examples import Examples
+
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+"""Fractions of the heads and of the neurons that are timed; times between two of them are interpolated."""
+
+
+def measure_table(
+    bundle: Bundle,
+    examples: Examples,
+    max_length: int,
+    runtime: str = "onnx",
+    threads: int | None = 1,
+    sample: int = 64,
+    repeats: int = 7,
+    notify: Callable[[str], None] = lambda message: None,
+) -> LatencyTable:
+    """The milliseconds of each part at batch 1, on a sample of the examples.
+
+    Raises:
+      UserError: The model cannot be pruned, or has no layers to time.
+    """
+    from bertjax.measure.latency import Candidate, measure_latency
+    from bertjax.prune.costs import LatencyTable
+    from bertjax.report.build import one_process_only
+
+    config = bundle.config
+    if not config.depth_steps():
+        raise UserError("the model has no layers, so there is nothing to time.")
+    step = max(config.depth_steps(), key=lambda one: sum(one.shape))
+    counts: dict[Part, list[int]] = {"heads": grid(step.num_attention_heads), "neurons": grid(step.intermediate_size)}
+    variants = {"base": (0, 0)} | {f"{n} heads": (n, 0) for n in counts["heads"] if n}
+    variants |= {f"{n} neurons": (0, n) for n in counts["neurons"] if n}
+    with tempfile.TemporaryDirectory() as folder:
+        candidates = {}
+        for number, (name, shape) in enumerate(variants.items()):
+            place = Path(folder) / str(number)
+            write_variant(bundle, shape, runtime, place)
+            candidates[name] = Candidate(runtime, place)
+        timings = measure_latency(
+            candidates,
+            examples.texts,
+            examples.pairs,
+            max_length=max_length,
+            sample=sample,
+            repeats=repeats,
+            threads=threads,
+            isolated=not one_process_only(),
+            notify=notify,
+        )
+    times = {name: one.latency.batch_1.p50 for name, one in timings.items()}
+    base, depth = times["base"], len(config.depth_steps())
+
+    def of(part: Part) -> tuple[tuple[int, float], ...]:
+        beyond = [(n, (times[f"{n} {part}"] - base) / depth) for n in counts[part] if n]
+        return ((0, 0.0), *rising(beyond))
+
+    about = timings["base"]
+    return LatencyTable(
+        base,
+        of("heads"),
+        of("neurons"),
+        config.hidden_size,
+        config.head_size,
+        about.runtime,
+        about.threads,
+        about.device,
+        f"{min(sample, len(examples.texts))} texts, at most {max_length} tokens, one at a time, {repeats} rounds",
+        dict(about.versions),
+    )
+
+
+def grid(whole: int) -> list[int]:
+    """The counts to time, 0 included."""
+    return sorted({0, *(max(1, round(share * whole)) for share in SHARES)})
+
+
+def rising(times: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The times with noise removed that would make a larger part cheaper than a smaller one."""
+    longest, found = 0.0, []
+    for count, time in times:
+        longest = max(longest, time)
+        found.append((count, longest))
+    return found
+
+
+def write_variant(bundle: Bundle, shape: tuple[int, int], runtime: str, place: Path) -> None:
+    """The model with this many heads and neurons in every layer, as a folder for the runtime."""
+    import bertjax
+    from bertjax.export.folder import export_config, limit_tokenizer, write_export
+    from bertjax.prune import keep_heads, keep_neurons
+    from bertjax.prune.surgery import group_sizes
+
+    config, params = bundle.config, bundle.params
+    for keep, owner, count in ((keep_heads, "attention", shape[0]), (keep_neurons, "ffn", shape[1])):
+        kept = {group: range(min(count, size)) for group, size in group_sizes(config, owner).items()}
+        config, params = keep(config, params, kept)
+    variant = dataclasses.replace(bundle, config=config, params=params)
+    if runtime == "jax":
+        bertjax.save(variant, place)
+        return
+    import json
+
+    place.mkdir()
+    write_export(variant, "onnx", place, False, "int8")
+    (place / "config.json").write_text(json.dumps(export_config(config, "onnx", place)))
+    assert bundle.tokenizer is not None
+    bundle.tokenizer.save(place)
+    limit_tokenizer(place, config.max_position_embeddings)
+
+
+def predicted_ms(table: LatencyTable, config: Any) -> float:
+    """The milliseconds of a model by the table."""
+    from bertjax.prune.costs import LayerSizes, total_cost
+
+    return total_cost(table, [LayerSizes(*step.shape) for step in config.depth_steps()])

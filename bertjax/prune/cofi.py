@@ -1,0 +1,225 @@
+"""Structure that is learned: gates decide which heads, neurons, sublayers and hidden columns stay (CoFi, Xia, Zhong &
+Chen 2022).
+
+Every part has a hard-concrete gate, and the gates are trained with the model. A Lagrangian drives the expected cost to
+the target: its two multipliers ascend while the model descends. A target is a fraction of the encoder's weights, or a
+speed-up by a table of measured times. From the fraction `end` of the steps on, every gate is 0 or 1 for good and the
+model adapts to that; `finish` then removes what is gated by 0, exactly.
+
+The authors' code multiplies the kept gates' values into the weights and fine-tunes in a second run. Here the kept ones
+become 1, so that rounding in the same step rounds the weights that ship. The trade-off against scores computed once:
+gates need thousands of updates, and dozens of runs differ more than one with fixed scores does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from bertjax.errors import UserError
+from bertjax.learn.transform import Forward, Transform, Update
+from bertjax.params import flatten, unflatten
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from bertjax.model import BertConfig, LayerConfig
+    from bertjax.params import Tree
+
+Gated = Literal["heads", "attention", "neurons", "ffn", "columns"]
+FIRST_LOGIT = 2.0
+"""At the beginning most gates are 1. The authors' code begins at 4.6, and at 0 for neurons, for runs of 20 epochs."""
+
+
+@dataclass(frozen=True)
+class CoFi(Transform):
+    """Heads, neurons, whole sublayers and hidden columns are removed by gates that are trained with the model."""
+
+    sparsity: float | None = None
+    """Fraction of the weights of the encoder's layers that is removed."""
+    speedup: float | None = None
+    """In place of `sparsity`: how many times as fast the model becomes by `table`."""
+    table: str | None = None
+    """For `speedup`: a table of measured times, the file latency.json of `bertjax latency`."""
+    parts: tuple[Gated, ...] = ("heads", "attention", "neurons", "ffn", "columns")
+    """What has gates: heads, whole attention sublayers, neurons, whole feed-forward sublayers, hidden columns."""
+    warmup: float = 0.2
+    """Fraction of the steps over which the target grows, linearly as published."""
+    end: float = 0.6
+    """Fraction of the steps after which the gates are decided."""
+    gate_learning_rate: float = 0.05
+    """Learning rate of logits and multipliers, with the schedule of the run. Published: 0.01, for 20 epochs."""
+
+    removes_parts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if (self.sparsity is None) == (self.speedup is None):
+            raise UserError(f"CoFi: sparsity={self.sparsity}, speedup={self.speedup}; give one of the two.")
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
+            raise UserError(f"CoFi: sparsity is {self.sparsity}; it is the fraction removed, from 0 to below 1.")
+        if self.speedup is not None and not (self.speedup >= 1 and self.table):
+            raise UserError(
+                f"CoFi: speedup={self.speedup}, table={self.table}; expected a speed-up of at least 1 and the file of "
+                "a table of measured times."
+            )
+        if not 0 <= self.warmup <= self.end <= 1:
+            raise UserError(f"CoFi: warmup={self.warmup}, end={self.end}; expected 0 <= warmup <= end <= 1.")
+        if not self.parts or set(self.parts) - set(get_args(Gated)):
+            raise UserError(f"CoFi: parts={self.parts}; expected one or more of {', '.join(get_args(Gated))}.")
+        if self.speedup is not None and "columns" in self.parts:
+            raise UserError("CoFi: the table of times knows no hidden columns; leave 'columns' out of parts.")
+
+    @property
+    def learning_rate(self) -> float | None:
+        return self.gate_learning_rate
+
+    def init(self, key: Array, config: BertConfig, params: Tree) -> tuple[Tree, Tree]:
+        """Logits and multipliers, and decided gates that keep everything."""
+        import jax.numpy as jnp
+
+        from bertjax.prune.hidden import check_columns
+        from bertjax.prune.surgery import check_prunable, group_sizes
+
+        check_prunable(config, params)
+        if "columns" in self.parts:
+            check_columns(config)
+        sizes: dict[str, int] = {"columns": config.hidden_size}
+        for part, whole, owner in (("heads", "attention", "attention"), ("neurons", "ffn", "ffn")):
+            counts = group_sizes(config, owner)
+            sizes |= {f"{part}/layer_{group}": count for group, count in counts.items() if count}
+            sizes |= {f"{whole}/layer_{group}": 1 for group, count in counts.items() if count}
+        gated = {path: count for path, count in sizes.items() if path.split("/")[0] in self.parts}
+        logits = {path: jnp.full(count, FIRST_LOGIT, jnp.float32) for path, count in gated.items()}
+        kept = {path: jnp.ones(count, jnp.float32) for path, count in gated.items()}
+        return {"logits": unflatten(logits), "multipliers": jnp.zeros(2)}, unflatten(kept)
+
+    def last(self, total: int) -> int:
+        """The first update with decided gates; at least the last one trains with them."""
+        return min(round(self.end * total), total - 1)
+
+    def advance(self, update: Update, params: Tree, extra: Tree, state: Tree) -> Tree:
+        """Decides the gates once."""
+        import jax
+        import jax.numpy as jnp
+
+        from bertjax.prune.hard_concrete import decide
+
+        now = update.step == self.last(update.total)
+        return jax.tree.map(lambda logits, kept: jnp.where(now, decide(logits), kept), extra["logits"], state)
+
+    def gates(self, update: Update, extra: Tree, state: Tree) -> dict[str, Array]:
+        """The gates of an update by path."""
+        import jax
+        import jax.numpy as jnp
+
+        from bertjax.prune.hard_concrete import draw
+
+        decided, logits = flatten(state), flatten(extra["logits"])
+        open_ = update.step < self.last(update.total)
+        keys = jax.random.split(update.key, len(logits))
+        return {
+            path: jnp.where(open_, draw(key, logits[path]), decided[path])
+            for key, path in zip(keys, logits, strict=True)
+        }
+
+    def apply(self, update: Update, params: Tree, extra: Tree, state: Tree) -> tuple[Tree, Forward]:
+        from bertjax.model import LayerGates
+
+        gates = self.gates(update, extra, state)
+
+        def of(step: LayerConfig) -> LayerGates:
+            attention, ffn = f"layer_{step.attention}", f"layer_{step.ffn}"
+            return LayerGates(
+                heads=gates.get(f"heads/{attention}"),
+                neurons=gates.get(f"neurons/{ffn}"),
+                attention=gates.get(f"attention/{attention}"),
+                ffn=gates.get(f"ffn/{ffn}"),
+            )
+
+        steps = [of(step) for step in update.config.depth_steps()]
+        return params, Forward(gates=steps, columns=gates.get("columns"))
+
+    def penalties(self, update: Update, params: Tree, extra: Tree, state: Tree) -> dict[str, Array]:
+        """The Lagrangian (eq. 4): l1 (s - t) + l2 (s - t)^2 of the removed fraction s of the cost and its target t."""
+        import jax
+        import jax.numpy as jnp
+
+        removed = 1 - self.remaining(update.config, extra["logits"])
+        growth = jnp.clip(update.step / max(round(self.warmup * update.total), 1), 0.0, 1.0)
+        gap = removed - growth * self.target
+        ascending = 2 * jax.lax.stop_gradient(extra["multipliers"]) - extra["multipliers"]  # reverses the gradient
+        value = ascending[0] * gap + ascending[1] * gap**2
+        return {"lagrangian": jnp.where(update.step < self.last(update.total), value, 0.0)}
+
+    @property
+    def target(self) -> float:
+        """The fraction of the cost that is to be removed."""
+        return self.sparsity if self.sparsity is not None else 1 - 1 / (self.speedup or 1)
+
+    def remaining(self, config: BertConfig, logits: Tree) -> Any:
+        """The expected cost as a fraction of the whole."""
+        import jax.numpy as jnp
+
+        from bertjax.prune.costs import LayerSizes, total_cost
+        from bertjax.prune.hard_concrete import kept_probability
+
+        costs = self.costs(config)
+        kept = {path: kept_probability(leaf) for path, leaf in flatten(logits).items()}
+
+        def count(part: str, whole: str, group: int | None, size: int) -> Any:
+            parts, sublayer = kept.get(f"{part}/layer_{group}"), kept.get(f"{whole}/layer_{group}")
+            return (size if parts is None else parts.sum()) * (1.0 if sublayer is None else sublayer[0])
+
+        sizes = [
+            LayerSizes(
+                count("heads", "attention", step.attention, step.num_attention_heads),
+                count("neurons", "ffn", step.ffn, step.intermediate_size),
+            )
+            for step in config.depth_steps()
+        ]
+        share = jnp.mean(kept["columns"]) if "columns" in kept else 1.0
+        full = [LayerSizes(step.num_attention_heads, step.intermediate_size) for step in config.depth_steps()]
+        return share * total_cost(costs, sizes) / total_cost(costs, full)
+
+    def costs(self, config: BertConfig) -> Any:
+        """What a part costs: its weights, or its milliseconds."""
+        from bertjax.prune.costs import Weights, read_table
+
+        if self.table is None:
+            return Weights(config)
+        table = read_table(self.table)
+        table.check_model(config, self.table)
+        return table
+
+    def finish(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
+        """The model without the parts whose gate is 0."""
+        import numpy as np
+
+        from bertjax.prune.hidden import keep_hidden
+        from bertjax.prune.surgery import keep_heads, keep_neurons
+
+        kept = {path: np.asarray(gate) > 0 for path, gate in flatten(state).items()}
+        flat = flatten(params)
+        chosen: dict[str, dict[int, list[int]]] = {"heads": {}, "neurons": {}}
+        for path, gate in kept.items():
+            part, _, layer = path.partition("/")
+            group = int(layer.removeprefix("layer_")) if layer else -1
+            if part in chosen:
+                chosen[part].setdefault(group, np.flatnonzero(gate).tolist())
+            elif part != "columns" and not gate.all():  # the whole sublayer goes, its output bias included
+                chosen["heads" if part == "attention" else "neurons"][group] = []
+                bias = f"encoder/{layer}/{part}/output/bias"
+                flat[bias] = np.zeros_like(flat[bias])
+        config, params = keep_heads(config, unflatten(flat), chosen["heads"])
+        config, params = keep_neurons(config, params, chosen["neurons"])
+        if "columns" in kept:
+            config, params = keep_hidden(config, params, np.flatnonzero(kept["columns"]).tolist())
+        return config, params
+
+    def project(self, extra: Tree, state: Tree) -> Tree:
+        import jax
+        import jax.numpy as jnp
+
+        from bertjax.prune.hard_concrete import LARGEST, SMALLEST
+
+        return {**extra, "logits": jax.tree.map(lambda x: jnp.clip(x, SMALLEST, LARGEST), extra["logits"])}
