@@ -18,6 +18,7 @@ COMMANDS = {
     "augment": "data augmentation: copies of each example with some words replaced",
     "prune": "remove attention heads, FFN neurons or layers, or set weights to zero; then fine-tune",
     "latency": "measure how long the parts of a model take: the table for pruning to a speed-up",
+    "ticket": "find a lottery ticket: a mask with which the pre-trained weights train as well as whole",
     "quantize": "quantise weights and activations, after training or during training (QAT)",
     "exits": "add and train early-exit classifiers after inner layers",
     "calibrate": "choose the early-exit threshold on held-out text, and measure the speed-up",

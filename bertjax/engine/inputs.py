@@ -1,4 +1,4 @@
-"""Fingerprints of the models and texts that a config names, by their contents and not by their names.
+"""Fingerprints of the models, texts and masks that a config names, by their contents and not by their names.
 
 The model in a folder may be replaced between two parts of a run. A student that learned from two teachers in turn is
 not reproducible, so the record of a run holds a fingerprint for every field that names a model or a text.
@@ -18,6 +18,8 @@ MODELS = ("model", "teacher", "teachers", "trained", "init_from")
 """Fields that name models: a folder, hf:NAME, or demo."""
 TEXTS = ("train", "eval", "held_out")
 """Fields that name texts: a file or a folder. Named data sets (tfds:..., demo) have no fingerprint."""
+TICKETS = ("ticket",)
+"""Fields that name files of masks."""
 INIT_METHODS = ("teacher", "random")
 """Values of `init_from` that are not models."""
 
@@ -29,7 +31,7 @@ def inputs(config: Json, reader: "TextReader | None" = None) -> dict[str, dict[s
     fingerprints = {}
     for path, name, value in named(config):
         try:
-            fingerprints[path] = of_model(value) if name in MODELS else of_text(value, reader)
+            fingerprints[path] = of_model(value) if name in MODELS else of_file(value, reader, name)
         except (UserError, OSError):
             continue
     return {path: parts for path, parts in fingerprints.items() if parts}
@@ -49,7 +51,7 @@ def named(config: Json, path: str = "") -> Iterator[tuple[str, str, str]]:
     items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
     for key, value in items:
         place = f"{path}{key}"
-        if key in MODELS or key in TEXTS:
+        if key in (*MODELS, *TEXTS, *TICKETS):
             several = value if isinstance(value, list) else [value]
             for number, one in enumerate(several):
                 if isinstance(one, str) and not (key == "init_from" and one in INIT_METHODS):
@@ -65,8 +67,8 @@ def of_model(name: str) -> dict[str, str]:
     return manifest.fingerprint(resolve(name))
 
 
-def of_text(name: str, reader: "TextReader | None") -> dict[str, str]:
-    """The fingerprint of the bytes of a file, or of all files in a folder."""
+def of_file(name: str, reader: "TextReader | None", field: str = "") -> dict[str, str]:
+    """The fingerprint of the bytes of a file, or of all files in a folder, that a field names."""
     from bertjax.storage.manifest import digests_of
     from bertjax.storage.paths import local
 
@@ -77,4 +79,4 @@ def of_text(name: str, reader: "TextReader | None") -> dict[str, str]:
         digests = [reader.digest(path)]
     else:
         digests = digests_of(sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path])
-    return {"text": hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]}
+    return {"masks" if field in TICKETS else "text": hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]}

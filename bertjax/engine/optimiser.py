@@ -36,8 +36,8 @@ def learning_rate_schedule(recipe: Optimiser, steps: int, phases: Phases | None 
     warmup = round(recipe.warmup * steps)
     rest = max(1, steps - warmup)
     after = {
-        "linear": optax.linear_schedule(recipe.learning_rate, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(recipe.learning_rate, rest),
+        "linear": optax.linear_schedule(recipe.learning_rate, recipe.min_lr_ratio * recipe.learning_rate, rest),
+        "cosine": optax.cosine_decay_schedule(recipe.learning_rate, rest, recipe.min_lr_ratio),
         "constant": optax.constant_schedule(recipe.learning_rate),
     }[recipe.decay]
     if warmup == 0:

@@ -135,7 +135,7 @@ def learning(
         steps=steps,
         seed=config.seed,
         teachers=(Teacher(teacher),) if teacher else (),
-        transforms=config.transforms,
+        transforms=config.all_transforms,
         penalties=config.penalties,
         sample=sample,
         curriculum=layer_by_layer(progressive, student.config, teacher.model, steps)

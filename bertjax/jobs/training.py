@@ -88,7 +88,7 @@ def supervised(
         steps=steps,
         seed=training.seed,
         teachers=teachers,
-        transforms=sorted((*transforms, *training.transforms), key=lambda one: one.stores_integers),
+        transforms=sorted((*transforms, *training.all_transforms), key=lambda one: one.stores_integers),
         penalties=training.penalties,
         sample=lambda: evenly_spaced(train.encoded, examples) if examples else sample_batches(train.encoded),
         curriculum=layer_by_layer(progressive, student.config, teachers[0].bundle.model, steps)

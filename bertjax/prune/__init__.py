@@ -12,6 +12,7 @@
     masks.py     unstructured and N:M sparsity by masks, at once or gradually
     transforms.py  the same inside a training step: zeros that stay, zeros that grow
     movement.py  weights pruned by learned scores while the model is fine-tuned
+    ticket.py    lottery tickets: masks to train with from the pre-trained weights, as a file
     layerdrop.py  layers dropped at random while the model trains
     cofi.py      heads, neurons, sublayers and hidden columns removed by gates that are learned
     hard_concrete.py  the gates
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from bertjax.prune.layerdrop import LayerDrop
     from bertjax.prune.movement import Movement
     from bertjax.prune.surgery import keep_columns, keep_heads, keep_layers, keep_neurons, remove_dead
+    from bertjax.prune.ticket import Ticket
     from bertjax.prune.transforms import GradualMagnitude, KeepZeros
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "KeepZeros",
     "LayerDrop",
     "Movement",
+    "Ticket",
     "keep_columns",
     "keep_heads",
     "keep_hidden",
@@ -58,6 +61,7 @@ def __getattr__(name: str) -> Any:
         "Criterion": "criteria",
         "LayerDrop": "layerdrop",
         "Movement": "movement",
+        "Ticket": "ticket",
         "keep_hidden": "hidden",
     }
     home = own.get(name, "transforms" if name[0].isupper() else "surgery")

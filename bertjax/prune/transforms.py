@@ -22,7 +22,22 @@ KERNELS = r"^encoder/.*kernel$"
 
 
 @dataclass(frozen=True)
-class KeepZeros(Transform):
+class Masked(Transform):
+    """The base of transforms whose state is masks."""
+
+    def apply(self, update: Update, params: Tree, extra: Tree, state: Tree) -> tuple[Tree, Forward]:
+        from bertjax.prune.masks import apply_masks
+
+        return apply_masks(params, state), Forward()
+
+    def finish(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
+        from bertjax.prune.masks import apply_masks
+
+        return config, apply_masks(params, state)
+
+
+@dataclass(frozen=True)
+class KeepZeros(Masked):
     """Weights of the matching matrices that are 0 at the start stay 0."""
 
     pattern: str = KERNELS
@@ -36,16 +51,6 @@ class KeepZeros(Transform):
         from bertjax.prune.masks import nonzero_masks
 
         return {}, nonzero_masks(params, self.pattern)
-
-    def apply(self, update: Update, params: Tree, extra: Tree, state: Tree) -> tuple[Tree, Forward]:
-        from bertjax.prune.masks import apply_masks
-
-        return apply_masks(params, state), Forward()
-
-    def finish(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
-        from bertjax.prune.masks import apply_masks
-
-        return config, apply_masks(params, state)
 
 
 @dataclass(frozen=True)

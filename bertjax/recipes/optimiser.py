@@ -18,6 +18,8 @@ class Optimiser:
     """Fraction of the steps over which the learning rate rises from 0 to its peak."""
     decay: Literal["linear", "constant", "cosine"] = "linear"
     """Learning rate after the warm-up: linear or cosine decay to 0 at the last step, or constant."""
+    min_lr_ratio: float = 0.0
+    """Linear and cosine decay end at this fraction of the peak learning rate instead of 0."""
     weight_decay: float = 0.01
     """Decoupled weight decay. By default not applied to biases, LayerNorm scales and parameters that do not ship."""
     decay_rules: tuple[tuple[str, float], ...] = ()
@@ -43,6 +45,8 @@ class Optimiser:
             raise UserError(f"--optimiser.learning_rate={self.learning_rate}: expected a positive number, 5e-5 for one")
         if not 0 <= self.warmup <= 1:
             raise UserError(f"--optimiser.warmup={self.warmup}: expected a fraction of the steps, from 0 to 1")
+        if not 0 <= self.min_lr_ratio <= 1:
+            raise UserError(f"--optimiser.min_lr_ratio={self.min_lr_ratio}: expected a fraction of the peak, 0 to 1")
         if not self.clip > 0:
             raise UserError(f"--optimiser.clip={self.clip}: expected a positive norm")
         for name in ("b1", "b2"):

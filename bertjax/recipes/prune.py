@@ -81,8 +81,10 @@ class Prune(Distill):
             raise UserError(
                 f"--pruning_end={self.pruning_end} is about --weights that become 0 while the rest recovers: give both"
             )
-        if (self.transforms or self.penalties) and not self.finetune_after:
-            raise UserError("transforms and penalties act in training, and --finetune_after=False trains nothing")
+        if (self.all_transforms or self.penalties) and not self.finetune_after:
+            raise UserError(
+                "a ticket, transforms and penalties act in training, and --finetune_after=False trains nothing"
+            )
         if self.iterations > 1 and not self.scores_by.repeats:
             raise UserError(f"--iterations={self.iterations}: --criterion={self.criterion} chooses once; leave it out")
         if self.keep_layers and self.layers:

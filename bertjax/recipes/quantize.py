@@ -65,8 +65,8 @@ class Quantize(DistillationStage):
             )
         if len({format.bits for format in self.choices}) != len(self.choices):
             raise UserError("choices has two formats of as many bits; each needs bits of its own.")
-        if (self.transforms or self.penalties) and not self.trains:
-            raise UserError("transforms and penalties act in training: give --qat=ste or --qat=lsq as well")
+        if (self.all_transforms or self.penalties) and not self.trains:
+            raise UserError("a ticket, transforms and penalties act in training: give --qat=ste or --qat=lsq as well")
         if not 0 <= self.delay < 1:
             raise UserError(f"--delay={self.delay}: expected a share of the steps, from 0 to below 1")
 

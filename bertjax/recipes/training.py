@@ -8,6 +8,7 @@ from bertjax.errors import UserError
 from bertjax.learn.loss import Penalty
 from bertjax.learn.transform import Transform
 from bertjax.machine.chips import topology
+from bertjax.prune.ticket import Ticket
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.sharding import Sharding
 
@@ -41,6 +42,9 @@ class Training:
     parts, rounding last. Subclasses of `bertjax.learn.Transform`, also your own."""
     penalties: tuple[Penalty, ...] = ()
     """In a config file: terms on the parameters alone. Subclasses of `bertjax.learn.Penalty`, also your own."""
+    ticket: str | None = None
+    """Lottery ticket: the file that `bertjax ticket` writes. Its zeros stay zeros, which saves no time. Training has to
+    begin with the weights that the ticket belongs to; others are refused."""
     save_every: int = 200
     """Steps between checkpoints."""
     profile: str | None = None
@@ -67,6 +71,11 @@ class Training:
             raise UserError(f"--micro_batches={self.micro_batches} does not divide --batch_size={self.batch_size}")
         if self.compile_only is not None:
             topology(self.compile_only)
+
+    @property
+    def all_transforms(self) -> tuple[Transform, ...]:
+        """The masks of the ticket, and then the transforms."""
+        return (*((Ticket(self.ticket),) if self.ticket else ()), *self.transforms)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         if self.steps is not None:

@@ -150,14 +150,19 @@ def send(source: Path, folder: PathLike) -> None:
 
 
 def write_text(path: PathLike, text: str) -> None:
+    """`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: PathLike, content: bytes) -> None:
     """Writes a file atomically: a killed process leaves either the old or the new content."""
     if is_remote(path):
         with _plain_errors():
-            as_path(path).write_text(text)
+            as_path(path).write_bytes(content)
         return
     path = Path(path)
     with scratch(path) as new:
-        (new / path.name).write_text(text, encoding="utf-8")
+        (new / path.name).write_bytes(content)
         os.replace(new / path.name, path)
 
 

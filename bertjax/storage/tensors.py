@@ -36,6 +36,15 @@ def stored_arrays(file: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def stored_metadata(file: Path) -> dict[str, str]:
+    """What the header of a file says besides its arrays; empty for a damaged file."""
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return opened.metadata() or {}
+    except SafetensorError:
+        return {}
+
+
 def count_arrays(file: Path) -> int:
     """The number of arrays according to the file's header; 0 for a missing or damaged file."""
     try:

@@ -41,6 +41,7 @@ from train import (
     pretrain,
     prune,
     quantize,
+    ticket,
     vocabulary,
 )
 
@@ -90,6 +91,7 @@ RUNS: dict[str, tuple[Any, str, str]] = {
     "distill, another teacher": (distill.Config(teachers=("OTHER",)), "other", "teachers.0"),
     "distill, the student's start": (distill.Config(student=START), "other", "student.init_from"),
     "prune": (prune.Config(teacher="OTHER"), "other", "teacher"),
+    "ticket": (ticket.Config(), "model", "model"),
     "quantize": (quantize.Config(teacher="OTHER"), "other", "teacher"),
     "exits": (exits.Config(), "model", "model"),
     "latency": (latency.Config(), "model", "model"),
@@ -191,6 +193,17 @@ def test_a_run_that_did_nothing_yet_begins_with_what_is_there_now(work: Path):
     write_record(out, record)  # as an older version left it
     work_done(out)
     assert begin(out, config) is False
+
+
+def test_another_ticket_under_the_same_name_is_refused(work: Path):
+    file, out = work / "ticket.safetensors", work / "out"
+    file.write_bytes(b"one")
+    begin(out, config := replace(placed(finetune.Config(), work), ticket=str(file)))
+    work_done(out)
+    assert begin(out, config) is False
+    file.write_bytes(b"other")
+    with pytest.raises(UserError, match="--ticket has other masks"):
+        begin(out, config)
 
 
 def test_what_prune_cut_out_is_work(tmp_path: Path):

@@ -97,6 +97,16 @@ def test_linear_schedule_rises_from_the_first_step_and_falls_to_zero():
     assert float(rate(10)) == 0
 
 
+def test_a_schedule_that_ends_above_zero_is_the_beginning_of_a_longer_one():
+    """A tenth of ten times as many steps, as each iteration of the official lottery tickets has it."""
+    long = Optimiser(learning_rate=1.0, warmup=0.0)
+    short = dataclasses.replace(long, min_lr_ratio=0.9)
+    rates = [learning_rate_schedule(recipe, steps) for recipe, steps in ((long, 100), (short, 10))]
+    np.testing.assert_allclose(*[[float(rate(i)) for i in range(10)] for rate in rates], rtol=1e-6)
+    cosine = learning_rate_schedule(dataclasses.replace(short, decay="cosine"), 10)
+    np.testing.assert_allclose([float(cosine(i)) for i in (0, 5, 10, 11)], [1, 0.95, 0.9, 0.9], rtol=1e-6)
+
+
 def test_adamw_is_optax_adamw_with_clipping():
     gradient = jax.tree.map(lambda x: 100 * jnp.ones_like(x), TREE)
     ours = update(Optimiser(learning_rate=1e-3, warmup=0, weight_decay=0, decay="constant"), gradient)
@@ -128,7 +138,7 @@ def test_the_average_is_that_of_the_last_weights_and_changes_none(share: float, 
 
 IMPOSSIBLE = [
     *({"learning_rate": 0}, {"warmup": 1.5}, {"clip": -1}, {"swa_fraction": 2}),
-    *({"b1": 1}, {"b2": 1.5}, {"epsilon": 0}, {"weight_decay": -1}),
+    *({"min_lr_ratio": -0.1}, {"b1": 1}, {"b2": 1.5}, {"epsilon": 0}, {"weight_decay": -1}),
     *({"decay_rules": (("a", -1.0),)}, {"lr_multipliers": (("a", float("nan")),)}),
 ]
 

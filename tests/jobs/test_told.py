@@ -13,7 +13,7 @@ from bertjax.recipes.finetune import Finetune
 from bertjax.student import Student
 from tests.train.test_evaluate import write_headed
 from tests.train.tiny import context, write_model, write_table
-from train import compare, compress, distill, evaluate, exits, finetune, prune, quantize, vocabulary
+from train import compare, compress, distill, evaluate, exits, finetune, prune, quantize, ticket, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,7 @@ def test_every_command_says_it_before_its_work_begins(work, tmp_path, capsys, mo
             quantize.Config(out=out, calibration_examples=8, activations="none", **given["headed"])
         ),
         "prune": lambda out: prune.main(prune.Config(out=out, neurons=0.5, **given["headed"])),
+        "ticket": lambda out: ticket.main(ticket.Config(out=out, **given["plain"])),
         "exits": lambda out: exits.main(exits.Config(out=out, **given["headed"])),
         "vocabulary": lambda out: vocabulary.main(vocabulary.Config(out=out, **given["headed"])),
         "compress": lambda out: compress.main(compress.Config(out=out, **given["plain"])),
