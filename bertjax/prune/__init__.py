@@ -9,6 +9,8 @@
     scores.py    importance scores of heads, neurons and layers
     criteria.py  the criteria as they appear in configs
     select.py    which parts to keep, from their scores
+    second_order.py  heads and neurons removed one at a time, the remaining weights corrected
+    allocate.py  how many heads and neurons each layer keeps within a budget
     masks.py     unstructured and N:M sparsity by masks, at once or gradually
     transforms.py  the same inside a training step: zeros that stay, zeros that grow
     movement.py  weights pruned by learned scores while the model is fine-tuned

@@ -31,7 +31,7 @@ Loss = Callable[[Any, Batch], WeightedSum]
 """`(output, batch) -> (weighted sum, weight)`, a sum over examples."""
 Scores = dict[int, np.ndarray]
 """For each group, the score of each of its parts; the lowest are pruned first."""
-OWNER = {"heads": "attention", "neurons": "ffn"}
+OWNER: dict[Part, str] = {"heads": "attention", "neurons": "ffn"}
 """The submodule of a group that holds the parts."""
 
 
