@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.learn.transform import Transform
     from bertjax.model import BertConfig
+    from bertjax.prune.allocate import CostTable
     from bertjax.prune.scores import Part
     from bertjax.text.examples import Examples
     from bertjax.text.tasks import Task
 
 Batches = list[Any]
+PRUNED: tuple[Part, ...] = ("heads", "neurons")
 
 
 def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
@@ -127,13 +129,15 @@ def shapes(config: BertConfig) -> str:
 
 def prune_model(config: Config, model: Bundle, task: Task, text: Text) -> Bundle:
     """The model without its least important layers, then heads, then neurons, then weights."""
-    reads_text = config.scores_by.reads_text
+    reads_text, whole = config.scores_by.reads_text, model.config
     removes = config.layers or config.heads or config.neurons or config.speedup
     batches = scoring_batches(config, model, task, text) if reads_text and removes else []
     if config.layers or config.keep_layers:
         model = remove_layers(config, model, batches)
     fractions: dict[Part, float] = {"heads": config.heads, "neurons": config.neurons}
-    if config.speedup:
+    if config.speedup and config.scores_by.reads_latency:
+        model = remove_by_latency(config, model, whole, text.training_examples(task), batches)
+    elif config.speedup:
         fractions = fractions_for_speedup(config, model, text.training_examples(task), batches)
     for part, fraction in fractions.items():
         if fraction:
@@ -150,9 +154,6 @@ def scoring_batches(config: Config, model: Bundle, task: Task, text: Text) -> Ba
 def fractions_for_speedup(config: Config, model: Bundle, examples: Examples, batches: Batches) -> dict[Part, float]:
     """The smallest fraction of heads and neurons whose removal reaches `config.speedup`. The fraction and the measured
     speed-up are recorded."""
-    import tempfile
-
-    import bertjax
     from bertjax.engine.log import note
     from bertjax.engine.record import update_record
     from bertjax.prune.scores import OWNER
@@ -167,9 +168,7 @@ def fractions_for_speedup(config: Config, model: Bundle, examples: Examples, bat
         smaller = model
         for part in most:
             smaller = remove_parts(config, smaller, batches, part, min(fraction, most[part]))
-        with tempfile.TemporaryDirectory() as folder:
-            bertjax.save(smaller, Path(folder) / "smaller")
-            measured = measure_speedup(config.model, Path(folder) / "smaller", examples, config.data.max_length)
+        measured = speedup_of(config, smaller, examples)
         note(f"without {fraction:.0%} of heads and neurons: {measured:.2f} times as fast")
         return measured
 
@@ -177,6 +176,56 @@ def fractions_for_speedup(config: Config, model: Bundle, examples: Examples, bat
     update_record(as_path(config.out), removed=fraction, speedup={"asked": config.speedup, "reached": speedup})
     note(f"{fraction:.0%} of heads and neurons are removed: {speedup:.2f} times as fast ({config.speedup:g} was asked)")
     return {part: min(fraction, limit) for part, limit in most.items()}
+
+
+def remove_by_latency(config: Config, model: Bundle, whole: BertConfig, examples: Examples, batches: Batches) -> Bundle:
+    """The model with the numbers of heads and neurons that the criterion chooses for each layer, so that `whole`, the
+    config of the model before any removal, takes `config.speedup` times as long. The speed-up that the table of
+    latencies predicts and the one that is measured are recorded."""
+    from bertjax.engine.log import note
+    from bertjax.engine.record import update_record
+    from bertjax.prune.allocate import total_cost
+
+    assert config.speedup is not None
+    table = latency_table(config, model, examples)
+    before = total_cost(whole, table)
+    least = table.base + sum(table.cost(part, 0) for part in PRUNED) * model.config.depth
+    if before / least < config.speedup:
+        raise UserError(
+            f"a model {config.speedup:g} times as fast was requested; with all heads and neurons removed it is "
+            f"{before / least:.2f} times as fast. Remove layers as well, or request a smaller speedup."
+        )
+    note("the sizes of layers are searched: each candidate is a pass over the calibration examples")
+    multiples: dict[Part, int] = {part: part_multiple(config, model.config, part) for part in PRUNED}
+    budget = before / config.speedup - table.base
+    described, params = config.scores_by.remove_within(
+        model, batches, task_loss(model), table, budget, multiples, config.seed
+    )
+    model = dataclasses.replace(model, config=described, params=params)
+    predicted, reached = before / total_cost(described, table), speedup_of(config, model, examples)
+    update_record(as_path(config.out), speedup={"asked": config.speedup, "predicted": predicted, "reached": reached})
+    note(f"{reached:.2f} times as fast ({config.speedup:g} was asked, {predicted:.2f} predicted from the latencies)")
+    return model
+
+
+def latency_table(config: Config, model: Bundle, examples: Examples) -> CostTable:
+    """The milliseconds of one attention layer by its number of heads, of one feed-forward layer by its number of
+    neurons, and of everything else, measured on this machine at batch 1."""
+    raise UserError(
+        f"--speedup={config.speedup} --criterion={config.criterion}: there is no table of latencies yet; give --heads "
+        "and --neurons in place of --speedup."
+    )
+
+
+def speedup_of(config: Config, smaller: Bundle, examples: Examples) -> float:
+    """How many times as fast a pruned model is as `config.model`."""
+    import tempfile
+
+    import bertjax
+
+    with tempfile.TemporaryDirectory() as folder:
+        bertjax.save(smaller, Path(folder) / "smaller")
+        return measure_speedup(config.model, Path(folder) / "smaller", examples, config.data.max_length)
 
 
 def measure_speedup(whole: str, smaller: Path, examples: Examples, max_length: int) -> float:
@@ -195,24 +244,25 @@ def measure_speedup(whole: str, smaller: Path, examples: Examples, max_length: i
 
 def remove_parts(config: Config, model: Bundle, batches: Batches, part: Part, fraction: float) -> Bundle:
     """The model without a fraction of its heads or neurons. Scores are computed anew in every iteration."""
-    import math
-
-    from bertjax.prune import keep_heads, keep_neurons
     from bertjax.prune.scores import OWNER
-    from bertjax.prune.select import select_top
     from bertjax.prune.surgery import group_sizes
 
+    multiple = part_multiple(config, model.config, part)
     whole = sum(group_sizes(model.config, OWNER[part]).values())
-    columns = model.config.head_size if part == "heads" else 1
-    multiple = config.multiple // math.gcd(config.multiple, columns)
     for number in range(1, config.iterations + 1):
-        scores = config.scores_by.scores(model, batches, task_loss(model), part)
-        removed = whole - sum(map(len, scores.values()))
+        removed = whole - sum(group_sizes(model.config, OWNER[part]).values())
         wanted = max(0, round(fraction * whole * number / config.iterations) - removed)
-        keep = keep_heads if part == "heads" else keep_neurons
-        described, params = keep(model.config, model.params, select_top(scores, wanted, multiple=multiple))
+        described, params = config.scores_by.remove(model, batches, task_loss(model), part, wanted, multiple)
         model = dataclasses.replace(model, config=described, params=params)
     return model
+
+
+def part_multiple(config: Config, described: BertConfig, part: Part) -> int:
+    """The multiple of heads or neurons whose columns are a multiple of `config.multiple`."""
+    import math
+
+    columns = described.head_size if part == "heads" else 1
+    return config.multiple // math.gcd(config.multiple, columns)
 
 
 def remove_layers(config: Config, model: Bundle, batches: Batches) -> Bundle:

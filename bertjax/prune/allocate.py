@@ -11,6 +11,7 @@ costs a pass over the calibration text.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -20,7 +21,6 @@ from bertjax.errors import UserError
 from bertjax.model import BertConfig
 from bertjax.prune.scores import OWNER, Part
 from bertjax.prune.second_order import Curves, Sizes
-from bertjax.prune.surgery import group_sizes
 
 RESOLUTION = 10_000
 """Costs are rounded up to multiples of the budget divided by this."""
@@ -73,19 +73,23 @@ def geometric_counts(count: int, multiple: int = 1, factor: float = 0.9) -> list
     return sorted({0, count, *(size for size in rounded if size < count)}, reverse=True)
 
 
+def cost_of(config: BertConfig, table: CostTable) -> Callable[[Part, int, int], float]:
+    """`(part, group, count) -> cost` of a parameter group with `count` heads or neurons: that of one layer, for each
+    depth step that uses the group."""
+    uses = {part: Counter(getattr(step, owner) for step in config.depth_steps()) for part, owner in OWNER.items()}
+    return lambda part, group, count: table.cost(part, count) * uses[part][group]
+
+
 def options_for(
-    config: BertConfig, curves: Curves, cost: Callable[[Part, int], float], counts: Callable[[Part, int], list[int]]
+    curves: Curves, cost: Callable[[Part, int, int], float], counts: Callable[[Part, int], list[int]]
 ) -> list[Options]:
-    """The options of every group that has a curve. A group that several depth steps use costs that many times as
-    much."""
+    """The options of every group that has a curve. `counts` gives the sizes to choose from, for a whole size."""
     found = []
     for part, of_part in curves.items():
-        groups = [getattr(step, OWNER[part]) for step in config.depth_steps()]
-        sizes = group_sizes(config, OWNER[part])
         for group, curve in of_part.items():
-            sized = np.array(counts(part, sizes[group]), int)
-            costs = np.array([cost(part, int(size)) for size in sized]) * groups.count(group)
-            found.append(Options(part, group, sized, costs, np.square(curve.errors[sized])))
+            sizes = np.array(counts(part, len(curve.order)), int)
+            costs = np.array([cost(part, group, int(size)) for size in sizes])
+            found.append(Options(part, group, sizes, costs, np.square(curve.errors[sizes])))
     return found
 
 

@@ -1,12 +1,13 @@
 """Which parts of a model matter: the criteria that pruning can score layers, heads and neurons by.
 
 A criterion is a small frozen dataclass that needs no jax until it computes. Write your own in a config file: subclass
-`Criterion` and give it as `criterion`. Whatever is scored low is pruned first.
+`Criterion` and give it as `criterion`. Whatever is scored low is pruned first. A criterion that also changes the
+weights that remain defines `remove` instead of `scores`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bertjax.bundle import Bundle
+    from bertjax.model import BertConfig
+    from bertjax.params import Tree
+    from bertjax.prune.allocate import CostTable
     from bertjax.prune.scores import Part, Scores
+    from bertjax.prune.second_order import Products
 
 TaskLoss = Callable[[Any, Any], Any]
 """`(output, batch) -> (weighted sum, weight)`: the loss of the model's task against the labels."""
@@ -31,9 +36,37 @@ class Criterion:
     """Whether it needs labelled text, and a model with a trained head."""
     repeats: ClassVar[bool] = True
     """Whether it may be applied in several iterations, each to the model that the one before it left."""
+    reads_latency: ClassVar[bool] = False
+    """Whether it chooses the size of each layer for a `speedup`, from a table of latencies (`remove_within`). For other
+    criteria, the fraction to remove is found by measuring whole models."""
 
     def scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, part: Part) -> Scores:
         """The scores of heads or neurons: for each parameter group, an array with one number per part."""
+        raise NotImplementedError
+
+    def remove(
+        self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, part: Part, count: int, multiple: int
+    ) -> tuple[BertConfig, Tree]:
+        """The model without `count` heads or neurons of all layers, those of the lowest scores. Each layer keeps a
+        multiple of `multiple`."""
+        from bertjax.prune import keep_heads, keep_neurons
+        from bertjax.prune.select import select_top
+
+        keep = keep_heads if part == "heads" else keep_neurons
+        scores = self.scores(model, batches, loss, part)
+        return keep(model.config, model.params, select_top(scores, count, multiple=multiple))
+
+    def remove_within(
+        self,
+        model: Bundle,
+        batches: Sequence[Any],
+        loss: TaskLoss,
+        table: CostTable,
+        budget: float,
+        multiples: Mapping[Part, int],
+        seed: int,
+    ) -> tuple[BertConfig, Tree]:
+        """The model without as many heads and neurons as make its layers cost at most `budget`."""
         raise NotImplementedError
 
     def layer_scores(self, model: Bundle, batches: Sequence[Any], loss: TaskLoss) -> np.ndarray:
@@ -100,6 +133,67 @@ class Activity(Criterion):
 
 
 @dataclass(frozen=True)
+class SecondOrder(Criterion):
+    """The error in a layer's output, with the remaining weights corrected (ZipLM, Kurtic et al. 2023). A layer may lose
+    all its heads or neurons."""
+
+    damping: float = 1e-4
+    """What is added to the diagonal of the inputs' second moments, as a fraction of its mean."""
+    candidates: int = 50
+    """For a `speedup`: how many allocations of the budget to layers are compared by their loss on the calibration
+    examples."""
+
+    scored: ClassVar[frozenset[str]] = frozenset({"heads", "neurons"})
+    repeats: ClassVar[bool] = False
+    reads_latency: ClassVar[bool] = True
+
+    def remove(
+        self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, part: Part, count: int, multiple: int
+    ) -> tuple[BertConfig, Tree]:
+        from bertjax.prune.allocate import all_counts, least_error, options_for, sizes_of
+        from bertjax.prune.scores import OWNER
+        from bertjax.prune.second_order import input_products, removal_curves, remove
+        from bertjax.prune.surgery import group_sizes
+
+        config, params = model.config, model.params
+        products: Products = {part: input_products(model.model, params, batches)[part]}
+        curves = removal_curves(config, params, products, self.damping)
+        options = options_for(curves, lambda _, group, size: size, lambda _, size: all_counts(size, multiple))
+        budget = sum(group_sizes(config, OWNER[part]).values()) - count
+        chosen = least_error([one.costs for one in options], [one.errors for one in options], budget)
+        return remove(config, params, sizes_of(options, chosen), curves)
+
+    def remove_within(
+        self,
+        model: Bundle,
+        batches: Sequence[Any],
+        loss: TaskLoss,
+        table: CostTable,
+        budget: float,
+        multiples: Mapping[Part, int],
+        seed: int,
+    ) -> tuple[BertConfig, Tree]:
+        from bertjax.prune.allocate import all_counts, cost_of, geometric_counts, options_for, search_sizes
+        from bertjax.prune.second_order import (
+            calibration_loss,
+            input_products,
+            removal_curves,
+            remove,
+            with_corrected,
+        )
+
+        config, params = model.config, model.params
+        curves = removal_curves(config, params, input_products(model.model, params, batches), self.damping)
+        counts = {"heads": all_counts, "neurons": geometric_counts}
+        options = options_for(curves, cost_of(config, table), lambda part, size: counts[part](size, multiples[part]))
+        mean_loss = calibration_loss(model.model, batches, loss)
+        sizes = search_sizes(
+            options, budget, lambda one: mean_loss(with_corrected(params, one, curves)), self.candidates, seed
+        )
+        return remove(config, params, sizes, curves)
+
+
+@dataclass(frozen=True)
 class Random(Criterion):
     """Random scores, the control."""
 
@@ -161,6 +255,7 @@ CRITERIA: dict[str, Criterion] = {
     "transformers": PublishedImportance("transformers"),
     "magnitude": Magnitude(),
     "activity": Activity(),
+    "second_order": SecondOrder(),
     "random": Random(),
     "evenly_spaced": EvenlySpaced(),
     "leave_one_out": LeaveOneOut(),

@@ -76,8 +76,8 @@ def batch_products(model: BertModel, params: Tree, batch: Any) -> dict[Part, dic
     def product(name: str, subscripts: str, left: Array, right: Any) -> Array:
         if name in sites:
             part, group = sites[name]
-            x = jnp.where(real[..., None], left.astype(jnp.float32), 0.0)
-            one = jnp.einsum("bti,btj->ij", x, x, precision=jax.lax.Precision.HIGHEST)
+            x = jnp.where(real[..., None], left.astype(jnp.float32), 0.0).reshape(real.size, -1)
+            one = jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
             sums[part][group] = sums[part][group] + one if group in sums[part] else one
         return plain_product(name, subscripts, left, right)
 

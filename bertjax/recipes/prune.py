@@ -11,7 +11,15 @@ from bertjax.recipes.stage import Stage
 from bertjax.student import Student
 
 CriterionName = Literal[
-    "importance", "official", "transformers", "magnitude", "activity", "random", "evenly_spaced", "leave_one_out"
+    "importance",
+    "official",
+    "transformers",
+    "magnitude",
+    "activity",
+    "second_order",
+    "random",
+    "evenly_spaced",
+    "leave_one_out",
 ]
 PARTS = ("layers", "heads", "neurons", "weights")
 
@@ -29,12 +37,15 @@ class Prune(Distill):
     layers: float = 0.0
     """Fraction of the layers to remove. Layers are removed first."""
     heads: float = 0.0
-    """Fraction of the attention heads to remove, over all layers. Each layer keeps at least one."""
+    """Fraction of the attention heads to remove, over all layers. Each layer keeps at least one (with
+    --criterion=second_order it may lose all)."""
     neurons: float = 0.0
-    """Fraction of the feed-forward neurons to remove, over all layers. Each layer keeps at least one."""
+    """Fraction of the feed-forward neurons to remove, over all layers. Each layer keeps at least one (with
+    --criterion=second_order it may lose all)."""
     speedup: float | None = None
     """In place of heads and neurons: how many times as fast the model has to be in JAX on this machine at batch 1. The
-    smallest fraction of heads and neurons that is enough is found by measuring."""
+    smallest fraction of heads and neurons that is enough is found by measuring. With --criterion=second_order, the
+    number of heads and neurons of each layer is chosen from a table of measured latencies."""
     weights: float = 0.0
     """Fraction of the encoder's weights to set to 0 (unstructured sparsity, which saves no time)."""
     keep_layers: tuple[int, ...] = ()
@@ -42,7 +53,8 @@ class Prune(Distill):
     criterion: CriterionName | Criterion = "importance"
     """Importance score. importance: gradient of a head's or neuron's gate, per example (Michel et al. 2019), which
     needs labels. official, transformers: what their programs compute instead, for heads. magnitude: size of the
-    weights. activity: variance of the output. random: the control. For layers: importance, random, evenly_spaced
+    weights. activity: variance of the output. second_order: error in the layer's output, with the remaining weights
+    corrected (ZipLM, Kurtic et al. 2023). random: the control. For layers: importance, random, evenly_spaced
     (every other one for half of them), or leave_one_out: the rise of the loss without the layer. In a config file also
     your own subclass of `bertjax.prune.Criterion`. Single weights are always pruned by magnitude."""
     pruning_end: float = 0.0

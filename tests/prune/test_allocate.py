@@ -10,6 +10,7 @@ from bertjax import UserError
 from bertjax.prune.allocate import (
     Options,
     all_counts,
+    cost_of,
     geometric_counts,
     least_error,
     options_for,
@@ -93,7 +94,7 @@ def test_sizes_on_offer_fall_to_nothing():
 def test_a_group_costs_as_often_as_it_is_used():
     config = TINY.replace(num_hidden_layers=3, num_hidden_groups=1)
     curve = RemovalCurve(np.zeros((12, 5)), np.eye(12), np.arange(3), np.array([1.0, 0.5, 0.1, 0.0]))
-    (one,) = options_for(config, {"heads": {0: curve}}, Table().cost, lambda part, count: all_counts(count))
+    (one,) = options_for({"heads": {0: curve}}, cost_of(config, Table()), lambda _, count: all_counts(count))
     np.testing.assert_array_equal(one.counts, [3, 2, 1, 0])
     np.testing.assert_array_equal(one.costs, [15, 12, 9, 0])
     np.testing.assert_allclose(one.errors, [0, 0.01, 0.25, 1])
