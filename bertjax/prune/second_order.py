@@ -13,7 +13,7 @@ the errors are those of single layers, blind to what later layers do with them. 
 the paper's.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -43,22 +43,23 @@ Sizes = Mapping[Part, Mapping[int, int]]
 """For heads and for neurons, how many remain in each parameter group."""
 
 
-def input_products(model: BertModel, params: Tree, batches: Iterable[Batch]) -> dict[Part, dict[int, np.ndarray]]:
+def input_products(model: BertModel, params: Tree, batches: Sequence[Batch]) -> dict[Part, dict[int, np.ndarray]]:
     """For each group, the sum over real tokens of x x^T, where x is the input of the output product of attention
-    ("heads") or of the feed-forward layer ("neurons"). Depth steps that share a group are summed.
+    ("heads") or of the feed-forward layer ("neurons"). Depth steps that share a group are summed. Groups without heads
+    or neurons have none.
 
     Raises:
       UserError: No batches, or a model that cannot be pruned.
     """
     check_prunable(model.config, params)
+    if not batches:
+        raise UserError("no batches: the inputs of layers are measured on text; give at least one batch of examples.")
     total: dict[Part, dict[int, np.ndarray]] = {"heads": {}, "neurons": {}}
     for batch in batches:
         arrays = {name: jnp.asarray(array) for name, array in batch.items()}
         for part, sums in jax.device_get(batch_products(model, params, arrays)).items():
             for group, one in sums.items():
                 total[part][group] = total[part].get(group, 0.0) + one.astype(np.float64)
-    if not total["heads"]:
-        raise UserError("no batches: the inputs of layers are measured on text; give at least one batch of examples.")
     return total
 
 
@@ -153,10 +154,10 @@ def removal_curve(
     damping: float = DAMPING,
 ) -> RemovalCurve:
     """Removes all of the kernel's `count` structures, each of the same number of consecutive rows, one at a time."""
-    mean = float(np.trace(products)) / max(len(products), 1)
+    mean = float(np.trace(products)) / len(products)
     damped = products.astype(np.float64) + (damping * mean or 1.0) * np.eye(len(products))
     weights = kernel.astype(np.float64)
-    size = len(kernel) // max(count, 1)
+    size = len(kernel) // count
     table, remaining = np.hstack([np.linalg.inv(damped), weights]), np.arange(count)
     order: list[int] = []
     costs: list[float] = []
