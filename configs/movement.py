@@ -29,7 +29,9 @@ config = Config(
     losses=(SoftTargets(0.9), HardLabels(0.1)),
     data=Data(train="SST-2/train.tsv", eval="SST-2/dev.tsv", max_length=64, rows=20_000),
     epochs=6,
-    optimiser=Optimiser(learning_rate=5e-5),
+    packed=True,
+    batch_size=8,
+    optimiser=Optimiser(learning_rate=1e-4),
     transforms=(HARD,),
     out="runs/movement",
 )

@@ -134,11 +134,12 @@ def assemble(
         while trees:
             name = next(iter(trees))
             own = trees.pop(name)
-            finished = partial(parts[name].finish, config)
-            if trees and parts[name].removes_parts:
-                kept = kept_rows_and_columns(lambda tree, f=finished, o=own: f(tree, *o)[1], params)
+            config, params = parts[name].finish(config, params, *own)
+            remove = parts[name].removal(config, params, *own)
+            if remove is not None:
+                kept = kept_rows_and_columns(partial(remove, config), params)
                 trees = {n: tuple(cut_like(params, kept, tree, n) for tree in both) for n, both in trees.items()}
-            config, params = finished(params, *own)
+                config, params = remove(config, params)
         return config, params
 
     return Learning(

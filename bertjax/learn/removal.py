@@ -1,7 +1,8 @@
 """What later transforms own is cut like the parameters that an earlier one removed.
 
-A transform that removes parts of the model at the end (`finish`) changes the shapes of matrices. Learned scales, scores
-and masks of the transforms after it belong to those matrices by their path, so they lose the same rows and columns.
+A transform that removes parts of the model at the end (`removal`) changes the shapes of matrices. Learned scales,
+scores and masks of the transforms after it belong to those matrices by their path, so they lose the same rows and
+columns.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,8 @@ Kept = dict[str, tuple[np.ndarray, np.ndarray]]
 """For each matrix that is left, by path: the rows and the columns that are left."""
 
 
-def kept_rows_and_columns(finish: Callable[[Tree], Tree], params: Tree) -> Kept:
-    """What `finish` leaves of each matrix: it is given matrices of row numbers, and matrices of column numbers."""
+def kept_rows_and_columns(remove: Callable[[Tree], tuple[Any, Tree]], params: Tree) -> Kept:
+    """What a removal leaves of each matrix: it is given matrices of row numbers, and matrices of column numbers."""
 
     def numbered(axis: int) -> Tree:
         def numbers(leaf: Any) -> np.ndarray:
@@ -27,7 +28,7 @@ def kept_rows_and_columns(finish: Callable[[Tree], Tree], params: Tree) -> Kept:
 
         return map_with_path(lambda _, leaf: numbers(leaf), params)
 
-    rows, columns = (flatten(finish(numbered(axis))) for axis in (0, 1))
+    rows, columns = (flatten(remove(numbered(axis))[1]) for axis in (0, 1))
     return {path: (rows[path][:, 0], columns[path][0]) for path in rows if np.ndim(rows[path]) == 2}
 
 

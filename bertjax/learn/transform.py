@@ -8,7 +8,7 @@ trees: `extra`, which is trained and does not ship (scores, step sizes), and `st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from bertjax.learn.losses import Batch
     from bertjax.model import BertConfig, LayerGates
     from bertjax.model.products import Product
+
+
+Surgery = Callable[["BertConfig", Tree], tuple["BertConfig", Tree]]
 
 
 class Update(NamedTuple):
@@ -58,8 +61,6 @@ class Transform:
 
     stores_integers: ClassVar[bool] = False
     """Whether `finish` leaves integers, which no later transform can change."""
-    removes_parts: ClassVar[bool] = False
-    """Whether `finish` removes rows and columns of matrices. What later transforms own of these is removed, too."""
 
     def zeroed(self, params: Tree) -> tuple[str, ...]:
         """The paths of the matrices in which it sets weights to 0, which later transforms have to keep."""
@@ -122,6 +123,12 @@ class Transform:
         """The model that ships, from the trained trees; called once, outside of jit, in the order of the transforms."""
         del extra, state
         return config, params
+
+    def removal(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> Surgery | None:
+        """What it removes of the model after `finish`: a function that takes rows and columns of arrays, whatever their
+        values are. What later transforms own of these is removed, too. None: nothing."""
+        del config, params, extra, state
+        return None
 
 
 def named(transforms: Sequence[Transform]) -> dict[str, Transform]:

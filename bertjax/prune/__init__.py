@@ -15,6 +15,7 @@
     transforms.py  the same inside a training step: zeros that stay, zeros that grow
     movement.py  weights pruned by learned scores while the model is fine-tuned
     ticket.py    lottery tickets: masks to train with from the pre-trained weights, as a file
+    block_movement.py  the same for neurons, and for heads or blocks of attention, which are removed
     layerdrop.py  layers dropped at random while the model trains
     cofi.py      heads, neurons, sublayers and hidden columns removed by gates that are learned
     hard_concrete.py  the gates
@@ -28,6 +29,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bertjax.prune.block_movement import BlockMovement
     from bertjax.prune.cofi import CoFi
     from bertjax.prune.criteria import Criterion
     from bertjax.prune.hidden import keep_hidden
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from bertjax.prune.transforms import GradualMagnitude, KeepZeros
 
 __all__ = [
+    "BlockMovement",
     "CoFi",
     "Criterion",
     "GradualMagnitude",
@@ -54,18 +57,22 @@ __all__ = [
 ]
 
 
+HOMES = {
+    "BlockMovement": "block_movement",
+    "CoFi": "cofi",
+    "Criterion": "criteria",
+    "LayerDrop": "layerdrop",
+    "Movement": "movement",
+    "Ticket": "ticket",
+    "keep_hidden": "hidden",
+}
+"""The modules of names that are neither in transforms.py nor in surgery.py."""
+
+
 def __getattr__(name: str) -> Any:
     """Imports lazily: config files use the transforms, which need no jax; surgery does."""
     if name not in __all__:
         raise AttributeError(f"module 'bertjax.prune' has no attribute {name!r}")
-    own = {
-        "CoFi": "cofi",
-        "Criterion": "criteria",
-        "LayerDrop": "layerdrop",
-        "Movement": "movement",
-        "Ticket": "ticket",
-        "keep_hidden": "hidden",
-    }
-    home = own.get(name, "transforms" if name[0].isupper() else "surgery")
+    home = HOMES.get(name, "transforms" if name[0].isupper() else "surgery")
     value = globals()[name] = getattr(import_module(f"bertjax.prune.{home}"), name)
     return value

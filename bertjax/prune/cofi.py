@@ -14,10 +14,10 @@ gates need thousands of updates, and dozens of runs differ more than one with fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bertjax.errors import UserError
-from bertjax.learn.transform import Forward, Transform, Update
+from bertjax.learn.transform import Forward, Surgery, Transform, Update
 from bertjax.params import flatten, unflatten
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from bertjax.params import Tree
 
 Gated = Literal["heads", "attention", "neurons", "ffn", "columns"]
+WHOLE = {"heads": "attention", "neurons": "ffn"}
+"""The sublayer of each kind of part."""
+PARTS = {whole: part for part, whole in WHOLE.items()}
 FIRST_LOGIT = 2.0
 """At the beginning most gates are 1. The authors' code begins at 4.6, and at 0 for neurons, for runs of 20 epochs."""
 
@@ -49,8 +52,6 @@ class CoFi(Transform):
     """Fraction of the steps after which the gates are decided."""
     gate_learning_rate: float = 0.05
     """Learning rate of logits and multipliers, with the schedule of the run. Published: 0.01, for 20 epochs."""
-
-    removes_parts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if (self.sparsity is None) == (self.speedup is None):
@@ -192,29 +193,42 @@ class CoFi(Transform):
         return table
 
     def finish(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
-        """The model without the parts whose gate is 0."""
+        """The parameters with a bias of 0 in sublayers that are gated by 0 as a whole."""
+        import numpy as np
+
+        flat = flatten(params)
+        for path, gate in flatten(state).items():
+            part, _, layer = path.partition("/")
+            if part in ("attention", "ffn") and not np.asarray(gate).all():
+                bias = f"encoder/{layer}/{part}/output/bias"
+                flat[bias] = np.zeros_like(flat[bias])
+        return config, unflatten(flat)
+
+    def removal(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> Surgery:
+        """Without the parts whose gate is 0."""
         import numpy as np
 
         from bertjax.prune.hidden import keep_hidden
         from bertjax.prune.surgery import keep_heads, keep_neurons
 
-        kept = {path: np.asarray(gate) > 0 for path, gate in flatten(state).items()}
-        flat = flatten(params)
-        chosen: dict[str, dict[int, list[int]]] = {"heads": {}, "neurons": {}}
-        for path, gate in kept.items():
+        gates = {path: np.asarray(gate) for path, gate in flatten(state).items()}
+        kept: dict[str, dict[int, list[int]]] = {"heads": {}, "neurons": {}}
+        for path, gate in gates.items():
             part, _, layer = path.partition("/")
-            group = int(layer.removeprefix("layer_")) if layer else -1
-            if part in chosen:
-                chosen[part].setdefault(group, np.flatnonzero(gate).tolist())
-            elif part != "columns" and not gate.all():  # the whole sublayer goes, its output bias included
-                chosen["heads" if part == "attention" else "neurons"][group] = []
-                bias = f"encoder/{layer}/{part}/output/bias"
-                flat[bias] = np.zeros_like(flat[bias])
-        config, params = keep_heads(config, unflatten(flat), chosen["heads"])
-        config, params = keep_neurons(config, params, chosen["neurons"])
-        if "columns" in kept:
-            config, params = keep_hidden(config, params, np.flatnonzero(kept["columns"]).tolist())
-        return config, params
+            if part in kept:
+                whole = gates.get(f"{WHOLE[part]}/{layer}", np.ones(1))
+                kept[part][int(layer.removeprefix("layer_"))] = np.flatnonzero(gate * whole).tolist()
+            elif part in ("attention", "ffn") and not gate.all():
+                kept[PARTS[part]].setdefault(int(layer.removeprefix("layer_")), [])
+
+        def remove(config: BertConfig, params: Tree) -> tuple[BertConfig, Tree]:
+            config, params = keep_heads(config, params, kept["heads"])
+            config, params = keep_neurons(config, params, kept["neurons"])
+            if "columns" not in gates:
+                return config, params
+            return keep_hidden(config, params, np.flatnonzero(gates["columns"]).tolist())
+
+        return remove
 
     def project(self, extra: Tree, state: Tree) -> Tree:
         import jax

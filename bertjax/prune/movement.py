@@ -125,9 +125,14 @@ class Movement(Transform):
         else:
             new = {"masks": find()}
         if self.steered:
-            excess = kept_fraction(new["masks"]) - (1 - self.sparsity * self.progress(update))
+            excess = self.kept(new["masks"], params) - (1 - self.sparsity * self.progress(update))
             new["penalty"] = state["penalty"] * jax.numpy.exp(GAIN * excess)
         return new
+
+    def kept(self, masks: Tree, params: Tree) -> Array:
+        """The fraction of the weights that stay."""
+        del params
+        return kept_fraction(masks)
 
     def masks(self, update: Update, params: Tree, extra: Tree, masks: Tree) -> Tree:
         import jax.numpy as jnp

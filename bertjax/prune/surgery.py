@@ -158,41 +158,61 @@ def keep_columns(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple
 def remove_dead(config: BertConfig, params: Tree, multiple: int = 1) -> tuple[BertConfig, Tree]:
     """The model without heads and neurons whose weights are 0, as masks set them. Exact.
 
-    The constant output of a dead part is added to the bias that follows it: for a head without value weights its value
-    bias (attention weights sum to 1), for a neuron without input weights the activation of its bias. Each layer keeps
-    enough dead neurons to make their number a `multiple`.
+    Each layer keeps enough dead neurons to make their number a `multiple`.
     """
+    heads, neurons = living_parts(config, params, multiple)
+    params = with_constants(config, params, heads, neurons)
+    return keep_neurons(*keep_heads(config, params, heads), neurons)
+
+
+def living_parts(
+    config: BertConfig, params: Tree, multiple: int = 1
+) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """The heads with value and output weights, and the neurons with input and output weights, by group."""
     check_prunable(config, params)
     flat = flatten(params)
     heads: dict[int, list[int]] = {}
     neurons: dict[int, list[int]] = {}
     for group, count in group_sizes(config, "attention").items():
-        path = f"encoder/layer_{group}/attention"
-        if not count:
-            continue
-        value, bias, output = (np.asarray(flat[f"{path}/{n}"]) for n in ("value/kernel", "value/bias", "output/kernel"))
-        by_head = [array.reshape(-1, count, config.head_size) for array in (value, output.T)]
-        no_input, no_output = (~array.any(axis=(0, 2)) for array in by_head)
-        alive = np.flatnonzero(~(no_input | no_output)).tolist()
-        constant = np.where(np.repeat(no_input, config.head_size), bias, 0)
-        constant[np.repeat(np.isin(np.arange(count), alive), config.head_size)] = 0  # kept heads still add it
-        flat[f"{path}/output/bias"] = np.asarray(flat[f"{path}/output/bias"]) + constant @ output
-        heads[group] = alive
-    activation = ACTIVATIONS[config.hidden_act]
+        if count:
+            path = f"encoder/layer_{group}/attention"
+            value, output = (np.asarray(flat[f"{path}/{name}/kernel"]) for name in ("value", "output"))
+            by_head = [array.reshape(-1, count, config.head_size).any(axis=(0, 2)) for array in (value, output.T)]
+            heads[group] = np.flatnonzero(by_head[0] & by_head[1]).tolist()
     for group, count in group_sizes(config, "ffn").items():
+        if count:
+            path = f"encoder/layer_{group}/ffn"
+            inner, outer = (np.asarray(flat[f"{path}/{name}/kernel"]) for name in ("intermediate", "output"))
+            alive = np.flatnonzero(inner.any(axis=0) & outer.any(axis=1))
+            neurons[group] = rounded_up(alive, count, multiple)
+    return heads, neurons
+
+
+def with_constants(config: BertConfig, params: Tree, heads: Kept, neurons: Kept) -> Tree:
+    """The parameters with the constant output of all other heads and neurons in the bias that follows them.
+
+    That of a head without value weights is its value bias (attention weights sum to 1), that of a neuron without input
+    weights the activation of its bias.
+    """
+    flat, activation = flatten(params), ACTIVATIONS[config.hidden_act]
+    sizes = group_sizes(config, "attention")
+    for group, kept in heads.items():
+        path = f"encoder/layer_{group}/attention"
+        gone = np.repeat(~np.isin(np.arange(sizes[group]), kept), config.head_size)
+        constant = np.where(gone, np.asarray(flat[f"{path}/value/bias"]), 0)
+        add_output(flat, path, np.where(np.asarray(flat[f"{path}/value/kernel"]).any(axis=0), 0, constant))
+    for group, kept in neurons.items():
         path = f"encoder/layer_{group}/ffn"
-        if not count:
-            continue
-        inner, bias, outer = (
-            np.asarray(flat[f"{path}/{n}"]) for n in ("intermediate/kernel", "intermediate/bias", "output/kernel")
-        )
-        no_input, no_output = ~inner.any(axis=0), ~outer.any(axis=1)
-        alive = rounded_up(np.flatnonzero(~(no_input | no_output)), count, multiple)
-        constant = np.where(no_input, np.asarray(activation(jax.numpy.asarray(bias))), 0)
-        constant[alive] = 0
-        flat[f"{path}/output/bias"] = np.asarray(flat[f"{path}/output/bias"]) + constant @ outer
-        neurons[group] = alive
-    return keep_neurons(*keep_heads(config, unflatten(flat), heads), neurons)
+        bias = np.asarray(activation(jax.numpy.asarray(flat[f"{path}/intermediate/bias"])))
+        constant = np.where(np.isin(np.arange(len(bias)), kept), 0, bias)
+        add_output(flat, path, np.where(np.asarray(flat[f"{path}/intermediate/kernel"]).any(axis=0), 0, constant))
+    return unflatten(flat)
+
+
+def add_output(flat: dict[str, Any], path: str, constant: np.ndarray) -> None:
+    """Adds what a constant input of a sublayer's output matrix gives to its bias."""
+    bias = np.asarray(flat[f"{path}/output/bias"])
+    flat[f"{path}/output/bias"] = bias + (constant @ np.asarray(flat[f"{path}/output/kernel"])).astype(bias.dtype)
 
 
 def rounded_up(alive: np.ndarray, count: int, multiple: int) -> list[int]:

@@ -72,6 +72,7 @@ def test_removed_equals_gated_for_every_kind_of_part(name: str, seed: int):
     _, forward = whole.apply(update, params, extra, state)
     gated = apply(model, params, tiny_batch(), gates=forward.gates, columns=forward.columns)
     config, cut = whole.finish(model.config, params, extra, state)
+    config, cut = whole.removal(config, cut, extra, state)(config, cut)
     ours = apply(build(config), cut, tiny_batch())
     np.testing.assert_allclose(ours.logits, gated.logits, **CLOSE)
     assert config.hidden_size == int(flatten(state)["columns"].sum())
