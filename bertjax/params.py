@@ -121,6 +121,11 @@ def merge(tree: Tree, other: Tree) -> Tree:
     return merged
 
 
+def replaced(tree: Tree, other: Tree) -> Tree:
+    """The tree with the leaves of another one, which are part of it."""
+    return {**tree, **{name: replaced(tree[name], x) if isinstance(x, dict) else x for name, x in other.items()}}
+
+
 def split_by_pattern(pattern: str, tree: Tree) -> tuple[Tree, Tree]:
     """(the leaves whose path does not match the regex, those whose path does).
 

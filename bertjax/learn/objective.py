@@ -126,7 +126,8 @@ def assemble(
     trees = {"losses": own} if any(own.values()) else {}
     still = jax.eval_shape(lambda key: step.still(Update(0, key), params, {"transforms": state}), jax.random.key(0))
     if curriculum:
-        curriculum = checked(curriculum, params, [name for name in parts if extra[name]], bool(still))
+        own_trees = [name for name in parts if extra[name] or "observed" in state[name]]
+        curriculum = checked(curriculum, params, own_trees, bool(still))
 
     def finish(params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
         config, params = student.config, merge(params, frozen)
@@ -177,7 +178,7 @@ def checked(curriculum: Curriculum, params: Tree, trained: Sequence[str], holds_
     """The curriculum, without rules about parameters that are frozen.
 
     Raises:
-      UserError: Transforms train something of their own, or hold parameters still: in phases neither can.
+      UserError: Transforms train something of their own, observe or hold parameters still: in phases none can.
     """
     if trained or holds_still:
         which = ", ".join(trained) or "a transform that holds parameters still"
@@ -299,8 +300,10 @@ class Step(NamedTuple):
         own = {n: self.transforms[n].project(*self.trees(n, extra, state)) for n in extra["transforms"]}
         return {**extra, "transforms": own}
 
-    def terms(self, params: Tree, extra: Tree, state: Tree, batch: Batch, update: Update, key: Any) -> Terms:
-        """The terms of a batch."""
+    def terms(
+        self, params: Tree, extra: Tree, state: Tree, batch: Batch, update: Update, key: Any
+    ) -> tuple[Terms, Tree]:
+        """The terms of a batch, and what transforms observe of it."""
         if "frozen" in batch:
             params = merge(params, jax.lax.stop_gradient(batch["frozen"]))
         trained, forwards = params, {}
@@ -310,16 +313,18 @@ class Step(NamedTuple):
         model = self.student.model
         if "product" in options:
             model = model.clone(product=options.pop("product"))
+        observed: Tree = {}
         by_losses = lambda: self.losses_of(model, params, extra, batch, update, key, options)  # noqa: E731
         if self.curriculum is None:
-            terms = by_losses()
+            terms, output = by_losses()
+            observed = self.observe(update, state, output, batch)
         elif options:
             raise UserError(
                 "progressive training cannot be combined with transforms that gate or drop layers: leave out one."
             )
         else:
             given = model, params, batch["teachers"][0], batch, update.step, key
-            terms = self.curriculum.terms(*given, by_losses)
+            terms = self.curriculum.terms(*given, lambda: by_losses()[0])
         for name, part in self.transforms.items():
             own = part.penalties(self.of(update, name), trained, *self.trees(name, extra, state))
             terms |= {f"{name}/{which}": Term(value, jax.numpy.ones(())) for which, value in own.items()}
@@ -327,7 +332,24 @@ class Step(NamedTuple):
             value = penalty.value(self.of(update), trained, extra, state)
             factor = penalty.weight_at(self.of(update))
             terms[f"{number}_{type(penalty).__name__}"] = Term(value, jax.numpy.ones(()), factor)
-        return terms
+        return terms, observed
+
+    def observe(self, update: Update, state: Tree, output: Any, batch: Batch) -> Tree:
+        """What transforms observe of a batch, as it lies in their states."""
+        found: Tree = {}
+        for name, part in self.transforms.items():
+            if not (sums := part.observe(self.of(update, name), output, batch)):
+                continue
+            kept = self.trees(name, {}, state)[1].get("observed", {})
+            given, known = ({path: jax.numpy.shape(x) for path, x in flatten(tree).items()} for tree in (sums, kept))
+            if given != known:
+                raise UserError(
+                    f"transforms: {name} observes {given}, and its state holds sums of the shapes {known}; give "
+                    'zeros as state["observed"] in `init`, and keep them in `advance`.'
+                )
+            cast = jax.tree.map(lambda x, zero: jax.numpy.asarray(x, zero.dtype), sums, kept)
+            found[name] = {"observed": cast}
+        return {"transforms": found} if found else {}
 
     def losses_of(
         self,
@@ -338,8 +360,8 @@ class Step(NamedTuple):
         update: Update,
         key: Any,
         options: Mapping[str, Any],
-    ) -> Terms:
-        """The terms of all losses."""
+    ) -> tuple[Terms, Any]:
+        """The terms of all losses, and the student's output."""
         everywhere = any(one.loss.reads_all_positions for one in self.losses.values())
         inputs, places = inputs_of(batch), places_of(batch)
         masked = places.pop("masked_positions", None) if everywhere else None
@@ -349,7 +371,8 @@ class Step(NamedTuple):
         ]
         rngs = {"dropout": key} if self.dropout else None
         student_out = outputs(model, params, inputs, places, masked, rngs=rngs, **options)
-        return terms_of(self.losses, extra.get("losses", {}), student_out, teacher_out, batch, self.of(update))
+        own = extra.get("losses", {})
+        return terms_of(self.losses, own, student_out, teacher_out, batch, self.of(update)), student_out[0]
 
 
 def outputs(

@@ -18,7 +18,7 @@ import optax
 from jax import Array
 
 from bertjax.learn.transform import Update
-from bertjax.params import Tree, map_with_path
+from bertjax.params import Tree, map_with_path, replaced
 
 Batch = Mapping[str, Array]
 UPDATE = 0x7570_6474
@@ -48,9 +48,10 @@ def unchanged(extra: Tree, state: Tree) -> Tree:
 class Objective(NamedTuple):
     """The functions of a step. Only `terms` is required."""
 
-    terms: Callable[[Tree, Tree, Tree, Batch, Update, Array], dict[str, Term]]
-    """`(params, extra, state, batch, update, key) -> terms`; the batch also holds the constants of the run, and the key
-    is that of the micro-batch, for dropout."""
+    terms: Callable[[Tree, Tree, Tree, Batch, Update, Array], tuple[dict[str, Term], Tree]]
+    """`(params, extra, state, batch, update, key) -> (terms, observed)`; the batch also holds the constants of the run,
+    and the key is that of the micro-batch, for dropout. `observed` is the part of the state that holds sums over the
+    batch; the step adds them up over all micro-batches."""
     advance: Callable[[Update, Tree, Tree, Tree, Tree], Tree] = same_state
     """`(update, params, extra, state, constants) -> state`, once per update and before the gradient."""
     still: Callable[[Update, Tree, Tree], dict[str, Array]] = all_move
@@ -97,10 +98,10 @@ def make_step(
         keys = jax.random.split(step_key, micro_batches)
         state = objective.advance(update, *jax.lax.stop_gradient((train.params, train.extra)), train.state, constants)
 
-        def terms_of(trained: Tree, part: Batch, key: Array) -> dict[str, Term]:
+        def terms_of(trained: Tree, part: Batch, key: Array) -> tuple[dict[str, Term], Tree]:
             return objective.terms(trained["params"], trained["extra"], state, {**part, **constants}, update, key)
 
-        gradient, terms = accumulate(terms_of, trained, split(batch, micro_batches), keys)
+        gradient, (terms, observed) = accumulate(terms_of, trained, split(batch, micro_batches), keys)
         still = objective.still(update, train.params, state)
         gradient["params"] = map_with_path(
             lambda p, g: jnp.where(still[p], 0.0, g) if p in still else g, gradient["params"]
@@ -115,7 +116,7 @@ def make_step(
             updates, opt = optax.with_extra_args_support(optimiser).update(gradient, old.opt, before, still=still)
             new: Any = optax.apply_updates(before, updates)
             extra = objective.project(new["extra"], state)
-            return TrainState(old.step + 1, bad_step, new["params"], extra, state, opt)
+            return TrainState(old.step + 1, bad_step, new["params"], extra, replaced(state, observed), opt)
 
         # `cond` and not `where` per array: XLA then updates in place instead of copying the optimiser's state.
         train = jax.lax.cond(bad_step < 0, updated, lambda old: old._replace(bad_step=bad_step), train)
@@ -132,22 +133,22 @@ def split(batch: Batch, parts: int) -> Batch:
 
 
 def accumulate(
-    terms_of: Callable[[Tree, Batch, Array], dict[str, Term]], trained: Tree, parts: Batch, keys: Array
-) -> tuple[Tree, dict[str, Array]]:
-    """Gradient and terms (factor * total / weight) of the whole batch; one micro-batch at a time."""
+    terms_of: Callable[[Tree, Batch, Array], tuple[dict[str, Term], Tree]], trained: Tree, parts: Batch, keys: Array
+) -> tuple[Tree, tuple[dict[str, Array], Tree]]:
+    """Gradient, terms (factor * total / weight) and observed sums of the whole batch; one micro-batch at a time."""
 
     def weights_of(part: Batch, key: Array) -> dict[str, Array]:
-        return {name: jnp.asarray(term.weight, jnp.float32) for name, term in terms_of(trained, part, key).items()}
+        return {name: jnp.asarray(term.weight, jnp.float32) for name, term in terms_of(trained, part, key)[0].items()}
 
     def loss(trained: Tree, part: Batch, key: Array, weights: dict[str, Array] | None) -> tuple[Array, Any]:
-        terms = terms_of(trained, part, key)
+        terms, observed = terms_of(trained, part, key)
         whole = weights or {name: term.weight for name, term in terms.items()}
         values = {n: term.factor * term.total / jnp.maximum(whole[n], 1e-9) for n, term in terms.items()}
         total = sum(values.values(), start=jnp.zeros((), jnp.float32))
         # Make the backward pass depend on the total loss; otherwise XLA may postpone some terms and keep teacher
         # activations alive (bertjax.distill.at_once). A NaN loss then gives a NaN gradient.
         known = jnp.where(jnp.isfinite(jax.lax.stop_gradient(total)), 1.0, jnp.nan)
-        return total * known, values
+        return total * known, (values, observed)
 
     gradient_of = jax.grad(loss, has_aux=True)
     first = jax.tree.map(lambda x: x[0], parts)
@@ -156,9 +157,9 @@ def accumulate(
     # Weights depend on the batch alone, so XLA drops the model from this pass.
     weights = jax.tree.map(lambda x: x.sum(0), jax.lax.map(lambda pair: weights_of(*pair), (parts, keys)))
 
-    def body(carry: tuple, part_and_key: tuple) -> tuple[tuple, None]:
-        more = gradient_of(trained, *part_and_key, weights)
-        return jax.tree.map(jnp.add, carry, more), None
+    def body(carry: Tree, part_and_key: tuple) -> tuple[Tree, Any]:
+        more, found = gradient_of(trained, *part_and_key, weights)
+        return jax.tree.map(jnp.add, carry, more), found
 
-    zeros = jax.tree.map(jnp.zeros_like, (trained, weights))
-    return jax.lax.scan(body, zeros, (parts, keys))[0]
+    gradient, found = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, trained), (parts, keys))
+    return gradient, jax.tree.map(lambda x: x.sum(0), found)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bertjax.bundle import Bundle
     from bertjax.learn.losses import Batch
-    from bertjax.model import BertConfig, LayerGates
+    from bertjax.model import BertConfig, LayerGates, ModelOutput
     from bertjax.model.products import Product
 
 
@@ -102,6 +102,13 @@ class Transform:
         """The parameters that the model computes with, and how it computes; a pure function."""
         del update, extra, state
         return params, Forward()
+
+    def observe(self, update: Update, output: ModelOutput, batch: Batch) -> Tree:
+        """Sums over the rows of a batch, such as those of activations; not differentiated. They are added up over all
+        micro-batches and devices, and `advance` finds them in the next update as `state["observed"]`, which `init`
+        begins with zeros of the same shapes. A filler row has `batch["weights"]` 0."""
+        del update, output, batch
+        return {}
 
     def penalties(self, update: Update, params: Tree, extra: Tree, state: Tree) -> dict[str, Array]:
         """Scalars that are added to the loss, by name."""

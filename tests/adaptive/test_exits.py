@@ -147,7 +147,8 @@ def learning(stage: EarlyExit, model: BertModel, params: Any) -> Learning:
 
 def terms_of(learning: Learning, trained: Any, batch: Any, step: int, key: int = 0) -> Any:
     update = Update(step, jax.random.key(1))
-    return learning.objective.terms(trained, {}, {}, {**batch, **learning.constants}, update, jax.random.key(key))
+    given = {**batch, **learning.constants}
+    return learning.objective.terms(trained, {}, {}, given, update, jax.random.key(key))[0]
 
 
 def terms_and_gradient(stage: EarlyExit, step: int):

@@ -92,7 +92,7 @@ def fine_tuning_step(bundle: Any) -> Callable[[dict[str, np.ndarray]], float]:
     def terms(params, extra, state, batch, update, key):
         inputs, places = inputs_of(batch), places_of(batch)
         output: Any = bundle.model.apply({"params": params}, *inputs, **places, rngs={"dropout": key})
-        return {"task": Term(*TASK_LOSSES["classification"](output.logits, batch))}
+        return {"task": Term(*TASK_LOSSES["classification"](output.logits, batch))}, {}
 
     step = jax.jit(make_step(Objective(terms), optimiser, jax.random.key(0)), donate_argnums=0)
     state = jax.jit(lambda p: init_state(p, {}, {}, optimiser))(bundle.params)

@@ -150,7 +150,7 @@ def trained(config: Config, shape: BertConfig, out: Path, label: str) -> Any:
         terms = {"task": Term(*tokens(output.logits, batch))}
         if halts:
             terms["ponder"] = Term(*ponder_cost(output.trace, batch), config.ponder)
-        return terms
+        return terms, {}
 
     batches = list_batches(config.lists, config.batch_size, seed=config.seed, **process_shard())
     learning = Learning(Objective(terms_of), init_params(shape, config.seed))

@@ -112,7 +112,7 @@ def frameworks(folder: Path, size: int, length: int) -> dict[str, Any]:
             student_out = student.model.apply({"params": params}, *inputs_of(batch), rngs={"dropout": key})
             teacher_out = said_of(batch)
             sums = [(*f({}, student_out, teacher_out, batch), weight) for weight, f in formulas]
-            return {str(i): Term(total, count, weight) for i, (total, count, weight) in enumerate(sums)}
+            return {str(i): Term(total, count, weight) for i, (total, count, weight) in enumerate(sums)}, {}
 
         optimiser = build_optimiser(Optimiser(), 1000, {"params": student.params, "extra": {}})
         state = init_state(jax.device_put(student.params), {}, {}, optimiser)

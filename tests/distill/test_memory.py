@@ -49,7 +49,7 @@ def memory(losses: tuple[Loss, ...], remat: bool) -> int:
             said: Any = models[1].apply({"params": teacher}, *inputs)
             whole = jnp.square(guess.hidden_states[-1]).sum() + said.hidden_states[-1][:, 0].sum()
             learnt = terms_of(bound, trained["extra"], (guess, guess), [(said, said)], part, Update(0, None))
-            return {"whole": Term(whole, jnp.ones(())), **learnt}
+            return {"whole": Term(whole, jnp.ones(())), **learnt}, {}
 
         return accumulate(terms, trained, split(batch, 1), jax.random.split(jax.random.key(0), 1))
 

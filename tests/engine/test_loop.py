@@ -136,8 +136,8 @@ def test_a_profile_holds_the_steps_that_were_asked_for(tmp_path: Path):
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_with_the_last_good_state(tmp_path: Path):
     def breaks(params, extra, state, batch, update, key):
-        term = terms(params, extra, state, batch, update, key)["task"]
-        return {"task": term._replace(total=term.total * jax.numpy.where(update.step == 13, jax.numpy.nan, 1.0))}
+        (term,) = terms(params, extra, state, batch, update, key)[0].values()
+        return {"task": term._replace(total=term.total * jax.numpy.where(update.step == 13, jax.numpy.nan, 1.0))}, {}
 
     with pytest.raises(UserError, match=r"not finite at step 13 \(learning rate"):
         train(tmp_path / "burst", terms=breaks)

@@ -69,7 +69,7 @@ def step_of(config: BertConfig) -> Iterator[Any]:
         terms = {"task": Term(*classification(output.logits, batch))}
         if output.trace is not None:
             terms["ponder"] = Term(*ponder_cost(output.trace, batch), 0.01)
-        return terms
+        return terms, {}
 
     ids = integers(8, input_ids=16, attention_mask=16, token_type_ids=16)
     batch = {**ids, "labels": jax.ShapeDtypeStruct((8,), jnp.int32), "weights": jax.ShapeDtypeStruct((8,), jnp.float32)}

@@ -57,7 +57,7 @@ def terms(params, extra, state, batch, update, key):
     output: Any = MODEL.apply({"params": params}, *inputs)
     real = batch["attention_mask"] * batch["weights"][:, None]
     energy = jnp.sum(jnp.square(output.hidden_states[-1]).mean(-1) * real)
-    return {"task": Term(*classification(output.logits, batch)), "energy": Term(energy, real.sum(), 0.3)}
+    return {"task": Term(*classification(output.logits, batch)), "energy": Term(energy, real.sum(), 0.3)}, {}
 
 
 OBJECTIVE = Objective(terms)
@@ -75,7 +75,7 @@ def test_the_step_equals_a_plain_optax_loop():
     state, metrics = one_update(tx, given)
 
     def loss(trained):
-        found = terms(trained["params"], {}, {}, given, 0, KEY)
+        found, _ = terms(trained["params"], {}, {}, given, 0, KEY)
         return sum(t.factor * t.total / t.weight for t in found.values())
 
     trained = {"params": params(), "extra": {}}
@@ -151,7 +151,7 @@ def test_parameter_sharding_divides_parameters_and_moments():
 def test_a_step_that_is_not_finite_changes_nothing_and_names_itself():
     def breaks_at_two(params, extra, state, batch, update, key):
         loss = jnp.sum(jnp.square(params["w"])) * jnp.where(update.step == 2, jnp.nan, 1.0)
-        return {"only": Term(loss, jnp.ones(()))}
+        return {"only": Term(loss, jnp.ones(()))}, {}
 
     def counts(update, params, extra, state, constants):
         return {"seen": state["seen"] + 1}
@@ -171,7 +171,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_itself():
 def test_constants_reach_the_objective_whole():
     def looks(params, extra, state, batch, update, key):
         assert batch["teacher"]["w"].shape == (5,)
-        return {"only": Term(jnp.sum(params["w"] * batch["teacher"]["w"]), jnp.ones(()))}
+        return {"only": Term(jnp.sum(params["w"] * batch["teacher"]["w"]), jnp.ones(()))}, {}
 
     tx = optax.sgd(1.0)
     step = jax.jit(make_step(Objective(looks), tx, KEY, micro_batches=2))

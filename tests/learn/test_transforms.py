@@ -105,7 +105,7 @@ def test_every_micro_batch_sees_the_state_of_its_update():
 
     def terms(params, extra, state, batch, update, key):
         rows = jnp.float32(len(batch["weights"]))
-        return {"seen": Term(state["calls"] * rows + 0 * params["w"], rows)}
+        return {"seen": Term(state["calls"] * rows + 0 * params["w"], rows)}, {}
 
     def advance(update, params, extra, state, constants):
         return {"calls": state["calls"] + 1}

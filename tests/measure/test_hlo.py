@@ -125,7 +125,7 @@ def compiled_step(sharding: Sharding, micro_batches: int = 1) -> tuple[Any, Any]
 
     def terms(params, extra, state, batch, update, key):
         output: Any = model.apply({"params": params}, batch["input_ids"])
-        return {"task": Term(*classification(output.logits, batch))}
+        return {"task": Term(*classification(output.logits, batch))}, {}
 
     shapes = jax.eval_shape(lambda p: init_state(p, {}, {}, tx), abstract_params(CONFIG))
     places = state_shardings(shapes, mesh)

@@ -228,7 +228,7 @@ for dtype, length, devices, parts, heads, remat in (
 
     def terms(params, extra, state, batch, update, key):
         output = model.apply({"params": params}, *inputs_of(batch), **places_of(batch), rngs={"dropout": key})
-        return {"task": Term(*classification(output.logits, batch))}
+        return {"task": Term(*classification(output.logits, batch))}, {}
 
     params = abstract_params(config)
     optimiser = build_optimiser(Optimiser(), 10, {"params": params, "extra": {}})

@@ -39,7 +39,7 @@ def batches(batch_size: int, **position: int) -> BatchIterator:
 
 def terms(params, extra, state, batch, update, key):
     output: Any = MODEL.apply({"params": params}, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-    return {"task": Term(*classification(output.logits, batch))}
+    return {"task": Term(*classification(output.logits, batch))}, {}
 
 
 def learning(terms: Any = terms) -> Learning:
