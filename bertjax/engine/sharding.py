@@ -76,17 +76,18 @@ def state_shardings(shapes: Any, mesh: Mesh) -> Any:
 
 
 def gathered(objective: Objective, mesh: Mesh) -> Objective:
-    """The objective with its parameters gathered on every device first.
+    """The objective with its parameters, and the masks of transforms, gathered on every device first.
 
     Without this constraint XLA (jax 0.10) leaves the parameters divided and gathers the activations of the whole batch
-    instead: more traffic, and more products, because each device then computes rows of other devices.
+    instead: more traffic, and more products, because each device then computes rows of other devices. A product of
+    gathered parameters and a divided mask would be divided again.
     """
     if mesh.shape["parameters"] == 1:
         return objective
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def terms(params: Tree, extra: Tree, *others: Any) -> Any:
-        return objective.terms(*jax.lax.with_sharding_constraint((params, extra), whole), *others)
+    def terms(params: Tree, extra: Tree, state: Tree, *others: Any) -> Any:
+        return objective.terms(*jax.lax.with_sharding_constraint((params, extra, state), whole), *others)
 
     return objective._replace(terms=terms)
 

@@ -119,15 +119,19 @@ CONFIG = BertConfig(architecture="BertForTokenClassification", vocab_size=512, m
 ROWS, LENGTH = 32, 32
 
 
-def compiled_step(sharding: Sharding, micro_batches: int = 1) -> tuple[Any, Any]:
-    """A plain training step, and its state as arrays that are described alone."""
+def compiled_step(sharding: Sharding, micro_batches: int = 1, masked: bool = False) -> tuple[Any, Any]:
+    """A plain training step, or one with masked parameters, and its state as arrays that are described alone."""
     model, mesh, tx = build(CONFIG), build_mesh(sharding), optax.adamw(1e-3)
 
     def terms(params, extra, state, batch, update, key):
+        params = jax.tree.map(jnp.multiply, params, state["masks"]) if masked else params
         output: Any = model.apply({"params": params}, batch["input_ids"])
         return {"task": Term(*classification(output.logits, batch))}, {}
 
-    shapes = jax.eval_shape(lambda p: init_state(p, {}, {}, tx), abstract_params(CONFIG))
+    def start(params: Any) -> Any:
+        return init_state(params, {}, {"masks": jax.tree.map(jnp.isfinite, params)} if masked else {}, tx)
+
+    shapes = jax.eval_shape(start, abstract_params(CONFIG))
     places = state_shardings(shapes, mesh)
     state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
     kinds = {"input_ids": jnp.int32, "labels": jnp.int32, "weights": jnp.float32}
@@ -180,11 +184,20 @@ def test_divided_parameters_are_gathered_and_no_activations_are_moved(alone: Pro
     assert program.flops == pytest.approx(alone.flops / 8, rel=0.02)
 
 
+def test_divided_masks_are_gathered_like_their_parameters_and_no_activations_are_moved(alone: Program):
+    compiled, state = compiled_step(Sharding(1, 8), masked=True)
+    program = Program(compiled.as_text())
+    moved = program.collectives(8)
+    divided = [leaf for leaf in jax.tree.leaves(state.params) if leaf.sharding.spec != PartitionSpec()]
+    assert moved["all-gather"].payload == pytest.approx(bytes_of(divided) * 5 / 4, rel=0.01)  # a mask has one byte
+    assert program.flops == pytest.approx(alone.flops / 8, rel=0.02)
+
+
 def test_gathering_changes_no_gradient():
     mesh = build_mesh(Sharding(2, 4))
     x = jax.device_put(
         np.arange(32.0, dtype=np.float32).reshape(8, 4), NamedSharding(mesh, PartitionSpec("parameters"))
     )
-    square: Any = lambda params, extra: jnp.sum(params["x"] ** 2)  # noqa: E731
-    found = jax.jit(jax.grad(gathered(Objective(square), mesh).terms))({"x": x}, {})
+    square: Any = lambda params, extra, state: jnp.sum(params["x"] ** 2)  # noqa: E731
+    found = jax.jit(jax.grad(gathered(Objective(square), mesh).terms))({"x": x}, {}, {})
     np.testing.assert_array_equal(found["x"], 2 * x)
