@@ -57,20 +57,12 @@ def build_optimiser(
       UserError: A rule matches no parameter.
     """
     adam = scale_by_adam_unless_still if holds_still else optax.scale_by_adam
-    moments = adam(b1=recipe.b1, b2=recipe.b2, eps=recipe.epsilon)
-    if phases:
-        starts = assign(phases.first, trained, phases.count)
-        labels = map_with_path(lambda path, _: f"phase_{starts[path]}", trained)
-        numbers = {f"phase_{first}": first for first in sorted(set(starts.values()))}
-        # Each phase has its own moments and counts from its own first step. With the global step in the bias
-        # correction, the first updates of a layer that starts late would be three times too large.
-        moments = optax.partition({n: start_at(moments, phases.steps * i) for n, i in numbers.items()}, labels)
     decays = decay_multipliers(recipe, trained)
     scaled = jax.tree.map(lambda multiplier: multiplier > 0, decays)
     chain = [
         clip_by_global_norm(recipe.clip),
         optax.chain(
-            moments,
+            adam(b1=recipe.b1, b2=recipe.b2, eps=recipe.epsilon),
             decay_weights(recipe.weight_decay, decays),
             *([optax.masked(optax.scale_by_trust_ratio(), scaled)] if recipe.rule == "lamb" else []),
             optax.scale_by_learning_rate(learning_rate_schedule(recipe, steps, phases)),
@@ -81,8 +73,9 @@ def build_optimiser(
         multipliers = map_with_path(lambda path, _: rates[path], trained)
         chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, m: u * m, updates, multipliers)))
     if phases:
-        shares: dict[Hashable, Any] = {n: optax.scale_by_schedule(partial(phases.share, i)) for n, i in numbers.items()}
-        chain.append(optax.partition(shares, labels))
+        starts = assign(phases.first, trained, phases.count)
+        shares: dict[Hashable, Any] = {i: optax.scale_by_schedule(partial(phases.share, i)) for i in starts.values()}
+        chain.append(optax.partition(shares, map_with_path(lambda path, _: starts[path], trained)))
     if holds_still:
         chain.append(hold_still())
     if recipe.swa_fraction:
@@ -160,7 +153,7 @@ class AdamState(NamedTuple):
 
 def is_still(still: Any, path: str) -> Any:
     """Whether the parameter at a path of {"params": ..., "extra": ...} does not move in this update."""
-    return still.get(path.removeprefix("params/"), False) if path.startswith("params/") else False
+    return still.get(path.removeprefix("params/"), False)
 
 
 def scale_by_adam_unless_still(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
@@ -174,8 +167,8 @@ def scale_by_adam_unless_still(b1: float, b2: float, eps: float) -> optax.Gradie
     def update(updates: Any, state: AdamState, params: Any = None, *, still: Any, **_: Any) -> tuple[Any, AdamState]:
         held = map_with_path(lambda path, _: jnp.asarray(is_still(still, path)), updates)
         count = jax.tree.map(lambda n, h: n + ~h, state.count, held)
-        mu = jax.tree.map(lambda m, g, h: jnp.where(h, m, b1 * m + (1 - b1) * g), state.mu, updates, held)
-        nu = jax.tree.map(lambda v, g, h: jnp.where(h, v, b2 * v + (1 - b2) * g * g), state.nu, updates, held)
+        mu = jax.tree.map(lambda m, g, h: jnp.where(h, m, (1 - b1) * g + b1 * m), state.mu, updates, held)
+        nu = jax.tree.map(lambda v, g, h: jnp.where(h, v, (1 - b2) * (g * g) + b2 * v), state.nu, updates, held)
 
         def direction(m: Any, v: Any, n: Any) -> Any:
             n = jnp.maximum(n, 1)
@@ -193,15 +186,6 @@ def hold_still() -> optax.GradientTransformationExtraArgs:
         return map_with_path(lambda path, u: jnp.where(is_still(still, path), 0.0, u), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)  # type: ignore[arg-type]
-
-
-def start_at(transform: optax.GradientTransformation, first: int) -> optax.GradientTransformation:
-    """The transformation from step `first` on; before it, updates are 0 and the state does not change."""
-
-    def started(step: Any, **_: Any) -> Any:
-        return step >= first
-
-    return optax.conditionally_mask(transform, started)
 
 
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:

@@ -122,12 +122,14 @@ def assemble(
     params, frozen = split_frozen(parts, student)
     live = [{} if t.stored and not (curriculum and t is teachers[0]) else t.bundle.params for t in teachers]
     constants = ({"teachers": live} if live else {}) | ({"frozen": frozen} if frozen else {})
-    step = Step(student, bound, tuple(teachers), parts, tuple(penalties), steps, curriculum, dropout)
     trees = {"losses": own} if any(own.values()) else {}
-    still = jax.eval_shape(lambda key: step.still(Update(0, key), params, {"transforms": state}), jax.random.key(0))
     if curriculum:
         own_trees = [name for name in parts if extra[name] or "observed" in state[name]]
-        curriculum = checked(curriculum, params, own_trees, bool(still))
+        curriculum = checked(curriculum, params, own_trees)
+    step = Step(student, bound, tuple(teachers), parts, tuple(penalties), steps, curriculum, dropout)
+    still = jax.eval_shape(
+        lambda key: step.still(Update(0, key), params, trees, {"transforms": state}), jax.random.key(0)
+    )
 
     def finish(params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
         config, params = student.config, merge(params, frozen)
@@ -174,15 +176,14 @@ def split_frozen(parts: Mapping[str, Transform], student: Bundle) -> tuple[Tree,
     return params, frozen
 
 
-def checked(curriculum: Curriculum, params: Tree, trained: Sequence[str], holds_still: bool) -> Curriculum:
+def checked(curriculum: Curriculum, params: Tree, trained: Sequence[str]) -> Curriculum:
     """The curriculum, without rules about parameters that are frozen.
 
     Raises:
-      UserError: Transforms train something of their own, observe or hold parameters still: in phases none can.
+      UserError: Transforms train something of their own, or observe: in phases neither can.
     """
-    if trained or holds_still:
-        which = ", ".join(trained) or "a transform that holds parameters still"
-        raise UserError(f"progressive training cannot be combined with {which}: leave out one of the two.")
+    if trained:
+        raise UserError(f"progressive training cannot be combined with {', '.join(trained)}: leave out one of the two.")
     paths = [f"params/{path}" for path in flatten(params)]
     rules = tuple(rule for rule in curriculum.phases.first if any(re.search(rule[0], path) for path in paths))
     return curriculum._replace(phases=curriculum.phases._replace(first=rules))
@@ -285,9 +286,11 @@ class Step(NamedTuple):
         }
         return {**state, "transforms": new}
 
-    def still(self, update: Update, params: Tree, state: Tree) -> dict[str, Any]:
-        """The parameters that do not move in this update: those that any transform holds still."""
+    def still(self, update: Update, params: Tree, extra: Tree, state: Tree) -> dict[str, Any]:
+        """What does not move in this update: what waits for its phase, or any transform holds still."""
         found: dict[str, Any] = {}
+        if self.curriculum:
+            found = self.curriculum.phases.still({"params": params, "extra": extra}, update.step)
         for name, part in self.transforms.items():
             for path, mask in part.holds_still(self.of(update, name), params, self.trees(name, {}, state)[1]).items():
                 found[path] = found[path] | mask if path in found else mask

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from bertjax.params import Tree, assign
+
 
 class Phases(NamedTuple):
     """Phases of equal length, each of which starts to train some parameters; after the last phase all are trained."""
@@ -14,6 +16,11 @@ class Phases(NamedTuple):
     """Rules (regex, phase in which training starts). Parameters without a rule start after the last phase."""
     below: float
     """Factor of the learning rate for parameters that started in an earlier phase."""
+
+    def still(self, trained: Tree, step: Any) -> dict[str, Any]:
+        """Whether each parameter waits for its phase, by path; those that start in the first are left out."""
+        starts = assign(self.first, trained, self.count)
+        return {path.removeprefix("params/"): step < first * self.steps for path, first in starts.items() if first}
 
     def share(self, first: int, step: Any) -> Any:
         """The factor of the learning rate at a step, for parameters that start in phase `first`."""

@@ -37,7 +37,7 @@ def same_state(update: Update, params: Tree, extra: Tree, state: Tree, constants
     return state
 
 
-def all_move(update: Update, params: Tree, state: Tree) -> dict[str, Array]:
+def all_move(update: Update, params: Tree, extra: Tree, state: Tree) -> dict[str, Array]:
     return {}
 
 
@@ -54,9 +54,9 @@ class Objective(NamedTuple):
     batch; the step adds them up over all micro-batches."""
     advance: Callable[[Update, Tree, Tree, Tree, Tree], Tree] = same_state
     """`(update, params, extra, state, constants) -> state`, once per update and before the gradient."""
-    still: Callable[[Update, Tree, Tree], dict[str, Array]] = all_move
-    """`(update, params, state) -> {path: boolean}`: the parameters that do not move in this update. The optimiser gets
-    them as the argument `still`."""
+    still: Callable[[Update, Tree, Tree, Tree], dict[str, Array]] = all_move
+    """`(update, params, extra, state) -> {path: boolean}`: what does not move in this update. The optimiser gets it as
+    the argument `still`."""
     project: Callable[[Tree, Tree], Tree] = unchanged
     """`(extra, state) -> extra`, after the update."""
 
@@ -102,7 +102,7 @@ def make_step(
             return objective.terms(trained["params"], trained["extra"], state, {**part, **constants}, update, key)
 
         gradient, (terms, observed) = accumulate(terms_of, trained, split(batch, micro_batches), keys)
-        still = objective.still(update, train.params, state)
+        still = objective.still(update, train.params, train.extra, state)
         gradient["params"] = map_with_path(
             lambda p, g: jnp.where(still[p], 0.0, g) if p in still else g, gradient["params"]
         )

@@ -185,9 +185,9 @@ def test_in_phases_what_is_below_moves_slowly_and_what_begins_is_corrected_from_
     that of kernels of ones is so under LAMB too."""
     phases = Phases(2, 3, (("/a/", 0), ("/b/", 1)), below=0.1)
     optimiser = build_optimiser(
-        Optimiser(rule, 0.01, warmup=0, decay="constant", weight_decay=0, clip=1e9), 12, TREE, phases
+        Optimiser(rule, 0.01, warmup=0, decay="constant", weight_decay=0, clip=1e9), 12, TREE, phases, True
     )
-    state, step = optimiser.init(TREE), jax.jit(optimiser.update)
+    state, step = optimiser.init(TREE), jax.jit(optax.with_extra_args_support(optimiser).update)
     shares = {"a": (1, 0.1, 1, 1), "b": (0, 1, 1, 1), "projection": (0, 0, 1, 1)}  # in phases 0 and 1, then afterwards
     for number in range(12):
         begun = {name: float(share[number // 3] > 0) for name, share in shares.items()}
@@ -195,7 +195,7 @@ def test_in_phases_what_is_below_moves_slowly_and_what_begins_is_corrected_from_
             branch: {name: jax.tree.map(lambda x, on=begun[name]: on * x, leaves) for name, leaves in tree.items()}
             for branch, tree in jax.tree.map(jnp.ones_like, TREE).items()
         }
-        updates, state = step(gradient, state, TREE)
+        updates, state = step(gradient, state, TREE, still=phases.still(TREE, number))
         for name, tree in {**updates["params"], **updates["extra"]}.items():
             for leaf in tree.values():
                 np.testing.assert_allclose(leaf, -0.01 * shares[name][number // 3], rtol=1e-4, err_msg=name)

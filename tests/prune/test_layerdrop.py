@@ -105,7 +105,7 @@ def test_what_stays_still_is_what_torch_does_with_no_gradient():
         both = jnp.stack([params["a"]["kernel"], params["b"]["kernel"]])
         return {"only": Term(jnp.sum(both * batch["gradient"][update.step]), jnp.ones(()))}, {}
 
-    def still(update: Any, params: Any, state: Any) -> Any:
+    def still(update: Any, params: Any, extra: Any, state: Any) -> Any:
         return {"b/kernel": ~jnp.asarray(moves)[update.step]}
 
     step = jax.jit(make_step(Objective(terms, still=still), ours, jax.random.key(0)))
@@ -146,7 +146,7 @@ def test_an_average_of_weights_leaves_what_stays_still_where_it_is():
     def terms(params: Any, extra: Any, state: Any, batch: Any, update: Any, key: Any) -> Any:
         return {"only": Term(jnp.sum(params["a"]["kernel"] + params["b"]["kernel"]), jnp.ones(()))}, {}
 
-    still = lambda update, params, state: {"b/kernel": jnp.asarray(True)}  # noqa: E731
+    still = lambda update, params, extra, state: {"b/kernel": jnp.asarray(True)}  # noqa: E731
     step = jax.jit(make_step(Objective(terms, still=still), tx, jax.random.key(0)))
     state = init_state(first, {}, {}, tx)
     for _ in range(4):

@@ -50,7 +50,7 @@ def traced_step(config: Any, learning: Learning, batch: Shapes) -> set[str]:
     """The names of the metrics of a recipe's whole step, which must leave the state's shapes and types as they are."""
     trees = learning.params, learning.extra, learning.state
     trained = {"params": learning.params, "extra": learning.extra}
-    tx = build_optimiser(config.optimiser, config.total_steps(1000), trained, learning.phases)
+    tx = build_optimiser(config.optimiser, config.total_steps(1000), trained, learning.phases, learning.holds_still)
     state = jax.eval_shape(partial(init_state, optimiser=tx), *trees)
     step = make_step(learning.objective, tx, jax.random.key(0), config.micro_batches)
     after, found = jax.eval_shape(step, state, batch, learning.constants)
