@@ -198,9 +198,7 @@ def remove_by_latency(config: Config, model: Bundle, whole: BertConfig, examples
     note("the sizes of layers are searched: each candidate is a pass over the calibration examples")
     multiples: dict[Part, int] = {part: part_multiple(config, model.config, part) for part in PRUNED}
     budget = before / config.speedup - table.base
-    described, params = config.scores_by.remove_within(
-        model, batches, task_loss(model), table, budget, multiples, config.seed
-    )
+    described, params = config.scores_by.remove_within(model, batches, task_loss(model), table, budget, multiples)
     model = dataclasses.replace(model, config=described, params=params)
     predicted, reached = before / total_cost(described, table), speedup_of(config, model, examples)
     update_record(as_path(config.out), speedup={"asked": config.speedup, "predicted": predicted, "reached": reached})

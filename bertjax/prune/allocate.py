@@ -23,7 +23,7 @@ from bertjax.prune.scores import OWNER, Part
 from bertjax.prune.second_order import Curves, Sizes
 
 RESOLUTION = 10_000
-"""Costs are rounded up to multiples of the budget divided by this."""
+"""Milliseconds are rounded up to multiples of the budget divided by this."""
 EXPLORATION = 0.2
 """The fraction of the candidates that are drawn independently; the others change the best one so far."""
 RESAMPLED = 0.1
@@ -128,24 +128,31 @@ def sizes_of(options: Sequence[Options], chosen: Sequence[int]) -> Sizes:
 
 
 def search_sizes(
-    options: Sequence[Options], budget: float, loss: Callable[[Sizes], float], candidates: int, seed: int = 0
+    options: Sequence[Options],
+    budget: float,
+    loss: Callable[[Sizes], float],
+    candidates: int,
+    seed: int = 0,
+    unit: float = 0.0,
 ) -> Sizes:
     """The sizes within the budget whose loss is the lowest of `candidates` allocations.
 
     The first candidate weights all layers equally. Then weights from 0 to 1 are drawn for all layers, later for a few
-    layers of the best candidate (SPDY). An allocation that was seen before is not evaluated again.
+    layers of the best candidate (SPDY). An allocation that was seen before is not evaluated again. Costs are rounded up
+    to multiples of `unit`; 0 means a small fraction of the budget.
 
     Raises:
       UserError: Even the smallest sizes exceed the budget.
     """
     rng = np.random.default_rng(seed)
-    unit = budget / RESOLUTION
+    unit = unit or budget / RESOLUTION or 1.0
+    most = int(budget / unit + 1e-9)
     costs = [np.ceil(one.costs / unit - 1e-9).astype(int) for one in options]
     losses: dict[tuple[int, ...], float] = {}
 
     def evaluate(weights: np.ndarray) -> tuple[float, tuple[int, ...]]:
         weighted = [weight * one.errors for weight, one in zip(weights, options, strict=True)]
-        chosen = tuple(least_error(costs, weighted, RESOLUTION))
+        chosen = tuple(least_error(costs, weighted, most))
         if chosen not in losses:
             losses[chosen] = loss(sizes_of(options, chosen))
         return losses[chosen], chosen

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.model import BertConfig
     from bertjax.params import Tree
-    from bertjax.prune.allocate import CostTable
+    from bertjax.prune.allocate import CostTable, Options
     from bertjax.prune.scores import Part, Scores
-    from bertjax.prune.second_order import Products
+    from bertjax.prune.second_order import Curves, Sizes
 
 TaskLoss = Callable[[Any, Any], Any]
 """`(output, batch) -> (weighted sum, weight)`: the loss of the model's task against the labels."""
@@ -64,7 +64,6 @@ class Criterion:
         table: CostTable,
         budget: float,
         multiples: Mapping[Part, int],
-        seed: int,
     ) -> tuple[BertConfig, Tree]:
         """The model without as many heads and neurons as make its layers cost at most `budget`."""
         raise NotImplementedError
@@ -137,11 +136,12 @@ class SecondOrder(Criterion):
     """The error in a layer's output, with the remaining weights corrected (ZipLM, Kurtic et al. 2023). A layer may lose
     all its heads or neurons."""
 
-    damping: float = 1e-4
+    damping: float = 1e-2
     """What is added to the diagonal of the inputs' second moments, as a fraction of its mean."""
     candidates: int = 50
-    """For a `speedup`: how many allocations of the budget to layers are compared by their loss on the calibration
-    examples."""
+    """How many allocations of heads and neurons to layers are compared by their loss on the calibration examples. 1:
+    the one whose errors sum to the least."""
+    seed: int = 0
 
     scored: ClassVar[frozenset[str]] = frozenset({"heads", "neurons"})
     repeats: ClassVar[bool] = False
@@ -150,18 +150,14 @@ class SecondOrder(Criterion):
     def remove(
         self, model: Bundle, batches: Sequence[Any], loss: TaskLoss, part: Part, count: int, multiple: int
     ) -> tuple[BertConfig, Tree]:
-        from bertjax.prune.allocate import all_counts, least_error, options_for, sizes_of
+        from bertjax.prune.allocate import all_counts, options_for
         from bertjax.prune.scores import OWNER
-        from bertjax.prune.second_order import input_products, removal_curves, remove
         from bertjax.prune.surgery import group_sizes
 
-        config, params = model.config, model.params
-        products: Products = {part: input_products(model.model, params, batches)[part]}
-        curves = removal_curves(config, params, products, self.damping)
+        curves = self.curves(model, batches, (part,))
         options = options_for(curves, lambda _, group, size: size, lambda _, size: all_counts(size, multiple))
-        budget = sum(group_sizes(config, OWNER[part]).values()) - count
-        chosen = least_error([one.costs for one in options], [one.errors for one in options], budget)
-        return remove(config, params, sizes_of(options, chosen), curves)
+        budget = sum(group_sizes(model.config, OWNER[part]).values()) - count
+        return self.searched(model, batches, loss, curves, options, budget, unit=1.0)
 
     def remove_within(
         self,
@@ -171,26 +167,46 @@ class SecondOrder(Criterion):
         table: CostTable,
         budget: float,
         multiples: Mapping[Part, int],
-        seed: int,
     ) -> tuple[BertConfig, Tree]:
-        from bertjax.prune.allocate import all_counts, cost_of, geometric_counts, options_for, search_sizes
-        from bertjax.prune.second_order import (
-            calibration_loss,
-            input_products,
-            removal_curves,
-            remove,
-            with_corrected,
-        )
+        from bertjax.prune.allocate import all_counts, cost_of, geometric_counts, options_for
 
-        config, params = model.config, model.params
-        curves = removal_curves(config, params, input_products(model.model, params, batches), self.damping)
-        counts = {"heads": all_counts, "neurons": geometric_counts}
-        options = options_for(curves, cost_of(config, table), lambda part, size: counts[part](size, multiples[part]))
-        mean_loss = calibration_loss(model.model, batches, loss)
-        sizes = search_sizes(
-            options, budget, lambda one: mean_loss(with_corrected(params, one, curves)), self.candidates, seed
+        curves, counts = (
+            self.curves(model, batches, tuple(multiples)),
+            {"heads": all_counts, "neurons": geometric_counts},
         )
-        return remove(config, params, sizes, curves)
+        options = options_for(
+            curves, cost_of(model.config, table), lambda part, size: counts[part](size, multiples[part])
+        )
+        return self.searched(model, batches, loss, curves, options, budget)
+
+    def curves(self, model: Bundle, batches: Sequence[Any], parts: Sequence[Part]) -> Curves:
+        """The removal curves of these parts in every layer."""
+        from bertjax.prune.second_order import input_products, removal_curves
+
+        products = input_products(model.model, model.params, batches)
+        return removal_curves(model.config, model.params, {part: products[part] for part in parts}, self.damping)
+
+    def searched(
+        self,
+        model: Bundle,
+        batches: Sequence[Any],
+        loss: TaskLoss,
+        curves: Curves,
+        options: Sequence[Options],
+        budget: float,
+        unit: float = 0.0,
+    ) -> tuple[BertConfig, Tree]:
+        """The model with the best sizes within the budget."""
+        from bertjax.prune.allocate import search_sizes
+        from bertjax.prune.second_order import calibration_loss, remove, with_corrected
+
+        mean_loss = calibration_loss(model.model, batches, loss)
+
+        def loss_of(sizes: Sizes) -> float:
+            return mean_loss(with_corrected(model.params, sizes, curves))
+
+        sizes = search_sizes(options, budget, loss_of, self.candidates, self.seed, unit)
+        return remove(model.config, model.params, sizes, curves)
 
 
 @dataclass(frozen=True)

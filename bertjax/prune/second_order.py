@@ -31,9 +31,9 @@ from bertjax.params import Tree, flatten, unflatten
 from bertjax.prune.scores import OWNER, Loss, Part
 from bertjax.prune.surgery import check_prunable, group_sizes, keep_heads, keep_neurons
 
-DAMPING = 1e-4
+DAMPING = 1e-2
 """What is added to the diagonal of H, as a fraction of its mean: inputs that are nearly combinations of others would
-otherwise make the correction very large."""
+otherwise make the correction very large. The value is that of GPTQ (Frantar et al. 2022)."""
 BATCH = 64
 """How many rows are eliminated between two updates of a whole matrix."""
 

@@ -79,6 +79,14 @@ def test_the_search_finds_the_allocation_of_the_lowest_loss():
     assert len({tuple(one["heads"].values()) for one in tried}) == len(tried) < 60  # none is evaluated twice
 
 
+def test_whole_numbers_of_parts_fill_the_budget_exactly():
+    counts = np.arange(13)[::-1]
+    options = [Options("heads", g, counts, counts.astype(float), (12 - counts) ** 2 / (1.0 + g)) for g in range(7)]
+    for budget in (0, 1, 41, 84):
+        found = search_sizes(options, budget, lambda sizes: 0.0, candidates=2, unit=1.0)
+        assert sum(found["heads"].values()) == budget
+
+
 def test_sizes_on_offer_fall_to_nothing():
     assert all_counts(12, 1) == list(range(12, -1, -1))
     assert all_counts(10, 4) == [10, 8, 4, 0]
