@@ -9,8 +9,9 @@ TEACHER is a fine-tuned model, such as runs/tuned/bundle of configs/sst2.py. `hy
 32 x 32 in attention and neurons, by soft movement; `filled` trains its result on as a dense model. Zeros inside of
 matrices that stay save no time; what is removed does.
 
-Published, BERT-base on SQuAD (the authors' results, an RTX 3090): 74 % of the encoder's weights gone, 2.44 times as fast
-at F1 87.7 (whole: 88.5); MNLI 74 %, 2.40 times as fast at 83.1 (84.6). These recipes have not been run to their end yet.
+Published, BERT-base on SQuAD (the authors' results, an RTX 3090): 74 % of the encoder's weights gone, 2.44 times as
+fast at F1 87.7 (whole: 88.5); MNLI 74 %, 2.40 times as fast at 83.1 (84.6). These recipes have not been run to their
+end yet.
 """
 
 from dataclasses import replace

@@ -6,9 +6,9 @@ itself as it was, until the file for ONNX Runtime is twice as fast.
     bertjax distill --config=cofi:size --model=TEACHER ...
     bertjax export --model=runs/cofi/bundle --to=onnx --out=runs/cofi/onnx
 
-TEACHER is a fine-tuned model, such as runs/tuned/bundle of configs/sst2.py. `size` removes 60 % of the encoder's weights
-instead, hidden columns among them. `--transforms.0.speedup=3` asks for more. The gates are decided after 60 % of the
-steps; the rest trains what stays.
+TEACHER is a fine-tuned model, such as runs/tuned/bundle of configs/sst2.py. `size` removes 60 % of the encoder's
+weights instead, hidden columns among them. `--transforms.0.speedup=3` asks for more. The gates are decided after 60 %
+of the steps; the rest trains what stays.
 
 Published, BERT-base (the authors' results): 60 % of the weights gone, 2.0 to 2.1 times as fast, MNLI 85.3, QNLI 91.8,
 SST-2 93.0; 95 % gone, 12.1 times as fast, MNLI 80.6, QNLI 86.1, SST-2 90.4; 20 epochs, then 20 more of fine-tuning,

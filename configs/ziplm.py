@@ -6,8 +6,8 @@ pays, and the weights that stay make up for them; a family of models, each train
     bertjax prune --config=ziplm --model=runs/ziplm-2/bundle --teacher=TEACHER --speedup=1.5 --out=runs/ziplm-3 ...
 
 TEACHER is a fine-tuned model, such as runs/tuned/bundle of configs/sst2.py. The second `prune` begins where the first
-ended, which gives a model three times as fast as TEACHER (2 x 1.5) after as much training again; `--speedup` counts from
-the model that is pruned.
+ended, which gives a model three times as fast as TEACHER (2 x 1.5) after as much training again; `--speedup` counts
+from the model that is pruned.
 
 Published, BERT-base: up to 15 times as fast at 95 % of the accuracy, on GLUE (the paper's abstract). These recipes have
 not been run to their end yet.

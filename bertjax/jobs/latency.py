@@ -11,7 +11,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from bertjax.errors import UserError
 
@@ -28,7 +28,7 @@ def measure_table(
     bundle: Bundle,
     examples: Examples,
     max_length: int,
-    runtime: str = "onnx",
+    runtime: Literal["onnx", "jax"] = "onnx",
     threads: int | None = 1,
     sample: int = 64,
     repeats: int = 7,
@@ -81,7 +81,7 @@ def measure_table(
         of("neurons"),
         config.hidden_size,
         config.head_size,
-        about.runtime,
+        runtime,
         about.threads,
         about.device,
         f"{min(sample, len(examples.texts))} texts, at most {max_length} tokens, one at a time, {repeats} rounds",
@@ -105,8 +105,6 @@ def rising(times: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def write_variant(bundle: Bundle, shape: tuple[int, int], runtime: str, place: Path) -> None:
     """The model with this many heads and neurons in every layer, as a folder for the runtime."""
-    import bertjax
-    from bertjax.export.folder import export_config, limit_tokenizer, write_export
     from bertjax.prune import keep_heads, keep_neurons
     from bertjax.prune.surgery import group_sizes
 
@@ -114,22 +112,22 @@ def write_variant(bundle: Bundle, shape: tuple[int, int], runtime: str, place: P
     for keep, owner, count in ((keep_heads, "attention", shape[0]), (keep_neurons, "ffn", shape[1])):
         kept = {group: range(min(count, size)) for group, size in group_sizes(config, owner).items()}
         config, params = keep(config, params, kept)
-    variant = dataclasses.replace(bundle, config=config, params=params)
-    if runtime == "jax":
-        bertjax.save(variant, place)
-        return
+    write_for(dataclasses.replace(bundle, config=config, params=params), runtime, place)
+
+
+def write_for(bundle: Bundle, runtime: str, place: Path) -> None:
+    """A model as a folder that the runtime opens; an exported one is not compared with JAX."""
     import json
 
+    import bertjax
+    from bertjax.export.folder import export_config, limit_tokenizer, write_export
+
+    if runtime == "jax":
+        bertjax.save(bundle, place)
+        return
     place.mkdir()
-    write_export(variant, "onnx", place, False, "int8")
-    (place / "config.json").write_text(json.dumps(export_config(config, "onnx", place)))
+    write_export(bundle, "onnx", place, False, "int8")
+    (place / "config.json").write_text(json.dumps(export_config(bundle.config, "onnx", place)))
     assert bundle.tokenizer is not None
     bundle.tokenizer.save(place)
-    limit_tokenizer(place, config.max_position_embeddings)
-
-
-def predicted_ms(table: LatencyTable, config: Any) -> float:
-    """The milliseconds of a model by the table."""
-    from bertjax.prune.costs import LayerSizes, total_cost
-
-    return total_cost(table, [LayerSizes(*step.shape) for step in config.depth_steps()])
+    limit_tokenizer(place, bundle.config.max_position_embeddings)

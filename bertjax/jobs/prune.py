@@ -7,9 +7,7 @@ to zero last, at once or gradually during the training.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjax.distill.terms import HardLabels
@@ -24,6 +22,7 @@ from bertjax.jobs.data import (
 )
 from bertjax.jobs.distill import labels_only
 from bertjax.jobs.distill import prepare as prepare_distillation
+from bertjax.jobs.removal import Batches, remove_layers, remove_parts, zero_weights
 from bertjax.jobs.training import result_of, train_unscored
 from bertjax.prune.transforms import KERNELS, GradualMagnitude
 from bertjax.recipes.distill import Config as Distillation
@@ -36,13 +35,8 @@ if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.learn.transform import Transform
     from bertjax.model import BertConfig
-    from bertjax.prune.allocate import CostTable
     from bertjax.prune.scores import Part
-    from bertjax.text.examples import Examples
     from bertjax.text.tasks import Task
-
-Batches = list[Any]
-PRUNED: tuple[Part, ...] = ("heads", "neurons")
 
 
 def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
@@ -129,16 +123,20 @@ def shapes(config: BertConfig) -> str:
 
 def prune_model(config: Config, model: Bundle, task: Task, text: Text) -> Bundle:
     """The model without its least important layers, then heads, then neurons, then weights."""
-    reads_text, whole = config.scores_by.reads_text, model.config
+    from bertjax.jobs.speedup import fractions_for_speedup, remove_by_latency
+
+    reads_text, whole = config.scores_by.reads_text, model
     removes = config.layers or config.heads or config.neurons or config.speedup
     batches = scoring_batches(config, model, task, text) if reads_text and removes else []
     if config.layers or config.keep_layers:
         model = remove_layers(config, model, batches)
     fractions: dict[Part, float] = {"heads": config.heads, "neurons": config.neurons}
-    if config.speedup and config.scores_by.reads_latency:
-        model = remove_by_latency(config, model, whole, text.training_examples(task), batches)
-    elif config.speedup:
-        fractions = fractions_for_speedup(config, model, text.training_examples(task), batches)
+    if config.speedup:
+        examples = text.training_examples(task)
+        if config.scores_by.reads_latency:
+            model = remove_by_latency(config, model, whole, examples, batches)
+        else:
+            fractions = fractions_for_speedup(config, model, whole, examples, batches)
     for part, fraction in fractions.items():
         if fraction:
             model = remove_parts(config, model, batches, part, fraction)
@@ -148,153 +146,8 @@ def prune_model(config: Config, model: Bundle, task: Task, text: Text) -> Bundle
 def scoring_batches(config: Config, model: Bundle, task: Task, text: Text) -> Batches:
     """Training examples for importance scores, in batches of one length."""
     train = text.training(task, tokenizer_of(model), labelled=config.scores_by.reads_labels)
-    return evenly_spaced(train.encoded, config.calibration_examples, one_length=True)
-
-
-def fractions_for_speedup(config: Config, model: Bundle, examples: Examples, batches: Batches) -> dict[Part, float]:
-    """The smallest fraction of heads and neurons whose removal reaches `config.speedup`. The fraction and the measured
-    speed-up are recorded."""
-    from bertjax.engine.log import note
-    from bertjax.engine.record import update_record
-    from bertjax.prune.scores import OWNER
-    from bertjax.prune.select import search_speedup
-    from bertjax.prune.surgery import group_sizes
-
-    assert config.speedup is not None
-    counts: dict[Any, Any] = {part: group_sizes(model.config, owner).values() for part, owner in OWNER.items()}
-    most: dict[Part, float] = {part: 1 - len(count) / sum(count) for part, count in counts.items()}
-
-    def reached(fraction: float) -> float:
-        smaller = model
-        for part in most:
-            smaller = remove_parts(config, smaller, batches, part, min(fraction, most[part]))
-        measured = speedup_of(config, smaller, examples)
-        note(f"without {fraction:.0%} of heads and neurons: {measured:.2f} times as fast")
-        return measured
-
-    fraction, speedup = search_speedup(reached, config.speedup)
-    update_record(as_path(config.out), removed=fraction, speedup={"asked": config.speedup, "reached": speedup})
-    note(f"{fraction:.0%} of heads and neurons are removed: {speedup:.2f} times as fast ({config.speedup:g} was asked)")
-    return {part: min(fraction, limit) for part, limit in most.items()}
-
-
-def remove_by_latency(config: Config, model: Bundle, whole: BertConfig, examples: Examples, batches: Batches) -> Bundle:
-    """The model with the numbers of heads and neurons that the criterion chooses for each layer, so that `whole`, the
-    config of the model before any removal, takes `config.speedup` times as long. The speed-up that the table of
-    latencies predicts and the one that is measured are recorded."""
-    from bertjax.engine.log import note
-    from bertjax.engine.record import update_record
-    from bertjax.prune.allocate import total_cost
-
-    assert config.speedup is not None
-    table = latency_table(config, model, examples)
-    before = total_cost(whole, table)
-    least = table.base + sum(table.cost(part, 0) for part in PRUNED) * model.config.depth
-    if before / least < config.speedup:
-        raise UserError(
-            f"a model {config.speedup:g} times as fast was requested; with all heads and neurons removed it is "
-            f"{before / least:.2f} times as fast. Remove layers as well, or request a smaller speedup."
-        )
-    note("the sizes of layers are searched: each candidate is a pass over the calibration examples")
-    multiples: dict[Part, int] = {part: part_multiple(config, model.config, part) for part in PRUNED}
-    budget = before / config.speedup - table.base
-    described, params = config.scores_by.remove_within(model, batches, task_loss(model), table, budget, multiples)
-    model = dataclasses.replace(model, config=described, params=params)
-    predicted, reached = before / total_cost(described, table), speedup_of(config, model, examples)
-    update_record(as_path(config.out), speedup={"asked": config.speedup, "predicted": predicted, "reached": reached})
-    note(f"{reached:.2f} times as fast ({config.speedup:g} was asked, {predicted:.2f} predicted from the latencies)")
-    return model
-
-
-def latency_table(config: Config, model: Bundle, examples: Examples) -> CostTable:
-    """The milliseconds of one attention layer by its number of heads, of one feed-forward layer by its number of
-    neurons, and of everything else, measured on this machine at batch 1."""
-    raise UserError(
-        f"--speedup={config.speedup} --criterion={config.criterion}: there is no table of latencies yet; give --heads "
-        "and --neurons in place of --speedup."
-    )
-
-
-def speedup_of(config: Config, smaller: Bundle, examples: Examples) -> float:
-    """How many times as fast a pruned model is as `config.model`."""
-    import tempfile
-
-    import bertjax
-
-    with tempfile.TemporaryDirectory() as folder:
-        bertjax.save(smaller, Path(folder) / "smaller")
-        return measure_speedup(config.model, Path(folder) / "smaller", examples, config.data.max_length)
-
-
-def measure_speedup(whole: str, smaller: Path, examples: Examples, max_length: int) -> float:
-    """How many times as fast the smaller model is as the whole one: the ratio of their median times at batch 1, each
-    measured in a process of its own, in alternating repeats."""
-    from bertjax.bundle import resolve
-    from bertjax.measure.latency import Candidate, measure_latency
-    from bertjax.report.build import one_process_only
-
-    candidates = {"whole": Candidate("jax", resolve(whole)), "smaller": Candidate("jax", smaller)}
-    # More and shorter repeats than in a report, so that a short load on the machine disturbs fewer of them.
-    repeats: dict[str, Any] = {"sample": 64, "repeats": 7, "isolated": not one_process_only()}
-    timings = measure_latency(candidates, examples.texts, examples.pairs, max_length=max_length, **repeats)
-    return timings["whole"].latency.batch_1.p50 / timings["smaller"].latency.batch_1.p50
-
-
-def remove_parts(config: Config, model: Bundle, batches: Batches, part: Part, fraction: float) -> Bundle:
-    """The model without a fraction of its heads or neurons. Scores are computed anew in every iteration."""
-    from bertjax.prune.scores import OWNER
-    from bertjax.prune.surgery import group_sizes
-
-    multiple = part_multiple(config, model.config, part)
-    whole = sum(group_sizes(model.config, OWNER[part]).values())
-    for number in range(1, config.iterations + 1):
-        removed = whole - sum(group_sizes(model.config, OWNER[part]).values())
-        wanted = max(0, round(fraction * whole * number / config.iterations) - removed)
-        described, params = config.scores_by.remove(model, batches, task_loss(model), part, wanted, multiple)
-        model = dataclasses.replace(model, config=described, params=params)
-    return model
-
-
-def part_multiple(config: Config, described: BertConfig, part: Part) -> int:
-    """The multiple of heads or neurons whose columns are a multiple of `config.multiple`."""
-    import math
-
-    columns = described.head_size if part == "heads" else 1
-    return config.multiple // math.gcd(config.multiple, columns)
-
-
-def remove_layers(config: Config, model: Bundle, batches: Batches) -> Bundle:
-    """The model without a fraction of its layers, or with just those that are to be kept."""
-    from bertjax.prune import keep_layers
-
-    depth = len(model.config.depth_steps())
-    if config.keep_layers:
-        described, params = keep_layers(model.config, model.params, sorted(config.keep_layers))
-        return dataclasses.replace(model, config=described, params=params)
-    for number in range(1, config.iterations + 1):
-        left = len(model.config.depth_steps())
-        wanted = min(left - 1, max(0, round(config.layers * depth * number / config.iterations) - (depth - left)))
-        kept = config.scores_by.kept_layers(model, batches, task_loss(model), left - wanted)
-        described, params = keep_layers(model.config, model.params, kept)
-        model = dataclasses.replace(model, config=described, params=params)
-    return model
-
-
-def zero_weights(config: Config, model: Bundle) -> Bundle:
-    """The model with its smallest weights set to zero."""
-    from bertjax.prune.masks import apply_masks, magnitude_masks
-
-    masks = magnitude_masks(model.params, KERNELS, config.zeros, 4 if config.pattern == "2:4" else config.pattern)
-    return dataclasses.replace(model, params=apply_masks(model.params, masks))
-
-
-def task_loss(model: Bundle) -> Callable[[Any, Any], Any]:
-    """The loss of the model's task against the labels, per example."""
-
-    def loss(output: Any, batch: Any) -> Any:
-        return HardLabels().build(model.config, model.config)({}, output, output, batch)
-
-    return loss
+    one_length = not config.scores_by.reads_latency  # which compiles one small program for each length
+    return evenly_spaced(train.encoded, config.calibration_examples, one_length)
 
 
 def run(recipe: Prune, context: Context) -> StageResult:

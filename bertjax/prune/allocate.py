@@ -13,12 +13,13 @@ costs a pass over the calibration text.
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
+from bertjax.prune.costs import Costs
 from bertjax.prune.scores import OWNER, Part
 from bertjax.prune.second_order import Curves, Sizes
 
@@ -28,17 +29,6 @@ EXPLORATION = 0.2
 """The fraction of the candidates that are drawn independently; the others change the best one so far."""
 RESAMPLED = 0.1
 """The fraction of the layers whose weights change from the best candidate to the next one."""
-
-
-@runtime_checkable
-class CostTable(Protocol):
-    """What a model costs: `base`, and for each depth step the costs of attention and feed-forward layer by size."""
-
-    base: float
-
-    def cost(self, part: Part, count: int) -> float:
-        """The cost of one attention layer with `count` heads, or one feed-forward layer with `count` neurons."""
-        ...
 
 
 class Options(NamedTuple):
@@ -53,14 +43,6 @@ class Options(NamedTuple):
     """Squared relative output errors."""
 
 
-def total_cost(config: BertConfig, table: CostTable) -> float:
-    """The cost of a whole model."""
-    steps = config.depth_steps()
-    return table.base + sum(
-        table.cost("heads", step.num_attention_heads) + table.cost("neurons", step.intermediate_size) for step in steps
-    )
-
-
 def all_counts(count: int, multiple: int = 1) -> list[int]:
     """0, all multiples below `count`, and `count`, in descending order."""
     return [count, *range(multiple * ((count - 1) // multiple), -1, -multiple)] if count else [0]
@@ -73,7 +55,7 @@ def geometric_counts(count: int, multiple: int = 1, factor: float = 0.9) -> list
     return sorted({0, count, *(size for size in rounded if size < count)}, reverse=True)
 
 
-def cost_of(config: BertConfig, table: CostTable) -> Callable[[Part, int, int], float]:
+def cost_of(config: BertConfig, table: Costs) -> Callable[[Part, int, int], float]:
     """`(part, group, count) -> cost` of a parameter group with `count` heads or neurons: that of one layer, for each
     depth step that uses the group."""
     uses = {part: Counter(getattr(step, owner) for step in config.depth_steps()) for part, owner in OWNER.items()}

@@ -18,10 +18,9 @@ import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.model.config import BertConfig
+from bertjax.prune.scores import Part
 from bertjax.storage.paths import as_path, write_text
 from bertjax.storage.typed_json import Count, Size, Within, build, check, read_json
-
-Part = Literal["heads", "neurons"]
 
 
 @runtime_checkable
@@ -41,6 +40,11 @@ class LayerSizes(NamedTuple):
 
     heads: Any
     neurons: Any
+
+
+def model_cost(costs: Costs, config: BertConfig) -> Any:
+    """The cost of a whole model."""
+    return total_cost(costs, [LayerSizes(*step.shape) for step in config.depth_steps()])
 
 
 def total_cost(costs: Costs, layers: Sequence[LayerSizes]) -> Any:
@@ -77,7 +81,7 @@ class LatencyTable:
     """Milliseconds of a feed-forward sublayer by its number of neurons, from 0 on."""
     hidden_size: Size
     head_size: Size
-    runtime: str
+    runtime: Literal["onnx", "jax"]
     threads: Size
     processor: str
     texts: str

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.model import BertConfig
     from bertjax.params import Tree
-    from bertjax.prune.allocate import CostTable, Options
+    from bertjax.prune.allocate import Options
+    from bertjax.prune.costs import Costs
     from bertjax.prune.scores import Part, Scores
     from bertjax.prune.second_order import Curves, Sizes
 
@@ -61,7 +62,7 @@ class Criterion:
         model: Bundle,
         batches: Sequence[Any],
         loss: TaskLoss,
-        table: CostTable,
+        table: Costs,
         budget: float,
         multiples: Mapping[Part, int],
     ) -> tuple[BertConfig, Tree]:
@@ -164,7 +165,7 @@ class SecondOrder(Criterion):
         model: Bundle,
         batches: Sequence[Any],
         loss: TaskLoss,
-        table: CostTable,
+        table: Costs,
         budget: float,
         multiples: Mapping[Part, int],
     ) -> tuple[BertConfig, Tree]:

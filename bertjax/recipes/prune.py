@@ -43,9 +43,12 @@ class Prune(Distill):
     """Fraction of the feed-forward neurons to remove, over all layers. Each layer keeps at least one (with
     --criterion=second_order it may lose all)."""
     speedup: float | None = None
-    """In place of heads and neurons: how many times as fast the model has to be in JAX on this machine at batch 1. The
-    smallest fraction of heads and neurons that is enough is found by measuring. With --criterion=second_order, the
-    number of heads and neurons of each layer is chosen from a table of measured latencies."""
+    """In place of heads and neurons: how many times as fast the model has to be at batch 1. The smallest fraction of
+    heads and neurons that is enough is found by measuring in JAX on this machine, or by --table. With
+    --criterion=second_order, the number of heads and neurons of each layer is chosen from the table."""
+    table: str | None = None
+    """For speedup: the file latency.json of `bertjax latency`, which was measured with the runtime that will serve the
+    model. Default: candidates are timed in JAX; with --criterion=second_order a table is measured in JAX first."""
     weights: float = 0.0
     """Fraction of the encoder's weights to set to 0 (unstructured sparsity, which saves no time)."""
     keep_layers: tuple[int, ...] = ()
@@ -83,6 +86,8 @@ class Prune(Distill):
                 raise UserError(f"--{name}={getattr(self, name)}: expected 1 or more")
         if self.speedup is not None and not self.speedup > 1:
             raise UserError(f"--speedup={self.speedup}: expected more than 1, as 2 for half of the time")
+        if self.table and self.speedup is None:
+            raise UserError(f"--table={self.table} is for --speedup: give both")
         if self.speedup is not None and (self.heads or self.neurons):
             raise UserError(f"--speedup={self.speedup} finds how many --heads and --neurons go: leave these two out")
         if not 0 <= self.pruning_end <= 1:

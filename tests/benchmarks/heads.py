@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.jobs.data import Text, evenly_spaced, open_model, tokenizer_of
-from bertjax.jobs.prune import task_loss
+from bertjax.jobs.removal import task_loss
 from bertjax.metrics.scores import score
 from bertjax.model import LayerGates
 from bertjax.prune.select import select_top

@@ -15,8 +15,8 @@ from bertjax.prune.allocate import (
     least_error,
     options_for,
     search_sizes,
-    total_cost,
 )
+from bertjax.prune.costs import model_cost
 from bertjax.prune.second_order import RemovalCurve
 from tests.model.tiny import TINY
 
@@ -106,4 +106,4 @@ def test_a_group_costs_as_often_as_it_is_used():
     np.testing.assert_array_equal(one.counts, [3, 2, 1, 0])
     np.testing.assert_array_equal(one.costs, [15, 12, 9, 0])
     np.testing.assert_allclose(one.errors, [0, 0.01, 0.25, 1])
-    assert total_cost(config, Table()) == 3 + 3 * (5 + 2.5)
+    assert model_cost(Table(), config) == 3 + 3 * (5 + 2.5)

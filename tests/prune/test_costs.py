@@ -10,14 +10,14 @@ import pytest
 
 import bertjax
 from bertjax.errors import UserError
-from bertjax.jobs.latency import grid, predicted_ms, rising, write_variant
+from bertjax.jobs.latency import grid, rising, write_variant
 from bertjax.prune import CoFi
-from bertjax.prune.costs import LatencyTable, LayerSizes, Weights, read_table, total_cost
+from bertjax.prune.costs import LatencyTable, LayerSizes, Weights, model_cost, read_table, total_cost
 from tests.model.tiny import TINY, tiny
 from tests.train.tiny import run, write_model, write_table
 
 TABLE = LatencyTable(
-    2.0, ((0, 0.0), (1, 0.5), (3, 0.9)), ((0, 0.0), (4, 0.2), (10, 0.8)), 12, 4, "r", 1, "p", "t", {"v": "1"}
+    2.0, ((0, 0.0), (1, 0.5), (3, 0.9)), ((0, 0.0), (4, 0.2), (10, 0.8)), 12, 4, "onnx", 1, "p", "t", {"v": "1"}
 )
 
 
@@ -33,7 +33,7 @@ def test_times_between_two_counts_are_on_a_line():
 def test_a_models_cost_is_the_sum_of_its_parts():
     layers = [LayerSizes(3, 10), LayerSizes(1, 0), LayerSizes(0, 4)]
     assert total_cost(TABLE, layers) == pytest.approx(2.0 + 0.9 + 0.8 + 0.5 + 0.2)
-    assert predicted_ms(TABLE, TINY) == pytest.approx(2.0 + 2 * (0.9 + 0.8))
+    assert model_cost(TABLE, TINY) == pytest.approx(2.0 + 2 * (0.9 + 0.8))
     kernels = [leaf for path, leaf in bertjax.params.flatten(tiny()[1]).items() if path.startswith("encoder/layer")]
     assert total_cost(Weights(TINY), [LayerSizes(3, 10)] * 2) == sum(leaf.size for leaf in kernels if leaf.ndim == 2)
 
@@ -48,7 +48,7 @@ def test_a_table_survives_its_file_and_bad_ones_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="base"):
         read_table(path)
     with pytest.raises(UserError, match="expected 0 and more counts, ascending"):
-        LatencyTable(1.0, ((1, 0.5), (3, 0.9)), TABLE.neurons, 12, 4, "r", 1, "p", "t", {})
+        LatencyTable(1.0, ((1, 0.5), (3, 0.9)), TABLE.neurons, 12, 4, "onnx", 1, "p", "t", {})
     with pytest.raises(UserError, match=r"up to 3 heads; the model has 12, 4 and 4"):
         TABLE.check_model(TINY.replace(num_attention_heads=4, head_size=4), "table.json")
 

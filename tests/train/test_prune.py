@@ -1,5 +1,6 @@
 """`prune` as a user runs it: parts gone for good, the score won back, and what stays after it."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,10 +13,12 @@ import pytest
 import bertjax
 from bertjax import UserError
 from bertjax.distill.terms import SoftTargets
-from bertjax.jobs.prune import control_of, measure_speedup
+from bertjax.jobs.prune import control_of
+from bertjax.jobs.speedup import measure_speedup
 from bertjax.measure.cost import forward_cost
 from bertjax.measure.latency import Latency, Percentiles, Timing
 from bertjax.params import flatten
+from bertjax.prune.costs import LatencyTable, model_cost
 from bertjax.prune.criteria import SecondOrder
 from bertjax.prune.masks import nonzero_masks, sparsity_of
 from bertjax.prune.transforms import KERNELS
@@ -206,11 +209,11 @@ def test_as_many_parts_go_as_make_it_so_fast(work: Path, monkeypatch):
     """Time by the arithmetic, which does not depend on who else works on this machine."""
 
     def arithmetic(folder: Any) -> float:
-        bundle = bertjax.load(folder)
+        bundle = folder if isinstance(folder, bertjax.Bundle) else bertjax.load(folder)
         return forward_cost(bundle.model, bundle.params, 16).flops or 0.0
 
     monkeypatch.setattr(
-        "bertjax.jobs.prune.measure_speedup", lambda whole, smaller, *_: arithmetic(whole) / arithmetic(smaller)
+        "bertjax.jobs.speedup.measure_speedup", lambda whole, smaller, *_: arithmetic(whole) / arithmetic(smaller)
     )
     bundle = pruned(work, "fast", speedup=1.5, criterion="magnitude", finetune_after=False)
     record = json.loads((work / "fast" / "run.json").read_text())
@@ -240,28 +243,23 @@ def test_with_second_order_costs_the_weights_that_remain_are_corrected(work: Pat
     assert np.linalg.norm(states(bundle) - states(whole)) < np.linalg.norm(states(plain) - states(whole))
 
 
-class Milliseconds:
-    """A made-up table: 0.25 ms and 0.25 ms more per head, 1/16 ms per neuron."""
-
-    base = 1.0
-
-    def cost(self, part: str, count: int) -> float:
-        return (0.25 + 0.25 * count if count else 0.0) if part == "heads" else count / 16
+HEADS, NEURONS = ((0, 0.0), (1, 0.5), (4, 1.25)), ((0, 0.0), (64, 4.0))
+TABLE = LatencyTable(1.0, HEADS, NEURONS, 16, 4, "jax", 1, "made up", "made up", {})
 
 
 @pytest.mark.slow
 def test_sizes_of_layers_are_chosen_from_a_table_of_latencies(work: Path, monkeypatch):
-    table = Milliseconds()
+    def total(given: Any) -> float:
+        return model_cost(TABLE, (given if isinstance(given, bertjax.Bundle) else bertjax.load(given)).config)
 
-    def total(folder: Any) -> float:
-        described = bertjax.load(folder).config.depth_steps()
-        return 1.0 + sum(
-            table.cost("heads", s.num_attention_heads) + table.cost("neurons", s.intermediate_size) for s in described
-        )
-
-    monkeypatch.setattr("bertjax.jobs.prune.latency_table", lambda *_: table)
-    monkeypatch.setattr("bertjax.jobs.prune.measure_speedup", lambda whole, smaller, *_: total(whole) / total(smaller))
-    fast: dict[str, Any] = {"criterion": SecondOrder(candidates=6), "finetune_after": False}
+    monkeypatch.setattr(
+        "bertjax.jobs.speedup.measure_speedup", lambda whole, smaller, *_: total(whole) / total(smaller)
+    )
+    TABLE.save(str(work / "latency.json"))
+    fast: dict[str, Any] = {"table": str(work / "latency.json"), "finetune_after": False}
+    importance = pruned(work, "importance-by-latency", speedup=1.5, criterion="magnitude", **fast)
+    assert total(work / "whole" / "bundle") / total(importance) >= 1.5
+    fast |= {"criterion": SecondOrder(candidates=6)}
     bundle = pruned(work, "by-latency", speedup=2.0, **fast)
     record = json.loads((work / "by-latency" / "run.json").read_text())["speedup"]
     assert record["predicted"] == record["reached"] == total(work / "whole" / "bundle") / total(work / "by-latency/cut")
@@ -276,16 +274,18 @@ def test_sizes_of_layers_are_chosen_from_a_table_of_latencies(work: Path, monkey
 @pytest.mark.slow
 def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkeypatch):
     texts, whole = Examples(["the film a fine story", "very dull"]), work / "whole" / "bundle"
-    ms = {whole: 9.0, work / "smaller": 6.0}
+    ms = {"whole": 9.0, "smaller": 6.0}
 
     def clock(candidates: Any, words: Any, pairs: Any, **more: Any) -> Any:
         assert (words, pairs, more["max_length"], more["isolated"]) == (texts.texts, None, 16, True)
         assert more["repeats"] >= 3
-        alone = {name: Percentiles(ms[one.path], 0.0) for name, one in candidates.items() if one.runtime == "jax"}
+        alone = {name: Percentiles(ms[one.path.name], 0.0) for name, one in candidates.items() if one.runtime == "jax"}
         return {name: Timing("jax", "cpu", 1, {}, Latency(t, t), 0.0) for name, t in alone.items()}
 
     monkeypatch.setattr("bertjax.measure.latency.measure_latency", clock)
-    assert measure_speedup(str(whole), work / "smaller", texts, 16) == 1.5
+    config = prune.Config(data=dataclasses.replace(data(work), max_length=16))
+    model = bertjax.load(whole)
+    assert measure_speedup(model, model, texts, config) == 1.5
 
 
 @pytest.mark.slow
@@ -304,6 +304,7 @@ def test_what_makes_no_sense_is_refused(work: Path):
         ({"weights": 0.5, "pruning_end": 0.5, "finetune_after": False}, "give both"),
         ({"speedup": 1.0}, "--speedup=1.0: expected more than 1"),
         ({"speedup": 2.0, "heads": 0.5}, "leave these two out"),
+        ({"heads": 0.5, "table": "latency.json"}, "--table=latency.json is for --speedup: give both"),
         ({}, "nothing is to be pruned"),
         ({"speedup": 2.0, "criterion": "official"}, "--criterion=official cannot score neurons"),
         ({"layers": 0.5, "criterion": "second_order"}, "--criterion=second_order cannot score layers"),
