@@ -184,7 +184,8 @@ def finish(out: Path, result: dict[str, float], **fingerprints: str) -> None:
     """Records the result and releases the folder: the run is finished."""
     update_record(out, data=fingerprints, result=result, bundle=holds_bundle(out))
     release_lock(out)
-    note(f"{out / 'bundle'}: {result_text(result) or 'trained'}")
+    if result or holds_bundle(out):
+        note(f"{out / 'bundle'}: {result_text(result) or 'trained'}")
 
 
 def holds_bundle(out: Path) -> bool:

@@ -2,9 +2,9 @@
 Chen 2022).
 
 Every part has a hard-concrete gate, and the gates are trained with the model. A Lagrangian drives the expected cost to
-the target: its two multipliers ascend while the model descends. A target is a fraction of the encoder's weights, or a
-speed-up by a table of measured times. From the fraction `end` of the steps on, every gate is 0 or 1 for good and the
-model adapts to that; `finish` then removes what is gated by 0, exactly.
+the target: its two multipliers ascend while the model descends. A target is a fraction of the weights or of the FLOPs
+of the encoder's layers, or a speed-up by a table of measured times. From the fraction `end` of the steps on, every gate
+is 0 or 1 for good and the model adapts to that; at the end what is gated by 0 is removed, exactly.
 
 The authors' code multiplies the kept gates' values into the weights and fine-tunes in a second run. Here the kept ones
 become 1, so that rounding in the same step rounds the weights that ship. The trade-off against scores computed once:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from bertjax.model import BertConfig, LayerConfig
     from bertjax.params import Tree
+    from bertjax.prune.costs import Costs
 
 Gated = Literal["heads", "attention", "neurons", "ffn", "columns"]
 WHOLE = {"heads": "attention", "neurons": "ffn"}
@@ -40,8 +41,12 @@ class CoFi(Transform):
 
     sparsity: float | None = None
     """Fraction of the weights of the encoder's layers that is removed."""
+    flops: float | None = None
+    """In place of `sparsity`: fraction of the arithmetic of these layers that is removed, for texts of `length`."""
+    length: int = 128
+    """For `flops`: tokens of a text."""
     speedup: float | None = None
-    """In place of `sparsity`: how many times as fast the model becomes by `table`."""
+    """In place of both: how many times as fast the model becomes by `table`."""
     table: str | None = None
     """For `speedup`: a table of measured times, the file latency.json of `bertjax latency`."""
     parts: tuple[Gated, ...] = ("heads", "attention", "neurons", "ffn", "columns")
@@ -54,10 +59,15 @@ class CoFi(Transform):
     """Learning rate of logits and multipliers, with the schedule of the run. Published: 0.01, for 20 epochs."""
 
     def __post_init__(self) -> None:
-        if (self.sparsity is None) == (self.speedup is None):
-            raise UserError(f"CoFi: sparsity={self.sparsity}, speedup={self.speedup}; give one of the two.")
-        if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise UserError(f"CoFi: sparsity is {self.sparsity}; it is the fraction removed, from 0 to below 1.")
+        targets = {name: getattr(self, name) for name in ("sparsity", "flops", "speedup")}
+        if sum(target is not None for target in targets.values()) != 1:
+            given = ", ".join(f"{name}={target}" for name, target in targets.items())
+            raise UserError(f"CoFi: {given}; give one of the three.")
+        for name in ("sparsity", "flops"):
+            if targets[name] is not None and not 0 <= targets[name] < 1:
+                raise UserError(f"CoFi: {name} is {targets[name]}; it is the fraction removed, from 0 to below 1.")
+        if self.length < 1:
+            raise UserError(f"CoFi: length is {self.length}; expected 1 or more tokens.")
         if self.speedup is not None and not (self.speedup >= 1 and self.table):
             raise UserError(
                 f"CoFi: speedup={self.speedup}, table={self.table}; expected a speed-up of at least 1 and the file of "
@@ -155,16 +165,17 @@ class CoFi(Transform):
     @property
     def target(self) -> float:
         """The fraction of the cost that is to be removed."""
-        return self.sparsity if self.sparsity is not None else 1 - 1 / (self.speedup or 1)
+        if self.speedup is not None:
+            return 1 - 1 / self.speedup
+        return self.flops if self.flops is not None else self.sparsity or 0.0
 
     def remaining(self, config: BertConfig, logits: Tree) -> Any:
         """The expected cost as a fraction of the whole."""
         import jax.numpy as jnp
 
-        from bertjax.prune.costs import LayerSizes, total_cost
+        from bertjax.prune.costs import LayerSizes, model_cost, total_cost
         from bertjax.prune.hard_concrete import kept_probability
 
-        costs = self.costs(config)
         kept = {path: kept_probability(leaf) for path, leaf in flatten(logits).items()}
 
         def count(part: str, whole: str, group: int | None, size: int) -> Any:
@@ -178,16 +189,18 @@ class CoFi(Transform):
             )
             for step in config.depth_steps()
         ]
-        share = jnp.mean(kept["columns"]) if "columns" in kept else 1.0
-        full = [LayerSizes(step.num_attention_heads, step.intermediate_size) for step in config.depth_steps()]
-        return share * total_cost(costs, sizes) / total_cost(costs, full)
+        width = jnp.sum(kept["columns"]) if "columns" in kept else config.hidden_size
+        whole = model_cost(self.costs(config, config.hidden_size), config)
+        return total_cost(self.costs(config, width), sizes) / whole
 
-    def costs(self, config: BertConfig) -> Any:
-        """What a part costs: its weights, or its milliseconds."""
-        from bertjax.prune.costs import Weights, read_table
+    def costs(self, config: BertConfig, width: Any) -> Costs:
+        """What a part costs in a model with so many hidden columns: its weights, its FLOPs, or its milliseconds."""
+        from bertjax.prune.costs import Flops, Weights, read_table
 
+        if self.flops is not None:
+            return Flops(config.head_size, self.length, width)
         if self.table is None:
-            return Weights(config)
+            return Weights(config.head_size, width)
         table = read_table(self.table)
         table.check_model(config, self.table)
         return table

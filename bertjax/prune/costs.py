@@ -1,9 +1,9 @@
 """What the parts of an encoder layer cost: the common measure of every method that removes parts until a target is met.
 
 A cost is the sum of the layers' attention and feed-forward sublayers, each a function of how many heads or neurons it
-has, and of what no layer causes (`base`). Weights are counted; milliseconds come from a table that `bertjax latency`
-measures (Kurtic et al. 2023, section 3). The trade-off: a sum of parts ignores what they share, such as the memory that
-one leaves warm for the next.
+has, and of what no layer causes (`base`). Weights and FLOPs are counted; milliseconds come from a table that `bertjax
+latency` measures (Kurtic et al. 2023, section 3). The trade-off: a sum of parts ignores what they share, such as the
+memory that one leaves warm for the next.
 """
 
 import dataclasses
@@ -53,12 +53,26 @@ def total_cost(costs: Costs, layers: Sequence[LayerSizes]) -> Any:
 
 
 class Weights:
-    """Weights of the matrices of the encoder's layers, biases aside."""
+    """Weights of the matrices of the encoder's layers, biases aside. The width, the number of hidden columns, may be
+    traced."""
 
     base = 0.0
 
-    def __init__(self, config: BertConfig):
-        self.each = {"heads": 4 * config.hidden_size * config.head_size, "neurons": 2 * config.hidden_size}
+    def __init__(self, head_size: int, width: Any):
+        self.each = {"heads": 4 * width * head_size, "neurons": 2 * width}
+
+    def cost(self, part: Part, count: Any) -> Any:
+        return self.each[part] * count
+
+
+class Flops:
+    """Floating-point operations of the products of the encoder's layers, for one text. The width may be traced."""
+
+    base = 0.0
+
+    def __init__(self, head_size: int, length: int, width: Any):
+        heads = 8 * width * head_size + 4 * length * head_size  # the four matrices, then scores and values
+        self.each = {"heads": length * heads, "neurons": length * 4 * width}
 
     def cost(self, part: Part, count: Any) -> Any:
         return self.each[part] * count

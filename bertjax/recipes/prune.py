@@ -43,9 +43,9 @@ class Prune(Distill):
     """Fraction of the feed-forward neurons to remove, over all layers. Each layer keeps at least one (with
     --criterion=second_order it may lose all)."""
     speedup: float | None = None
-    """In place of heads and neurons: how many times as fast the model has to be at batch 1. The smallest fraction of
-    heads and neurons that is enough is found by measuring in JAX on this machine, or by --table. With
-    --criterion=second_order, the number of heads and neurons of each layer is chosen from the table."""
+    """In place of heads and neurons: how many times as fast the model has to be at batch 1, on texts of --data.eval.
+    The smallest fraction of heads and neurons that is enough is found by measuring in JAX on this machine, or by
+    --table. With --criterion=second_order, the number of heads and neurons of each layer is chosen from the table."""
     table: str | None = None
     """For speedup: the file latency.json of `bertjax latency`, which was measured with the runtime that will serve the
     model. Default: candidates are timed in JAX; with --criterion=second_order a table is measured in JAX first."""

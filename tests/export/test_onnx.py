@@ -40,6 +40,7 @@ CLASSIFIER = BertConfig(architecture="BertForSequenceClassification", labels=LAB
 MODELS = {
     "bert": CLASSIFIER,
     "ragged": CLASSIFIER.replace(layers=(LayerConfig(1, 24), LayerConfig(2, 8)), hidden_act="relu"),
+    "narrow": BertConfig(**{**vars(CLASSIFIER), "hidden_size": 18, "embedding_size": 18}),
     "empty": CLASSIFIER.replace(layers=(LayerConfig(0, 24), LayerConfig(2, 0))),
     "shared": CLASSIFIER.replace(layers=(LayerConfig(3, 40), LayerConfig(3, 40, attention=0, ffn=0, ffn_norm=1))),
     "tinybert": CLASSIFIER.replace(classifier_activation="relu"),

@@ -148,8 +148,8 @@ def test_micro_batches_and_devices_draw_the_same_gates(micro_batches: int, devic
 
 def test_what_makes_no_sense_is_refused():
     cases: Any = (
-        ({}, "give one of the two"),
-        ({"sparsity": 0.5, "speedup": 2.0}, "give one of the two"),
+        ({}, "give one of the three"),
+        ({"sparsity": 0.5, "speedup": 2.0}, "give one of the three"),
         ({"sparsity": 1.0}, "from 0 to below 1"),
         ({"speedup": 2.0}, "the file of a table of measured times"),
         ({"sparsity": 0.5, "end": 0.1}, "expected 0 <= warmup <= end <= 1"),

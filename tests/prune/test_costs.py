@@ -11,8 +11,9 @@ import pytest
 import bertjax
 from bertjax.errors import UserError
 from bertjax.jobs.latency import grid, rising, write_variant
+from bertjax.model.products import plain_product
 from bertjax.prune import CoFi
-from bertjax.prune.costs import LatencyTable, LayerSizes, Weights, model_cost, read_table, total_cost
+from bertjax.prune.costs import Flops, LatencyTable, LayerSizes, Weights, model_cost, read_table, total_cost
 from tests.model.tiny import TINY, tiny
 from tests.train.tiny import run, write_model, write_table
 
@@ -35,7 +36,28 @@ def test_a_models_cost_is_the_sum_of_its_parts():
     assert total_cost(TABLE, layers) == pytest.approx(2.0 + 0.9 + 0.8 + 0.5 + 0.2)
     assert model_cost(TABLE, TINY) == pytest.approx(2.0 + 2 * (0.9 + 0.8))
     kernels = [leaf for path, leaf in bertjax.params.flatten(tiny()[1]).items() if path.startswith("encoder/layer")]
-    assert total_cost(Weights(TINY), [LayerSizes(3, 10)] * 2) == sum(leaf.size for leaf in kernels if leaf.ndim == 2)
+    assert total_cost(Weights(4, 12), [LayerSizes(3, 10)] * 2) == sum(leaf.size for leaf in kernels if leaf.ndim == 2)
+
+
+def test_flops_are_those_of_the_products():
+    """Of one text of five tokens: each product of the program, counted by its shapes."""
+    model, params = tiny()
+    ids = jnp.ones((1, 5), jnp.int32)
+    total = 0
+
+    def product(site: str, subscripts: str, left: Any, right: Any) -> Any:
+        nonlocal total
+        if site.startswith("step_"):
+            sizes = dict(zip(subscripts.partition("->")[0].replace(",", ""), (*left.shape, *right.shape), strict=True))
+            total += 2 * int(np.prod(list(sizes.values())))
+        return plain_product(site, subscripts, left, right)
+
+    type(model)(model.config, product).apply({"params": params}, ids, ids, ids)
+    assert model_cost(Flops(4, 5, 12), model.config) == total
+    part = CoFi(flops=0.5, length=5)
+    extra, _ = part.init(jax.random.key(0), TINY, params)
+    opened = jax.tree.map(lambda leaf: leaf + 1000.0, extra["logits"])
+    np.testing.assert_allclose(part.remaining(TINY, opened), 1.0, rtol=1e-5)
 
 
 def test_a_table_survives_its_file_and_bad_ones_are_refused(tmp_path: Path):

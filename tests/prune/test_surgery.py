@@ -12,6 +12,7 @@ from bertjax import UserError
 from bertjax.model import Exits, LayerConfig, LayerGates, Recurrence, build, mobile_config
 from bertjax.params import Tree, flatten, unflatten
 from bertjax.prune import keep_columns, keep_heads, keep_layers, keep_neurons, remove_dead
+from bertjax.prune.surgery import group_sizes
 from bertjax.quantize import quantise_weights
 from bertjax.share import factorise_words
 from tests.model.tiny import apply, run, tiny, tiny_batch
@@ -54,10 +55,7 @@ def patterns(config: Any, seed: int) -> tuple[dict[int, list[int]], dict[int, li
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_without_heads_or_neurons_equal_masked_ones(name: str, tmp_path: Any):
     model, params = tiny(**MODELS[name])
-    groups = (
-        sorted({step.attention for step in model.config.depth_steps()}),
-        sorted({step.ffn for step in model.config.depth_steps()}),
-    )
+    groups = [list(group_sizes(model.config, owner)) for owner in ("attention", "ffn")]
     heads: Any = {group: [] if group == groups[0][0] else [0, 2] for group in groups[0]}
     neurons: Any = {group: [] if group == groups[1][-1] else [1, 5] for group in groups[1]}
     masked = apply(model, params, tiny_batch(), gates=gates_of(model.config, heads, neurons))
