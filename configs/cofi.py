@@ -4,7 +4,7 @@ itself as it was, until the file for ONNX Runtime is twice as fast.
     bertjax latency --model=TEACHER --data.eval=SST-2/dev.tsv --data.max_length=64 --out=runs/latency
     bertjax distill --config=cofi --model=TEACHER --data.train=SST-2/train.tsv --data.eval=SST-2/dev.tsv
     bertjax distill --config=cofi:size --model=TEACHER ...
-    bertjax export --model=runs/cofi/bundle --to=onnx --out=runs/cofi/onnx
+    bertjax export runs/cofi/bundle --to onnx --out runs/cofi/onnx
 
 TEACHER is a fine-tuned model, such as runs/tuned/bundle of configs/sst2.py. `size` removes 60 % of the encoder's
 weights instead, hidden columns among them. `--transforms.0.speedup=3` asks for more. The gates are decided after 60 %
@@ -17,7 +17,7 @@ gates at a rate of 0.01 and the model at 2e-5. These recipes have not been run t
 
 from dataclasses import replace
 
-from bertjax.distill.terms import HardLabels, HiddenStates, SoftTargets
+from bertjax.distill.terms import HardLabels, SoftTargets
 from bertjax.prune import CoFi
 from bertjax.recipes.data import Data
 from bertjax.recipes.distill import Config
@@ -37,11 +37,4 @@ config = Config(
     transforms=(CoFi(speedup=2.0, table=TIMES, parts=("heads", "attention", "neurons", "ffn")),),
     out="runs/cofi",
 )
-size = replace(
-    config,
-    losses=(SoftTargets(0.9, temperature=2.0), HardLabels(0.1), HiddenStates()),
-    packed=False,
-    batch_size=32,
-    transforms=(CoFi(sparsity=0.6),),
-    out="runs/cofi-size",
-)
+size = replace(config, transforms=(CoFi(sparsity=0.6),), out="runs/cofi-size")

@@ -13,7 +13,7 @@ Published, BERT-base: up to 15 times as fast at 95 % of the accuracy, on GLUE (t
 not been run to their end yet.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from bertjax.distill.terms import HardLabels, SoftTargets
 from bertjax.recipes import compress
@@ -36,16 +36,7 @@ PRUNE = Prune(
 )
 
 config = Config(
-    criterion="second_order",
-    speedup=2.0,
-    table=PRUNE.table,
-    losses=PRUNE.losses,
-    data=DATA,
-    epochs=6,
-    packed=True,
-    batch_size=8,
-    optimiser=PRUNE.optimiser,
-    out="runs/ziplm-2",
+    **{one.name: getattr(PRUNE, one.name) for one in fields(PRUNE) if one.init}, data=DATA, out="runs/ziplm-2"
 )
 family = compress.Config(
     data=DATA,

@@ -18,8 +18,8 @@ MODELS = ("model", "teacher", "teachers", "trained", "init_from")
 """Fields that name models: a folder, hf:NAME, or demo."""
 TEXTS = ("train", "eval", "held_out")
 """Fields that name texts: a file or a folder. Named data sets (tfds:..., demo) have no fingerprint."""
-TICKETS = ("ticket",)
-"""Fields that name files of masks."""
+FILES = ("ticket", "table")
+"""Fields that name a lottery ticket, or a table of latencies."""
 INIT_METHODS = ("teacher", "random")
 """Values of `init_from` that are not models."""
 
@@ -51,7 +51,7 @@ def named(config: Json, path: str = "") -> Iterator[tuple[str, str, str]]:
     items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
     for key, value in items:
         place = f"{path}{key}"
-        if key in (*MODELS, *TEXTS, *TICKETS):
+        if key in (*MODELS, *TEXTS, *FILES):
             several = value if isinstance(value, list) else [value]
             for number, one in enumerate(several):
                 if isinstance(one, str) and not (key == "init_from" and one in INIT_METHODS):

@@ -55,6 +55,10 @@ def require_stock(config: BertConfig, params: Tree, dequantise: bool) -> None:
         "its LayerNorm comes before attention and FFN (norm='pre')": config.norm == "pre",
         "its classifier has an additional activation (classifier_activation)": config.classifier_activation is not None,
         f"its hidden size {width} is not a multiple of its head size {head}": width % head != 0,
+        f"a layer has more heads than fill its hidden size {width}": any(
+            step.num_attention_heads * head > width for step in config.depth_steps()
+        )
+        and config.model_type != "mobilebert",
         "the removed parts of a pruned MobileBERT cannot be filled with zeros": config.model_type == "mobilebert"
         and not is_stock(config),
     }

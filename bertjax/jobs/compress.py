@@ -49,6 +49,8 @@ def check(stages: Sequence[Stage], chooses: bool) -> None:
     from bertjax.jobs.export import require_packages
     from bertjax.machine.processor import integer_products, processor_features
 
+    for stage in stages:
+        stage.check()
     if chooses or any(stage.exports for stage in stages):
         require_packages()
     if chooses or any(stage.quantizes for stage in stages):

@@ -46,8 +46,12 @@ def measure_table(
     config = bundle.config
     if not config.depth_steps():
         raise UserError("the model has no layers, so there is nothing to time.")
-    step = max(config.depth_steps(), key=lambda one: sum(one.shape))
-    counts: dict[Part, list[int]] = {"heads": grid(step.num_attention_heads), "neurons": grid(step.intermediate_size)}
+    heads, neurons = map(max, zip(*(step.shape for step in config.depth_steps()), strict=True))
+    if not (heads and neurons):
+        raise UserError(
+            f"the model's largest layers have {heads} heads and {neurons} neurons, so one has nothing to time."
+        )
+    counts: dict[Part, list[int]] = {"heads": grid(heads), "neurons": grid(neurons)}
     variants = {"base": (0, 0)} | {f"{n} heads": (n, 0) for n in counts["heads"] if n}
     variants |= {f"{n} neurons": (0, n) for n in counts["neurons"] if n}
     with tempfile.TemporaryDirectory() as folder:
@@ -104,15 +108,17 @@ def rising(times: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def write_variant(bundle: Bundle, shape: tuple[int, int], runtime: str, place: Path) -> None:
-    """The model with this many heads and neurons in every layer, as a folder for the runtime."""
-    from bertjax.prune import keep_heads, keep_neurons
-    from bertjax.prune.surgery import group_sizes
+    """A model with this many heads and neurons in every layer, as a folder for the runtime. Its weights are random, on
+    which the time does not depend."""
+    from bertjax.model import init_params
+    from bertjax.prune.surgery import check_prunable
+    from bertjax.share.tying import with_layers
 
-    config, params = bundle.config, bundle.params
-    for keep, owner, count in ((keep_heads, "attention", shape[0]), (keep_neurons, "ffn", shape[1])):
-        kept = {group: range(min(count, size)) for group, size in group_sizes(config, owner).items()}
-        config, params = keep(config, params, kept)
-    write_for(dataclasses.replace(bundle, config=config, params=params), runtime, place)
+    check_prunable(bundle.config, bundle.params)
+    names = {"num_attention_heads": shape[0], "intermediate_size": shape[1]}
+    steps = tuple(dataclasses.replace(step, **names) for step in bundle.config.depth_steps())
+    config = with_layers(bundle.config, steps)
+    write_for(dataclasses.replace(bundle, config=config, params=init_params(config, 0)), runtime, place)
 
 
 def write_for(bundle: Bundle, runtime: str, place: Path) -> None:

@@ -22,7 +22,7 @@ from bertjax.jobs.data import (
 )
 from bertjax.jobs.distill import labels_only
 from bertjax.jobs.distill import prepare as prepare_distillation
-from bertjax.jobs.removal import Batches, remove_layers, remove_parts, zero_weights
+from bertjax.jobs.removal import Batches, remove_layers, remove_parts, shapes, zero_weights
 from bertjax.jobs.training import result_of, train_unscored
 from bertjax.prune.transforms import KERNELS, GradualMagnitude
 from bertjax.recipes.distill import Config as Distillation
@@ -34,7 +34,6 @@ from bertjax.student import Student
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.learn.transform import Transform
-    from bertjax.model import BertConfig
     from bertjax.prune.scores import Part
     from bertjax.text.tasks import Task
 
@@ -113,12 +112,6 @@ def ship(source: Any, target: Any) -> None:
 
     with atomic_folder(target) as folder:
         shutil.copytree(local(source), folder, dirs_exist_ok=True)
-
-
-def shapes(config: BertConfig) -> str:
-    """The remaining heads and neurons of each layer."""
-    steps = config.depth_steps()
-    return ", ".join(f"{step.num_attention_heads} heads and {step.intermediate_size} neurons" for step in steps)
 
 
 def prune_model(config: Config, model: Bundle, task: Task, text: Text) -> Bundle:

@@ -73,3 +73,9 @@ def task_loss(model: Bundle) -> Callable[[Any, Any], Any]:
         return HardLabels().build(model.config, model.config)({}, output, output, batch)
 
     return loss
+
+
+def shapes(config: BertConfig) -> str:
+    """The remaining heads and neurons of each layer."""
+    steps = config.depth_steps()
+    return ", ".join(f"{step.num_attention_heads} heads and {step.intermediate_size} neurons" for step in steps)

@@ -39,7 +39,9 @@ def fractions_for_speedup(
 
     assert config.speedup is not None
     counts: dict[Any, Any] = {part: group_sizes(model.config, owner).values() for part, owner in OWNER.items()}
-    most: dict[Part, float] = {part: 1 - len(count) / sum(count) for part, count in counts.items()}
+    most: dict[Part, float] = {
+        part: 1 - sum(size > 0 for size in count) / sum(count) for part, count in counts.items() if sum(count)
+    }
     table = latency_table(config, whole, examples) if config.table else None
 
     def without(fraction: float) -> Bundle:
@@ -62,7 +64,11 @@ def fractions_for_speedup(
     if table:
         record |= {"predicted": speedup, "reached": measure_speedup(whole, without(fraction), examples, config)}
     update_record(as_path(config.out), removed=fraction, speedup=record)
-    note(f"{fraction:.0%} of heads and neurons are removed: {speedup:.2f} times as fast ({config.speedup:g} was asked)")
+    predicted = f", {speedup:.2f} predicted from the table" if table else ""
+    note(
+        f"{fraction:.0%} of heads and neurons are removed: {record['reached']:.2f} times as fast "
+        f"({config.speedup:g} was asked{predicted})"
+    )
     return {part: min(fraction, limit) for part, limit in most.items()}
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertjax.errors import UserError
 from bertjax.jobs.data import Split, Text, evenly_spaced, score_of, training_batches
+from bertjax.jobs.removal import shapes
 from bertjax.recipes.data import Data
 from bertjax.recipes.stage import Control, StageResult, TrainingStage
 from bertjax.recipes.training import Training
@@ -143,6 +144,7 @@ def task_losses(losses: Mapping[str, Loss], student: BertConfig, ponder: float) 
 
 def train(training: Training, out: str, prepared: Prepared) -> Bundle:
     """Trains, and saves the model as `out/bundle`."""
+    from bertjax.engine.log import note
     from bertjax.engine.loop import fit
     from bertjax.engine.record import keep, update_record
     from bertjax.quantized.calibration import calibration_of
@@ -152,6 +154,10 @@ def train(training: Training, out: str, prepared: Prepared) -> Bundle:
     trained = fit(training, folder, prepared.label, learning, prepared.batches, prepared.peak)
     assert learning.finish is not None
     config, params = learning.finish(*trained)
+    if config.hidden_size != prepared.student.config.hidden_size:
+        note(f"hidden columns left: {config.hidden_size} of {prepared.student.config.hidden_size}")
+    if config.depth_steps() != prepared.student.config.depth_steps():
+        note(f"left of the model: {shapes(config)}")
     bundle = dataclasses.replace(prepared.student, config=config, params=params, newly_initialized=())
     if config.quantization and config.quantization.activations and prepared.sample is not None:
         bundle = dataclasses.replace(bundle, calibration=calibration_of(prepared.sample))

@@ -22,7 +22,7 @@ from bertjax.learn.loss import Loss, LossFunction, Penalty
 from bertjax.learn.losses import Batch
 from bertjax.learn.removal import cut_like, kept_rows_and_columns
 from bertjax.learn.step import Objective, Term
-from bertjax.learn.transform import Transform, Update, check_zeros, combined, named
+from bertjax.learn.transform import Transform, Update, check_removals, check_zeros, combined, named
 from bertjax.model import BertModel
 from bertjax.params import Tree, flatten, merge, split_by_pattern
 from bertjax.text.batches import inputs_of, places_of
@@ -114,6 +114,7 @@ def assemble(
     parts = named(transforms)
     parts = {name: transform.fit(student, sample()) for name, transform in parts.items()}
     check_zeros(parts, student.params)
+    check_removals(parts, student.params)
     bound, own = bind_losses(losses, student.config, [teacher.bundle.config for teacher in teachers], seed)
     for name, one in bound.items():
         if one.teacher is not None:

@@ -61,6 +61,8 @@ class Transform:
 
     stores_integers: ClassVar[bool] = False
     """Whether `finish` leaves integers, which no later transform can change."""
+    removes_parts: ClassVar[bool] = False
+    """Whether `removal` may remove rows and columns."""
 
     def zeroed(self, params: Tree) -> tuple[str, ...]:
         """The paths of the matrices in which it sets weights to 0, which later transforms have to keep."""
@@ -71,6 +73,12 @@ class Transform:
         """Whether it gives zeros of this matrix another value."""
         del params, path
         return False
+
+    def reads_whole(self, params: Tree) -> tuple[str, ...]:
+        """The paths of matrices whose rows and columns it treats together, so that it would compute something else with
+        some of them removed."""
+        del params
+        return ()
 
     @property
     def learning_rate(self) -> float | None:
@@ -166,6 +174,20 @@ def check_zeros(transforms: dict[str, Transform], params: Tree) -> None:
                     "without an integer for 0; give it a symmetric or ternary one (weights, choices)."
                 )
         zeroed |= dict.fromkeys(transform.zeroed(params), type(transform).__name__)
+
+
+def check_removals(transforms: dict[str, Transform], params: Tree) -> None:
+    """Refuses transforms that would compute something else with the rows and columns that remain than with all."""
+    removing = ""
+    for transform in transforms.values():
+        if removing and (paths := transform.reads_whole(params)):
+            raise UserError(
+                f"transforms: {removing} removes rows or columns of {paths[0]}, and {type(transform).__name__} rounds "
+                "it in blocks or with ternary weights, which depend on all of them; use one scale for each output or "
+                "for the matrix."
+            )
+        if transform.removes_parts:
+            removing = type(transform).__name__
 
 
 def combined(forwards: dict[str, Forward]) -> dict[str, Any]:

@@ -14,8 +14,8 @@
     masks.py     unstructured and N:M sparsity by masks, at once or gradually
     transforms.py  the same inside a training step: zeros that stay, zeros that grow
     movement.py  weights pruned by learned scores while the model is fine-tuned
-    ticket.py    lottery tickets: masks to train with from the pre-trained weights, as a file
     block_movement.py  the same for neurons, and for heads or blocks of attention, which are removed
+    ticket.py    lottery tickets: masks to train with from the pre-trained weights, as a file
     layerdrop.py  layers dropped at random while the model trains
     cofi.py      heads, neurons, sublayers and hidden columns removed by gates that are learned
     hard_concrete.py  the gates

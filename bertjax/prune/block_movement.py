@@ -5,18 +5,20 @@ A neuron has one score for its column of the first feed-forward matrix and its r
 weights is removed from the model (`remove_dead`), so zeros save time here: neurons and heads at once, blocks of
 attention where all blocks of a head's values or outputs are 0. The blocks that are left inside of the others stay dense
 matrices; train on without the transform and they fill up again ("filled", section 4). The trade-off: a block is kept or
-lost as a whole, so the same number of zeros costs more accuracy than single weights do.
+lost as a whole, so the same number of zeros costs more accuracy than single weights do. Unlike a single weight, a
+neuron does not come back: input and output of a masked one are 0, and so is the gradient of its score, as in the
+published code.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bertjax.errors import UserError
 from bertjax.learn.transform import Forward, Surgery, Update
 from bertjax.params import flatten, unflatten
-from bertjax.prune.movement import Movement, above, masked_product
+from bertjax.prune.movement import LAYERS, Movement, above, masked_product
 
 if TYPE_CHECKING:
     from jax import Array
@@ -35,18 +37,21 @@ class BlockMovement(Movement):
     """Fraction of neurons and of heads or blocks that are 0 in the end; for soft, of their weights."""
     method: Literal["hard", "soft"] = "hard"  # pyright: ignore[reportIncompatibleVariableOverride]
     scope: Literal["matrix", "global"] = "global"
-    """Whether scores are compared within each layer, or all neurons with each other and all heads or blocks."""
+    """For hard: whether scores are compared within each layer, or all neurons with each other and all heads or
+    blocks."""
     attention: Literal["heads"] | int = "heads"
     """What has a score in attention: heads, or square blocks of so many rows and columns (published: 32)."""
+
+    removes_parts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.method == "magnitude":
             raise UserError("BlockMovement: method is magnitude; expected hard or soft.")
         if self.attention != "heads" and self.attention < 1:
             raise UserError(f"BlockMovement: attention is {self.attention}; expected heads, or the size of a block.")
-        if self.method == "soft" and self.scope == "global":
-            object.__setattr__(self, "scope", "matrix")  # soft movement compares each score with a threshold
-        super().__post_init__()
+        if self.pattern != LAYERS:
+            raise UserError(f"BlockMovement: pattern is {self.pattern!r}; it scores all layers, so leave it out.")
+        self.check_numbers()
 
     def init(self, key: Array, config: BertConfig, params: Tree) -> tuple[Tree, Tree]:
         """Scores of 0, and masks that keep everything."""

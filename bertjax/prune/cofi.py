@@ -14,7 +14,7 @@ gates need thousands of updates, and dozens of runs differ more than one with fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from bertjax.errors import UserError
 from bertjax.learn.transform import Forward, Surgery, Transform, Update
@@ -58,6 +58,8 @@ class CoFi(Transform):
     gate_learning_rate: float = 0.05
     """Learning rate of logits and multipliers, with the schedule of the run. Published: 0.01, for 20 epochs."""
 
+    removes_parts: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         targets = {name: getattr(self, name) for name in ("sparsity", "flops", "speedup")}
         if sum(target is not None for target in targets.values()) != 1:
@@ -73,8 +75,12 @@ class CoFi(Transform):
                 f"CoFi: speedup={self.speedup}, table={self.table}; expected a speed-up of at least 1 and the file of "
                 "a table of measured times."
             )
-        if not 0 <= self.warmup <= self.end <= 1:
-            raise UserError(f"CoFi: warmup={self.warmup}, end={self.end}; expected 0 <= warmup <= end <= 1.")
+        if self.table and self.speedup is None:
+            raise UserError(f"CoFi: table={self.table} is for speedup; give both, or leave it out.")
+        if not 0 <= self.warmup <= self.end <= 1 or not self.end:
+            raise UserError(
+                f"CoFi: warmup={self.warmup}, end={self.end}; expected 0 <= warmup <= end <= 1, end above 0."
+            )
         if not self.parts or set(self.parts) - set(get_args(Gated)):
             raise UserError(f"CoFi: parts={self.parts}; expected one or more of {', '.join(get_args(Gated))}.")
         if self.speedup is not None and "columns" in self.parts:
@@ -85,9 +91,14 @@ class CoFi(Transform):
         return self.gate_learning_rate
 
     def init(self, key: Array, config: BertConfig, params: Tree) -> tuple[Tree, Tree]:
-        """Logits and multipliers, and decided gates that keep everything."""
+        """Logits and multipliers, and decided gates that keep everything.
+
+        Raises:
+          UserError: The target is out of reach with all gates closed, or the model cannot be pruned like this.
+        """
         import jax.numpy as jnp
 
+        from bertjax.prune.hard_concrete import SMALLEST
         from bertjax.prune.hidden import check_columns
         from bertjax.prune.surgery import check_prunable, group_sizes
 
@@ -102,6 +113,11 @@ class CoFi(Transform):
         gated = {path: count for path, count in sizes.items() if path.split("/")[0] in self.parts}
         logits = {path: jnp.full(count, FIRST_LOGIT, jnp.float32) for path, count in gated.items()}
         kept = {path: jnp.ones(count, jnp.float32) for path, count in gated.items()}
+        closed = unflatten({path: jnp.full(count, SMALLEST, jnp.float32) for path, count in gated.items()})
+        if (most := float(1 - self.remaining(config, closed))) < self.target:
+            asked = f"speedup={self.speedup:g}" if self.speedup else f"{self.target:.0%} removed"
+            reach = f"{1 / (1 - most):.2f} times as fast" if self.speedup else f"{most:.0%}"
+            raise UserError(f"CoFi: {asked} was asked, and with all gates closed it is {reach}; ask for less.")
         return {"logits": unflatten(logits), "multipliers": jnp.zeros(2)}, unflatten(kept)
 
     def last(self, total: int) -> int:
@@ -148,7 +164,46 @@ class CoFi(Transform):
             )
 
         steps = [of(step) for step in update.config.depth_steps()]
-        return params, Forward(gates=steps, columns=gates.get("columns"))
+        return self.without_gone(params, state), Forward(gates=steps, columns=gates.get("columns"))
+
+    def without_gone(self, params: Tree, state: Tree) -> Tree:
+        """The parameters with zeros in the rows and columns that are removed at the end, so that a transform after this
+        one, such as rounding, finds the ranges of what remains. Before the decision, all of them as they are."""
+        import jax.numpy as jnp
+
+        from bertjax.model.products import as_row
+        from bertjax.prune.hidden import column_axes
+
+        flat, kept = dict(flatten(params)), flatten(state)
+
+        def scale(path: str, gate: Any, axis: int) -> None:
+            if path in flat:
+                flat[path] = flat[path] * (gate[:, None] if axis == 0 else as_row(gate, flat[path].ndim))
+
+        for path, gate in kept.items():
+            part, _, layer = path.partition("/")
+            site = f"encoder/{layer}/{WHOLE.get(part, part)}"
+            inner = ("query", "key", "value") if site.endswith("attention") else ("intermediate",)
+            if part == "columns":
+                continue
+            for name in inner:
+                width = flat[f"{site}/{name}/bias"].shape[0]
+                for leaf in ("kernel", "bias"):
+                    scale(f"{site}/{name}/{leaf}", jnp.repeat(gate, width // len(gate)), 1)
+            rows = flat[f"{site}/output/kernel"].shape[0]
+            scale(f"{site}/output/kernel", jnp.repeat(gate, rows // len(gate)), 0)
+            if part in PARTS:
+                scale(f"{site}/output/bias", jnp.repeat(gate, flat[f"{site}/output/bias"].shape[0]), 1)
+        if "columns" in kept:
+            for path, axes in column_axes(flat).items():
+                for axis in axes:
+                    scale(path, kept["columns"], axis)
+        return unflatten(flat)
+
+    def zeroed(self, params: Tree) -> tuple[str, ...]:
+        everywhere = "columns" in self.parts
+        paths = (path for path in flatten(params) if path.endswith(("kernel", "embedding")))
+        return tuple(path for path in paths if everywhere or path.startswith("encoder/"))
 
     def penalties(self, update: Update, params: Tree, extra: Tree, state: Tree) -> dict[str, Array]:
         """The Lagrangian (eq. 4): l1 (s - t) + l2 (s - t)^2 of the removed fraction s of the cost and its target t."""
@@ -206,16 +261,23 @@ class CoFi(Transform):
         return table
 
     def finish(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
-        """The parameters with a bias of 0 in sublayers that are gated by 0 as a whole."""
+        """The parameters with zeros in all rows and columns that go. Says so if the target was missed."""
+        import warnings
+
+        import jax
+        import jax.numpy as jnp
         import numpy as np
 
-        flat = flatten(params)
-        for path, gate in flatten(state).items():
-            part, _, layer = path.partition("/")
-            if part in ("attention", "ffn") and not np.asarray(gate).all():
-                bias = f"encoder/{layer}/{part}/output/bias"
-                flat[bias] = np.zeros_like(flat[bias])
-        return config, unflatten(flat)
+        decided = jax.tree.map(lambda gate: (2 * jnp.asarray(gate) - 1) * 1000.0, state)  # probabilities of 0 and 1
+        removed = 1 - float(self.remaining(config, decided))
+        if abs(removed - self.target) > 0.02:
+            what = {True: "milliseconds", False: "FLOPs" if self.flops is not None else "weights"}[bool(self.speedup)]
+            warnings.warn(
+                f"CoFi: {removed:.0%} of the {what} are removed, {self.target:.0%} was asked; with more steps, a later "
+                "end or a higher gate_learning_rate the gates come closer.",
+                stacklevel=2,
+            )
+        return config, jax.tree.map(np.asarray, self.without_gone(params, state))
 
     def removal(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> Surgery:
         """Without the parts whose gate is 0."""

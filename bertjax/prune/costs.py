@@ -123,7 +123,8 @@ class LatencyTable:
     def check_model(self, config: BertConfig, name: str) -> None:
         """Raises a `UserError` if the table is not about layers like those of the model."""
         sizes = (self.hidden_size, self.head_size), (config.hidden_size, config.head_size)
-        for part, count in (("heads", config.num_attention_heads), ("neurons", config.intermediate_size)):
+        largest = map(max, zip(*(step.shape for step in config.depth_steps()), strict=True))
+        for part, count in zip(("heads", "neurons"), largest, strict=True):
             most = getattr(self, part)[-1][0]
             if sizes[0] != sizes[1] or most < count:
                 raise UserError(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from bertjax.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -144,6 +146,13 @@ class SecondOrder(Criterion):
     the one whose errors sum to the least."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.damping > 0 or self.candidates < 1:
+            raise UserError(
+                f"SecondOrder: damping={self.damping}, candidates={self.candidates}; expected a damping above 0 and at "
+                "least one candidate."
+            )
+
     scored: ClassVar[frozenset[str]] = frozenset({"heads", "neurons"})
     repeats: ClassVar[bool] = False
     reads_latency: ClassVar[bool] = True
@@ -171,10 +180,8 @@ class SecondOrder(Criterion):
     ) -> tuple[BertConfig, Tree]:
         from bertjax.prune.allocate import all_counts, cost_of, geometric_counts, options_for
 
-        curves, counts = (
-            self.curves(model, batches, tuple(multiples)),
-            {"heads": all_counts, "neurons": geometric_counts},
-        )
+        curves = self.curves(model, batches, tuple(multiples))
+        counts = {"heads": all_counts, "neurons": geometric_counts}
         options = options_for(
             curves, cost_of(model.config, table), lambda part, size: counts[part](size, multiples[part])
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,13 +37,16 @@ def keep_hidden(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[
     check_prunable(config, params)
     check_kept("hidden columns to keep", kept, config.hidden_size, at_least=1)
     check_columns(config)
-    reads, writes = re.compile(f"{READS}|{HEAD}"), re.compile(f"{WRITES}|{POOLED}|{embedding_columns(config)}")
-    chosen, flat = np.asarray(kept), flatten(params)
-    for path in flat:
-        if reads.fullmatch(path):
-            flat[path] = np.asarray(flat[path])[chosen]
-        if writes.fullmatch(path):
-            flat[path] = np.asarray(flat[path])[..., chosen]
+    sums = config.maps_embeddings and config.factorised == "sum" and config.model_type != "albert"
+    if sums and len(kept) == config.embedding_size:
+        raise UserError(
+            f"{len(kept)} hidden columns are as many as the embeddings have, and a model of equal widths does not map "
+            "one to the other; keep one more or one fewer."
+        )
+    chosen, flat = np.asarray(kept), dict(flatten(params))
+    for path, axes in column_axes(flat).items():
+        for axis in axes:
+            flat[path] = np.take(np.asarray(flat[path]), chosen, axis)
     narrow = config.embedding_size if config.maps_embeddings else len(kept)
     return dataclasses.replace(config, hidden_size=len(kept), embedding_size=narrow), unflatten(flat)
 
@@ -51,13 +55,19 @@ def check_columns(config: BertConfig) -> None:
     """Raises a `UserError` if hidden columns cannot be removed exactly."""
     if config.exits or config.architecture.endswith(("ForMaskedLM", "ForPreTraining")):
         what = "exits" if config.exits else "a head that predicts words"
-        raise UserError(f"hidden columns of a model with {what} cannot be removed; give one with a classifier.")
+        raise UserError(
+            f"hidden columns of a model with {what} cannot be removed; give one with a classifier, or leave the "
+            "columns out of what is removed (CoFi: parts)."
+        )
 
 
-def embedding_columns(config: BertConfig) -> str:
-    """The parameters of the embeddings whose last axis is the hidden state, as a regex."""
-    if not config.maps_embeddings:
-        return r"embeddings/((word|position|token_type)/embedding|layer_norm/(scale|bias))"
-    if config.factorised == "words":
-        return r"embeddings/((position|token_type)/embedding|layer_norm/(scale|bias)|word_mapping/kernel)"
-    return r"embeddings/mapping/(kernel|bias)"
+def column_axes(flat: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The axes that are the hidden state, 0 for inputs and -1 for outputs, of every parameter that has one, by path."""
+    embeddings = r"embeddings/((word|position|token_type)/embedding|layer_norm/(scale|bias))"
+    if "embeddings/word_mapping/kernel" in flat:
+        embeddings = r"embeddings/((position|token_type)/embedding|layer_norm/(scale|bias)|word_mapping/kernel)"
+    elif "embeddings/mapping/kernel" in flat:
+        embeddings = r"embeddings/mapping/(kernel|bias)"
+    reads, writes = re.compile(f"{READS}|{HEAD}"), re.compile(f"{WRITES}|{POOLED}|{embeddings}")
+    axes = {p: ((0,) if reads.fullmatch(p) else ()) + ((-1,) if writes.fullmatch(p) else ()) for p in flat}
+    return {path: found for path, found in axes.items() if found}

@@ -63,14 +63,18 @@ class Movement(Transform):
     pattern: str = LAYERS
 
     def __post_init__(self) -> None:
+        self.check_numbers()
+        if self.method == "soft" and self.scope == "global":
+            raise UserError("Movement: soft movement compares each score with a threshold; leave scope out.")
+
+    def check_numbers(self) -> None:
+        """Raises a `UserError` for numbers out of their range."""
         if not 0 <= self.sparsity < 1:
             raise UserError(f"Movement: sparsity is {self.sparsity}; it is the fraction of zeros, from 0 to below 1.")
         if not 0 <= self.begin < self.end <= 1:
             raise UserError(f"Movement: begin={self.begin}, end={self.end}; expected 0 <= begin < end <= 1.")
         if self.every < 1:
             raise UserError(f"Movement: every is {self.every}; expected 1 or more updates.")
-        if self.method == "soft" and self.scope == "global":
-            raise UserError("Movement: soft movement compares each score with a threshold; leave scope out.")
 
     @property
     def learning_rate(self) -> float | None:

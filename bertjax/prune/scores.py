@@ -131,6 +131,8 @@ def magnitude(config: BertConfig, params: Tree, part: Part = "heads") -> Scores:
     flat, scores = flatten(params), {}
     for group, count in group_sizes(config, OWNER[part]).items():
         path = f"encoder/layer_{group}/{OWNER[part]}"
+        if not count:
+            continue
         if part == "neurons":
             scores[group] = strength(flat[f"{path}/intermediate/kernel"], flat[f"{path}/output/kernel"])
             continue
@@ -156,7 +158,8 @@ class Activity(NamedTuple):
 def activity(model: BertModel, params: Tree, batches: Iterable[Batch], part: Part = "heads") -> dict[int, Activity]:
     """The activity of each part on real tokens: the activation of a neuron, or the l2 norm of a head's context
     vector."""
-    groups = [getattr(step, OWNER[part]) for step in model.config.depth_steps()]
+    sizes = group_sizes(model.config, OWNER[part])
+    groups = [group for step in model.config.depth_steps() if sizes[group := getattr(step, OWNER[part])]]
     total: dict[int, Any] = {}
     for batch in batches:
         arrays = {name: jnp.asarray(array) for name, array in batch.items()}
@@ -171,7 +174,7 @@ def activity(model: BertModel, params: Tree, batches: Iterable[Batch], part: Par
 
 @partial(jax.jit, static_argnames=("model", "part"))
 def activity_sums(model: BertModel, params: Tree, batch: Any, part: Part) -> list[Float[Array, "3 parts"]]:
-    """Number of tokens, sum and sum of squares of each part, for every depth step."""
+    """Number of tokens, sum and sum of squares of each part, for every depth step that has any."""
     statistics: dict[str, Array] = {}
     real = (batch["attention_mask"] > 0) & (batch["weights"][:, None] > 0)
     site = f"{OWNER[part]}/output"
@@ -188,7 +191,8 @@ def activity_sums(model: BertModel, params: Tree, batch: Any, part: Part) -> lis
 
     observed = type(model)(model.config.replace(remat=False), product)
     observed.apply({"params": params}, batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-    return [statistics[f"step_{number}/{site}"] for number in range(len(model.config.depth_steps()))]
+    sites = [f"step_{number}/{site}" for number in range(len(model.config.depth_steps()))]
+    return [statistics[one] for one in sites if one in statistics]
 
 
 def random(config: BertConfig, part: Part = "heads", seed: int = 0) -> Scores:

@@ -155,7 +155,7 @@ def removal_curve(
 ) -> RemovalCurve:
     """Removes all of the kernel's `count` structures, each of the same number of consecutive rows, one at a time."""
     mean = float(np.trace(products)) / len(products)
-    damped = products.astype(np.float64) + (damping * mean or 1.0) * np.eye(len(products))
+    damped = products.astype(np.float64) + (damping * mean if mean else 1.0) * np.eye(len(products))
     weights = kernel.astype(np.float64)
     size = len(kernel) // count
     table, remaining = np.hstack([np.linalg.inv(damped), weights]), np.arange(count)

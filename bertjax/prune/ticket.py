@@ -177,21 +177,25 @@ def read_ticket(path: PathLike) -> StoredTicket:
         raise UserError(f"{path} is no lottery ticket; give the file that `bertjax ticket` writes, OUT/{FILE}.")
     try:
         matrices = json.loads(metadata["matrices"])
-        masks = {name: unpacked(arrays[name], **about) for name, about in matrices.items()}
-        digests = {name: str(about["digest"]) for name, about in matrices.items()}
-        made_by, sparsity = json.loads(metadata["made_by"]), float(metadata["sparsity"])
-    except (KeyError, TypeError, ValueError, AttributeError):
+        flat = {name: unpacked(arrays[name], about["shape"], about["zeros"]) for name, about in matrices.items()}
+        masks, digests = unflatten(flat), {name: str(about["digest"]) for name, about in matrices.items()}
+        made_by, sparsity = dict(json.loads(metadata["made_by"])), float(metadata["sparsity"])
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
         raise UserError(f"{path} is damaged: its masks do not fit its list of matrices; make it again.") from None
-    return StoredTicket(unflatten(masks), digests, made_by, sparsity)
+    return StoredTicket(masks, digests, made_by, sparsity)
 
 
-def unpacked(bits: np.ndarray, shape: list[int], zeros: int, digest: str) -> np.ndarray:
+def unpacked(bits: np.ndarray, shape: list[int], zeros: int) -> np.ndarray:
     """A mask from its bits."""
+    import math
+
     import numpy as np
 
-    del digest
-    mask = np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)
-    if mask.size - mask.sum() != zeros or bits.size != -(-mask.size // 8):
+    size = math.prod(shape)
+    if any(type(one) is not int or one < 1 for one in shape) or bits.dtype != np.uint8 or bits.size != -(-size // 8):
+        raise ValueError("another number of bits than its shape has")  # before anything of such a size is allocated
+    mask = np.unpackbits(bits, count=size).astype(bool).reshape(shape)
+    if mask.size - mask.sum() != zeros:
         raise ValueError("another number of zeros than when it was written")
     return mask
 

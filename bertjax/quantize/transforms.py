@@ -79,6 +79,16 @@ class FakeQuantize(Transform):
         format = formats_of(params, self.weights).get(path)
         return format is not None and format.scheme == "asymmetric"
 
+    def reads_whole(self, params: Tree) -> tuple[str, ...]:
+        from bertjax.quantize.weights import formats_of
+
+        formats = formats_of(params, self.weights)
+        return tuple(
+            path
+            for path, one in formats.items()
+            if one.scheme == "ternary" or {one.block_rows, one.block_cols} - {None, 1}
+        )
+
     def init(self, key: Array, config: BertConfig, params: Tree) -> tuple[Tree, Tree]:
         """The initial scales, if they are learned."""
         if not self.learned:

@@ -102,6 +102,12 @@ class Prune(Distill):
             raise UserError(
                 "a ticket, transforms and penalties act in training, and --finetune_after=False trains nothing"
             )
+        parts = self.layers or self.heads or self.neurons or self.speedup or self.keep_layers
+        if self.ticket and (parts or (self.zeros and not self.pruning_end)):
+            raise UserError(
+                f"--ticket={self.ticket} belongs to the weights of the whole model, and the pruned one has others; "
+                "train the ticket first (bertjax finetune --ticket), or prune weights while it trains (--pruning_end)"
+            )
         if self.iterations > 1 and not self.scores_by.repeats:
             raise UserError(f"--iterations={self.iterations}: --criterion={self.criterion} chooses once; leave it out")
         if self.keep_layers and self.layers:
@@ -111,6 +117,12 @@ class Prune(Distill):
             if asked and part not in self.scores_by.scored:
                 able = ", ".join(name for name, one in CRITERIA.items() if part in one.scored)
                 raise UserError(f"--criterion={self.criterion} cannot score {part}; for them there are {able}.")
+
+    def check(self) -> None:
+        if self.table:
+            from bertjax.prune.costs import read_table
+
+            read_table(self.table)
 
     @property
     def scores_by(self) -> Criterion:

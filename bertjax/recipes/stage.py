@@ -94,6 +94,9 @@ class Stage:
     def run(self, context: Context) -> StageResult:
         return import_module(self.job).run(self, context)
 
+    def check(self) -> None:
+        """Raises a `UserError` for what it needs and is not there, before any stage begins."""
+
     @property
     def student_shape(self) -> Student | None:
         """The shape of the student that it trains; None where it trains none of a shape of its own."""

@@ -42,8 +42,8 @@ class LotteryTicket(Finetune):
     with the other weights."""
     decay_over: Literal["iteration", "all"] = "iteration"
     """What the learning rate decays over. iteration: each iteration, down to --optimiser.min_lr_ratio. all: all
-    iterations, but each begins at the peak again, so that it falls by 1/iterations of it, as in the official code. The
-    training at the end decays completely."""
+    iterations, but each begins at the peak again (after its warm-up, which the official code has none of), so that it
+    falls by 1/iterations of it, as in the official code. The training at the end decays completely."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +62,14 @@ class LotteryTicket(Finetune):
             )
         if integers := [type(one).__name__ for one in self.transforms if one.stores_integers]:
             raise UserError(f"transforms: {integers[0]} leaves integers, which cannot be pruned; quantise the ticket.")
+        if removing := [type(one).__name__ for one in self.transforms if one.removes_parts]:
+            raise UserError(
+                f"transforms: {removing[0]} removes parts, and a ticket's masks are for all of them; leave it out."
+            )
+        if self.decay_over == "all" and self.optimiser.min_lr_ratio:
+            raise UserError(
+                f"--optimiser.min_lr_ratio={self.optimiser.min_lr_ratio}: --decay_over=all decides it; leave it out."
+            )
 
     def with_student(self, shape: Student) -> Stage:
         return self

@@ -14,6 +14,7 @@ from bertjax.params import flatten, unflatten
 from bertjax.prune import CoFi
 from bertjax.prune.hard_concrete import decide, draw, kept_probability
 from bertjax.quantize.transforms import FakeQuantize
+from bertjax.quantized.formats import Format
 from tests.learn.test_composition import STEPS, WEIGHTS, learning, models, shipped, trained
 from tests.model.tiny import TINY, apply, run, tiny, tiny_batch
 from tests.prune.test_surgery import CLOSE, MODELS
@@ -116,9 +117,10 @@ def test_the_multipliers_ascend_and_drive_the_size_to_its_target():
 
 
 @pytest.mark.slow
-def test_gates_rounding_and_distillation_in_one_step_ship_what_was_trained():
-    """The model that ships, with learned scales of columns that are left, computes what the gated one did."""
-    rounding = FakeQuantize(WEIGHTS, activations="token", learned=True).fit(models()[0], [])
+@pytest.mark.parametrize("learned", [True, False], ids=["learned scales", "ranges"])
+def test_gates_rounding_and_distillation_in_one_step_ship_what_was_trained(learned: bool):
+    """The model that ships, with the scales of columns that are left, computes what the gated one did."""
+    rounding = FakeQuantize(WEIGHTS, activations="token", learned=learned).fit(models()[0], [])
     what = learning((HALF, rounding))
     state = trained(what)
     config, params = shipped(what, state)
@@ -131,7 +133,7 @@ def test_gates_rounding_and_distillation_in_one_step_ship_what_was_trained():
     update, student = Update(jnp.int32(STEPS), jax.random.key(0), STEPS, models()[0].config), models()[0].model
     extra = jax.tree.map(jnp.asarray, state.extra["transforms"])
     gated, gates = HALF.apply(update, state.params, extra["0_CoFi"], state.state["transforms"]["0_CoFi"])
-    rounded, products = rounding.apply(update, gated, extra["1_FakeQuantize"], {})
+    rounded, products = rounding.apply(update, gated, extra.get("1_FakeQuantize", {}), {})
     student = student.clone(product=products.product)
     expected = run(student, rounded, tiny_batch(), gates=gates.gates, columns=gates.columns)
     np.testing.assert_allclose(apply(build(config), params, tiny_batch()).logits, expected.logits, atol=1e-4)
@@ -155,10 +157,17 @@ def test_what_makes_no_sense_is_refused():
         ({"sparsity": 0.5, "end": 0.1}, "expected 0 <= warmup <= end <= 1"),
         ({"sparsity": 0.5, "parts": ()}, "expected one or more of heads, attention"),
         ({"speedup": 2.0, "table": "x.json"}, "leave 'columns' out"),
+        ({"sparsity": 0.5, "table": "x.json"}, "is for speedup"),
+        ({"sparsity": 0.5, "warmup": 0.0, "end": 0.0}, "end above 0"),
     )
     for options, reason in cases:
         with pytest.raises(UserError, match=reason):
             CoFi(**options)
+    with pytest.raises(UserError, match=r"95% removed was asked, and with all gates closed it is 5\d%"):
+        CoFi(sparsity=0.95, parts=("heads", "attention")).init(jax.random.key(0), TINY, tiny()[1])
+    blocks = ((r"^encoder/.*kernel$", Format(8, "symmetric", block_rows=2)), (".*", None))
+    with pytest.raises(UserError, match="removes rows or columns of encoder/layer_0/attention"):
+        learning((HALF, FakeQuantize(blocks, activations="token")))
     model, params = tiny(architecture="BertForMaskedLM")
     with pytest.raises(UserError, match="a head that predicts words"):
         CoFi(sparsity=0.5).init(jax.random.key(0), model.config, params)

@@ -12,7 +12,7 @@ import bertjax
 from bertjax.errors import UserError
 from bertjax.jobs.latency import grid, rising, write_variant
 from bertjax.model.products import plain_product
-from bertjax.prune import CoFi
+from bertjax.prune import CoFi, keep_heads
 from bertjax.prune.costs import Flops, LatencyTable, LayerSizes, Weights, model_cost, read_table, total_cost
 from tests.model.tiny import TINY, tiny
 from tests.train.tiny import run, write_model, write_table
@@ -73,6 +73,12 @@ def test_a_table_survives_its_file_and_bad_ones_are_refused(tmp_path: Path):
         LatencyTable(1.0, ((1, 0.5), (3, 0.9)), TABLE.neurons, 12, 4, "onnx", 1, "p", "t", {})
     with pytest.raises(UserError, match=r"up to 3 heads; the model has 12, 4 and 4"):
         TABLE.check_model(TINY.replace(num_attention_heads=4, head_size=4), "table.json")
+    pruned, _ = keep_heads(
+        TINY.replace(num_attention_heads=4, head_size=4),
+        tiny(num_attention_heads=4, head_size=4)[1],
+        {0: [0], 1: [1, 2]},
+    )
+    TABLE.check_model(pruned, "table.json")
 
 
 def test_cofi_counts_milliseconds(tmp_path: Path):
@@ -83,6 +89,15 @@ def test_cofi_counts_milliseconds(tmp_path: Path):
     np.testing.assert_allclose(part.remaining(TINY, closed), 2.0 / (2.0 + 3.4), rtol=1e-5)  # the base alone
     opened = jax.tree.map(lambda leaf: leaf + 1000.0, extra["logits"])
     np.testing.assert_allclose(part.remaining(TINY, opened), 1.0, rtol=1e-5)
+
+
+def test_a_speed_up_out_of_reach_is_refused_at_once(tmp_path: Path):
+    TABLE.save(str(tmp_path / "t.json"))
+    parts: Any = ("heads", "attention", "neurons", "ffn")
+    with pytest.raises(UserError, match=r"speedup=3 was asked, and with all gates closed it is 2\.\d\d times as fast"):
+        CoFi(speedup=3.0, table=str(tmp_path / "t.json"), parts=parts).init(jax.random.key(0), TINY, tiny()[1])
+    with pytest.raises(UserError, match="no such file"):
+        CoFi(speedup=2.0, table="none.json", parts=parts).init(jax.random.key(0), TINY, tiny()[1])
 
 
 def test_the_grid_has_both_ends_and_noise_does_not_make_more_parts_cheaper():

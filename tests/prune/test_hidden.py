@@ -89,6 +89,9 @@ def test_what_cannot_lose_columns_is_refused_with_the_reason():
     for kept in ([], [3, 1], [12]):
         with pytest.raises(UserError, match=r"hidden columns to keep: .*expected one or more of 0 to 11"):
             keep_hidden(model.config, params, kept)
+    albert, own = tiny(**MODELS["albert"])
+    with pytest.raises(UserError, match="6 hidden columns are as many as the embeddings have"):
+        keep_hidden(albert.config.replace(model_type="bert", architecture="BertModel"), own, KEPT)
     for changes, reason in (
         ({"architecture": "BertForMaskedLM"}, "a head that predicts words"),
         ({"exits": Exits(after=(0,))}, "a model with exits"),

@@ -1,6 +1,7 @@
 """Lottery tickets: masks against torch, files that cannot be mistaken, and trainings that begin where they should."""
 
 import dataclasses
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save
 from torch.nn.utils import prune as torch_prune
 
 import bertjax
@@ -176,6 +178,17 @@ def test_what_is_no_ticket_is_one_clear_error(params: Any, tmp_path: Path):
         "flipped": (bytes(flipped), "its masks do not fit its list of matrices; make it again"),
         "a model": ((tmp_path / "model" / "model.safetensors").read_bytes(), "is no lottery ticket; give the file"),
     }
+    bits = {"a": np.zeros(2, np.uint8), "a/b": np.zeros(2, np.uint8)}
+    for name, shapes, made_by in (
+        ("huge", {"a": [1_000_000, 1_000_000]}, "{}"),
+        ("beyond integers", {"a": [10**40]}, "{}"),
+        ("negative", {"a": [-4, -4]}, "{}"),
+        ("nested names", {"a": [16], "a/b": [16]}, "{}"),
+        ("not an object", {"a": [16]}, "[1]"),
+    ):
+        matrices = {path: {"shape": shape, "zeros": 16, "digest": "0"} for path, shape in shapes.items()}
+        about = {"format": "bertjax.ticket.1", "sparsity": "0.5", "made_by": made_by, "matrices": json.dumps(matrices)}
+        cases[name] = (save(bits, about), "its masks do not fit its list of matrices; make it again")
     for name, (bad, message) in cases.items():
         (tmp_path / name).write_bytes(bad)
         with pytest.raises(UserError, match=message) as caught:
