@@ -18,8 +18,8 @@ MODELS = ("model", "teacher", "teachers", "trained", "init_from")
 """Fields that name models: a folder, hf:NAME, or demo."""
 TEXTS = ("train", "eval", "held_out")
 """Fields that name texts: a file or a folder. Named data sets (tfds:..., demo) have no fingerprint."""
-FILES = ("ticket", "table")
-"""Fields that name a lottery ticket, or a table of latencies."""
+FILES = {"ticket": "masks", "table": "times"}
+"""Fields that name a lottery ticket, or a table of latencies, and what is in the file."""
 INIT_METHODS = ("teacher", "random")
 """Values of `init_from` that are not models."""
 
@@ -79,4 +79,4 @@ def of_file(name: str, reader: "TextReader | None", field: str = "") -> dict[str
         digests = [reader.digest(path)]
     else:
         digests = digests_of(sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path])
-    return {"masks" if field in TICKETS else "text": hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]}
+    return {FILES.get(field, "text"): hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]}

@@ -174,7 +174,7 @@ class CoFi(Transform):
         from bertjax.model.products import as_row
         from bertjax.prune.hidden import column_axes
 
-        flat, kept = dict(flatten(params)), flatten(state)
+        flat, kept = dict(flatten(params)), {path: jnp.asarray(gate) for path, gate in flatten(state).items()}
 
         def scale(path: str, gate: Any, axis: int) -> None:
             if path in flat:

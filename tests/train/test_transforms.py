@@ -19,7 +19,7 @@ from bertjax.recipes.pretrain import Text
 from bertjax.student import Student
 from tests.train.test_scripts import common, start, wait_for
 from tests.train.tiny import metrics, run, weights, write_model, write_table
-from train import distill, exits, finetune, pretrain, prune, quantize
+from train import compress, distill, exits, finetune, pretrain, prune, quantize
 
 HALF = Movement(sparsity=0.5, begin=0.0, end=0.5)
 
@@ -170,5 +170,14 @@ def test_the_students_of_the_recipes_can_be_read():
         config = load_config(name, distill.Config)
         assert isinstance(config.transforms[0], Movement)
         assert config.student == Student(init_from="demo", as_is=True)
-    assert isinstance(load_config("layerdrop", finetune.Config).transforms[0], LayerDrop)
+    assert isinstance(load_config("layerdrop", distill.Config).transforms[0], LayerDrop)
+    assert load_config("layerdrop:control", distill.Config).transforms == ()
+    for name in ("cofi", "cofi:size", "block_movement", "block_movement:hybrid"):
+        assert load_config(name, distill.Config).transforms[0].removes_parts
+    assert load_config("ziplm", prune.Config).criterion == "second_order"
+    assert [stage.name for stage in load_config("ziplm:family", compress.Config).stages][1:4] == [
+        "twice",
+        "three-times",
+        "four-times",
+    ]
     assert FakeQuantize().stores_integers
