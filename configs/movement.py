@@ -13,15 +13,17 @@ them takes about as long as a step. Rounding joins in the same step: add
 Sparse weights save space in a compressed file and no time. SST-2, the 872 dev sentences, one seed:
 
     docs/results/movement.json
-    method         zeros    accuracy [95 %]
-    teacher          0 %  90.9 [89.0, 92.8]
-    magnitude       90 %  84.3 [81.9, 86.7]
-    hard movement   90 %  50.9 [47.6, 54.2]
+    method                      zeros    accuracy [95 %]
+    teacher                       0 %  90.9 [88.8, 92.8]
+    magnitude                  90.0 %  84.3 [81.7, 86.6]
+    hard movement              90.0 %  50.9 [47.5, 54.3]
+    soft movement, 90 % asked  96.7 %  82.5 [79.8, 84.9]
 
 With six passes over 20,000 sentences, 3,168 updates, hard movement unlearns everything as soon as a fifth of the
 weights are pruned, and does not recover. The same happens in PyTorch with masks like those of the published code (on
 labels, 800 updates: the loss is that of guessing once a third is pruned). The published runs have 55,000 updates and
-more; for short ones magnitude is the method. `soft` has not been run to its end yet.
+more; for short ones magnitude or soft movement is the method. The steering of soft movement overshot: it was asked for
+90 % zeros and reached 96.7 %.
 """
 
 from dataclasses import replace

@@ -55,7 +55,7 @@ class Movement(Transform):
     """For soft: the final threshold on the sigmoid of a score."""
     penalty: float | None = None
     """For soft: the final weight of the mean sigmoid of the scores, which alone decides the sparsity. None: the weight
-    is steered so that `sparsity` is reached."""
+    is steered towards `sparsity`, which short runs may overshoot (configs/movement.py)."""
     freeze_embeddings: bool = True
     """Whether the embeddings stay as they are, as published."""
     every: int = 1
