@@ -67,7 +67,8 @@ class Student:
 
     def config(self, teacher: Any) -> Any:
         """The student's `BertConfig`, from the teacher's."""
-        from bertjax.model.config import PREFIXES, mobile_config
+        from bertjax.model.config import PREFIXES
+        from bertjax.model.presets import mobile_config
 
         sizes = ("num_hidden_layers", "intermediate_size", "hidden_size", "num_attention_heads")
         changes = {name: getattr(self, name) for name in sizes if getattr(self, name) is not None}

@@ -29,7 +29,7 @@ block for six layers is too small for this task, or 20,000 texts are too few to 
 """
 
 from bertjax.distill.terms import HiddenStates, SoftTargets
-from bertjax.model.config import Halting, Recurrence
+from bertjax.model.depth import Halting, Recurrence
 from bertjax.recipes.data import Data
 from bertjax.recipes.distill import Config
 from bertjax.recipes.optimiser import Optimiser

@@ -11,7 +11,7 @@ everything. The embeddings are BERT's, learned positions and a LayerNorm include
 
 import dataclasses
 
-from bertjax.model.config import universal_config
+from bertjax.model.presets import universal_config
 
 SIZES = {
     "hidden_size": 1024,

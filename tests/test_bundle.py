@@ -24,7 +24,7 @@ import bertjax
 from bertjax import predict
 from bertjax.bundle import architecture_for, stored_config
 from bertjax.machine import layout
-from bertjax.model.config import Halting, Recurrence
+from bertjax.model.depth import Halting, Recurrence
 from bertjax.params import flatten
 from bertjax.predict import forward
 from bertjax.storage import manifest

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bertjax.errors import UserError
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
+    from bertjax.measure.latency import Timing
     from bertjax.prune.costs import LatencyTable, Part
     from bertjax.text.examples import Examples
 
@@ -39,9 +40,7 @@ def measure_table(
     Raises:
       UserError: The model cannot be pruned, or has no layers to time.
     """
-    from bertjax.measure.latency import Candidate, measure_latency
     from bertjax.prune.costs import LatencyTable
-    from bertjax.report.build import one_process_only
 
     config = bundle.config
     if not config.depth_steps():
@@ -51,51 +50,45 @@ def measure_table(
         raise UserError(
             f"the model's largest layers have {heads} heads and {neurons} neurons, so one has nothing to time."
         )
-    counts: dict[Part, list[int]] = {"heads": grid(heads), "neurons": grid(neurons)}
-    variants = {"base": (0, 0)} | {f"{n} heads": (n, 0) for n in counts["heads"] if n}
-    variants |= {f"{n} neurons": (0, n) for n in counts["neurons"] if n}
-    with tempfile.TemporaryDirectory() as folder:
-        candidates = {}
-        for number, (name, shape) in enumerate(variants.items()):
-            place = Path(folder) / str(number)
-            write_variant(bundle, shape, runtime, place)
-            candidates[name] = Candidate(runtime, place)
-        timings = measure_latency(
-            candidates,
-            examples.texts,
-            examples.pairs,
-            max_length=max_length,
-            sample=sample,
-            repeats=repeats,
-            threads=threads,
-            isolated=not one_process_only(),
-            notify=notify,
-        )
-    times = {name: one.latency.batch_1.p50 for name, one in timings.items()}
-    base, depth = times["base"], len(config.depth_steps())
+    shapes = (
+        {"base": (0, 0)} | {f"{n} heads": (n, 0) for n in grid(heads)} | {f"{n} neurons": (0, n) for n in grid(neurons)}
+    )
+    variants = ((name, variant(bundle, shape)) for name, shape in shapes.items())
+    settings: dict[str, Any] = {"max_length": max_length, "threads": threads, "sample": sample, "repeats": repeats}
+    timings = time_models(variants, runtime, examples, **settings, notify=notify)
+    base = timings["base"].latency.batch_1.p50
 
-    def of(part: Part) -> tuple[tuple[int, float], ...]:
-        beyond = [(n, (times[f"{n} {part}"] - base) / depth) for n in counts[part] if n]
-        return ((0, 0.0), *rising(beyond))
+    def of(part: Part, counts: list[int]) -> tuple[tuple[int, float], ...]:
+        times = [(n, timings[f"{n} {part}"].latency.batch_1.p50) for n in counts]
+        return ((0, 0.0), *rising([(n, (time - base) / len(config.depth_steps())) for n, time in times]))
 
     about = timings["base"]
-    return LatencyTable(
-        base,
-        of("heads"),
-        of("neurons"),
-        config.hidden_size,
-        config.head_size,
-        runtime,
-        about.threads,
-        about.device,
-        f"{min(sample, len(examples.texts))} texts, at most {max_length} tokens, one at a time, {repeats} rounds",
-        dict(about.versions),
-    )
+    texts = f"{min(sample, len(examples.texts))} texts, at most {max_length} tokens, one at a time, {repeats} rounds"
+    sizes = config.hidden_size, config.head_size
+    machine = runtime, about.threads, about.device, texts, dict(about.versions)
+    return LatencyTable(base, of("heads", grid(heads)), of("neurons", grid(neurons)), *sizes, *machine)
+
+
+def time_models(
+    models: Iterable[tuple[str, Bundle]], runtime: str, examples: Examples, **settings: Any
+) -> dict[str, Timing]:
+    """The times of models by name, each written for the runtime and timed in a process of its own, all taking turns.
+    `settings` are those of `measure_latency`."""
+    from bertjax.measure.latency import Candidate, measure_latency
+    from bertjax.report.build import one_process_only
+
+    with tempfile.TemporaryDirectory() as folder:
+        candidates = {}
+        for number, (name, bundle) in enumerate(models):  # a generator, so that one model at a time is in memory
+            write_for(bundle, runtime, Path(folder) / str(number))
+            candidates[name] = Candidate(runtime, Path(folder) / str(number))
+        isolated = not one_process_only()
+        return measure_latency(candidates, examples.texts, examples.pairs, isolated=isolated, **settings)
 
 
 def grid(whole: int) -> list[int]:
-    """The counts to time, 0 included."""
-    return sorted({0, *(max(1, round(share * whole)) for share in SHARES)})
+    """The counts to time."""
+    return sorted({max(1, round(share * whole)) for share in SHARES})
 
 
 def rising(times: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -107,9 +100,9 @@ def rising(times: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return found
 
 
-def write_variant(bundle: Bundle, shape: tuple[int, int], runtime: str, place: Path) -> None:
-    """A model with this many heads and neurons in every layer, as a folder for the runtime. Its weights are random, on
-    which the time does not depend."""
+def variant(bundle: Bundle, shape: tuple[int, int]) -> Bundle:
+    """A model with this many heads and neurons in every layer. Its weights are random, on which the time does not
+    depend."""
     from bertjax.model import init_params
     from bertjax.prune.surgery import check_prunable
     from bertjax.share.tying import with_layers
@@ -118,7 +111,7 @@ def write_variant(bundle: Bundle, shape: tuple[int, int], runtime: str, place: P
     names = {"num_attention_heads": shape[0], "intermediate_size": shape[1]}
     steps = tuple(dataclasses.replace(step, **names) for step in bundle.config.depth_steps())
     config = with_layers(bundle.config, steps)
-    write_for(dataclasses.replace(bundle, config=config, params=init_params(config, 0)), runtime, place)
+    return dataclasses.replace(bundle, config=config, params=init_params(config, 0))
 
 
 def write_for(bundle: Bundle, runtime: str, place: Path) -> None:

@@ -116,20 +116,18 @@ def ship(source: Any, target: Any) -> None:
 
 def prune_model(config: Config, model: Bundle, task: Task, text: Text) -> Bundle:
     """The model without its least important layers, then heads, then neurons, then weights."""
-    from bertjax.jobs.speedup import fractions_for_speedup, remove_by_latency
+    from bertjax.jobs.speedup import remove_by_latency, remove_fraction
 
     reads_text, whole = config.scores_by.reads_text, model
     removes = config.layers or config.heads or config.neurons or config.speedup
     batches = scoring_batches(config, model, task, text) if reads_text and removes else []
     if config.layers or config.keep_layers:
         model = remove_layers(config, model, batches)
-    fractions: dict[Part, float] = {"heads": config.heads, "neurons": config.neurons}
     if config.speedup:
+        remove = remove_by_latency if config.scores_by.reads_latency else remove_fraction
         examples = text.reader.read(config.data.eval, task, "test", labelled=False)[1]  # timed as reports time them
-        if config.scores_by.reads_latency:
-            model = remove_by_latency(config, model, whole, examples, batches)
-        else:
-            fractions = fractions_for_speedup(config, model, whole, examples, batches)
+        model = remove(config, model, whole, examples, batches)
+    fractions: dict[Part, float] = {"heads": config.heads, "neurons": config.neurons}
     for part, fraction in fractions.items():
         if fraction:
             model = remove_parts(config, model, batches, part, fraction)

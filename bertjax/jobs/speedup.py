@@ -7,8 +7,6 @@ times no model. Without one, candidates are timed, and differences below the noi
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjax.errors import UserError
@@ -25,11 +23,9 @@ if TYPE_CHECKING:
 PRUNED: tuple[Any, ...] = ("heads", "neurons")
 
 
-def fractions_for_speedup(
-    config: Config, model: Bundle, whole: Bundle, examples: Examples, batches: Batches
-) -> dict[Part, float]:
-    """The smallest fraction of heads and neurons whose removal makes the model `config.speedup` times as fast as
-    `whole`, by the recipe's table or by measuring. The fraction and the measured speed-up are recorded."""
+def remove_fraction(config: Config, model: Bundle, whole: Bundle, examples: Examples, batches: Batches) -> Bundle:
+    """The model without the smallest fraction of heads and neurons whose removal makes it `config.speedup` times as
+    fast as `whole`, by the recipe's table or by measuring. The fraction and the measured speed-up are recorded."""
     from bertjax.engine.log import note
     from bertjax.engine.record import update_record
     from bertjax.prune.costs import model_cost
@@ -60,16 +56,16 @@ def fractions_for_speedup(
         return found
 
     fraction, speedup = search_speedup(reached, config.speedup)
-    record = {"asked": config.speedup, "reached": speedup}
+    smaller, record = without(fraction), {"asked": config.speedup, "reached": speedup}
     if table:
-        record |= {"predicted": speedup, "reached": measure_speedup(whole, without(fraction), examples, config)}
+        record |= {"predicted": speedup, "reached": measure_speedup(whole, smaller, examples, config)}
     update_record(as_path(config.out), removed=fraction, speedup=record)
     predicted = f", {speedup:.2f} predicted from the table" if table else ""
     note(
         f"{fraction:.0%} of heads and neurons are removed: {record['reached']:.2f} times as fast "
         f"({config.speedup:g} was asked{predicted})"
     )
-    return {part: min(fraction, limit) for part, limit in most.items()}
+    return smaller
 
 
 def remove_by_latency(config: Config, model: Bundle, whole: Bundle, examples: Examples, batches: Batches) -> Bundle:
@@ -116,20 +112,14 @@ def latency_table(config: Config, model: Bundle, examples: Examples) -> LatencyT
 def measure_speedup(whole: Bundle, smaller: Bundle, examples: Examples, config: Config) -> float:
     """How many times as fast the smaller model is as the whole one: the ratio of their median times at batch 1, each
     measured in a process of its own, in alternating repeats; in the runtime of the recipe's table, or in JAX."""
-    from bertjax.jobs.latency import write_for
-    from bertjax.measure.latency import Candidate, measure_latency
+    from bertjax.jobs.latency import time_models
     from bertjax.prune.costs import read_table
-    from bertjax.report.build import one_process_only
 
     table = read_table(config.table) if config.table else None
     runtime, threads = (table.runtime, table.threads) if table else ("jax", None)
+    models = iter([("whole", whole), ("smaller", smaller)])
     # More and shorter repeats than in a report, so that a short load on the machine disturbs fewer of them.
-    repeats: dict[str, Any] = {"sample": 64, "repeats": 7, "threads": threads, "isolated": not one_process_only()}
-    with tempfile.TemporaryDirectory() as folder:
-        candidates = {}
-        for name, bundle in (("whole", whole), ("smaller", smaller)):
-            write_for(bundle, runtime, Path(folder) / name)
-            candidates[name] = Candidate(runtime, Path(folder) / name)
-        length = config.data.max_length
-        timings = measure_latency(candidates, examples.texts, examples.pairs, max_length=length, **repeats)
+    timings = time_models(
+        models, runtime, examples, max_length=config.data.max_length, threads=threads, sample=64, repeats=7
+    )
     return timings["whole"].latency.batch_1.p50 / timings["smaller"].latency.batch_1.p50

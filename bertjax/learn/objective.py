@@ -132,20 +132,6 @@ def assemble(
         lambda key: step.still(Update(0, key), params, trees, {"transforms": state}), jax.random.key(0)
     )
 
-    def finish(params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
-        config, params = student.config, merge(params, frozen)
-        trees = {name: step.trees(name, extra, state) for name in parts}
-        while trees:
-            name = next(iter(trees))
-            own = trees.pop(name)
-            config, params = parts[name].finish(config, params, *own)
-            remove = parts[name].removal(config, params, *own)
-            if remove is not None:
-                kept = kept_rows_and_columns(partial(remove, config), params)
-                trees = {n: tuple(cut_like(params, kept, tree, n) for tree in both) for n, both in trees.items()}
-                config, params = remove(config, params)
-        return config, params
-
     return Learning(
         Objective(step.terms, step.advance, step.still, step.project),
         params,
@@ -156,8 +142,24 @@ def assemble(
         curriculum.phases if curriculum else None,
         tuple((rf"^extra/transforms/{n}/", t.learning_rate) for n, t in parts.items() if t.learning_rate and extra[n]),
         bool(still),
-        finish,
+        partial(finished, step, frozen),
     )
+
+
+def finished(step: Step, frozen: Tree, params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
+    """The model that ships, from the trained trees and the frozen parameters."""
+    config, params = step.student.config, merge(params, frozen)
+    trees = {name: step.trees(name, extra, state) for name in step.transforms}
+    while trees:
+        name = next(iter(trees))
+        part, own = step.transforms[name], trees.pop(name)
+        config, params = part.finish(config, params, *own)
+        remove = part.removal(config, params, *own)
+        if remove is not None:
+            kept = kept_rows_and_columns(partial(remove, config), params)
+            trees = {n: tuple(cut_like(params, kept, tree, n) for tree in both) for n, both in trees.items()}
+            config, params = remove(config, params)
+    return config, params
 
 
 def split_frozen(parts: Mapping[str, Transform], student: Bundle) -> tuple[Tree, Tree]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 Surgery = Callable[["BertConfig", Tree], tuple["BertConfig", Tree]]
+"""`(config, params) -> (config, params)`, with some rows and columns removed."""
 
 
 class Update(NamedTuple):

@@ -2,6 +2,7 @@
 
     config.py       the sizes and options of a model (no jax)
     depth.py        recurrence, halting and early exits, as data (no jax)
+    presets.py      published architectures as configs (no jax)
     products.py     every matrix product, embedding look-up and dropout, in one place
     attention.py    attention and its masks, plain and by fused kernels
     layers.py       one encoder layer
@@ -27,8 +28,9 @@ A module describes the computation; its parameters are a separate, plain nested 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bertjax.model.config import BertConfig, BottleneckConfig, LayerConfig, mobile_config, universal_config
+from bertjax.model.config import BertConfig, BottleneckConfig, LayerConfig
 from bertjax.model.depth import ExitRule, Exits, Halting, Recurrence
+from bertjax.model.presets import mobile_config, universal_config
 
 if TYPE_CHECKING:
     from bertjax.model.attention import key_mask

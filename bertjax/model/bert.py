@@ -108,7 +108,7 @@ class BertModel(nn.Module):
             )
         types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids)
         positions = jnp.arange(length)[None] if position_ids is None else jnp.asarray(position_ids)
-        return self.embeddings(ids, types, positions, *(() if columns is None else (columns,)))
+        return self.embeddings(ids, types, positions, columns)
 
     def layers(
         self,
@@ -197,8 +197,8 @@ class BertModel(nn.Module):
         zeros as queries, keys and values. `columns` are multipliers of the hidden columns: of the embedding output, of
         the update of every sublayer and of the pooled vector. Where one is 0, LayerNorms leave the column out, so the
         model computes what it does without that column (Xia et al. 2022, section 3.1; `bertjax.prune.keep_hidden`).
-        With `stop_early` a recurrence ends as soon as every position has halted and
-        returns only its last output; this has no gradient.
+        With `stop_early` a recurrence ends as soon as every position has halted and returns only its last output; this
+        has no gradient.
         """
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
         if segment_ids is not None and (reason := self.config.unpackable):

@@ -89,8 +89,7 @@ class Embeddings(nn.Module):
         if self.config.type_vocab_size:
             total = total + self.token_type(token_type_ids)
         maps = self.config.maps_embeddings and not self.maps_words
-        given = () if maps or columns is None else (columns,)
-        normed = self.layer_norm(total, *given).astype(self.config.dtype)
+        normed = self.layer_norm(total, None if maps else columns).astype(self.config.dtype)
         embedded = dropout(normed, self.config.hidden_dropout_prob, dropout_key(self))
         if maps:
             embedded = self.mapping(embedded, "embeddings/mapping")

@@ -136,10 +136,13 @@ class LayerNorm(nn.Module):
 
 class NoNorm(nn.Module):
     """A scale and an offset per column, LayerNorm without statistics (Sun et al. 2020, section 3.3). Computed in
-    float32, returned in the dtype of its input."""
+    float32, returned in the dtype of its input. Only a MobileBERT has it, which supports no `columns`."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    def __call__(
+        self, x: Float[Array, "*batch d"], columns: Float[Array, " d"] | None = None
+    ) -> Float[Array, "*batch d"]:
+        del columns
         scale = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],))
         bias = parameter(self, "bias", nn.initializers.zeros, (x.shape[-1],))
         return (x.astype(jnp.float32) * as_row(scale, x.ndim) + as_row(bias, x.ndim)).astype(x.dtype)
@@ -283,8 +286,8 @@ class Layer:
     step: int
     attention: SelfAttention
     ffn: FeedForward
-    attention_norm: Any  # a LayerNorm, of a group whose type allows NoNorm, too
-    ffn_norm: Any
+    attention_norm: LayerNorm | NoNorm
+    ffn_norm: LayerNorm | NoNorm
     split_cls_row: bool = False
     """Compute the [CLS] row separately, so that XLA can drop the other rows when only the classifier reads the output:
     a classifier's last layer then computes two products out of twelve. Observers of products need all rows in one call,

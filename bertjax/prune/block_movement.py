@@ -2,7 +2,7 @@
 and to whole heads or square blocks of the attention matrices.
 
 A neuron has one score for its column of the first feed-forward matrix and its row of the second. What ends up without
-weights is removed from the model (`remove_dead`), so zeros save time here: neurons and heads at once, blocks of
+weights is removed from the model (`removal`), so zeros save time here: neurons and heads at once, blocks of
 attention where all blocks of a head's values or outputs are 0. The blocks that are left inside of the others stay dense
 matrices; train on without the transform and they fill up again ("filled", section 4). The trade-off: a block is kept or
 lost as a whole, so the same number of zeros costs more accuracy than single weights do. Unlike a single weight, a

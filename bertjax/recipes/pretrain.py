@@ -58,7 +58,8 @@ class Shape:
 
     def config(self, vocab_size: int, architecture: str, **settings: Any) -> Any:
         """The `BertConfig`, for a vocabulary of this size."""
-        from bertjax.model.config import PREFIXES, BertConfig, mobile_config
+        from bertjax.model.config import PREFIXES, BertConfig
+        from bertjax.model.presets import mobile_config
 
         kind: Any = "mobilebert" if self.family == "ib-bert" else self.family
         settings = {

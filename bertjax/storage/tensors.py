@@ -56,9 +56,8 @@ def count_arrays(file: Path) -> int:
 
 def save_tensors(arrays: dict[str, np.ndarray], file: Path) -> None:
     """Writes a file. Errors of the disk are raised as `OSError`, not as `SafetensorError`."""
-    in_order = {
-        name: np.ascontiguousarray(array) for name, array in arrays.items()
-    }  # `save_file` writes memory as it is
+    # `save_file` writes the memory as it is, whatever the order of the axes in it.
+    in_order = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
         save_file(in_order, file, metadata={"format": "pt"})
     except SafetensorError as error:

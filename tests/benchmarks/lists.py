@@ -38,7 +38,8 @@ from typing import Any
 
 from bertjax.engine.command_line import run
 from bertjax.errors import UserError
-from bertjax.model.config import BertConfig, Halting, Recurrence
+from bertjax.model.config import BertConfig
+from bertjax.model.depth import Halting, Recurrence
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.training import Training
 from bertjax.storage.paths import as_path

@@ -10,7 +10,7 @@ import pytest
 
 import bertjax
 from bertjax.errors import UserError
-from bertjax.jobs.latency import grid, rising, write_variant
+from bertjax.jobs.latency import grid, rising, variant, write_for
 from bertjax.model.products import plain_product
 from bertjax.prune import CoFi, keep_heads
 from bertjax.prune.costs import Flops, LatencyTable, LayerSizes, Weights, model_cost, read_table, total_cost
@@ -101,8 +101,8 @@ def test_a_speed_up_out_of_reach_is_refused_at_once(tmp_path: Path):
 
 
 def test_the_grid_has_both_ends_and_noise_does_not_make_more_parts_cheaper():
-    assert grid(12) == [0, 1, 2, 3, 6, 9, 12]
-    assert grid(1) == [0, 1]
+    assert grid(12) == [1, 2, 3, 6, 9, 12]
+    assert grid(1) == [1]
     assert rising([(1, 0.5), (2, 0.4), (3, 0.9)]) == [(1, 0.5), (2, 0.5), (3, 0.9)]
 
 
@@ -112,7 +112,7 @@ def test_a_variant_is_the_model_with_that_many_parts(tmp_path: Path, runtime: An
     from bertjax.measure.onnx import open_session
 
     write_model(tmp_path / "model", architecture="BertForSequenceClassification")
-    write_variant(bertjax.load(tmp_path / "model"), (1, 0), runtime, tmp_path / "variant")
+    write_for(variant(bertjax.load(tmp_path / "model"), (1, 0)), runtime, tmp_path / "variant")
     if runtime == "onnx":
         assert open_session(tmp_path / "variant", 1) is not None
     else:

@@ -279,7 +279,8 @@ def test_both_models_are_timed_in_one_call_one_text_at_a_time(work: Path, monkey
     def clock(candidates: Any, words: Any, pairs: Any, **more: Any) -> Any:
         assert (words, pairs, more["max_length"], more["isolated"]) == (texts.texts, None, 16, True)
         assert more["repeats"] >= 3
-        alone = {name: Percentiles(ms[one.path.name], 0.0) for name, one in candidates.items() if one.runtime == "jax"}
+        assert all(bertjax.load(one.path).config == model.config for one in candidates.values())
+        alone = {name: Percentiles(ms[name], 0.0) for name, one in candidates.items() if one.runtime == "jax"}
         return {name: Timing("jax", "cpu", 1, {}, Latency(t, t), 0.0) for name, t in alone.items()}
 
     monkeypatch.setattr("bertjax.measure.latency.measure_latency", clock)
