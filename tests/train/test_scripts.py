@@ -215,7 +215,7 @@ def test_a_block_that_halts_by_itself_is_distilled_pays_for_its_steps_and_predic
 
 UNIVERSAL = """
 from bertjax.student import Student
-from bertjax.model.config import Halting, Recurrence
+from bertjax.model.depth import Halting, Recurrence
 from bertjax.recipes.distill import Config
 from bertjax.recipes.optimiser import Optimiser
 
