@@ -1,11 +1,12 @@
 """Executors for early exit: three ways to run a model, with the same logits and exits.
 
 `full` runs all examples through all layers and picks the exits afterwards. It is the reference and saves no time.
-`looped` is one program with a `lax.while_loop`: nothing is sent to the host between segments, but the loop runs until
-the last example has exited, so it is for single examples. `SegmentExecutor` runs a program per segment and reads which
-examples exited. The others, from several batches of one length, wait until they fill a batch again. After the last
-batch the waiting examples run too, in the smallest batch size that holds them. Programs are compiled for (segment's
-shape, batch size, length); after `warm_up` there are no new ones.
+`looped` is one program with a `lax.while_loop`, or with nested branches where tokens are dropped. Nothing is sent to
+the host between segments, but it runs until the last example has exited, so it is for single examples.
+`SegmentExecutor` runs a program per segment and reads which examples exited. The others, from several batches of one
+length, wait until they fill a batch again. After the last batch the waiting examples run too, in the smallest batch
+size that holds them. Programs are compiled for (segment's shape, batch size, length); after `warm_up` there are no new
+ones.
 
 Rows without a single real token are filler: they count as exited, at depth 0.
 """
@@ -97,8 +98,25 @@ def _looped(
         return number + 1, after.rows, record_exits(state, after, depths[number])
 
     initial = model.begin(params, ids, mask, types, memory), none_exited(mask, len(model.model.config.labels))
-    _, _, (_, logits, exit_depths) = jax.lax.while_loop(unfinished, run_segment, (jnp.asarray(0), *initial))
+    if model.model.config.retention:
+        _, logits, exit_depths = nested(model, own, *initial)
+    else:
+        _, _, (_, logits, exit_depths) = jax.lax.while_loop(unfinished, run_segment, (jnp.asarray(0), *initial))
     return logits, exit_depths
+
+
+def nested(model: SegmentedModel, own: tuple[Tree, ...], rows: Carry, state: Any, number: int = 0) -> Any:
+    """The record after the segments from `number` on, each inside a branch that is not entered once all have exited.
+    For a model that drops tokens: the arrays of a loop cannot become smaller."""
+    if number == len(model.segments):
+        return state
+
+    def run_segment() -> Any:
+        after = model.segments[number](own[number], number, rows)
+        recorded = record_exits(state, after, jnp.asarray(model.depths[number]))
+        return nested(model, own, after.rows, recorded, number + 1)
+
+    return jax.lax.cond(jnp.all(state[0]), lambda: state, run_segment)
 
 
 @Forward
@@ -107,8 +125,10 @@ def _begin(model: SegmentedModel, params: Tree, ids: Array, mask: Array, types: 
 
 
 @Forward
-def _advance(model: Segment, params: Tree, mask: Array, number: Array, hidden: Any, memory: Any) -> SegmentOutput:
-    return model(params, number, Carry(mask, hidden, memory))
+def _advance(
+    model: Segment, params: Tree, mask: Array, number: Array, hidden: Any, memory: Any, places: Any
+) -> SegmentOutput:
+    return model(params, number, Carry(mask, hidden, memory, places))
 
 
 @jax.jit
@@ -205,7 +225,7 @@ class SegmentExecutor:
         self, number: int, rows: Carry, indices: Int[np.ndarray, "n"], queues: Sequence[Queue], outputs: ExitOutput
     ) -> None:
         """Runs one segment for one batch: records the exits, and queues the other examples for the next segment."""
-        after = self.segments[number](rows.mask, self.numbers[number], rows.hidden, rows.memory)
+        after = self.segments[number](rows.mask, self.numbers[number], rows.hidden, rows.memory, rows.places)
         exits = np.asarray(after.exits)[: len(indices)]
         if exits.any():
             outputs.logits[indices[exits]] = np.asarray(after.logits)[: len(indices)][exits]
@@ -224,11 +244,11 @@ class SegmentExecutor:
                 row, first = np.ones((size, length), np.int32), np.array([True, False])
                 rows = self.begin(row, row, row * 0, self.segmented.start(size))
                 for segment, number in zip(self.segments, self.numbers, strict=True):
-                    segment(rows.mask, number, rows.hidden, rows.memory)
-                queue = Queue(self.sizes[-1])
-                queue.join(rows, first, np.arange(1))
-                queue.join(rows, first, np.arange(1))
-                queue.take(1, size)
+                    rows = segment(rows.mask, number, rows.hidden, rows.memory, rows.places).rows
+                    queue = Queue(self.sizes[-1])
+                    queue.join(rows, first, np.arange(1))
+                    queue.join(rows, first, np.arange(1))
+                    queue.take(1, size)
 
 
 class EarlyExitExecutor:

@@ -19,6 +19,7 @@ from bertjax.adaptive.policies import Policy, policy_of
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, BertModel, LayerConfig, build, key_mask
 from bertjax.model.recurrence import RecurrentCarry, initial_halting
+from bertjax.model.tokens import Tokens, all_tokens
 from bertjax.params import Tree, put_step, step_params
 from bertjax.quantized.formats import Quantization
 
@@ -30,6 +31,8 @@ class Carry(NamedTuple):
     hidden: Float[Array, "b l d"] | RecurrentCarry
     memory: Any
     """What the policy remembers of each example."""
+    places: Int[Array, "b s"] | tuple[()] = ()
+    """Where in the text the token of each row stands; empty for a model that drops no tokens."""
 
 
 class SegmentOutput(NamedTuple):
@@ -57,22 +60,29 @@ class LayerSegment:
     def __call__(self, params: Tree, number: Int[Array, ""] | int, rows: Carry) -> SegmentOutput:
         del number
         variables: Any = {"params": params}
-        hidden, memory, logits = self.model.apply(variables, rows, self.policy is None, method=layers_and_head)  # type: ignore[misc]
-        logits = logits.astype(jnp.float32)
+        output: Any = self.model.apply(variables, rows, self.policy is None, method=layers_and_head)
+        rows, logits = output[0], output[1].astype(jnp.float32)
         if self.policy is None:
             return SegmentOutput(rows, jnp.ones(len(logits), bool), logits)
         memory, exits = self.policy.decide(rows.memory, logits)
-        return SegmentOutput(Carry(rows.mask, hidden, memory), exits, logits)
+        return SegmentOutput(rows._replace(memory=memory), exits, logits)
 
 
-def layers_and_head(module: BertModel, rows: Carry, last: bool) -> tuple[Any, Any, Array | None]:
+def layers_and_head(module: BertModel, rows: Carry, last: bool) -> tuple[Carry, Array | None]:
     hidden: Any = rows.hidden
-    outputs, first = module.layers(hidden, key_mask(rows.mask, kernel=module.config.attention)), None
+    real, first, tokens = rows.mask, None, None
+    if module.config.retention:
+        tokens = Tokens(rows.mask > 0, jnp.asarray(rows.places))
+        real = tokens.real
+    outputs = module.layers(hidden, key_mask(real, kernel=module.config.attention), tokens=tokens)
     if outputs:  # a segment whose exit is on the embeddings has no layers
         hidden, first = outputs[-1].hidden, outputs[-1].first
+    if outputs and (tokens := outputs[-1].tokens) is not None:
+        real, rows = tokens.real, rows._replace(places=tokens.places)
+    rows = rows._replace(hidden=hidden)
     if last:
-        return hidden, rows.memory, module.finish(hidden, first=first)[0]
-    return hidden, rows.memory, module.exit(module.config.depth - 1, hidden, rows.mask)
+        return rows, module.finish(hidden, first=first)[0]
+    return rows, module.exit(module.config.depth - 1, hidden, real)
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,8 @@ class SegmentedModel:
         variables: Any = {"params": params}
         hidden: Any = self.model.apply(variables, ids, types, method="embed")
         if self.policy is not None:
-            return Carry(mask, hidden, memory)
+            places = all_tokens(mask > 0).places if self.model.config.retention else ()
+            return Carry(mask, hidden, memory, places)
         return Carry(
             mask, RecurrentCarry(hidden, jnp.zeros(hidden.shape, jnp.float32), initial_halting(mask > 0)), memory
         )
@@ -187,7 +198,11 @@ def sub_model(config: BertConfig, params: Tree | None, start: int, stop: int) ->
         for step in steps
     )
     assert config.exits is not None
-    last = stop == config.depth
+    last, retention = stop == config.depth, config.retention
+    if retention is not None:
+        # Without layers, as before an exit on the embeddings, nothing is dropped.
+        shares = retention.shares[start:stop]
+        retention = dataclasses.replace(retention, shares=shares) if shares else None
     exits = None if last else dataclasses.replace(config.exits, after=(len(steps) - 1,), exit_rule=None)
     small = config.replace(
         num_hidden_layers=len(steps),
@@ -196,6 +211,7 @@ def sub_model(config: BertConfig, params: Tree | None, start: int, stop: int) ->
         layers=layers,
         exits=exits,
         quantization=rounding_of(config.quantization, start, stop),
+        retention=retention,
     )
     if params is None:
         return small, {}

@@ -51,6 +51,7 @@ def require_stock(config: BertConfig, params: Tree, dequantise: bool) -> None:
     reasons = {
         "it is quantised; add --dequantise to store it in floating point": integers and not dequantise,
         "it has exits; export the model without them": config.exits is not None,
+        "it drops tokens; export the model without its retention": config.retention is not None,
         "it applies a layer recurrently": config.recurrence is not None,
         "its LayerNorm comes before attention and FFN (norm='pre')": config.norm == "pre",
         "its classifier has an additional activation (classifier_activation)": config.classifier_activation is not None,

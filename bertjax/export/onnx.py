@@ -38,6 +38,7 @@ def require_exportable(config: BertConfig) -> None:
         "its number of recurrence steps depends on the input, and ONNX loops are not supported here": config.recurrence
         is not None,
         "it has exits; export the model without them": config.exits is not None,
+        "it drops tokens; export the model without its retention": config.retention is not None,
         "MobileBERT's bottlenecks are not supported here": config.model_type == "mobilebert",
         "its LayerNorm comes before attention and FFN (norm='pre')": config.norm == "pre",
         f"{config.architecture} has a pre-training head": not config.architecture.endswith(HEADS),

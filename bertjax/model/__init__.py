@@ -2,9 +2,11 @@
 
     config.py       the sizes and options of a model (no jax)
     depth.py        recurrence, halting and early exits, as data (no jax)
+    retention.py    how many tokens go on after each layer, as data (no jax)
     presets.py      published architectures as configs (no jax)
     products.py     every matrix product, embedding look-up and dropout, in one place
     attention.py    attention and its masks, plain and by fused kernels
+    tokens.py       which tokens go on after a layer
     layers.py       one encoder layer
     embeddings.py   from token ids to the encoder's input
     encoder.py      the stack of depth steps, with shared or separate parameters
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from bertjax.model.config import BertConfig, BottleneckConfig, LayerConfig
 from bertjax.model.depth import ExitRule, Exits, Halting, Recurrence
 from bertjax.model.presets import mobile_config, universal_config
+from bertjax.model.retention import Retention
 
 if TYPE_CHECKING:
     from bertjax.model.attention import key_mask
@@ -106,6 +109,7 @@ __all__ = [
     "MobileBertModel",
     "ModelOutput",
     "Recurrence",
+    "Retention",
     "UniversalTransformer",
     "abstract_params",
     "build",

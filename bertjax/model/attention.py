@@ -72,23 +72,30 @@ def attention(
     product: Product,
     rate: float,
     key: Callable[[], Array | None],
-) -> Float[Array, "b r h k"]:
-    """softmax(q k / sqrt(k)) v over the visible keys, by the kernel of that name.
+    rank: Callable[[Array], Array] | None = None,
+) -> tuple[Float[Array, "b r h k"], Float[Array, "b l"] | None]:
+    """softmax(q k / sqrt(k)) v over the visible keys, by the kernel of that name, and the significance of each key.
 
     `rate` is that of dropout of the attention probabilities, and `key()` draws its key, or gives None if dropout is
-    off.
+    off. `rank` computes significances from the probabilities [b, h, r, l] before dropout; without it they are None.
 
     Raises:
-      UserError: The kernel is a fused one, and attention probabilities are to be dropped.
+      UserError: The kernel is a fused one, and attention probabilities are to be dropped, or ranked.
     """
     if kernel == "xla":
-        return plain_attention(queries, keys, values, mask, site, product, lambda x: dropout(x, rate, key()))
+        drop = lambda x: dropout(x, rate, key())  # noqa: E731
+        return plain_attention(queries, keys, values, mask, site, product, drop, rank)
+    if rank is not None:
+        raise UserError(
+            f"attention={kernel!r} never holds the attention probabilities, by which tokens are dropped: use "
+            "attention='xla'."
+        )
     if rate and key() is not None:
         raise UserError(
             f"attention={kernel!r} cannot drop attention probabilities, which it never holds, and "
             f"attention_probs_dropout_prob is {rate}: train with 0, or with attention='xla'."
         )
-    return fused_attention(kernel, queries, keys, values, mask)
+    return fused_attention(kernel, queries, keys, values, mask), None
 
 
 def plain_attention(
@@ -99,15 +106,18 @@ def plain_attention(
     site: str,
     product: Product,
     drop: Callable[[Array], Array],
-) -> Float[Array, "b r h k"]:
+    rank: Callable[[Array], Array] | None = None,
+) -> tuple[Float[Array, "b r h k"], Float[Array, "b l"] | None]:
     """Attention as two products around a softmax; `drop` is dropout, applied to the probabilities."""
     axis, scaled = softmax_axis(), queries * queries.shape[-1] ** -0.5
     order, visible = ("bhqm", mask) if axis == -1 else ("bhmq", mask.swapaxes(2, 3))
     scores = product(f"{site}/scores", f"bqhk,bmhk->{order}", scaled, keys).astype(jnp.float32)
     # The lowest finite number, not -inf: a row without any visible key (batch padding) would become NaN.
     masked = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
-    probabilities = drop(jax.nn.softmax(masked, axis=axis))
-    return product(f"{site}/context", f"{order},bmhk->bqhk", probabilities.astype(values.dtype), values)
+    probabilities = jax.nn.softmax(masked, axis=axis)
+    ranked = None if rank is None else rank(probabilities if axis == -1 else probabilities.swapaxes(2, 3))
+    probabilities = drop(probabilities).astype(values.dtype)
+    return product(f"{site}/context", f"{order},bmhk->bqhk", probabilities, values), ranked
 
 
 def fused_attention(

@@ -24,6 +24,7 @@ from bertjax.model.exits import ExitHeads
 from bertjax.model.layers import Dense, LayerGates, LayerOutput, gated_columns, rows_at
 from bertjax.model.products import Product, by_rows, plain_product
 from bertjax.model.recurrence import RecurrentEncoder, Trace
+from bertjax.model.tokens import TokenRule, Tokens, all_tokens, restored, rule_of
 
 
 class ModelOutput(NamedTuple):
@@ -42,6 +43,8 @@ class ModelOutput(NamedTuple):
     """Halting statistics of a recurrence."""
     exit_logits: tuple[Float[Array, "..."], ...] = ()
     """The logits of the exits after inner layers, in order; those after the last layer are `logits`."""
+    tokens: tuple[Tokens, ...] = ()
+    """The tokens of the rows of each hidden state, in a model that drops some."""
 
     @property
     def attention_scores(self) -> tuple[Float[Array, "b h l l"], ...]:
@@ -119,14 +122,23 @@ class BertModel(nn.Module):
         stop: int | None = None,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
         switches: Bool[Array, " depth"] | None = None,
+        tokens: Tokens | None = None,
+        token_rule: TokenRule | None = None,
     ) -> list[LayerOutput]:
-        """Outputs of depth steps `start` to `stop` (exclusive), each with its queries, keys and values."""
+        """Outputs of depth steps `start` to `stop` (exclusive), each with its queries, keys and values. `tokens` are
+        those of the rows of `hidden`; they are needed where a model that drops some does not begin at its first
+        step."""
         # Observers of products need all rows in one call, and a fused kernel is inefficient for one query.
         split_cls_row = self.reads_first and by_rows(self.product) and self.config.attention == "xla"
         # An exit after the last layer means a segment of a larger model: later segments need every row.
         is_segment = self.config.exits is not None and self.config.exits.after[-1] == self.config.depth - 1
         split_cls_row = split_cls_row and not is_segment
-        return self.encoder(hidden, mask, gates, start, stop, split_cls_row, cls_positions, switches)
+        if token_rule is None and self.config.retention:
+            token_rule = rule_of(self.config.retention)
+        if token_rule is not None and tokens is None:
+            tokens = all_tokens(mask[:, 0, 0, :])
+        rows = split_cls_row, cls_positions, switches, tokens, token_rule
+        return self.encoder(hidden, mask, gates, start, stop, *rows)
 
     def finish(
         self,
@@ -186,6 +198,7 @@ class BertModel(nn.Module):
         gates: Sequence[LayerGates] | None = None,
         switches: Bool[Array, " depth"] | None = None,
         columns: Float[Array, " d"] | None = None,
+        token_rule: TokenRule | None = None,
         stop_early: bool = False,
     ) -> ModelOutput:
         """The outputs of the whole model.
@@ -197,6 +210,8 @@ class BertModel(nn.Module):
         zeros as queries, keys and values. `columns` are multipliers of the hidden columns: of the embedding output, of
         the update of every sublayer and of the pooled vector. Where one is 0, LayerNorms leave the column out, so the
         model computes what it does without that column (Xia et al. 2022, section 3.1; `bertjax.prune.keep_hidden`).
+        `token_rule` says which tokens go on after each layer; None: what the config's `retention` says, if it has one.
+        A head that answers every token reads for a dropped one the state of the last layer that it took part in.
         With `stop_early` a recurrence ends as soon as every position has halted and returns only its last output; this
         has no gradient.
         """
@@ -205,6 +220,7 @@ class BertModel(nn.Module):
             raise UserError(f"{reason}: do not pack for this model.")
         if columns is not None and (self.config.exits or self.config.model_type == "mobilebert"):
             raise UserError("a model with exits, or a MobileBERT, does not support gates on hidden columns.")
+        self.check_token_rule(token_rule, segment_ids, switches)
         hidden = self.embed(input_ids, token_type_ids, position_ids, columns)
         mask, trace = key_mask(real, segment_ids, self.config.attention), None
         if isinstance(self.encoder, RecurrentEncoder):
@@ -218,16 +234,34 @@ class BertModel(nn.Module):
         else:
             if columns is not None:
                 gates = [one._replace(columns=columns) for one in gates or [LayerGates()] * self.config.depth]
-            outputs = self.layers(hidden, mask, gates, cls_positions=cls_positions, switches=switches)
+            switched = {"cls_positions": cls_positions, "switches": switches, "token_rule": token_rule}
+            outputs = self.layers(hidden, mask, gates, **switched)
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
+        tokens: tuple[Any, ...] = ()
+        if token_rule is not None or self.config.retention:
+            tokens = (all_tokens(jnp.asarray(real) > 0), *(o.tokens for o in outputs))
+            last = last if self.reads_first else restored((hidden, *(o.hidden for o in outputs)), tokens)
         logits, pooled = self.finish(last, cls_positions, first, masked_positions, columns)
         after = self.config.exits.after if self.config.exits else ()
         states = (hidden, *(o.hidden for o in outputs))
         firsts = (None, *(o.first for o in outputs))
-        exit_logits = tuple(self.exit(i, states[i + 1], real, cls_positions, firsts[i + 1]) for i in after)
+        takes_part = [known.real for known in tokens] or [real] * len(states)
+        exit_logits = tuple(self.exit(i, states[i + 1], takes_part[i + 1], cls_positions, firsts[i + 1]) for i in after)
         queries, keys, values = (tuple(getattr(o, n) for o in outputs) for n in ("queries", "keys", "values"))
         heads = logits, self.sentence_head(pooled), pooled
-        return ModelOutput(*heads, states, queries, keys, values, trace, exit_logits)
+        return ModelOutput(*heads, states, queries, keys, values, trace, exit_logits, tokens)
+
+    def check_token_rule(self, rule: TokenRule | None, segment_ids: Any, switches: Any) -> None:
+        """Raises `UserError` where tokens cannot be dropped."""
+        if rule is not None and (reason := self.config.keeps_tokens):
+            raise UserError(f"{reason}: leave token dropping out.")
+        if rule is not None and segment_ids is not None:
+            raise UserError("token dropping ranks the tokens of one text: do not pack for it.")
+        if self.config.retention and rule is None and switches is not None:
+            raise UserError(
+                "a model whose retention drops tokens cannot drop whole layers, because each layer has a number of "
+                "tokens of its own: leave one of the two out."
+            )
 
 
 def first_rows(

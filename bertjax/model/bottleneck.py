@@ -9,6 +9,8 @@ The trade-off: narrow matrices use a large device poorly, and the projections ar
 layer also has too little feed-forward capacity relative to its attention, so several feed-forward layers follow it.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -69,7 +71,7 @@ class BottleneckGroup(Group):
         queries = attention.queries(query_input, name)
         keys = attention.heads_of(attention.key(query_input, f"{name}/key"))
         values = attention.heads_of(attention.value(value_input, f"{name}/value"))
-        after = attention.layer_norm(residual + attention(queries, keys, values, mask, LayerGates(), name))
+        after = attention.layer_norm(residual + attention(queries, keys, values, mask, LayerGates(), name)[0])
         for number, ffn in enumerate(self.earlier):
             after = ffn.layer_norm(after + ffn(after, LayerGates(), f"{site}/ffn_{number}"))
         after = self.ffn.layer_norm(after + self.ffn(after, LayerGates(), f"{site}/ffn"))
@@ -106,9 +108,12 @@ class BottleneckEncoder(Encoder):
         gates: LayerGates,
         split_cls_row: bool = False,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
+        dropping: Any = None,
     ) -> LayerOutput:
         """The output of one depth step; always computes every row."""
         del split_cls_row, cls_positions
+        if dropping is not None:
+            raise UserError("a MobileBERT does not support token dropping; leave it out.")
         if any(gate is not None for gate in gates):
             raise UserError("a MobileBERT does not support gates on heads, neurons or layers; leave gates out.")
         group = self.config.depth_steps()[number].attention

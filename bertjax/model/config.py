@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from bertjax.errors import UserError
 from bertjax.model.depth import DEEPEST, Exits, Recurrence
+from bertjax.model.retention import Retention
 from bertjax.quantized.formats import Quantization
 from bertjax.storage.typed_json import Count, Rate, Size, Within, check, shown, value
 
@@ -144,6 +145,8 @@ class BertConfig:
     """Applies all layers several times: a Universal Transformer."""
     exits: Exits | None = None
     """Heads after some depth steps, at which an example may exit early."""
+    retention: Retention | None = None
+    """How many tokens of a text go on after each depth step; None: all."""
     norm: Literal["post", "pre"] = "post"
     """post: LayerNorm after each residual sum. pre: before attention and feed-forward layer, with one more at the
     end."""
@@ -195,6 +198,7 @@ class BertConfig:
         self._require("num_hidden_layers", len(self.layers) in (0, depth), advice)
         self._check_groups()
         self._check_exits()
+        self._check_retention()
         self._check_bottlenecks()
         quantised = self.quantization is not None and self.quantization.activations
         advice = "a fused attention kernel does not support quantised activations: use 'xla'"
@@ -241,6 +245,22 @@ class BertConfig:
         advice = f"exits need a model for sequence classification, and this one is a {self.architecture}"
         self._require("exits", classifies, advice)
 
+    def _check_retention(self) -> None:
+        """Checks that tokens can be ranked wherever some are dropped."""
+        if self.retention is None:
+            return
+        if reason := self.keeps_tokens:
+            raise UserError(f"retention: {reason}; leave it out.")
+        shares = self.retention.shares
+        advice = f"expected one share for each of {self.depth} depth steps, and there are {len(shares)}"
+        self._require("retention", len(shares) == self.depth, advice)
+        for number, (before, share) in enumerate(zip((1.0, *shares), shares, strict=False)):
+            if share < before and not self.depth_steps()[number].num_attention_heads:
+                raise UserError(
+                    f"retention: step {number} drops tokens and has no attention heads, which rank them; keep the "
+                    "share of the step before it there."
+                )
+
     def _check_bottlenecks(self) -> None:
         """Checks the fields that only a MobileBERT has, and those that it cannot have."""
         if self.model_type != "mobilebert":
@@ -286,6 +306,17 @@ class BertConfig:
             "trigram embeddings would mix neighbouring texts of a row": self.trigram_input,
             "exits with reads='mean' average over the whole row": self.exits and self.exits.reads == "mean",
             "halting with scope='example' averages over the whole row": halting and halting.scope == "example",
+            "token dropping ranks the tokens of one text": self.retention,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    @property
+    def keeps_tokens(self) -> str | None:
+        """Why this model cannot drop tokens; None if it can."""
+        reasons = {
+            "a recurrent model repeats one block at one length": self.recurrence,
+            "a MobileBERT does not support token dropping": self.model_type == "mobilebert",
+            f"attention={self.attention!r} never holds the probabilities that rank tokens": self.attention != "xla",
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from bertjax.model.attention import Mask
+from bertjax.model.attention import Mask, key_mask
 from bertjax.model.config import BertConfig
-from bertjax.model.layers import Group, Layer, LayerGates, LayerNorm, LayerOutput, rows_at
+from bertjax.model.layers import Drop, Group, Layer, LayerGates, LayerNorm, LayerOutput, rows_at
 from bertjax.model.products import Product, plain_product
+from bertjax.model.tokens import TokenRule, Tokens
 
 
 class Encoder(nn.Module):
@@ -45,29 +46,41 @@ class Encoder(nn.Module):
         split_cls_row: bool = False,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
         switches: Bool[Array, " depth"] | None = None,
+        tokens: Tokens | None = None,
+        rule: TokenRule | None = None,
     ) -> list[LayerOutput]:
         """The outputs of depth steps `start` to `stop` (exclusive). `split_cls_row` and `cls_positions` affect the
         model's last step, see `Layer.split_cls_row`. A step whose switch is off is not computed: it returns its input,
-        and zeros as queries, keys and values."""
+        and zeros as queries, keys and values. `rule` says which of the `tokens` go on after each step."""
         outputs, steps = [], range(self.config.depth)[start:stop]
         step = type(self).step
         run = nn.remat(step, static_argnums=(1, 5)) if self.config.remat else step
         for number in steps:
             split = split_cls_row and number == self.config.depth - 1
             step_gates = gates[number] if gates else LayerGates()
+            # Of a split step only [CLS] is read, which always goes on.
+            drops = rule is not None and not split and (rule.steps is None or number in rule.steps)
+            dropping = (rule, tokens) if drops else None
 
-            def computed(encoder: Any, hidden: Array, args: Any = (number, step_gates, split)) -> LayerOutput:
-                number, step_gates, split = args
-                return run(encoder, number, hidden, mask, step_gates, split, cls_positions)
+            def computed(encoder: Any, hidden: Array, args: Any = (number, mask, step_gates, split, dropping)) -> Any:
+                number, mask, step_gates, split, dropping = args
+                return run(encoder, number, hidden, mask, step_gates, split, cls_positions, dropping)
 
-            def skipped(encoder: Any, hidden: Array, number: int = number, split: bool = split) -> LayerOutput:
-                return encoder.skip(number, hidden, cls_positions if split else None)
+            def skipped(encoder: Any, hidden: Array, args: Any = (number, split, dropping)) -> LayerOutput:
+                number, split, dropping = args
+                output = encoder.skip(number, hidden, cls_positions if split else None)
+                return output._replace(tokens=dropping[1]) if dropping else output
 
             if switches is None or self.is_initializing():
                 outputs.append(computed(self, hidden))
             else:
                 outputs.append(nn.cond(switches[number], computed, skipped, self, hidden))
             hidden = outputs[-1].hidden
+            if drops:
+                tokens = outputs[-1].tokens
+                assert tokens is not None
+                mask = key_mask(tokens.real)
+            outputs[-1] = outputs[-1]._replace(tokens=tokens)
         if self.config.norm == "pre" and steps and steps[-1] == self.config.depth - 1:
             last = outputs[-1]
             columns = gates[-1].columns if gates else None
@@ -92,10 +105,11 @@ class Encoder(nn.Module):
         gates: LayerGates,
         split_cls_row: bool = False,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
+        dropping: tuple[TokenRule, Tokens] | None = None,
     ) -> LayerOutput:
         """The output of one depth step, with the groups that the config names for it."""
         step, groups = self.config.depth_steps()[number], self.groups
         attention, ffn = groups[step.attention].attention, groups[step.ffn].ffn
         norms = groups[step.attention_norm].attention.layer_norm, groups[step.ffn_norm].ffn.layer_norm
         layer = Layer(number, attention, ffn, norms[0], norms[1], split_cls_row, self.config.norm == "pre")
-        return layer(hidden, mask, gates, cls_positions)
+        return layer(hidden, mask, gates, cls_positions, dropping and Drop(dropping[0], number, dropping[1]))

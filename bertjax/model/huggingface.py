@@ -380,7 +380,7 @@ def is_stock(config: BertConfig) -> bool:
     factorised embeddings only in ALBERT and as ALBERT has them, and for DistilBERT and MobileBERT the epsilon of their
     code."""
     extended = config.recurrence or config.exits or config.quantization or config.classifier_activation
-    if extended or config.norm == "pre":
+    if extended or config.retention or config.norm == "pre":
         return False
     uniform = config.replace(layers=()).depth_steps() == config.depth_steps()
     filled = config.head_size * config.num_attention_heads == config.inner_size

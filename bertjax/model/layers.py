@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from bertjax.model.attention import Mask, attention
 from bertjax.model.config import BertConfig
 from bertjax.model.products import Product, as_row, dense, dropout, plain_product
+from bertjax.model.tokens import TokenRule, Tokens, significance
 from bertjax.quantized.tensor import Quantized
 
 
@@ -69,6 +70,28 @@ class LayerOutput(NamedTuple):
     queries: Float[Array, "b l h k"]
     keys: Float[Array, "b l h k"]
     values: Float[Array, "b l h k"]
+    tokens: Tokens | None = None
+    """The tokens of the rows of `hidden`; None in a model that drops none."""
+
+
+class Drop(NamedTuple):
+    """How one depth step drops tokens."""
+
+    rule: TokenRule
+    step: int
+    tokens: Tokens
+    """The tokens before the step."""
+
+    def significance(self, probabilities: Float[Array, "b h r l"]) -> Float[Array, "b l"]:
+        return significance(probabilities, self.tokens.real, self.rule.ranked_by)
+
+    def __call__(self, ranked: Float[Array, "b s"], *rows: Float[Array, "b s d"]) -> tuple[Tokens, list[Array]]:
+        """The tokens that go on, and their rows in each of these arrays; the last one is scaled."""
+        tokens, chosen, factors = self.rule.select(self.step, ranked, self.tokens, self.rule.arrays)
+        kept = [one if chosen is None else rows_at(one, chosen) for one in rows]
+        if factors is not None:
+            kept[-1] = kept[-1] * factors[..., None].astype(kept[-1].dtype)
+        return tokens, kept
 
 
 def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...]) -> Any:
@@ -196,11 +219,13 @@ class SelfAttention(nn.Module):
         mask: Mask,
         gates: LayerGates,
         site: str,
-    ) -> Float[Array, "b r d"]:
-        """Attention output of the queries' rows, after the output projection and dropout."""
+        rank: Callable[[Array], Array] | None = None,
+    ) -> tuple[Float[Array, "b r d"], Float[Array, "b l"] | None]:
+        """Attention output of the queries' rows, after the output projection and dropout; with `rank`, also the
+        significance of every key."""
         if not self.heads:
-            return self.gated(self.output(queries.shape[:2], queries.dtype), gates)
-        context = attention(
+            return self.gated(self.output(queries.shape[:2], queries.dtype), gates), None
+        context, ranked = attention(
             self.config.attention,
             queries,
             keys,
@@ -210,12 +235,13 @@ class SelfAttention(nn.Module):
             product=self.product,
             rate=self.config.attention_probs_dropout_prob,
             key=partial(dropout_key, self),
+            rank=rank,
         )
         if gates.heads is not None:
             rows = gates.heads.shape[1] if gates.heads.ndim == 3 else 1
             context = context * jnp.reshape(gates.heads, (-1, rows, self.heads, 1)).astype(context.dtype)
         width = self.heads * self.config.head_size
-        return self.gated(self.output(context.reshape(*queries.shape[:2], width), f"{site}/output"), gates)
+        return self.gated(self.output(context.reshape(*queries.shape[:2], width), f"{site}/output"), gates), ranked
 
     def gated(self, update: Float[Array, "b r d"], gates: LayerGates) -> Float[Array, "b r d"]:
         update = gated_update(update, gates.attention, gates.columns)
@@ -301,6 +327,7 @@ class Layer:
         mask: Mask,
         gates: LayerGates,
         cls_positions: Int[ArrayLike, "b s"] | None = None,
+        drop: Drop | None = None,
     ) -> LayerOutput:
         site, parts = f"step_{self.step}/attention", [(hidden, mask)]
         if self.split_cls_row and cls_positions is not None:
@@ -311,7 +338,12 @@ class Layer:
             parts = [(rows, mask) for rows in jnp.split(hidden, [1], axis=1)]
         queries = [self.attention.queries(self.attention_input(rows, gates), site) for rows, _ in parts]
         keys, values = self.attention.keys_and_values(self.attention_input(hidden, gates), site)
-        after = [self.after(rows, q, keys, values, seen, gates) for (rows, seen), q in zip(parts, queries, strict=True)]
+        if drop is not None:
+            after, tokens = self.after(hidden, queries[0], keys, values, mask, gates, drop)
+            return LayerOutput(after, after[:, 0], queries[0], keys, values, tokens)
+        after = [
+            self.after(rows, q, keys, values, seen, gates)[0] for (rows, seen), q in zip(parts, queries, strict=True)
+        ]
         if self.split_cls_row and cls_positions is not None:
             return LayerOutput(after[0], after[1], queries[0], keys, values)
         return LayerOutput(concat_rows(after), after[0][:, 0], concat_rows(queries), keys, values)
@@ -327,18 +359,27 @@ class Layer:
         values: Float[Array, "b l h k"],
         mask: Mask,
         gates: LayerGates,
-    ) -> Float[Array, "b r d"]:
-        """The outputs of this layer for some rows."""
-        site = f"step_{self.step}"
-        attended = rows + self.attention(queries, keys, values, mask, gates, f"{site}/attention")
+        drop: Drop | None = None,
+    ) -> tuple[Float[Array, "b s d"], Tokens | None]:
+        """The outputs of this layer for some rows; with `drop`, for the tokens that go on."""
+        site, tokens, rank = f"step_{self.step}", None, drop and drop.significance
+        update, ranked = self.attention(queries, keys, values, mask, gates, f"{site}/attention", rank)
+        attended = rows + update
+        if not self.norm_first:
+            attended = self.attention_norm(attended, gates.columns)
+        if drop and drop.rule.after == "attention":
+            assert ranked is not None
+            tokens, (rows, attended) = drop(ranked, rows, attended)
         if self.norm_first:
             after = attended + self.ffn(self.ffn_norm(attended, gates.columns), gates, f"{site}/ffn")
         else:
-            attended = self.attention_norm(attended, gates.columns)
             after = self.ffn_norm(attended + self.ffn(attended, gates, f"{site}/ffn"), gates.columns)
         if gates.layer is not None:
             after = rows + jnp.reshape(gates.layer, (-1, 1, 1)).astype(rows.dtype) * (after - rows)
-        return after
+        if drop and drop.rule.after == "layer":
+            assert ranked is not None
+            tokens, (after,) = drop(ranked, after)
+        return after, tokens
 
 
 def rows_at(array: Shaped[Array, "b l d"], positions: Int[ArrayLike, "b s"]) -> Shaped[Array, "b s d"]:

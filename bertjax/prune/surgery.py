@@ -45,7 +45,10 @@ def keep_layers(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[
             "each once."
         )
     remaining = tuple(renumbered([steps[number] for number in kept]))
-    new = with_layers(config.replace(exits=None), remaining)
+    retention = config.retention
+    if retention is not None:
+        retention = dataclasses.replace(retention, shares=tuple(retention.shares[number] for number in kept))
+    new = with_layers(config.replace(exits=None, retention=None), remaining).replace(retention=retention)
     params = with_steps(new, params, [step_params(params, steps[number]) for number in kept])
     return with_exits(config, new, params, kept)
 

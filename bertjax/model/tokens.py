@@ -1,0 +1,157 @@
+"""Which tokens go on after a depth step: their significance, their selection, and the way back to the whole text.
+
+A token is significant if the text attends to it (Goyal et al. 2020, section 3.2). That is read from the attention
+probabilities of the step, so the plain kernel is needed, which has them. A `TokenRule` turns significances into a
+`Selection`; the layer gathers the rows that it names, or multiplies rows, or leaves all where they are and hides the
+dropped ones from later attention. The last two save no time and are for training: there the number of tokens may be
+learned, and a compiled program needs it to be known.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bertjax.model.retention import After, RankedBy, Retention
+
+
+class Tokens(NamedTuple):
+    """The tokens of a batch between two depth steps, of texts of which some were dropped."""
+
+    text: Bool[Array, "b l"]
+    """The real tokens of each text before any was dropped."""
+    places: Int[Array, "b s"]
+    """Where in the text the token of each row stands; l for a row without a token."""
+
+    @property
+    def real(self) -> Bool[Array, "b s"]:
+        """Whether each row has a token."""
+        return self.places < self.text.shape[1]
+
+    @property
+    def lengths(self) -> Int[Array, " b"]:
+        """The real length of each text before any token was dropped."""
+        return jnp.sum(self.text, axis=1)
+
+
+class Selection(NamedTuple):
+    """What a rule decides about the rows of a batch."""
+
+    tokens: Tokens
+    """The tokens afterwards."""
+    rows: Int[Array, "b k"] | None = None
+    """The rows to gather; None: all rows stay where they are, and those without a token are hidden."""
+    factors: Float[Array, "b s"] | None = None
+    """Multipliers of the rows, for training; None means 1."""
+
+
+Select = Callable[[int, Float[Array, "b s"], Tokens, Any], Selection]
+"""`(depth step, significance, tokens, arrays) -> selection`. A hashable object, such as a function or a frozen
+dataclass."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TokenRule:
+    """How tokens are selected. A tree whose only leaves are `arrays`."""
+
+    select: Select = field(metadata={"static": True})
+    ranked_by: RankedBy = field(default="others", metadata={"static": True})
+    after: After = field(default="attention", metadata={"static": True})
+    steps: tuple[int, ...] | None = field(default=None, metadata={"static": True})
+    """The depth steps at which tokens are selected; None: at all of them."""
+    arrays: Any = ()
+    """What `select` gets besides: numbers that are trained, or drawn for this update."""
+
+
+def all_tokens(text: Bool[Array, "b l"]) -> Tokens:
+    """The tokens before the first step."""
+    length = text.shape[1]
+    return Tokens(text, jnp.where(text, jnp.arange(length)[None], length))
+
+
+def significance(
+    probabilities: Float[Array, "b h q m"], real: Bool[Array, "b q"], ranked_by: RankedBy
+) -> Float[Array, "b m"]:
+    """The attention that each token gets, summed over the real tokens and averaged over heads, in float32.
+
+    Padding does not vote. (In the published codes it does, so their significances depend on the padding.)
+    """
+    votes = jnp.where(real[:, None, :, None], probabilities.astype(jnp.float32), 0.0)
+    received = jnp.mean(jnp.sum(votes, axis=2), axis=1)
+    if ranked_by == "others":
+        received = received - jnp.mean(jnp.diagonal(votes, axis1=2, axis2=3), axis=1)
+    return received
+
+
+def ranking(significance: Float[Array, "b s"], real: Bool[Array, "b s"], count: int) -> Int[Array, "b count"]:
+    """The first rows in the order in which they are kept: [CLS], then by significance, of equal ones the earlier first,
+    and rows without a token last."""
+    marked = jnp.where(real, significance, -jnp.inf).at[:, 0].set(jnp.inf)
+    return jax.lax.top_k(marked, count)[1]
+
+
+def ranks(significance: Float[Array, "b s"], real: Bool[Array, "b s"]) -> Int[Array, "b s"]:
+    """The place of each row in the ranking, from 0."""
+    return jnp.argsort(ranking(significance, real, significance.shape[1]), axis=1)
+
+
+def kept_of(retention: Retention, step: int, tokens: Tokens) -> Int[Array, " b"]:
+    """The number of tokens of each text that go on after a step."""
+    return jnp.asarray(retention.counts(step, tokens.text.shape[1]))[tokens.lengths] * (tokens.lengths > 0)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """The rule of a retention: rows that go on are gathered into arrays of a size that the padded length decides."""
+
+    retention: Retention
+
+    def __call__(self, step: int, significance: Float[Array, "b s"], tokens: Tokens, arrays: Any) -> Selection:
+        del arrays
+        rows, longest = significance.shape[1], tokens.text.shape[1]
+        size = min(rows, self.retention.count(step, longest))
+        kept = jnp.arange(size)[None] < kept_of(self.retention, step, tokens)[:, None]
+        first = ranking(significance, tokens.real, size)
+        chosen = jnp.sort(jnp.where(kept, first, rows), axis=1)
+        places = jnp.take_along_axis(tokens.places, chosen, axis=1, mode="fill", fill_value=longest)
+        return Selection(Tokens(tokens.text, places), jnp.minimum(chosen, rows - 1))
+
+
+@dataclass(frozen=True)
+class Hide:
+    """As `Gather`, with every row where it was: the reference, and for programs that need one size."""
+
+    retention: Retention
+
+    def __call__(self, step: int, significance: Float[Array, "b s"], tokens: Tokens, arrays: Any) -> Selection:
+        del arrays
+        kept = ranks(significance, tokens.real) < kept_of(self.retention, step, tokens)[:, None]
+        return Selection(hidden_but(tokens, kept))
+
+
+def hidden_but(tokens: Tokens, kept: Bool[Array, "b s"]) -> Tokens:
+    """The tokens with only some of the rows."""
+    return Tokens(tokens.text, jnp.where(kept, tokens.places, tokens.text.shape[1]))
+
+
+def rule_of(retention: Retention) -> TokenRule:
+    """The rule by which a model with this retention runs."""
+    before = (1.0, *retention.shares)
+    steps = tuple(step for step, share in enumerate(retention.shares) if share < before[step])
+    return TokenRule(Gather(retention), retention.ranked_by, retention.after, steps)
+
+
+def restored(states: tuple[Float[Array, "b _s d"], ...], tokens: tuple[Tokens, ...]) -> Float[Array, "b l d"]:
+    """A state for every token of the text: that of the last depth step it took part in (Kim & Cho 2021, section 3.3).
+
+    `tokens[i]` are those of `states[i]`, from the embedding on. A token that is dropped between attention and
+    feed-forward layer keeps the state from before that layer.
+    """
+    whole = states[0]
+    for state, known in zip(states[1:], tokens[1:], strict=True):
+        whole = jax.vmap(lambda old, places, new: old.at[places].set(new, mode="drop"))(whole, known.places, state)
+    return whole
