@@ -65,6 +65,12 @@ class Loss:
         """Whether a row may hold several examples: not if it treats a row as one."""
         return self.needs(student, teacher) == frozenset()
 
+    def reads_states(self, student: BertConfig, teacher: BertConfig) -> bool:
+        """Whether it compares the states of all tokens in inner layers, some of which a student that drops tokens does
+        not have. By default read from `needs`: anything but the teacher's logits and [CLS] states."""
+        needs = self.needs(student, teacher)
+        return needs is None or any(name != "first" for name, _ in needs)
+
     def parameters(self, key: Array, student: BertConfig, teacher: BertConfig) -> Tree:
         """Its own parameters, such as a projection. They are trained with the model and do not ship."""
         del key, student, teacher

@@ -115,6 +115,8 @@ def assemble(
     parts = {name: transform.fit(student, sample()) for name, transform in parts.items()}
     check_zeros(parts, student.params)
     check_removals(parts, student.params)
+    configs = [teacher.bundle.config for teacher in teachers] or [student.config]
+    check_retention(parts, student.config, losses, configs)
     bound, own = bind_losses(losses, student.config, [teacher.bundle.config for teacher in teachers], seed)
     for name, one in bound.items():
         if one.teacher is not None:
@@ -177,6 +179,20 @@ def split_frozen(parts: Mapping[str, Transform], student: Bundle) -> tuple[Tree,
     if not flatten(params):
         raise UserError("every parameter is frozen, so there is nothing to train.")
     return params, frozen
+
+
+def check_retention(
+    parts: Mapping[str, Transform], student: BertConfig, losses: Mapping[str, Loss], teachers: Sequence[BertConfig]
+) -> None:
+    """Refuses losses that read tokens which a student that drops some no longer has."""
+    if not (student.retention or any(part.drops_tokens for part in parts.values())):
+        return
+    for loss in losses.values():
+        if any(loss.reads_states(student, teacher) for teacher in teachers):
+            raise UserError(
+                f"losses: {type(loss).__name__} compares the states of all tokens, and the student drops some; learn "
+                "from SoftTargets, HardLabels or PatientStates."
+            )
 
 
 def checked(curriculum: Curriculum, params: Tree, trained: Sequence[str]) -> Curriculum:

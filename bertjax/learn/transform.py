@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bertjax.learn.losses import Batch
     from bertjax.model import BertConfig, LayerGates, ModelOutput
     from bertjax.model.products import Product
+    from bertjax.model.tokens import TokenRule
 
 
 Surgery = Callable[["BertConfig", Tree], tuple["BertConfig", Tree]]
@@ -54,6 +55,8 @@ class Forward(NamedTuple):
     runs for every transform."""
     product: Product | None = None
     """How matrix products are computed. Only one transform may give it."""
+    retention: TokenRule | None = None
+    """Which tokens go on after each layer. Only one transform may give it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Transform:
     """Whether `finish` leaves integers, which no later transform can change."""
     removes_parts: ClassVar[bool] = False
     """Whether `removal` may remove rows and columns."""
+    drops_tokens: ClassVar[bool] = False
+    """Whether `apply` gives a `retention`. Losses on the states of all tokens are then refused, and packed rows."""
 
     def zeroed(self, params: Tree) -> tuple[str, ...]:
         """The paths of the matrices in which it sets weights to 0, which later transforms have to keep."""
@@ -195,7 +200,7 @@ def combined(forwards: dict[str, Forward]) -> dict[str, Any]:
     """The arguments of `BertModel.__call__`, and "product", that several `Forward`s give together.
 
     Raises:
-      UserError: Two of them give a product.
+      UserError: Two of them give a product, or a retention.
     """
 
     given: dict[str, Any] = {}
@@ -204,6 +209,10 @@ def combined(forwards: dict[str, Forward]) -> dict[str, Any]:
             if "product" in given:
                 raise UserError(f"transforms: {name} is the second to change how products are computed; give one.")
             given["product"] = forward.product
+        if forward.retention is not None:
+            if "token_rule" in given:
+                raise UserError(f"transforms: {name} is the second to decide which tokens go on; give one.")
+            given["token_rule"] = forward.retention
         if forward.layers is not None:
             given["switches"] = given["switches"] & forward.layers if "switches" in given else forward.layers
         if forward.columns is not None:

@@ -36,6 +36,9 @@ class MLMSoftTargets(Loss):
     def packable(self, student: BertConfig, teacher: BertConfig) -> bool:
         return not self.everywhere
 
+    def reads_states(self, student: BertConfig, teacher: BertConfig) -> bool:
+        return False
+
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
         from bertjax.distill import losses
 

@@ -1,0 +1,47 @@
+"""The arithmetic of a text by its length and by how many of its tokens go on after each layer.
+
+Multiplications and additions of the matrix products, from the sizes in the config. Embeddings, softmax, LayerNorm and
+the head are left out: they are a few percent, and the ranking of tokens is less than one. Numbers of tokens may be
+fractions, and traced, so that an expected cost can be a term of a loss.
+"""
+
+from typing import Any
+
+from bertjax.model import BertConfig
+from bertjax.model.retention import After, Retention
+
+
+def text_flops(
+    config: BertConfig, lengths: Any, kept: Any, after: After = "attention", reads_first: bool = True
+) -> Any:
+    """FLOPs of the encoder's matrix products for texts of these lengths.
+
+    Args:
+      lengths: Tokens of each text [n].
+      kept: Tokens that go on after each depth step [depth, n].
+      after: Where in a step the others are dropped.
+      reads_first: Whether the head reads [CLS] alone. The last layer then computes keys and values for all tokens and
+        the rest for one.
+    """
+    total: Any = 0.0
+    here = lengths
+    for number, step in enumerate(config.depth_steps()):
+        width, last = step.num_attention_heads * config.head_size, number == config.depth - 1
+        queries = lengths * 0 + 1 if reads_first and last else here
+        rows = kept[number] if after == "attention" and not (reads_first and last) else queries
+        attention = 4 * config.inner_size * width * (queries + here) + 4 * width * queries * here
+        total = total + attention + 4 * config.inner_size * step.intermediate_size * rows
+        here = kept[number]
+    return total
+
+
+def mean_flops(config: BertConfig, lengths: Any, retention: Retention | None, reads_first: bool = True) -> float:
+    """The mean over texts of these lengths; without a retention, that of the whole model."""
+    import numpy as np
+
+    lengths = np.asarray(lengths)
+    if retention is None:
+        return float(text_flops(config, lengths, np.tile(lengths, (config.depth, 1)), "layer", reads_first).mean())
+    longest = int(lengths.max())
+    kept = np.array([retention.counts(step, longest) for step in range(config.depth)])[:, lengths]
+    return float(text_flops(config, lengths, kept, retention.after, reads_first).mean())
