@@ -17,6 +17,7 @@ COMMANDS = {
     "distill": "train a smaller student to reproduce the outputs of a teacher",
     "augment": "data augmentation: copies of each example with some words replaced",
     "prune": "remove attention heads, FFN neurons or layers, or set weights to zero; then fine-tune",
+    "drop_tokens": "let only the tokens go on that matter: fewer after each layer; then fine-tune",
     "latency": "measure how long the parts of a model take: the table for pruning to a speed-up",
     "ticket": "find a lottery ticket: a mask with which the pre-trained weights train as well as whole",
     "quantize": "quantise weights and activations, after training or during training (QAT)",

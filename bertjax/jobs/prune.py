@@ -44,7 +44,6 @@ def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
     import bertjax
     from bertjax.engine.hosts import broadcast_from_main, on_main_process
     from bertjax.engine.log import note
-    from bertjax.engine.record import read_record, update_record
 
     out = as_path(config.out)
     model, task = open_unpruned(config, text)
@@ -63,9 +62,13 @@ def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
         on_main_process(prune_once)
     source = out / "cut"
     if config.finetune_after:
-        train_pruned(config, text._replace(verbose=False))
+        transforms: tuple[Transform, ...] = ()
+        if config.pruning_end:
+            scope: Any = 4 if config.pattern == "2:4" else config.pattern
+            transforms = (GradualMagnitude(KERNELS, config.zeros, config.pruning_end, scope),)
+        keep_zeros = KERNELS if config.zeros and not config.pruning_end else None
+        recover(config, text._replace(verbose=False), transforms, keep_zeros)
         source = out / "recovery" / "bundle"
-        update_record(out, training_step_bytes=(read_record(out / "recovery") or {}).get("training_step_bytes"))
     on_main_process(partial(ship, source, out / "bundle"))
     return bertjax.load(out / "bundle"), None if headless else held_out
 
@@ -87,21 +90,22 @@ def open_unpruned(config: Config, text: Text) -> tuple[Bundle, Task]:
     return model, task
 
 
-def train_pruned(config: Config, text: Text) -> None:
-    """Trains the pruned model with the unpruned one as its teacher, in `config.out/recovery`."""
+def recover(config: Any, text: Text, transforms: tuple[Transform, ...] = (), keep_zeros: str | None = None) -> None:
+    """Trains the model of `config.out/cut` with the one that it was made of as its teacher, in `config.out/recovery`.
+    `config` is a distillation with a field `model` for that one, and `teacher` for another teacher."""
+    from bertjax.engine.record import read_record, update_record
+
     names = {one.name for one in dataclasses.fields(Distillation)}
     recipe = {name: value for name, value in vars(config).items() if name in names}
     recipe |= {
         "model": config.teacher or config.model,
         "student": Student(init_from=str(as_path(config.out) / "cut"), as_is=True),
-        "keep_zeros": KERNELS if config.zeros and not config.pruning_end else None,
+        "keep_zeros": keep_zeros,
         "out": str(as_path(config.out) / "recovery"),
     }
-    transforms: tuple[Transform, ...] = ()
-    if config.pruning_end:
-        scope: Any = 4 if config.pattern == "2:4" else config.pattern
-        transforms = (GradualMagnitude(KERNELS, config.zeros, config.pruning_end, scope),)
     train_unscored(Distillation(**recipe), text, partial(prepare_distillation, transforms=transforms))
+    out = as_path(config.out)
+    update_record(out, training_step_bytes=(read_record(out / "recovery") or {}).get("training_step_bytes"))
 
 
 def ship(source: Any, target: Any) -> None:

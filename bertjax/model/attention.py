@@ -44,7 +44,9 @@ def require_backend(kernel: Kernel) -> None:
 
 
 def key_mask(
-    attention_mask: Int[ArrayLike, "b l"], segment_ids: Int[ArrayLike, "b l"] | None = None, kernel: Kernel = "xla"
+    attention_mask: Int[ArrayLike, "b l"] | Bool[Array, "b l"],
+    segment_ids: Int[ArrayLike, "b l"] | None = None,
+    kernel: Kernel = "xla",
 ) -> Mask:
     """The attention mask: real tokens, and in packed rows only those of the same segment.
 

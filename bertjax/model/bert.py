@@ -164,7 +164,7 @@ class BertModel(nn.Module):
         self,
         number: int,
         hidden: Float[Array, "b l d"],
-        real: Int[ArrayLike, "b l"],
+        real: Int[ArrayLike, "b l"] | Bool[Array, "b l"],
         cls_positions: Int[ArrayLike, "b s"] | None = None,
         first: Float[Array, "*rows d"] | None = None,
     ) -> Any:

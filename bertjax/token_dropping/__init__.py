@@ -4,7 +4,7 @@
     soft_extraction.py   a learned factor for each rank decides how many go on (PoWER-BERT)
     length_drop.py       training with random numbers of tokens, for a model that works with any (Length-Adaptive
                          Transformer)
-    search.py            the shares of tokens with the best score for their cost, on held-out text
+    search.py            the shares of tokens that change a model's predictions least within a budget
 
 What goes on is decided by attention: [CLS], and the tokens that the text attends to most. How many go on is a share of
 the text's own length for each layer, `Retention` in the config. The methods differ in how they find the shares, and in

@@ -45,3 +45,13 @@ def mean_flops(config: BertConfig, lengths: Any, retention: Retention | None, re
     longest = int(lengths.max())
     kept = np.array([retention.counts(step, longest) for step in range(config.depth)])[:, lengths]
     return float(text_flops(config, lengths, kept, retention.after, reads_first).mean())
+
+
+def mean_tokens(config: BertConfig, lengths: Any) -> list[float]:
+    """The mean number of tokens that go on after each depth step, over texts of these lengths."""
+    import numpy as np
+
+    assert config.retention is not None
+    lengths = np.asarray(lengths)
+    counts = [config.retention.counts(step, int(lengths.max())) for step in range(config.depth)]
+    return np.array(counts)[:, lengths].mean(axis=1).tolist()

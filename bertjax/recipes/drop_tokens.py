@@ -1,0 +1,93 @@
+"""How many tokens go on after each layer, how that is found, and the training afterwards."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from bertjax.distill.terms import HardLabels, Loss, SoftTargets
+from bertjax.errors import UserError
+from bertjax.model.retention import After, RankedBy, Retention
+from bertjax.recipes.data import Data
+from bertjax.recipes.distill import Distill
+from bertjax.recipes.stage import Stage
+from bertjax.student import Student
+
+
+@dataclass(frozen=True)
+class DropTokens(Distill):
+    """Token dropping as a stage of `compress`, with the training afterwards."""
+
+    job: ClassVar[str] = "bertjax.jobs.drop_tokens"
+
+    name: str = "fewer-tokens"
+    """Name of the result in the report."""
+    student: Student = field(default_factory=Student, init=False)  # the model itself, and so no flags
+    keep_zeros: str | None = field(default=None, init=False)
+    packed: bool = field(default=False, init=False)
+    losses: tuple[Loss, ...] = (SoftTargets(0.9, temperature=2.0), HardLabels(0.1))
+    shares: tuple[float, ...] = ()
+    """For each layer the share of a text's tokens that go on after it, as 1,0.7,0.5,0.5,0.3,0.3. Default: searched."""
+    flops: float | None = None
+    """In place of shares: the fraction of the encoder's arithmetic to remove, as 0.5 for half, at the lengths of the
+    text that is searched on."""
+    held_out: str | None = None
+    """For flops: text to search on. Labels are not needed. Default: the training text. Never give --data.eval."""
+    examples: int = 256
+    """Texts of it that each candidate is tried on."""
+    evaluations: int = 100
+    """Candidates to try. Each is a pass over these texts without any saving."""
+    ranked_by: RankedBy = "others"
+    """The significance of a token: the attention that it gets. others: from other tokens (PoWER-BERT). all: from itself
+    too (Length-Adaptive Transformer)."""
+    after: After = "attention"
+    """Where in a layer tokens are dropped: between attention and feed-forward layer, or after the whole layer."""
+    multiple: int = 1
+    """Round numbers of tokens up to a multiple of this, for the hardware."""
+    finetune_after: bool = True
+    """Train the model afterwards, with itself as it was before as its teacher."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shares and self.flops is not None:
+            raise UserError(f"--shares={self.shares} and --flops={self.flops}: give one of the two")
+        if self.flops is not None and not 0 < self.flops < 1:
+            raise UserError(f"--flops={self.flops}: expected the fraction to remove, above 0 and below 1")
+        for name in ("examples", "evaluations", "multiple"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name}={getattr(self, name)}: expected 1 or more")
+        if self.held_out and self.flops is None:
+            raise UserError(f"--held_out={self.held_out} is the text that --flops searches on: give both")
+        if self.shares:
+            self.retention(self.shares)
+        if (self.all_transforms or self.penalties) and not self.finetune_after:
+            raise UserError(
+                "a ticket, transforms and penalties act in training, and --finetune_after=False trains nothing"
+            )
+
+    def retention(self, shares: tuple[float, ...]) -> Retention:
+        return Retention(shares, self.ranked_by, self.after, self.multiple)
+
+    @property
+    def student_shape(self) -> Student | None:
+        return None
+
+    def with_student(self, shape: Student) -> Stage:
+        return self
+
+    @property
+    def trains(self) -> bool:
+        return self.finetune_after
+
+
+@dataclass(frozen=True)
+class Config(DropTokens):
+    """Token dropping."""
+
+    model: str = "runs/finetune/bundle"
+    """The model: a folder or hf:NAME, with a trained head."""
+    teacher: str | None = None
+    """The teacher of the training afterwards: a folder or hf:NAME. Default: the model itself."""
+    outputs: str | None = None
+    """Folder of the teacher's stored outputs, which several runs may share. Default: OUT/recovery/teacher."""
+    data: Data = field(default_factory=Data)
+    out: str = "runs/drop_tokens"
+    """Folder for the model. OUT/cut holds it as it was before training."""

@@ -1,0 +1,125 @@
+"""The command `bertjax drop_tokens`: what it leaves, what it says, what it refuses; and the same model wherever it is
+run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bertjax
+from bertjax import UserError
+from bertjax.engine.record import read_record
+from bertjax.export.folder import export
+from bertjax.recipes.compress import Config as Compression
+from bertjax.recipes.data import Data
+from bertjax.recipes.drop_tokens import Config, DropTokens
+from bertjax.recipes.finetune import Finetune
+from bertjax.recipes.optimiser import Optimiser
+from tests.train.tiny import write_model, write_table
+from train import compress, distill, drop_tokens, finetune
+
+RECIPE: dict[str, Any] = {"steps": 30, "batch_size": 8, "save_every": 50, "optimiser": Optimiser(learning_rate=0.01)}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of three layers that has learnt its task."""
+    from bertjax.recipes.finetune import Config as Tuning
+
+    folder = tmp_path_factory.mktemp("tokens")
+    write_model(folder / "model", architecture="BertModel", num_hidden_layers=3)
+    for name, seed in (("train", 0), ("eval", 1), ("held-out", 2)):
+        write_table(folder / f"{name}.tsv", 64, seed=seed, filler=(10, 12))
+    finetune.main(Tuning(model=str(folder / "model"), data=data(folder), out=str(folder / "tuned"), **RECIPE))
+    return folder
+
+
+def data(work: Path) -> Data:
+    return Data(train=str(work / "train.tsv"), eval=str(work / "eval.tsv"), max_length=16)
+
+
+def made(work: Path, out: str, **settings: Any) -> Path:
+    given = {"model": str(work / "tuned" / "bundle"), "data": data(work), **RECIPE, **settings}
+    drop_tokens.main(Config(out=str(work / out), **given))
+    return work / out
+
+
+@pytest.mark.slow
+def test_shares_are_searched_within_the_budget_and_the_model_trains_with_them(work: Path):
+    out = made(work, "searched", flops=0.3, held_out=str(work / "held-out.tsv"), evaluations=12, examples=32, steps=8)
+    record = read_record(out) or {}
+    assert 0.65 < record["flops_left"] <= 0.7
+    found = bertjax.load(out / "bundle").config.retention
+    assert found is not None
+    assert list(found.shares) == record["shares"] == [*record["searched"][0]["shares"], record["shares"][1]]
+    assert record["searched"][0]["loss"] == min(one["loss"] for one in record["searched"])
+    before, after = (bertjax.load(out / name).params["classifier"]["kernel"] for name in ("cut", "bundle"))
+    assert not np.array_equal(before, after)
+
+
+@pytest.mark.slow
+def test_given_shares_are_kept_and_all_of_a_text_is_the_model_itself(work: Path):
+    whole = made(work, "whole", shares=(1.0, 1.0, 1.0), finetune_after=False)
+    texts = ["the film with its good music", "a bad story", "scenes " * 9]
+    ours, theirs = (bertjax.load(folder / "bundle").predict(texts) for folder in (whole, work / "tuned"))
+    np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-6)
+    half = bertjax.load(made(work, "half", shares=(0.5, 0.5, 0.5), finetune_after=False) / "bundle")
+    alone = np.concatenate([half.predict([text]).probabilities for text in texts])
+    np.testing.assert_allclose(half.predict(texts).probabilities, alone, atol=1e-5)
+    with pytest.raises(UserError, match="drops tokens already"):
+        made(work, "again", model=str(work / "half" / "bundle"), shares=(0.5, 0.4, 0.3))
+    with pytest.raises(UserError, match="drops tokens, and how many depends"):
+        export(str(work / "half" / "bundle"), "onnx", str(work / "onnx"))
+
+
+@pytest.mark.slow
+def test_a_stage_of_compress_follows_the_fine_tuning(work: Path):
+    stages = (Finetune(**RECIPE), DropTokens(flops=0.3, evaluations=4, examples=16, **{**RECIPE, "steps": 4}))
+    compress.main(Compression(model=str(work / "model"), data=data(work), stages=stages, out=str(work / "all")))
+    bundle = bertjax.load(work / "all" / "bundle")
+    assert bundle.config.retention is not None
+    assert "fewer-tokens" in (work / "all" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_soft_extraction_is_a_transform_of_distill_whose_model_is_trained_again(work: Path):
+    from bertjax.distill.terms import SoftTargets
+    from bertjax.recipes.distill import Config as Distillation
+    from bertjax.student import Student
+    from bertjax.token_dropping import SoftExtraction
+
+    part = SoftExtraction(penalty=0.05, bins=8, factor_learning_rate=0.05)
+    common: dict[str, Any] = {"model": str(work / "tuned" / "bundle"), "data": data(work), "losses": (SoftTargets(),)}
+    itself = Student(init_from=str(work / "tuned" / "bundle"), as_is=True)
+    distill.main(Distillation(student=itself, transforms=(part,), out=str(work / "soft"), **common, **RECIPE))
+    first = bertjax.load(work / "soft" / "bundle").config.retention
+    assert first is not None
+    assert first.shares[0] < 1
+    fewer = Student(init_from=str(work / "soft" / "bundle"), as_is=True)
+    distill.main(Distillation(student=fewer, out=str(work / "hard"), **common, **{**RECIPE, "steps": 4}))
+    assert bertjax.load(work / "hard" / "bundle").config.retention == first
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shares": (1.0, 0.5), "flops": 0.5}, "give one of the two"),
+        ({"flops": 1.0}, "--flops=1.0: expected the fraction to remove"),
+        ({"shares": (0.5, 0.7)}, "a token that was dropped does not come back"),
+        ({"held_out": "text.tsv"}, "is the text that --flops searches on"),
+        ({"evaluations": 0, "flops": 0.5}, "--evaluations=0: expected 1 or more"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        Config(**settings)
+
+
+def test_what_is_missing_is_said(work: Path):
+    with pytest.raises(UserError, match="how many tokens are to go on"):
+        made(work, "nothing")
+    with pytest.raises(UserError, match="are the same text"):
+        made(work, "same", flops=0.3, held_out=str(work / "eval.tsv"))
+    with pytest.raises(UserError, match="expected one share for each of 3 depth steps"):
+        made(work, "two", shares=(0.5, 0.4), finetune_after=False)
