@@ -8,11 +8,14 @@ Losses on attention take queries, keys and values instead of attention maps. The
 attention kernel, and can be stored. Attention is compared over the real tokens only.
 """
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from bertjax.distill.at_once import Pair, over_heads
+from bertjax.distill.at_once import Pair, over_heads, over_tokens
+from bertjax.distill.pairing import nearest_layers
 from bertjax.learn.losses import WeightedSum, keep, weighted
 
 
@@ -67,6 +70,47 @@ def squared_error(
     model."""
     difference = keep(student, weights) - keep(jax.lax.stop_gradient(teacher), weights)
     return weighted(jnp.mean(jnp.square(difference), axis=-1), weights)
+
+
+def projected(hidden: Float[Array, "b l s"], projection: Mapping[str, Array]) -> Float[Array, "b l t"]:
+    """`hidden @ kernel + bias`; either may be absent."""
+    if "kernel" in projection:
+        hidden = hidden @ projection["kernel"]
+    return hidden + projection["bias"][None, None] if "bias" in projection else hidden
+
+
+def matched_error(
+    student: Sequence[Float[Array, "b l s"]],
+    teacher: Sequence[Float[Array, "b l t"]],
+    projection: Mapping[str, Array],
+    alive: Bool[Array, " layers"],
+    weights: Float[Array, "b l"],
+    ordered: bool = False,
+) -> WeightedSum:
+    """The sum over the teacher's layers of the `squared_error` of the student layer that is nearest to each, after the
+    projection (Xia et al. 2022, section 3.2). How near a layer is, is this error over all rows (`nearest_layers`).
+
+    Only the matched layers and the projection get a gradient. If no layer is alive, the sum is 0.
+    """
+
+    def error(
+        hidden: Float[Array, "b l s"],
+        projection: Mapping[str, Array],
+        target: Float[Array, "b l t"],
+        weights: Float[Array, "b l"],
+    ) -> WeightedSum:
+        return squared_error(projected(keep(hidden, weights), projection), target, weights)
+
+    ours, constant = jax.lax.stop_gradient((student, projection))
+    distances = jnp.stack(
+        [jnp.stack([error(hidden, constant, target, weights)[0] for hidden in ours]) for target in teacher]
+    )
+    pairs = zip(nearest_layers(distances, alive, ordered), teacher, strict=True)
+    # `select_n`, because indexing needs a stack of the layers, which is a copy of all of them.
+    sums = [
+        over_tokens(error, jax.lax.select_n(layer, *student), projection, target, weights) for layer, target in pairs
+    ]
+    return jnp.where(jnp.any(alive), sum(total for total, _ in sums), 0.0), jnp.sum(weights)
 
 
 def span_soft_targets(

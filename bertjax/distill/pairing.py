@@ -2,9 +2,19 @@
 
 A pairing is a tuple with one teacher layer (from 0) per student layer. The same tuple determines which layers the
 losses compare and which layers initialise the student.
+
+While pruning decides which layers the student keeps, no tuple is right for long. `nearest_layers` then finds a student
+layer for each teacher layer anew in every step, from how far apart their states are.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from bertjax.errors import UserError
+
+if TYPE_CHECKING:
+    from jax import Array
 
 Pairing = tuple[int, ...]
 
@@ -44,3 +54,27 @@ def pair_layers(rule: str | tuple[int, ...], student_layers: int, teacher_layers
     if wrong:
         raise UserError(f"the pairing {rule} has layer {wrong[0]}; the teacher's layers are 0 to {teacher_layers - 1}.")
     return tuple(rule)
+
+
+def nearest_layers(distances: Array, alive: Array, ordered: bool) -> Array:
+    """The nearest student layer that is alive for each teacher layer (Xia et al. 2022, section 3.2), as integers [t].
+    Of equally near ones it is the lower.
+
+    If no layer is alive, the result is meaningless.
+
+    Args:
+      distances: Between each teacher layer and each student layer [t, s].
+      alive: The student layers that may be matched, booleans [s].
+      ordered: Match from the last teacher layer down, each only below the student layer matched before it. Where none
+        is left there, it gets the same one, as in the authors' code.
+    """
+    import jax.numpy as jnp
+
+    allowed, found = alive, []
+    for row in distances[::-1]:
+        nearest = jnp.argmin(jnp.where(allowed, row, jnp.inf))
+        if ordered:
+            nearest = jnp.where(jnp.any(allowed), nearest, found[-1] if found else 0)
+            allowed = alive & (jnp.arange(len(alive)) < nearest)
+        found.append(nearest)
+    return jnp.stack(found[::-1])

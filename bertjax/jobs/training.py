@@ -127,8 +127,8 @@ def check_packing(
         inside.append("progressive")
     if inside:
         raise UserError(
-            f"--packed: {inside[0]} would take the examples of a row for one; leave it out, or learn from SoftTargets "
-            "and HardLabels alone."
+            f"--packed: {inside[0]} would take the examples of a row for one; leave it out, or learn from "
+            "SoftTargets, HardLabels and MatchedStates alone."
         )
     for teacher in teachers:
         if teacher.unpackable:

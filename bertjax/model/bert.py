@@ -45,6 +45,9 @@ class ModelOutput(NamedTuple):
     """The logits of the exits after inner layers, in order; those after the last layer are `logits`."""
     tokens: tuple[Tokens, ...] = ()
     """The tokens of the rows of each hidden state, in a model that drops some."""
+    gates: tuple[LayerGates, ...] = ()
+    """The gates that each depth step ran with, where a step that was not computed has the layer gate 0; empty if there
+    were neither gates nor switches."""
 
     @property
     def attention_scores(self) -> tuple[Float[Array, "b h l l"], ...]:
@@ -234,8 +237,8 @@ class BertModel(nn.Module):
         else:
             if columns is not None:
                 gates = [one._replace(columns=columns) for one in gates or [LayerGates()] * self.config.depth]
-            switched = {"cls_positions": cls_positions, "switches": switches, "token_rule": token_rule}
-            outputs = self.layers(hidden, mask, gates, **switched)
+            options = {"cls_positions": cls_positions, "switches": switches, "token_rule": token_rule}
+            outputs = self.layers(hidden, mask, gates, **options)
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
         tokens: tuple[Any, ...] = ()
         if token_rule is not None or self.config.retention:
@@ -249,7 +252,8 @@ class BertModel(nn.Module):
         exit_logits = tuple(self.exit(i, states[i + 1], takes_part[i + 1], cls_positions, firsts[i + 1]) for i in after)
         queries, keys, values = (tuple(getattr(o, n) for o in outputs) for n in ("queries", "keys", "values"))
         heads = logits, self.sentence_head(pooled), pooled
-        return ModelOutput(*heads, states, queries, keys, values, trace, exit_logits, tokens)
+        ran = switched(gates, switches)
+        return ModelOutput(*heads, states, queries, keys, values, trace, exit_logits, tokens, ran)
 
     def check_token_rule(self, rule: TokenRule | None, segment_ids: Any, switches: Any) -> None:
         """Raises `UserError` where tokens cannot be dropped."""
@@ -262,6 +266,17 @@ class BertModel(nn.Module):
                 "a model whose retention drops tokens cannot drop whole layers, because each layer has a number of "
                 "tokens of its own: leave one of the two out."
             )
+
+
+def switched(gates: Sequence[LayerGates] | None, switches: Bool[Array, " depth"] | None) -> tuple[LayerGates, ...]:
+    """The gates, with the layer gate 0 where a switch is off."""
+    if switches is None:
+        return tuple(gates or ())
+    steps = gates or [LayerGates()] * len(switches)
+    return tuple(
+        step._replace(layer=on * jnp.asarray(1.0 if step.layer is None else step.layer))
+        for on, step in zip(switches, steps, strict=True)
+    )
 
 
 def first_rows(

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from bertjax.model.attention import Mask, attention
 from bertjax.model.config import BertConfig
@@ -60,6 +60,13 @@ class LayerGates(NamedTuple):
     """A multiplier of the whole feed-forward sublayer's update."""
     columns: Float[Array, " d"] | None = None
     """Multipliers of the hidden columns, see `BertModel.__call__`."""
+
+    @property
+    def ffn_alive(self) -> Bool[Array, ""]:
+        """Whether the feed-forward sublayer still has an effect: false if its gate, that of the layer or those of all
+        its neurons are 0, for every example."""
+        gates = (self.layer, self.ffn, self.neurons)
+        return jnp.asarray([jnp.any(gate != 0) for gate in gates if gate is not None], bool).all()
 
 
 class LayerOutput(NamedTuple):

@@ -19,8 +19,8 @@ class DistillationStage(TrainingStage):
     losses: tuple[Loss, ...] = (SoftTargets(), HiddenStates())
     """What the student learns: subclasses of `bertjax.learn.Loss`, also your own in a config file."""
     packed: bool = False
-    """Pack several short examples into one row, as in finetune. For losses that read only the teacher's logits or the
-    labels (SoftTargets, HardLabels). batch_size counts rows."""
+    """Pack several short examples into one row, as in finetune. For losses that read the teacher's logits or the labels
+    (SoftTargets, HardLabels), or each token by itself (MatchedStates). batch_size counts rows."""
     ponder: float = 0.01
     """Weight of the ponder cost, for a student with adaptive computation time."""
     teachers: tuple[str, ...] = ()

@@ -45,6 +45,11 @@ CASES = {
     "binary_soft_targets": Case(of_rows(losses.binary_soft_targets)),
     "span_soft_targets": Case(of_texts(losses.span_soft_targets), ((2,),), ((2,),)),
     "squared_error": Case(of_tokens(losses.squared_error)),
+    "matched_error": Case(
+        lambda s, t, mask, rows: losses.matched_error(s, t, {}, jnp.array([True, False, True]), mask * rows[:, None]),
+        student=((4,),) * 3,
+        teacher=((4,),) * 2,
+    ),
     "cosine": Case(of_tokens(losses.cosine)),
     "direction_error": Case(of_rows(losses.direction_error)),
     "feature_error": Case(of_tokens(losses.feature_error)),
@@ -63,7 +68,7 @@ def test_every_loss_is_here():
         for name, function in vars(losses).items()
         if callable(function) and getattr(function, "__module__", "") == losses.__name__
     }
-    assert formulas - {"direction", "scores", "log_map", "kept"} == set(CASES)
+    assert formulas - {"direction", "scores", "log_map", "kept", "projected"} == set(CASES)
 
 
 def arrays(shapes: tuple[tuple[int, ...], ...], seed: int) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ from bertjax.distill.terms.answers import HardLabels, SoftTargets
 from bertjax.distill.terms.attention import AttentionMaps, AttentionScores, Relations
 from bertjax.distill.terms.layers import Preset
 from bertjax.distill.terms.masked_words import MLMSoftTargets
-from bertjax.distill.terms.states import FeatureMaps, HiddenStates, LastHiddenState, PatientStates
+from bertjax.distill.terms.states import FeatureMaps, HiddenStates, LastHiddenState, MatchedStates, PatientStates
 from bertjax.learn.loss import Loss, LossFunction
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Loss",
     "LossFunction",
     "MLMSoftTargets",
+    "MatchedStates",
     "PatientStates",
     "Preset",
     "Relations",

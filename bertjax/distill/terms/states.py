@@ -79,14 +79,79 @@ class HiddenStates(Loss):
             weights = (mask * 0 + 1 if preset == "official" else mask) * text_weights(batch, preset)[:, None]
 
             def error(hidden: Array, projection: Tree, target: Array, weights: Array) -> WeightedSum:
-                if "kernel" in projection:
-                    hidden = hidden @ projection["kernel"]
-                if "bias" in projection:
-                    hidden = hidden + projection["bias"][None, None]
-                return losses.squared_error(hidden, target, weights)
+                return losses.squared_error(losses.projected(hidden, projection), target, weights)
 
             states = [(student_out.hidden_states[s], teacher_out.hidden_states[t]) for s, t in pairs]
             return over_layers([over_tokens(error, ours, extra, theirs, weights) for ours, theirs in states], preset)
+
+        return loss
+
+
+@dataclass(frozen=True)
+class MatchedStates(Loss):
+    """Mean squared error between the hidden states of some teacher layers and those of the student layers nearest to
+    them, over real tokens (CoFi, Xia et al. 2022, section 3.2). It is for students that lose layers while they learn:
+    the match is found anew in every step, among the layers whose feed-forward sublayer is left. A learned linear map,
+    the identity at first, is applied to the student's states. Widths must be equal.
+
+    A layer is near on average over all examples that are computed together. Each micro-batch therefore finds its own
+    match, and their number has an effect on the update.
+
+    "paper" sums over the layers. "official" also sums over the layers, counts padding like other tokens, and has a bias
+    in the map. Teacher outputs at padding are not stored, so with "official" the teacher runs in every step. Unless
+    `ordered`, it may also match layers that are gone, as version 3 of the authors' code does, which they mostly used.
+    Their version 4, which is ordered, asks for the attention sublayer instead; the authors call that a bug (issue 53 of
+    their repository), and it is not reproduced.
+    """
+
+    weight: float = 1.0
+    layers: tuple[int, ...] = ()
+    """Teacher layers. None given: four, evenly spaced (2, 5, 8 and 11 of 12, as published), or all if there are
+    fewer."""
+    ordered: bool = False
+    """Whether a lower teacher layer has to get a lower student layer. Published for small data sets, on which the free
+    match mixes up the order."""
+    preset: Preset = "mean"
+
+    def teacher_layers(self, teacher: BertConfig) -> tuple[int, ...]:
+        rule = tuple(sorted(self.layers)) or "uniform"
+        return pair_layers(rule, len(self.layers) or min(4, teacher.depth), teacher.depth)
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need] | None:
+        if self.preset == "official":
+            return None
+        return frozenset(("hidden_states", layer + 1) for layer in self.teacher_layers(teacher))
+
+    def packable(self, student: BertConfig, teacher: BertConfig) -> bool:
+        return True
+
+    def parameters(self, key: Array, student: BertConfig, teacher: BertConfig) -> Tree:
+        """The map. It is stored in `extra`: trained, but not part of the exported model."""
+        import jax.numpy as jnp
+
+        bias = {"bias": jnp.zeros(teacher.hidden_size)} if self.preset == "official" else {}
+        return {"kernel": jnp.eye(student.hidden_size), **bias}
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        import jax.numpy as jnp
+
+        from bertjax.distill import losses
+        from bertjax.learn.losses import token_weights
+
+        same("MatchedStates", "hidden_size", student.hidden_size, teacher.hidden_size)
+        layers, official = self.teacher_layers(teacher), self.preset == "official"
+        every_layer = official and not self.ordered
+        widths = [1] * student.depth if student.recurrence else [one.intermediate_size for one in student.depth_steps()]
+
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
+            mask, alive = batch["attention_mask"], jnp.asarray([every_layer or width > 0 for width in widths])
+            weights = (mask * 0 + 1 if official else mask) * token_weights(batch)
+            if student_out.gates and not every_layer:
+                alive &= jnp.stack([gates.ffn_alive for gates in student_out.gates])
+            theirs = [teacher_out.hidden_states[layer + 1] for layer in layers]
+            ours = student_out.hidden_states[1:]
+            total, weight = losses.matched_error(ours, theirs, extra, alive, weights, self.ordered)
+            return total / len(layers) if self.preset == "mean" else total, weight
 
         return loss
 
