@@ -8,7 +8,7 @@ How many tokens go on is a share of the text's own length for each layer (--shar
 change the model's predictions least while they remove a fraction of the arithmetic (--flops), at the lengths of the
 text that is searched on. Then the model is trained with itself as it was before as its teacher. Long texts gain most;
 texts of twenty tokens gain little. Other ways to find the shares are transforms of `bertjax distill`: configs/power.py
-and configs/length_drop.py.
+and configs/lat.py.
 """
 
 from bertjax.engine.command_line import run
