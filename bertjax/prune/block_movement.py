@@ -5,9 +5,9 @@ A neuron has one score for its column of the first feed-forward matrix and its r
 weights is removed from the model (`removal`), so zeros save time here: neurons and heads at once, blocks of
 attention where all blocks of a head's values or outputs are 0. The blocks that are left inside of the others stay dense
 matrices; train on without the transform and they fill up again ("filled", section 4). The trade-off: a block is kept or
-lost as a whole, so the same number of zeros costs more accuracy than single weights do. Unlike a single weight, a
-neuron does not come back: input and output of a masked one are 0, and so is the gradient of its score, as in the
-published code.
+lost as a whole, so the same number of zeros costs more accuracy than single weights do. Unlike a single weight's, the
+score of a masked neuron does not rise again: the neuron's input and output are 0, and so is the gradient of its score,
+as in the published code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from bertjax.errors import UserError
 from bertjax.learn.transform import Forward, Surgery, Update
 from bertjax.params import flatten, unflatten
-from bertjax.prune.movement import LAYERS, Movement, above, masked_product
+from bertjax.prune.movement import LAYERS, Movement, masked_product
 
 if TYPE_CHECKING:
     from jax import Array
@@ -76,19 +76,15 @@ class BlockMovement(Movement):
                     )
                 sizes[f"layer_{group}/{name}"] = shape[0] // self.attention, shape[1] // self.attention
         masks = unflatten({path: jnp.ones(shape, bool) for path, shape in sizes.items()})
-        state = {"masks": masks} | ({"penalty": jnp.ones(())} if self.steered else {})
-        return unflatten({path: jnp.zeros(shape, jnp.float32) for path, shape in sizes.items()}), state
+        scores = {path: jnp.zeros(shape, jnp.float32) for path, shape in sizes.items()}
+        return unflatten(scores), self.initial_state(masks)
 
-    def masks(self, update: Update, params: Tree, extra: Tree, masks: Tree) -> Tree:
+    def hard(self, update: Update, params: Tree, extra: Tree, masks: Tree) -> Tree:
         import jax
 
         from bertjax.prune.masks import kept_count, top_masks
 
-        scores = flatten(extra)
-        if self.method == "soft":
-            threshold = self.threshold * self.progress(update)
-            return unflatten({path: above(one, threshold) for path, one in scores.items()})
-        share, found = self.sparsity * self.progress(update), {}
+        scores, share, found = flatten(extra), self.sparsity * self.progress(update), {}
         for neurons in (True, False):
             values: dict[str, jax.Array] = {p: one for p, one in scores.items() if p.endswith("/neurons") == neurons}
             if values:
@@ -122,12 +118,10 @@ class BlockMovement(Movement):
                 put(f"{attention}/{kind}/kernel", jnp.repeat(jnp.repeat(values, size, 0), size, 1))
         return found
 
-    def kept(self, masks: Tree, params: Tree) -> Array:
-        """The fraction of the weights that stay."""
-        import jax.numpy as jnp
-
-        spread = [mask for mask in self.spread(flatten(masks), params).values() if mask.ndim == 2]
-        return jnp.sum(jnp.stack([jnp.sum(mask) for mask in spread])) / sum(mask.size for mask in spread)
+    def decided(self, scores: dict[str, Array], params: Tree) -> dict[str, int]:
+        """How many weights of matrices a score of each array decides."""
+        spread = {path: self.spread({path: one}, params).values() for path, one in scores.items()}
+        return {path: sum(x.size for x in spread[path] if x.ndim == 2) // scores[path].size for path in scores}
 
     def apply(self, update: Update, params: Tree, extra: Tree, state: Tree) -> tuple[Tree, Forward]:
         masks, scores = (self.spread(flatten(tree), params) for tree in (state["masks"], extra))

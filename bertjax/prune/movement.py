@@ -6,13 +6,21 @@ times the gradient of the masked weight. Under descent a score accumulates -W dL
 masked weight gets no gradient, but its score does, so it comes back when its score rises. At high sparsity this keeps
 more of the task than magnitude; below about half of the weights removed it does not.
 
-Hard movement keeps the highest scores. Soft movement keeps those above a threshold, and a penalty on the scores decides
-how many that are; here the penalty is steered to the sparsity that was asked, unless it is given. Zeros in dense
-matrices save no time; the trade-off against structured pruning is that.
+Hard movement keeps the highest scores. Soft movement keeps those above a threshold, one for all matrices, while a
+penalty pulls every score down. Adam divides a gradient by its usual size, so the scores that the task moves least fall
+first, and in short runs this ranks the weights better than the direction in which they move.
+
+In the paper the threshold is given, and the sparsity is what a weight of the penalty leads to: a run for each guess.
+Here both are steered, unless the weight is given. The threshold is, at every update, the one that leaves the fraction
+that the schedule asks for. It acts at once, so what was pruned too early comes back. The penalty acts late, through the
+averages of the optimiser; its weight only leads this threshold towards the published one.
+
+Zeros in dense matrices save no time; the trade-off against structured pruning is that.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,8 +38,12 @@ LAYERS = r"^encoder/layer_.*kernel$"
 """The matrices of the encoder's layers; embeddings, pooler and classifier stay dense, as published."""
 FLOOR = 0.005
 """The fraction of each matrix that soft movement keeps at least, as in the published code."""
-GAIN = 0.1
-"""Growth of the penalty per update, on a logarithmic scale, for each unit of the kept fraction that is too much."""
+REACH = 0.25
+"""The most that the threshold is led, as a fraction of what the learning rate could move a score by if it did not
+decay. Where all scores fall as fast as they can, their order says nothing."""
+GAIN = 20.0
+"""The logarithm by which the penalty's weight grows if the threshold lags behind by its whole way. Half or twice of
+GAIN or REACH makes little difference to what is kept."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +64,11 @@ class Movement(Transform):
     score_learning_rate: float = 1e-2
     """Learning rate of the scores, with the schedule of the run."""
     threshold: float = 0.1
-    """For soft: the final threshold on the sigmoid of a score."""
+    """For soft: the final threshold on the sigmoid of a score. Without `penalty` it is the aim of the steering, which
+    short runs do not get to."""
     penalty: float | None = None
-    """For soft: the final weight of the mean sigmoid of the scores, which alone decides the sparsity. None: the weight
-    is steered towards `sparsity`, which short runs may overshoot (configs/movement.py)."""
+    """For soft: the final weight of the mean sigmoid of the scores, which then alone decides the sparsity. None: weight
+    and threshold are steered, and `sparsity` is reached."""
     freeze_embeddings: bool = True
     """Whether the embeddings stay as they are, as published."""
     every: int = 1
@@ -73,8 +86,14 @@ class Movement(Transform):
             raise UserError(f"Movement: sparsity is {self.sparsity}; it is the fraction of zeros, from 0 to below 1.")
         if not 0 <= self.begin < self.end <= 1:
             raise UserError(f"Movement: begin={self.begin}, end={self.end}; expected 0 <= begin < end <= 1.")
+        if not self.score_learning_rate > 0:
+            raise UserError(f"Movement: score_learning_rate is {self.score_learning_rate}; expected a positive number.")
         if self.every < 1:
             raise UserError(f"Movement: every is {self.every}; expected 1 or more updates.")
+        if not 0 < self.threshold < 0.5:
+            raise UserError(
+                f"Movement: threshold is {self.threshold}; expected a number between 0 and 0.5, where scores begin."
+            )
 
     @property
     def learning_rate(self) -> float | None:
@@ -95,23 +114,32 @@ class Movement(Transform):
         from bertjax.prune.masks import all_ones
 
         masks = all_ones(params, self.pattern, "matrix")
-        state = {"masks": masks} | ({"penalty": jnp.ones(())} if self.steered else {})
         if self.method == "magnitude":
-            return {}, state
-        return unflatten({path: jnp.zeros(mask.shape, jnp.float32) for path, mask in flatten(masks).items()}), state
+            return {}, {"masks": masks}
+        scores = {path: jnp.zeros(mask.shape, jnp.float32) for path, mask in flatten(masks).items()}
+        return unflatten(scores), self.initial_state(masks)
+
+    def initial_state(self, masks: Tree) -> Tree:
+        """The state with these masks."""
+        import jax.numpy as jnp
+
+        return {"masks": masks} | ({"threshold": jnp.zeros(())} if self.steered else {})
 
     @property
     def steered(self) -> bool:
         return self.method == "soft" and self.penalty is None
 
-    def progress(self, update: Update) -> Any:
-        """From 0, before pruning begins, to 1, at its end: 1 - (1 - t)^3 (Zhu & Gupta 2017, eq. 1)."""
+    def passed(self, update: Update) -> Any:
+        """From 0, before pruning begins, to 1, at its end; linear."""
         import jax.numpy as jnp
 
         last = self.last(update.total)
         first = min(round(self.begin * update.total), last)
-        left = 1 - jnp.clip((update.step - first) / max(last - first, 1), 0.0, 1.0)
-        return jnp.where(update.step >= last, 1.0, 1 - left**3)
+        return jnp.where(update.step >= last, 1.0, jnp.clip((update.step - first) / max(last - first, 1), 0.0, 1.0))
+
+    def progress(self, update: Update) -> Any:
+        """The same in the shape of the schedule: 1 - (1 - t)^3 (Zhu & Gupta 2017, eq. 1)."""
+        return 1 - (1 - self.passed(update)) ** 3
 
     def last(self, total: int) -> int:
         """The first update of full sparsity: at least the last one trains with it."""
@@ -121,36 +149,45 @@ class Movement(Transform):
         """The masks of this update."""
         import jax
 
-        find = lambda: self.masks(update, params, extra, state["masks"])  # noqa: E731
-        if self.every > 1:
-            ends = self.last(update.total), update.total - 1
-            due = (update.step % self.every == 0) | (update.step == ends[0]) | (update.step == ends[1])
-            new = {"masks": jax.lax.cond(due, find, lambda: state["masks"])}
-        else:
-            new = {"masks": find()}
-        if self.steered:
-            excess = self.kept(new["masks"], params) - (1 - self.sparsity * self.progress(update))
-            new["penalty"] = state["penalty"] * jax.numpy.exp(GAIN * excess)
-        return new
+        def find() -> Tree:
+            if self.method == "soft":
+                return self.soft(update, params, extra)
+            return {"masks": self.hard(update, params, extra, state["masks"])}
 
-    def kept(self, masks: Tree, params: Tree) -> Array:
-        """The fraction of the weights that stay."""
-        del params
-        return kept_fraction(masks)
+        if self.every == 1:
+            return find()
+        ends = self.last(update.total), update.total - 1
+        due = (update.step % self.every == 0) | (update.step == ends[0]) | (update.step == ends[1])
+        return jax.lax.cond(due, find, lambda: state)
 
-    def masks(self, update: Update, params: Tree, extra: Tree, masks: Tree) -> Tree:
+    def hard(self, update: Update, params: Tree, extra: Tree, masks: Tree) -> Tree:
+        """The masks that keep the highest scores or the largest weights."""
         import jax.numpy as jnp
 
         from bertjax.prune.masks import kept_count, top_masks
 
         flat, scores = flatten(masks), flatten(extra)
         weights = {path: leaf for path, leaf in flatten(params).items() if path in flat}
-        if self.method == "soft":
-            threshold = self.threshold * self.progress(update)
-            return unflatten({path: above(scores[path], threshold) for path in flat})
         values = {path: jnp.abs(weights[path]) if self.method == "magnitude" else scores[path] for path in flat}
         share = self.sparsity * self.progress(update)
         return unflatten(top_masks(values, lambda n: kept_count(n, share, self.sparsity), self.scope == "global"))
+
+    def soft(self, update: Update, params: Tree, extra: Tree) -> Tree:
+        """The state of soft movement. Its threshold is one on scores: the logit of the published one."""
+        import jax
+
+        scores, progress = flatten(extra), self.progress(update)
+        if self.steered:
+            threshold = threshold_of(scores, self.decided(scores, params), 1 - self.sparsity * progress)
+        else:
+            threshold = jax.scipy.special.logit(self.threshold * progress)
+        masks = unflatten({path: above(one, threshold) for path, one in scores.items()})
+        return {"masks": masks} | ({"threshold": threshold} if self.steered else {})
+
+    def decided(self, scores: dict[str, Array], params: Tree) -> dict[str, int]:
+        """How many weights a score of each array decides."""
+        del params
+        return dict.fromkeys(scores, 1)
 
     def apply(self, update: Update, params: Tree, extra: Tree, state: Tree) -> tuple[Tree, Forward]:
         return masked_tree(params, flatten(extra), flatten(state["masks"])), Forward()
@@ -164,8 +201,22 @@ class Movement(Transform):
         import jax.numpy as jnp
 
         mean = jnp.mean(jnp.stack([jnp.mean(jax.nn.sigmoid(scores)) for scores in flatten(extra).values()]))
-        weight = state["penalty"] if self.penalty is None else self.penalty
+        weight = self.weight(update, extra, state["threshold"]) if self.penalty is None else self.penalty
         return {"sparsity": weight * self.progress(update) * mean}
+
+    def weight(self, update: Update, extra: Tree, threshold: Array) -> Array:
+        """The weight that leads the threshold from 0, on a straight line, to its end.
+
+        It depends on where the threshold is and not on earlier weights. A weight that grew for as long as the threshold
+        lags would go on growing while the optimiser's averages catch up, and would lead to an overshoot.
+        """
+        import jax.numpy as jnp
+
+        updates = (self.end - self.begin) * update.total
+        way = min(math.log(1 / self.threshold - 1), REACH * self.score_learning_rate * updates)
+        lag = jnp.minimum(self.passed(update) + threshold / way, 1.0)  # scores that rose would ask for an infinite one
+        # The gradient of a mean is small where there are many scores: at lag 0 its norm over all of them is up to 0.25.
+        return math.sqrt(sum(scores.size for scores in flatten(extra).values())) * jnp.exp(GAIN * lag)
 
     def finish(self, config: BertConfig, params: Tree, extra: Tree, state: Tree) -> tuple[BertConfig, Tree]:
         from bertjax.prune.masks import apply_masks
@@ -195,21 +246,34 @@ def masked_product(weights: Array, scores: Array, mask: Array) -> Array:
 
 
 def above(scores: Array, threshold: Any) -> Array:
-    """Where the sigmoid of a score exceeds the threshold; at least the highest half percent."""
+    """Where a score exceeds the threshold; at least the highest half percent."""
     import jax
     import jax.numpy as jnp
 
     from bertjax.prune.masks import top_masks
 
-    kept = jax.nn.sigmoid(scores) > threshold
-    least = int(FLOOR * scores.size) + 1
-    floor = lambda: top_masks({"": scores}, lambda n: least, False)[""]  # noqa: E731
-    return jax.lax.cond(jnp.sum(kept) < least, floor, lambda: kept)
+    kept = scores > threshold
+    floor = lambda: top_masks({"": scores}, lambda n: least(n), False)[""]  # noqa: E731
+    return jax.lax.cond(jnp.sum(kept) < least(scores.size), floor, lambda: kept)
 
 
-def kept_fraction(masks: Tree) -> Array:
-    """The fraction of ones in all masks together."""
+def least(n: int) -> int:
+    """How many of n stay in any case."""
+    return int(FLOOR * n) + 1
+
+
+def threshold_of(scores: dict[str, Array], decided: dict[str, int], asked: Any) -> Array:
+    """The highest threshold with which `above` keeps at least the fraction `asked` of the weights, by bisection."""
+    import jax
     import jax.numpy as jnp
 
-    leaves = list(flatten(masks).values())
-    return jnp.sum(jnp.stack([jnp.sum(mask) for mask in leaves])) / sum(mask.size for mask in leaves)
+    total = sum(decided[path] * one.size for path, one in scores.items())
+
+    def half(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        kept = sum(decided[path] * jnp.maximum(jnp.sum(one > middle), least(one.size)) for path, one in scores.items())
+        enough = kept / total >= asked
+        return jnp.where(enough, middle, ends[0]), jnp.where(enough, ends[1], middle)
+
+    lowest, highest = (jnp.stack([end(one) for one in scores.values()]) for end in (jnp.min, jnp.max))
+    return jax.lax.fori_loop(0, 24, half, (jnp.min(lowest) - 1, jnp.max(highest)))[0]

@@ -1,5 +1,6 @@
 """Block movement: scores of neurons, heads and blocks against torch's autograd, and what is removed at the end."""
 
+import re
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from bertjax.learn.transform import Update
 from bertjax.model import build
 from bertjax.params import flatten, unflatten
 from bertjax.prune import BlockMovement
+from bertjax.prune.movement import LAYERS
 from bertjax.quantize.transforms import FakeQuantize
 from tests.learn.test_composition import WEIGHTS, learning, shipped, trained
 from tests.model.tiny import TINY, apply, tiny, tiny_batch
@@ -93,9 +95,10 @@ def test_what_is_removed_equals_what_was_masked(name: str, part: BlockMovement):
     assert sum(step.intermediate_size for step in config.depth_steps()) < 10 * 3
 
 
-def test_soft_movement_is_steered_to_the_fraction_of_weights():
-    """Scores fall at different speeds; the penalty grows until half of the weights is below the threshold."""
-    part = BlockMovement(sparsity=0.5, method="soft", begin=0.0, end=0.5)
+@pytest.mark.parametrize(("attention", "largest"), [("heads", 4 * 4 * 12), (4, 2 * 12)])
+def test_soft_movement_ends_at_the_fraction_of_weights_that_was_asked(attention: Any, largest: int):
+    """Scores fall at different speeds. Of the matrices' weights half stays, and at most one more part."""
+    part = BlockMovement(sparsity=0.5, method="soft", begin=0.0, end=0.5, attention=attention, every=10)
     model, params = tiny()
     extra, state = part.init(jax.random.key(0), model.config, params)
     rng = np.random.default_rng(0)
@@ -111,7 +114,27 @@ def test_soft_movement_is_steered_to_the_fraction_of_weights():
 
     for number in range(400):
         extra, state = step(extra, state, jnp.int32(number))
-    assert abs(float(part.kept(state["masks"], params)) - 0.5) < 0.12
+    assert 0 <= left(part, model.config, params, extra, state) - 0.5 < largest / WEIGHTS_OF_LAYERS
+
+
+WEIGHTS_OF_LAYERS = 2 * (4 * 12 * 12 + 2 * 12 * 10)
+
+
+def left(part: BlockMovement, config: Any, params: Any, extra: Any, state: Any) -> float:
+    """The fraction of the weights of the layers' matrices that ship."""
+    shipped = flatten(part.finish(config, params, extra, state)[1])
+    return sum(int(np.count_nonzero(leaf)) for p, leaf in shipped.items() if re.search(LAYERS, p)) / WEIGHTS_OF_LAYERS
+
+
+def test_heads_that_stay_in_any_case_count_as_kept():
+    """All heads are below all neurons, and one stays in each layer: so many neurons fewer do."""
+    part = BlockMovement(sparsity=0.7, method="soft", begin=0.0)
+    model, params = tiny()
+    extra, state = scored(part, model.config, params)
+    low = {path: one - 100.0 * path.endswith("heads") for path, one in flatten(extra).items()}
+    state = part.advance(LAST, params, unflatten(low), state)
+    assert all(int(mask.sum()) == 1 for path, mask in flatten(state["masks"]).items() if path.endswith("heads"))
+    assert 0 <= left(part, model.config, params, extra, state) - 0.3 < 2 * 12 / WEIGHTS_OF_LAYERS
 
 
 @pytest.mark.slow

@@ -1,19 +1,28 @@
 """Movement pruning against torch's autograd, closed forms and NumPy masks."""
 
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
+from bertjax.distill.terms import HardLabels
+from bertjax.engine.compiled_step import build_program
+from bertjax.engine.sharding import put_batch
 from bertjax.errors import UserError
+from bertjax.learn.objective import assemble, loss_names
 from bertjax.learn.transform import Update
 from bertjax.params import flatten, unflatten
 from bertjax.prune import Movement
-from bertjax.prune.masks import kept_count, top_masks
-from bertjax.prune.movement import FLOOR, above, kept_fraction, masked_product
+from bertjax.prune.masks import kept_count, sparsity_of, top_masks
+from bertjax.prune.movement import FLOOR, above, masked_product
+from bertjax.recipes.sharding import Sharding
+from bertjax.recipes.training import Training
+from tests.learn.test_composition import batch, models
 from tests.model.tiny import TINY
 from tests.tolerances import SAME_MATHS
 
@@ -129,7 +138,7 @@ def test_at_the_end_just_so_many_weights_are_zero(method: Any, scope: Any):
     assert extra == {} if method == "magnitude" else not any(np.any(s) for s in flatten(extra).values())
     scores = {p: jnp.asarray(np.random.default_rng(5).normal(size=m.shape)) for p, m in flatten(state["masks"]).items()}
     extra = {} if method == "magnitude" else unflatten(scores)
-    assert float(kept_fraction(one.advance(update(0), given, extra, state)["masks"])) == 1
+    assert sparsity_of(one.advance(update(0), given, extra, state)["masks"]) == 0
     masks = flatten(one.advance(update(99), given, extra, state)["masks"])
     assert set(masks) == set(PATHS)
     left = {path: int(mask.sum()) for path, mask in masks.items()}
@@ -151,16 +160,16 @@ def test_without_sparsity_it_is_plain_training_with_frozen_embeddings():
 
 def test_soft_movement_keeps_scores_above_the_threshold_and_never_nothing():
     scores = jnp.asarray(np.random.default_rng(3).normal(size=(40, 50)) * 4)
-    kept = np.asarray(above(scores, 0.1))
+    kept = np.asarray(above(scores, np.log(0.1 / 0.9)))
     np.testing.assert_array_equal(kept, 1 / (1 + np.exp(-np.asarray(scores, np.float64))) > 0.1)
     least = int(FLOOR * 2000) + 1
-    np.testing.assert_array_equal(above(scores - 100, 0.1), numpy_top(np.asarray(scores - 100), least))
+    np.testing.assert_array_equal(above(scores - 100, np.log(0.1 / 0.9)), numpy_top(np.asarray(scores - 100), least))
 
 
 def test_the_penalty_of_soft_movement_is_the_mean_of_means_and_grows_with_the_threshold():
     one, given = Movement(method="soft", penalty=40.0), params()
     extra, state = one.init(jax.random.key(0), TINY, given)
-    assert "penalty" not in state
+    assert set(state) == {"masks"}
     extra = jax.tree.map(lambda s: s + 0.5, extra)
     extra["encoder"]["layer_0"]["ffn"]["output"]["kernel"] += 1.0
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
@@ -169,7 +178,94 @@ def test_the_penalty_of_soft_movement_is_the_mean_of_means_and_grows_with_the_th
     assert Movement().penalties(update(30), given, extra, state) == {}
 
 
-def test_the_penalty_is_steered_to_the_sparsity_that_was_asked():
+def test_with_a_given_penalty_the_sigmoid_of_a_score_is_held_against_the_published_threshold():
+    one, given = Movement(method="soft", penalty=40.0), params()
+    extra, state = one.init(jax.random.key(0), TINY, given)
+    rng = np.random.default_rng(8)
+    scores = {path: rng.normal(-3, 2, leaf.shape).astype(np.float32) for path, leaf in flatten(extra).items()}
+    masks = flatten(one.advance(update(30), given, jax.tree.map(jnp.asarray, unflatten(scores)), state)["masks"])
+    threshold = 0.1 * (1 - (1 - (30 - 10) / (70 - 10)) ** 3)
+    for path, values in scores.items():
+        np.testing.assert_array_equal(masks[path], 1 / (1 + np.exp(-values.astype(np.float64))) > threshold)
+
+
+CURVED = {PATHS[0]: (32, 24), PATHS[1]: (24, 24)}
+
+
+def trained(one: Movement, steps: int, scale: float = 1.0) -> tuple[Any, Any, float]:
+    """Scores, state and loss of a run on sum of h/2 (w - t)^2, with curvatures h over four decades and noise in the
+    gradient, by Adam with a clipped norm and rates that decay to 0."""
+    rng = np.random.default_rng(0)
+    sizes = CURVED.items()
+    begin = {path: jnp.asarray(rng.normal(0, 0.05, size), jnp.float32) for path, size in sizes}
+    targets = {path: begin[path] + rng.normal(0, 0.02, size).astype(np.float32) for path, size in sizes}
+    curved = {path: jnp.asarray(scale * 10 ** rng.uniform(-2, 2, size), jnp.float32) for path, size in sizes}
+    extra, state = one.init(jax.random.key(0), TINY, unflatten(begin))
+    adam = lambda rate: optax.adam(optax.linear_schedule(rate, 0.0, steps))  # noqa: E731
+    split = optax.partition({"params": adam(1e-3), "extra": adam(1e-2)}, {"params": "params", "extra": "extra"})
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), split)
+
+    def loss(both: Any, now: Update, state: Any) -> tuple[Any, Any]:
+        flat = flatten(one.apply(now, both["params"], both["extra"], state)[0])
+        task = sum(jnp.sum(curved[path] / 2 * (flat[path] - targets[path]) ** 2) for path in CURVED)
+        draw = lambda path, key: jax.random.normal(key, CURVED[path]) * jnp.sqrt(scale * curved[path])  # noqa: E731
+        keys = jax.random.split(now.key, len(CURVED))
+        noise = sum(jnp.sum(0.05 * draw(path, key) * flat[path]) for path, key in zip(CURVED, keys, strict=True))
+        return task + noise + sum(one.penalties(now, both["params"], both["extra"], state).values()), task
+
+    def step(carry: Any, number: Any) -> Any:
+        both, opt, state = carry
+        now = Update(number, jax.random.fold_in(jax.random.key(1), number), steps, None)
+        state = one.advance(now, both["params"], both["extra"], state)
+        gradient, task = jax.grad(loss, has_aux=True)(both, now, state)
+        changes, opt = optimiser.update(gradient, opt, both)
+        return (optax.apply_updates(both, changes), opt, state), task
+
+    both = {"params": unflatten(begin), "extra": extra}
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(steps)))
+    (both, _, state), tasks = run((both, optimiser.init(both), state))
+    return both["extra"], state, float(tasks[-1])
+
+
+def zeros(one: Movement, extra: Any, state: Any) -> float:
+    """The fraction of zeros in what ships."""
+    ones = unflatten({path: np.ones(size, np.float32) for path, size in CURVED.items()})
+    shipped = flatten(one.finish(TINY, ones, extra, state)[1])
+    return float(np.mean(np.concatenate([np.ravel(shipped[path]) == 0 for path in CURVED])))
+
+
+@pytest.mark.parametrize("every", [1, 10])
+@pytest.mark.parametrize("steps", [300, 1200])
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9])
+def test_soft_movement_ends_with_the_sparsity_that_was_asked(sparsity: float, steps: int, every: int):
+    one = Movement(method="soft", sparsity=sparsity, every=every)
+    extra, state, _ = trained(one, steps)
+    assert zeros(one, extra, state) == pytest.approx(sparsity, abs=0.01)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_soft_movement_keeps_what_the_loss_needs_whatever_its_scale(scale: float):
+    """In a short run, in which hard movement does not."""
+    soft, hard = (Movement(sparsity=0.9, method=method, every=10) for method in ("soft", "hard"))
+    ours, theirs = (trained(one, 300, scale)[2] for one in (soft, hard))
+    assert ours < theirs / 2
+
+
+def test_the_real_step_ends_with_the_sparsity_that_was_asked():
+    """A tiny BERT on random labels."""
+    one, steps = Movement(method="soft", sparsity=0.8, every=10), 300
+    learnt = assemble(models()[0], loss_names((HardLabels(),)), steps=steps, seed=0, transforms=(one,))
+    program = build_program(Training(steps=steps, batch_size=16, sharding=Sharding(1, 1)), steps, learnt)
+    state, batches = program.start(learnt.params, learnt.extra, learnt.state), [batch(number) for number in range(4)]
+    for number in range(steps):
+        state, _ = program.step(state, put_batch(batches[number % 4], program.mesh), learnt.constants)
+    assert learnt.finish is not None
+    shipped = flatten(learnt.finish(*jax.device_get((state.params, state.extra, state.state)))[1])
+    layers = [np.ravel(leaf) == 0 for path, leaf in shipped.items() if re.search(one.pattern, path)]
+    assert np.mean(np.concatenate(layers)) == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_penalty_leads_the_threshold_to_the_published_one():
     """Scores that descend on the penalty alone, against a pull of their own."""
     one, given = Movement(method="soft", sparsity=0.8, begin=0.0, end=0.5), params()
     extra, state = one.init(jax.random.key(0), TINY, given)
@@ -185,7 +281,38 @@ def test_the_penalty_is_steered_to_the_sparsity_that_was_asked():
 
     for number in range(4000):
         extra, state = step(number, extra, state)
-    assert float(kept_fraction(state["masks"])) == pytest.approx(0.2, abs=0.03)
+    assert int(sum(mask.sum() for mask in flatten(state["masks"]).values())) == 17  # of 84
+    assert float(jax.nn.sigmoid(state["threshold"])) == pytest.approx(0.1, abs=0.03)
+
+
+def test_the_weight_of_the_penalty_grows_with_what_the_threshold_lags_and_stays_finite():
+    """Half of 60 updates of pruning have passed; the way is a quarter of 60 * 0.01, so 0.075 of it are due."""
+    one, extra = Movement(method="soft"), {"a": jnp.zeros((8, 8)), "b": jnp.zeros((12, 3))}
+    weight = lambda threshold: float(one.weight(update(40), extra, jnp.float32(threshold)))  # noqa: E731
+    assert weight(-0.075) == pytest.approx(10)  # of 100 scores
+    assert weight(-0.060) == pytest.approx(10 * np.exp(20 * 0.015 / 0.15), rel=1e-4)
+    assert weight(-0.090) == pytest.approx(10 * np.exp(-20 * 0.015 / 0.15), rel=1e-4)
+    assert weight(5) == pytest.approx(10 * np.exp(20), rel=1e-4)
+
+
+def test_a_weight_whose_score_rises_comes_back_and_another_goes():
+    one, given = Movement(method="soft", sparsity=0.75), params()
+    extra, state = one.init(jax.random.key(0), TINY, given)
+    rng = np.random.default_rng(9)
+    fallen = {path: rng.normal(-40, 3, leaf.shape).astype(np.float32) for path, leaf in flatten(extra).items()}
+    lowest = np.unravel_index(fallen[PATHS[0]].argmin(), (8, 6))
+
+    def masks() -> dict[str, np.ndarray]:
+        scores = jax.tree.map(jnp.asarray, unflatten(fallen))
+        return {
+            path: np.asarray(m) for path, m in flatten(one.advance(update(99), given, scores, state)["masks"]).items()
+        }
+
+    before = masks()
+    fallen[PATHS[0]][lowest] = -20.0
+    after = masks()
+    assert (before[PATHS[0]][lowest], after[PATHS[0]][lowest]) == (False, True)
+    assert sum(int(mask.sum()) for mask in before.values()) == sum(int(mask.sum()) for mask in after.values()) == 21
 
 
 def test_masks_are_computed_as_often_as_was_asked():
@@ -194,7 +321,7 @@ def test_masks_are_computed_as_often_as_was_asked():
     counts = []
     for step in range(100):
         state = one.advance(update(step), given, {}, state)
-        counts.append(float(kept_fraction(state["masks"])))
+        counts.append(sparsity_of(state["masks"]))
     changes = [step for step in range(1, 100) if counts[step] != counts[step - 1]]
     assert all(step % 10 == 0 or step in (95, 99) for step in changes)
     assert counts[-1] == pytest.approx(0.5)
@@ -206,6 +333,8 @@ def test_masks_are_computed_as_often_as_was_asked():
         ({"sparsity": 1.0}, "fraction of zeros"),
         ({"begin": 0.5, "end": 0.5}, "begin < end"),
         ({"every": 0}, "1 or more"),
+        ({"method": "soft", "threshold": 0.5}, "between 0 and 0.5"),
+        ({"score_learning_rate": 0.0}, "positive"),
         ({"method": "soft", "scope": "global"}, "leave scope out"),
     ],
 )
