@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bertjax.distill.at_once import Pair, over_heads, over_tokens
 from bertjax.distill.pairing import nearest_layers
 from bertjax.learn.losses import WeightedSum, keep, weighted
+from bertjax.model.tokens import ranking, significance
 
 
 def soft_targets(
@@ -257,6 +258,45 @@ def relation(
 
     ours, theirs = (student_one, student_two), (teacher_one, teacher_two)
     return over_heads(divergence, ours, theirs, (mask,), mask * weights[:, None], heads)
+
+
+def token_ranking(
+    student_queries: Float[Array, "b l h s"],
+    student_keys: Float[Array, "b l h s"],
+    teacher_queries: Float[Array, "b l g t"],
+    teacher_keys: Float[Array, "b l g t"],
+    mask: Int[Array, "b l"],
+    weights: Float[Array, " b"],
+    top: int,
+) -> WeightedSum:
+    """How far the student's ranking of a text's tokens is from the teacher's: for all pairs of the teacher's `top`
+    tokens, [CLS] aside, with ranks i < j, the sum of (j - i) log2(1 + exp(x_j - x_i)), divided by the square of their
+    number (LambdaLoss ARP2, Wang et al. 2018, as in the published code of ToP, Li et al. 2023).
+
+    x is the attention that the student gives a token, averaged over its heads and the real queries. In the published
+    code queries at padding count, and a text with fewer tokens has pairs with padding.
+    """
+    mask = kept(mask, weights)
+    theirs = jax.lax.stop_gradient(attention_received(teacher_queries, teacher_keys, mask))
+    first = ranking(theirs, mask > 0, min(top + 1, mask.shape[1]))[:, 1:]
+    ours = attention_received(student_queries, student_keys, mask)
+    x, real = (jnp.take_along_axis(array, first, axis=1) for array in (ours, mask > 0))
+    count = jnp.sum(real, axis=1)
+    rank = jnp.arange(first.shape[1])
+    farther = jnp.maximum(rank[None, :] - rank[:, None], 0)[None]
+    pairs = farther * jax.nn.softplus(x[:, None, :] - x[:, :, None]) / jnp.log(2.0)
+    both = real[:, :, None] & real[:, None, :]
+    return weighted(jnp.sum(jnp.where(both, pairs, 0.0), axis=(1, 2)) / jnp.maximum(count, 1) ** 2, weights)
+
+
+@jax.checkpoint
+def attention_received(
+    queries: Float[Array, "b l h k"], keys: Float[Array, "b l h k"], mask: Int[Array, "b l"]
+) -> Float[Array, "b l"]:
+    """The attention that each token gets, averaged over the heads and the real queries. The backward pass computes it
+    again, so no attention map is kept."""
+    probabilities = jnp.exp(log_map(scores(queries, keys, mask), mask))
+    return significance(probabilities, mask > 0, "all") / jnp.maximum(jnp.sum(mask, axis=1), 1)[:, None]
 
 
 def attention_cross_entropy_with_padding(

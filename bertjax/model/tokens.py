@@ -24,12 +24,18 @@ class Tokens(NamedTuple):
     text: Bool[Array, "b l"]
     """The real tokens of each text before any was dropped."""
     places: Int[Array, "b s"]
-    """Where in the text the token of each row stands; l for a row without a token."""
+    """Where in the text the token of each row stands; l for a row without a token; -1 for one that no longer goes on
+    and that later layers see all the same, so that a rule in training learns what hiding it would change."""
 
     @property
     def real(self) -> Bool[Array, "b s"]:
         """Whether each row has a token."""
         return self.places < self.text.shape[1]
+
+    @property
+    def going_on(self) -> Bool[Array, "b s"]:
+        """Whether each row has a token that goes on."""
+        return self.real & (self.places >= 0)
 
     @property
     def lengths(self) -> Int[Array, " b"]:
@@ -151,7 +157,11 @@ def restored(states: tuple[Float[Array, "b _s d"], ...], tokens: tuple[Tokens, .
     `tokens[i]` are those of `states[i]`, from the embedding on. A token that is dropped between attention and
     feed-forward layer keeps the state from before that layer.
     """
+
+    def put(old: Array, places: Array, new: Array) -> Array:
+        return old.at[places].set(new, mode="drop", wrap_negative_indices=False)
+
     whole = states[0]
     for state, known in zip(states[1:], tokens[1:], strict=True):
-        whole = jax.vmap(lambda old, places, new: old.at[places].set(new, mode="drop"))(whole, known.places, state)
+        whole = jax.vmap(put)(whole, known.places, state)
     return whole

@@ -19,6 +19,7 @@
     layerdrop.py  layers dropped at random while the model trains
     cofi.py      heads, neurons, sublayers and hidden columns removed by gates that are learned
     hard_concrete.py  the gates
+    lagrangian.py  the term that drives their cost to its target
     costs.py     what the parts of a layer cost
 
 The trade-off: a masked weight is still multiplied, so masks save space in a compressed file and no time. Removing parts

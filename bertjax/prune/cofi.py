@@ -206,15 +206,13 @@ class CoFi(Transform):
         return tuple(path for path in paths if everywhere or path.startswith("encoder/"))
 
     def penalties(self, update: Update, params: Tree, extra: Tree, state: Tree) -> dict[str, Array]:
-        """The Lagrangian (eq. 4): l1 (s - t) + l2 (s - t)^2 of the removed fraction s of the cost and its target t."""
-        import jax
+        """The Lagrangian (eq. 4) of the removed fraction of the cost, until the gates are decided."""
         import jax.numpy as jnp
 
+        from bertjax.prune.lagrangian import lagrangian
+
         removed = 1 - self.remaining(update.config, extra["logits"])
-        growth = jnp.clip(update.step / max(round(self.warmup * update.total), 1), 0.0, 1.0)
-        gap = removed - growth * self.target
-        ascending = 2 * jax.lax.stop_gradient(extra["multipliers"]) - extra["multipliers"]  # reverses the gradient
-        value = ascending[0] * gap + ascending[1] * gap**2
+        value = lagrangian(update, extra["multipliers"], removed, self.target, self.warmup)
         return {"lagrangian": jnp.where(update.step < self.last(update.total), value, 0.0)}
 
     @property

@@ -4,6 +4,7 @@
     soft_extraction.py   a learned factor for each rank decides how many go on (PoWER-BERT)
     length_drop.py       training with random numbers of tokens, for a model that works with any (Length-Adaptive
                          Transformer)
+    rank_gates.py        gates on relative ranks, trained until the arithmetic meets a target (ToP)
     search.py            the shares of tokens that change a model's predictions least within a budget
 
 What goes on is decided by attention: [CLS], and the tokens that the text attends to most. How many go on is a share of
@@ -21,13 +22,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bertjax.token_dropping.length_drop import LengthDrop
+from bertjax.token_dropping.rank_gates import RankGates
 from bertjax.token_dropping.soft_extraction import SoftExtraction
 
 if TYPE_CHECKING:
     from bertjax.token_dropping.costs import text_flops
     from bertjax.token_dropping.search import search
 
-__all__ = ["LengthDrop", "SoftExtraction", "search", "text_flops"]
+__all__ = ["LengthDrop", "RankGates", "SoftExtraction", "search", "text_flops"]
 
 _HOMES = {"search": "search", "text_flops": "costs"}
 

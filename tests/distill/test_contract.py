@@ -59,6 +59,7 @@ CASES = {
         of_texts(losses.attention_cross_entropy_with_padding), **HEADS, reads_padding=True
     ),
     "relation": Case(of_texts(partial(losses.relation, heads=6)), **HEADS),
+    "token_ranking": Case(of_texts(partial(losses.token_ranking, top=3)), **HEADS),
 }
 
 
@@ -68,7 +69,7 @@ def test_every_loss_is_here():
         for name, function in vars(losses).items()
         if callable(function) and getattr(function, "__module__", "") == losses.__name__
     }
-    assert formulas - {"direction", "scores", "log_map", "kept", "projected"} == set(CASES)
+    assert formulas - {"direction", "scores", "log_map", "kept", "projected", "attention_received"} == set(CASES)
 
 
 def arrays(shapes: tuple[tuple[int, ...], ...], seed: int) -> list[np.ndarray]:

@@ -141,3 +141,46 @@ def test_more_relation_heads_than_the_model_has_take_no_more_memory():
 
     # Four times as many maps would be three times as much.
     assert 0 < memory(48) < 1.3 * memory(12)
+
+
+@pytest.mark.parametrize("top", [2, 3, 20])
+def test_token_ranking_is_a_double_loop_over_the_teachers_highest_ranks(top: int):
+    student, teacher = (heads(12, 3), heads(12, 3)), (heads(24, 2), heads(24, 2))
+    total = 0.0
+    for text, length in enumerate(LENGTHS):
+
+        def received(queries: np.ndarray, keys: np.ndarray, text: int = text, length: int = length) -> np.ndarray:
+            """The attention that each token gets, the mean over heads and queries."""
+            q, k = (x[text, :length].swapaxes(0, 1) for x in (queries, keys))
+            return softmax(q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])).mean(axis=(0, 1))
+
+        x, theirs = received(*student), received(*teacher)
+        best = sorted(range(1, length), key=lambda i: -theirs[i])[:top]  # without [CLS]
+        relevance = dict(zip(best, range(len(best), 0, -1), strict=True))
+        for i in best:
+            for j in best:
+                if relevance[i] > relevance[j]:
+                    pair = (relevance[i] - relevance[j]) * np.log2(1 + np.exp(x[j] - x[i]))
+                    total += ROWS[text] * pair / len(best) ** 2
+    ours = losses.token_ranking(*map(jnp.array, (*student, *teacher, MASK, ROWS)), top=top)
+    np.testing.assert_allclose(ours[0], total, rtol=1e-5)
+    np.testing.assert_allclose(ours[1], ROWS.sum())
+
+
+def test_a_step_down_the_gradient_of_token_ranking_brings_the_ranking_nearer():
+    """From queries and keys that rank tokens at random to those of the teacher's order."""
+    student, teacher = (jnp.array(heads(12, 3)), jnp.array(heads(12, 3))), (heads(12, 3), heads(12, 3))
+    rest = tuple(map(jnp.array, (*teacher, MASK, ROWS)))
+
+    def order(queries: jax.Array, keys: jax.Array) -> np.ndarray:
+        return np.argsort(-losses.attention_received(queries, keys, rest[2])[0, 1:5])
+
+    @jax.jit
+    def descend(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        gradient = jax.grad(lambda pair: losses.token_ranking(*pair, *rest, top=20)[0])(pair)
+        return jax.tree.map(lambda x, g: x - 3 * g, pair, gradient)
+
+    assert (order(*student) != order(*rest[:2])).any()
+    for _ in range(200):
+        student = descend(student)
+    np.testing.assert_array_equal(order(*student), order(*rest[:2]))

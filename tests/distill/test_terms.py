@@ -23,9 +23,11 @@ from bertjax.distill.terms import (
     PatientStates,
     Relations,
     SoftTargets,
+    TokenRanking,
 )
 from bertjax.errors import UserError
-from bertjax.model import BertConfig
+from bertjax.learn import Update
+from bertjax.model import BertConfig, Retention
 from bertjax.student import Student
 from bertjax.text.batches import eval_batches, inputs_of
 from tests.text.tiny import made_up, random_lengths
@@ -302,6 +304,7 @@ def test_scores_of_the_model_are_what_the_term_compares():
         (FeatureMaps(), SAME_WIDTH),
         (Relations(heads=6), NARROW),
         (Relations(of=(("queries", "keys"), ("values", "values")), heads=None, teacher_layer=3), NARROW),
+        (TokenRanking(layers=(0, 1)), NARROW),
     ],
 )
 def test_a_stored_teacher_teaches_what_a_live_one_does(tmp_path, term: Any, student: Bundle):
@@ -319,6 +322,8 @@ def test_a_stored_teacher_teaches_what_a_live_one_does(tmp_path, term: Any, stud
         (PatientStates(), "student's hidden_size is 12, the teacher's 24"),
         (Relations(heads=8), r"a width of 12 \(attention heads x head size\) is not divisible by heads=8"),
         (Relations(heads=6, teacher_layer=6), "teacher_layer is 6; the teacher has 6 layers"),
+        (TokenRanking(), r"layers are \(\), and the student has 3 layers.*The default, 1 to a third of the depth"),
+        (TokenRanking(layers=(3,)), r"layers are \(3,\), and the student has 3 layers; give one or more from 0 to 2"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(term: Any, message: str):
@@ -332,3 +337,26 @@ def test_other_numbers_of_heads_are_for_relations_alone():
         with pytest.raises(UserError, match="student's num_attention_heads is 2, the teacher's 3"):
             term.build(two, TEACHER_CONFIG)
     Relations(heads=6).build(two, TEACHER_CONFIG)
+
+
+def test_token_ranking_teaches_the_published_layers_with_a_weight_that_falls():
+    ranked = TokenRanking(0.5, warmup=0.5)
+    shapes = TEACHER_CONFIG.replace(num_hidden_layers=12), TEACHER_CONFIG.replace(num_hidden_layers=12)
+    theirs = SimpleNamespace(**{name: {11: jnp.ones((1, 4, 1, 2))} for name in ("queries", "keys")})
+    ours = SimpleNamespace(**{name: {i: jnp.ones((1, 4, 1, 2)) for i in (1, 2, 3)} for name in ("queries", "keys")})
+    batch = {"attention_mask": jnp.ones((1, 4), jnp.int32), "weights": jnp.ones(1)}
+    loss = ranked.build(*shapes)
+    # Equal scores: each of the three layers has log2(2) for the ranks 1-2, 2-3 and twice for 1-3.
+    np.testing.assert_allclose(loss({}, ours, theirs, batch)[0], 3 * (1 + 1 + 2) / 9, rtol=1e-6)
+    weights = [float(ranked.weight_at(Update(step, None, 100))) for step in (0, 25, 50, 99)]
+    np.testing.assert_allclose(weights, [0.5, 0.25, 0.005, 0.005], rtol=1e-6)
+    with pytest.raises(UserError, match="top is 1; expected 2"):
+        TokenRanking(top=1)
+
+
+def test_token_ranking_is_for_students_whose_rows_stay_in_place():
+    ranked = TokenRanking(layers=(1,))
+    assert not ranked.reads_states(TEACHER_CONFIG, TEACHER_CONFIG)
+    gathers = TEACHER_CONFIG.replace(retention=Retention((0.5,) * 6))
+    with pytest.raises(UserError, match="this student leaves out the rows of those that it drops"):
+        ranked.build(gathers, TEACHER_CONFIG)

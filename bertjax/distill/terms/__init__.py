@@ -3,7 +3,7 @@
     answers.py       losses on the final outputs: labels and the teacher's probabilities
     states.py        losses on layer outputs: hidden states, feature maps, [CLS] states
     masked_words.py  the teacher's probabilities of masked tokens, for students trained on raw text
-    attention.py     losses on relations between tokens: attention scores, attention maps, relations
+    attention.py     losses on relations between tokens: attention scores, attention maps, relations, rankings
     layers.py        what they have in common
 
 Every loss is a `bertjax.learn.Loss`. `needs` declares which teacher outputs it reads besides the logits, as pairs
@@ -20,7 +20,7 @@ it, and its code takes the mean over tokens, as LastHiddenState and MLMSoftTarge
 """
 
 from bertjax.distill.terms.answers import HardLabels, SoftTargets
-from bertjax.distill.terms.attention import AttentionMaps, AttentionScores, Relations
+from bertjax.distill.terms.attention import AttentionMaps, AttentionScores, Relations, TokenRanking
 from bertjax.distill.terms.layers import Preset
 from bertjax.distill.terms.masked_words import MLMSoftTargets
 from bertjax.distill.terms.states import FeatureMaps, HiddenStates, LastHiddenState, MatchedStates, PatientStates
@@ -41,4 +41,5 @@ __all__ = [
     "Preset",
     "Relations",
     "SoftTargets",
+    "TokenRanking",
 ]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jax import Array
 
     from bertjax.learn.losses import Batch, WeightedSum
+    from bertjax.learn.transform import Update
     from bertjax.model import BertConfig
     from bertjax.params import Tree
 
@@ -128,6 +129,72 @@ class Relations(Loss):
                 return losses.relation(*ours, *theirs, batch["attention_mask"], weights, heads)
 
             return over_layers([divergence(*pair) for pair in of], preset)
+
+        return loss
+
+
+@dataclass(frozen=True)
+class TokenRanking(Loss):
+    """The teacher's last layer teaches lower layers of the student which tokens matter: an inner layer ranks tokens by
+    the attention that they get, and the last one has the better ranking (ToP, Li et al. 2023). It is a sum
+    over layers, as published. Numbers of heads and widths may differ.
+
+    It is for students that learn to drop tokens while every row stays in its place (`bertjax.token_dropping`). The
+    published weights are 1e-2 to 1e-5.
+    """
+
+    weight: float = 1e-2
+    """The weight at first. It falls linearly to a hundredth, where it stays."""
+    top: int = 20
+    """How many of the teacher's highest ranks are compared. Published: 20, 10 for CoLA."""
+    layers: tuple[int, ...] = ()
+    """Layers of the student. None given: 1 to a third of its depth, exclusive, as published: 1, 2 and 3 of 12."""
+    warmup: float = 0.25
+    """Fraction of the steps over which the weight falls. Published: as long as the target of the gates grows."""
+
+    def __post_init__(self) -> None:
+        if self.top < 2 or not 0 <= self.warmup <= 1:
+            raise UserError(
+                f"TokenRanking: top is {self.top}; expected 2 or more ranks. warmup is {self.warmup}; expected a "
+                "fraction of the steps, from 0 to 1."
+            )
+
+    def weight_at(self, update: Update) -> Any:
+        import jax.numpy as jnp
+
+        progress = update.step / max(round(self.warmup * update.total), 1)
+        return self.weight * jnp.maximum(0.01, 1 - progress)
+
+    def needs(self, student: BertConfig, teacher: BertConfig) -> frozenset[Need]:
+        return frozenset((name, teacher.depth - 1) for name in ("queries", "keys"))
+
+    def reads_states(self, student: BertConfig, teacher: BertConfig) -> bool:
+        # The rows of a student that multiplies or hides tokens stay where the teacher's are; `build` refuses others.
+        return False
+
+    def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        from bertjax.distill import losses
+
+        if student.retention is not None:
+            raise UserError(
+                "TokenRanking compares tokens by their places, and this student leaves out the rows of those that it "
+                "drops; give it the model that keeps all, with RankGates as a transform, or leave the loss out."
+            )
+        layers, last, top = self.layers or range(1, student.depth // 3), teacher.depth - 1, self.top
+        if not layers or not all(0 <= layer < student.depth for layer in layers):
+            raise UserError(
+                f"TokenRanking: layers are {tuple(layers)}, and the student has {student.depth} layers; give one or "
+                f"more from 0 to {student.depth - 1}. The default, 1 to a third of the depth, needs 6 layers."
+            )
+
+        def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
+            theirs = teacher_out.queries[last], teacher_out.keys[last]
+
+            def error(layer: int) -> WeightedSum:
+                ours = student_out.queries[layer], student_out.keys[layer]
+                return losses.token_ranking(*ours, *theirs, batch["attention_mask"], batch["weights"], top)
+
+            return over_layers([error(layer) for layer in layers], "paper")
 
         return loss
 
