@@ -91,13 +91,13 @@ class Student:
                     "family out."
                 )
             changes |= {"model_type": self.family, "architecture": PREFIXES[self.family] + head, "type_vocab_size": 0}
-        return teacher.replace(**changes, layers=(), exits=None)
+        return teacher.replace(**changes, layers=(), exits=None, retention=None)
 
     def initialise(self, teacher: Any, seed: int, sample: Any = None) -> Any:
         """The student as a `Bundle` with the teacher's tokenizer.
 
         `sample` is encoded text, which merge=fit needs. Early exits are kept only with as_is, and then without their
-        threshold.
+        threshold; token dropping too is kept only with as_is.
         """
         from bertjax.adaptive import forget_threshold, remove_exits
 
@@ -105,6 +105,7 @@ class Student:
         if self.as_is:
             return dataclasses.replace(source, config=forget_threshold(source.config))
         config, params = remove_exits(source.config, source.params)
+        config = config.replace(retention=None)
         student = self.cut(dataclasses.replace(source, config=config, params=params), seed)
         if self.groups is not None:
             student = self.tied(student, sample)

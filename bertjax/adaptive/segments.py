@@ -200,8 +200,10 @@ def sub_model(config: BertConfig, params: Tree | None, start: int, stop: int) ->
     assert config.exits is not None
     last, retention = stop == config.depth, config.retention
     if retention is not None:
-        # Without layers, as before an exit on the embeddings, nothing is dropped.
-        shares = retention.shares[start:stop]
+        # Layers that go on with as many tokens as the segment begins with drop none.
+        before = (1.0, *retention.shares)[start]
+        shares = tuple(1.0 if share == before else share for share in retention.shares[start:stop])
+        # Without layers, as before an exit on the embeddings, there is nothing to say.
         retention = dataclasses.replace(retention, shares=shares) if shares else None
     exits = None if last else dataclasses.replace(config.exits, after=(len(steps) - 1,), exit_rule=None)
     small = config.replace(

@@ -102,6 +102,8 @@ def one_layer(config: BertConfig, whose: str) -> BertConfig:
             f"progressive: the {whose} has layers of different sizes or is recurrent; expected layers that all have "
             "the same numbers of heads and neurons, each applied once."
         )
+    if config.retention:
+        raise UserError(f"progressive: the {whose} drops tokens; expected a model whose layers see all of them.")
     alone = dataclasses.replace(config.depth_steps()[0], attention=None, ffn=None, attention_norm=None, ffn_norm=None)
     return config.replace(num_hidden_layers=1, num_hidden_groups=0, inner_group_num=1, layers=(alone,), exits=None)
 

@@ -74,12 +74,13 @@ def attention(
     product: Product,
     rate: float,
     key: Callable[[], Array | None],
-    rank: Callable[[Array], Array] | None = None,
+    rank: Callable[[Array, int], Array] | None = None,
 ) -> tuple[Float[Array, "b r h k"], Float[Array, "b l"] | None]:
     """softmax(q k / sqrt(k)) v over the visible keys, by the kernel of that name, and the significance of each key.
 
     `rate` is that of dropout of the attention probabilities, and `key()` draws its key, or gives None if dropout is
-    off. `rank` computes significances from the probabilities [b, h, r, l] before dropout; without it they are None.
+    off. `rank` computes significances from the probabilities before dropout and the axis of the keys in them; without
+    it they are None.
 
     Raises:
       UserError: The kernel is a fused one, and attention probabilities are to be dropped, or ranked.
@@ -108,7 +109,7 @@ def plain_attention(
     site: str,
     product: Product,
     drop: Callable[[Array], Array],
-    rank: Callable[[Array], Array] | None = None,
+    rank: Callable[[Array, int], Array] | None = None,
 ) -> tuple[Float[Array, "b r h k"], Float[Array, "b l"] | None]:
     """Attention as two products around a softmax; `drop` is dropout, applied to the probabilities."""
     axis, scaled = softmax_axis(), queries * queries.shape[-1] ** -0.5
@@ -117,7 +118,7 @@ def plain_attention(
     # The lowest finite number, not -inf: a row without any visible key (batch padding) would become NaN.
     masked = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(masked, axis=axis)
-    ranked = None if rank is None else rank(probabilities if axis == -1 else probabilities.swapaxes(2, 3))
+    ranked = None if rank is None else rank(probabilities, axis)
     probabilities = drop(probabilities).astype(values.dtype)
     return product(f"{site}/context", f"{order},bmhk->bqhk", probabilities, values), ranked
 

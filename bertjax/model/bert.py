@@ -24,7 +24,7 @@ from bertjax.model.exits import ExitHeads
 from bertjax.model.layers import Dense, LayerGates, LayerOutput, gated_columns, rows_at
 from bertjax.model.products import Product, by_rows, plain_product
 from bertjax.model.recurrence import RecurrentEncoder, Trace
-from bertjax.model.tokens import TokenRule, Tokens, all_tokens, restored, rule_of
+from bertjax.model.tokens import Gather, TokenRule, Tokens, all_tokens, restored, rule_of
 
 
 class ModelOutput(NamedTuple):
@@ -136,9 +136,12 @@ class BertModel(nn.Module):
         # An exit after the last layer means a segment of a larger model: later segments need every row.
         is_segment = self.config.exits is not None and self.config.exits.after[-1] == self.config.depth - 1
         split_cls_row = split_cls_row and not is_segment
-        if token_rule is None and self.config.retention:
-            token_rule = rule_of(self.config.retention)
+        token_rule = self.rule(token_rule)
         if token_rule is not None and tokens is None:
+            if start:
+                raise UserError(
+                    f"layers from {start} on of a model that drops tokens: give the `tokens` that are left."
+                )
             tokens = all_tokens(mask[:, 0, 0, :])
         rows = split_cls_row, cls_positions, switches, tokens, token_rule
         return self.encoder(hidden, mask, gates, start, stop, *rows)
@@ -223,7 +226,9 @@ class BertModel(nn.Module):
             raise UserError(f"{reason}: do not pack for this model.")
         if columns is not None and (self.config.exits or self.config.model_type == "mobilebert"):
             raise UserError("a model with exits, or a MobileBERT, does not support gates on hidden columns.")
-        self.check_token_rule(token_rule, segment_ids, switches)
+        drops = self.rule(token_rule) is not None
+        if drops:
+            self.check_token_rule(self.rule(token_rule), segment_ids is not None, switches is not None)
         hidden = self.embed(input_ids, token_type_ids, position_ids, columns)
         mask, trace = key_mask(real, segment_ids, self.config.attention), None
         if isinstance(self.encoder, RecurrentEncoder):
@@ -241,12 +246,12 @@ class BertModel(nn.Module):
             outputs = self.layers(hidden, mask, gates, **options)
         last, first = (outputs[-1].hidden, outputs[-1].first) if outputs else (hidden, None)
         tokens: tuple[Any, ...] = ()
-        if token_rule is not None or self.config.retention:
+        states = (hidden, *(o.hidden for o in outputs))
+        if drops:
             tokens = (all_tokens(jnp.asarray(real) > 0), *(o.tokens for o in outputs))
-            last = last if self.reads_first else restored((hidden, *(o.hidden for o in outputs)), tokens)
+            last = last if self.reads_first else self.restore(states, tokens, columns)
         logits, pooled = self.finish(last, cls_positions, first, masked_positions, columns)
         after = self.config.exits.after if self.config.exits else ()
-        states = (hidden, *(o.hidden for o in outputs))
         firsts = (None, *(o.first for o in outputs))
         takes_part = [known.real for known in tokens] or [real] * len(states)
         exit_logits = tuple(self.exit(i, states[i + 1], takes_part[i + 1], cls_positions, firsts[i + 1]) for i in after)
@@ -255,17 +260,34 @@ class BertModel(nn.Module):
         ran = switched(gates, switches)
         return ModelOutput(*heads, states, queries, keys, values, trace, exit_logits, tokens, ran)
 
-    def check_token_rule(self, rule: TokenRule | None, segment_ids: Any, switches: Any) -> None:
+    def rule(self, rule: TokenRule | None) -> TokenRule | None:
+        """The given rule, or that of the config; None if no tokens are dropped."""
+        return rule_of(self.config.retention) if rule is None and self.config.retention else rule
+
+    def check_token_rule(self, rule: Any, packed: bool, switched: bool) -> None:
         """Raises `UserError` where tokens cannot be dropped."""
-        if rule is not None and (reason := self.config.keeps_tokens):
+        if reason := self.config.keeps_tokens:
             raise UserError(f"{reason}: leave token dropping out.")
-        if rule is not None and segment_ids is not None:
+        if packed:
             raise UserError("token dropping ranks the tokens of one text: do not pack for it.")
-        if self.config.retention and rule is None and switches is not None:
+        if switched and isinstance(rule.select, Gather):
             raise UserError(
                 "a model whose retention drops tokens cannot drop whole layers, because each layer has a number of "
                 "tokens of its own: leave one of the two out."
             )
+        for number, step in enumerate(self.config.depth_steps()):
+            if not step.num_attention_heads and (rule.steps is None or number in rule.steps):
+                raise UserError(f"step {number} has no attention heads, which rank tokens: name the others in `steps`.")
+
+    def restore(
+        self, states: tuple[Float[Array, "b _s d"], ...], tokens: tuple[Tokens, ...], columns: Float[Array, " d"] | None
+    ) -> Float[Array, "b l d"]:
+        """The last state of every token, as a head reads it: with pre-LayerNorm, the norm at the end is for those that
+        were dropped before it too."""
+        earlier = restored(states[:-1], tokens[:-1])
+        if self.config.norm == "pre":
+            earlier = self.encoder.last_norm(earlier, columns)
+        return restored((earlier, states[-1]), (tokens[0], tokens[-1]))
 
 
 def switched(gates: Sequence[LayerGates] | None, switches: Bool[Array, " depth"] | None) -> tuple[LayerGates, ...]:

@@ -51,7 +51,8 @@ class LayerGates(NamedTuple):
     """Multipliers for one depth step, per model or (with a leading batch axis) per example. None means 1."""
 
     heads: Float[Array, "*batch heads"] | None = None
-    """With two leading axes, examples and positions, one multiplier per position."""
+    """With two leading axes, examples and positions, one multiplier per position. Where tokens are dropped, it also
+    weighs the head's part in their ranking."""
     neurons: Float[Array, "*batch neurons"] | None = None
     layer: Float[Array, "*batch"] | None = None
     attention: Float[Array, "*batch"] | None = None
@@ -89,8 +90,10 @@ class Drop(NamedTuple):
     tokens: Tokens
     """The tokens before the step."""
 
-    def significance(self, probabilities: Float[Array, "b h r l"]) -> Float[Array, "b l"]:
-        return significance(probabilities, self.tokens.real, self.rule.ranked_by)
+    def significance(
+        self, probabilities: Float[Array, "b h l l"], keys: int, heads: Float[Array, "#b #l h 1"] | None = None
+    ) -> Float[Array, "b l"]:
+        return significance(probabilities, self.tokens.real, self.rule.ranked_by, keys, heads)
 
     def __call__(self, ranked: Float[Array, "b s"], *rows: Float[Array, "b s d"]) -> tuple[Tokens, list[Array]]:
         """The tokens that go on, and their rows in each of these arrays; the last one is scaled."""
@@ -226,12 +229,15 @@ class SelfAttention(nn.Module):
         mask: Mask,
         gates: LayerGates,
         site: str,
-        rank: Callable[[Array], Array] | None = None,
+        rank: Callable[..., Array] | None = None,
     ) -> tuple[Float[Array, "b r d"], Float[Array, "b l"] | None]:
         """Attention output of the queries' rows, after the output projection and dropout; with `rank`, also the
-        significance of every key."""
+        significance of every key. `rank` gets the gates of heads as `heads`."""
         if not self.heads:
             return self.gated(self.output(queries.shape[:2], queries.dtype), gates), None
+        heads = gates.heads
+        if heads is not None:
+            heads = jnp.reshape(heads, (-1, heads.shape[1] if heads.ndim == 3 else 1, self.heads, 1))
         context, ranked = attention(
             self.config.attention,
             queries,
@@ -242,11 +248,10 @@ class SelfAttention(nn.Module):
             product=self.product,
             rate=self.config.attention_probs_dropout_prob,
             key=partial(dropout_key, self),
-            rank=rank,
+            rank=rank and partial(rank, heads=heads),
         )
-        if gates.heads is not None:
-            rows = gates.heads.shape[1] if gates.heads.ndim == 3 else 1
-            context = context * jnp.reshape(gates.heads, (-1, rows, self.heads, 1)).astype(context.dtype)
+        if heads is not None:
+            context = context * heads.astype(context.dtype)
         width = self.heads * self.config.head_size
         return self.gated(self.output(context.reshape(*queries.shape[:2], width), f"{site}/output"), gates), ranked
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int
 
 from bertjax.errors import UserError
 from bertjax.model import BertModel, build
 from bertjax.model.config import BertConfig
 from bertjax.model.products import plain_product
+from bertjax.model.tokens import all_tokens, kept_of, rule_of
 from bertjax.params import Tree
 from bertjax.quantized.tensor import Quantized
 
@@ -37,6 +38,20 @@ def has_site(config: BertConfig, site: str) -> bool:
         return True
     step = config.depth_steps()[int(found[1])]
     return (step.num_attention_heads if found[2] == "attention" else step.intermediate_size) > 0
+
+
+def real_rows(config: BertConfig, site: str, mask: Int[Array, "b l"]) -> Bool[Array, "b s"]:
+    """Which rows of a product's input are tokens, where every layer computes all its rows (as `by_rows` says). Tokens
+    that are left after others were dropped stand first."""
+    real, found = mask > 0, re.match(r"step_(\d+)/(attention|ffn)/", site)
+    if not (config.retention and found):
+        return real
+    rule, length = rule_of(config.retention), mask.shape[1]
+    before = int(found[1]) - (found[2] == "attention" or rule.after == "layer")
+    if not any(step <= before for step in rule.steps or ()):
+        return real
+    rows = jnp.arange(config.retention.count(before, length))[None]
+    return rows < kept_of(config.retention, before, all_tokens(real))[:, None]
 
 
 def check_sites(config: BertConfig, params: Tree) -> None:

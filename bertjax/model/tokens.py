@@ -80,24 +80,32 @@ def all_tokens(text: Bool[Array, "b l"]) -> Tokens:
 
 
 def significance(
-    probabilities: Float[Array, "b h q m"], real: Bool[Array, "b q"], ranked_by: RankedBy
-) -> Float[Array, "b m"]:
+    probabilities: Float[Array, "b h l l"],
+    real: Bool[Array, "b l"],
+    ranked_by: RankedBy,
+    keys: int = -1,
+    heads: Float[Array, "#b #l h 1"] | None = None,
+) -> Float[Array, "b l"]:
     """The attention that each token gets, summed over the real tokens and averaged over heads, in float32.
 
-    Padding does not vote. (In the published codes it does, so their significances depend on the padding.)
+    `keys` is the axis of the keys, -1 or -2; the other one is that of the queries. `heads` are gates, with which heads
+    are weighted. Padding does not vote. (In the published codes it does, so their significances depend on the padding.)
     """
-    votes = jnp.where(real[:, None, :, None], probabilities.astype(jnp.float32), 0.0)
-    received = jnp.mean(jnp.sum(votes, axis=2), axis=1)
+    probabilities = probabilities.astype(jnp.float32)
+    if heads is not None:
+        probabilities = probabilities * jnp.expand_dims(heads[..., 0].swapaxes(1, 2), keys)
+    votes = jnp.expand_dims(real, (1, keys))
+    received = jnp.mean(jnp.sum(probabilities, axis=-3 - keys, where=votes), axis=1)
     if ranked_by == "others":
-        received = received - jnp.mean(jnp.diagonal(votes, axis1=2, axis2=3), axis=1)
+        received = received - jnp.mean(jnp.diagonal(probabilities, axis1=2, axis2=3), axis=1)
     return received
 
 
 def ranking(significance: Float[Array, "b s"], real: Bool[Array, "b s"], count: int) -> Int[Array, "b count"]:
     """The first rows in the order in which they are kept: [CLS], then by significance, of equal ones the earlier first,
     and rows without a token last."""
-    marked = jnp.where(real, significance, -jnp.inf).at[:, 0].set(jnp.inf)
-    return jax.lax.top_k(marked, count)[1]
+    # A sort, not `top_k`: XLA collects the rows of all devices before that, and after a NaN [CLS] would not be first.
+    return jnp.argsort(jnp.where(real, -significance, jnp.inf).at[:, 0].set(-jnp.inf), axis=1)[:, :count]
 
 
 def ranks(significance: Float[Array, "b s"], real: Bool[Array, "b s"]) -> Int[Array, "b s"]:
@@ -144,11 +152,11 @@ def hidden_but(tokens: Tokens, kept: Bool[Array, "b s"]) -> Tokens:
     return Tokens(tokens.text, jnp.where(kept, tokens.places, tokens.text.shape[1]))
 
 
-def rule_of(retention: Retention) -> TokenRule:
-    """The rule by which a model with this retention runs."""
+def rule_of(retention: Retention, select: Callable[[Retention], Select] = Gather) -> TokenRule:
+    """The rule by which a model with this retention runs, or with `Hide` the same for arrays of one size."""
     before = (1.0, *retention.shares)
     steps = tuple(step for step, share in enumerate(retention.shares) if share < before[step])
-    return TokenRule(Gather(retention), retention.ranked_by, retention.after, steps)
+    return TokenRule(select(retention), retention.ranked_by, retention.after, steps)
 
 
 def restored(states: tuple[Float[Array, "b _s d"], ...], tokens: tuple[Tokens, ...]) -> Float[Array, "b l d"]:

@@ -22,6 +22,8 @@ from bertjax.errors import UserError
 from bertjax.learn.losses import Batch, WeightedSum
 from bertjax.model import BertConfig, BertModel, LayerGates
 from bertjax.model.products import plain_product
+from bertjax.model.sites import real_rows
+from bertjax.model.tokens import Hide, rule_of
 from bertjax.params import Tree, flatten
 from bertjax.prune.surgery import group_sizes
 
@@ -106,8 +108,11 @@ def gate_gradients(model: BertModel, params: Tree, batch: Any, loss: Loss, part:
     The form "official" has a gate at each position and returns the sum of their magnitudes.
     """
     by_position, length = form == "official", batch["input_ids"].shape[1]
+    options: dict[str, Any] = {}
     if by_position:  # a product other than `plain_product` keeps the [CLS] row with the others (`split_cls_row`)
         model = type(model)(model.config.replace(remat=False), lambda *arguments: plain_product(*arguments))
+        if model.config.retention:  # every position has a gate in every layer
+            options = {"token_rule": rule_of(model.config.retention, Hide)}
 
     def shape(step: Any) -> tuple[int, ...]:
         counts = {"heads": (step.num_attention_heads,), "neurons": (step.intermediate_size,), "layer": ()}[part]
@@ -117,7 +122,7 @@ def gate_gradients(model: BertModel, params: Tree, batch: Any, loss: Loss, part:
         one = {name: array[None] for name, array in row.items()}
         gates = [LayerGates(**{part: factor}) for factor in factors]
         inputs = one["input_ids"], one["attention_mask"], one["token_type_ids"]
-        output = model.apply({"params": params}, *inputs, gates=gates)
+        output = model.apply({"params": params}, *inputs, gates=gates, **options)
         return loss(output, one)[0]
 
     ones = [jnp.ones(shape(step)) for step in model.config.depth_steps()]
@@ -176,11 +181,11 @@ def activity(model: BertModel, params: Tree, batches: Iterable[Batch], part: Par
 def activity_sums(model: BertModel, params: Tree, batch: Any, part: Part) -> list[Float[Array, "3 parts"]]:
     """Number of tokens, sum and sum of squares of each part, for every depth step that has any."""
     statistics: dict[str, Array] = {}
-    real = (batch["attention_mask"] > 0) & (batch["weights"][:, None] > 0)
     site = f"{OWNER[part]}/output"
 
     def product(name: str, subscripts: str, left: Array, right: Any) -> Array:
         if name.endswith(site):
+            real = real_rows(model.config, name, batch["attention_mask"]) & (batch["weights"][:, None] > 0)
             x = left.astype(jnp.float32)
             if part == "heads":
                 x = jnp.linalg.norm(x.reshape(*x.shape[:2], -1, model.config.head_size), axis=-1)

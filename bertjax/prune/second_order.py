@@ -27,6 +27,7 @@ from bertjax.errors import UserError
 from bertjax.learn.losses import Batch
 from bertjax.model import BertConfig, BertModel
 from bertjax.model.products import plain_product
+from bertjax.model.sites import real_rows
 from bertjax.params import Tree, flatten, unflatten
 from bertjax.prune.scores import OWNER, Loss, Part
 from bertjax.prune.surgery import check_prunable, group_sizes, keep_heads, keep_neurons
@@ -67,7 +68,6 @@ def input_products(model: BertModel, params: Tree, batches: Sequence[Batch]) -> 
 def batch_products(model: BertModel, params: Tree, batch: Any) -> dict[Part, dict[int, Float[Array, "inputs inputs"]]]:
     """The products of one batch."""
     sums: dict[Part, dict[int, Array]] = {"heads": {}, "neurons": {}}
-    real = (batch["attention_mask"] > 0) & (batch["weights"][:, None] > 0)
     sites: dict[str, tuple[Part, int]] = {
         f"step_{number}/{owner}/output": (part, getattr(step, owner))
         for number, step in enumerate(model.config.depth_steps())
@@ -77,6 +77,7 @@ def batch_products(model: BertModel, params: Tree, batch: Any) -> dict[Part, dic
     def product(name: str, subscripts: str, left: Array, right: Any) -> Array:
         if name in sites:
             part, group = sites[name]
+            real = real_rows(model.config, name, batch["attention_mask"]) & (batch["weights"][:, None] > 0)
             x = jnp.where(real[..., None], left.astype(jnp.float32), 0.0).reshape(real.size, -1)
             one = jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
             sums[part][group] = sums[part][group] + one if group in sums[part] else one

@@ -8,6 +8,9 @@ compensates for the removed parts: fine-tune afterwards to recover the accuracy.
 A head whose queries or keys are 0 attends uniformly and still contributes the mean of its values, so it is not dead. A
 head is dead if its value or output weights are 0, a neuron if its input or output weights are. The constant output of a
 dead part is added to the bias that follows it (`remove_dead`).
+
+In a model that drops tokens, the attention of all heads ranks them. A removed head does not, as with a gate of 0, but
+one with zero weights does, so that its removal may change which tokens go on.
 """
 
 import dataclasses

@@ -18,6 +18,7 @@ from bertjax.errors import UserError
 from bertjax.model import BertModel
 from bertjax.model.products import plain_product
 from bertjax.model.quantized import fixed_scale
+from bertjax.model.sites import real_rows
 from bertjax.params import Tree
 from bertjax.quantized.formats import Activation
 from bertjax.quantized.tensor import Quantized
@@ -107,11 +108,10 @@ def watched(
 ) -> dict[str, Any]:
     """A statistic of the input of each product that reads an integer matrix, by site."""
     statistics: dict[str, Any] = {}
-    real = jnp.asarray(mask) > 0
 
     def product(site: str, subscripts: str, left: Array, right: Any) -> Array:
         if subscripts != "lookup" and isinstance(right, Quantized):
-            rows = real if left.ndim == 3 else real.any(axis=1)
+            rows = real_rows(model.config, site, mask) if left.ndim == 3 else (mask > 0).any(axis=1)
             statistics[site] = STATISTICS[statistic](left.astype(jnp.float32), rows[..., None], site, argument)
         return plain_product(site, subscripts, left, right)
 

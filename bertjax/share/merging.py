@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, build
 from bertjax.model.products import plain_product
+from bertjax.model.sites import real_rows
 from bertjax.params import Tree, flatten, unflatten
 from bertjax.text.batches import inputs_of
 
@@ -82,10 +83,10 @@ def gram_matrices(
     """The Gram matrix of the inputs of every dense layer of every depth step, by site. The inputs have a column of ones
     at the end, and padding is excluded."""
     grams: dict[str, Array] = {}
-    real = (mask > 0).astype(jnp.float32)[..., None]
 
     def product(site: str, subscripts: str, left: Array, right: Array) -> Array:
         if site.startswith("step_") and right.ndim == 2:
+            real = real_rows(config, site, mask)[..., None]
             rows = jnp.concatenate([left, jnp.ones_like(left[..., :1])], axis=-1).astype(jnp.float32) * real
             rows = rows.reshape(-1, rows.shape[-1])
             grams[site] = rows.T @ rows
