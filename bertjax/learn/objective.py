@@ -184,15 +184,16 @@ def split_frozen(parts: Mapping[str, Transform], student: Bundle) -> tuple[Tree,
 def check_retention(
     parts: Mapping[str, Transform], student: BertConfig, losses: Mapping[str, Loss], teachers: Sequence[BertConfig]
 ) -> None:
-    """Refuses losses that read tokens which a student that drops some no longer has."""
-    if not (student.retention or any(part.drops_tokens for part in parts.values())):
-        return
-    for loss in losses.values():
-        if any(loss.reads_states(student, teacher) for teacher in teachers):
-            raise UserError(
-                f"losses: {type(loss).__name__} compares the states of all tokens, and the student drops some; learn "
-                "from SoftTargets, HardLabels or PatientStates."
-            )
+    """Refuses losses that read tokens which a student or teacher that drops some no longer has."""
+    student_drops = student.retention or any(part.drops_tokens for part in parts.values())
+    for teacher in teachers:
+        who = "student" if student_drops else "teacher"
+        for loss in losses.values() if student_drops or teacher.retention else ():
+            if loss.reads_states(student, teacher):
+                raise UserError(
+                    f"losses: {type(loss).__name__} compares the states of all tokens, and the {who} drops some; "
+                    "learn from SoftTargets, HardLabels or PatientStates."
+                )
 
 
 def checked(curriculum: Curriculum, params: Tree, trained: Sequence[str]) -> Curriculum:

@@ -186,6 +186,8 @@ def test_a_model_with_a_retention_refuses_losses_on_all_tokens_and_learns_from_c
     fewer = student(retention=Retention((0.8, 0.5, 0.5)))
     with pytest.raises(UserError, match="HiddenStates compares the states of all tokens"):
         assemble(fewer, loss_names((HiddenStates(),)), steps=9, seed=0, teachers=[Teacher(student())])
+    with pytest.raises(UserError, match="and the teacher drops some"):
+        assemble(student(), loss_names((HiddenStates(),)), steps=9, seed=0, teachers=[Teacher(fewer)])
     one = assemble(fewer, loss_names((PatientStates(),)), steps=60, seed=0, teachers=[Teacher(student())])
     trained(one, 1)
     with pytest.raises(UserError, match="drops tokens already"):
