@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from bertjax.model.attention import Mask, attention
 from bertjax.model.config import BertConfig
 from bertjax.model.products import Product, as_row, dense, dropout, plain_product
-from bertjax.model.tokens import TokenRule, Tokens, significance
+from bertjax.model.tokens import CONTROLS, TokenRule, Tokens, significance
 from bertjax.quantized.tensor import Quantized
 
 
@@ -93,6 +93,8 @@ class Drop(NamedTuple):
     def significance(
         self, probabilities: Float[Array, "b h l l"], keys: int, heads: Float[Array, "#b #l h 1"] | None = None
     ) -> Float[Array, "b l"]:
+        if self.rule.ranked_by in CONTROLS:
+            return CONTROLS[self.rule.ranked_by](self.tokens)
         return significance(probabilities, self.tokens.real, self.rule.ranked_by, keys, heads)
 
     def __call__(self, ranked: Float[Array, "b s"], *rows: Float[Array, "b s d"]) -> tuple[Tokens, list[Array]]:

@@ -13,7 +13,7 @@ from bertjax.errors import UserError
 from bertjax.storage.typed_json import Size, Within, check
 
 Share = Annotated[float, Within(0, 1)]
-RankedBy = Literal["others", "all"]
+RankedBy = Literal["others", "all", "first", "random"]
 After = Literal["attention", "layer"]
 
 
@@ -31,7 +31,8 @@ class Retention:
     ranked_by: RankedBy = "others"
     """The significance of a token: the attention probabilities that it gets, summed over the text's tokens and averaged
     over heads. others: without what it gives itself (PoWER-BERT, Goyal et al. 2020). all: with that
-    (Length-Adaptive Transformer, Kim & Cho 2021)."""
+    (Length-Adaptive Transformer, Kim & Cho 2021). first and random are the controls, which do without attention: the
+    earlier tokens, or those of places that are drawn once for all texts of a length."""
     after: After = "attention"
     """Where tokens are dropped in a depth step: between attention and feed-forward layer, as in both papers, or after
     the whole layer."""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from bertjax.model.products import mixed
 from bertjax.model.retention import After, RankedBy, Retention
 
 
@@ -99,6 +100,21 @@ def significance(
     if ranked_by == "others":
         received = received - jnp.mean(jnp.diagonal(probabilities, axis1=2, axis2=3), axis=1)
     return received
+
+
+def earliness(tokens: Tokens) -> Float[Array, "b s"]:
+    """Ranks the earlier tokens of a text first."""
+    return -tokens.places.astype(jnp.float32)
+
+
+def lot(tokens: Tokens) -> Float[Array, "b s"]:
+    """Ranks tokens by random numbers, each a function of the place of a token and the length of its text."""
+    places, lengths = (one.astype(jnp.uint32) for one in (tokens.places, tokens.lengths))
+    return (mixed(places ^ mixed(lengths)[:, None]) >> 8).astype(jnp.float32)
+
+
+CONTROLS = {"first": earliness, "random": lot}
+"""What the controls rank tokens by in place of attention."""
 
 
 def ranking(significance: Float[Array, "b s"], real: Bool[Array, "b s"], count: int) -> Int[Array, "b count"]:

@@ -37,7 +37,7 @@ class DropTokens(Distill):
     """Candidates to try. Each is a pass over these texts without any saving."""
     ranked_by: RankedBy = "others"
     """The significance of a token: the attention that it gets. others: from other tokens (PoWER-BERT). all: from itself
-    too (Length-Adaptive Transformer)."""
+    too (Length-Adaptive Transformer). Two controls do without attention: first, the earlier tokens, and random."""
     after: After = "attention"
     """Where in a layer tokens are dropped: between attention and feed-forward layer, or after the whole layer."""
     multiple: int = 1

@@ -22,6 +22,7 @@ from bertjax.export.onnx import onnx_model
 from bertjax.machine.xla import made_for
 from bertjax.model import BertConfig, LayerConfig, LayerGates, Recurrence, Retention, build, mobile_config
 from bertjax.model.products import plain_product
+from bertjax.model.retention import RankedBy
 from bertjax.model.sites import real_rows
 from bertjax.model.tokens import Hide, TokenRule, rule_of, significance
 from bertjax.prune import keep_heads, keep_layers
@@ -31,7 +32,7 @@ from bertjax.quantize import Quantization, quantise_weights
 from bertjax.quantize.activations import find_ranges
 from bertjax.share import LeastSquares, recur, tie
 from bertjax.student import Student
-from tests.model.tiny import tiny, tiny_batch
+from tests.model.tiny import apply, tiny, tiny_batch
 from tests.tolerances import OTHER_FRAMEWORK, SAME_MATHS
 
 RETENTION = Retention((1.0, 0.6, 0.6, 0.3))
@@ -515,3 +516,20 @@ def second_half(model: Any, params: Any) -> None:
 def tied() -> tuple[Any, Any]:
     model, params = dropping()
     return tie(model.config, params, (0,) * 4)
+
+
+@pytest.mark.parametrize("ranked_by", ["first", "random"])
+def test_the_controls_rank_by_places_and_a_text_has_the_same_ranks_at_any_padding(ranked_by: RankedBy):
+    lengths, shares = (12, 7, 12), (0.5, 0.5)
+    model, params = tiny(retention=Retention(shares, ranked_by))
+    batch = tiny_batch(lengths, 14)
+    places = np.asarray(apply(model, params, batch).tokens[1].places)
+    kept = [[place for place in row if place < 14] for row in places.tolist()]
+    assert [len(row) for row in kept] == [6, 4, 6]
+    if ranked_by == "first":
+        assert kept == [list(range(6)), list(range(4)), list(range(6))]
+    else:
+        assert kept[0] == kept[2] != list(range(6))  # the same for all texts of a length
+        assert all(row[0] == 0 for row in kept)
+    alone = {name: array[1:2, :7] for name, array in batch.items()}
+    assert np.asarray(apply(model, params, alone).tokens[1].places).tolist() == [kept[1]]
