@@ -158,10 +158,11 @@ def cost_by_depth(early: Any, length: int) -> dict[int, float] | None:
     for number, (segment, own, depth) in enumerate(
         zip(segmented.segments, segmented.params_of(early.device_params), segmented.depths, strict=True)
     ):
-        inputs = own, rows.mask, jax.numpy.asarray(number), rows.hidden, rows.memory
+        inputs = own, rows.mask, jax.numpy.asarray(number), rows.hidden, rows.memory, rows.places
         counted = (_advance.lower(segment, *inputs).compile().cost_analysis() or {}).get("flops")
         if counted is None:
             return None
         total += counted
         by_depth[depth] = total
+        rows = _advance(segment, *inputs).rows  # fewer tokens, if the model drops some
     return by_depth

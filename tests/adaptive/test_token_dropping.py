@@ -112,3 +112,20 @@ def test_no_program_is_compiled_after_the_warm_up():
     assert compiled == []
     segmented([inputs(tiny_batch((5, 3), columns=5))])
     assert compiled, "the listener hears nothing: this test could not fail"
+
+
+def test_the_arithmetic_of_each_depth_counts_the_tokens_that_are_left():
+    from bertjax.bundle import Bundle
+    from bertjax.jobs.early_exit_report import cost_by_depth
+
+    whole, fewer = (
+        cost_by_depth(Bundle(model.config, params), 16)
+        for model, params in (with_exits(EVERY), with_exits(EVERY, retention=Retention((1.0, 0.5, 0.5, 0.25, 0.25))))
+    )
+    assert whole is not None
+    assert fewer is not None
+    assert whole[1] == pytest.approx(fewer[1], rel=0.01)
+    steps = list(whole)
+    saved = [whole[step] - fewer[step] for step in steps]
+    assert saved == sorted(saved)
+    assert fewer[steps[-1]] < 0.8 * whole[steps[-1]]
