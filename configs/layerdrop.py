@@ -11,8 +11,19 @@ depth, trained for as many steps without LayerDrop:
     bertjax distill --config=layerdrop:control --model=TEACHER --student.num_hidden_layers=3 --out=runs/three
 
 A depth of half the layers is best trained at a rate of 0.5, a modest cut at 0.1 to 0.2. The published code reports that
-dropping layers in fine-tuning alone works less well than in pre-training. These recipes have not been run to their end
-yet.
+dropping layers in fine-tuning alone works less well than in pre-training.
+
+SST-2, the 872 dev sentences, accuracy, one seed; the teacher has 90.9:
+
+    docs/results/layerdrop.json
+    layers  evenly spaced [95 %]    searched [95 %]     control [95 %]
+    6          88.8 [86.5, 90.8]                  -                  -
+    5          87.4 [85.0, 89.5]  87.6 [85.2, 89.7]  89.1 [86.8, 91.1]
+    4          86.8 [84.4, 89.0]  87.8 [85.5, 89.9]  88.5 [86.2, 90.6]
+    3          85.2 [82.7, 87.5]  86.2 [83.8, 88.5]  86.8 [84.4, 89.0]
+
+Searched layers against the control, paired: three layers 0.6 points lower [-1.4, 2.6], four 0.7 [-1.2, 2.6], five 1.5
+[-0.3, 3.3]. One training serves all depths; the whole model is 2.1 points [0.4, 4.0] below its teacher.
 """
 
 from dataclasses import replace
