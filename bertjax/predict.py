@@ -65,6 +65,11 @@ def runner(model: BertModel, params: Tree) -> Callable[[Iterable[Inputs]], Itera
     config = model.config
     exits = config.exits and config.exits.exit_rule
     halts = config.recurrence and config.recurrence.halting and model.reads_first
+    if not exits and config.retention and any(config.retention.thresholds) and model.reads_first:
+        from bertjax.adaptive import TokenCountExecutor
+
+        counted = TokenCountExecutor(model, params)
+        return lambda batches: (BatchOutput(logits, None) for logits in counted(batches))
     if not (exits or halts):
         run = forward.bound(model, params)
         return lambda batches: (BatchOutput(run_in_parts(run, *batch), None) for batch in batches)

@@ -204,7 +204,7 @@ def sub_model(config: BertConfig, params: Tree | None, start: int, stop: int) ->
         before = (1.0, *retention.shares)[start]
         shares = tuple(1.0 if share == before else share for share in retention.shares[start:stop])
         # Without layers, as before an exit on the embeddings, there is nothing to say.
-        retention = dataclasses.replace(retention, shares=shares) if shares else None
+        retention = dataclasses.replace(retention.of_steps(range(start, stop)), shares=shares) if shares else None
     exits = None if last else dataclasses.replace(config.exits, after=(len(steps) - 1,), exit_rule=None)
     small = config.replace(
         num_hidden_layers=len(steps),

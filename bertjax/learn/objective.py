@@ -341,6 +341,9 @@ class Step(NamedTuple):
         if self.curriculum is None:
             terms, output = by_losses()
             observed = self.observe(update, state, output, batch)
+            for name, part in self.transforms.items():
+                found = part.terms(self.of(update, name), output, batch, *self.trees(name, extra, state))
+                terms |= {f"{name}/{which}": Term(*each) for which, each in found.items()}
         elif options:
             raise UserError(
                 "progressive training cannot be combined with transforms that gate or drop layers: leave out one."

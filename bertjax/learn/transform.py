@@ -129,6 +129,14 @@ class Transform:
         del update, params, extra, state
         return {}
 
+    def terms(
+        self, update: Update, output: ModelOutput, batch: Batch, extra: Tree, state: Tree
+    ) -> dict[str, tuple[Array, Array]]:
+        """Further losses of a batch, by name: a sum over its examples, and the weight that the sum of the whole batch
+        is divided by. The weight depends on the batch alone."""
+        del update, output, batch, extra, state
+        return {}
+
     def holds_still(self, update: Update, params: Tree, state: Tree) -> Tree:
         """A boolean for some of the parameters, by path: where true, the parameter gets no gradient, decay or update in
         this step, and its moments stay as they are."""

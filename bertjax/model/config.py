@@ -254,11 +254,11 @@ class BertConfig:
         shares = self.retention.shares
         advice = f"expected one share for each of {self.depth} depth steps, and there are {len(shares)}"
         self._require("retention", len(shares) == self.depth, advice)
-        for number, (before, share) in enumerate(zip((1.0, *shares), shares, strict=False)):
-            if share < before and not self.depth_steps()[number].num_attention_heads:
+        for number in self.retention.steps:
+            if not self.depth_steps()[number].num_attention_heads:
                 raise UserError(
                     f"retention: step {number} drops tokens and has no attention heads, which rank them; keep the "
-                    "share of the step before it there."
+                    "share of the step before it there, with a threshold of 0."
                 )
 
     def _check_bottlenecks(self) -> None:

@@ -69,7 +69,11 @@ class Encoder(nn.Module):
             def skipped(encoder: Any, hidden: Array, args: Any = (number, split, dropping)) -> LayerOutput:
                 number, split, dropping = args
                 output = encoder.skip(number, hidden, cls_positions if split else None)
-                return output._replace(tokens=dropping[1]) if dropping else output
+                if not dropping:
+                    return output
+                rule, tokens = dropping
+                scale = jnp.ones(tokens.places.shape) if rule.scales else None
+                return output._replace(tokens=tokens._replace(scale=scale))
 
             if switches is None or self.is_initializing():
                 outputs.append(computed(self, hidden))
@@ -81,6 +85,8 @@ class Encoder(nn.Module):
                 assert tokens is not None
                 mask = key_mask(tokens.real)
             outputs[-1] = outputs[-1]._replace(tokens=tokens)
+            if tokens is not None:
+                tokens = tokens._replace(scale=None)  # the next step has one of its own, or none
         if self.config.norm == "pre" and steps and steps[-1] == self.config.depth - 1:
             last = outputs[-1]
             columns = gates[-1].columns if gates else None

@@ -99,10 +99,10 @@ class Drop(NamedTuple):
 
     def __call__(self, ranked: Float[Array, "b s"], *rows: Float[Array, "b s d"]) -> tuple[Tokens, list[Array]]:
         """The tokens that go on, and their rows in each of these arrays; the last one is scaled."""
-        tokens, chosen, factors = self.rule.select(self.step, ranked, self.tokens, self.rule.arrays)
+        tokens, chosen = self.rule.select(self.step, ranked, self.tokens, self.rule.arrays)
         kept = [one if chosen is None else rows_at(one, chosen) for one in rows]
-        if factors is not None:
-            kept[-1] = kept[-1] * factors[..., None].astype(kept[-1].dtype)
+        if tokens.scale is not None:
+            kept[-1] = kept[-1] * tokens.scale[..., None].astype(kept[-1].dtype)
         return tokens, kept
 
 

@@ -27,6 +27,8 @@ class Tokens(NamedTuple):
     places: Int[Array, "b s"]
     """Where in the text the token of each row stands; l for a row without a token; -1 for one that no longer goes on
     and that later layers see all the same, so that a rule in training learns what hiding it would change."""
+    scale: Float[Array, "b s"] | None = None
+    """What the rows were multiplied with when these tokens were selected, in training; None means 1."""
 
     @property
     def real(self) -> Bool[Array, "b s"]:
@@ -51,8 +53,6 @@ class Selection(NamedTuple):
     """The tokens afterwards."""
     rows: Int[Array, "b k"] | None = None
     """The rows to gather; None: all rows stay where they are, and those without a token are hidden."""
-    factors: Float[Array, "b s"] | None = None
-    """Multipliers of the rows, for training; None means 1."""
 
 
 Select = Callable[[int, Float[Array, "b s"], Tokens, Any], Selection]
@@ -70,6 +70,8 @@ class TokenRule:
     after: After = field(default="attention", metadata={"static": True})
     steps: tuple[int, ...] | None = field(default=None, metadata={"static": True})
     """The depth steps at which tokens are selected; None: at all of them."""
+    scales: bool = field(default=False, metadata={"static": True})
+    """Whether `select` gives the tokens a `scale`."""
     arrays: Any = ()
     """What `select` gets besides: numbers that are trained, or drawn for this update."""
 
@@ -134,9 +136,18 @@ def kept_of(retention: Retention, step: int, tokens: Tokens) -> Int[Array, " b"]
     return jnp.asarray(retention.counts(step, tokens.text.shape[1]))[tokens.lengths] * (tokens.lengths > 0)
 
 
+def over_threshold(
+    retention: Retention, step: int, significance: Float[Array, "b s"], tokens: Tokens
+) -> Bool[Array, "b s"]:
+    """Whether each row gets as much attention as the threshold of the step asks for; [CLS] always goes on."""
+    queries = jnp.sum(tokens.real, axis=1)
+    return (significance >= retention.threshold(step) * queries[:, None]).at[:, 0].set(True)
+
+
 @dataclass(frozen=True)
 class Gather:
-    """The rule of a retention: rows that go on are gathered into arrays of a size that the padded length decides."""
+    """The rule of a retention: rows that go on are gathered into arrays of a size that the padded length decides.
+    Those without a token repeat [CLS]."""
 
     retention: Retention
 
@@ -146,9 +157,12 @@ class Gather:
         size = min(rows, self.retention.count(step, longest))
         kept = jnp.arange(size)[None] < kept_of(self.retention, step, tokens)[:, None]
         first = ranking(significance, tokens.real, size)
+        if self.retention.threshold(step):
+            over = over_threshold(self.retention, step, significance, tokens)
+            kept = kept & jnp.take_along_axis(over, first, axis=1)
         chosen = jnp.sort(jnp.where(kept, first, rows), axis=1)
         places = jnp.take_along_axis(tokens.places, chosen, axis=1, mode="fill", fill_value=longest)
-        return Selection(Tokens(tokens.text, places), jnp.minimum(chosen, rows - 1))
+        return Selection(Tokens(tokens.text, places), jnp.where(chosen < rows, chosen, 0))
 
 
 @dataclass(frozen=True)
@@ -160,6 +174,8 @@ class Hide:
     def __call__(self, step: int, significance: Float[Array, "b s"], tokens: Tokens, arrays: Any) -> Selection:
         del arrays
         kept = ranks(significance, tokens.real) < kept_of(self.retention, step, tokens)[:, None]
+        if self.retention.threshold(step):
+            kept = kept & over_threshold(self.retention, step, significance, tokens)
         return Selection(hidden_but(tokens, kept))
 
 
@@ -170,9 +186,7 @@ def hidden_but(tokens: Tokens, kept: Bool[Array, "b s"]) -> Tokens:
 
 def rule_of(retention: Retention, select: Callable[[Retention], Select] = Gather) -> TokenRule:
     """The rule by which a model with this retention runs, or with `Hide` the same for arrays of one size."""
-    before = (1.0, *retention.shares)
-    steps = tuple(step for step, share in enumerate(retention.shares) if share < before[step])
-    return TokenRule(select(retention), retention.ranked_by, retention.after, steps)
+    return TokenRule(select(retention), retention.ranked_by, retention.after, retention.steps)
 
 
 def restored(states: tuple[Float[Array, "b _s d"], ...], tokens: tuple[Tokens, ...]) -> Float[Array, "b l d"]:

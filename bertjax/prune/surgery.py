@@ -48,9 +48,7 @@ def keep_layers(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[
             "each once."
         )
     remaining = tuple(renumbered([steps[number] for number in kept]))
-    retention = config.retention
-    if retention is not None:
-        retention = dataclasses.replace(retention, shares=tuple(retention.shares[number] for number in kept))
+    retention = config.retention and config.retention.of_steps(kept)
     new = with_layers(config.replace(exits=None, retention=None), remaining).replace(retention=retention)
     params = with_steps(new, params, [step_params(params, steps[number]) for number in kept])
     return with_exits(config, new, params, kept)

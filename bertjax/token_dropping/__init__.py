@@ -1,15 +1,16 @@
 """Token dropping: after each layer a text goes on with fewer of its tokens, so later layers have less to compute.
 
-    costs.py             the arithmetic of a text by its length and by how many of its tokens go on
-    soft_extraction.py   a learned factor for each rank decides how many go on (PoWER-BERT)
-    length_drop.py       training with random numbers of tokens, for a model that works with any (Length-Adaptive
-                         Transformer)
-    rank_gates.py        gates on relative ranks, trained until the arithmetic meets a target (ToP)
-    search.py            the shares of tokens that change a model's predictions least within a budget
+    costs.py               the arithmetic of a text by its length and by how many of its tokens go on
+    soft_extraction.py     a learned factor for each rank decides how many go on (PoWER-BERT)
+    length_drop.py         training with random numbers of tokens, for a model that works with any (Length-Adaptive
+                           Transformer)
+    learned_thresholds.py  thresholds of attention, trained with the model (Learned Token Pruning)
+    rank_gates.py          gates on relative ranks, trained until the arithmetic meets a target (ToP)
+    search.py              the shares of tokens that change a model's predictions least within a budget
 
 What goes on is decided by attention: [CLS], and the tokens that the text attends to most. How many go on is a share of
-the text's own length for each layer, `Retention` in the config. The methods differ in how they find the shares, and in
-whether the model is trained for them.
+the text's own length for each layer, `Retention` in the config; with learned thresholds it depends on the text too. The
+methods differ in how they find the shares, and in whether the model is trained for them.
 
 The gain: long texts have many tokens that a classifier can do without, and the arithmetic that is saved is also time,
 at any batch size. The cost: a text of 20 tokens has little to drop, and after half of the layers little is left to
@@ -21,6 +22,7 @@ plain one not at all.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bertjax.token_dropping.learned_thresholds import LearnedThresholds
 from bertjax.token_dropping.length_drop import LengthDrop
 from bertjax.token_dropping.rank_gates import RankGates
 from bertjax.token_dropping.soft_extraction import SoftExtraction
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from bertjax.token_dropping.costs import text_flops
     from bertjax.token_dropping.search import search
 
-__all__ = ["LengthDrop", "RankGates", "SoftExtraction", "search", "text_flops"]
+__all__ = ["LearnedThresholds", "LengthDrop", "RankGates", "SoftExtraction", "search", "text_flops"]
 
 _HOMES = {"search": "search", "text_flops": "costs"}
 

@@ -190,7 +190,8 @@ class RankGates(Transform):
         of_tokens, of_layers = jax.random.split(update.key)
         gates = draw(of_tokens, logits["tokens"]), draw(of_layers, logits["layers"])
         steps, arrays = tuple(self.steps(update.config)), (training, *gates, state["shares"])
-        return params, Forward(retention=TokenRule(ByRank(self.first - 1), self.ranked_by, "layer", steps, arrays))
+        rule = TokenRule(ByRank(self.first - 1), self.ranked_by, "layer", steps, scales=True, arrays=arrays)
+        return params, Forward(retention=rule)
 
     def penalties(self, update: Update, params: Tree, extra: Tree, state: Tree) -> dict[str, Array]:
         """The Lagrangian of the removed fraction of the FLOPs, until the numbers of tokens are decided."""
@@ -276,4 +277,4 @@ class ByRank:
         count = jnp.ceil(shares[step] * tokens.lengths)
         decided = jnp.where(rank < count[:, None], tokens.places, tokens.text.shape[1])
         places = jnp.where(training, gated, decided)
-        return Selection(Tokens(tokens.text, places), factors=jnp.where(training, keep, 1.0))
+        return Selection(Tokens(tokens.text, places, jnp.where(training, keep, 1.0)))

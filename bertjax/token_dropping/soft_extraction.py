@@ -64,7 +64,9 @@ class SoftExtraction(Transform):
     def apply(self, update: Update, params: Tree, extra: Tree, state: Tree) -> tuple[Tree, Forward]:
         from bertjax.model.tokens import TokenRule
 
-        return params, Forward(retention=TokenRule(scaled_by_rank, self.ranked_by, arrays=extra["factors"]))
+        return params, Forward(
+            retention=TokenRule(scaled_by_rank, self.ranked_by, scales=True, arrays=extra["factors"])
+        )
 
     def penalties(self, update: Update, params: Tree, extra: Tree, state: Tree) -> dict[str, Array]:
         """The sum of all factors, those of layer j times j, counted from 1 (eq. 5)."""
@@ -98,4 +100,4 @@ def scaled_by_rank(step: int, significance: Array, tokens: Tokens, factors: Any)
     bins = factors.shape[1]
     place = jnp.minimum(rank * bins // jnp.maximum(tokens.lengths, 1)[:, None], bins - 1)
     scale = jnp.where(tokens.real & (rank > 0), factors[step][place], 1.0)
-    return Selection(tokens, factors=scale)
+    return Selection(tokens._replace(scale=scale))

@@ -36,6 +36,8 @@ from tests.model.tiny import apply, tiny, tiny_batch
 from tests.tolerances import OTHER_FRAMEWORK, SAME_MATHS
 
 RETENTION = Retention((1.0, 0.6, 0.6, 0.3))
+THRESHOLDS = Retention((1.0, 0.9, 0.9, 0.9), "all", thresholds=(0.02, 0.0, 0.045, 0.06))
+"""Texts of 24 tokens keep fewer than their shares, short texts as many."""
 LENGTHS = (24, 11, 1, 17, 5, 24, 2, 9, 20, 14, 3, 7)
 CLOSE = 1e-5
 """Two significances that are closer than this may be ranked either way."""
@@ -63,7 +65,8 @@ def hide(retention: Retention) -> TokenRule:
 class Survivors(NamedTuple):
     places: list[int]
     gap: float
-    """By how much the last that goes on is more significant than the first that does not."""
+    """By how much the last that goes on is more significant than the first that does not, or how close one is to the
+    threshold."""
 
 
 def count_of(retention: Retention, step: int, length: int) -> int:
@@ -99,7 +102,12 @@ def survivors_of(out: Any, row: int, step: int, retention: Retention, length: in
     kept = count_of(retention, step, length)
     values = [found[i] for i in others[kept - 2 : kept]] if kept > 1 else []
     gap = values[0] - values[1] if len(values) == 2 else np.inf
-    return Survivors(sorted(int(places[i]) for i in [0, *others[: kept - 1]]), gap)
+    survivors = others[: kept - 1]
+    if retention.thresholds:
+        over = [found[i] - retention.thresholds[step] * sum(real) for i in survivors]
+        gap = min([gap, *np.abs(over)])
+        survivors = [i for i, amount in zip(survivors, over, strict=True) if amount >= 0]
+    return Survivors(sorted(int(places[i]) for i in [0, *survivors]), gap)
 
 
 def places_of(out: Any, step: int, row: int) -> list[int]:
@@ -131,11 +139,12 @@ def test_significance_is_what_a_loop_over_queries_sums_and_padding_does_not_vote
         (Retention((0.7, 0.7, 0.35, 0.1), "all", "layer", 4), {}),
         (Retention((0.5, 0.5, 0.5, 0.2), "all"), {"norm": "pre"}),
         (Retention((1.0, 0.4, 0.0, 0.0), after="layer"), {"architecture": "BertForTokenClassification"}),
+        (THRESHOLDS, {}),
     ],
 )
 def test_what_goes_on_after_each_step_is_what_numpy_picks_from_its_attention(retention, changes):
     model, params = dropping(retention, **changes)
-    near, texts = 0, 0
+    near, texts, fewer = 0, 0, 0
     for seed in range(4):
         out = run(model, params, batch_of(seed=seed))
         for row, length in enumerate(LENGTHS):
@@ -144,7 +153,8 @@ def test_what_goes_on_after_each_step_is_what_numpy_picks_from_its_attention(ret
                 near, texts = near + (expected.gap < CLOSE), texts + 1
                 if expected.gap >= CLOSE:
                     assert places_of(out, step, row) == expected.places
-                    assert len(expected.places) == count_of(retention, step, length)
+                    fewer += count_of(retention, step, length) - len(expected.places)
+    assert (fewer > 0) == bool(retention.thresholds)
     assert near < 0.01 * texts
 
 
@@ -205,6 +215,7 @@ DISTIL = {"architecture": "DistilBertForSequenceClassification", "model_type": "
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("thresholds", [(), (0.0, 0.03, 0.0, 0.1)])
 @pytest.mark.parametrize(
     ("after", "changes"),
     [
@@ -217,10 +228,10 @@ DISTIL = {"architecture": "DistilBertForSequenceClassification", "model_type": "
         ("layer", {"quantised": True}),
     ],
 )
-def test_gathered_and_hidden_tokens_give_the_same_states_and_logits(after, changes):
+def test_gathered_and_hidden_tokens_give_the_same_states_and_logits(after, changes, thresholds):
     changes = dict(changes)
     integers = changes.pop("quantised", False)
-    model, params = dropping(Retention((0.8, 0.5, 0.5, 0.25), after=after), **changes)
+    model, params = dropping(Retention((0.8, 0.5, 0.5, 0.25), after=after, thresholds=thresholds), **changes)
     if integers:
         model, params = quantised(model, params)
     batch = batch_of()
@@ -290,8 +301,8 @@ def test_a_head_of_every_token_reads_the_last_state_that_the_token_had(architect
 
 
 @pytest.mark.slow
-def test_a_text_has_the_same_answer_alone_in_any_batch_and_at_any_padding():
-    retention = Retention((0.8, 0.5, 0.5, 0.2))
+@pytest.mark.parametrize("retention", [Retention((0.8, 0.5, 0.5, 0.2)), THRESHOLDS])
+def test_a_text_has_the_same_answer_alone_in_any_batch_and_at_any_padding(retention):
     model, params = dropping(retention, architecture="BertForTokenClassification")
     near, texts = 0, 0
     for seed in range(4):

@@ -82,8 +82,8 @@ def test_a_row_is_multiplied_by_the_gate_of_its_relative_rank_among_those_that_g
         significance = rng.integers(0, 6, text.shape).astype(np.float32)  # with ties
         found = ByRank(0)(step, jnp.asarray(significance), tokens, arrays)
         expected = decisions(significance, going_on, gates[step], layers[step] > 0)
-        assert found.factors is not None
-        np.testing.assert_allclose(np.where(text, found.factors, 0), expected, **SAME_MATHS)
+        assert found.tokens.scale is not None
+        np.testing.assert_allclose(np.where(text, found.tokens.scale, 0), expected, **SAME_MATHS)
         tokens, going_on = found.tokens, expected > 0
         np.testing.assert_array_equal(tokens.real, text)  # all stay visible
         np.testing.assert_array_equal(tokens.going_on, going_on)
@@ -98,7 +98,7 @@ def test_once_decided_each_text_goes_on_with_its_share_and_the_others_are_hidden
     for step in (1, 2):
         significance = rng.integers(0, 6, text.shape).astype(np.float32)
         found = ByRank(1)(step, jnp.asarray(significance), tokens, arrays)
-        assert (np.asarray(found.factors) == 1).all()
+        assert (np.asarray(found.tokens.scale) == 1).all()
         expected = np.zeros_like(text)
         for row, length in enumerate(LENGTHS):
             count = Retention(shares).count(step, length)

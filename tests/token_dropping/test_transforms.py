@@ -1,5 +1,5 @@
-"""Soft extraction and LengthDrop inside the training step, against finite differences, closed forms and a NumPy
-reference."""
+"""Soft extraction, LengthDrop and learned thresholds inside the training step, against finite differences, closed forms
+and a NumPy reference."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ from bertjax.model import Retention
 from bertjax.model.tokens import Hide, TokenRule
 from bertjax.prune import LayerDrop
 from bertjax.recipes.optimiser import Optimiser
-from bertjax.token_dropping import LengthDrop, SoftExtraction
+from bertjax.token_dropping import LearnedThresholds, LengthDrop, SoftExtraction
 from tests.model.tiny import apply, tiny, tiny_batch
-from tests.tolerances import SAME_MATHS
+from tests.tolerances import OTHER_FRAMEWORK, SAME_MATHS
 
 KEY = jax.random.key(0)
 NO_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -98,7 +98,9 @@ def test_each_row_is_multiplied_by_the_factor_of_its_rank_relative_to_its_own_te
     significance = rng.random((3, 10)).astype(np.float32)
     real = np.arange(10) < np.array(lengths)[:, None]
     factors = rng.random((2, bins)).astype(np.float32)
-    got: Any = scaled_by_rank(1, jnp.asarray(significance), all_tokens(jnp.asarray(real)), jnp.asarray(factors)).factors
+    got: Any = scaled_by_rank(
+        1, jnp.asarray(significance), all_tokens(jnp.asarray(real)), jnp.asarray(factors)
+    ).tokens.scale
     for row, length in enumerate(lengths):
         order = [0, *sorted(range(1, length), key=lambda i: -significance[row, i])]
         expected = np.ones(10)
@@ -194,5 +196,94 @@ def test_a_model_with_a_retention_refuses_losses_on_all_tokens_and_learns_from_c
         learning(SoftExtraction(), model=fewer)
 
 
-def test_layers_are_dropped_beside_hidden_tokens():
-    trained(learning(LayerDrop(0.5), LengthDrop(0.3)), 4)
+@pytest.mark.parametrize("part", [LengthDrop(0.3), SoftExtraction(), LearnedThresholds()])
+def test_layers_are_dropped_beside_hidden_tokens(part):
+    trained(learning(LayerDrop(0.5), part), 4)
+
+
+def inputs_only(batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+
+
+def with_thresholds(part: LearnedThresholds, thresholds: Any, step: int, batch: dict[str, Any]) -> tuple[Any, Any]:
+    """The output of a model with these thresholds in an update, and the term of its masks."""
+    start = student()
+    extra = {"thresholds": jnp.asarray(thresholds, jnp.float32)}
+    update, state = of(start.config, step), extra
+    _, forward = part.apply(update, start.params, extra, state)
+    output = apply(start.model, start.params, inputs_only(batch), token_rule=forward.retention)
+    total, weight = part.terms(update, output, batch, extra, state)["tokens"]
+    return output, total / weight
+
+
+def test_a_row_is_multiplied_by_the_mask_of_its_mean_attention_and_cls_is_not():
+    from bertjax.model.tokens import all_tokens
+    from bertjax.token_dropping.learned_thresholds import soft_or_hidden
+
+    rng, lengths = np.random.default_rng(0), [10, 4, 7]
+    significance = rng.random((3, 10)).astype(np.float32)
+    tokens = all_tokens(jnp.asarray(np.arange(10) < np.array(lengths)[:, None]))
+    thresholds = jnp.asarray([0.0, 0.1])
+    soft: Any = soft_or_hidden(1, jnp.asarray(significance), tokens, (jnp.bool_(True), thresholds, thresholds, 0.02))
+    hard: Any = soft_or_hidden(1, jnp.asarray(significance), tokens, (jnp.bool_(False), thresholds, thresholds, 0.02))
+    np.testing.assert_array_equal(soft.tokens.places, tokens.places)
+    np.testing.assert_array_equal(hard.tokens.scale, 1.0)
+    for row, length in enumerate(lengths):
+        mean = significance[row].astype(np.float64) / length
+        expected = 1 / (1 + np.exp(-(mean - 0.1) / 0.02))
+        np.testing.assert_allclose(soft.tokens.scale[row, 1:length], expected[1:length], rtol=1e-4)
+        assert soft.tokens.scale[row, 0] == 1
+        np.testing.assert_array_equal(soft.tokens.scale[row, length:], 1.0)
+        left = [0, *(place for place in range(1, length) if mean[place] >= 0.1)]
+        assert np.flatnonzero(np.asarray(hard.tokens.places[row]) < 10).tolist() == left
+
+
+def test_the_term_of_the_masks_is_their_mean_over_tokens_whatever_pads_the_batch():
+    part, thresholds = LearnedThresholds(penalty=0.5, temperature=0.02), np.array([0.05, 0.08, 0.5])
+    batch = labelled()
+    output, found = with_thresholds(part, thresholds, 0, batch)
+    real = batch["attention_mask"] > 0
+    masks = [np.asarray(output.tokens[step].scale, np.float64) for step in (1, 2)]
+    assert output.tokens[3].scale is None  # of the last layer only [CLS] is read
+    assert float(found) == pytest.approx(0.5 * sum(mask[real].sum() for mask in masks) / real.sum(), rel=1e-5)
+    wide = {n: np.pad(a, ((0, 2), (0, 2)) if a.ndim == 2 else (0, 2)) for n, a in batch.items()}
+    wide["attention_mask"][-1] = 1  # a filler row with text
+    _, padded = with_thresholds(part, thresholds, 0, wide)
+    assert float(padded) == pytest.approx(float(found), rel=1e-5)
+
+
+def test_the_gradient_of_the_thresholds_is_that_of_finite_differences():
+    part = LearnedThresholds(penalty=0.5, temperature=0.02)
+
+    def value(thresholds: Any) -> Any:
+        output, term = with_thresholds(part, thresholds, 0, labelled())
+        return jnp.sum(jnp.sin(output.logits)) + term
+
+    thresholds = np.array([0.05, 0.08, 0.1])
+    found: Any = jax.grad(value)(jnp.asarray(thresholds, jnp.float32))
+    for place in range(2):
+        move = 2e-3 * np.eye(3)[place]
+        expected = (float(value(thresholds + move)) - float(value(thresholds - move))) / 4e-3
+        assert found[place] == pytest.approx(expected, rel=2e-2, abs=1e-3)
+    assert found[2] == 0
+
+
+def test_learned_thresholds_rise_stay_when_they_are_fixed_and_are_those_of_the_model():
+    part = LearnedThresholds(penalty=5.0, first_threshold=0.06, temperature=0.01, threshold_learning_rate=2e-3)
+    one = learning(part)
+    halfway, late = trained(one, 30), trained(one, 36)
+    fixed = np.asarray(late.state["transforms"]["0_LearnedThresholds"]["thresholds"])
+    first = 0.06 * np.arange(3) / 3
+    assert (fixed[:2] > first[:2] + 0.01).all()
+    np.testing.assert_array_equal(fixed, halfway.extra["transforms"]["0_LearnedThresholds"]["thresholds"])
+    assert one.finish is not None
+    config, params = one.finish(late.params, late.extra, late.state)
+    assert config.retention is not None
+    np.testing.assert_allclose(config.retention.thresholds, [*fixed[:2], 0.0], rtol=1e-3)
+    _, forward = part.apply(of(config, 36), params, *(t["transforms"]["0_LearnedThresholds"] for t in late[3:5]))
+    plain = config.replace(retention=None)
+    trained_as = apply(Bundle(plain, params).model, params, inputs_only(labelled()), token_rule=forward.retention)
+    ships = apply(Bundle(config, params).model, params, inputs_only(labelled()))
+    np.testing.assert_allclose(ships.logits, trained_as.logits, **OTHER_FRAMEWORK)
+    left = [int((known.places < 14).sum()) for known in ships.tokens]
+    assert left[0] == 39 > left[1] > left[2] > 4
