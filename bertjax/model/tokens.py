@@ -136,12 +136,14 @@ def kept_of(retention: Retention, step: int, tokens: Tokens) -> Int[Array, " b"]
     return jnp.asarray(retention.counts(step, tokens.text.shape[1]))[tokens.lengths] * (tokens.lengths > 0)
 
 
-def over_threshold(
-    retention: Retention, step: int, significance: Float[Array, "b s"], tokens: Tokens
-) -> Bool[Array, "b s"]:
-    """Whether each row gets as much attention as the threshold of the step asks for; [CLS] always goes on."""
-    queries = jnp.sum(tokens.real, axis=1)
-    return (significance >= retention.threshold(step) * queries[:, None]).at[:, 0].set(True)
+def number_kept(retention: Retention, step: int, significance: Float[Array, "b s"], tokens: Tokens) -> Int[Array, " b"]:
+    """`kept_of`, or with a threshold the number of [CLS] and the tokens that get so much attention, if that is less."""
+    count, threshold = kept_of(retention, step, tokens), retention.threshold(step)
+    if not threshold:
+        return count
+    queries = jnp.sum(tokens.real, axis=1)[:, None]
+    over = (significance >= threshold * queries).at[:, 0].set(True)
+    return jnp.minimum(count, jnp.sum(over & tokens.real, axis=1))
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,8 @@ class Gather:
         del arrays
         rows, longest = significance.shape[1], tokens.text.shape[1]
         size = min(rows, self.retention.count(step, longest))
-        kept = jnp.arange(size)[None] < kept_of(self.retention, step, tokens)[:, None]
+        kept = jnp.arange(size)[None] < number_kept(self.retention, step, significance, tokens)[:, None]
         first = ranking(significance, tokens.real, size)
-        if self.retention.threshold(step):
-            over = over_threshold(self.retention, step, significance, tokens)
-            kept = kept & jnp.take_along_axis(over, first, axis=1)
         chosen = jnp.sort(jnp.where(kept, first, rows), axis=1)
         places = jnp.take_along_axis(tokens.places, chosen, axis=1, mode="fill", fill_value=longest)
         return Selection(Tokens(tokens.text, places), jnp.where(chosen < rows, chosen, 0))
@@ -173,9 +172,7 @@ class Hide:
 
     def __call__(self, step: int, significance: Float[Array, "b s"], tokens: Tokens, arrays: Any) -> Selection:
         del arrays
-        kept = ranks(significance, tokens.real) < kept_of(self.retention, step, tokens)[:, None]
-        if self.retention.threshold(step):
-            kept = kept & over_threshold(self.retention, step, significance, tokens)
+        kept = ranks(significance, tokens.real) < number_kept(self.retention, step, significance, tokens)[:, None]
         return Selection(hidden_but(tokens, kept))
 
 
