@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bertjax.bundle import Bundle, load
@@ -22,6 +24,7 @@ from bertjax.machine.processor import integer_products, processor_features, proc
 from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.onnx import answer, existing_file, new_session, open_session
 from bertjax.measure.worker import padded
+from bertjax.model.tokens import CONTROLS, kept_of, restored, rule_of, significance
 from bertjax.predict import forward
 
 Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
@@ -38,6 +41,9 @@ other one."""
 OUTSIDE = 0.01
 """The share of a product's inputs outside of its quantisation range above which the texts count as unlike the
 calibration data."""
+TIE = 1e-5
+"""Difference of two significances below which it depends on the order of summation which is larger. They are sums of
+probabilities, about 1 each."""
 JUMP = 0.1
 """Difference of a layer's output from JAX, as a share of its size, above which the layer is named as the cause. Values
 rounded to the other integer add up to a few hundredths after six layers."""
@@ -78,8 +84,28 @@ def farthest(bundle: Bundle, run: Callable[..., np.ndarray], batches: list[Input
         real = inputs[1][..., None] if expected.ndim == 3 else np.ones_like(expected)
         size = np.sqrt(np.mean(np.square(expected)))
         difference = np.abs(output - expected) * real / size
-        differences += difference.reshape(len(difference), -1).max(axis=1).tolist()
-    return float(np.median(differences)) if rounds_inputs(bundle) else max(differences)
+        difference = difference.reshape(len(difference), -1).max(axis=1)
+        differences += (difference if rounds_inputs(bundle) else difference[~near_ties(bundle, inputs)]).tolist()
+    return float(np.median(differences)) if rounds_inputs(bundle) else max(differences, default=np.nan)
+
+
+def near_ties(bundle: Bundle, inputs: Inputs) -> np.ndarray:
+    """The texts of which a token goes on that is as significant, within rounding, as one that does not [texts]: which
+    of the two goes on depends on the order of summation."""
+    retention, near = bundle.config.retention, np.zeros(len(inputs[0]), bool)
+    if retention is None or retention.ranked_by in CONTROLS:
+        return near
+    output: Any = bundle.model.apply({"params": bundle.params}, *inputs)
+    for step in rule_of(retention).steps or ():
+        tokens, lowest = output.tokens[step], jnp.finfo(jnp.float32).min
+        scores = jnp.where(tokens.real[:, None, None], output.attention_scores[step], lowest)
+        found = significance(jax.nn.softmax(scores, axis=-1), tokens.real, retention.ranked_by)
+        others = np.sort(np.where(tokens.real, -found, np.inf)[:, 1:], axis=1)
+        ranked = np.pad(others, ((0, 0), (1, 1)), constant_values=((0, 0), (-np.inf, np.inf)))  # behind [CLS]
+        last = np.maximum(kept_of(retention, step, tokens), 1)[:, None] - 1
+        pair = np.take_along_axis(ranked, np.concatenate([last, last + 1], axis=1), axis=1)
+        near |= pair[:, 1] < pair[:, 0] + TIE
+    return near
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -115,7 +141,8 @@ def random_tokens(config: Any, rows: int, length: int, seed: int) -> Inputs:
 def expected_output(bundle: Bundle, inputs: tuple[Any, ...]) -> np.ndarray:
     """The output in JAX: the logits, or the hidden states of a model without a head."""
     if bundle.config.architecture.endswith("Model"):
-        return np.asarray(bundle.model.apply({"params": bundle.params}, *inputs).hidden_states[-1])  # type: ignore[union-attr]
+        output: Any = bundle.model.apply({"params": bundle.params}, *inputs)
+        return np.asarray(restored(output.hidden_states, output.tokens) if output.tokens else output.hidden_states[-1])
     return np.asarray(forward(bundle.model, bundle.device_params, *inputs))
 
 
@@ -127,7 +154,6 @@ def open_export(to: Target, folder: Path) -> Any:
     if to == "litert":
         return partial(answer_each, folder / FILES[to])
     if to == "stablehlo":
-        import jax
         from jax import export as jax_export
         from safetensors.numpy import load_file
 
@@ -197,7 +223,8 @@ def first_layer(bundle: Bundle, folder: Path, batches: list[Inputs]) -> str:
         outputs = session.run(layers, {name: feeds[name].astype(np.int64) for name in names})
         ours = bundle.model.apply({"params": bundle.params}, ids, mask, types)
         for step, (theirs, hidden) in enumerate(zip(outputs, ours.hidden_states[1:], strict=True)):  # type: ignore[union-attr]
-            real = mask[:, : theirs.shape[1]].astype(bool)  # a classifier's last layer has only the [CLS] row
+            real = np.asarray(ours.tokens[step + 1].real) if ours.tokens else mask.astype(bool)  # type: ignore[union-attr]
+            real = real[:, : theirs.shape[1]]  # a classifier's last layer has only the [CLS] row
             expected = np.asarray(hidden)[:, : theirs.shape[1]][real]
             squares[step] += np.square(theirs[real] - expected).sum(), np.square(expected).sum()
     shares = np.sqrt(squares[:, 0] / squares[:, 1])

@@ -55,10 +55,10 @@ def export(
             f"{model} exits early, at a layer that depends on the example; an exported program cannot do that. Export "
             "the model that bertjax calibrate was run on: it always computes all layers."
         )
-    if bundle.config.retention is not None:
+    if bundle.config.retention is not None and to in ("stablehlo", "litert"):
         raise UserError(
-            f"{model} drops tokens, and how many depends on the length of the text; exported programs do not support "
-            "that. Export the model that bertjax drop_tokens was run on, or run this one with bertjax predict."
+            f"{model} drops tokens, and how many depends on the length of the text, which a {to} program cannot "
+            "express; use --to onnx."
         )
     if (
         target.exists()

@@ -42,6 +42,24 @@ class Graph:
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
         return output
 
+    def pair(self, kind: str, *inputs: str, **attributes: Any) -> tuple[str, str]:
+        """The names of the two outputs of a new node."""
+        from onnx import helper
+
+        self._count += 1
+        outputs = f"{kind}_{self._count}", f"{kind}_{self._count}/second"
+        self.nodes.append(helper.make_node(kind, list(inputs), list(outputs), name=outputs[0], **attributes))
+        return outputs
+
+    def size(self, x: str, axis: int) -> str:
+        """The size of an axis, as a vector with one number."""
+        return self.node("Slice", self.node("Shape", x), self.numbers(axis), self.numbers(axis + 1))
+
+    def columns(self, name: str, array: Any, size: str) -> str:
+        """The first columns [1, size] of a constant vector."""
+        whole = self.constant(name, np.asarray(array)[None])
+        return self.node("Slice", whole, self.numbers(0), size, self.numbers(1))
+
     def model(self, inputs: list[str], outputs: dict[str, tuple[str, ...]], title: str) -> Any:
         """The finished model, with int64 inputs [batch, length] and float32 outputs with the given axes, checked by
         ONNX."""

@@ -1,29 +1,18 @@
 """A bundle as an ONNX model.
 
-Floating-point products are MatMul and Add. For an integer product with static ranges, QuantizeLinear and
-DequantizeLinear round the input in the bundle's range, before an ordinary MatMul whose weights come from a
-DequantizeLinear. ONNX Runtime fuses the four nodes into one integer kernel. For dynamic ranges per token there is no
-such pattern, so the arithmetic is written out around MatMulInteger.
-
-Quantised inputs are unsigned, because the instructions of x86 multiply unsigned by signed bytes. Without VNNI, they add
-pairs of products in 16 bits: 7-bit weights fit, 8-bit weights overflow. 8-bit weights stored as unsigned bytes around
-128 (`--weights=uint8`) are exact there as well, with slower kernels.
-
-Weights without an integer product in ONNX (scales per group of inputs, or with an offset) are stored in floating point.
+The products are those of products.py. Tokens are dropped as tokens.py says: the sizes of all arrays after a step that
+drops some are those of the batch at hand.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.export.graph import Graph
+from bertjax.export.products import Bytes, Products
+from bertjax.export.tokens import Dropping, Rows
 from bertjax.model.config import BertConfig
-from bertjax.model.quantized import fixed_scale
-from bertjax.params import Tree, flatten
-from bertjax.quantized.formats import Activation
-from bertjax.quantized.grid import group_of
-from bertjax.quantized.tensor import Quantized
+from bertjax.params import Tree
 
 HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
@@ -38,7 +27,6 @@ def require_exportable(config: BertConfig) -> None:
         "its number of recurrence steps depends on the input, and ONNX loops are not supported here": config.recurrence
         is not None,
         "it has exits; export the model without them": config.exits is not None,
-        "it drops tokens; export the model without its retention": config.retention is not None,
         "MobileBERT's bottlenecks are not supported here": config.model_type == "mobilebert",
         "its LayerNorm comes before attention and FFN (norm='pre')": config.norm == "pre",
         f"{config.architecture} has a pre-training head": not config.architecture.endswith(HEADS),
@@ -46,9 +34,6 @@ def require_exportable(config: BertConfig) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise UserError(f"this model cannot be exported to ONNX: {reason}. Use --to stablehlo, which supports it.")
-
-
-Bytes = Literal["int8", "uint8"]
 
 
 def onnx_model(config: BertConfig, params: Tree, weights: Bytes = "int8") -> Any:
@@ -69,115 +54,22 @@ def has_integers(model: Any) -> bool:
     return any(one.data_type in bytes_ and len(one.dims) > 1 for one in model.graph.initializer)
 
 
-class Writer:
+class Writer(Products):
     """The parts of a BERT. Each method adds nodes and returns the name of their result."""
 
     def __init__(self, config: BertConfig, params: Tree, weights: Bytes):
-        self.weights = weights
-        self.config, self.params, self.graph = config, flatten(params), Graph()
-        self.activations = dict(config.quantization.activations) if config.quantization else {}
+        super().__init__(config, params, weights)
         self.inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if config.type_vocab_size else [])]
+        self.reads_first = config.architecture.endswith("ForSequenceClassification")
+        restores = not self.reads_first
+        self.dropping = config.retention and Dropping(
+            self.graph, config.retention, config.max_position_embeddings, restores
+        )
 
     def model(self) -> Any:
-        hidden = self.embeddings()
-        mask = self.mask()
-        steps = self.config.depth_steps()
-        alone = self.config.architecture.endswith("ForSequenceClassification")
-        for number, step in enumerate(steps):
-            hidden = self.layer(number, step, hidden, mask, first=alone and number == len(steps) - 1)
+        rows = self.layers(Rows(self.embeddings(), self.mask()), 0, self.config.depth)
+        hidden = self.dropping.restored(rows) if self.dropping else rows.hidden
         return self.graph.model(self.inputs, self.head(hidden), self.config.architecture)
-
-    def parameter(self, path: str) -> str:
-        """A vector, or a matrix in floating point."""
-        leaf = self.params[path]
-        array = leaf.dequantised() if isinstance(leaf, Quantized) else leaf
-        return self.graph.constant(path, np.asarray(array, np.float32))
-
-    # --- products ----------------------------------------------------------------------------------------------------
-
-    def dense(self, site: str, path: str, x: str) -> str:
-        """`x @ kernel + bias` with the parameters below a path, quantised as the config defines for the site."""
-        leaf, activation = self.params[f"{path}/kernel"], self.activations.get(site)
-        if activation is None or not isinstance(leaf, Quantized) or not has_integer_product(leaf):
-            product = self.graph.node("MatMul", self.rounded(x, activation), self.parameter(f"{path}/kernel"))
-        elif activation.low is None:
-            product = self.token_product(x, activation, f"{path}/kernel", leaf)
-        else:
-            product = self.graph.node("MatMul", self.rounded(x, activation), self.integers(f"{path}/kernel", leaf))
-        return self.graph.node("Add", product, self.parameter(f"{path}/bias"))
-
-    def integers(self, path: str, leaf: Quantized) -> str:
-        """A matrix stored as bytes with a scale per output, and the DequantizeLinear node that converts it to
-        float32."""
-        if f"{path}/integers" not in self.graph.constants:
-            values, zero = self.bytes_of(path, leaf)
-            scales = self.graph.constant(f"{path}/scale", output_scales(leaf))
-            zeros = self.graph.constant(f"{path}/zero", np.full(leaf.shape[1], zero))
-            self.graph.node("DequantizeLinear", values, scales, zeros, name=f"{path}/float", axis=1)
-        return f"{path}/float"
-
-    def bytes_of(self, path: str, leaf: Quantized) -> tuple[str, np.integer]:
-        """A matrix of bytes, and its zero point."""
-        values = np.asarray(leaf.values)
-        if self.weights == "int8" or leaf.format.bits < 8:
-            return self.graph.constant(f"{path}/integers", values), np.int8(0)
-        return self.graph.constant(f"{path}/integers", (values.astype(np.int16) + 128).astype(np.uint8)), np.uint8(128)
-
-    def rounded(self, x: str, activation: Activation | None) -> str:
-        """x rounded to the activation's grid, as float32. Inputs that are read several times with the same range share
-        the nodes."""
-        if activation is None:
-            return x
-        graph = self.graph
-        if activation.low is None:
-            scale, integers = self.token_integers(x, activation)
-            return graph.node("Mul", graph.node("Sub", graph.node("Cast", integers, to=1), graph.number(128.0)), scale)
-        scale, zero = fixed_scale(activation)
-        done = f"{x}/rounded/{activation.low}/{activation.high}"
-        if not any(node.output[0] == done for node in graph.nodes):
-            if activation.bits != 8:
-                raise UserError(
-                    f"activations of {activation.bits} bits cannot be exported to ONNX; quantise them to 8 bits."
-                )
-            ends = graph.number(scale), graph.constant(f"zero/{int(zero)}", np.uint8(zero + 128))
-            graph.node("DequantizeLinear", graph.node("QuantizeLinear", x, *ends), *ends, name=done)
-        return done
-
-    def token_integers(self, x: str, activation: Activation) -> tuple[str, str]:
-        """The scale [.., 1] of each token and its integers, as uint8 with zero point 128."""
-        graph, highest = self.graph, 2 ** (activation.bits - 1) - 1
-        scale = f"{x}/token_scale/{activation.bits}"
-        if not any(node.output[0] == scale for node in graph.nodes):
-            most = graph.node("ReduceMax", graph.node("Abs", x), axes=[-1], keepdims=1)
-            tiny = graph.number(float(np.finfo(np.float32).tiny))
-            graph.node("Max", graph.node("Div", most, graph.number(float(highest))), tiny, name=scale)
-            rounded = graph.node("Add", graph.node("Round", graph.node("Div", x, scale)), graph.number(128.0))
-            graph.node("Cast", rounded, to=2, name=f"{x}/token_integers/{activation.bits}")
-        return scale, f"{x}/token_integers/{activation.bits}"
-
-    def token_product(self, x: str, activation: Activation, path: str, leaf: Quantized) -> str:
-        """An integer product whose input has a scale per token."""
-        graph = self.graph
-        scale, integers = self.token_integers(x, activation)
-        values, zero = self.bytes_of(path, leaf)
-        zeros = self.middle(), graph.constant(f"{path}/zero", zero)
-        sums = graph.node("Cast", graph.node("MatMulInteger", integers, values, *zeros), to=1)
-        return graph.node("Mul", graph.node("Mul", sums, scale), graph.constant(f"{path}/scale", output_scales(leaf)))
-
-    def middle(self) -> str:
-        """The zero point of a symmetric range."""
-        return self.graph.constant("zero/middle", np.uint8(128))
-
-    def lookup(self, path: str, ids: str) -> str:
-        """Rows of an embedding table. Quantised rows are gathered first and dequantised afterwards."""
-        leaf, graph = self.params[path], self.graph
-        if not isinstance(leaf, Quantized) or len(leaf.grid.columns) > 1 or leaf.offset is not None:
-            return graph.node("Gather", self.parameter(path), ids)
-        values = graph.node("Gather", graph.constant(f"{path}/integers", np.asarray(leaf.values)), ids)
-        scales = np.asarray(leaf.scale)[group_of(leaf.grid.rows)]
-        return graph.node(
-            "Mul", graph.node("Cast", values, to=1), graph.node("Gather", graph.constant(f"{path}/scale", scales), ids)
-        )
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -192,9 +84,8 @@ class Writer:
         words = self.lookup("embeddings/word/embedding", "input_ids")
         if config.factorised == "words":
             words = graph.node("MatMul", words, self.parameter("embeddings/word_mapping/kernel"))
-        length = graph.node("Slice", graph.node("Shape", "input_ids"), graph.numbers(1), graph.numbers(2))
-        every = graph.constant("positions", np.arange(config.max_position_embeddings, dtype=np.int64)[None])
-        columns = graph.node("Slice", every, graph.numbers(0), length, graph.numbers(1))
+        every = np.arange(config.max_position_embeddings, dtype=np.int64)
+        columns = graph.columns("positions", every, graph.size("input_ids", 1))
         total = words
         if config.type_vocab_size:
             total = graph.node("Add", total, self.lookup("embeddings/token_type/embedding", "token_type_ids"))
@@ -210,37 +101,54 @@ class Writer:
         missing = graph.node("Sub", graph.number(1.0), graph.node("Cast", wide, to=1))
         return graph.node("Mul", missing, graph.number(float(np.finfo(np.float32).min)))
 
-    def layer(self, number: int, step: Any, hidden: str, mask: str, first: bool) -> str:
-        """One depth step. With `first`, only the [CLS] row is computed, because nothing reads the others."""
-        graph, stack = self.graph, "encoder/layer_"
-        attention, ffn = f"{stack}{step.attention}/attention", f"{stack}{step.ffn}/ffn"
-        query_rows = graph.node("Slice", hidden, *map(graph.numbers, (0, 1, 1))) if first else hidden
-        heads = step.num_attention_heads
-        attended = self.attention(f"step_{number}/attention", attention, heads, query_rows, hidden, mask)
-        hidden = query_rows
-        norm = f"{stack}{step.attention_norm}/attention/layer_norm"
-        hidden = self.norm(norm, graph.node("Add", attended, hidden))
-        total = graph.node("Add", self.feed_forward(f"step_{number}/ffn", ffn, step.intermediate_size, hidden), hidden)
-        return self.norm(f"{stack}{step.ffn_norm}/ffn/layer_norm", total, name=f"step_{number}/hidden")
+    def layers(self, rows: Rows, start: int, stop: int) -> Rows:
+        """The rows after depth steps `start` to `stop` (exclusive). Of a classifier's last step only the [CLS] row is
+        computed, because nothing reads the others."""
+        if self.dropping and not start:
+            rows = self.dropping.begin(rows)
+        for number, step in enumerate(self.config.depth_steps()[:stop]):
+            if number >= start:
+                rows = self.layer(number, step, rows, first=self.reads_first and number == self.config.depth - 1)
+        return rows
 
-    def attention(self, site: str, path: str, heads: int, query_rows: str, hidden: str, mask: str) -> str:
-        """Attention from the rows in `query_rows` to all rows in `hidden`."""
+    def layer(self, number: int, step: Any, rows: Rows, first: bool) -> Rows:
+        """One depth step, with `first` for the [CLS] row alone."""
+        graph, stack, name = self.graph, "encoder/layer_", f"step_{number}/hidden"
+        attention, ffn = f"{stack}{step.attention}/attention", f"{stack}{step.ffn}/ffn"
+        query_rows = graph.node("Slice", rows.hidden, *map(graph.numbers, (0, 1, 1))) if first else rows.hidden
+        heads = step.num_attention_heads
+        update, probabilities = self.attention(f"step_{number}/attention", attention, heads, query_rows, rows)
+        hidden = self.norm(f"{stack}{step.attention_norm}/attention/layer_norm", graph.node("Add", update, query_rows))
+        drop = self.dropping if self.dropping and number in self.dropping.steps and not first else None
+        choice = drop and drop.choice(number, probabilities, rows)
+        if drop and choice and drop.retention.after == "attention":
+            hidden = drop.gathered(hidden, choice)
+        total = graph.node("Add", self.feed_forward(f"step_{number}/ffn", ffn, step.intermediate_size, hidden), hidden)
+        late = drop is not None and drop.retention.after == "layer"
+        hidden = self.norm(f"{stack}{step.ffn_norm}/ffn/layer_norm", total, name="" if late else name)
+        if drop and choice and late:
+            hidden = drop.gathered(hidden, choice, name)
+        return drop.after(rows, choice, hidden) if drop and choice else rows._replace(hidden=hidden)
+
+    def attention(self, site: str, path: str, heads: int, query_rows: str, rows: Rows) -> tuple[str, str]:
+        """The update by attention from the rows in `query_rows` to all `rows`, and its probabilities [batch, heads,
+        query rows, rows]."""
         graph, width = self.graph, self.config.head_size
         if not heads:
-            return self.parameter(f"{path}/output/bias")
+            return self.parameter(f"{path}/output/bias"), ""
 
         def split(part: str, x: str, order: tuple[int, ...]) -> str:
             flat = self.dense(f"{site}/{part}", f"{path}/{part}", x)
             by_head = graph.node("Reshape", flat, graph.numbers(0, 0, heads, width))
             return graph.node("Transpose", by_head, perm=order)
 
-        queries, keys = split("query", query_rows, (0, 2, 1, 3)), split("key", hidden, (0, 2, 3, 1))
-        values = split("value", hidden, (0, 2, 1, 3))
+        queries, keys = split("query", query_rows, (0, 2, 1, 3)), split("key", rows.hidden, (0, 2, 3, 1))
+        values = split("value", rows.hidden, (0, 2, 1, 3))
         scores = graph.node("Div", graph.node("MatMul", queries, keys), graph.number(float(np.sqrt(width))))
-        probabilities = graph.node("Softmax", graph.node("Add", scores, mask), axis=-1)
+        probabilities = graph.node("Softmax", graph.node("Add", scores, rows.mask), axis=-1)
         context = graph.node("Transpose", graph.node("MatMul", probabilities, values), perm=(0, 2, 1, 3))
         joined = graph.node("Reshape", context, graph.numbers(0, 0, heads * width))
-        return self.dense(f"{site}/output", f"{path}/output", joined)
+        return self.dense(f"{site}/output", f"{path}/output", joined), probabilities
 
     def feed_forward(self, site: str, path: str, neurons: int, hidden: str) -> str:
         """The update of the feed-forward sublayer; without neurons, its output bias alone."""
@@ -296,13 +204,3 @@ class Writer:
 
     def named(self, name: str, x: str) -> None:
         self.graph.node("Identity", x, name=name)
-
-
-def has_integer_product(leaf: Quantized) -> bool:
-    """Whether a quantised matrix can be multiplied as integers: one scale per output, and no offset."""
-    return len(leaf.grid.rows) == 1 and leaf.offset is None
-
-
-def output_scales(leaf: Quantized) -> np.ndarray:
-    """The scale of each output [outputs]."""
-    return np.asarray(leaf.scale)[0][group_of(leaf.grid.columns)]
