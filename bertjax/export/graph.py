@@ -1,13 +1,16 @@
 """An ONNX graph, built node by node.
 
 Values are identified by names. A constant is stored once per name, so parameters that layers share occur in the file
-only once.
+only once. A branch is a graph inside of another, which reads the values outside of it by their names.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+FLOAT, INT64 = 1, 7
+"""ONNX's codes for the types of outputs."""
 OPSET = 17  # the first with LayerNormalization; nothing used here needs a later one
 
 
@@ -17,6 +20,9 @@ class Graph:
     def __init__(self):
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
+        self.settings: dict[str, float] = {}
+        self.scope = ""
+        """The branch that nodes are added to, as the end of a name; empty outside of all branches."""
         self._count = 0
 
     def constant(self, name: str, array: Any) -> str:
@@ -32,6 +38,17 @@ class Graph:
     def numbers(self, *values: int) -> str:
         """A vector of int64: axes, shapes."""
         return self.constant(f"numbers/{'_'.join(map(str, values))}", np.array(values, np.int64))
+
+    def setting(self, name: str, value: float) -> str:
+        """A float32 scalar that is an input of the file, with a default."""
+        self.settings[name] = value
+        return self.constant(name, np.float32(value))
+
+    def has(self, name: str) -> bool:
+        """Whether the branch that nodes are added to has a node of that name. One outside of it does not count, because
+        ONNX Runtime joins no two nodes across the edge of a branch: an integer product is one only if all its nodes are
+        in the same graph."""
+        return any(node.name == name for node in self.nodes)
 
     def node(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """The name of the first output of a new node."""
@@ -60,25 +77,53 @@ class Graph:
         whole = self.constant(name, np.asarray(array)[None])
         return self.node("Slice", whole, self.numbers(0), size, self.numbers(1))
 
+    def either(
+        self,
+        condition: str,
+        then: Callable[[], Sequence[str]],
+        other: Callable[[], Sequence[str]],
+        kinds: Sequence[tuple[int, tuple[str, ...]]],
+    ) -> list[str]:
+        """Values that are computed in one of two ways, of which only one is executed. `then` and `other` add the nodes
+        of their branch and return the names of its results, whose types and axes are `kinds`: OpenVINO refuses results
+        of unknown rank."""
+        from onnx import helper
+
+        self._count += 1
+        name, branches = f"If_{self._count}", {}
+        for branch, build in (("then_branch", then), ("else_branch", other)):
+            outer, scope = self.nodes, self.scope
+            self.nodes, self.scope = [], f"{scope}/{name}"
+            results = [value_info(one, *kind) for one, kind in zip(build(), kinds, strict=True)]
+            branches[branch] = helper.make_graph(self.nodes, f"{name}/{branch}", [], results)
+            self.nodes, self.scope = outer, scope
+        outputs = [f"{name}/{number}" for number in range(len(kinds))]
+        self.nodes.append(helper.make_node("If", [condition], outputs, name=name, **branches))
+        return outputs
+
     def model(self, inputs: list[str], outputs: dict[str, tuple[str, ...]], title: str) -> Any:
-        """The finished model, with int64 inputs [batch, length] and float32 outputs with the given axes, checked by
-        ONNX."""
+        """The finished model, with int64 inputs [batch, length] and outputs with the given axes, checked by ONNX.
+        Outputs are float32, and those with the batch as their only axis int64."""
         import onnx
-        from onnx import TensorProto, helper, numpy_helper
+        from onnx import helper, numpy_helper
 
         from bertjax import __version__
 
-        of = helper.make_tensor_value_info
-        graph = helper.make_graph(
-            self.nodes,
-            title,
-            [of(name, TensorProto.INT64, ["batch", "length"]) for name in inputs],
-            [of(n, TensorProto.FLOAT, [int(a) if a.isdigit() else a for a in s]) for n, s in outputs.items()],
-            [numpy_helper.from_array(array, name) for name, array in self.constants.items()],
-        )
+        given = [value_info(name, INT64, ("batch", "length")) for name in inputs]
+        settings = [value_info(name, FLOAT, ()) for name in self.settings]
+        results = [value_info(n, INT64 if axes == ("batch",) else FLOAT, axes) for n, axes in outputs.items()]
+        stored = [numpy_helper.from_array(array, name) for name, array in self.constants.items()]
+        graph = helper.make_graph(self.nodes, title, given + settings, results, stored)
         opset = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(
             graph, opset_imports=opset, ir_version=8, producer_name="bertjax", producer_version=__version__
         )
         onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def value_info(name: str, kind: int, axes: tuple[str, ...]) -> Any:
+    """Name, type and axes of a value; axes are numbers, or names for variable sizes."""
+    from onnx import helper
+
+    return helper.make_tensor_value_info(name, kind, [int(axis) if axis.isdigit() else axis for axis in axes])

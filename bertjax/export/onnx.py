@@ -1,14 +1,17 @@
 """A bundle as an ONNX model.
 
-The products are those of products.py. Tokens are dropped as tokens.py says: the sizes of all arrays after a step that
-drops some are those of the batch at hand.
+The products are those of products.py. Tokens are dropped as tokens.py says, and texts exit as exits.py says: the sizes
+of all arrays are those of the tokens and texts of the batch that go on.
 """
 
 from typing import Any
 
 import numpy as np
 
+from bertjax.adaptive import policy_of
 from bertjax.errors import UserError
+from bertjax.export.exits import Memory, decided
+from bertjax.export.graph import FLOAT, INT64
 from bertjax.export.products import Bytes, Products
 from bertjax.export.tokens import Dropping, Rows
 from bertjax.model.config import BertConfig
@@ -26,7 +29,6 @@ def require_exportable(config: BertConfig) -> None:
     reasons = {
         "its number of recurrence steps depends on the input, and ONNX loops are not supported here": config.recurrence
         is not None,
-        "it has exits; export the model without them": config.exits is not None,
         "MobileBERT's bottlenecks are not supported here": config.model_type == "mobilebert",
         "its LayerNorm comes before attention and FFN (norm='pre')": config.norm == "pre",
         f"{config.architecture} has a pre-training head": not config.architecture.endswith(HEADS),
@@ -34,13 +36,16 @@ def require_exportable(config: BertConfig) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise UserError(f"this model cannot be exported to ONNX: {reason}. Use --to stablehlo, which supports it.")
+    if config.exits and config.exits.exit_rule:
+        policy_of(config)  # raises if the rule is not defined for this kind of output
 
 
 def onnx_model(config: BertConfig, params: Tree, weights: Bytes = "int8") -> Any:
     """The `onnx.ModelProto` of a model, for inputs [batch, length] of any size. `weights` is the type of 8-bit kernels.
 
     The outputs are `logits` of classifiers, `start_logits` and `end_logits` for question answering, otherwise
-    `last_hidden_state` and, if there is a pooler, `pooler_output`.
+    `last_hidden_state` and, if there is a pooler, `pooler_output`. A model with an exit rule also gives the number of
+    depth steps that each text took, `depth`, and takes the threshold of its rule as an input that may be left out.
     """
     require_exportable(config)
     return Writer(config, params, weights).model()
@@ -67,9 +72,87 @@ class Writer(Products):
         )
 
     def model(self) -> Any:
-        rows = self.layers(Rows(self.embeddings(), self.mask()), 0, self.config.depth)
-        hidden = self.dropping.restored(rows) if self.dropping else rows.hidden
-        return self.graph.model(self.inputs, self.head(hidden), self.config.architecture)
+        rows = Rows(self.embeddings(), self.mask())
+        exits = self.config.exits if self.config.exits and self.config.exits.exit_rule else None
+        if self.dropping:
+            rows = self.dropping.begin(rows)
+        elif exits and exits.reads == "mean":
+            rows = rows._replace(real=self.graph.node("Greater", "attention_mask", self.graph.numbers(0)))
+        if exits:
+            outputs = self.early_outputs(rows)
+        else:
+            rows = self.layers(rows, 0, self.config.depth)
+            outputs = self.head(self.dropping.restored(rows) if self.dropping else rows.hidden)
+        return self.graph.model(self.inputs, outputs, self.config.architecture)
+
+    # --- exits -------------------------------------------------------------------------------------------------------
+
+    def early_outputs(self, rows: Rows) -> dict[str, tuple[str, ...]]:
+        """Adds all layers and heads; returns the names of the outputs with their axes. A row without a single token is
+        filler: it exits with zeros, after no step."""
+        graph = self.graph
+        most = graph.node("ReduceMax", "attention_mask", axes=[1], keepdims=0)
+        texts = graph.node("Greater", most, graph.numbers(0))
+        logits, depths = self.rest(0, rows, texts)
+        graph.node("Where", graph.node("Unsqueeze", texts, graph.numbers(1)), logits, graph.number(0.0), name="logits")
+        graph.node("Mul", depths, graph.node("Cast", texts, to=INT64), name="depth")
+        return {"logits": ("batch", str(len(self.config.labels))), "depth": ("batch",)}
+
+    def rest(self, number: int, rows: Rows, texts: str = "", memory: Memory | None = None) -> tuple[str, str]:
+        """The logits [texts, classes] and depths [texts] of the rows that come to the layers before exit `number`; only
+        those of `texts` may stay after it."""
+        graph, exits, classes = self.graph, self.config.exits, len(self.config.labels)
+        assert exits is not None
+        assert exits.exit_rule is not None
+        ends = [0, *(step + 1 for step in exits.after), self.config.depth]
+        rows = self.layers(rows, ends[number], ends[number + 1])
+        last = number == len(exits.after)
+        logits = self.classified(self.first(rows.hidden)) if last else self.exit_logits(exits.after[number], rows)
+        depths = graph.node("Expand", graph.numbers(ends[number + 1]), graph.size(logits, 0))
+        if last:
+            return logits, depths
+        sure, memory = decided(graph, exits.exit_rule, classes, logits, memory)
+        stays = graph.node("Not", sure)
+        stays = graph.node("And", stays, texts) if texts else stays
+        index = graph.node("Squeeze", graph.node("NonZero", stays), graph.numbers(0))
+
+        def those_that_stay(names: tuple[str, ...]) -> list[str]:
+            return [name and graph.node("Gather", name, index, axis=0) for name in names]
+
+        def go_on() -> list[str]:
+            remembered = memory and Memory(*those_that_stay(memory))
+            later = self.rest(number + 1, Rows(*those_that_stay(rows)), memory=remembered)
+            places = graph.node("Unsqueeze", index, graph.numbers(1))
+            return [graph.node("ScatterND", own, places, new) for own, new in zip((logits, depths), later, strict=True)]
+
+        def end() -> list[str]:
+            return [graph.node("Identity", logits), graph.node("Identity", depths)]
+
+        someone = graph.node("Greater", graph.node("Size", index), graph.constant("count/0", np.int64(0)))
+        axis = f"texts_{number}"
+        logits, depths = graph.either(someone, go_on, end, [(FLOAT, (axis, str(classes))), (INT64, (axis,))])
+        return logits, depths
+
+    def exit_logits(self, number: int, rows: Rows) -> str:
+        """The logits of the exit after a depth step."""
+        exits, path, site = self.config.exits, f"exits/exit_{number}", f"exit_{number}"
+        assert exits is not None
+        row = self.mean(rows) if exits.reads == "mean" else self.first(rows.hidden)
+        if exits.head == "shared":
+            return self.classified(row)
+        if exits.head == "own_pooler":
+            pooled = self.graph.node("Tanh", self.dense(f"{site}/pooler", f"{path}/pooler", row))
+        else:
+            pooled = self.pooled(row)
+        logits = self.dense(f"{site}/classifier", f"{path}/classifier", pooled)
+        return self.graph.node("Squeeze", logits, self.graph.numbers(1))
+
+    def mean(self, rows: Rows) -> str:
+        """The mean over the tokens of each text [texts, 1, d]."""
+        graph, real = self.graph, self.graph.node("Unsqueeze", rows.real, self.graph.numbers(2))
+        total = graph.node("ReduceSum", graph.node("Where", real, rows.hidden, graph.number(0.0)), graph.numbers(1))
+        count = graph.node("ReduceSum", graph.node("Cast", real, to=FLOAT), graph.numbers(1))
+        return graph.node("Div", total, graph.node("Max", count, graph.number(1.0)))
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -104,8 +187,6 @@ class Writer(Products):
     def layers(self, rows: Rows, start: int, stop: int) -> Rows:
         """The rows after depth steps `start` to `stop` (exclusive). Of a classifier's last step only the [CLS] row is
         computed, because nothing reads the others."""
-        if self.dropping and not start:
-            rows = self.dropping.begin(rows)
         for number, step in enumerate(self.config.depth_steps()[:stop]):
             if number >= start:
                 rows = self.layer(number, step, rows, first=self.reads_first and number == self.config.depth - 1)
@@ -115,7 +196,7 @@ class Writer(Products):
         """One depth step, with `first` for the [CLS] row alone."""
         graph, stack, name = self.graph, "encoder/layer_", f"step_{number}/hidden"
         attention, ffn = f"{stack}{step.attention}/attention", f"{stack}{step.ffn}/ffn"
-        query_rows = graph.node("Slice", rows.hidden, *map(graph.numbers, (0, 1, 1))) if first else rows.hidden
+        query_rows = self.first(rows.hidden) if first else rows.hidden
         heads = step.num_attention_heads
         update, probabilities = self.attention(f"step_{number}/attention", attention, heads, query_rows, rows)
         hidden = self.norm(f"{stack}{step.attention_norm}/attention/layer_norm", graph.node("Add", update, query_rows))
@@ -181,26 +262,35 @@ class Writer(Products):
             for index, name in enumerate(("start_logits", "end_logits")):
                 graph.node("Gather", both, graph.constant(f"index/{index}", np.int64(index)), name=name, axis=2)
             return dict.fromkeys(("start_logits", "end_logits"), ("batch", "length"))
-        # ONNX Runtime turns products of 2-D inputs into Gemm, which has no integer kernel, so three axes are kept to
-        # the end.
-        first = graph.node("Slice", hidden, *map(graph.numbers, (0, 1, 1)))
-        distilled, width = config.model_type == "distilbert", str(config.hidden_size)
         if kind.endswith("Model"):
             self.named("last_hidden_state", hidden)
+            width = str(config.hidden_size)
             outputs: dict[str, tuple[str, ...]] = {"last_hidden_state": ("batch", "length", width)}
-            if not distilled:
-                pooled = graph.node("Tanh", self.dense("pooler", "pooler", first))
-                graph.node("Squeeze", pooled, graph.numbers(1), name="pooler_output")
+            if config.model_type != "distilbert":
+                graph.node("Squeeze", self.pooled(self.first(hidden)), graph.numbers(1), name="pooler_output")
                 outputs["pooler_output"] = ("batch", width)
             return outputs
-        if distilled:
-            pooled = graph.node("Relu", self.dense("pre_classifier", "pre_classifier", first))
-        else:
-            pooled = graph.node("Tanh", self.dense("pooler", "pooler", first))
-        if config.classifier_activation:
-            pooled = graph.node("Relu", pooled)
-        graph.node("Squeeze", self.dense("classifier", "classifier", pooled), graph.numbers(1), name="logits")
+        self.classified(self.first(hidden), name="logits")
         return {"logits": ("batch", str(len(config.labels)))}
+
+    def first(self, hidden: str) -> str:
+        """The first row of each text [texts, 1, d]. ONNX Runtime turns products of 2-D inputs into Gemm, which has no
+        integer kernel, so heads keep three axes to their end."""
+        return self.graph.node("Slice", hidden, *map(self.graph.numbers, (0, 1, 1)))
+
+    def pooled(self, first: str) -> str:
+        """What classifiers read [texts, 1, d]."""
+        if self.config.model_type == "distilbert":
+            return self.graph.node("Relu", self.dense("pre_classifier", "pre_classifier", first))
+        return self.graph.node("Tanh", self.dense("pooler", "pooler", first))
+
+    def classified(self, first: str, name: str = "") -> str:
+        """Logits [texts, classes] by the model's own head."""
+        pooled = self.pooled(first)
+        if self.config.classifier_activation:
+            pooled = self.graph.node("Relu", pooled)
+        logits = self.dense("classifier", "classifier", pooled)
+        return self.graph.node("Squeeze", logits, self.graph.numbers(1), name=name)
 
     def named(self, name: str, x: str) -> None:
         self.graph.node("Identity", x, name=name)

@@ -57,12 +57,13 @@ class Products:
     def integers(self, path: str, leaf: Quantized) -> str:
         """A matrix stored as bytes with a scale per output, and the DequantizeLinear node that converts it to
         float32."""
-        if f"{path}/integers" not in self.graph.constants:
+        name = f"{path}/float{self.graph.scope}"
+        if not self.graph.has(name):
             values, zero = self.bytes_of(path, leaf)
             scales = self.graph.constant(f"{path}/scale", output_scales(leaf))
             zeros = self.graph.constant(f"{path}/zero", np.full(leaf.shape[1], zero))
-            self.graph.node("DequantizeLinear", values, scales, zeros, name=f"{path}/float", axis=1)
-        return f"{path}/float"
+            self.graph.node("DequantizeLinear", values, scales, zeros, name=name, axis=1)
+        return name
 
     def bytes_of(self, path: str, leaf: Quantized) -> tuple[str, np.integer]:
         """A matrix of bytes, and its zero point."""
@@ -82,7 +83,7 @@ class Products:
             return graph.node("Mul", graph.node("Sub", graph.node("Cast", integers, to=1), graph.number(128.0)), scale)
         scale, zero = fixed_scale(activation)
         done = f"{x}/rounded/{activation.low}/{activation.high}"
-        if not any(node.output[0] == done for node in graph.nodes):
+        if not graph.has(done):
             if activation.bits != 8:
                 raise UserError(
                     f"activations of {activation.bits} bits cannot be exported to ONNX; quantise them to 8 bits."
@@ -95,7 +96,7 @@ class Products:
         """The scale [.., 1] of each token and its integers, as uint8 with zero point 128."""
         graph, highest = self.graph, 2 ** (activation.bits - 1) - 1
         scale = f"{x}/token_scale/{activation.bits}"
-        if not any(node.output[0] == scale for node in graph.nodes):
+        if not graph.has(scale):
             most = graph.node("ReduceMax", graph.node("Abs", x), axes=[-1], keepdims=1)
             tiny = graph.number(float(np.finfo(np.float32).tiny))
             graph.node("Max", graph.node("Div", most, graph.number(float(highest))), tiny, name=scale)
