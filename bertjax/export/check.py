@@ -8,6 +8,7 @@ To tell them apart, the integer products are tested on their own (measure/intege
 on the calibration texts stored with a quantised bundle (`Bundle.calibration`), or on random tokens if there are none.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bertjax.adaptive.policies import first_exit, policy_of
 from bertjax.bundle import Bundle, load
 from bertjax.errors import UserError
 from bertjax.export.litert import answer_each
 from bertjax.machine.processor import integer_products, processor_features, processor_name, thread_count
 from bertjax.measure.integer_products import inexact_products
-from bertjax.measure.onnx import answer, existing_file, new_session, open_session
+from bertjax.measure.onnx import Answer, answer, existing_file, new_session, open_session
 from bertjax.measure.worker import padded
 from bertjax.model.tokens import CONTROLS, kept_of, restored, rule_of, significance
 from bertjax.predict import forward
@@ -74,17 +76,22 @@ def rounds_inputs(bundle: Bundle) -> bool:
     return bundle.config.quantization is not None and bool(bundle.config.quantization.activations)
 
 
-def farthest(bundle: Bundle, run: Callable[..., np.ndarray], batches: list[Inputs]) -> float:
+def farthest(bundle: Bundle, run: Callable[..., Answer], batches: list[Inputs]) -> float:
     """The largest difference from JAX over all texts, as a share of the outputs' size. With quantised activations, that
     of the median text: one value rounded to the other integer changes everything after it in its text, whereas an error
-    in the file affects all texts."""
+    in the file affects all texts. A text that exits where it does not in JAX differs by infinity."""
     differences: list[float] = []
     for inputs in batches:
-        expected, output = expected_output(bundle, inputs), run(*inputs)
+        output, depths = run(*inputs)
+        wrong = np.zeros(len(output), bool)
+        if depths is None:
+            expected = expected_output(bundle, inputs)
+        else:
+            expected, wrong = expected_exits(bundle, inputs, depths)
         real = inputs[1][..., None] if expected.ndim == 3 else np.ones_like(expected)
         size = np.sqrt(np.mean(np.square(expected)))
         difference = np.abs(output - expected) * real / size
-        difference = difference.reshape(len(difference), -1).max(axis=1)
+        difference = np.where(wrong, np.inf, difference.reshape(len(difference), -1).max(axis=1))
         differences += (difference if rounds_inputs(bundle) else difference[~near_ties(bundle, inputs)]).tolist()
     return float(np.median(differences)) if rounds_inputs(bundle) else max(differences, default=np.nan)
 
@@ -146,13 +153,37 @@ def expected_output(bundle: Bundle, inputs: tuple[Any, ...]) -> np.ndarray:
     return np.asarray(forward(bundle.model, bundle.device_params, *inputs))
 
 
-def open_export(to: Target, folder: Path) -> Any:
-    """A function `(ids, mask, types) -> output` that runs the exported folder in its own runtime."""
+def expected_exits(bundle: Bundle, inputs: Inputs, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The logits in JAX after as many depth steps as a file reports for each text [batch], and whether the text exits
+    elsewhere in JAX. A text whose confidence is that of the threshold, within rounding, may exit or stay."""
+    config, limit = bundle.config, ROUNDED if rounds_inputs(bundle) else CLOSE
+    assert config.exits is not None
+    assert config.exits.exit_rule is not None
+    rule = config.exits.exit_rule
+    output: Any = bundle.model.apply({"params": bundle.params}, *inputs)
+    logits = np.asarray(jnp.stack([*output.exit_logits, output.logits]), np.float32)
+    steps = np.array([*(number + 1 for number in config.exits.after), config.depth])
+    moves = (0.0,) if rule.rule == "patience" else (-limit, limit)
+    rules = [dataclasses.replace(rule, threshold=rule.threshold + move) for move in moves]
+    possible = [steps[first_exit(policy_of(config, one), logits[:-1], logits[-1])] for one in rules]
+    wrong = ~np.isin(depths, steps) | (depths < np.min(possible, axis=0)) | (depths > np.max(possible, axis=0))
+    taken = np.minimum(np.searchsorted(steps, depths), len(steps) - 1)
+    return logits[taken, np.arange(len(depths))], wrong
+
+
+def open_export(to: Target, folder: Path) -> Callable[..., Answer]:
+    """A function `(ids, mask, types) -> answer` that runs the exported folder in its own runtime."""
+    if to == "onnx":
+        return partial(answer, open_session(folder, threads=thread_count()))
+    run = open_other(to, folder)
+    return lambda *inputs: Answer(run(*inputs), None)
+
+
+def open_other(to: Target, folder: Path) -> Callable[..., np.ndarray]:
+    """As `open_export`, for models that take all their depth steps."""
     if to == "huggingface":
         stock = load(folder)
         return lambda *inputs: expected_output(stock, inputs)
-    if to == "litert":
-        return partial(answer_each, folder / FILES[to])
     if to == "stablehlo":
         from jax import export as jax_export
         from safetensors.numpy import load_file
@@ -161,8 +192,7 @@ def open_export(to: Target, folder: Path) -> Any:
         stored = load_file(folder / "model.safetensors")
         weights = [stored[name] for name in sorted(stored)]
         return lambda *inputs: np.asarray(jax.jit(program.call)(weights, *inputs))
-    session = open_session(folder, threads=thread_count())
-    return lambda *inputs: answer(session, *inputs)
+    return partial(answer_each, folder / FILES[to])
 
 
 # --- causes ----------------------------------------------------------------------------------------------------------
@@ -212,17 +242,21 @@ def first_layer(bundle: Bundle, folder: Path, batches: list[Inputs]) -> str:
     import onnx
 
     model = onnx.load(existing_file(folder))
-    layers = [f"step_{step}/hidden" for step in range(bundle.config.depth)]
+    outside = {name for node in model.graph.node for name in node.output}  # layers in branches have no outputs
+    names = [f"step_{step}/hidden" for step in range(bundle.config.depth)]
+    layers = [name for name in names if name in outside]
+    if not layers:
+        return ""
     for name in layers:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = new_session(model.SerializeToString())
     names = [one.name for one in session.get_inputs()]
-    squares = np.zeros((bundle.config.depth, 2))
+    squares = np.zeros((len(layers), 2))
     for ids, mask, types in batches:
         feeds = dict(zip(("input_ids", "attention_mask", "token_type_ids"), (ids, mask, types), strict=True))
         outputs = session.run(layers, {name: feeds[name].astype(np.int64) for name in names})
         ours = bundle.model.apply({"params": bundle.params}, ids, mask, types)
-        for step, (theirs, hidden) in enumerate(zip(outputs, ours.hidden_states[1:], strict=True)):  # type: ignore[union-attr]
+        for step, (theirs, hidden) in enumerate(zip(outputs, ours.hidden_states[1:], strict=False)):  # type: ignore[union-attr]
             real = np.asarray(ours.tokens[step + 1].real) if ours.tokens else mask.astype(bool)  # type: ignore[union-attr]
             real = real[:, : theirs.shape[1]]  # a classifier's last layer has only the [CLS] row
             expected = np.asarray(hidden)[:, : theirs.shape[1]][real]

@@ -50,10 +50,10 @@ def export(
     bundle, target = load(model), as_path(out) if is_remote(out) else Path(out).resolve()
     if bundle.newly_initialized:
         raise UserError(f"{model} has no trained head ({', '.join(bundle.newly_initialized[:3])}); fine-tune it first.")
-    if bundle.config.exits is not None and bundle.config.exits.exit_rule is not None:
+    if bundle.config.exits is not None and bundle.config.exits.exit_rule is not None and to != "onnx":
         raise UserError(
-            f"{model} exits early, at a layer that depends on the example; an exported program cannot do that. Export "
-            "the model that bertjax calibrate was run on: it always computes all layers."
+            f"{model} exits early, at a layer that depends on the example, which --to {to} cannot express; use --to "
+            "onnx, or export the model that bertjax calibrate was run on: it always computes all layers."
         )
     if bundle.config.retention is not None and to in ("stablehlo", "litert"):
         raise UserError(

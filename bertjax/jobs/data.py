@@ -236,7 +236,7 @@ def predict_exported(folder: Path, split: Split) -> tuple[Any, Any]:
     session = open_session(folder, thread_count())
 
     def run(batches: Iterable[Any]) -> Iterator[BatchOutput]:
-        return (BatchOutput(answer(session, *batch), None) for batch in batches)
+        return (BatchOutput(*answer(session, *batch)) for batch in batches)
 
     logits, _ = run_rows_with(run, split.encoded, longest_input(folder))
     return score_inputs(split.encoded, split.examples, logits)

@@ -45,6 +45,11 @@ def measure_table(
     config = bundle.config
     if not config.depth_steps():
         raise UserError("the model has no layers, so there is nothing to time.")
+    if config.retention or (config.exits and config.exits.exit_rule):
+        raise UserError(
+            "the model exits early or drops tokens, so the time of a part depends on the text; measure the parts of "
+            "the model that it was made from."
+        )
     heads, neurons = map(max, zip(*(step.shape for step in config.depth_steps()), strict=True))
     if not (heads and neurons):
         raise UserError(

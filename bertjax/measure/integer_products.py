@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertjax.measure.onnx import existing_file, new_session
+from bertjax.measure.onnx import existing_file, graphs, new_session
 
 _BYTES = (2, 3)
 """ONNX's codes for uint8 and int8."""
@@ -45,9 +45,10 @@ def operands(folder: str | os.PathLike) -> Iterator[Operand]:
 
     graph = onnx.load(existing_file(folder)).graph
     stored = {one.name: one for one in graph.initializer}
-    made_by = {name: node for node in graph.node for name in node.output}
+    nodes = [node for one in graphs(graph) for node in one.node]
+    made_by = {name: node for node in nodes for name in node.output}
     seen: set[str] = set()
-    for node in graph.node:
+    for node in nodes:
         name, zero = _sides(node, made_by)
         if name in seen or name not in stored or stored[name].data_type not in _BYTES or len(stored[name].dims) != 2:
             continue

@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,11 @@ BESIDE = "model.onnx"
 """The path in older exports and those of other tools."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
+DEPTH = "depth"
+"""The output of a model whose texts exit early."""
+DECISIONS = ("If", "TopK")
+"""Operators of files in which texts exit early or tokens are dropped: what is computed depends on which of two numbers
+is larger."""
 INTEGER_PRODUCTS = (
     *("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "QAttention"),
     *("MatMulNBits", "DynamicQuantizeLSTM", "ConvInteger", "QLinearConv"),
@@ -119,15 +124,25 @@ def new_session(model: str | bytes, threads: int = 1, optimised: str | None = No
     return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def answer(session: Any, ids: Any, mask: Any, types: Any) -> np.ndarray:
-    """A model's output for a batch: logits or hidden states. For question answering, start and end are stacked on the
-    last axis."""
+class Answer(NamedTuple):
+    """A model's output for a batch."""
+
+    output: np.ndarray
+    """Logits or hidden states. For question answering, start and end are stacked on the last axis."""
+    depths: np.ndarray | None
+    """The depth steps that each text took [batch]; None for a model that takes all."""
+
+
+def answer(session: Any, ids: Any, mask: Any, types: Any) -> Answer:
+    """Runs a batch of ids, mask and types [batch, length]."""
     inputs = dict(zip(INPUTS, (ids, mask, types), strict=True))
     output_names = {one.name for one in session.get_outputs()}
     names = next(names for names in OUTPUTS if output_names.issuperset(names))
     needed = {one.name: np.asarray(inputs[one.name], np.int64) for one in session.get_inputs()}
-    outputs = session.run(list(names), needed)
-    return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)
+    depth = [DEPTH] if DEPTH in output_names else []
+    outputs = session.run([*names, *depth], needed)
+    depths = outputs.pop() if depth else None
+    return Answer(outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1), depths)
 
 
 def longest_input(folder: str | os.PathLike) -> int:
@@ -165,15 +180,23 @@ def read_graph(folder: str | os.PathLike) -> Graph:
     return Graph(Counter(_operators(stored.graph)), Counter(_operators(executed.graph)), _widened(executed.graph))
 
 
+def graphs(graph: Any) -> Iterator[Any]:
+    """A graph, and those of its branches and loops."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from graphs(attribute.g)
+
+
 def _operators(graph: Any) -> list[str]:
-    """The type of every node, including those inside of branches and loops."""
-    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
-    return [node.op_type for node in graph.node] + [name for one in inner for name in _operators(one)]
+    return [node.op_type for one in graphs(graph) for node in one.node]
 
 
 def _widened(graph: Any) -> int:
-    sizes = {one.name: math.prod(one.dims) for one in graph.initializer}
-    return sum(sizes.get(node.input[0], 0) for node in graph.node if node.op_type == "DequantizeLinear")
+    sizes = {one.name: math.prod(one.dims) for inner in graphs(graph) for one in inner.initializer}
+    nodes = (node for inner in graphs(graph) for node in inner.node)
+    return sum(sizes.get(node.input[0], 0) for node in nodes if node.op_type == "DequantizeLinear")
 
 
 def read_arrays(folder: str | os.PathLike) -> dict[str, Any]:

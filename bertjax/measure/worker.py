@@ -123,7 +123,7 @@ class OnnxRuntime:
         return padded(ids, type_ids, max(map(len, ids)), self.tokenizer.pad_id, np.int64)
 
     def forward(self, inputs: Any) -> Any:
-        return answer(self.session, *inputs)
+        return answer(self.session, *inputs).output
 
 
 class SklearnRuntime:

@@ -123,7 +123,8 @@ def _usage(folder: Any, task: Task, max_length: int) -> str:
     positions = config.get("max_position_embeddings") or ours.get("max_position_embeddings") or max_length
     length = min(max_length, positions)
     if (file := onnx_file(folder)) is not None:
-        return exported_usage(task, os.path.relpath(file, folder), length)
+        exits = ours.get("exits") or {}
+        return exported_usage(task, os.path.relpath(file, folder), length, exits.get("exit_rule"))
     return bundle_usage(task, length, stock=config.get("model_type") != "bertjax")
 
 

@@ -4,6 +4,8 @@ An exported file needs its runtime and a tokenizer, and no bertjax. The snippet 
 model: it truncates at the length that was measured, and turns logits into an answer.
 """
 
+from typing import Any
+
 from bertjax.text.tasks import Task
 
 BEGIN = """\
@@ -59,15 +61,25 @@ TEXTS = {
 LONG_CONTEXTS = "This reads the beginning of a long context; `bertjax predict` reads all of it, in overlapping windows."
 
 
-def exported_usage(task: Task, file: str, length: int) -> str:
-    """The snippet for a folder with an ONNX file, as Markdown."""
+def exported_usage(task: Task, file: str, length: int, exit_rule: dict[str, Any] | None = None) -> str:
+    """The snippet for a folder with an ONNX file, as Markdown; `exit_rule` is that of its `config.json`, if any."""
     pair = ', "and its second"' if task.text_pair else ""
     before, given = TEXTS.get(task.kind, ("", f'"a text to judge"{pair}'))
     limit = f'{length}, strategy="only_second"' if task.kind == "qa" else str(length)
     begin = BEGIN.replace("LENGTH", limit).replace("FILE", file)
     begin = begin.replace("text = tokenizer", f"{before}text = tokenizer").replace("GIVEN", given)
     snippet = f"```python\n{begin}{ENDS[task.kind]}print(answer)\n```"
-    return f"{snippet}\n\n{LONG_CONTEXTS}" if task.kind == "qa" else snippet
+    notes = [LONG_CONTEXTS] if task.kind == "qa" else [exits_note(exit_rule)] if exit_rule else []
+    return "\n\n".join([snippet, *notes])
+
+
+def exits_note(exit_rule: dict[str, Any]) -> str:
+    """What a file has besides, in which texts exit early."""
+    return (
+        f"A text exits at the first exit that is sure enough (rule: {exit_rule['rule']}). The output `depth` is the "
+        'number of layers that each text took. The threshold is an input that may be left out: `inputs["threshold"] = '
+        f"np.array({exit_rule['threshold']}, np.float32)` is its default."
+    )
 
 
 def bundle_usage(task: Task, length: int, stock: bool) -> str:

@@ -93,7 +93,7 @@ def compare(
     parity_of = None
     if bundle:
         alike = agreement(task.kind, ours.predictions, models[bundle].predictions)
-        rounds = measured.holds_integers
+        rounds = measured.holds_integers or measured.decides
         parity_of = parity_with(str(paths[bundle]), ours.logits, models[bundle].logits, alike, rounds)
     return Measured(
         metric=task.metric,
@@ -260,9 +260,10 @@ def renamed_agreement(task: Task, new: Answers, old: Answers) -> float | None:
 
 
 def parity_with(bundle: str, new: Logits, ours: Logits, alike: float | None, rounds: bool) -> Parity:
-    """NEW compared with its bundle; `alike` is their share of equal predictions. With quantised activations (`rounds`)
-    the distance is that of the median text, because one value rounded to the other integer changes everything after it
-    in its text. If the two tokenise differently, the distance is infinite."""
+    """NEW compared with its bundle; `alike` is their share of equal predictions. With quantised activations, exits or
+    dropped tokens (`rounds`) the distance is that of the median text: one value rounded to the other integer, or one
+    choice between two close numbers, changes everything after it in its text. If the two tokenise differently, the
+    distance is infinite."""
     if [row.shape for row in new] == [row.shape for row in ours]:
         difference = np.array([np.abs(one - other).max() for one, other in zip(new, ours, strict=True)])
     else:

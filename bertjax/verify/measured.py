@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bertjax.errors import UserError
 from bertjax.measure.latency import Timing
-from bertjax.measure.onnx import INTEGER_PRODUCTS, Graph
+from bertjax.measure.onnx import DECISIONS, INTEGER_PRODUCTS, Graph
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Parity(NamedTuple):
     """Largest difference of a logit."""
     distance: float
     """The difference as a share of the logits' size: the largest over the texts, or the median text's if NEW has
-    quantised activations."""
+    quantised activations, exits or dropped tokens."""
     agreement: float | None
 
 
@@ -98,6 +98,11 @@ class Side:
         """Whether the file has integer products, or weights stored as integers."""
         kinds = (*INTEGER_PRODUCTS, "DequantizeLinear")
         return self.graph is not None and any(self.graph.stored.get(kind) for kind in kinds)
+
+    @property
+    def decides(self) -> bool:
+        """Whether texts exit early or tokens are dropped in the file."""
+        return self.graph is not None and any(self.graph.stored.get(kind) for kind in DECISIONS)
 
 
 @dataclass(frozen=True)

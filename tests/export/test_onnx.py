@@ -18,7 +18,7 @@ from bertjax.export import export
 from bertjax.export.check import CLOSE, expected_output, open_export, random_tokens
 from bertjax.export.folder import exported_file
 from bertjax.export.onnx import onnx_model
-from bertjax.model import BertConfig, Exits, LayerConfig, build, init_params, universal_config
+from bertjax.model import BertConfig, LayerConfig, build, init_params, universal_config
 from bertjax.prune import keep_heads, keep_neurons
 from bertjax.quantize import Activation, Format, Quantization, quantise_weights
 from bertjax.share import factorise_words
@@ -198,7 +198,6 @@ def test_weights_without_an_integer_product_are_floating_point():
     ("config", "reason"),
     [
         (universal_config("paper", **SIZES), "number of recurrence steps depends on the input"),
-        (CLASSIFIER.replace(exits=Exits(after=(0,))), "has exits; export the model without them"),
         (CLASSIFIER.replace(norm="pre"), "LayerNorm comes before attention and FFN"),
         (BertConfig(architecture="BertForMaskedLM", **SIZES), "has a pre-training head"),
     ],
@@ -223,7 +222,7 @@ def test_an_exported_folder_is_checked_and_complete(folder, tmp_path, to: Any):
     assert list(content["id2label"].values()) == list(LABELS)
     bundle = bertjax.load(folder)
     inputs = random_tokens(bundle.config, 3, 11, 5)
-    given = open_export(to, tmp_path / "out")(*inputs)
+    given = open_export(to, tmp_path / "out")(*inputs).output
     np.testing.assert_allclose(given, expected_output(bundle, inputs), rtol=1e-4, atol=1e-5)
 
 
