@@ -97,8 +97,8 @@ def farthest(bundle: Bundle, run: Callable[..., Answer], batches: list[Inputs]) 
 
 
 def near_ties(bundle: Bundle, inputs: Inputs) -> np.ndarray:
-    """The texts of which a token goes on that is as significant, within rounding, as one that does not [texts]: which
-    of the two goes on depends on the order of summation."""
+    """The texts of which a token goes on that is as significant, within rounding, as one that does not, or as the
+    threshold [texts]: whether it goes on depends on the order of summation."""
     retention, near = bundle.config.retention, np.zeros(len(inputs[0]), bool)
     if retention is None or retention.ranked_by in CONTROLS:
         return near
@@ -112,6 +112,9 @@ def near_ties(bundle: Bundle, inputs: Inputs) -> np.ndarray:
         last = np.maximum(kept_of(retention, step, tokens), 1)[:, None] - 1
         pair = np.take_along_axis(ranked, np.concatenate([last, last + 1], axis=1), axis=1)
         near |= pair[:, 1] < pair[:, 0] + TIE
+        if threshold := retention.threshold(step):
+            asked = threshold * np.sum(tokens.real, axis=1)[:, None]
+            near |= np.any(np.abs(ranked[:, 1:-1] + asked) < TIE, axis=1)
     return near
 
 

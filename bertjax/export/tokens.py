@@ -1,9 +1,9 @@
 """Token dropping as ONNX nodes: which tokens go on, their rows, and the way back to the whole text.
 
 How many tokens of a text go on depends on its real length, so the file holds a table of counts for each step that drops
-some. TopK takes one number for the whole batch: the largest count of its texts. In the rows of a text with a smaller
-count, the last ones have no token and are hidden from attention, as padding is. All sizes afterwards are those of the
-batch at hand, so the arithmetic shrinks at any batch size.
+some; a threshold may allow fewer. TopK takes one number for the whole batch: the largest count of its texts. In the
+rows of a text with a smaller count, the last ones have no token and are hidden from attention, as padding is. All sizes
+afterwards are those of the batch at hand, so the arithmetic shrinks at any batch size.
 
 The price is that a short text takes as many rows as the longest of its batch: batch texts of similar length.
 """
@@ -67,20 +67,32 @@ class Dropping:
     def choice(self, step: int, probabilities: str, rows: Rows) -> Choice:
         """The rows that go on: [CLS], then by significance, of equal ones the earlier first; in their old order."""
         graph, before = self.graph, self.graph.size(rows.real, 1)
-        table = graph.constant(f"counts/{step}", np.array(self.retention.counts(step, self.positions), np.int64))
-        counts = graph.node("Gather", table, rows.lengths)
+        last = graph.constant("number/-inf", np.float32(-np.inf))
+        real = graph.node("Where", rows.real, self.significance(probabilities, rows), last)
+        first = np.where(np.arange(self.positions) == 0, np.inf, -np.inf).astype(np.float32)
+        ranked = graph.node("Max", real, graph.columns("first", first, before))
+        counts = self.counts(step, ranked, rows)
         # At least one row, also in a batch without a single token: no runtime can be trusted with products of none.
         most = graph.node("Max", graph.node("ReduceMax", counts, axes=[0], keepdims=1), graph.numbers(1))
-        last = graph.constant("number/-inf", np.float32(-np.inf))
-        ranked = graph.node("Where", rows.real, self.significance(probabilities, rows), last)
-        first = np.where(np.arange(self.positions) == 0, np.inf, -np.inf).astype(np.float32)
-        _, order = graph.pair("TopK", graph.node("Max", ranked, graph.columns("first", first, before)), most)
+        _, order = graph.pair("TopK", ranked, most)
         ranks = graph.columns("positions", np.arange(self.positions), most)
         kept = graph.node("Less", ranks, graph.node("Unsqueeze", counts, graph.numbers(1)))
         chosen, _ = graph.pair("TopK", graph.node("Where", kept, order, before), most, largest=0)
         inside = graph.node("Min", chosen, graph.node("Sub", before, graph.numbers(1)))
         index = graph.node("Unsqueeze", inside, graph.numbers(2))
         return Choice(index, graph.node("Less", chosen, before))
+
+    def counts(self, step: int, ranked: str, rows: Rows) -> str:
+        """The number of tokens of each text that go on [batch]."""
+        graph, threshold = self.graph, self.retention.threshold(step)
+        table = graph.constant(f"counts/{step}", np.array(self.retention.counts(step, self.positions), np.int64))
+        counts = graph.node("Gather", table, rows.lengths)
+        if not threshold:
+            return counts
+        queries = graph.node("ReduceSum", graph.node("Cast", rows.real, to=1), graph.numbers(1), keepdims=1)
+        asked = graph.node("Mul", queries, graph.number(threshold))
+        over = graph.node("Cast", graph.node("GreaterOrEqual", ranked, asked), to=7)
+        return graph.node("Min", counts, graph.node("ReduceSum", over, graph.numbers(1), keepdims=0))
 
     def significance(self, probabilities: str, rows: Rows) -> str:
         """What tokens are ranked by [batch or 1, rows], see `bertjax.model.tokens`."""

@@ -60,7 +60,7 @@ def gaps(bundle: Bundle, inputs: Any) -> np.ndarray:
     retention = bundle.config.retention
     assert retention is not None
     out = apply_model(bundle.model, bundle.params, dict(zip(NAMES, inputs, strict=True)))
-    steps = [n for n, share in enumerate(retention.shares) if share < (1.0, *retention.shares)[n]]
+    steps = retention.steps
     if retention.ranked_by in ("first", "random"):
         return np.full(len(inputs[0]), np.inf)
     sizes = inputs[1].sum(axis=1).tolist()
@@ -98,6 +98,24 @@ def test_a_file_computes_what_the_bundle_does(name: str, ranked_by: Any, after: 
     shapes = (1, 5), (9, 17), (6, 48)
     close = [compare(bundle, model, random_tokens(bundle.config, *shape, 0)) for shape in shapes]
     assert sum(close) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "ranked_by", "after"), [("tags", "all", "attention"), ("classifier", "others", "layer")]
+)
+def test_a_file_drops_the_tokens_below_a_threshold_and_its_arrays_shrink(name: str, ranked_by: Any, after: Any):
+    retention = Retention((1.0, 1.0, 0.9, 0.9), ranked_by, after, thresholds=(0.0, 0.025, 0.04, 0.0))
+    bundle = with_tokens(name, retention)
+    model = onnx_model(bundle.config, bundle.params)
+    shapes = (1, 5), (9, 17), (6, 48)
+    assert sum(compare(bundle, model, random_tokens(bundle.config, *shape, 0)) for shape in shapes) <= 1
+    model.graph.output.append(onnx.helper.make_tensor_value_info("step_2/hidden", onnx.TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    inputs = random_tokens(bundle.config, 1, 48, 0)
+    given = {name: array.astype(np.int64) for name, array in zip(NAMES, inputs, strict=True)}
+    [found] = session.run(["step_2/hidden"], given)
+    left = apply_model(bundle.model, bundle.params, dict(zip(NAMES, inputs, strict=True))).tokens[3]
+    assert np.asarray(found).shape[1] == int(left.real.sum()) < 0.9 * 48
 
 
 def test_a_text_gets_the_same_answer_beside_others_and_with_padding():
