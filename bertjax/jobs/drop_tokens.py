@@ -8,16 +8,13 @@ apart that a score on a few hundred texts would not.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bertjax.errors import UserError
 from bertjax.jobs.data import Split, Text, evenly_spaced, open_model, tokenizer_of, without_threshold
-from bertjax.jobs.distill import labels_only
-from bertjax.jobs.prune import recover, ship
-from bertjax.jobs.training import result_of
+from bertjax.jobs.recovery import run_stage, smaller_and_recovered
 from bertjax.recipes.drop_tokens import Config, DropTokens
-from bertjax.recipes.stage import Context, Control, StageResult
+from bertjax.recipes.stage import Context, StageResult
 from bertjax.storage.paths import as_path
 
 if TYPE_CHECKING:
@@ -32,10 +29,6 @@ if TYPE_CHECKING:
 def drop_tokens(config: Config, text: Text) -> tuple[Bundle, Split]:
     """Finds the shares, trains if configured, and saves the model as `config.out/bundle`; `config.out/cut` holds it
     before training. Returns the model and the evaluation examples."""
-    import bertjax
-    from bertjax.engine.hosts import broadcast_from_main, on_main_process
-
-    out = as_path(config.out)
     model, task = open_model(config.model, text.task(), config.seed, dtype=config.dtype)
     if model.newly_initialized:
         raise UserError(f"{config.model} has no trained head; fine-tune it first (bertjax finetune).")
@@ -47,17 +40,10 @@ def drop_tokens(config: Config, text: Text) -> tuple[Bundle, Split]:
     if text.verbose:
         text.describe(text.training(task, tokenizer_of(model), labelled=False), held_out)
 
-    def drop_once() -> None:
-        bertjax.save(with_retention(config, without_threshold(model, config.model), task, text), out / "cut")
+    def make() -> Bundle:
+        return with_retention(config, without_threshold(model, config.model), task, text)
 
-    if not broadcast_from_main((out / "cut" / "config.json").is_file):
-        on_main_process(drop_once)
-    source = out / "cut"
-    if config.finetune_after:
-        recover(config, text._replace(verbose=False))
-        source = out / "recovery" / "bundle"
-    on_main_process(partial(ship, source, out / "bundle"))
-    return bertjax.load(out / "bundle"), held_out
+    return smaller_and_recovered(config, text, make), held_out
 
 
 def with_retention(config: Config, model: Bundle, task: Task, text: Text) -> Bundle:
@@ -156,14 +142,4 @@ def divergence_from_whole(config: Config, model: Bundle, encoded: Encoded) -> Ca
 
 def run(recipe: DropTokens, context: Context) -> StageResult:
     """The stage: a model that drops tokens, in its folder."""
-    from bertjax.engine.record import begin, finish
-
-    settings = {one.name: getattr(recipe, one.name) for one in dataclasses.fields(recipe) if one.init}
-    given = {name: getattr(context, name) for name in ("model", "data", "out", "teacher", "outputs")}
-    config, out = Config(**settings, **given), as_path(context.out)
-    if not begin(out, config, context.reader):
-        drop_tokens(config, Text.of_context(context))
-        finish(out, {})
-    student = context.control.student if context.control else None
-    control = Control(labels_only(recipe, None), str(out / "cut"), student)
-    return result_of(str(out / "recovery"), context.data)._replace(bundle=out / "bundle", control=control)
+    return run_stage(recipe, context, Config, drop_tokens)

@@ -7,29 +7,16 @@ to zero last, at once or gradually during the training.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bertjax.distill.terms import HardLabels
 from bertjax.errors import UserError
-from bertjax.jobs.data import (
-    Split,
-    Text,
-    evenly_spaced,
-    open_model,
-    tokenizer_of,
-    without_threshold,
-)
-from bertjax.jobs.distill import labels_only
-from bertjax.jobs.distill import prepare as prepare_distillation
+from bertjax.jobs import recovery
+from bertjax.jobs.data import Split, Text, evenly_spaced, open_model, tokenizer_of, without_threshold
 from bertjax.jobs.removal import Batches, remove_layers, remove_parts, shapes, zero_weights
-from bertjax.jobs.training import result_of, train_unscored
 from bertjax.prune.transforms import KERNELS, GradualMagnitude
-from bertjax.recipes.distill import Config as Distillation
 from bertjax.recipes.prune import Config, Prune
 from bertjax.recipes.stage import Context, Control, StageResult
-from bertjax.storage.paths import as_path
-from bertjax.student import Student
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
@@ -42,10 +29,8 @@ def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
     """Prunes, trains if configured, and saves the model as `config.out/bundle`; `config.out/cut` holds the pruned model
     before training. Returns the model, and the evaluation examples if it has a trained head."""
     import bertjax
-    from bertjax.engine.hosts import broadcast_from_main, on_main_process
     from bertjax.engine.log import note
 
-    out = as_path(config.out)
     model, task = open_unpruned(config, text)
     held_out = text.held_out(task, tokenizer_of(model))
     if text.verbose:
@@ -53,24 +38,18 @@ def prune(config: Config, text: Text) -> tuple[Bundle, Split | None]:
     if headless := bool(model.newly_initialized):
         model = bertjax.load(config.model)  # without the new head; training adds one
 
-    def prune_once() -> None:  # on one process only: measured times differ between processes
+    def make() -> Bundle:
         smaller = prune_model(config, without_threshold(model, config.model), task, text)
         note(f"left of {config.model}: {shapes(smaller.config)}")
-        bertjax.save(smaller, out / "cut")
+        return smaller
 
-    if not broadcast_from_main((out / "cut" / "config.json").is_file):
-        on_main_process(prune_once)
-    source = out / "cut"
-    if config.finetune_after:
-        transforms: tuple[Transform, ...] = ()
-        if config.pruning_end:
-            scope: Any = 4 if config.pattern == "2:4" else config.pattern
-            transforms = (GradualMagnitude(KERNELS, config.zeros, config.pruning_end, scope),)
-        keep_zeros = KERNELS if config.zeros and not config.pruning_end else None
-        recover(config, text._replace(verbose=False), transforms, keep_zeros)
-        source = out / "recovery" / "bundle"
-    on_main_process(partial(ship, source, out / "bundle"))
-    return bertjax.load(out / "bundle"), None if headless else held_out
+    transforms: tuple[Transform, ...] = ()
+    if config.pruning_end:
+        scope: Any = 4 if config.pattern == "2:4" else config.pattern
+        transforms = (GradualMagnitude(KERNELS, config.zeros, config.pruning_end, scope),)
+    keep_zeros = KERNELS if config.zeros and not config.pruning_end else None
+    pruned = recovery.smaller_and_recovered(config, text, make, transforms, keep_zeros)
+    return pruned, None if headless else held_out
 
 
 def open_unpruned(config: Config, text: Text) -> tuple[Bundle, Task]:
@@ -88,34 +67,6 @@ def open_unpruned(config: Config, text: Text) -> tuple[Bundle, Task]:
             "--heads=0.5"
         )
     return model, task
-
-
-def recover(config: Any, text: Text, transforms: tuple[Transform, ...] = (), keep_zeros: str | None = None) -> None:
-    """Trains the model of `config.out/cut` with the one that it was made of as its teacher, in `config.out/recovery`.
-    `config` is a distillation with a field `model` for that one, and `teacher` for another teacher."""
-    from bertjax.engine.record import read_record, update_record
-
-    names = {one.name for one in dataclasses.fields(Distillation)}
-    recipe = {name: value for name, value in vars(config).items() if name in names}
-    recipe |= {
-        "model": config.teacher or config.model,
-        "student": Student(init_from=str(as_path(config.out) / "cut"), as_is=True),
-        "keep_zeros": keep_zeros,
-        "out": str(as_path(config.out) / "recovery"),
-    }
-    train_unscored(Distillation(**recipe), text, partial(prepare_distillation, transforms=transforms))
-    out = as_path(config.out)
-    update_record(out, training_step_bytes=(read_record(out / "recovery") or {}).get("training_step_bytes"))
-
-
-def ship(source: Any, target: Any) -> None:
-    """Copies a model folder to its final place."""
-    import shutil
-
-    from bertjax.storage.paths import atomic_folder, local
-
-    with atomic_folder(target) as folder:
-        shutil.copytree(local(source), folder, dirs_exist_ok=True)
 
 
 def prune_model(config: Config, model: Bundle, task: Task, text: Text) -> Bundle:
@@ -147,26 +98,15 @@ def scoring_batches(config: Config, model: Bundle, task: Task, text: Text) -> Ba
 
 def run(recipe: Prune, context: Context) -> StageResult:
     """The stage: prunes the context's model into its folder."""
-    from bertjax.engine.record import begin, finish
-
-    settings = {one.name: getattr(recipe, one.name) for one in dataclasses.fields(recipe) if one.init}
-    given = {name: getattr(context, name) for name in ("model", "data", "out", "teacher", "outputs")}
-    config, out = Config(**settings, **given), as_path(context.out)
-    if not begin(out, config, context.reader):
-        prune(config, Text.of_context(context))
-        finish(out, {})
-    trained = result_of(str(out / "recovery"), context.data)
-    memory = result_of(context.out, context.data).training_step_bytes
-    return trained._replace(bundle=out / "bundle", training_step_bytes=memory, control=control_of(recipe, context))
+    return recovery.run_stage(recipe, context, Config, prune)._replace(control=control_of(recipe, context))
 
 
 def control_of(recipe: Prune, context: Context) -> Control:
     """The no-teacher baseline: the pruned model before its training, trained on labels alone. If weights were pruned,
     it is pruned to the same sparsity."""
-    pruned = str(as_path(context.out) / "cut")
-    student = context.control.student if context.control else None
-    if recipe.zeros:
-        removed: dict[str, Any] = {"layers": 0.0, "keep_layers": (), "heads": 0.0, "neurons": 0.0, "speedup": None}
-        stage = dataclasses.replace(recipe, name="without-teacher", losses=(HardLabels(),), **removed)
-        return Control(stage, pruned, student)
-    return Control(labels_only(recipe, None), pruned, student)
+    control = recovery.control_of(recipe, context)
+    if not recipe.zeros:
+        return control
+    removed: dict[str, Any] = {"layers": 0.0, "keep_layers": (), "heads": 0.0, "neurons": 0.0, "speedup": None}
+    stage = dataclasses.replace(recipe, name="without-teacher", losses=(HardLabels(),), **removed)
+    return control._replace(stage=stage)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from bertjax.distill.progressive import Progressive
 from bertjax.distill.terms import HiddenStates, Loss, SoftTargets
+from bertjax.errors import UserError
 from bertjax.recipes.data import Data
 from bertjax.recipes.stage import Stage, TrainingStage
 from bertjax.recipes.training import check_parts
@@ -58,6 +59,34 @@ class Distill(DistillationStage):
 
     def with_student(self, shape: Student) -> Stage:
         return dataclasses.replace(self, student=shape)
+
+
+@dataclass(frozen=True)
+class Recovery(Distill):
+    """A stage that makes a model smaller and trains it afterwards, with the whole model as its teacher."""
+
+    student: Student = field(default_factory=Student, init=False)  # the smaller model itself, and so no flags
+    keep_zeros: str | None = field(default=None, init=False)
+    finetune_after: bool = True
+    """Train the model afterwards, with itself as it was before as its teacher."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.all_transforms or self.penalties) and not self.finetune_after:
+            raise UserError(
+                "a ticket, transforms and penalties act in training, and --finetune_after=False trains nothing"
+            )
+
+    @property
+    def student_shape(self) -> Student | None:
+        return None
+
+    def with_student(self, shape: Student) -> Stage:
+        return self
+
+    @property
+    def trains(self) -> bool:
+        return self.finetune_after
 
 
 @dataclass(frozen=True)

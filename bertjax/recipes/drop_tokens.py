@@ -7,21 +7,17 @@ from bertjax.distill.terms import HardLabels, Loss, SoftTargets
 from bertjax.errors import UserError
 from bertjax.model.retention import After, RankedBy, Retention
 from bertjax.recipes.data import Data
-from bertjax.recipes.distill import Distill
-from bertjax.recipes.stage import Stage
-from bertjax.student import Student
+from bertjax.recipes.distill import Recovery
 
 
 @dataclass(frozen=True)
-class DropTokens(Distill):
+class DropTokens(Recovery):
     """Token dropping as a stage of `compress`, with the training afterwards."""
 
     job: ClassVar[str] = "bertjax.jobs.drop_tokens"
 
     name: str = "fewer-tokens"
     """Name of the result in the report."""
-    student: Student = field(default_factory=Student, init=False)  # the model itself, and so no flags
-    keep_zeros: str | None = field(default=None, init=False)
     packed: bool = field(default=False, init=False)
     losses: tuple[Loss, ...] = (SoftTargets(0.9, temperature=2.0), HardLabels(0.1))
     shares: tuple[float, ...] = ()
@@ -42,8 +38,6 @@ class DropTokens(Distill):
     """Where in a layer tokens are dropped: between attention and feed-forward layer, or after the whole layer."""
     multiple: int = 1
     """Round numbers of tokens up to a multiple of this, for the hardware."""
-    finetune_after: bool = True
-    """Train the model afterwards, with itself as it was before as its teacher."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,24 +52,9 @@ class DropTokens(Distill):
             raise UserError(f"--held_out={self.held_out} is the text that --flops searches on: give both")
         if self.shares:
             self.retention(self.shares)
-        if (self.all_transforms or self.penalties) and not self.finetune_after:
-            raise UserError(
-                "a ticket, transforms and penalties act in training, and --finetune_after=False trains nothing"
-            )
 
     def retention(self, shares: tuple[float, ...]) -> Retention:
         return Retention(shares, self.ranked_by, self.after, self.multiple)
-
-    @property
-    def student_shape(self) -> Student | None:
-        return None
-
-    def with_student(self, shape: Student) -> Stage:
-        return self
-
-    @property
-    def trains(self) -> bool:
-        return self.finetune_after
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ from typing import ClassVar, Literal
 from bertjax.errors import UserError
 from bertjax.prune.criteria import CRITERIA, Criterion, Random
 from bertjax.recipes.data import Data
-from bertjax.recipes.distill import Distill
-from bertjax.recipes.stage import Stage
-from bertjax.student import Student
+from bertjax.recipes.distill import Recovery
 
 CriterionName = Literal[
     "importance",
@@ -25,15 +23,13 @@ PARTS = ("layers", "heads", "neurons", "weights")
 
 
 @dataclass(frozen=True)
-class Prune(Distill):
+class Prune(Recovery):
     """Pruning as a stage of `compress`, with the training afterwards. The student is the pruned model."""
 
     job: ClassVar[str] = "bertjax.jobs.prune"
 
     name: str = "pruned"
     """Name of the result in the report."""
-    student: Student = field(default_factory=Student, init=False)  # decided here, and so no flags
-    keep_zeros: str | None = field(default=None, init=False)
     layers: float = 0.0
     """Fraction of the layers to remove. Layers are removed first."""
     heads: float = 0.0
@@ -73,8 +69,6 @@ class Prune(Distill):
     two of every four weights to 0, and `weights` is left out."""
     calibration_examples: int = 512
     """Training examples for the importance scores."""
-    finetune_after: bool = True
-    """Train the pruned model afterwards, with the whole model as its teacher."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,10 +91,6 @@ class Prune(Distill):
         if self.pruning_end and not (self.zeros and self.finetune_after):
             raise UserError(
                 f"--pruning_end={self.pruning_end} is about --weights that become 0 while the rest recovers: give both"
-            )
-        if (self.all_transforms or self.penalties) and not self.finetune_after:
-            raise UserError(
-                "a ticket, transforms and penalties act in training, and --finetune_after=False trains nothing"
             )
         parts = self.layers or self.heads or self.neurons or self.speedup or self.keep_layers
         if self.ticket and (parts or (self.zeros and not self.pruning_end)):
@@ -135,17 +125,6 @@ class Prune(Distill):
     def zeros(self) -> float:
         """Which part of the weights becomes 0."""
         return 0.5 if self.pattern == "2:4" else self.weights
-
-    @property
-    def student_shape(self) -> Student | None:
-        return None
-
-    def with_student(self, shape: Student) -> Stage:
-        return self
-
-    @property
-    def trains(self) -> bool:
-        return self.finetune_after
 
 
 @dataclass(frozen=True)
