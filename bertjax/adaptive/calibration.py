@@ -1,19 +1,10 @@
-"""The threshold of early exit, from held-out text: the lowest depth whose loss of score is certified.
+"""The threshold of early exit, from held-out text: the lowest depth whose loss of score is certified
+(`bertjax.metrics.bound`).
 
-Certified means: the score with the threshold is at most `bound` below that of the full model. Thresholds are tried from
-the most conservative to the most aggressive. The search ends at the first whose paired 95 % interval of the loss
-reaches above `bound`. Testing in a fixed order and stopping at the first failure keeps the result from being the best
-of many tries (Angelopoulos et al. 2021, "Learn then Test"). A threshold whose score is merely good enough on this text
-would break the bound about every second time. For accuracy at most 2.5 % of all calibrations break it, which the upper
-end of the interval guarantees (`bertjax.metrics.uncertainty`); for other scores about as many. Few texts certify
-little: where all of n predictions agree, 3.7 / n of other predictions may still be lost, so no number of texts
-certifies a bound of 0.
-
-The text must not have been trained on, because a model is too confident there. And the result must be reported on other
-text.
+Thresholds are tried from the one with which the fewest examples exit early.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -24,8 +15,9 @@ from bertjax.adaptive.confidence import HIGH_IS_SURE, LOW_IS_SURE
 from bertjax.adaptive.policies import first_exit, policy_of
 from bertjax.errors import UserError
 from bertjax.machine.xla import Forward
+from bertjax.metrics.bound import in_order, why_none
 from bertjax.metrics.scores import score
-from bertjax.metrics.uncertainty import examples_needed, paired_difference_interval
+from bertjax.metrics.uncertainty import paired_difference_interval
 from bertjax.model import BertConfig, BertModel
 from bertjax.model.depth import ExitRule, Rule
 from bertjax.params import Tree
@@ -70,36 +62,23 @@ def calibrate(
     """The most aggressive rule whose score is certified to be at most `bound` (0.01 is one point) below that of the
     last layer."""
     assert config.exits is not None
-    full, certified, failed, tried = scored_predictions(config, logits), None, False, []
-    for exit_rule in candidates(config, rule, tolerance, exit_logits):
-        exit_numbers = first_exit(policy_of(config, exit_rule), exit_logits, logits)
-        early = scored_predictions(config, exited_logits(exit_logits, logits, exit_numbers))
-        low, high = paired_difference_interval(metric, full, early, labels)
-        depth = float(depths_of(config, exit_numbers).mean())
-        tried.append(Tried(exit_rule, score(metric, early, labels), (low, high), depth))
-        failed = failed or high > bound
-        if failed and certified is not None:
-            break
-        certified = certified if failed else exit_rule
-    return Calibrated(certified, tuple(tried), "" if certified else why_none(tried, bound, len(labels)))
+    full = scored_predictions(config, logits)
 
+    def measured() -> Iterator[Tried]:
+        for exit_rule in candidates(config, rule, tolerance, exit_logits):
+            exit_numbers = first_exit(policy_of(config, exit_rule), exit_logits, logits)
+            early = scored_predictions(config, exited_logits(exit_logits, logits, exit_numbers))
+            loss = paired_difference_interval(metric, full, early, labels)
+            depth = float(depths_of(config, exit_numbers).mean())
+            yield Tried(exit_rule, score(metric, early, labels), loss, depth)
 
-def why_none(tried: Sequence[Tried], bound: float, texts: int) -> str:
-    """Why no threshold is certified, in a sentence."""
+    certified, tried = in_order(measured(), bound)
+    if certified is not None:
+        return Calibrated(certified.exit_rule, tried)
     if not tried:
-        return "all predictions at the exits are equally confident, so there is no threshold to try"
-    if bound == 0:
-        return "no number of texts can certify that nothing at all is lost; give a --bound above 0"
-    if texts < (needed := examples_needed(bound)):
-        return (
-            f"{texts} held-out texts are too few to certify a loss of at most {bound}: even if all predictions agree "
-            f"with the full model's, {needed} are needed; give more texts, or a larger --bound"
-        )
-    first = tried[0].loss_ci95[1]
-    return (
-        f"even with the most conservative threshold, {texts} held-out texts cannot rule out a loss of {first:.4f}, "
-        f"which exceeds the bound of {bound}; give more texts, or a larger --bound"
-    )
+        why = "all predictions at the exits are equally confident, so there is no threshold to try"
+        return Calibrated(None, tried, why)
+    return Calibrated(None, tried, why_none(tried[0], bound, len(labels), "the most conservative threshold"))
 
 
 def candidates(
