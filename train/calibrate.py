@@ -15,7 +15,7 @@ from bertjax.engine.command_line import run
 from bertjax.engine.log import note
 from bertjax.engine.record import begin, finish
 from bertjax.errors import UserError
-from bertjax.jobs.data import Text, describe, open_model, tokenizer_of
+from bertjax.jobs.data import Text, describe, open_model, require_other_text, tokenizer_of
 from bertjax.jobs.early_exit_report import report_depths
 from bertjax.recipes.calibrate import Config
 from bertjax.storage.paths import as_path
@@ -31,16 +31,16 @@ def main(config: Config) -> None:
         return
     bundle, task = open_model(config.model, text.task(config.held_out), 0)
     if bundle.config.exits is None:
-        raise UserError(f"{config.model} has no exits; add and train them first (bertjax exits).")
+        raise UserError(
+            f"{config.model} has no exits; add and train them first (bertjax exits). Without exits it can drop tokens "
+            f"within the same bound: bertjax drop_tokens --bound={config.bound:g}."
+        )
     if bundle.newly_initialized:
         raise UserError(f"{config.model} has no trained head for this task; fine-tune it first (bertjax finetune).")
     held_out = text.held_out(task, tokenizer_of(bundle), config.held_out, "validation")
     reported = text.held_out(task, tokenizer_of(bundle))
-    if held_out.encoded.fingerprint == reported.encoded.fingerprint:
-        raise UserError(
-            f"--held_out and --data.eval are the same text, {config.held_out}. The threshold must be chosen on one "
-            "text and measured on another."
-        )
+    why = "The threshold must be chosen on one text and measured on another."
+    require_other_text(held_out, config.held_out, reported, "--data.eval", why)
     facts = describe(config.data, held_out, reported, "held_out", config.held_out)
     calibration = calibrate(
         bundle.config,

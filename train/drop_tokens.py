@@ -2,13 +2,19 @@
 
     bertjax drop_tokens --model=runs/tuned/bundle --flops=0.5 --held_out=held-out.tsv --data.train=train.tsv \\
         --data.eval=dev.tsv --data.max_length=512 --out=runs/half
+    bertjax drop_tokens --model=runs/tuned/bundle --bound=0.01 --held_out=held-out.tsv --data.train=train.tsv \\
+        --data.eval=dev.tsv --out=runs/certified
     bertjax drop_tokens --model=runs/tuned/bundle --shares=1,0.7,0.5,0.5,0.3,0.3 --data.train=train.tsv --out=runs/short
 
 How many tokens go on is a share of the text's own length for each layer (--shares), or it is searched: the shares that
 change the model's predictions least while they remove a fraction of the arithmetic (--flops), at the lengths of the
-text that is searched on. Then the model is trained with itself as it was before as its teacher. Long texts gain most;
-texts of twenty tokens gain little. Other ways to find the shares are transforms of `bertjax distill`: configs/power.py
-and configs/lat.py.
+text that is searched on. With --bound the largest fraction is removed whose loss of score on --held_out is certified
+to be at most that, confidence interval included; OUT/report.md shows what each fraction would cost. These texts must
+not have been used in training. If nothing is certified, no model is made.
+
+Then the model is trained with itself as it was before as its teacher; the bound is certified before that. Long texts
+gain most; texts of twenty tokens gain little. Other ways to find the shares are transforms of `bertjax distill`:
+configs/power.py and configs/lat.py.
 """
 
 from bertjax.engine.command_line import run

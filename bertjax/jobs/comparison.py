@@ -99,7 +99,7 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
     """Tokens per text, the timing of the teacher, and each row's size, FLOPs and time. Rows with the same architecture
     compile to the same program, which is measured once for all of them."""
     from bertjax.engine.log import note
-    from bertjax.report.build import Entry, costs, first_alike, lengths, time_entries
+    from bertjax.report.build import Entry, costs, first_alike, lengths, percentiles, time_entries
 
     examples, max_length = bench.evaluation(bench.teacher).examples, bench.config.data.max_length
     texts, pairs = examples.texts, examples.pairs
@@ -108,14 +108,14 @@ def machine_costs(bench: Bench, folders: dict[str, Path]) -> tuple[Any, Any, dic
     tokens = lengths(entries[0], texts, pairs, max_length)
     timings = time_entries(entries, texts, pairs, max_length, notify=lambda doing: note(f"measuring: {doing}"))
     first = first_alike(entries)
-    known = {entry.name: costs(entry, round(tokens.p50)) for entry in first.values()}
+    known = {entry.name: costs(entry, tokens) for entry in first.values()}
 
     def cost(name: str) -> dict[str, Any]:
         fields = ("parameters", "size_bytes", "flops_per_example")
         times = {"latency_ms": timings[name].latency, "throughput_per_s": timings[name].throughput_per_s}
         return {field: value for field, value in known[first[name].name].items() if field in fields} | times
 
-    return tokens, timings["teacher"], {name: cost(name) for name in folders}
+    return percentiles(tokens), timings["teacher"], {name: cost(name) for name in folders}
 
 
 def folder_of(bench: Bench, method: Method) -> Any:

@@ -73,9 +73,11 @@ class Text(NamedTuple):
         """The training examples, encoded."""
         return self._encoded(self.training_examples(task, labelled), task, tokenizer)
 
-    def held_out(self, task: Task, tokenizer: Tokenizer, source: str | None = None, split: str = "test") -> Split:
+    def held_out(
+        self, task: Task, tokenizer: Tokenizer, source: str | None = None, split: str = "test", labelled: bool = True
+    ) -> Split:
         """The examples of `data.eval`, or of another source, encoded."""
-        examples = self.reader.read(source or self.data.eval, task, split, labelled=True)[1]
+        examples = self.reader.read(source or self.data.eval, task, split, labelled)[1]
         return self._encoded(examples, task, tokenizer)
 
     def describe(self, train: Split, held_out: Split) -> None:
@@ -112,6 +114,12 @@ def describe(
     if warning := overlap(facts):
         note(f"warning: {warning}")
     return facts
+
+
+def require_other_text(held_out: Split, source: str, other: Split, role: str, why: str) -> None:
+    """Raises a `UserError` if the examples of `--held_out`, named `source`, are those of another role."""
+    if held_out.encoded.fingerprint == other.encoded.fingerprint:
+        raise UserError(f"--held_out and {role} are the same text, {source}. {why}")
 
 
 def describe_for(text: Text, model: str, task: Task, learned: bool = True) -> tuple[Facts, ...]:
@@ -243,11 +251,12 @@ def predict_exported(folder: Path, split: Split) -> tuple[Any, Any]:
 
 
 def score_of(bundle: Bundle, split: Split) -> dict[str, float]:
-    """The task's metric and the score of a model on a split."""
+    """The task's metric and the score of a model on a split; and what is left there of a model that drops tokens."""
     from bertjax.metrics.scores import score
+    from bertjax.token_dropping.costs import tokens_left
 
-    metric = split.encoded.task.metric
-    return {metric: score(metric, *predict_split(bundle, split))}
+    metric, left = split.encoded.task.metric, tokens_left(bundle.config, split.encoded.lengths)
+    return {metric: score(metric, *predict_split(bundle, split)), **(left.numbers if left else {})}
 
 
 def compute_settings(training: Training) -> dict[str, Any]:

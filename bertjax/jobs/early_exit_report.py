@@ -23,7 +23,8 @@ def report_depths(
     from bertjax.engine.record import device, versions
     from bertjax.metrics.scores import score
     from bertjax.metrics.uncertainty import paired_difference_interval, score_interval
-    from bertjax.report.early_exit import EarlyExitReport, ThresholdRow, write_early_exit
+    from bertjax.report.early_exit import EarlyExitReport, ThresholdRow, threshold_table
+    from bertjax.report.parts import write_table
 
     task, gold = split.encoded.task, split.encoded.labels
     exit_logits, logits = logits_at_exits(early.model, early.device_params, split.encoded)
@@ -68,7 +69,7 @@ def report_depths(
         versions=versions(),
         texts=tuple(facts),
     )
-    note(write_early_exit(report, out))
+    note(write_table(report, threshold_table(report), report.texts, out))
     final = next((r for r in rows if r.name.endswith("calibrated")), rows[1])
     return {task.metric: final.score, "mean depth": final.mean_depth}
 

@@ -10,6 +10,7 @@ write_report(report, "runs/x")          # report.json, report.md, report.png
 models.py       models measured side by side; build.py measures them
 methods.py      methods compared over several seeds
 early_exit.py   thresholds of early exit
+token_ladder.py shares of tokens, from many to few
 table.py        the one table type, for Markdown, terminals and plain text
 number_text.py  numbers with their units, and names of metrics
 parts.py        sentences and sections that these reports share

@@ -85,7 +85,7 @@ def measure_bundles(
     tokens = lengths(first, texts, pairs, max_length)
     for entry in entries:
         notify(f"size and arithmetic of {entry.name}")
-        numbers[entry.name] |= costs(entry, round(tokens.p50))
+        numbers[entry.name] |= costs(entry, tokens)
     timings = time_entries(entries, texts, pairs, max_length, sample, notify)
     exported = {entry.name: entry.candidate for entry in entries if entry.runtime == "onnx"}
     edges = measure_edge(exported, texts, pairs, max_length=max_length, notify=notify)
@@ -95,7 +95,7 @@ def measure_bundles(
         metric=task.metric,
         device=on.device,
         threads=on.threads,
-        lengths=tokens,
+        lengths=percentiles(tokens),
         baseline=baseline,
         rows=tuple(_row(e, timings[e.name], on, edge=edges.get(e.name), **numbers[e.name]) for e in entries),
         versions={name: version for timing in timings.values() for name, version in timing.versions.items()},
@@ -153,25 +153,31 @@ def _scores(metric: str, entry: Entry, baseline: Entry, labels: Any) -> dict[str
     return {"score": score(metric, predictions, labels), "score_ci95": interval, "p_value_vs_baseline": against}
 
 
-def lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Percentiles:
-    """Tokens per text, special ones included, as the baseline tokenizes and truncates."""
+def lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> np.ndarray:
+    """Tokens of every text, special ones included, as the baseline tokenizes and truncates."""
     import bertjax
 
     bundle = bertjax.load(baseline.folder)
     if bundle.tokenizer is None:
         raise UserError(f"{baseline.folder} has no tokenizer, so {baseline.name} cannot be measured on texts.")
     limit = min(max_length, bundle.config.max_position_embeddings)
-    ids = bundle.tokenizer.encode(texts, pairs, limit, spans=False).ids
-    p50, p95 = np.percentile([len(row) for row in ids], (50, 95))
+    return np.array([len(row) for row in bundle.tokenizer.encode(texts, pairs, limit, spans=False).ids])
+
+
+def percentiles(tokens: np.ndarray) -> Percentiles:
+    """The median and the 95th percentile of numbers of tokens."""
+    p50, p95 = np.percentile(tokens, (50, 95))
     return Percentiles(float(p50), float(p95))
 
 
-def costs(entry: Entry, length: int) -> dict[str, Any]:
-    """Parameters, bytes, FLOPs and memory of a model; an exported one has those of its bundle."""
+def costs(entry: Entry, tokens: np.ndarray) -> dict[str, Any]:
+    """Parameters, bytes, FLOPs and memory of a model, for texts of these numbers of tokens; an exported one has those
+    of its bundle."""
     import bertjax
     from bertjax.baselines.bag_of_words import bag_of_words_bytes, load_bag_of_words
     from bertjax.measure.cost import forward_cost, stored_bytes
     from bertjax.params import count
+    from bertjax.token_dropping.costs import tokens_left
 
     folder = local(entry.folder)
     if entry.runtime == "sklearn":
@@ -179,13 +185,14 @@ def costs(entry: Entry, length: int) -> dict[str, Any]:
     exported = entry.runtime == "onnx"
     dtype = BUNDLE_RUNTIMES.get(entry.runtime, "float32")
     bundle = bertjax.load(origin(entry) if exported else entry.folder, dtype=dtype)
-    cost = forward_cost(bundle.model, bundle.params, length)
+    cost = forward_cost(bundle.model, bundle.params, round(float(np.median(tokens))))
     by_text = bundle.config.exits is not None and bundle.config.exits.exit_rule is not None
     return {
         "parameters": count(bundle.params),
         "size_bytes": stored_bytes(folder),
         "flops_per_example": None if by_text else cost.flops,  # depends on where each text exits: see train.calibrate
         "bytes_accessed_per_example": None if exported else cost.bytes_accessed,
+        "tokens_left": tokens_left(bundle.config, tokens),
         "peak_memory_bytes": PeakMemory(None if exported else cost.peak_memory, entry.training_step_bytes),
     }
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bertjax.report.number_text import metric_name, points_with_interval, short_number
-from bertjax.report.parts import document, json_text
+from bertjax.report.parts import certificate
 from bertjax.report.table import Table, cells_of
-from bertjax.text.facts import Facts, paragraph
+from bertjax.text.facts import Facts
 
 WAYS = {"batch_1": "one text", "batch_32": "a batch of 32", "stream_32": "many batches of 32"}
 """How texts are timed: one by one, batch by batch, and all batches in one call, where the examples that remain of
@@ -73,23 +72,9 @@ def threshold_table(report: EarlyExitReport) -> Table:
     for way, name in WAYS.items():
         columns[f"ms a text, {name}"] = lambda row, way=way: short_number((row.ms or {}).get(way))
         columns[f"time saved, {name}"] = lambda row, way=way: share((row.time_saving or {}).get(way))
-    points = f"{100 * report.bound:g} points"
-    if report.calibrated:
-        rule = f"{report.calibrated['rule']} {report.calibrated['threshold']:g}"
-        note = (
-            f"On the held-out text {rule} loses at most {points}, interval included; the bundle holds this threshold."
-        )
-    else:
-        note = f"No threshold loses at most {points} for certain, so no text exits early: {report.why_none}."
+    rule = f"{report.calibrated['rule']} {report.calibrated['threshold']:g}" if report.calibrated else ""
+    otherwise = f"no text exits early: {report.why_none}"
+    note = certificate("threshold", report.bound, rule, "holds this threshold", otherwise)
     return Table(
         *cells_of(report.rows, columns), title=f"{report.task}: early exit", left=("threshold",), notes=(note,)
     )
-
-
-def write_early_exit(report: EarlyExitReport, out: Path) -> str:
-    """Writes OUT/report.json and OUT/report.md; returns the latter's text."""
-    table = threshold_table(report)
-    text = document(table.title, table.markdown(), paragraph(report.texts))
-    (out / "report.json").write_text(json_text(report), encoding="utf-8")
-    (out / "report.md").write_text(text, encoding="utf-8")
-    return text

@@ -35,6 +35,7 @@ from bertjax.report.table import Table, cells_of, one_line
 from bertjax.storage.paths import as_path, joined, local, relative
 from bertjax.storage.typed_json import build, read_json
 from bertjax.text.facts import Facts
+from bertjax.token_dropping.costs import TokensLeft
 
 WITHOUT_TEACHER = "same small model, trained without a teacher"
 BAG_OF_WORDS = "bag of words"
@@ -62,6 +63,8 @@ class ModelRow:
     exported_from: str | None = None
     """The bundle that this model is in another runtime; parameters and FLOPs are those of the bundle."""
     edge: Edge | None = None
+    tokens_left: TokensLeft | None = None
+    """Of a model that drops tokens, at the real lengths of all texts."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def _speed(row: ModelRow, baseline: ModelRow) -> str:
 def verdicts(report: Report) -> list[str]:
     """What the numbers say, a sentence or two for each compressed model. A warning comes first where examples that were
     scored had been trained on."""
-    sentences = warnings(report.texts)
+    sentences = [*warnings(report.texts), *(_drops_tokens(row) for row in report.rows if row.tokens_left)]
     for row in report.rows:
         if row.name == report.baseline or row.name in BASELINES:
             continue
@@ -226,6 +229,16 @@ def _against_first_model(report: Report, row: ModelRow) -> str:
     compared = "" if difference is None else f": {_outcome(difference)} (difference {difference})"
     sentence = f"**{row.name}** next to *{baseline.name}*: {score}{compared}; {', '.join(costs)}."
     return sentence + _memory_alone(row, baseline)
+
+
+def _drops_tokens(row: ModelRow) -> str:
+    """What a model that drops tokens computes, and the time that it takes for one text and in batches."""
+    times = []
+    if row.latency_ms:
+        times.append(f"{short_number(row.latency_ms.batch_1.p50)} ms for one text")
+    if "batch_32" in row.throughput_per_s:
+        times.append(f"{short_number(1000 / row.throughput_per_s['batch_32'])} ms a text in batches of 32")
+    return f"**{row.name}** drops tokens: {'; '.join([str(row.tokens_left), *times])}."
 
 
 def _memory_alone(row: ModelRow, baseline: ModelRow) -> str:

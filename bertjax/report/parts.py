@@ -8,6 +8,8 @@ from typing import Any
 
 from bertjax.measure.latency import Percentiles
 from bertjax.report.number_text import p_equals
+from bertjax.report.table import Table
+from bertjax.storage.paths import write_text
 from bertjax.text.facts import Facts, overlap, paragraph
 
 
@@ -41,8 +43,24 @@ def warnings(texts: tuple[Facts, ...]) -> list[str]:
     return [f"**Warning: {warning}**."] if (warning := overlap(texts)) else []
 
 
+def certificate(setting: str, bound: float, kept: str, bundle: str, otherwise: str) -> str:
+    """What held-out text certifies, in a sentence: `kept`, which `setting` keeps the bound; empty: none does."""
+    points = f"{100 * bound:g} points"
+    if kept:
+        return f"On the held-out text {kept} loses at most {points}, interval included; the bundle {bundle}."
+    return f"No {setting} loses at most {points} for certain, so {otherwise}."
+
+
 def json_text(report: Any) -> str:
     return json.dumps(dataclasses.asdict(report), indent=2, allow_nan=False) + "\n"
+
+
+def write_table(report: Any, table: Table, texts: tuple[Facts, ...], out: Any) -> str:
+    """Writes a report of one table as OUT/report.json and OUT/report.md; returns the latter's text."""
+    text = document(table.title, table.markdown(), paragraph(texts))
+    write_text(out / "report.json", json_text(report))
+    write_text(out / "report.md", text)
+    return text
 
 
 def document(title: str, *parts: str) -> str:

@@ -6,7 +6,8 @@
                            Transformer)
     learned_thresholds.py  thresholds of attention, trained with the model (Learned Token Pruning)
     rank_gates.py          gates on relative ranks, trained until the arithmetic meets a target (ToP)
-    search.py              the shares of tokens that change a model's predictions least within a budget
+    search.py              the shares of tokens that change a model's predictions least within a budget, or within each
+                           of a ladder of budgets
 
 What goes on is decided by attention: [CLS], and the tokens that the text attends to most. How many go on is a share of
 the text's own length for each layer, `Retention` in the config; with learned thresholds it depends on the text too. The

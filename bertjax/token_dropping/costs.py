@@ -5,6 +5,7 @@ the head are left out: they are a few percent, and the ranking of tokens is less
 fractions, and traced, so that an expected cost can be a term of a loss.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from bertjax.model import BertConfig
@@ -47,11 +48,42 @@ def mean_flops(config: BertConfig, lengths: Any, retention: Retention | None, re
     return float(text_flops(config, lengths, kept, retention.after, reads_first).mean())
 
 
-def mean_tokens(config: BertConfig, lengths: Any) -> list[float]:
-    """The mean number of tokens that go on after each depth step, over texts of these lengths."""
+@dataclass(frozen=True)
+class TokensLeft:
+    """What token dropping leaves of a model's arithmetic, at the real lengths of some texts."""
+
+    mean_tokens: tuple[float, ...]
+    """Tokens of a text that go on after each depth step, averaged over the texts."""
+    flops_left: float
+    """The FLOPs of the encoder's matrix products as a fraction of those of the same model with all tokens."""
+
+    def __str__(self) -> str:
+        return f"mean tokens after each layer {self.tokens_text}; {self.flops_text} of the FLOPs left at real lengths"
+
+    @property
+    def tokens_text(self) -> str:
+        return ", ".join(f"{one:.1f}" for one in self.mean_tokens)
+
+    @property
+    def flops_text(self) -> str:
+        return f"{100 * self.flops_left:.0f} %"
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """By name, for the result of a run."""
+        after = {f"mean tokens after layer {number}": one for number, one in enumerate(self.mean_tokens)}
+        return {"FLOPs left": self.flops_left, **after}
+
+
+def tokens_left(config: BertConfig, lengths: Any) -> TokensLeft | None:
+    """What token dropping leaves at these lengths [n]; None for a model that keeps all tokens."""
     import numpy as np
 
-    assert config.retention is not None
-    lengths = np.asarray(lengths)
+    from bertjax.model import build
+
+    if config.retention is None:
+        return None
+    lengths, reads_first = np.asarray(lengths), build(config).reads_first
     counts = [config.retention.counts(step, int(lengths.max())) for step in range(config.depth)]
-    return np.array(counts)[:, lengths].mean(axis=1).tolist()
+    left, whole = (mean_flops(config, lengths, one, reads_first) for one in (config.retention, None))
+    return TokensLeft(tuple(np.array(counts)[:, lengths].mean(axis=1).tolist()), left / whole)

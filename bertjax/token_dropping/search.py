@@ -5,9 +5,11 @@ candidates with the smallest losses; they are mutated and crossed, as in the Len
 2021). There one search of thousands of evaluations finds the best candidate for every cost. Here each candidate is
 scaled to the one cost that was asked for, so that a hundred evaluations are enough. Nothing is trained, but every
 evaluation is a pass over the text.
+
+For a ladder of costs, each search begins from the best shares of the one before, whose cost differs by a twentieth.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,10 @@ PARENTS = 8
 """The best candidates, which are mutated and crossed."""
 SMALLEST = 0.02
 """The smallest share of a layer."""
+LADDER = tuple(percent / 100 for percent in range(10, 95, 5))
+"""The fractions of the cost to remove for which `ladder` searches."""
+HANDED_ON = 3
+"""The best candidates of a cost, with which the search for the next one begins."""
 
 
 class Candidate(NamedTuple):
@@ -37,6 +43,7 @@ def search(
     *,
     evaluations: int,
     seed: int,
+    begin: Sequence[Shares] = (),
     notify: Callable[[int, Candidate], None] = lambda number, best: None,
 ) -> list[Candidate]:
     """All candidates that were tried, the one with the smallest loss first.
@@ -46,6 +53,7 @@ def search(
       layers: Length of a candidate.
       most: The cost of a candidate, at most.
       evaluations: Calls of `loss`, at most.
+      begin: The first candidates, before they are scaled. Default: each keeps all tokens in its first layers.
       notify: Called after each with their number and the best candidate so far.
 
     Raises:
@@ -69,8 +77,8 @@ def search(
         return sorted(found.values(), key=lambda one: one.loss)
 
     depth = np.arange(1, layers + 1)
-    for first in range(min(PARENTS, layers)):  # each keeps all tokens in its first layers
-        evaluate(tuple(0.5 ** np.maximum(0, depth - first)))
+    for shape in begin or [tuple(0.5 ** np.maximum(0, depth - first)) for first in range(min(PARENTS, layers))]:
+        evaluate(shape)
     for _ in range(100 * evaluations):  # a toy has fewer candidates than evaluations
         if len(found) >= evaluations:
             break
@@ -79,6 +87,41 @@ def search(
         crossed = [(a + b) / 2 for a, b in zip(one, other, strict=True)]
         evaluate(mutated(one, random) if random.random() < 0.5 or one == other else crossed)
     return best()
+
+
+def ladder(
+    cost: Callable[[Shares], float],
+    loss: Callable[[Shares], float],
+    layers: int,
+    *,
+    evaluations: int,
+    seed: int,
+    notify: Callable[[int, Candidate], None] = lambda number, best: None,
+) -> Iterator[Candidate]:
+    """The best candidate for each fraction of `LADDER` that can be removed, from the smallest. Each is searched when it
+    is asked for. Arguments as of `search`, with `evaluations` for all together, at least one for each fraction; the
+    first search, which begins from nothing, has twice as many as any other, or more.
+
+    Raises:
+      UserError: Not even the first fraction can be removed.
+    """
+    least = cost((SMALLEST,) * layers)
+    within_reach = [removed for removed in LADDER if least <= 1 - removed] or [LADDER[0]]
+    each, begin, done = max(1, evaluations // (len(within_reach) + 1)), list[Shares](), 0
+    for number, removed in enumerate(within_reach):
+        count = each if number else max(1, evaluations - each * (len(within_reach) - 1))
+        found = search(
+            cost,
+            loss,
+            layers,
+            1 - removed,
+            evaluations=count,
+            seed=seed + number,
+            begin=begin,
+            notify=lambda tried, best, before=done: notify(before + tried, best),
+        )
+        begin, done = [one.shares for one in found[:HANDED_ON]], done + len(found)
+        yield found[0]
 
 
 def scaled(shape: Sequence[float], cost: Callable[[Shares], float], most: float) -> Shares:

@@ -30,6 +30,7 @@ from bertjax.report.parts import Difference
 from bertjax.report.plot import figure
 from bertjax.report.write import write_report
 from bertjax.text.facts import Facts
+from bertjax.token_dropping.costs import TokensLeft
 
 
 def row(name, score, ms, size, **changes):
@@ -97,6 +98,7 @@ ROW = {
     "throughput_per_s": {"batch_32": float},
     "exported_from": (str, type(None)),
     "edge": (dict, type(None)),
+    "tokens_left": (dict, type(None)),
 }
 
 
@@ -115,6 +117,18 @@ def test_report_json_has_the_published_fields_and_no_others(tmp_path):
     assert_follows(content, SCHEMA)
     for written in content["rows"]:
         assert_follows(written, ROW)
+
+
+def test_tokens_that_are_left_are_told_with_the_times_of_their_model(tmp_path):
+    left = TokensLeft((10.44, 7.9), 0.503)
+    report = dataclasses.replace(REPORT, rows=(TEACHER, dataclasses.replace(STUDENT, tokens_left=left), WITHOUT, WORDS))
+    sentence = verdicts(report)[0]
+    assert sentence == (
+        "**student** drops tokens: mean tokens after each layer 10.4, 7.9; 50 % of the FLOPs left at real lengths; "
+        "1.70 ms for one text; 3.23 ms a text in batches of 32."
+    )
+    assert sentence in write_report(report, tmp_path).read_text()
+    assert read_report(tmp_path / "report.json").row("student").tokens_left == left
 
 
 def test_bundle_paths_are_relative_to_the_report_and_come_back_whole(tmp_path):

@@ -1,6 +1,7 @@
 """The command `bertjax drop_tokens`: what it leaves, what it says, what it refuses; and the same model wherever it is
 run."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import bertjax
 from bertjax import UserError
 from bertjax.engine.record import read_record
 from bertjax.export.folder import export
+from bertjax.metrics.uncertainty import proportion_difference_interval
+from bertjax.model import Retention
 from bertjax.recipes.compress import Config as Compression
 from bertjax.recipes.data import Data
 from bertjax.recipes.drop_tokens import Config, DropTokens
 from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.optimiser import Optimiser
+from bertjax.token_dropping.search import LADDER
 from tests.train.tiny import write_model, write_table
 from train import compress, distill, drop_tokens, finetune
 
@@ -31,7 +35,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(folder / "model", architecture="BertModel", num_hidden_layers=3)
     for name, seed in (("train", 0), ("eval", 1), ("held-out", 2)):
         write_table(folder / f"{name}.tsv", 64, seed=seed, filler=(10, 12))
-    finetune.main(Tuning(model=str(folder / "model"), data=data(folder), out=str(folder / "tuned"), **RECIPE))
+    write_table(folder / "unlabelled.tsv", 64, seed=2, labelled=False, filler=(10, 12))
+    write_table(folder / "certifies.tsv", 160, seed=3, filler=(10, 12))
+    recipe = {**RECIPE, "steps": 100, "optimiser": Optimiser(learning_rate=0.003)}
+    finetune.main(Tuning(model=str(folder / "model"), data=data(folder), out=str(folder / "tuned"), **recipe))
     return folder
 
 
@@ -53,15 +60,62 @@ def probabilities(bundle: bertjax.Bundle, texts: list[str]) -> np.ndarray:
 
 @pytest.mark.slow
 def test_shares_are_searched_within_the_budget_and_the_model_trains_with_them(work: Path):
-    out = made(work, "searched", flops=0.3, held_out=str(work / "held-out.tsv"), evaluations=12, examples=32, steps=8)
+    out = made(work, "searched", flops=0.3, held_out=str(work / "unlabelled.tsv"), evaluations=12, examples=32, steps=8)
     record = read_record(out) or {}
     assert 0.65 < record["flops_left"] <= 0.7
+    assert record["result"].keys() == {"accuracy", "FLOPs left", *(f"mean tokens after layer {i}" for i in range(3))}
+    assert record["result"]["FLOPs left"] == pytest.approx(record["flops_left"], abs=0.05)  # on another text
     found = bertjax.load(out / "bundle").config.retention
     assert found is not None
     assert list(found.shares) == record["shares"] == [*record["searched"][0]["shares"], record["shares"][1]]
     assert record["searched"][0]["loss"] == min(one["loss"] for one in record["searched"])
     before, after = (bertjax.load(out / name).params["classifier"]["kernel"] for name in ("cut", "bundle"))
     assert not np.array_equal(before, after)
+
+
+def measured(work: Path, shares: list[float]) -> tuple[float, float]:
+    """The accuracy on the certifying text with these shares, text by text, and the upper end of its loss."""
+    import dataclasses
+
+    lines = [line.split("\t") for line in (work / "certifies.tsv").read_text().splitlines()[1:]]
+    whole = bertjax.load(work / "tuned" / "bundle")
+    fewer = dataclasses.replace(whole, config=whole.config.replace(retention=Retention(tuple(shares))))
+    gold = np.array([label for _, label in lines])
+    right = [np.array(one.predict([t for t, _ in lines], batch_size=1).labels) == gold for one in (whole, fewer)]
+    counts = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    return float(right[1].mean()), float(proportion_difference_interval(*counts, len(lines))[1])
+
+
+@pytest.mark.slow
+def test_the_fewest_flops_before_the_first_rung_that_breaks_the_bound_are_kept(work: Path):
+    bound, held_out = 0.03, str(work / "certifies.tsv")
+    out = made(work, "bound", bound=bound, held_out=held_out, evaluations=34, examples=32, finetune_after=False)
+    record, kept = read_record(out) or {}, bertjax.load(out / "bundle").config.retention
+    rungs, upper = record["ladder"], []
+    for rung in rungs:
+        accuracy, high = measured(work, rung["shares"])
+        assert (rung["score"], rung["loss_ci95"][1]) == (pytest.approx(accuracy), pytest.approx(high))
+        upper.append(high)
+    assert [high > bound for high in upper] == [False] * (len(rungs) - 1) + [True]
+    assert len(rungs) > 1
+    assert kept is not None
+    assert list(kept.shares) == record["shares"] == rungs[-2]["shares"]
+    left = [rung["tokens_left"]["flops_left"] for rung in rungs]
+    assert left == sorted(left, reverse=True)
+    assert all(0.98 - removed < one < 1.02 - removed for removed, one in zip(LADDER, left, strict=False))
+    report = (out / "report.md").read_text()
+    assert report.count("| yes |") == 1
+    assert "of the FLOPs loses at most 3 points, interval included; the bundle drops tokens so." in report
+
+
+@pytest.mark.slow
+def test_where_nothing_is_certified_the_ladder_is_shown_and_no_model_is_made(work: Path):
+    with pytest.raises(UserError, match="64 held-out texts are too few to certify a loss"):
+        made(work, "none", bound=0.001, held_out=str(work / "held-out.tsv"), evaluations=17, examples=16)
+    record = read_record(work / "none") or {}
+    assert len(record["ladder"]) == 12, "as far as texts of so few tokens can be made shorter"
+    assert not {"bundle", "cut"} & {path.name for path in (work / "none").iterdir()}
+    assert "No fraction of the FLOPs loses at most 0.1 points for certain" in (work / "none/report.md").read_text()
 
 
 @pytest.mark.slow
@@ -85,7 +139,8 @@ def test_a_stage_of_compress_follows_the_fine_tuning(work: Path):
     compress.main(Compression(model=str(work / "model"), data=data(work), stages=stages, out=str(work / "all")))
     bundle = bertjax.load(work / "all" / "bundle")
     assert bundle.config.retention is not None
-    assert "fewer-tokens" in (work / "all" / "report.md").read_text()
+    written = (work / "all" / "report.md").read_text()
+    assert re.search(r"\*\*fewer-tokens\*\* drops tokens: mean tokens after each layer \d+\.\d, .* FLOPs left", written)
 
 
 @pytest.mark.slow
@@ -110,7 +165,11 @@ def test_soft_extraction_is_a_transform_of_distill_whose_model_is_trained_again(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shares": (1.0, 0.5), "flops": 0.5}, "give one of the two"),
+        ({"shares": (1.0, 0.5), "flops": 0.5}, "give one of --shares, --flops and --bound"),
+        ({"bound": 0.01, "flops": 0.5, "held_out": "a"}, "--flops=0.5 and --bound=0.01: give one of"),
+        ({"bound": 0.0, "held_out": "text.tsv"}, "--bound=0.0: expected a loss of score above 0"),
+        ({"bound": 0.01}, "needs labelled text that certifies it: give --held_out"),
+        ({"bound": 0.01, "held_out": "a", "evaluations": 16}, "with --bound expected 17 or more"),
         ({"flops": 1.0}, "--flops=1.0: expected the fraction to remove"),
         ({"shares": (0.5, 0.7)}, "a token that was dropped does not come back"),
         ({"held_out": "text.tsv"}, "is the text that --flops searches on"),
@@ -127,5 +186,7 @@ def test_what_is_missing_is_said(work: Path):
         made(work, "nothing")
     with pytest.raises(UserError, match="are the same text"):
         made(work, "same", flops=0.3, held_out=str(work / "eval.tsv"))
+    with pytest.raises(UserError, match="searched on one text and certified on another"):
+        made(work, "trained", bound=0.01, held_out=str(work / "train.tsv"))
     with pytest.raises(UserError, match="expected one share for each of 3 depth steps"):
         made(work, "two", shares=(0.5, 0.4), finetune_after=False)
