@@ -254,8 +254,11 @@ def score_of(bundle: Bundle, split: Split) -> dict[str, float]:
     """The task's metric and the score of a model on a split; and what is left there of a model that drops tokens."""
     from bertjax.metrics.scores import score
     from bertjax.token_dropping.costs import tokens_left
+    from bertjax.token_dropping.counts import measured_tokens
 
     metric, left = split.encoded.task.metric, tokens_left(bundle.config, split.encoded.lengths)
+    if bundle.config.retention and left is None:
+        left = measured_tokens(bundle.model, bundle.device_params, split.encoded)
     return {metric: score(metric, *predict_split(bundle, split)), **(left.numbers if left else {})}
 
 

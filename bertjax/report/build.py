@@ -186,11 +186,12 @@ def costs(entry: Entry, tokens: np.ndarray) -> dict[str, Any]:
     dtype = BUNDLE_RUNTIMES.get(entry.runtime, "float32")
     bundle = bertjax.load(origin(entry) if exported else entry.folder, dtype=dtype)
     cost = forward_cost(bundle.model, bundle.params, round(float(np.median(tokens))))
-    by_text = bundle.config.exits is not None and bundle.config.exits.exit_rule is not None
+    exits, retention = bundle.config.exits, bundle.config.retention
+    by_text = bool(exits and exits.exit_rule) or bool(retention and any(retention.thresholds))
     return {
         "parameters": count(bundle.params),
         "size_bytes": stored_bytes(folder),
-        "flops_per_example": None if by_text else cost.flops,  # depends on where each text exits: see train.calibrate
+        "flops_per_example": None if by_text else cost.flops,  # depends on where each text exits, or on its attention
         "bytes_accessed_per_example": None if exported else cost.bytes_accessed,
         "tokens_left": tokens_left(bundle.config, tokens),
         "peak_memory_bytes": PeakMemory(None if exported else cost.peak_memory, entry.training_step_bytes),

@@ -1,6 +1,7 @@
 """Token dropping: after each layer a text goes on with fewer of its tokens, so later layers have less to compute.
 
     costs.py               the arithmetic of a text by its length and by how many of its tokens go on
+    counts.py              how many tokens go on where thresholds decide, by running the model
     soft_extraction.py     a learned factor for each rank decides how many go on (PoWER-BERT)
     length_drop.py         training with random numbers of tokens, for a model that works with any (Length-Adaptive
                            Transformer)

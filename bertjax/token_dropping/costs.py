@@ -76,14 +76,22 @@ class TokensLeft:
 
 
 def tokens_left(config: BertConfig, lengths: Any) -> TokensLeft | None:
-    """What token dropping leaves at these lengths [n]; None for a model that keeps all tokens."""
+    """What token dropping leaves at these lengths [n]. None for a model that keeps all tokens, or in which thresholds
+    decide: see `bertjax.token_dropping.counts`."""
     import numpy as np
 
+    if config.retention is None or any(config.retention.thresholds):
+        return None
+    lengths = np.asarray(lengths)
+    counts = [config.retention.counts(step, int(lengths.max())) for step in range(config.depth)]
+    return left_of(config, lengths, np.array(counts)[:, lengths])
+
+
+def left_of(config: BertConfig, lengths: Any, kept: Any) -> TokensLeft:
+    """What is left where so many tokens of each text go on after each depth step, `kept` [depth, n]."""
     from bertjax.model import build
 
-    if config.retention is None:
-        return None
-    lengths, reads_first = np.asarray(lengths), build(config).reads_first
-    counts = [config.retention.counts(step, int(lengths.max())) for step in range(config.depth)]
-    left, whole = (mean_flops(config, lengths, one, reads_first) for one in (config.retention, None))
-    return TokensLeft(tuple(np.array(counts)[:, lengths].mean(axis=1).tolist()), left / whole)
+    assert config.retention is not None
+    first = build(config).reads_first
+    left = float(text_flops(config, lengths, kept, config.retention.after, first).mean())
+    return TokensLeft(tuple(kept.mean(axis=1).tolist()), left / mean_flops(config, lengths, None, first))

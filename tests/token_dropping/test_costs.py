@@ -8,7 +8,10 @@ import pytest
 
 from bertjax.model import Retention, build
 from bertjax.token_dropping.costs import mean_flops, tokens_left
+from bertjax.token_dropping.counts import measured_tokens
+from tests.model.test_tokens import LENGTHS, THRESHOLDS, dropping, places_of
 from tests.model.tiny import run, tiny
+from tests.text.tiny import made_up
 
 
 def products(jaxpr: Any) -> float:
@@ -50,3 +53,19 @@ def test_means_are_over_texts():
     assert left.mean_tokens == (4.5, 2.5)
     both = [mean_flops(config, np.array([n]), config.retention) for n in (8, 10)]
     assert mean_flops(config, np.array([8, 10]), config.retention) == np.mean(both)
+
+
+def test_where_thresholds_decide_the_tokens_of_every_text_are_counted():
+    model, params = dropping(THRESHOLDS, vocab_size=200)
+    encoded = made_up(list(LENGTHS))
+    found = measured_tokens(model, params, encoded)
+    kept = np.zeros((4, len(encoded)))
+    for row, length in enumerate(LENGTHS):
+        ids, types = (x[None, encoded.offsets[row] :][:, :length] for x in (encoded.ids, encoded.type_ids))
+        alone = run(model, params, {"input_ids": ids, "attention_mask": ids * 0 + 1, "token_type_ids": types})
+        kept[:, row] = [len(places_of(alone, step, 0)) for step in range(4)]
+    np.testing.assert_allclose(found.mean_tokens, kept.mean(axis=1))
+    most = tokens_left(model.config.replace(retention=Retention(THRESHOLDS.shares, "all")), LENGTHS)
+    assert most is not None
+    assert found.flops_left < most.flops_left
+    assert tokens_left(model.config, LENGTHS) is None
