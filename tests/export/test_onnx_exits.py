@@ -33,12 +33,15 @@ from tests.model.tiny import apply
 from tests.train.tiny import write_model
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
+NUMBER = {"labels": ("score",), "problem_type": "regression"}
+FEWER_AT_RANDOM = Retention((0.7, 0.7, 0.5, 0.3, 0.3), "random")
 CASES = {
     "entropy": (EVERY, {}, "entropy", None),
     "normalised entropy": (Exits((1, 2), "shared_pooler"), DISTIL, "normalised_entropy", None),
     "margin of a mean": (Exits((-1, 1, 3), reads="mean"), {}, "margin", None),
     "probability of a shared head": (Exits((0, 1, 2, 3), "shared"), ALBERT, "max_probability", None),
     "patience": (EVERY, {}, "patience", None),
+    "patience with numbers": (EVERY, NUMBER, "patience", None),
     "fewer tokens": (EVERY, {}, "entropy", RETENTION),
     "a mean of fewer": (
         Exits((0, 2, 3), reads="mean"),
@@ -46,12 +49,7 @@ CASES = {
         "margin",
         Retention((0.8, 0.4, 0.4, 0.2, 0.2), "all", "layer"),
     ),
-    "shared layers of fewer": (
-        Exits((0, 1, 2, 3), "shared"),
-        ALBERT,
-        "patience",
-        Retention((0.7, 0.7, 0.5, 0.3, 0.3), "random"),
-    ),
+    "shared layers of fewer": (Exits((0, 1, 2, 3), "shared"), ALBERT, "entropy", FEWER_AT_RANDOM),
     "layers without heads": (Exits((1,), "shared_pooler"), NO_HEADS, "entropy", Retention((0.7, 0.5, 0.5, 0.5, 0.3))),
 }
 
@@ -74,7 +72,8 @@ def agree(found: ExitOutput, expected: ExitOutput) -> None:
 def spreading(rule: Any, output: Any) -> ExitRule:
     """The rule of its kind by which texts leave at the most different exits, and nobody only just."""
     if rule == "patience":
-        return ExitRule("patience", 1.0)
+        steps = np.sort(np.abs(np.diff(np.stack(output.exit_logits), axis=0)), axis=None)
+        return ExitRule("patience", 1.0, tolerance=float(steps[len(steps) // 4 :][:2].mean()))
     sure = np.asarray((LOW_IS_SURE | HIGH_IS_SURE)[rule](jnp.stack(output.exit_logits)))
     ends = np.sort(sure.ravel())
     wide = np.flatnonzero(np.diff(ends) > 1e-4)
