@@ -4,7 +4,10 @@
     products.py       its products: in floating point, or with the integers that the model was quantised to
     tokens.py         token dropping in it: which tokens go on, and the way back to the whole text
     exits.py          the rules by which texts exit early
-    onnx.py           a bundle as ONNX: embeddings, layers, exits and heads
+    bottleneck.py     MobileBERT's layers and trigrams
+    recurrence.py     Universal Transformers: unrolled, or with halting as a loop
+    heads.py          the heads of pre-training
+    onnx.py           a bundle as ONNX: embeddings, layers, exits and heads, put together
     stablehlo.py      a bundle as one program for CPU, GPU and TPU that can be loaded with jax alone
     litert.py         a bundle for phones and small boards, by way of StableHLO; experimental
     hf_equivalent.py  a bundle in a shape that plain transformers knows, with zeros where parts were pruned

@@ -26,7 +26,8 @@ from bertjax.machine.processor import integer_products, processor_features, proc
 from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.onnx import Answer, answer, existing_file, new_session, open_session
 from bertjax.measure.worker import padded
-from bertjax.model.tokens import CONTROLS, kept_of, restored, rule_of, significance
+from bertjax.model import build
+from bertjax.model.tokens import CONTROLS, kept_of, rule_of, significance
 from bertjax.predict import forward
 
 Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
@@ -40,12 +41,13 @@ CLOSE, ROUNDED = 1e-4, 0.05
 """Largest allowed difference from JAX, as a share of the size of the outputs. CLOSE covers another order of summation.
 ROUNDED is for models with quantised activations, where a value half-way between two integers may be rounded to the
 other one."""
+FURTHER = {"pooler_output": "pooled", "sentence_logits": "sentence_logits"}
+"""Outputs that an ONNX file may have beside its main ones, and the fields of `ModelOutput` that hold them."""
 OUTSIDE = 0.01
 """The share of a product's inputs outside of its quantisation range above which the texts count as unlike the
 calibration data."""
 TIE = 1e-5
-"""Difference of two significances below which it depends on the order of summation which is larger. They are sums of
-probabilities, about 1 each."""
+"""Difference of two numbers of about 1 below which the order of summation decides which is larger."""
 JUMP = 0.1
 """Difference of a layer's output from JAX, as a share of its size, above which the layer is named as the cause. Values
 rounded to the other integer add up to a few hundredths after six layers."""
@@ -62,6 +64,8 @@ def check_export(bundle: Bundle, to: Target, folder: Path) -> float:
         raise UserError(wrong_runtime(wrong))
     batches = list(check_batches(bundle))
     distance = farthest(bundle, open_export(to, folder), batches)
+    for field, run in further_outputs(folder).items() if to == "onnx" else ():
+        distance = max(distance, farthest(bundle, run, batches, field))
     limit = ROUNDED if rounds else CLOSE
     if not distance <= limit:
         raise UserError(
@@ -76,18 +80,21 @@ def rounds_inputs(bundle: Bundle) -> bool:
     return bundle.config.quantization is not None and bool(bundle.config.quantization.activations)
 
 
-def farthest(bundle: Bundle, run: Callable[..., Answer], batches: list[Inputs]) -> float:
+def farthest(bundle: Bundle, run: Callable[..., Answer], batches: list[Inputs], field: str = "") -> float:
     """The largest difference from JAX over all texts, as a share of the outputs' size. With quantised activations, that
     of the median text: one value rounded to the other integer changes everything after it in its text, whereas an error
-    in the file affects all texts. A text that exits where it does not in JAX differs by infinity."""
+    in the file affects all texts. A text that exits or halts where it does not in JAX differs by infinity. `field` is
+    that of `expected_output`."""
     differences: list[float] = []
     for inputs in batches:
         output, depths = run(*inputs)
         wrong = np.zeros(len(output), bool)
-        if depths is None:
-            expected = expected_output(bundle, inputs)
-        else:
+        if depths is not None and bundle.config.exits:
             expected, wrong = expected_exits(bundle, inputs, depths)
+        else:
+            expected = expected_output(bundle, inputs, field)
+        if depths is not None and bundle.config.recurrence:
+            wrong = depths != halting_steps(bundle, inputs).max(axis=1)
         real = inputs[1][..., None] if expected.ndim == 3 else np.ones_like(expected)
         size = np.sqrt(np.mean(np.square(expected)))
         difference = np.abs(output - expected) * real / size
@@ -97,11 +104,26 @@ def farthest(bundle: Bundle, run: Callable[..., Answer], batches: list[Inputs]) 
 
 
 def near_ties(bundle: Bundle, inputs: Inputs) -> np.ndarray:
+    """The texts whose computation turns on a comparison that is equal within rounding [texts]: the order of summation
+    decides which token goes on, or after which step a token halts."""
+    config = bundle.config
+    if config.recurrence and config.recurrence.halting:
+        return halting_ties(bundle, inputs)
+    if config.retention and config.retention.ranked_by not in CONTROLS:
+        return ranking_ties(bundle, inputs)
+    return np.zeros(len(inputs[0]), bool)
+
+
+def halting_ties(bundle: Bundle, inputs: Inputs) -> np.ndarray:
+    """The texts of which a token halts after another step where the threshold differs by rounding."""
+    return (halting_steps(bundle, inputs, -TIE) != halting_steps(bundle, inputs, TIE)).any(axis=1)
+
+
+def ranking_ties(bundle: Bundle, inputs: Inputs) -> np.ndarray:
     """The texts of which a token goes on that is as significant, within rounding, as one that does not, or as the
     threshold [texts]: whether it goes on depends on the order of summation."""
     retention, near = bundle.config.retention, np.zeros(len(inputs[0]), bool)
-    if retention is None or retention.ranked_by in CONTROLS:
-        return near
+    assert retention is not None
     output: Any = bundle.model.apply({"params": bundle.params}, *inputs)
     for step in rule_of(retention).steps or ():
         tokens, lowest = output.tokens[step], jnp.finfo(jnp.float32).min
@@ -148,12 +170,30 @@ def random_tokens(config: Any, rows: int, length: int, seed: int) -> Inputs:
 # --- both sides ------------------------------------------------------------------------------------------------------
 
 
-def expected_output(bundle: Bundle, inputs: tuple[Any, ...]) -> np.ndarray:
-    """The output in JAX: the logits, or the hidden states of a model without a head."""
+def expected_output(bundle: Bundle, inputs: tuple[Any, ...], field: str = "") -> np.ndarray:
+    """The output in JAX: the logits, or the hidden states of a model without a head; with `field`, this one of
+    `ModelOutput`."""
+    if field:
+        return np.asarray(getattr(bundle.model.apply({"params": bundle.params}, *inputs), field))
     if bundle.config.architecture.endswith("Model"):
         output: Any = bundle.model.apply({"params": bundle.params}, *inputs)
-        return np.asarray(restored(output.hidden_states, output.tokens) if output.tokens else output.hidden_states[-1])
+        if output.tokens:
+            whole = output.hidden_states, output.tokens, None
+            return np.asarray(bundle.model.apply({"params": bundle.params}, *whole, method="restore"))
+        return np.asarray(output.hidden_states[-1])
     return np.asarray(forward(bundle.model, bundle.device_params, *inputs))
+
+
+def halting_steps(bundle: Bundle, inputs: Inputs, move: float = 0.0) -> np.ndarray:
+    """The number of steps in JAX after which each token halts [batch, length], with the threshold moved by so much."""
+    recurrence = bundle.config.recurrence
+    assert recurrence is not None
+    assert recurrence.halting is not None
+    epsilon = min(max(recurrence.halting.epsilon - move, 0.0), 1.0)
+    moved = dataclasses.replace(recurrence, halting=dataclasses.replace(recurrence.halting, epsilon=epsilon))
+    model = build(bundle.config.replace(recurrence=moved))
+    output: Any = model.apply({"params": bundle.params}, *inputs)
+    return np.asarray(output.trace.halting.steps)
 
 
 def expected_exits(bundle: Bundle, inputs: Inputs, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -196,6 +236,13 @@ def open_other(to: Target, folder: Path) -> Callable[..., np.ndarray]:
         weights = [stored[name] for name in sorted(stored)]
         return lambda *inputs: np.asarray(jax.jit(program.call)(weights, *inputs))
     return partial(answer_each, folder / FILES[to])
+
+
+def further_outputs(folder: Path) -> dict[str, Callable[..., Answer]]:
+    """A function `(ids, mask, types) -> answer` for each of `FURTHER` that an ONNX file has."""
+    session = open_session(folder, threads=thread_count())
+    stored = [one.name for one in session.get_outputs()]
+    return {field: partial(answer, session, name=name) for name, field in FURTHER.items() if name in stored}
 
 
 # --- causes ----------------------------------------------------------------------------------------------------------
@@ -241,25 +288,26 @@ def most_outside(bundle: Bundle, batches: list[Inputs]) -> tuple[str, float]:
 
 
 def first_layer(bundle: Bundle, folder: Path, batches: list[Inputs]) -> str:
-    """The first layer at which an ONNX file differs from JAX, as part of a sentence; empty if all layers agree."""
+    """The first layer at which an ONNX file differs from JAX, as part of a sentence; empty if all that it names
+    agree."""
     import onnx
 
     model = onnx.load(existing_file(folder))
-    outside = {name for node in model.graph.node for name in node.output}  # layers in branches have no outputs
-    names = [f"step_{step}/hidden" for step in range(bundle.config.depth)]
-    layers = [name for name in names if name in outside]
+    computed = {name for node in model.graph.node for name in node.output}  # layers in branches have no outputs
+    layers = {step: name for step in range(bundle.config.depth) if (name := f"step_{step}/hidden") in computed}
     if not layers:
         return ""
-    for name in layers:
+    for name in layers.values():
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = new_session(model.SerializeToString())
     names = [one.name for one in session.get_inputs()]
-    squares = np.zeros((len(layers), 2))
+    squares = np.ones((bundle.config.depth, 2)) * (0, 1)
     for ids, mask, types in batches:
         feeds = dict(zip(("input_ids", "attention_mask", "token_type_ids"), (ids, mask, types), strict=True))
-        outputs = session.run(layers, {name: feeds[name].astype(np.int64) for name in names})
+        outputs = session.run(list(layers.values()), {name: feeds[name].astype(np.int64) for name in names})
         ours = bundle.model.apply({"params": bundle.params}, ids, mask, types)
-        for step, (theirs, hidden) in enumerate(zip(outputs, ours.hidden_states[1:], strict=False)):  # type: ignore[union-attr]
+        for step, theirs in zip(layers, outputs, strict=True):
+            hidden = ours.hidden_states[step + 1]  # type: ignore[union-attr]
             real = np.asarray(ours.tokens[step + 1].real) if ours.tokens else mask.astype(bool)  # type: ignore[union-attr]
             real = real[:, : theirs.shape[1]]  # a classifier's last layer has only the [CLS] row
             expected = np.asarray(hidden)[:, : theirs.shape[1]][real]

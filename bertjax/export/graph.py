@@ -1,16 +1,19 @@
 """An ONNX graph, built node by node.
 
 Values are identified by names. A constant is stored once per name, so parameters that layers share occur in the file
-only once. A branch is a graph inside of another, which reads the values outside of it by their names.
+only once. A branch, or the body of a loop, is a graph inside of another, which reads the values outside of it by their
+names.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-FLOAT, INT64 = 1, 7
-"""ONNX's codes for the types of outputs."""
+Axes = tuple[str, ...]
+"""The axes of a value: numbers, or names for variable sizes."""
+FLOAT, INT64, BOOL = 1, 7, 9
+"""ONNX's codes for types."""
 OPSET = 17  # the first with LayerNormalization; nothing used here needs a later one
 
 
@@ -22,7 +25,7 @@ class Graph:
         self.constants: dict[str, np.ndarray] = {}
         self.settings: dict[str, float] = {}
         self.scope = ""
-        """The branch that nodes are added to, as the end of a name; empty outside of all branches."""
+        """The branch or body that nodes are added to, as the end of a name; empty outside of all of them."""
         self._count = 0
 
     def constant(self, name: str, array: Any) -> str:
@@ -82,7 +85,7 @@ class Graph:
         condition: str,
         then: Callable[[], Sequence[str]],
         other: Callable[[], Sequence[str]],
-        kinds: Sequence[tuple[int, tuple[str, ...]]],
+        kinds: Sequence[tuple[int, Axes]],
     ) -> list[str]:
         """Values that are computed in one of two ways, of which only one is executed. `then` and `other` add the nodes
         of their branch and return the names of its results, whose types and axes are `kinds`: OpenVINO refuses results
@@ -101,7 +104,36 @@ class Graph:
         self.nodes.append(helper.make_node("If", [condition], outputs, name=name, **branches))
         return outputs
 
-    def model(self, inputs: list[str], outputs: dict[str, tuple[str, ...]], title: str) -> Any:
+    def loop(
+        self,
+        build: Callable[[], Sequence[str]],
+        most: int,
+        going: str,
+        carried: Mapping[str, tuple[str, Axes]],
+    ) -> list[str]:
+        """Repeats a graph, at most so often, and only while the boolean scalar `going` is true. Returns the values that
+        are carried from step to step, after the last.
+
+        `carried` has their names inside of the loop, each with the name of the value before the first step and its
+        axes; all are float32. `build` adds the nodes of one step and returns the names of these values after it, with
+        that of `going` in front. It may read `number`, the number of the step, an int64 scalar.
+        """
+        from onnx import helper
+
+        given = [value_info(name, FLOAT, axes) for name, (_, axes) in carried.items()]
+        given = [value_info("number", INT64, ()), value_info("went_on", BOOL, ()), *given]
+        outer, scope = self.nodes, self.scope
+        self.nodes, self.scope = [], f"{scope}/steps"
+        after, axes = build(), [(), *(shape for _, shape in carried.values())]
+        results = list(map(value_info, after, [BOOL, *[FLOAT] * len(carried)], axes))
+        step = helper.make_graph(self.nodes, "step", given, results)
+        self.nodes, self.scope = outer, scope
+        limit, before = self.constant(f"index/{most}", np.int64(most)), [start for start, _ in carried.values()]
+        names = [f"{name}/last" for name in carried]
+        self.nodes.append(helper.make_node("Loop", [limit, going, *before], names, name="steps", body=step))
+        return names
+
+    def model(self, inputs: list[str], outputs: dict[str, Axes], title: str) -> Any:
         """The finished model, with int64 inputs [batch, length] and outputs with the given axes, checked by ONNX.
         Outputs are float32, and those with the batch as their only axis int64."""
         import onnx
@@ -122,8 +154,8 @@ class Graph:
         return model
 
 
-def value_info(name: str, kind: int, axes: tuple[str, ...]) -> Any:
-    """Name, type and axes of a value; axes are numbers, or names for variable sizes."""
+def value_info(name: str, kind: int, axes: Axes) -> Any:
+    """Name, type and axes of a value, as inputs and outputs are described."""
     from onnx import helper
 
     return helper.make_tensor_value_info(name, kind, [int(axis) if axis.isdigit() else axis for axis in axes])

@@ -1,7 +1,8 @@
 """A bundle as an ONNX model.
 
-The products are those of products.py. Tokens are dropped as tokens.py says, and texts exit as exits.py says: the sizes
-of all arrays are those of the tokens and texts of the batch that go on.
+The products are those of products.py. Kinds of layers, recurrences and heads with nodes of their own are in
+bottleneck.py, recurrence.py and heads.py. Tokens are dropped as tokens.py says, and texts exit as exits.py says: the
+sizes of all arrays are those of the tokens and texts of the batch that go on.
 """
 
 from typing import Any
@@ -9,45 +10,31 @@ from typing import Any
 import numpy as np
 
 from bertjax.adaptive import policy_of
-from bertjax.errors import UserError
+from bertjax.export.bottleneck import bottleneck_layer, trigrams
 from bertjax.export.exits import Memory, decided
 from bertjax.export.graph import FLOAT, INT64
+from bertjax.export.heads import language_model, sentence_pairs
 from bertjax.export.products import Bytes, Products
+from bertjax.export.recurrence import halting, repeated
 from bertjax.export.tokens import Dropping, Rows
 from bertjax.model.config import BertConfig
 from bertjax.params import Tree
-
-HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-
-
-def require_exportable(config: BertConfig) -> None:
-    """Raises if the model cannot be expressed in ONNX here.
-
-    Raises:
-      UserError: With the reason and what to do.
-    """
-    reasons = {
-        "its number of recurrence steps depends on the input, and ONNX loops are not supported here": config.recurrence
-        is not None,
-        "MobileBERT's bottlenecks are not supported here": config.model_type == "mobilebert",
-        "its LayerNorm comes before attention and FFN (norm='pre')": config.norm == "pre",
-        f"{config.architecture} has a pre-training head": not config.architecture.endswith(HEADS),
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise UserError(f"this model cannot be exported to ONNX: {reason}. Use --to stablehlo, which supports it.")
-    if config.exits and config.exits.exit_rule:
-        policy_of(config)  # raises if the rule is not defined for this kind of output
 
 
 def onnx_model(config: BertConfig, params: Tree, weights: Bytes = "int8") -> Any:
     """The `onnx.ModelProto` of a model, for inputs [batch, length] of any size. `weights` is the type of 8-bit kernels.
 
     The outputs are `logits` of classifiers, `start_logits` and `end_logits` for question answering, otherwise
-    `last_hidden_state` and, if there is a pooler, `pooler_output`. A model with an exit rule also gives the number of
-    depth steps that each text took, `depth`, and takes the threshold of its rule as an input that may be left out.
+    `last_hidden_state` and, if there is a pooler, `pooler_output`. With both heads of pre-training there are
+    `sentence_logits` as well. A model with an exit rule or with halting also gives the number of depth steps that each
+    text took, `depth`; with an exit rule it takes the threshold as an input that may be left out.
+
+    Raises:
+      UserError: The exit rule is not defined for this kind of output, or the format of an activation is no integer
+        input of ONNX.
     """
-    require_exportable(config)
+    if config.exits and config.exits.exit_rule:
+        policy_of(config)
     return Writer(config, params, weights).model()
 
 
@@ -65,7 +52,7 @@ class Writer(Products):
     def __init__(self, config: BertConfig, params: Tree, weights: Bytes):
         super().__init__(config, params, weights)
         self.inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if config.type_vocab_size else [])]
-        self.reads_first = config.architecture.endswith("ForSequenceClassification")
+        self.reads_first = config.architecture.endswith(("ForSequenceClassification", "ForNextSentencePrediction"))
         restores = not self.reads_first
         self.dropping = config.retention and Dropping(
             self.graph, config.retention, config.max_position_embeddings, restores
@@ -80,6 +67,10 @@ class Writer(Products):
             rows = rows._replace(real=self.graph.node("Greater", "attention_mask", self.graph.numbers(0)))
         if exits:
             outputs = self.early_outputs(rows)
+        elif self.config.recurrence:
+            encode = halting if self.config.recurrence.halting else repeated
+            hidden, depths = encode(self, rows)
+            outputs = self.head(hidden) | depths
         else:
             rows = self.layers(rows, 0, self.config.depth)
             outputs = self.head(self.dropping.restored(rows) if self.dropping else rows.hidden)
@@ -156,26 +147,41 @@ class Writer(Products):
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    def norm(self, path: str, x: str, name: str = "") -> str:
+    def norm(self, path: str, x: str, name: str = "", epsilon: float = 0.0) -> str:
+        """LayerNorm, or within a MobileBERT perhaps its scale and offset alone. `epsilon` 0 means that of the
+        config."""
         scale, bias = self.parameter(f"{path}/scale"), self.parameter(f"{path}/bias")
-        return self.graph.node(
-            "LayerNormalization", x, scale, bias, name=name, axis=-1, epsilon=self.config.layer_norm_eps
-        )
+        if self.config.normalization_type == "no_norm" and path != "transform_norm":  # the head's is always a LayerNorm
+            return self.graph.node("Add", self.graph.node("Mul", x, scale), bias, name=name)
+        epsilon = epsilon or self.config.layer_norm_eps
+        return self.graph.node("LayerNormalization", x, scale, bias, name=name, axis=-1, epsilon=epsilon)
 
     def embeddings(self) -> str:
         graph, config = self.graph, self.config
-        words = self.lookup("embeddings/word/embedding", "input_ids")
-        if config.factorised == "words":
-            words = graph.node("MatMul", words, self.parameter("embeddings/word_mapping/kernel"))
         every = np.arange(config.max_position_embeddings, dtype=np.int64)
         columns = graph.columns("positions", every, graph.size("input_ids", 1))
-        total = words
+        total = self.words()
         if config.type_vocab_size:
             total = graph.node("Add", total, self.lookup("embeddings/token_type/embedding", "token_type_ids"))
         total = graph.node("Add", total, self.lookup("embeddings/position/embedding", columns))
-        normed = self.norm("embeddings/layer_norm", total)
-        maps = config.maps_embeddings and config.factorised != "words"
-        return self.dense("embeddings/mapping", "embeddings/mapping", normed) if maps else normed
+        epsilon = config.bottleneck.main_norm_eps if config.bottleneck else 0.0
+        normed = self.norm("embeddings/layer_norm", total, epsilon=epsilon)
+        return normed if config.model_type == "mobilebert" else self.mapped(normed)
+
+    def words(self) -> str:
+        """The word embeddings in the width of the sum."""
+        words = self.lookup("embeddings/word/embedding", "input_ids")
+        if self.config.trigram_input:
+            words = trigrams(self, words)
+        if self.config.factorised == "words":
+            kernel = self.parameter("embeddings/word_mapping/kernel")
+            return self.product("embeddings/word_mapping", words, kernel)
+        return self.mapped(words) if self.config.model_type == "mobilebert" else words
+
+    def mapped(self, x: str) -> str:
+        """Embeddings in the encoder's width."""
+        maps = self.config.maps_embeddings and self.config.factorised != "words"
+        return self.dense("embeddings/mapping", "embeddings/mapping", x) if maps else x
 
     def mask(self) -> str:
         """The additive attention mask [batch, 1, 1, length]: 0 at real tokens, the lowest float32 elsewhere."""
@@ -187,33 +193,49 @@ class Writer(Products):
     def layers(self, rows: Rows, start: int, stop: int) -> Rows:
         """The rows after depth steps `start` to `stop` (exclusive). Of a classifier's last step only the [CLS] row is
         computed, because nothing reads the others."""
+        pre, depth = self.config.norm == "pre", self.config.depth
         for number, step in enumerate(self.config.depth_steps()[:stop]):
             if number >= start:
-                rows = self.layer(number, step, rows, first=self.reads_first and number == self.config.depth - 1)
+                last = number == depth - 1
+                name = "" if last and pre else f"step_{number}/hidden"
+                rows = self.layer(number, step, rows, first=self.reads_first and last, name=name)
+        if pre and stop == depth:
+            hidden = self.norm("encoder/last_norm", rows.hidden, f"step_{depth - 1}/hidden")
+            rows = rows._replace(hidden=hidden, whole=rows.whole and self.norm("encoder/last_norm", rows.whole))
         return rows
 
-    def layer(self, number: int, step: Any, rows: Rows, first: bool) -> Rows:
-        """One depth step, with `first` for the [CLS] row alone."""
-        graph, stack, name = self.graph, "encoder/layer_", f"step_{number}/hidden"
+    def layer(self, number: int, step: Any, rows: Rows, first: bool, name: str) -> Rows:
+        """One depth step, with `first` for the [CLS] row alone; its new state gets the name."""
+        if self.config.model_type == "mobilebert":
+            return rows._replace(hidden=bottleneck_layer(self, number, step, rows, first, name))
+        graph, stack, pre = self.graph, "encoder/layer_", self.config.norm == "pre"
         attention, ffn = f"{stack}{step.attention}/attention", f"{stack}{step.ffn}/ffn"
-        query_rows = self.first(rows.hidden) if first else rows.hidden
+        norms = f"{stack}{step.attention_norm}/attention/layer_norm", f"{stack}{step.ffn_norm}/ffn/layer_norm"
+        read = rows._replace(hidden=self.norm(norms[0], rows.hidden)) if pre else rows
+        residual, query_rows = (self.first(one.hidden) if first else one.hidden for one in (rows, read))
         heads = step.num_attention_heads
-        update, probabilities = self.attention(f"step_{number}/attention", attention, heads, query_rows, rows)
-        hidden = self.norm(f"{stack}{step.attention_norm}/attention/layer_norm", graph.node("Add", update, query_rows))
+        update, probabilities = self.attention(f"step_{number}/attention", attention, heads, query_rows, read)
+        hidden = graph.node("Add", update, residual)
+        hidden = hidden if pre else self.norm(norms[0], hidden)
         drop = self.dropping if self.dropping and number in self.dropping.steps and not first else None
         choice = drop and drop.choice(number, probabilities, rows)
         if drop and choice and drop.retention.after == "attention":
             hidden = drop.gathered(hidden, choice)
-        total = graph.node("Add", self.feed_forward(f"step_{number}/ffn", ffn, step.intermediate_size, hidden), hidden)
         late = drop is not None and drop.retention.after == "layer"
-        hidden = self.norm(f"{stack}{step.ffn_norm}/ffn/layer_norm", total, name="" if late else name)
+        own = "" if late else name
+        inner = self.norm(norms[1], hidden) if pre else hidden
+        update = self.feed_forward(f"step_{number}/ffn", ffn, step.intermediate_size, inner)
+        hidden = graph.node("Add", update, hidden, name=own if pre else "")
+        hidden = hidden if pre else self.norm(norms[1], hidden, own)
         if drop and choice and late:
             hidden = drop.gathered(hidden, choice, name)
         return drop.after(rows, choice, hidden) if drop and choice else rows._replace(hidden=hidden)
 
-    def attention(self, site: str, path: str, heads: int, query_rows: str, rows: Rows) -> tuple[str, str]:
+    def attention(
+        self, site: str, path: str, heads: int, query_rows: str, rows: Rows, values_of: str = ""
+    ) -> tuple[str, str]:
         """The update by attention from the rows in `query_rows` to all `rows`, and its probabilities [batch, heads,
-        query rows, rows]."""
+        query rows, rows]. Values are computed from `values_of` where that is another input than that of keys."""
         graph, width = self.graph, self.config.head_size
         if not heads:
             return self.parameter(f"{path}/output/bias"), ""
@@ -224,7 +246,7 @@ class Writer(Products):
             return graph.node("Transpose", by_head, perm=order)
 
         queries, keys = split("query", query_rows, (0, 2, 1, 3)), split("key", rows.hidden, (0, 2, 3, 1))
-        values = split("value", rows.hidden, (0, 2, 1, 3))
+        values = split("value", values_of or rows.hidden, (0, 2, 1, 3))
         scores = graph.node("Div", graph.node("MatMul", queries, keys), graph.number(float(np.sqrt(width))))
         probabilities = graph.node("Softmax", graph.node("Add", scores, rows.mask), axis=-1)
         context = graph.node("Transpose", graph.node("MatMul", probabilities, values), perm=(0, 2, 1, 3))
@@ -262,6 +284,12 @@ class Writer(Products):
             for index, name in enumerate(("start_logits", "end_logits")):
                 graph.node("Gather", both, graph.constant(f"index/{index}", np.int64(index)), name=name, axis=2)
             return dict.fromkeys(("start_logits", "end_logits"), ("batch", "length"))
+        if kind.endswith("ForMaskedLM"):
+            return language_model(self, hidden)
+        if kind.endswith("ForPreTraining"):
+            return language_model(self, hidden) | sentence_pairs(self, self.first(hidden), "sentence_logits")
+        if kind.endswith("ForNextSentencePrediction"):
+            return sentence_pairs(self, self.first(hidden), "logits")
         if kind.endswith("Model"):
             self.named("last_hidden_state", hidden)
             width = str(config.hidden_size)
@@ -282,7 +310,7 @@ class Writer(Products):
         """What classifiers read [texts, 1, d]."""
         if self.config.model_type == "distilbert":
             return self.graph.node("Relu", self.dense("pre_classifier", "pre_classifier", first))
-        return self.graph.node("Tanh", self.dense("pooler", "pooler", first))
+        return self.graph.node("Tanh", self.dense("pooler", "pooler", first)) if self.config.dense_pooler else first
 
     def classified(self, first: str, name: str = "") -> str:
         """Logits [texts, classes] by the model's own head."""

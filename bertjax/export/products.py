@@ -47,12 +47,16 @@ class Products:
         """`x @ kernel + bias` with the parameters below a path, quantised as the config defines for the site."""
         leaf, activation = self.params[f"{path}/kernel"], self.activations.get(site)
         if activation is None or not isinstance(leaf, Quantized) or not has_integer_product(leaf):
-            product = self.graph.node("MatMul", self.rounded(x, activation), self.parameter(f"{path}/kernel"))
+            product = self.product(site, x, self.parameter(f"{path}/kernel"))
         elif activation.low is None:
             product = self.token_product(x, activation, f"{path}/kernel", leaf)
         else:
             product = self.graph.node("MatMul", self.rounded(x, activation), self.integers(f"{path}/kernel", leaf))
         return self.graph.node("Add", product, self.parameter(f"{path}/bias"))
+
+    def product(self, site: str, x: str, matrix: str) -> str:
+        """`x @ matrix` in floating point; x is rounded if the config says so for the site."""
+        return self.graph.node("MatMul", self.rounded(x, self.activations.get(site)), matrix)
 
     def integers(self, path: str, leaf: Quantized) -> str:
         """A matrix stored as bytes with a scale per output, and the DequantizeLinear node that converts it to
@@ -86,7 +90,8 @@ class Products:
         if not graph.has(done):
             if activation.bits != 8:
                 raise UserError(
-                    f"activations of {activation.bits} bits cannot be exported to ONNX; quantise them to 8 bits."
+                    f"activations of {activation.bits} bits with fixed ranges cannot be exported to ONNX; quantise "
+                    "them to 8 bits, or use --to stablehlo."
                 )
             ends = graph.number(scale), graph.constant(f"zero/{int(zero)}", np.uint8(zero + 128))
             graph.node("DequantizeLinear", graph.node("QuantizeLinear", x, *ends), *ends, name=done)
@@ -120,13 +125,23 @@ class Products:
     def lookup(self, path: str, ids: str) -> str:
         """Rows of an embedding table. Quantised rows are gathered first and dequantised afterwards."""
         leaf, graph = self.params[path], self.graph
-        if not isinstance(leaf, Quantized) or len(leaf.grid.columns) > 1 or leaf.offset is not None:
+        if not isinstance(leaf, Quantized) or not has_row_scales(leaf):
             return graph.node("Gather", self.parameter(path), ids)
         values = graph.node("Gather", graph.constant(f"{path}/integers", np.asarray(leaf.values)), ids)
-        scales = np.asarray(leaf.scale)[group_of(leaf.grid.rows)]
-        return graph.node(
-            "Mul", graph.node("Cast", values, to=1), graph.node("Gather", graph.constant(f"{path}/scale", scales), ids)
-        )
+        scales = graph.constant(f"{path}/scale", row_scales(leaf))
+        return graph.node("Mul", graph.node("Cast", values, to=1), graph.node("Gather", scales, ids))
+
+    def by_words(self, x: str) -> str:
+        """The product with the transposed word table: logits over the vocabulary."""
+        graph, path = self.graph, "embeddings/word/embedding"
+        leaf = self.params[path]
+        if not isinstance(leaf, Quantized) or not has_row_scales(leaf):
+            return self.product("decoder", x, graph.node("Transpose", self.parameter(path), perm=(1, 0)))
+        # ONNX Runtime computes a Cast of constants once, and a DequantizeLinear in every call.
+        integers = graph.node("Cast", graph.constant(f"{path}/integers", np.asarray(leaf.values)), to=1)
+        product = self.product("decoder", x, graph.node("Transpose", integers, perm=(1, 0)))
+        scales = graph.node("Reshape", graph.constant(f"{path}/scale", row_scales(leaf)), graph.numbers(-1))
+        return graph.node("Mul", product, scales)
 
 
 def has_integer_product(leaf: Quantized) -> bool:
@@ -137,3 +152,13 @@ def has_integer_product(leaf: Quantized) -> bool:
 def output_scales(leaf: Quantized) -> np.ndarray:
     """The scale of each output [outputs]."""
     return np.asarray(leaf.scale)[0][group_of(leaf.grid.columns)]
+
+
+def has_row_scales(leaf: Quantized) -> bool:
+    """Whether the scale of a quantised matrix depends on the row alone, and there is no offset."""
+    return len(leaf.grid.columns) == 1 and leaf.offset is None
+
+
+def row_scales(leaf: Quantized) -> np.ndarray:
+    """The scale of each row, with an axis of length 1 [rows, 1]."""
+    return np.asarray(leaf.scale)[group_of(leaf.grid.rows)]

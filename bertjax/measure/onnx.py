@@ -28,9 +28,9 @@ BESIDE = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
 DEPTH = "depth"
-"""The output of a model whose texts exit early."""
-DECISIONS = ("If", "TopK")
-"""Operators of files in which texts exit early or tokens are dropped: what is computed depends on which of two numbers
+"""The output of a model whose texts exit early or halt."""
+DECISIONS = ("If", "Loop", "TopK")
+"""Operators of files in which texts exit early, halt, or lose tokens: what is computed depends on which of two numbers
 is larger."""
 INTEGER_PRODUCTS = (
     *("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "QAttention"),
@@ -133,12 +133,14 @@ class Answer(NamedTuple):
     """The depth steps that each text took [batch]; None for a model that takes all."""
 
 
-def answer(session: Any, ids: Any, mask: Any, types: Any) -> Answer:
-    """Runs a batch of ids, mask and types [batch, length]."""
+def answer(session: Any, ids: Any, mask: Any, types: Any, name: str = "") -> Answer:
+    """Runs a batch of ids, mask and types [batch, length]. With a name, that is the output, and there are no depths."""
     inputs = dict(zip(INPUTS, (ids, mask, types), strict=True))
     output_names = {one.name for one in session.get_outputs()}
     names = next(names for names in OUTPUTS if output_names.issuperset(names))
     needed = {one.name: np.asarray(inputs[one.name], np.int64) for one in session.get_inputs()}
+    if name:
+        return Answer(session.run([name], needed)[0], None)
     depth = [DEPTH] if DEPTH in output_names else []
     outputs = session.run([*names, *depth], needed)
     depths = outputs.pop() if depth else None
