@@ -124,7 +124,7 @@ class Bundle:
             raise UserError(
                 f"the head was never trained ({', '.join(self.newly_initialized[:3])}): fine-tune the model first."
             )
-        limit = min(max_length or self.config.max_position_embeddings, self.config.max_position_embeddings)
+        limit = min(max_length or self.config.max_tokens, self.config.max_tokens)
         return predict(self.model, self.device_params, self.tokenizer, texts, pairs, batch_size, limit)
 
 
@@ -166,7 +166,8 @@ def load(
     tensors = read_tensors(folder)
     same_head = config.architecture == stored.architecture and len(config.labels) == len(stored.labels)
     if not same_head and content.get("architectures"):  # Heads of several tasks use this name, with different meanings.
-        theirs = re.compile(r"^classifier\.|\.exits\.")
+        # RoBERTa's hidden layer (`classifier.dense`) does not depend on the labels, and only its own heads have one.
+        theirs = re.compile(r"^classifier\.(?!dense\.)|\.exits\.")
         tensors = {name: tensor for name, tensor in tensors.items() if not theirs.search(name)}
     if fits_tinybert(tensors) and config.architecture == "BertForSequenceClassification":
         config = config.replace(**{"classifier_activation": "relu", "classifier_dropout": 0.0, **settings})
@@ -185,7 +186,7 @@ def load(
     chex.assert_trees_all_equal_shapes_and_dtypes(params, template)
     require_use(ignored, config, str(folder))
     require_numbers(params, config, str(folder))
-    sizes = config.vocab_size, config.type_vocab_size, config.max_position_embeddings
+    sizes = config.vocab_size, config.type_vocab_size, config.max_tokens
     calibration = read_calibration(folder, *sizes)
     return Bundle(config, params, matching_tokenizer(folder, config), tuple(missing), tuple(ignored), calibration)
 

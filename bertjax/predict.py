@@ -97,7 +97,7 @@ def run_rows(
 ) -> tuple[list[np.ndarray], list[int] | None]:
     """Logits of every row of `encoded` ([tokens, ...] per row for tags and answers), and the depth steps that were
     computed for each row, None for a model without early exit or halting."""
-    return run_rows_with(runner(model, params), encoded, model.config.max_position_embeddings, batch_size)
+    return run_rows_with(runner(model, params), encoded, model.config.max_tokens, batch_size)
 
 
 def run_rows_with(

@@ -143,7 +143,7 @@ def logits_at_exits(
     assert model.config.exits is not None
     exits, classes = len(model.config.exits.after), len(model.config.labels)
     early, last = np.zeros((exits, len(encoded), classes), np.float32), np.zeros((len(encoded), classes), np.float32)
-    buckets = length_buckets(encoded.lengths, model.config.max_position_embeddings)
+    buckets = length_buckets(encoded.lengths, model.config.max_tokens)
     for batch in eval_batches(encoded, batch_size, buckets):
         inputs = inputs_of(batch)
         at_exits, logits = _at_exits(model, params, *inputs)

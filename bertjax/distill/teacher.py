@@ -186,7 +186,7 @@ def compute(
     logits = create(folder / "logits.npy", dtype=np.float32, shape=logits_shape)
     arrays = [array_for(need) for need in needs]
     done = 0
-    buckets = length_buckets(encoded.lengths, teacher.config.max_position_embeddings)
+    buckets = length_buckets(encoded.lengths, teacher.config.max_tokens)
     for batch in eval_batches(encoded, batch_size, buckets):
         computed = outputs(teacher.model, teacher.device_params, *inputs_of(batch), needs)
         batch_logits, batch_arrays = jax.device_get(computed)

@@ -148,12 +148,12 @@ def check_batches(bundle: Bundle) -> Iterator[Inputs]:
     config = bundle.config
     if bundle.calibration is None:
         for number, (rows, length) in enumerate(SHAPES):
-            yield random_tokens(config, rows, min(length, config.max_position_embeddings), number)
+            yield random_tokens(config, rows, min(length, config.max_tokens), number)
         return
     rows = list(zip(*bundle.calibration, strict=True))
     for part in (rows[:1], *(rows[start : start + 8] for start in range(1, len(rows), 8))):
         ids, types = zip(*part, strict=True)
-        length = min(max(map(len, ids)) + 3, config.max_position_embeddings)
+        length = min(max(map(len, ids)) + 3, config.max_tokens)
         yield padded(ids, types, length, config.pad_token_id, np.int32)
 
 

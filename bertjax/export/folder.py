@@ -76,7 +76,7 @@ def export(
             write_origin(folder, relative(origin, target))
         if bundle.tokenizer is not None:
             bundle.tokenizer.save(folder)
-            limit_tokenizer(folder, bundle.config.max_position_embeddings)
+            limit_tokenizer(folder, bundle.config.max_tokens)
         manifest.write(folder, made_from=manifest.fingerprint(resolve(model)))
         distance = check_export(bundle, to, folder)
     return distance

@@ -64,7 +64,7 @@ def stablehlo(model: BertModel, params: Any) -> str:
     def call(ids: Any, mask: Any, types: Any) -> Any:
         return forward.function(model, params, ids, mask, types)
 
-    shape = export.symbolic_shape("1, l", constraints=["l >= 2", f"l <= {model.config.max_position_embeddings}"])
+    shape = export.symbolic_shape("1, l", constraints=["l >= 2", f"l <= {model.config.max_tokens}"])
     text = jax.ShapeDtypeStruct(shape, jnp.int32)
     return export.export(jax.jit(call), platforms=("cpu",))(text, text, text).mlir_module()
 

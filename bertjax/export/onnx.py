@@ -51,7 +51,8 @@ class Writer(Products):
 
     def __init__(self, config: BertConfig, params: Tree, weights: Bytes):
         super().__init__(config, params, weights)
-        self.inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if config.type_vocab_size else [])]
+        # With one token type there is nothing to say, and tokenizers of RoBERTa give no types.
+        self.inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if config.type_vocab_size > 1 else [])]
         self.reads_first = config.architecture.endswith(("ForSequenceClassification", "ForNextSentencePrediction"))
         restores = not self.reads_first
         self.dropping = config.retention and Dropping(
@@ -158,12 +159,11 @@ class Writer(Products):
 
     def embeddings(self) -> str:
         graph, config = self.graph, self.config
-        every = np.arange(config.max_position_embeddings, dtype=np.int64)
-        columns = graph.columns("positions", every, graph.size("input_ids", 1))
         total = self.words()
         if config.type_vocab_size:
-            total = graph.node("Add", total, self.lookup("embeddings/token_type/embedding", "token_type_ids"))
-        total = graph.node("Add", total, self.lookup("embeddings/position/embedding", columns))
+            types = "token_type_ids" if config.type_vocab_size > 1 else graph.numbers(0)
+            total = graph.node("Add", total, self.lookup("embeddings/token_type/embedding", types))
+        total = graph.node("Add", total, self.lookup("embeddings/position/embedding", self.positions()))
         epsilon = config.bottleneck.main_norm_eps if config.bottleneck else 0.0
         normed = self.norm("embeddings/layer_norm", total, epsilon=epsilon)
         return normed if config.model_type == "mobilebert" else self.mapped(normed)
@@ -182,6 +182,17 @@ class Writer(Products):
         """Embeddings in the encoder's width."""
         maps = self.config.maps_embeddings and self.config.factorised != "words"
         return self.dense("embeddings/mapping", "embeddings/mapping", x) if maps else x
+
+    def positions(self) -> str:
+        """The row of the position table for each token: its column, or with an offset the number of tokens up to it."""
+        graph, config = self.graph, self.config
+        if not config.position_offset:
+            every = np.arange(config.max_position_embeddings, dtype=np.int64)
+            return graph.columns("positions", every, graph.size("input_ids", 1))
+        padding = graph.node("Equal", "input_ids", graph.numbers(config.pad_token_id))
+        real = graph.node("Cast", graph.node("Not", padding), to=INT64)
+        counted = graph.node("Mul", graph.node("CumSum", real, graph.constant("axis/1", np.int64(1))), real)
+        return graph.node("Add", counted, graph.numbers(config.position_offset - 1))
 
     def mask(self) -> str:
         """The additive attention mask [batch, 1, 1, length]: 0 at real tokens, the lowest float32 elsewhere."""

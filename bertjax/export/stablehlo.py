@@ -37,7 +37,7 @@ def program_and_weights(model: BertModel, params: Any) -> tuple[bytes, dict[str,
     def call(weights: list[Any], ids: Any, mask: Any, types: Any) -> Any:
         return forward.function(model, jax.tree.unflatten(tree, weights), ids, mask, types)
 
-    most = model.config.max_position_embeddings
+    most = model.config.max_tokens
     shape = export.symbolic_shape("b, l", constraints=["l >= 2", "b*l >= b", f"l <= {most}"])
     batch = jax.ShapeDtypeStruct(shape, jnp.int32)
     weights = [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves]

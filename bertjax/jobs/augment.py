@@ -162,7 +162,7 @@ def open_source(config: Config, task: Task, examples: Examples) -> Source:
     from bertjax.text.buckets import length_buckets
 
     bundle = open_masked_lm(config)
-    predicting, limit = config.substitutes == "predictions", bundle.config.max_position_embeddings
+    predicting, limit = config.substitutes == "predictions", bundle.config.max_tokens
     names, seen, lengths = token_strings(tokenizer_of(bundle)), Counter(), [4]
     queries: dict[str, tuple[int, ...]] = {}
     for column in (examples.texts, examples.pairs or []):

@@ -192,7 +192,7 @@ def training_batches(training: Training, data: Data, encoded: Encoded, packed_fo
         return batches(encoded, training.batch_size, buckets=buckets, **common)
     if packed_for.unpackable:
         raise UserError(f"--packed: {packed_for.unpackable}; leave it out.")
-    most, limit = encoded.lengths.max(), packed_for.max_position_embeddings
+    most, limit = encoded.lengths.max(), packed_for.max_tokens
     if most > limit:
         raise UserError(
             f"--data.max_length={longest}: the longest example has {most} tokens, the model {limit} positions; "

@@ -134,4 +134,4 @@ def write_for(bundle: Bundle, runtime: str, place: Path) -> None:
     (place / "config.json").write_text(json.dumps(export_config(bundle.config, "onnx", place)))
     assert bundle.tokenizer is not None
     bundle.tokenizer.save(place)
-    limit_tokenizer(place, bundle.config.max_position_embeddings)
+    limit_tokenizer(place, bundle.config.max_tokens)

@@ -69,7 +69,7 @@ def open_bundle(config: Config) -> Bundle:
 
 def check_positions(longest: int, *bundles: Bundle) -> None:
     """Refuses rows that are longer than the positions of one of the models."""
-    positions = min(bundle.config.max_position_embeddings for bundle in bundles)
+    positions = min(bundle.config.max_tokens for bundle in bundles)
     if longest > positions:
         raise UserError(f"--data.max_length={longest}: the model has {positions} positions; give at most {positions}.")
 

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.model.config import stated_max_tokens
 from bertjax.storage.paths import as_path, is_remote, joined, local
-from bertjax.storage.typed_json import Size, read_json, value
+from bertjax.storage.typed_json import read_json, value
 
 FLOATS, INTEGERS = "onnx/model.onnx", "onnx/model_quantized.onnx"
 """The path of the ONNX file in an exported folder, for floating-point and for integer weights. transformers.js,
@@ -148,12 +149,8 @@ def answer(session: Any, ids: Any, mask: Any, types: Any, name: str = "") -> Ans
 
 
 def longest_input(folder: str | os.PathLike) -> int:
-    """The model's number of positions, from `config.json`."""
-    content, ours = described(folder)
-    positions = next(
-        (one["max_position_embeddings"] for one in (content, ours) if "max_position_embeddings" in one), 512
-    )
-    return value(Size, positions, f"{folder}/config.json: max_position_embeddings")
+    """The most tokens that the model reads, from `config.json`."""
+    return stated_max_tokens(described(folder)[0], f"{folder}/config.json")
 
 
 def described(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -71,7 +71,7 @@ class JaxRuntime:
         self.name = "jax" if dtype == "float32" else f"jax, {dtype}"
         self.bundle = bertjax.load(path, dtype=dtype)
         self.run = runner(self.bundle.model, self.bundle.device_params)
-        self.max_length = min(max_length, self.bundle.config.max_position_embeddings)
+        self.max_length = min(max_length, self.bundle.config.max_tokens)
         lengths = np.array([len(ids) for ids in self._tokenize(texts, pairs).ids])
         self.buckets = length_buckets(lengths, self.max_length)
         first = jax.devices()[0]

@@ -1,4 +1,4 @@
-"""BERT, DistilBERT, ALBERT, MobileBERT and Universal Transformer in Flax Linen.
+"""BERT, DistilBERT, ALBERT, MobileBERT, RoBERTa and Universal Transformer in Flax Linen.
 
     config.py       the sizes and options of a model (no jax)
     depth.py        recurrence, halting and early exits, as data (no jax)
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertjax.model.config import BertConfig, BottleneckConfig, LayerConfig
 from bertjax.model.depth import ExitRule, Exits, Halting, Recurrence
-from bertjax.model.presets import mobile_config, universal_config
+from bertjax.model.presets import mobile_config, roberta_config, universal_config
 from bertjax.model.retention import Retention
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ if TYPE_CHECKING:
         MobileBertForSequenceClassification,
         MobileBertForTokenClassification,
         MobileBertModel,
+        RobertaForMaskedLM,
+        RobertaForQuestionAnswering,
+        RobertaForSequenceClassification,
+        RobertaForTokenClassification,
+        RobertaModel,
         UniversalTransformer,
         abstract_params,
         build,
@@ -110,12 +115,18 @@ __all__ = [
     "ModelOutput",
     "Recurrence",
     "Retention",
+    "RobertaForMaskedLM",
+    "RobertaForQuestionAnswering",
+    "RobertaForSequenceClassification",
+    "RobertaForTokenClassification",
+    "RobertaModel",
     "UniversalTransformer",
     "abstract_params",
     "build",
     "init_params",
     "key_mask",
     "mobile_config",
+    "roberta_config",
     "universal_config",
 ]
 

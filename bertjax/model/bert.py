@@ -104,16 +104,17 @@ class BertModel(nn.Module):
         position_ids: Int[ArrayLike, "#b l"] | None = None,
         columns: Float[Array, " d"] | None = None,
     ) -> Float[Array, "b l d"]:
-        """The encoder's input. Without `position_ids`, positions count from 0 at the first column."""
+        """The encoder's input. `position_ids` count from 0 at the first token, whatever the config's offset. Without
+        them they are the columns, or with an offset the number of tokens before it that are not padding."""
         ids = jnp.asarray(input_ids)
-        limit, length = self.config.max_position_embeddings, ids.shape[1]
+        limit, length = self.config.max_tokens, ids.shape[1]
         if position_ids is None and length > limit:
             raise UserError(
                 f"the batch has {length} columns, and the model only {limit} positions; truncate texts to {limit} "
                 "tokens."
             )
         types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids)
-        positions = jnp.arange(length)[None] if position_ids is None else jnp.asarray(position_ids)
+        positions = self.embeddings.places(ids) if position_ids is None else jnp.asarray(position_ids)
         return self.embeddings(ids, types, positions, columns)
 
     def layers(

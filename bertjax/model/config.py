@@ -18,7 +18,7 @@ from bertjax.quantized.formats import Quantization
 from bertjax.storage.typed_json import Count, Rate, Size, Within, check, shown, value
 
 Activation = Literal["gelu", "gelu_new", "relu"]
-Family = Literal["bert", "distilbert", "albert", "mobilebert"]
+Family = Literal["bert", "distilbert", "albert", "mobilebert", "roberta", "xlm-roberta", "camembert"]
 Norm = Literal["layer_norm", "no_norm"]
 AttentionInput = Literal["shared", "input", "block"]
 Dtype = Literal["float32", "bfloat16"]
@@ -26,7 +26,9 @@ Kernel = Literal["xla", "cudnn", "flash"]
 Arithmetic = Literal["integer", "float"]
 Depth = Annotated[int, Within(1, DEEPEST)]
 Epsilon = Annotated[float, Within(1e-30, under=1)]
-PREFIXES = {"bert": "Bert", "distilbert": "DistilBert", "albert": "Albert", "mobilebert": "MobileBert"}
+ROBERTAS = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+"""RoBERTa, and the families that are a RoBERTa with another vocabulary."""
+PREFIXES = {"bert": "Bert", "distilbert": "DistilBert", "albert": "Albert", "mobilebert": "MobileBert", **ROBERTAS}
 """The prefix of each family's class names."""
 
 
@@ -93,12 +95,14 @@ class BottleneckConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """A BERT (Devlin et al. 2018), DistilBERT (Sanh et al. 2019), ALBERT (Lan et al. 2020) or MobileBERT (Sun et al.
-    2020) encoder with one head. Defaults: BERT-base.
+    """A BERT (Devlin et al. 2018), DistilBERT (Sanh et al. 2019), ALBERT (Lan et al. 2020), MobileBERT (Sun et al.
+    2020) or RoBERTa (Liu et al. 2019) encoder with one head. Defaults: BERT-base.
 
     DistilBERT has `type_vocab_size=0`, no pooler, and a classifier with a hidden layer. ALBERT has embeddings of
     another width and layers that share parameters; a BERT may have both as well. MobileBERT has its own kinds of layer
-    and embedding, described by `bottleneck`; `mobile_config` has the published sizes.
+    and embedding, described by `bottleneck`; `mobile_config` has the published sizes. RoBERTa, XLM-R (Conneau et al.
+    2020) and CamemBERT (Martin et al. 2020) have a `position_offset`, one token type, and a head of two layers;
+    `roberta_config` has the published sizes.
     """
 
     model_type: Family = "bert"
@@ -123,6 +127,11 @@ class BertConfig:
     intermediate_size: Size = 3072
     hidden_act: Activation = "gelu"
     max_position_embeddings: Size = 512
+    """Rows of the position table. A row of the input has at most `max_tokens` tokens."""
+    position_offset: Count = 0
+    """Row of the position table for the first token. In RoBERTa it is `pad_token_id` + 1, and padding has the row
+    before it. With an offset, positions count the tokens that are not `pad_token_id`, so padding on the left shifts
+    nothing; without one, they count columns."""
     type_vocab_size: Count = 2
     hidden_dropout_prob: Rate = 0.1
     attention_probs_dropout_prob: Rate = 0.1
@@ -177,6 +186,8 @@ class BertConfig:
         self._require("type_vocab_size", not (distilled and self.type_vocab_size), advice)
         advice = f"expected an id below {self.vocab_size}, the vocab_size"
         self._require("pad_token_id", self.pad_token_id < self.vocab_size, advice)
+        advice = f"expected less than the {self.max_position_embeddings} rows of the position table"
+        self._require("position_offset", self.position_offset < self.max_position_embeddings, advice)
         self._check_head()
         if not self.head_size:
             name = "hidden_size" if self.bottleneck_size == 0 else "intra_bottleneck_size"
@@ -192,7 +203,7 @@ class BertConfig:
         advice = f"num_hidden_layers x inner_group_num makes {depth} layers; expected at most {DEEPEST}"
         self._require("inner_group_num", depth <= DEEPEST, advice)
         empty = any(0 in layer.shape for layer in self.layers)
-        advice = "layers without heads or without neurons exist only in a BERT, DistilBERT or ALBERT without recurrence"
+        advice = "layers without heads or without neurons exist only without bottlenecks and without recurrence"
         self._require("layers", not (empty and (self.recurrence or self.model_type == "mobilebert")), advice)
         advice = f"`layers` has {len(self.layers)} entries; expected none, or one for each of {depth} layers"
         self._require("num_hidden_layers", len(self.layers) in (0, depth), advice)
@@ -299,6 +310,11 @@ class BertConfig:
         return self.recurrence.steps if self.recurrence else self.num_hidden_layers * self.inner_group_num
 
     @property
+    def max_tokens(self) -> int:
+        """The most tokens in a row: the positions after the offset."""
+        return self.max_position_embeddings - self.position_offset
+
+    @property
     def unpackable(self) -> str | None:
         """Why examples cannot be packed into one row without changing their outputs; None if they can."""
         halting = self.recurrence.halting if self.recurrence else None
@@ -371,6 +387,16 @@ class BertConfig:
 
 COMPUTE_FIELDS = ("dtype", "attention", "remat", "arithmetic")
 """Settings of the computation, not of the model: chosen per run, never stored."""
+
+
+def stated_max_tokens(content: dict[str, Any], where: str) -> int:
+    """`max_tokens` by the content of a `config.json`, which may be that of an exported file of any origin. It is 512 if
+    the content names no number of positions."""
+    fields = (value(dict | None, content.get("bertjax"), f"{where}: bertjax") or {}) | content
+    padding = value(Count, fields.get("pad_token_id", 1), f"{where}: pad_token_id")
+    usual = padding + 1 if content.get("model_type") in ROBERTAS else 0
+    offset = value(Count, fields.get("position_offset", usual), f"{where}: position_offset")
+    return max(1, value(Size, fields.get("max_position_embeddings", 512), f"{where}: max_position_embeddings") - offset)
 
 
 def numbered_labels(count: int) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Embeddings: look-up tables, their sum, and the mapping from their width to the encoder's."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bertjax.model.config import BertConfig
@@ -85,7 +86,7 @@ class Embeddings(nn.Module):
         position_ids: Int[Array, "#b l"],
         columns: Float[Array, " d"] | None = None,
     ) -> Float[Array, "b l d"]:
-        total = self.words(input_ids) + self.position(position_ids)
+        total = self.words(input_ids) + self.position(position_ids + self.config.position_offset)
         if self.config.type_vocab_size:
             total = total + self.token_type(token_type_ids)
         maps = self.config.maps_embeddings and not self.maps_words
@@ -94,6 +95,13 @@ class Embeddings(nn.Module):
         if maps:
             embedded = self.mapping(embedded, "embeddings/mapping")
         return gated_columns(embedded, columns)
+
+    def places(self, input_ids: Int[Array, "b l"]) -> Int[Array, "#b l"]:
+        """The positions of a batch, from 0. With an offset, padding has -1 (Liu et al. 2019, official code)."""
+        if not self.config.position_offset:
+            return jnp.arange(input_ids.shape[1])[None]
+        real = (input_ids != self.config.pad_token_id).astype(jnp.int32)
+        return jnp.cumsum(real, axis=1) * real - 1
 
     def words(self, input_ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
         """The word embeddings in the width of the sum."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from bertjax.errors import UserError
 from bertjax.model.bert import BertModel
-from bertjax.model.config import BertConfig
+from bertjax.model.config import PREFIXES, ROBERTAS, Activation, BertConfig
 from bertjax.model.layers import ACTIVATIONS, LayerNorm, dropout_key, parameter
 from bertjax.model.products import Product, as_row, dropout, plain_product
 from bertjax.params import Tree, flatten, unflatten
@@ -81,6 +81,11 @@ class BertForMaskedLM(BertModel):
 
     has_pooler = False
 
+    @property
+    def activation(self) -> Activation:
+        """That of the head's hidden layer."""
+        return self.config.hidden_act
+
     def setup_head(self) -> None:
         config = self.config
         mobile = config.model_type == "mobilebert"
@@ -94,7 +99,7 @@ class BertForMaskedLM(BertModel):
 
     def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"] | None) -> Float[Array, "b l v"]:
         del pooled
-        transformed = self.transform_norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden, "transform")))
+        transformed = self.transform_norm(ACTIVATIONS[self.activation](self.transform(hidden, "transform")))
         logits = self.embeddings.words_from(transformed)
         if self.config.model_type == "mobilebert":
             beyond = transformed[..., self.config.embedding_size :]
@@ -152,6 +157,22 @@ class AlbertForPreTraining(BertForPreTraining):
         return super().sentence_head(dropout(pooled, self.config.head_dropout, dropout_key(self)))
 
 
+class RobertaForSequenceClassification(BertForSequenceClassification):
+    """Logits [b, labels] from the first row through a hidden tanh layer, with dropout before it as well. That layer is
+    part of the head, but has the path of BERT's pooler, because it computes the same."""
+
+    def pool(self, first: Float[Array, "*rows d"]) -> Float[Array, "*rows d"] | None:
+        return super().pool(dropout(first, self.config.head_dropout, dropout_key(self)))
+
+
+class RobertaForMaskedLM(BertForMaskedLM):
+    """Logits [b, l, vocabulary], with GELU in the head whatever the activation of the layers."""
+
+    @property
+    def activation(self) -> Activation:
+        return "gelu"
+
+
 # Where heads are the same, families differ in the config. ALBERT (Lan et al. 2020) factorises its embeddings and shares
 # parameters. MobileBERT and its teacher IB-BERT (Sun et al. 2020) have bottlenecks, and a word table that is narrower
 # than the encoder. The other columns of the output matrix are an array of their own; without it the logits would have
@@ -170,11 +191,20 @@ MobileBertForQuestionAnswering = BertForQuestionAnswering
 MobileBertForNextSentencePrediction = BertForNextSentencePrediction
 MobileBertForMaskedLM = BertForMaskedLM
 MobileBertForPreTraining = BertForPreTraining
+RobertaModel = BertModel
+RobertaForTokenClassification = BertForTokenClassification
+RobertaForQuestionAnswering = BertForQuestionAnswering
 
 ARCHITECTURES: dict[str, type[BertModel]] = {
     name: module
     for name, module in list(globals().items())
     if isinstance(module, type) and issubclass(module, BertModel)
+}
+ARCHITECTURES |= {
+    name.replace(PREFIXES["roberta"], prefix): module
+    for name, module in list(ARCHITECTURES.items())
+    for prefix in ROBERTAS.values()
+    if name.startswith(PREFIXES["roberta"])
 }
 """Every module class above, by its names in `architectures` of a `config.json`."""
 

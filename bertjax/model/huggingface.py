@@ -16,7 +16,15 @@ from typing import Annotated, Any
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.model.config import COMPUTE_FIELDS, PREFIXES, BertConfig, BottleneckConfig, labels_by_id, numbered_labels
+from bertjax.model.config import (
+    COMPUTE_FIELDS,
+    PREFIXES,
+    ROBERTAS,
+    BertConfig,
+    BottleneckConfig,
+    labels_by_id,
+    numbered_labels,
+)
 from bertjax.params import Tree, flatten, unflatten
 from bertjax.quantized.packing import pack_bits, packed_size, unpack_bits
 from bertjax.quantized.tensor import Quantized
@@ -84,10 +92,27 @@ MOBILE_NAMES = (
     (r"^decoder_rest$", "cls.predictions.dense.weight"),  # stored as [in, out] there, too
     *((ours, re.sub(r"^bert\.", "mobilebert.", theirs)) for ours, theirs in BERT_NAMES),
 )
-NAMES = {"bert": BERT_NAMES, "distilbert": DISTILBERT_NAMES, "albert": ALBERT_NAMES, "mobilebert": MOBILE_NAMES}
+ROBERTA_NAMES = (
+    (r"^transform/", "lm_head.dense."),
+    (r"^transform_norm/", "lm_head.layer_norm."),
+    (r"^decoder_bias$", "lm_head.bias"),
+    *((ours, re.sub(r"^bert\.", "roberta.", theirs)) for ours, theirs in BERT_NAMES),
+)
+ROBERTA_CLASSIFIER_NAMES = (
+    (r"^pooler/", "classifier.dense."),
+    (r"^classifier/", "classifier.out_proj."),
+    *ROBERTA_NAMES,
+)
+NAMES = {
+    "bert": BERT_NAMES,
+    "distilbert": DISTILBERT_NAMES,
+    "albert": ALBERT_NAMES,
+    "mobilebert": MOBILE_NAMES,
+    **dict.fromkeys(ROBERTAS, ROBERTA_NAMES),
+}
 # Tensors without information of their own: buffers, and copies of tied weights.
 REDUNDANT = re.compile(
-    r"(position_ids|embeddings\.token_type_ids)$|^(cls\.)?predictions\.decoder\.|^vocab_projector\.weight$"
+    r"(position_ids|embeddings\.token_type_ids)$|^((cls\.)?predictions|lm_head)\.decoder\.|^vocab_projector\.weight$"
 )
 DISTILBERT_FIELDS = {
     "hidden_size": "dim",
@@ -119,6 +144,7 @@ FIELDS = {
     "distilbert": DISTILBERT_FIELDS,
     "albert": ALBERT_FIELDS,
     "mobilebert": MOBILE_FIELDS,
+    **dict.fromkeys(ROBERTAS, BERT_FIELDS),
 }
 # Defaults of `transformers` for missing fields, where they differ from those of `BertConfig`.
 ALBERT_DEFAULTS = {
@@ -141,6 +167,13 @@ MOBILE_DEFAULTS = {
     "intermediate_size": 512,
     "hidden_act": "relu",
     "hidden_dropout_prob": 0.0,
+}
+DEFAULTS = {
+    "albert": ALBERT_DEFAULTS,
+    "mobilebert": MOBILE_DEFAULTS,
+    "roberta": {"vocab_size": 50265, "pad_token_id": 1},
+    "xlm-roberta": {"pad_token_id": 1},
+    "camembert": {"pad_token_id": 1},
 }
 BOTTLENECK_DEFAULTS = {"trigram_input": True, "num_feedforward_networks": 4, "normalization_type": "no_norm"}
 FLAT_BOTTLENECK = {field.name: field.name for field in dataclasses.fields(BottleneckConfig)} | {
@@ -173,13 +206,19 @@ SAME_ACTIVATION = {
 
 def torch_name(path: str, config: BertConfig) -> str:
     """The Hugging Face tensor name of a parameter path."""
-    for pattern, replacement in NAMES[config.model_type]:
+    two_layers = config.model_type in ROBERTAS and config.architecture.endswith("ForSequenceClassification")
+    for pattern, replacement in ROBERTA_CLASSIFIER_NAMES if two_layers else NAMES[config.model_type]:
         renamed, hits = re.subn(pattern, replacement, path)
         if hits:
             renamed = re.sub(r"\.(kernel|embedding|scale)$", ".weight", renamed)
             return grouped(renamed, config.inner_group_num) if config.model_type == "albert" else renamed
     # A model that `transformers` cannot express may have parameters that its family does not have.
-    return re.sub(r"\.(kernel|embedding|scale)$", ".weight", f"{config.model_type}.{path.replace('/', '.')}")
+    return re.sub(r"\.(kernel|embedding|scale)$", ".weight", f"{encoder_prefix(config)}{path.replace('/', '.')}")
+
+
+def encoder_prefix(config: BertConfig) -> str:
+    """What the tensor names of the encoder begin with, unless the folder holds a bare encoder."""
+    return "roberta." if config.model_type in ROBERTAS else f"{config.model_type}."
 
 
 def grouped(name: str, inner: int) -> str:
@@ -225,10 +264,11 @@ def stock_config(content: dict[str, Any], architecture: str) -> BertConfig:
     model_type = content["model_type"]
     refuse_unknown_computation(content, architecture)
     values = given_fields(BertConfig, FIELDS[model_type] | {name: name for name in SHARED_FIELDS}, content)
-    if model_type == "albert":
-        values = ALBERT_DEFAULTS | values
+    values = DEFAULTS.get(model_type, {}) | values
     if model_type == "mobilebert":
-        values = MOBILE_DEFAULTS | values | {"bottleneck": bottleneck_from_json(content)}
+        values["bottleneck"] = bottleneck_from_json(content)
+    if model_type in ROBERTAS:
+        values["position_offset"] = values["pad_token_id"] + 1
     if model_type == "distilbert":
         values["type_vocab_size"] = 0
         if architecture in DISTILBERT_HEAD_DROPOUT:
@@ -377,10 +417,11 @@ def config_text(config: BertConfig) -> str:
 
 def is_stock(config: BertConfig) -> bool:
     """True if plain `transformers` computes the same model: identical layers, heads that fill the width, sharing and
-    factorised embeddings only in ALBERT and as ALBERT has them, and for DistilBERT and MobileBERT the epsilon of their
-    code."""
+    factorised embeddings only in ALBERT and as ALBERT has them, positions after padding's in RoBERTa alone, and for
+    DistilBERT and MobileBERT the epsilon of their code."""
     extended = config.recurrence or config.exits or config.quantization or config.classifier_activation
-    if extended or config.retention or config.norm == "pre":
+    after_padding = config.pad_token_id + 1 if config.model_type in ROBERTAS else 0
+    if extended or config.retention or config.norm == "pre" or config.position_offset != after_padding:
         return False
     uniform = config.replace(layers=()).depth_steps() == config.depth_steps()
     filled = config.head_size * config.num_attention_heads == config.inner_size
@@ -393,7 +434,7 @@ def is_stock(config: BertConfig) -> bool:
         return uniform and filled and fits and epsilon and config.maps_embeddings and config.inner_group_num == 1
     unshared = config.num_hidden_groups in (0, config.num_hidden_layers) and config.inner_group_num == 1
     plain = uniform and filled and unshared and not config.maps_embeddings
-    return plain and (config.model_type == "bert" or config.layer_norm_eps == 1e-12)
+    return plain and (config.model_type != "distilbert" or config.layer_norm_eps == 1e-12)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -509,7 +550,7 @@ def parameters_from_tensors(
             params[path] = from_parts(leaf, parts, name)
             used.update(f"{name}.{part}" for part in parts)
             continue
-        stored = renamed.get(name) or renamed.get(name.removeprefix(f"{config.model_type}."))
+        stored = renamed.get(name) or renamed.get(name.removeprefix(encoder_prefix(config)))
         if stored is None:
             missing.append(path)
             continue
@@ -573,7 +614,7 @@ def write_model(folder: Path, config: BertConfig, params: Tree) -> None:
     tensors = {}
     for path, leaf in flatten(params).items():
         name = torch_name(path, config)
-        name = name.removeprefix(f"{config.model_type}.") if bare and not isinstance(leaf, Quantized) else name
+        name = name.removeprefix(encoder_prefix(config)) if bare and not isinstance(leaf, Quantized) else name
         if isinstance(leaf, Quantized):
             tensors |= {f"{name}.{part}": array for part, array in to_parts(leaf).items()}
         else:

@@ -1,10 +1,10 @@
-"""Published architectures as configs: the Universal Transformer, and MobileBERT in its sizes."""
+"""Published architectures as configs: the Universal Transformer, MobileBERT in its sizes, and the RoBERTas."""
 
 import dataclasses
 from typing import Any, Literal
 
 from bertjax.errors import UserError
-from bertjax.model.config import BertConfig, BottleneckConfig
+from bertjax.model.config import ROBERTAS, BertConfig, BottleneckConfig
 from bertjax.model.depth import Halting, Recurrence
 
 
@@ -71,3 +71,26 @@ def mobile_config(preset: Literal["base", "tiny", "teacher"], **fields: Any) -> 
     names = {field.name for field in dataclasses.fields(BottleneckConfig)} & values.keys()
     bottleneck = BottleneckConfig(**{name: values.pop(name) for name in names})
     return BertConfig(model_type="mobilebert", bottleneck=bottleneck, **values)
+
+
+def roberta_config(preset: Literal["roberta", "xlm-roberta", "camembert"], **fields: Any) -> BertConfig:
+    """RoBERTa-base (Liu et al. 2019), XLM-R-base (Conneau et al. 2020) or CamemBERT-base (Martin et al. 2020); `fields`
+    are those of `BertConfig`, and `vocab_size` and `pad_token_id` are those of the tokenizer.
+
+    All three are BERT-base with 512 positions after the offset and one token type.
+    """
+    sizes = {"roberta": 50265, "xlm-roberta": 250002, "camembert": 32005}
+    if preset not in sizes:
+        raise UserError(f"preset is {preset!r}; expected one of {', '.join(sizes)}.")
+    offset = fields.get("pad_token_id", 1) + 1
+    values: dict[str, Any] = {
+        "model_type": preset,
+        "architecture": f"{ROBERTAS[preset]}Model",
+        "vocab_size": sizes[preset],
+        "pad_token_id": 1,
+        "position_offset": offset,
+        "max_position_embeddings": 512 + offset,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+    }
+    return BertConfig(**(values | fields))

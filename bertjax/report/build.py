@@ -160,7 +160,7 @@ def lengths(baseline: Entry, texts: Sequence[str], pairs: Sequence[str] | None, 
     bundle = bertjax.load(baseline.folder)
     if bundle.tokenizer is None:
         raise UserError(f"{baseline.folder} has no tokenizer, so {baseline.name} cannot be measured on texts.")
-    limit = min(max_length, bundle.config.max_position_embeddings)
+    limit = min(max_length, bundle.config.max_tokens)
     return np.array([len(row) for row in bundle.tokenizer.encode(texts, pairs, limit, spans=False).ids])
 
 

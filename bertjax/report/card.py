@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from bertjax.measure.onnx import onnx_file
+from bertjax.model.config import stated_max_tokens
 from bertjax.report.models import ModelRow, Report, how_measured, model_table, verdicts
 from bertjax.report.number_text import metric_name
 from bertjax.report.parts import bullets, document, section, shell
@@ -119,9 +120,7 @@ def _about(row: ModelRow, report: Report, task: Task, source: str, max_length: i
 
 def _usage(folder: Any, task: Task, max_length: int) -> str:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    ours = config.get("bertjax", {})
-    positions = config.get("max_position_embeddings") or ours.get("max_position_embeddings") or max_length
-    length = min(max_length, positions)
+    length = min(max_length, stated_max_tokens(config, f"{folder}/config.json"))
     if (file := onnx_file(folder)) is not None:
         exits = ours.get("exits") or {}
         return exported_usage(task, os.path.relpath(file, folder), length, exits.get("exit_rule"))

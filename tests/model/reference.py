@@ -13,6 +13,7 @@ torch.set_num_threads(1)
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
 PADDINGS = ("right", "left", "none")
+ROBERTAS = ("Roberta", "XLMRoberta", "Camembert")
 
 
 def torch_config(architecture: str, seed: int, **fields: Any) -> transformers.PretrainedConfig:
@@ -45,6 +46,10 @@ def torch_config(architecture: str, seed: int, **fields: Any) -> transformers.Pr
         mobile = {"embedding_size": int(rng.integers(2, drawn["hidden_size"])), "intra_bottleneck_size": width}
         mobile |= {"num_feedforward_networks": int(rng.integers(1, 4))}
         return transformers.MobileBertConfig(**(drawn | mobile | fields))
+    if roberta := next((name for name in ROBERTAS if architecture.startswith(name)), None):
+        padding = int(rng.integers(0, 4))  # 1 in every published model; its number is the offset of the positions
+        drawn |= {"pad_token_id": padding, "max_position_embeddings": drawn["max_position_embeddings"] + padding + 1}
+        return getattr(transformers, f"{roberta}Config")(**(drawn | fields))
     if not architecture.startswith("DistilBert"):
         return transformers.BertConfig(**drawn)
     theirs = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
@@ -64,6 +69,12 @@ def torch_model(architecture: str, seed: int, **fields: Any) -> transformers.Pre
             parameter += 0.1 * torch.randn_like(parameter)
     model.set_attn_implementation("eager")
     return model.eval()
+
+
+def longest(config: transformers.PretrainedConfig) -> int:
+    """The most columns that a model reads."""
+    roberta = config.model_type in ("roberta", "xlm-roberta", "camembert")
+    return config.max_position_embeddings - (config.pad_token_id + 1 if roberta else 0)
 
 
 def random_batch(config: transformers.PretrainedConfig, seed: int, padding: str, length: int) -> dict[str, np.ndarray]:
@@ -98,7 +109,7 @@ def torch_logits(model: transformers.PreTrainedModel, batch: dict[str, np.ndarra
 def everything(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, Any]:
     """All that the reference computes. Scores are made from the outputs of the query and key layers, by hooks."""
     seen: list[tuple[str, torch.Tensor]] = []  # in the order of the calls: a shared layer is called more than once
-    wanted = (".query", ".key", "q_lin", "k_lin", "pooler", "pre_classifier")
+    wanted = (".query", ".key", "q_lin", "k_lin", "pooler", "pre_classifier", "classifier.dense")
     hooks = [
         module.register_forward_hook(lambda _module, _args, out, name=name: seen.append((name, out)))
         for name, module in model.named_modules()
@@ -116,6 +127,7 @@ def everything(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]
     pooled = [x for name, x in seen if name.endswith("pooler")]
     pooled = [torch.tanh(x) if model.config.model_type == "albert" else x for x in pooled]
     pooled += [torch.relu(x) for name, x in seen if name == "pre_classifier"]
+    pooled += [torch.tanh(x) for name, x in seen if name == "classifier.dense"]
     sentence = out.get("seq_relationship_logits", out.get("sop_logits"))
     return {
         "hidden_states": [x.numpy() for x in out.hidden_states],

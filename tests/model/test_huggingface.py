@@ -291,9 +291,10 @@ def test_answers_have_two_outputs_whatever_the_labels_were(stock, tmp_path):
 
 
 def test_an_unsupported_type_is_refused_in_one_line(folder):
-    message = refusal(edit(folder, model_type="roberta"))
+    message = refusal(edit(folder, model_type="electra"))
     assert message.endswith(
-        'holds a model of type "roberta"; supported types: bert, distilbert, albert, mobilebert, bertjax.'
+        'holds a model of type "electra"; supported types: bert, distilbert, albert, mobilebert, roberta, xlm-roberta, '
+        "camembert, bertjax."
     )
     assert "\n" not in message
 
