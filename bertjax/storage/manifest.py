@@ -27,6 +27,7 @@ FILE = "digests.json"
 MODEL_FILES = (
     *("config.json", "model.safetensors*", "model-*.safetensors"),
     *("tokenizer*.json", "vocab*", "added_tokens.json", "special_tokens_map.json", "spiece.model"),
+    *("merges.txt", "sentencepiece.bpe.model"),
 )
 """Files that a model is loaded from."""
 OUTPUT_FILES = (*MODEL_FILES, "*.onnx", "*.stablehlo", "*.tflite")

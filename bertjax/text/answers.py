@@ -69,7 +69,8 @@ def best_answers(
             score, first, last = best_span(start[inside], end[inside], max_answer_length)
             if score > best[example][0]:
                 context = examples.pairs[example]
-                best[example] = score, context[spans[inside[first], 0] : spans[inside[last], 1]]
+                text = context[spans[inside[first], 0] : spans[inside[last], 1]]
+                best[example] = score, text.strip()  # byte-level BPE may count the space before a word as its part
     return ["" if may_be_empty and none > score else text for (score, text), none in zip(best, empty, strict=True)]
 
 

@@ -15,6 +15,7 @@ Differences from the published code:
     the second text are paired with the last copy of the first one.)
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -80,7 +81,7 @@ def token_strings(tokenizer: Tokenizer) -> list[str]:
     names = [""] * (max(tokenizer.vocabulary.values()) + 1)
     for token, number in tokenizer.vocabulary.items():
         names[number] = token
-    if any(name.startswith("\u2581") for name in names):
+    if json.loads(tokenizer.to_json())["model"].get("type") != "WordPiece":
         raise UserError(
             "the model's tokenizer is not WordPiece, which marks tokens inside a word with ##. Word substitution needs "
             "such a tokenizer: use a BERT or DistilBERT."

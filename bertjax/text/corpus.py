@@ -136,10 +136,13 @@ def write_shard(file: Path, chunks: list[Chunk]) -> None:
 
 
 def split_documents(documents: Iterator[list[str]], tokenizer: Tokenizer, room: int) -> Iterator[tuple[int, Chunk]]:
-    """The chunks of each document, with its number; sentences without a token are dropped."""
+    """The chunks of each document, with its number; sentences without a token are dropped.
+
+    A sentence is read with the space before it, which byte-level BPE makes part of its first token.
+    """
     numbered = enumerate(documents)
     while together := list(islice(numbered, DOCUMENTS_AT_ONCE)):
-        texts = [sentence for _, document in together for sentence in document]
+        texts = [" " * (place > 0) + sentence for _, document in together for place, sentence in enumerate(document)]
         rows = iter(tokenizer.encode(texts, spans=False).ids)
         for number, document in together:
             tokens = [np.array(row[1:-1], np.int32) for row in islice(rows, len(document))]  # without [CLS] and [SEP]

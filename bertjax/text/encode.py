@@ -110,7 +110,9 @@ def _texts(
             raise UserError(
                 f"{examples.source}: a task of kind tokens needs the words of every sentence, as in CoNLL files."
             )
-        words = [_first_tokens(row, words) for row, words in zip(tokens.offsets, examples.words[chunk], strict=True)]
+        assert tokens.sequence_ids is not None
+        rows = zip(tokens.offsets, tokens.sequence_ids, examples.words[chunk], strict=True)
+        words = [_first_tokens(*row) for row in rows]
         part["words"] = np.concatenate(words)
         if examples.labels is not None:
             part["labels"] = np.concatenate(
@@ -119,12 +121,14 @@ def _texts(
     return part
 
 
-def _first_tokens(offsets: list[tuple[int, int]], words: list[str]) -> Int32[np.ndarray, "tokens"]:
-    """For each token of words joined by single spaces: the word that it begins, else -1."""
-    word_starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
-    spans = np.asarray(offsets, np.int64).reshape(-1, 2)
-    owner = np.searchsorted(word_starts, spans[:, 0], side="right") - 1
-    owner[spans[:, 0] == spans[:, 1]] = -1  # [CLS] and [SEP] cover no character
+def _first_tokens(
+    offsets: list[tuple[int, int]], sequence_ids: list[int | None], words: list[str]
+) -> Int32[np.ndarray, "tokens"]:
+    """For each token of words joined by single spaces: the word that it begins, else -1. The space before a word may
+    belong to its first token, or be its first token, as in byte-level BPE."""
+    spaces = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1] - 1
+    owner = np.searchsorted(spaces, np.array([start for start, _ in offsets]), side="right") - 1
+    owner[np.array([sequence is None for sequence in sequence_ids])] = -1  # [CLS] and [SEP]
     first = np.full(len(owner), -1, np.int32)
     begun, where = np.unique(owner, return_index=True)
     first[where] = begun

@@ -89,14 +89,18 @@ def mask_vocabulary(tokenizer: Tokenizer, masking: Masking) -> MaskVocabulary:
 def inside_words(tokenizer: Tokenizer, unit: str) -> Callable[[str], bool]:
     """A function that tells whether a token belongs to the word before it.
 
-    WordPiece marks these tokens, SentencePiece all others. With SentencePiece, a token without a letter or digit is a
-    word of its own, as punctuation is in WordPiece (the code of ALBERT does the same).
+    WordPiece marks these tokens, SentencePiece and byte-level BPE all others. With those, a token without a letter or
+    digit is a word of its own, as punctuation is in WordPiece (the code of ALBERT does the same). A byte beyond ASCII
+    counts as a letter, because it is only a part of a character.
     """
-    model = json.loads(tokenizer.to_json())["model"]
+    parts = json.loads(tokenizer.to_json())
+    model, byte_level = parts["model"], '"ByteLevel"' in json.dumps(parts["pre_tokenizer"])
     if model.get("type") == "WordPiece":
         return lambda token: token.startswith(model["continuing_subword_prefix"])
     if model.get("type") == "Unigram":
         return lambda token: not token.startswith("\u2581") and any(letter.isalnum() for letter in token)
+    if byte_level:  # \u0120 is the space, and what is printable in ASCII stands for itself.
+        return lambda token: token[0] != "\u0120" and any(letter.isalnum() or letter > "~" for letter in token)
     raise UserError(
         f"--masking.unit={unit}: the tokenizer is of type {model.get('type')}, which does not mark where words begin; "
         "use --masking.unit=tokens."

@@ -20,6 +20,14 @@ from bertjax.storage.typed_json import read_json, value
 BERT_CLASSES = tuple(
     f"{family}Tokenizer{suffix}" for family in ("Bert", "DistilBert", "MobileBert") for suffix in ("", "Fast")
 )
+CLASS_OF = {
+    **dict.fromkeys(("bert", "distilbert", "mobilebert"), "BertTokenizer"),
+    "albert": "AlbertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+}
+"""The class of a folder that names none, by the family of its model."""
 AS_STORED = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes for which `tokenizer.json` is used as it is."""
 # Each special token's role, with its text in BERT and in RoBERTa-like vocabularies.
@@ -114,9 +122,7 @@ def tokenizer_class(folder: Path, config: dict[str, Any]) -> str | None:
     model = read_json(path)
     named = config.get("tokenizer_class") or value(str | None, model.get("tokenizer_class"), f"{path}: tokenizer_class")
     family = model.get("model_type")
-    if named is None and family in ("bert", "distilbert", "mobilebert"):
-        return "BertTokenizer"
-    return "AlbertTokenizer" if named is None and family == "albert" else named
+    return named or (CLASS_OF.get(family) if isinstance(family, str) else None)
 
 
 def has_known_settings_only(folder: Path, config: dict[str, Any]) -> bool:

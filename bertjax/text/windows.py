@@ -1,7 +1,8 @@
 """A question and its context as rows of limited length: overlapping windows over the context, each after the question.
 
-The scheme of BERT's SQuAD runs (Devlin et al., 2019): each window is a row `[CLS] question [SEP] part [SEP]`, and the
-label of a row that does not hold the whole answer is [CLS]. Windows overlap, so that no answer is lost at their edges.
+The scheme of BERT's SQuAD runs (Devlin et al., 2019): each window is a row `[CLS] question [SEP] part [SEP]` (RoBERTa
+has two [SEP] between the texts), and the label of a row that does not hold the whole answer is [CLS]. Windows overlap,
+so that no answer is lost at their edges.
 """
 
 from itertools import chain
@@ -31,11 +32,13 @@ def context_windows(
     assert tokens.sequence_ids is not None
     assert tokens.offsets is not None
     answers = [None] * len(tokens.ids) if examples.labels is None else examples.labels[chunk]
+    special = len(tokenizer.encode([""], [""], spans=False).ids[0])  # the first, the last, and those between the texts
     ids, type_ids, spans, labels, example, truncated = [], [], [], [], [], 0
     for number, row in enumerate(tokens.ids):
-        split = tokens.sequence_ids[number].index(1)  # where the context begins, after the question's [SEP]
-        question = row[1 : split - 1]
-        prefix = [row[0], *question[: (max_length - 3) // 2], row[split - 1]]
+        split = tokens.sequence_ids[number].index(1)  # where the context begins
+        end = split - (special - 2)
+        question = row[1:end][: (max_length - special) // 2]
+        prefix = [row[0], *question, *row[end:split]]
         truncated += len(prefix) < split
         context = row[split:-1]
         covered = np.asarray(tokens.offsets[number][split:-1], np.int32).reshape(-1, 2)
@@ -44,7 +47,8 @@ def context_windows(
         for start in window_starts(len(context), room, stride):
             part = context[start : start + room]
             ids.append([*prefix, *part, row[-1]])
-            type_ids.append([0] * len(prefix) + [1] * (len(part) + 1))
+            first_type, second_type = tokens.type_ids[number][0], tokens.type_ids[number][split]
+            type_ids.append([first_type] * len(prefix) + [second_type] * (len(part) + 1))
             spans += [[_NOWHERE] * len(prefix), covered[start : start + room], [_NOWHERE]]
             inside = start <= first and last < start + len(part)
             shift = len(prefix) - start
