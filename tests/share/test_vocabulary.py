@@ -1,6 +1,7 @@
 """Only the tokens that a corpus uses: the real model, the real tokenizer, real text."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,12 +9,15 @@ import tokenizers
 import transformers
 
 import bertjax
-from bertjax.bundle import Bundle
+from bertjax.bundle import Bundle, init_params
+from bertjax.model import roberta_config
+from bertjax.model.config import PREFIXES
 from bertjax.quantize import quantise_weights
 from bertjax.share import prune_vocabulary
 from bertjax.text.demo import demo_examples
 from bertjax.text.tokenizer import Tokenizer
 from tests.model.tiny import run, tiny
+from tests.text import subwords
 
 KEPT = 400
 
@@ -62,6 +66,40 @@ def tokenizers_vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
     return tokenizers.Tokenizer.from_str(tokenizer.to_json()).get_vocab()
 
 
+# --- byte-level BPE and Unigram --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=subwords.FAMILIES)
+def subword(request, texts) -> Bundle:
+    """A small model whose tokenizer was trained on a thousand texts."""
+    made: Any = {"roberta": subwords.bpe, "xlm-roberta": subwords.xlm_roberta, "camembert": subwords.camembert}
+    theirs = made[request.param](text=texts[:1000], size=1500)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 10}
+    architecture = f"{PREFIXES[request.param]}ForSequenceClassification"
+    config = roberta_config(request.param, vocab_size=len(theirs), architecture=architecture, **sizes)
+    return Bundle(config, init_params(config, 0), Tokenizer.wrap(theirs))
+
+
+def test_subwords_are_pruned_exactly_too(subword, texts, tmp_path):
+    small = prune_vocabulary(subword, texts[:20])
+    whole, less = tokenizer_of(subword), tokenizer_of(small)
+    assert small.config.vocab_size == less.vocab_size < 0.7 * whole.vocab_size
+    assert (small.config.pad_token_id, less.pad_id, small.config.position_offset) == (1, 1, 2)
+    before, known = tokens(whole, texts), set(tokenizers_vocabulary(less))
+    assert tokens(less, texts[:20]) == before[:20]
+    survivors = [i for i, row in enumerate(before) if set(row) <= known]
+    assert 30 < len(survivors) < len(before)
+    assert tokens(less, [texts[i] for i in survivors]) == [before[i] for i in survivors]
+    hard = [*texts[:10], "unfathomably naïve 東京 \U0001f600", "a <mask> it", "", "Kierkegaard"]
+    bertjax.save(small, tmp_path)
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert again(hard, hard[::-1])["input_ids"] == less.encode(hard, hard[::-1]).ids
+    found, expected = (bundle.predict(texts[:20]).probabilities for bundle in (bertjax.load(tmp_path), subword))
+    np.testing.assert_array_equal(found, expected)
+    if whole.unk_id not in whole.encode(hard).ids[10]:  # with byte-level BPE nothing is unknown
+        assert less.unk_id not in less.encode(hard).ids[10]
+
+
 def test_a_missing_word_is_spelled_with_what_is_left(pruned):
     (row,) = tokens(tokenizer_of(pruned), ["unfathomably"])
     assert len(row) > 3
@@ -107,10 +145,25 @@ def test_what_cannot_follow_the_text_is_refused(demo):
     with pytest.raises(bertjax.UserError, match="has no tokenizer"):
         prune_vocabulary(dataclasses.replace(demo, tokenizer=None), ["a"])
     names = ["<pad>", "<unk>", "[CLS]", "[SEP]", "a"]
-    unigram = tokenizers.Tokenizer(tokenizers.models.Unigram([(name, -1.0) for name in names], unk_id=1))
+    ids = {name: number for number, name in enumerate(names)}
+    scored = [(name, -1.0) for name in names]
+    bytes_too = tokenizers.Tokenizer(tokenizers.models.Unigram(scored, unk_id=1, byte_fallback=True))
+    by_word = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, "<unk>"))
+    affixes = tokenizers.Tokenizer(tokenizers.models.BPE(ids, [], end_of_word_suffix="$"))
+    affixes.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
     model, params = tiny()
-    with pytest.raises(bertjax.UserError, match="of type Unigram; vocabulary pruning supports only WordPiece"):
-        prune_vocabulary(Bundle(model.config, params, Tokenizer.wrap(unigram)), ["a"])
+    for backend, said in (
+        (
+            bytes_too,
+            "of type Unigram with bytes in place of unknown letters; vocabulary pruning supports WordPiece, Uni",
+        ),
+        (by_word, "of type WordLevel; vocabulary pruning supports WordPiece"),
+        (tokenizers.Tokenizer(tokenizers.models.BPE(ids, [])), "of type BPE; vocabulary pruning supports WordPiece"),
+        (affixes, "of type BPE with affixes or dropout; vocabulary pruning supports WordPiece"),
+    ):
+        tokenizer = Tokenizer.wrap(backend)
+        with pytest.raises(bertjax.UserError, match=said):
+            prune_vocabulary(Bundle(model.config, params, tokenizer), ["a"])
     config, integers = quantise_weights(demo.config, demo.params)
     with pytest.raises(bertjax.UserError, match="the word embedding table is quantised"):
         prune_vocabulary(dataclasses.replace(demo, config=config, params=integers), ["a"])

@@ -46,14 +46,14 @@ def unigram(text: Iterable[str] = TEXT, size: int = 120) -> list[tuple[str, floa
     return [(token, score) for token, score in json.loads(trained.to_str())["model"]["vocab"]]
 
 
-def xlm_roberta() -> transformers.XLMRobertaTokenizer:
-    return transformers.XLMRobertaTokenizer(vocab=[*unigram(), ("<mask>", 0.0)], mask_token=MASK)
+def xlm_roberta(**learned: Any) -> transformers.XLMRobertaTokenizer:
+    return transformers.XLMRobertaTokenizer(vocab=[*unigram(**learned), ("<mask>", 0.0)], mask_token=MASK)
 
 
-def camembert() -> transformers.CamembertTokenizer:
+def camembert(**learned: Any) -> transformers.CamembertTokenizer:
     """Its special tokens have other ids, beside some that nobody uses."""
     special = [(token, -100.0 if token == "<unk>NOTUSED" else 0.0) for token in UNUSED]
-    return transformers.CamembertTokenizer(vocab=[*special, *unigram()[len(SPECIAL) :], ("<mask>", 0.0)])
+    return transformers.CamembertTokenizer(vocab=[*special, *unigram(**learned)[len(SPECIAL) :], ("<mask>", 0.0)])
 
 
 FAMILIES = {"roberta": bpe, "xlm-roberta": xlm_roberta, "camembert": camembert}
