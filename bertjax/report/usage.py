@@ -41,9 +41,10 @@ answer = {labels[str(place)]: float(share) for place, share in enumerate(1 / (1 
     "tokens": LOGITS
     + """\
 answer = ["O"] * len(words)  # also for words beyond the limit
-for place, word in reversed([*enumerate(text.word_ids)]):  # the first token of a word decides
-    if word is not None:
-        answer[word] = labels[str(logits[place].argmax())]
+spaces = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1] - 1
+for place, (begin, _) in reversed([*enumerate(text.offsets)]):  # the first token of a word decides
+    if text.sequence_ids[place] is not None:
+        answer[np.searchsorted(spaces, begin, side="right") - 1] = labels[str(logits[place].argmax())]
 """,
     "qa": """\
 start, end = (logits[0] for logits in session.run(["start_logits", "end_logits"], inputs))
@@ -55,7 +56,7 @@ answer = context[text.offsets[first][0] : text.offsets[last][1]]
 """,
 }
 TEXTS = {
-    "tokens": ('words = ["a", "text", "to", "judge"]\n', "words, is_pretokenized=True"),
+    "tokens": ('words = ["a", "text", "to", "judge"]\n', '" ".join(words)'),
     "qa": ('question, context = "a question", "the text in which its answer stands"\n', "question, context"),
 }
 LONG_CONTEXTS = "This reads the beginning of a long context; `bertjax predict` reads all of it, in overlapping windows."

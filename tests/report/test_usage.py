@@ -13,7 +13,7 @@ from bertjax.measure.latency import Percentiles
 from bertjax.report.card import write_card
 from bertjax.report.models import ModelRow, Report
 from bertjax.text.tasks import METRICS, Task
-from tests.train.tiny import FILLER, GOOD, write_model
+from tests.train.tiny import FILLER, GOOD, write_model, write_roberta
 
 pytest.importorskip("onnxruntime", reason="an extra")
 
@@ -21,7 +21,7 @@ LENGTH = 20
 LONG = " ".join((*FILLER, *GOOD) * 60)
 GERMAN = "Ein großartiger Film über Mütter"
 CONTEXT = "the text in which its answer stands"
-HEADS = {"tokens": "BertForTokenClassification", "qa": "BertForQuestionAnswering"}
+HEADS = {"tokens": "ForTokenClassification", "qa": "ForQuestionAnswering"}
 LABELS = {
     "classification": ("schlecht", "sehr gut", "naja"),
     "multi_label": ("Freude", "Ärger"),
@@ -49,17 +49,26 @@ def executed(snippet: str, swapped: dict[str, str]) -> dict[str, Any]:
     return names
 
 
-KINDS = [*((kind, False) for kind in ("classification", "multi_label", "regression", "tokens", "qa"))]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "paired"), [*KINDS, ("classification", True), ("regression", True)])
-def test_the_snippets_of_a_card_say_what_predict_does(kind: Any, paired: bool, tmp_path: Path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("kind", "paired", "family"),
+    [
+        *((kind, False, "Bert") for kind in LABELS),
+        ("classification", True, "Bert"),
+        ("regression", True, "Bert"),
+        ("classification", True, "Roberta"),
+        ("tokens", False, "Roberta"),
+    ],
+)
+def test_the_snippets_of_a_card_say_what_predict_does(
+    kind: Any, paired: bool, family: str, tmp_path: Path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     folder = Path("path/to/this/folder")
-    head = HEADS.get(kind, "BertForSequenceClassification")
+    head = family + HEADS.get(kind, "ForSequenceClassification")
     sizes = {"labels": LABELS[kind], "initializer_range": 0.5, "problem_type": PROBLEMS.get(kind)}
-    bundle = bertjax.load(write_model(tmp_path / "model", architecture=head, **sizes))
+    write = write_roberta if family == "Roberta" else write_model
+    bundle = bertjax.load(write(tmp_path / "model", architecture=head, **sizes))
     task = Task(kind, text_pair="zweiter Satz" if paired else None, labels=() if kind == "qa" else LABELS[kind])
     for make in ("bundle", "exported"):
         if make == "bundle":

@@ -10,11 +10,12 @@ from typing import Any
 
 import bertjax
 from bertjax.bundle import Bundle, init_params
-from bertjax.model import BertConfig
+from bertjax.model import BertConfig, roberta_config
 from bertjax.recipes.data import Data
 from bertjax.recipes.stage import Context
 from bertjax.text.reader import TextReader
 from bertjax.text.tokenizer import Tokenizer
+from tests.text.subwords import bpe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +38,16 @@ def write_model(folder: Path, **changes) -> Path:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(**{"vocab_size": len(pieces), "max_position_embeddings": 24, **sizes, **changes})
     bertjax.save(Bundle(config, init_params(config, 0), Tokenizer.from_folder(source)), folder)
+    return folder
+
+
+def write_roberta(folder: Path, **changes: Any) -> Path:
+    """The folder of a RoBERTa with byte-level BPE, trained on the words that the task uses."""
+    tokenizer = Tokenizer.wrap(bpe([" ".join((*GOOD, *BAD, *FILLER))] * 3, size=300))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    given = {"vocab_size": 300, "max_position_embeddings": 66, "initializer_range": 0.2, **sizes, **changes}
+    config = roberta_config("roberta", **given)
+    bertjax.save(Bundle(config, init_params(config, 0), tokenizer), folder)
     return folder
 
 
