@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def open_bundle(config: Config) -> Bundle:
     """The initial model, with the heads that the objectives need; a model trained from scratch gets a new
     vocabulary."""
-    from bertjax.bundle import Bundle, init_params, load, stored_config
+    from bertjax.bundle import ARCHITECTURES, Bundle, init_params, load, stored_config
     from bertjax.model.config import PREFIXES
     from bertjax.text.wordpiece import wordpiece
 
@@ -50,10 +50,11 @@ def open_bundle(config: Config) -> Bundle:
             raise UserError(
                 f"{config.model} holds integers, which cannot be trained; begin with the one in floating point."
             )
-        if stored.type_vocab_size < 2 and config.sentences != "none":
+        pairs = stored.type_vocab_size > 1 and f"{PREFIXES[stored.model_type]}ForPreTraining" in ARCHITECTURES
+        if not pairs and config.sentences != "none":
             raise UserError(
                 f"--sentences={config.sentences}: {config.model} is a {stored.model_type}, which has no token types "
-                "and no head for pairs; give --sentences=none."
+                "for two texts, or no head for pairs; give --sentences=none."
             )
         architecture = PREFIXES[stored.model_type] + head
         bundle = load(config.model, architecture=architecture, seed=config.seed, **compute_settings(config))
