@@ -122,7 +122,7 @@ def _usage(folder: Any, task: Task, max_length: int) -> str:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     length = min(max_length, stated_max_tokens(config, f"{folder}/config.json"))
     if (file := onnx_file(folder)) is not None:
-        exits = ours.get("exits") or {}
+        exits = config.get("bertjax", {}).get("exits") or {}
         return exported_usage(task, os.path.relpath(file, folder), length, exits.get("exit_rule"))
     return bundle_usage(task, length, stock=config.get("model_type") != "bertjax")
 
