@@ -14,6 +14,9 @@ Axes = tuple[str, ...]
 """The axes of a value: numbers, or names for variable sizes."""
 FLOAT, INT64, BOOL = 1, 7, 9
 """ONNX's codes for types."""
+MOST_BRANCHES = 31
+"""Branches inside of each other. Readers of ONNX files refuse messages of more than 100 levels, and a branch takes
+three."""
 OPSET = 17  # the first with LayerNormalization; nothing used here needs a later one
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from bertjax.adaptive import policy_of
+from bertjax.errors import UserError
 from bertjax.export.bottleneck import bottleneck_layer, trigrams
 from bertjax.export.exits import Memory, decided
-from bertjax.export.graph import FLOAT, INT64
+from bertjax.export.graph import FLOAT, INT64, MOST_BRANCHES
 from bertjax.export.heads import language_model, sentence_pairs
 from bertjax.export.products import Bytes, Products
 from bertjax.export.recurrence import halting, repeated
@@ -30,11 +31,16 @@ def onnx_model(config: BertConfig, params: Tree, weights: Bytes = "int8") -> Any
     text took, `depth`; with an exit rule it takes the threshold as an input that may be left out.
 
     Raises:
-      UserError: The exit rule is not defined for this kind of output, or the format of an activation is no integer
-        input of ONNX.
+      UserError: The exit rule is not defined for this kind of output, there are too many exits, or the format of an
+        activation is no integer input of ONNX.
     """
     if config.exits and config.exits.exit_rule:
         policy_of(config)
+        if len(config.exits.after) > MOST_BRANCHES:
+            raise UserError(
+                f"this model has {len(config.exits.after)} exits, and an ONNX file can hold {MOST_BRANCHES}; leave "
+                "some out, or export it without its exit rule."
+            )
     return Writer(config, params, weights).model()
 
 
@@ -55,9 +61,7 @@ class Writer(Products):
         self.inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if config.type_vocab_size > 1 else [])]
         self.reads_first = config.architecture.endswith(("ForSequenceClassification", "ForNextSentencePrediction"))
         restores = not self.reads_first
-        self.dropping = config.retention and Dropping(
-            self.graph, config.retention, config.max_position_embeddings, restores
-        )
+        self.dropping = config.retention and Dropping(self.graph, config.retention, config.max_tokens, restores)
 
     def model(self) -> Any:
         rows = Rows(self.embeddings(), self.mask())

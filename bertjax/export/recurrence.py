@@ -2,7 +2,7 @@
 
 The file has the weights once. Without halting it has the nodes of the block once per step: a number of steps that is
 known needs no loop. With halting, the block is the body of a loop, which ends when every token of the batch has halted.
-Branches inside of branches would do the same, but ONNX files with more than about thirty of them cannot be read.
+Branches inside of branches would do the same, but took more time, and only 31 fit inside of each other (graph.py).
 Sinusoids become tables, as learned signals are, so the file grows by as many numbers as a table of positions has.
 """
 
@@ -108,9 +108,8 @@ def decide(writer: "Writer", state: str, real: str) -> tuple[str, str, str]:
         halts = graph.node("Or", halts, graph.node("Equal", "number", graph.constant(f"index/{last}", np.int64(last))))
     share = graph.node("Where", halts, graph.node("Sub", one, "total"), probability)
     weight = graph.node("Where", running, share, graph.number(0.0))
+    # A token that has halted keeps its sum of 1: its weight is 0, and halting again would change nothing.
     total = graph.node("Where", halts, one, graph.node("Add", "total", weight))
-    # A token that has halted keeps its sum of 1, whether or not its probability would halt it again.
-    total = graph.node("Where", running, total, one)
     return weight, total, graph.node("Add", "steps", graph.node("Cast", running, to=1))
 
 

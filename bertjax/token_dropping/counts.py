@@ -18,7 +18,7 @@ from bertjax.token_dropping.costs import TokensLeft, left_of
 def measured_tokens(model: BertModel, params: Tree, encoded: Encoded) -> TokensLeft:
     """What token dropping leaves of these texts."""
     kept = np.zeros((model.config.depth, len(encoded)))
-    for batch in eval_batches(encoded, 32, length_buckets(encoded.lengths, model.config.max_position_embeddings)):
+    for batch in eval_batches(encoded, 32, length_buckets(encoded.lengths, model.config.max_tokens)):
         found = np.asarray(counts(model, params, *inputs_of(batch)))
         real = batch["weights"] > 0
         kept[:, batch["example_ids"][real]] = found[:, real]

@@ -18,7 +18,7 @@ from bertjax.export import export
 from bertjax.export.check import CLOSE, expected_output, open_export, random_tokens
 from bertjax.export.folder import exported_file
 from bertjax.export.onnx import onnx_model
-from bertjax.model import BertConfig, LayerConfig, build, init_params
+from bertjax.model import BertConfig, ExitRule, Exits, LayerConfig, build, init_params
 from bertjax.prune import keep_heads, keep_neurons
 from bertjax.quantize import Activation, Format, Quantization, quantise_weights
 from bertjax.share import factorise_words
@@ -196,10 +196,22 @@ def test_weights_without_an_integer_product_are_floating_point():
 
 def test_what_cannot_be_expressed_is_refused_with_the_reason():
     narrow = quantised(Activation(4, -3.0, 4.0))
-    with pytest.raises(
-        UserError, match=r"activations of 4 bits .* cannot be exported to ONNX; quantise them to 8 bits"
-    ):
+    with pytest.raises(UserError, match=r"4 bits .* cannot be exported to ONNX; quantise them to 8 bits"):
         onnx_model(narrow.config, narrow.params)
+    many = Exits(tuple(range(32)), "shared", ExitRule("entropy", 0.1))
+    deep = CLASSIFIER.replace(num_hidden_layers=33, exits=many)
+    with pytest.raises(UserError, match="this model has 32 exits, and an ONNX file can hold 31"):
+        onnx_model(deep, {})
+
+
+def test_as_many_exits_as_a_file_can_hold_are_read():
+    most = Exits(tuple(range(31)), "shared", ExitRule("max_probability", 1.0))
+    deep = CLASSIFIER.replace(num_hidden_layers=32, num_hidden_groups=1, exits=most)
+    model = onnx_model(deep, init_params(deep, 0)).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    ids = np.ones((2, 5), np.int64)
+    given = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ids)
+    np.testing.assert_array_equal(session.run(["depth"], given)[0], [32, 32])  # nobody is as sure as that
 
 
 @pytest.fixture(scope="module")

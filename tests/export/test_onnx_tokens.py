@@ -13,8 +13,10 @@ from bertjax.export import export
 from bertjax.export.check import CLOSE, check_export, expected_output, near_ties, random_tokens
 from bertjax.export.folder import write_export
 from bertjax.export.onnx import onnx_model
+from bertjax.jobs.latency import measure_table
 from bertjax.model import BertConfig, LayerConfig, Retention, init_params
 from bertjax.params import flatten, unflatten
+from bertjax.text.examples import Examples
 from tests.export.test_onnx import LABELS, run
 from tests.model.test_tokens import CLOSE as TIE
 from tests.model.test_tokens import run as apply_model
@@ -180,3 +182,8 @@ def test_a_file_that_drops_other_tokens_is_a_defect_of_the_layer_that_drops_them
     write_export(Bundle(config, right.params), "onnx", tmp_path, False, "int8")
     with pytest.raises(UserError, match="This is a defect of bertjax: layer 1 is the first to differ"):
         check_export(right, "onnx", tmp_path)
+
+
+def test_parts_whose_time_the_text_decides_are_not_timed():
+    with pytest.raises(UserError, match="measure the parts of the model that it was made from"):
+        measure_table(with_tokens("classifier", Retention(SHARES)), Examples(["a text"]), 16)
