@@ -18,7 +18,7 @@ from bertjax.errors import UserError
 from bertjax.export import export
 from bertjax.export.hf_equivalent import hf_equivalent
 from bertjax.measure.onnx import longest_input
-from bertjax.model import Recurrence, abstract_params, roberta_config
+from bertjax.model import abstract_params, roberta_config
 from bertjax.model.huggingface import config_to_json
 from bertjax.params import flatten
 from bertjax.predict import Predictions
@@ -69,7 +69,6 @@ TECHNIQUES: dict[str, tuple[Any, dict[str, Any]]] = {
     "narrow": (distill, {"student": Student(num_hidden_layers=1, hidden_size=8, init_from="random")}),
     "tied": (distill, {"student": Student(num_hidden_layers=2, groups=1)}),
     "factorised": (distill, {"student": Student(num_hidden_layers=2, embedding_size=8)}),
-    "recurrent": (distill, {"student": Student(num_hidden_layers=1, recurrence=Recurrence(2))}),
     "without heads": (prune, {"heads": 0.5, "finetune_after": False}),
     "without neurons": (prune, {"neurons": 0.5}),
     "without a layer": (prune, {"layers": 0.5, "finetune_after": False}),
@@ -112,6 +111,7 @@ def reopened(folder: Path, again: Path) -> Bundle:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:(CoFi|RankGates). ")  # three updates miss the target
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_a_technique_leaves_a_model_that_is_the_same_when_it_is_opened_again(name: str, work: Path, tmp_path: Path):
     script, settings = TECHNIQUES[name]
