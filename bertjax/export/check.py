@@ -27,7 +27,7 @@ from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.onnx import Answer, answer, existing_file, new_session, open_session
 from bertjax.measure.worker import padded
 from bertjax.model import build
-from bertjax.model.tokens import CONTROLS, kept_of, rule_of, significance
+from bertjax.model.tokens import CONTROLS, kept_of, significance
 from bertjax.predict import forward
 
 Target = Literal["onnx", "stablehlo", "huggingface", "litert"]
@@ -125,7 +125,7 @@ def ranking_ties(bundle: Bundle, inputs: Inputs) -> np.ndarray:
     retention, near = bundle.config.retention, np.zeros(len(inputs[0]), bool)
     assert retention is not None
     output: Any = bundle.model.apply({"params": bundle.params}, *inputs)
-    for step in rule_of(retention).steps or ():
+    for step in retention.steps:
         tokens, lowest = output.tokens[step], jnp.finfo(jnp.float32).min
         scores = jnp.where(tokens.real[:, None, None], output.attention_scores[step], lowest)
         found = significance(jax.nn.softmax(scores, axis=-1), tokens.real, retention.ranked_by)

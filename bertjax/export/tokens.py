@@ -14,7 +14,7 @@ import numpy as np
 
 from bertjax.export.graph import Graph
 from bertjax.model.retention import Retention
-from bertjax.model.tokens import Tokens, lot, rule_of
+from bertjax.model.tokens import Tokens, lot
 
 
 class Rows(NamedTuple):
@@ -49,7 +49,7 @@ class Dropping:
 
     def __init__(self, graph: Graph, retention: Retention, positions: int, restores: bool):
         self.graph, self.retention, self.positions = graph, retention, positions
-        self.steps = rule_of(retention).steps or ()
+        self.steps = retention.steps
         self.restores = restores
         """Whether the head reads a state of every token."""
 
