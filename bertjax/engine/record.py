@@ -265,7 +265,15 @@ def differences(stored: Json, given: Json, path: str = "") -> list[str]:
     if isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
         return [line for i, pair in enumerate(zip(stored, given)) for line in differences(*pair, f"{path}{i}.")]  # noqa: B905
     same_class = path.endswith("_type.") and str(given).rpartition(".")[2] == stored
-    return [] if stored == given or same_class else [f"{path[:-1]}: {stored} -> {given}"]
+    same = stored == given or same_class or same_place(stored, given)
+    return [] if same else [f"{path[:-1]}: {stored} -> {given}"]
+
+
+def same_place(stored: Json, given: Json) -> bool:
+    """Whether both are paths of one existing file or folder, such as a relative and an absolute one. What it holds is
+    compared with the run's other inputs."""
+    both = isinstance(stored, str) and isinstance(given, str) and os.path.exists(stored) and os.path.exists(given)
+    return both and os.path.samefile(stored, given)
 
 
 def versions() -> dict[str, str]:

@@ -136,6 +136,16 @@ def test_a_field_that_an_older_run_did_not_know_had_its_default(tmp_path: Path):
         record.begin_here(tmp_path, Nested(stages=(Asked(), Asked(words=4))))
 
 
+def test_another_spelling_of_a_path_is_no_other_setting(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "other"):
+        (tmp_path / name).mkdir()
+    stored = {"model": "teacher", "rows": 3}
+    assert record.differences(stored, {"model": str(tmp_path / "teacher"), "rows": 3}) == []
+    assert record.differences(stored, {"model": "other", "rows": 3}) == ["model: teacher -> other"]
+    assert record.differences(stored, {"model": "missing", "rows": 3}) == ["model: teacher -> missing"]
+
+
 @dataclass(frozen=True)
 class Holder:
     part: object = Asked()
