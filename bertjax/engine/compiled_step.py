@@ -20,7 +20,7 @@ from bertjax.engine.optimiser import Schedule, build_optimiser, learning_rate_sc
 from bertjax.engine.record import update_record
 from bertjax.engine.sharding import build_mesh, gathered, state_shardings
 from bertjax.errors import UserError
-from bertjax.learn.objective import Learning
+from bertjax.learn.assemble import Learning
 from bertjax.learn.step import Batch, TrainState, init_state, make_step
 from bertjax.machine.chips import tpu_devices
 from bertjax.measure.cost import peak_memory

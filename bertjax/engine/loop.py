@@ -31,7 +31,7 @@ from bertjax.engine.record import update_record
 from bertjax.engine.sharding import put_batch
 from bertjax.engine.throughput import Profile, Throughput
 from bertjax.errors import UserError
-from bertjax.learn.objective import Learning
+from bertjax.learn.assemble import Learning
 from bertjax.learn.step import TrainState
 from bertjax.machine.signals import Stopped, deferred
 from bertjax.params import Tree

@@ -272,8 +272,9 @@ def differences(stored: Json, given: Json, path: str = "") -> list[str]:
 def same_place(stored: Json, given: Json) -> bool:
     """Whether both are paths of one existing file or folder, such as a relative and an absolute one. What it holds is
     compared with the run's other inputs."""
-    both = isinstance(stored, str) and isinstance(given, str) and os.path.exists(stored) and os.path.exists(given)
-    return both and os.path.samefile(stored, given)
+    if not (isinstance(stored, str) and isinstance(given, str)):
+        return False
+    return os.path.exists(stored) and os.path.exists(given) and os.path.samefile(stored, given)
 
 
 def versions() -> dict[str, str]:

@@ -55,7 +55,8 @@ def prepare_student(
 ) -> Prepared:
     """A run in which a student learns from teachers, whose outputs are stored in `folder`. Zeros that are kept are
     masked before any other transform."""
-    from bertjax.learn.objective import Teacher, loss_names
+    from bertjax.learn.assemble import loss_names
+    from bertjax.learn.objective import Teacher
     from bertjax.prune.transforms import KeepZeros
 
     losses = task_losses(loss_names(config.losses), student.config, config.ponder)

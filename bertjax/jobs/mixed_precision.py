@@ -115,7 +115,8 @@ def loss_of(config: Quantize, model: Bundle) -> Callable[[Tree, Batch], Any]:
     sum and a weight."""
     import jax.numpy as jnp
 
-    from bertjax.learn.objective import bind_losses, loss_names, terms_of
+    from bertjax.learn.assemble import bind_losses, loss_names
+    from bertjax.learn.objective import terms_of
     from bertjax.learn.transform import Update
     from bertjax.text.batches import inputs_of
 

@@ -16,9 +16,9 @@ from bertjax.recipes.pretrain import VOCABULARY, Config
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
+    from bertjax.learn.assemble import Learning
     from bertjax.learn.loss import Loss
     from bertjax.learn.losses import Batch
-    from bertjax.learn.objective import Learning
     from bertjax.text.pretraining import PretrainingRows
 
 
@@ -121,7 +121,8 @@ def learning(
 ) -> Learning:
     """What the model learns from raw text, and from its teacher; losses and transforms begin from the sample."""
     from bertjax.distill.progressive import layer_by_layer
-    from bertjax.learn.objective import Teacher, assemble, loss_names
+    from bertjax.learn.assemble import assemble, loss_names
+    from bertjax.learn.objective import Teacher
     from bertjax.learn.task_losses import MaskedTokens, SentencePairs
 
     losses: dict[str, Loss] = {"words": MaskedTokens(config.mlm_weight)} if config.mlm_weight else {}

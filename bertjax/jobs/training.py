@@ -24,8 +24,9 @@ from bertjax.storage.paths import as_path
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.distill.progressive import Progressive
+    from bertjax.learn.assemble import Learning
     from bertjax.learn.loss import Loss
-    from bertjax.learn.objective import Learning, Teacher
+    from bertjax.learn.objective import Teacher
     from bertjax.learn.transform import Transform
     from bertjax.model import BertConfig
     from bertjax.text.batches import BatchIterator
@@ -76,7 +77,7 @@ def supervised(
       examples: How many examples losses and transforms begin from.
     """
     from bertjax.distill.progressive import layer_by_layer
-    from bertjax.learn.objective import assemble
+    from bertjax.learn.assemble import assemble
     from bertjax.student import sample_batches
 
     train, held_out = splits

@@ -4,7 +4,8 @@
     transform.py    the contract of a transform: what changes the student inside the step
     losses.py       the formulas of supervised losses, one per kind of task
     task_losses.py  losses without a teacher: masked tokens, sentence pairs, the cost of a recurrence's steps
-    objective.py    losses, teachers, transforms and penalties put together; the only place that calls the model
+    assemble.py     losses, teachers, transforms and penalties put together, checked and given their parameters
+    objective.py    what they do in one update; the only place that calls the model
     phases.py       runs that begin with steps of another kind
     step.py         one update, compiled once per batch shape
 

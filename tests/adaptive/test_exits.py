@@ -13,7 +13,7 @@ from bertjax.bundle import Bundle
 from bertjax.errors import UserError
 from bertjax.jobs.exits import ALL_BUT_EXITS, losses_of
 from bertjax.learn import Frozen, Update
-from bertjax.learn.objective import Learning, assemble
+from bertjax.learn.assemble import Learning, assemble
 from bertjax.model import BertConfig, BertModel, EarlyExitBert, ExitRule, Exits, build
 from bertjax.params import count, flatten
 from bertjax.recipes.exits import EarlyExit

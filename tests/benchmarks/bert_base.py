@@ -46,7 +46,8 @@ def ours(check: str) -> dict[str, Any]:
     from bertjax.distill.terms import AttentionMaps, HardLabels, HiddenStates, SoftTargets
     from bertjax.engine.compiled_step import build_program
     from bertjax.engine.sharding import put_batch
-    from bertjax.learn.objective import Teacher, assemble, loss_names
+    from bertjax.learn.assemble import assemble, loss_names
+    from bertjax.learn.objective import Teacher
     from bertjax.learn.task_losses import MaskedTokens
     from bertjax.machine.peak_flops import device_peak
     from bertjax.measure.cost import peak_memory

@@ -136,8 +136,8 @@ def trained(config: Config, shape: BertConfig, out: Path, label: str) -> Any:
     from bertjax.engine.hosts import broadcast_from_main, process_shard
     from bertjax.engine.loop import fit
     from bertjax.engine.record import keep
+    from bertjax.learn.assemble import Learning
     from bertjax.learn.losses import ponder_cost, tokens
-    from bertjax.learn.objective import Learning
     from bertjax.learn.step import Objective, Term
     from bertjax.model import build, init_params
     from tests.benchmarks.lists_data import list_batches

@@ -12,7 +12,7 @@ from bertjax.distill import losses
 from bertjax.distill.pairing import nearest_layers
 from bertjax.distill.terms import MatchedStates, SoftTargets
 from bertjax.errors import UserError
-from bertjax.learn.objective import loss_names
+from bertjax.learn.assemble import loss_names
 from bertjax.learn.transform import Update
 from bertjax.model import LayerGates, ModelOutput, build
 from bertjax.params import flatten, merge, unflatten

@@ -9,7 +9,8 @@ import pytest
 
 from bertjax.distill.terms import AttentionMaps, AttentionScores, HiddenStates, Loss, Relations
 from bertjax.learn import Update
-from bertjax.learn.objective import bind_losses, loss_names, terms_of
+from bertjax.learn.assemble import bind_losses, loss_names
+from bertjax.learn.objective import terms_of
 from bertjax.learn.step import Term, accumulate, split
 from bertjax.measure.cost import peak_memory
 from bertjax.model import BertConfig, abstract_params, build

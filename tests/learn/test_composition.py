@@ -15,7 +15,8 @@ from bertjax.engine.compiled_step import build_program
 from bertjax.engine.sharding import put_batch
 from bertjax.errors import UserError
 from bertjax.learn import Forward, Frozen, Loss, Penalty, Transform
-from bertjax.learn.objective import Learning, Teacher, assemble, loss_names
+from bertjax.learn.assemble import Learning, assemble, loss_names
+from bertjax.learn.objective import Teacher
 from bertjax.model import build
 from bertjax.params import flatten
 from bertjax.prune import LayerDrop, Movement

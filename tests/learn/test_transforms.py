@@ -13,7 +13,7 @@ from bertjax.distill.terms import HardLabels
 from bertjax.engine.optimiser import build_optimiser
 from bertjax.errors import UserError
 from bertjax.learn import Forward, Frozen, Loss, Penalty, Transform
-from bertjax.learn.objective import Learning, assemble, loss_names
+from bertjax.learn.assemble import Learning, assemble, loss_names
 from bertjax.learn.step import Objective, Term, init_state, make_step
 from bertjax.learn.task_losses import TaskLoss
 from bertjax.model.products import plain_product

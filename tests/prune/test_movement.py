@@ -14,7 +14,7 @@ from bertjax.distill.terms import HardLabels
 from bertjax.engine.compiled_step import build_program
 from bertjax.engine.sharding import put_batch
 from bertjax.errors import UserError
-from bertjax.learn.objective import assemble, loss_names
+from bertjax.learn.assemble import assemble, loss_names
 from bertjax.learn.transform import Update
 from bertjax.params import flatten, unflatten
 from bertjax.prune import Movement

@@ -16,7 +16,8 @@ from bertjax.engine.compiled_step import build_program
 from bertjax.engine.sharding import put_batch
 from bertjax.errors import UserError
 from bertjax.learn import Loss
-from bertjax.learn.objective import Learning, Teacher, assemble, loss_names
+from bertjax.learn.assemble import Learning, assemble, loss_names
+from bertjax.learn.objective import Teacher
 from bertjax.learn.transform import Update
 from bertjax.model import BertConfig, Retention, build
 from bertjax.model.tokens import Tokens, all_tokens, restored

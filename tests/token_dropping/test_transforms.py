@@ -12,7 +12,7 @@ from bertjax.bundle import Bundle
 from bertjax.distill.terms import HardLabels, HiddenStates, PatientStates
 from bertjax.engine.optimiser import build_optimiser, with_learning_rates
 from bertjax.errors import UserError
-from bertjax.learn.objective import Learning, assemble, loss_names
+from bertjax.learn.assemble import Learning, assemble, loss_names
 from bertjax.learn.step import init_state, make_step
 from bertjax.learn.transform import Transform, Update
 from bertjax.model import Retention

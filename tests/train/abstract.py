@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from bertjax.bundle import Bundle
 from bertjax.engine.optimiser import build_optimiser
-from bertjax.learn.objective import Learning
+from bertjax.learn.assemble import Learning
 from bertjax.learn.step import init_state, make_step
 from bertjax.model import BertConfig, abstract_params
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bertjax.learn.assemble import Learning
 from bertjax.learn.losses import classification
-from bertjax.learn.objective import Learning
 from bertjax.learn.step import Objective, Term
 from bertjax.model import BertConfig, build
 from bertjax.text.batches import BatchIterator

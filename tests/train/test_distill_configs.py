@@ -22,7 +22,8 @@ from bertjax.distill.terms import (
 from bertjax.engine.command_line import load_config
 from bertjax.engine.optimiser import learning_rate_schedule
 from bertjax.jobs.pretrain import learning
-from bertjax.learn.objective import Teacher, assemble, loss_names
+from bertjax.learn.assemble import assemble, loss_names
+from bertjax.learn.objective import Teacher
 from bertjax.learn.phases import Phases
 from bertjax.model import BertConfig, abstract_params, mobile_config
 from bertjax.params import count, flatten
