@@ -209,11 +209,16 @@ def stored_config(path_or_name: str | os.PathLike[str]) -> BertConfig:
     return config_from_json(read_config(folder), str(folder / "config.json"))
 
 
-def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
+def save(bundle: Bundle, path: str | os.PathLike[str], without_zeros: bool = False) -> None:
     """Writes a bundle as a Hugging Face folder: `config.json`, `model.safetensors`, tokenizer files, and `digests.json`
     with the digests of all of them.
 
     An existing model folder is replaced as a whole, once the new one is complete.
+
+    Args:
+      without_zeros: Leave the zeros of pruned matrices out of the file, see bertjax/storage/zeros.py. Plain
+        `transformers` cannot read it then, and refuses it. A model that it cannot express anyway, such as a quantised
+        one, is always stored so.
 
     Raises:
       UserError: The parameters do not fit the config (the differences are listed) or are not finite, the folder cannot
@@ -227,7 +232,7 @@ def save(bundle: Bundle, path: str | os.PathLike[str]) -> None:
     if target.exists() and not (target / "config.json").is_file() and not is_empty_folder(target):
         raise UserError(f"{target} exists and is not a model folder, so it is not replaced; choose another name.")
     with atomic_folder(target) as folder:
-        write_model(folder, bundle.config, bundle.params)
+        write_model(folder, bundle.config, bundle.params, without_zeros)
         if bundle.tokenizer is not None:
             bundle.tokenizer.save(folder)
         if bundle.calibration is not None:

@@ -26,7 +26,7 @@ from bertjax.model.config import (
     numbered_labels,
 )
 from bertjax.params import Tree, flatten, unflatten
-from bertjax.quantized.packing import pack_bits, packed_size, unpack_bits
+from bertjax.quantized.stored import from_parts, matrix_parts, parts_named
 from bertjax.quantized.tensor import Quantized
 from bertjax.storage.tensors import count_arrays, save_tensors, stored_arrays
 from bertjax.storage.typed_json import Count, Rate, Size, Within, build, hints, read_json, shown, value
@@ -383,11 +383,12 @@ def refuse_unknown_computation(content: dict[str, Any], architecture: str) -> No
             raise UserError(f"{field} is {shown(given)}; supported: {', '.join(map(shown, accepted)) or 'none'}.")
 
 
-def config_to_json(config: BertConfig) -> dict[str, Any]:
-    """The content of `config.json`: standard if `transformers` computes the same model, else of type `bertjax`."""
+def config_to_json(config: BertConfig, stock: bool = True) -> dict[str, Any]:
+    """The content of `config.json`: standard if `transformers` computes the same model, else of type `bertjax`. Without
+    `stock` it is of that type in any case, as for weights that `transformers` cannot read."""
     graph = {k: v for k, v in dataclasses.asdict(config).items() if k not in COMPUTE_FIELDS}
     content: dict[str, Any] = {"architectures": [config.architecture], "model_type": config.model_type}
-    if not is_stock(config):
+    if not (stock and is_stock(config)):
         content |= {"model_type": "bertjax", "bertjax": {"format": FORMAT, **graph}}
     content |= {theirs: graph[ours] for ours, theirs in FIELDS[config.model_type].items()}
     content |= {name: graph[name] for name in SHARED_FIELDS if graph[name] is not None}
@@ -403,14 +404,14 @@ def config_to_json(config: BertConfig) -> dict[str, Any]:
     return content | {"dtype": "float32"}
 
 
-def config_text(config: BertConfig) -> str:
-    """The text of `config.json`.
+def config_text(config: BertConfig, stock: bool = True) -> str:
+    """The text of `config.json`, see `config_to_json`.
 
     Raises:
       UserError: A value that JSON cannot hold, such as a NumPy number.
     """
     try:
-        return json.dumps(config_to_json(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(config_to_json(config, stock), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise UserError(f"a model with such a config could not be saved: {error}.") from None
 
@@ -542,12 +543,12 @@ def parameters_from_tensors(
     params, missing, used = {}, [], set()
     for path, leaf in flatten(template).items():
         name = torch_name(path, config)
-        if isinstance(leaf, Quantized):
-            parts = {part: tensors.get(f"{name}.{part}") for part in ("integers", "scale", "offset")}
-            if any(parts[part] is None for part in stored_parts(leaf)):
+        parts = parts_named(tensors, name)
+        if parts or isinstance(leaf, Quantized):
+            if (matrix := from_parts(leaf, parts, name)) is None:
                 missing.append(path)
                 continue
-            params[path] = from_parts(leaf, parts, name)
+            params[path] = matrix
             used.update(f"{name}.{part}" for part in parts)
             continue
         stored = renamed.get(name) or renamed.get(name.removeprefix(encoder_prefix(config)))
@@ -572,35 +573,6 @@ def parameters_from_tensors(
     return unflatten(params), missing, extra
 
 
-def stored_parts(leaf: Quantized) -> tuple[str, ...]:
-    """The names of the stored arrays of an integer matrix."""
-    return ("integers", "scale") if leaf.offset is None else ("integers", "scale", "offset")
-
-
-def from_parts(leaf: Quantized, parts: dict[str, np.ndarray | None], name: str) -> Quantized:
-    """An integer matrix from its stored arrays, in the shape and format of the template's leaf."""
-    shapes = {"integers": (packed_size(int(np.prod(leaf.shape)), leaf.format),), "scale": leaf.scale.shape}
-    shapes |= {} if leaf.offset is None else {"offset": leaf.offset.shape}
-    dtypes = {"integers": np.uint8, "scale": np.float32, "offset": np.float32}
-    for part, shape in shapes.items():
-        array: Any = parts[part]
-        if array.shape != tuple(shape) or array.dtype != dtypes[part]:
-            expected = f"{np.dtype(dtypes[part]).name} {tuple(shape)}"
-            raise UserError(
-                f"{name}.{part} is {array.dtype} {array.shape}; expected {expected}, by the quantisation format in "
-                "config.json."
-            )
-    values = unpack_bits(parts["integers"], leaf.shape, leaf.format)  # type: ignore[arg-type]
-    offset = None if leaf.offset is None else parts["offset"]
-    return dataclasses.replace(leaf, values=values, scale=parts["scale"], offset=offset)
-
-
-def to_parts(leaf: Quantized) -> dict[str, np.ndarray]:
-    """The inverse: integers packed in row-major order [inputs, outputs], with scales and offsets per block."""
-    arrays = {"integers": pack_bits(np.asarray(leaf.values), leaf.format), "scale": np.asarray(leaf.scale)}
-    return arrays if leaf.offset is None else arrays | {"offset": np.asarray(leaf.offset)}
-
-
 def fits_tinybert(tensors: Collection[str]) -> bool:
     """True if the tensor names are those of a classifier trained with TinyBERT's published code (Jiao et al. 2020). Its
     config does not mention the ReLU before the classifier. The projection of its distillation losses identifies it:
@@ -608,16 +580,21 @@ def fits_tinybert(tensors: Collection[str]) -> bool:
     return "classifier.weight" in tensors and any(name.startswith("fit_dense") for name in tensors)
 
 
-def write_model(folder: Path, config: BertConfig, params: Tree) -> None:
-    """Writes `config.json` and `model.safetensors` into an existing folder."""
+def write_model(folder: Path, config: BertConfig, params: Tree, without_zeros: bool = False) -> None:
+    """Writes `config.json` and `model.safetensors` into an existing folder. Zeros are left out of matrices, where that
+    is smaller, of models that `transformers` cannot express anyway; of others only if asked for `without_zeros`, which
+    makes them such models."""
+    without_zeros = without_zeros or not is_stock(config)
     bare = config.architecture == f"{PREFIXES[config.model_type]}Model"
     tensors = {}
     for path, leaf in flatten(params).items():
         name = torch_name(path, config)
-        name = name.removeprefix(encoder_prefix(config)) if bare and not isinstance(leaf, Quantized) else name
-        if isinstance(leaf, Quantized):
-            tensors |= {f"{name}.{part}": array for part, array in to_parts(leaf).items()}
+        dense = not isinstance(leaf, Quantized)
+        parts = None if dense and not (without_zeros and leaf.ndim == 2) else matrix_parts(leaf)
+        if parts is not None:
+            tensors |= {f"{name}.{part}": array for part, array in parts.items()}
         else:
+            name = name.removeprefix(encoder_prefix(config)) if bare else name
             tensors[name] = transposed_kernel(path, np.asarray(leaf))
     save_tensors(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(config_text(config), encoding="utf-8")
+    (folder / "config.json").write_text(config_text(config, stock=not without_zeros), encoding="utf-8")

@@ -7,6 +7,7 @@ base 3, five to a byte (3^5 = 243), 1.6 bits each. In NumPy, because it runs onl
 import numpy as np
 
 from bertjax.quantized.formats import Format
+from bertjax.storage.zeros import pack_unsigned, unpack_unsigned
 
 DIGITS = 3 ** np.arange(5)
 
@@ -22,8 +23,7 @@ def pack_bits(integers: np.ndarray, format: Format) -> np.ndarray:
     if format.scheme == "ternary":
         filled = np.pad(flat, (0, -len(flat) % 5)).reshape(-1, 5)
         return (filled.astype(np.uint16) @ DIGITS.astype(np.uint16)).astype(np.uint8)
-    bits = np.unpackbits(flat[:, None], axis=1, count=format.bits, bitorder="little")
-    return np.packbits(bits.ravel(), bitorder="little")
+    return pack_unsigned(flat, format.bits)
 
 
 def unpack_bits(content: np.ndarray, shape: tuple[int, ...], format: Format) -> np.ndarray:
@@ -32,6 +32,5 @@ def unpack_bits(content: np.ndarray, shape: tuple[int, ...], format: Format) -> 
     if format.scheme == "ternary":
         flat = (content[:, None] // DIGITS.astype(np.uint8) % 3).ravel()[:count]
     else:
-        bits = np.unpackbits(content, count=count * format.bits, bitorder="little").reshape(count, format.bits)
-        flat = np.packbits(bits, axis=1, bitorder="little")[:, 0]
+        flat = unpack_unsigned(content, count, format.bits)
     return (flat.astype(np.int16) + format.lowest).astype(np.int8).reshape(shape)
