@@ -5,14 +5,15 @@ only once. A branch, or the body of a loop, is a graph inside of another, which 
 names.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 Axes = tuple[str, ...]
 """The axes of a value: numbers, or names for variable sizes."""
-FLOAT, INT64, BOOL = 1, 7, 9
+FLOAT, UINT8, INT8, INT32, INT64, BOOL = 1, 2, 3, 6, 7, 9
 """ONNX's codes for types."""
 MOST_BRANCHES = 31
 """Branches inside of each other. Readers of ONNX files refuse messages of more than 100 levels, and a branch takes
@@ -25,6 +26,8 @@ class Graph:
 
     def __init__(self):
         self.nodes: list[Any] = []
+        self.loading: list[Any] = []
+        """Nodes that read constants alone, which a runtime executes once, when it loads the file."""
         self.constants: dict[str, np.ndarray] = {}
         self.settings: dict[str, float] = {}
         self.scope = ""
@@ -55,6 +58,20 @@ class Graph:
         ONNX Runtime joins no two nodes across the edge of a branch: an integer product is one only if all its nodes are
         in the same graph."""
         return any(node.name == name for node in self.nodes)
+
+    @contextmanager
+    def at_load(self) -> Iterator[None]:
+        """Adds nodes in front of the graph, outside of all branches, for results that are the same in every call."""
+        outer, scope = self.nodes, self.scope
+        self.nodes, self.scope = self.loading, ""
+        yield
+        self.nodes, self.scope = outer, scope
+
+    def filled(self, size: int, kind: int) -> str:
+        """A vector of zeros."""
+        from onnx import helper
+
+        return self.node("ConstantOfShape", self.numbers(size), value=helper.make_tensor("", kind, [1], [0]))
 
     def node(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """The name of the first output of a new node."""
@@ -148,7 +165,7 @@ class Graph:
         settings = [value_info(name, FLOAT, ()) for name in self.settings]
         results = [value_info(n, INT64 if axes == ("batch",) else FLOAT, axes) for n, axes in outputs.items()]
         stored = [numpy_helper.from_array(array, name) for name, array in self.constants.items()]
-        graph = helper.make_graph(self.nodes, title, given + settings, results, stored)
+        graph = helper.make_graph(self.loading + self.nodes, title, given + settings, results, stored)
         opset = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(
             graph, opset_imports=opset, ir_version=8, producer_name="bertjax", producer_version=__version__

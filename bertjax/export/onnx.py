@@ -46,10 +46,7 @@ def onnx_model(config: BertConfig, params: Tree, weights: Bytes = "int8") -> Any
 
 def has_integers(model: Any) -> bool:
     """Whether the `onnx.ModelProto` stores weights as integers."""
-    from onnx import TensorProto  # pyright: ignore[reportMissingImports]  (an extra)
-
-    bytes_ = TensorProto.INT8, TensorProto.UINT8
-    return any(one.data_type in bytes_ and len(one.dims) > 1 for one in model.graph.initializer)
+    return any(one.name.endswith(("/integers", "/bytes", "/packed")) for one in model.graph.initializer)
 
 
 class Writer(Products):
@@ -165,7 +162,7 @@ class Writer(Products):
         graph, config = self.graph, self.config
         total = self.words()
         if config.type_vocab_size:
-            types = "token_type_ids" if config.type_vocab_size > 1 else graph.numbers(0)
+            types = "token_type_ids" if config.type_vocab_size > 1 else graph.constant("types", np.zeros((1, 1), int))
             total = graph.node("Add", total, self.lookup("embeddings/token_type/embedding", types))
         total = graph.node("Add", total, self.lookup("embeddings/position/embedding", self.positions()))
         epsilon = config.bottleneck.main_norm_eps if config.bottleneck else 0.0

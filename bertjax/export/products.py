@@ -9,15 +9,18 @@ Quantised inputs are unsigned, because the instructions of x86 multiply unsigned
 pairs of products in 16 bits: 7-bit weights fit, 8-bit weights overflow. 8-bit weights stored as unsigned bytes around
 128 (`--weights=uint8`) are exact there as well, with slower kernels.
 
-Weights without an integer product in ONNX (scales per group of inputs, or with an offset) are stored in floating point.
+Weights without an integer product in ONNX (scales per group of inputs, or with an offset) are multiplied in floating
+point. In the file all weights have the bits of the bundle; packed.py says how they are unpacked.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.export.graph import Graph
+from bertjax.export.graph import FLOAT, INT32, UINT8, Graph
+from bertjax.export.packed import looked_up, spread, whole_matrix
 from bertjax.model.config import BertConfig
 from bertjax.model.quantized import fixed_scale
 from bertjax.params import Tree, flatten
@@ -39,9 +42,25 @@ class Products:
 
     def parameter(self, path: str) -> str:
         """A vector, or a matrix in floating point."""
-        leaf = self.params[path]
-        array = leaf.dequantised() if isinstance(leaf, Quantized) else leaf
-        return self.graph.constant(path, np.asarray(array, np.float32))
+        leaf, graph, name = self.params[path], self.graph, f"{path}/dequantised"
+        if not isinstance(leaf, Quantized):
+            array = np.asarray(leaf, np.float32)
+            return whole_matrix(graph, path, array) if array.ndim == 2 else graph.constant(path, array)
+        with graph.at_load():
+            if not graph.has(name):
+                values = graph.node("Cast", whole_matrix(graph, path, leaf), to=FLOAT)
+                self.scaled(path, leaf, values, lambda shared: spread(graph, shared, leaf.grid.rows, 0), name)
+        return name
+
+    def scaled(self, path: str, leaf: Quantized, values: str, of_rows: Callable[[str], str], name: str = "") -> str:
+        """`values * scale + offset`; `of_rows` gives the scales or offsets of the rows of `values` from those of all
+        groups of rows."""
+        graph, columns = self.graph, leaf.grid.columns
+        scale = spread(graph, of_rows(graph.constant(f"{path}/scales", leaf.scale)), columns, -1)
+        if leaf.offset is None:
+            return graph.node("Mul", values, scale, name=name)
+        offset = spread(graph, of_rows(graph.constant(f"{path}/offsets", leaf.offset)), columns, -1)
+        return graph.node("Add", graph.node("Mul", values, scale), offset, name=name)
 
     def dense(self, site: str, path: str, x: str) -> str:
         """`x @ kernel + bias` with the parameters below a path, quantised as the config defines for the site."""
@@ -71,10 +90,14 @@ class Products:
 
     def bytes_of(self, path: str, leaf: Quantized) -> tuple[str, np.integer]:
         """A matrix of bytes, and its zero point."""
-        values = np.asarray(leaf.values)
+        values, graph, name = whole_matrix(self.graph, path, leaf), self.graph, f"{path}/unsigned"
         if self.weights == "int8" or leaf.format.bits < 8:
-            return self.graph.constant(f"{path}/integers", values), np.int8(0)
-        return self.graph.constant(f"{path}/integers", (values.astype(np.int16) + 128).astype(np.uint8)), np.uint8(128)
+            return values, np.int8(0)
+        with graph.at_load():
+            if not graph.has(name):
+                middle = graph.constant("middle", np.int32(128))
+                graph.node("Cast", graph.node("Add", graph.node("Cast", values, to=INT32), middle), to=UINT8, name=name)
+        return name, np.uint8(128)
 
     def rounded(self, x: str, activation: Activation | None) -> str:
         """x rounded to the activation's grid, as float32. Inputs that are read several times with the same range share
@@ -125,11 +148,15 @@ class Products:
     def lookup(self, path: str, ids: str) -> str:
         """Rows of an embedding table. Quantised rows are gathered first and dequantised afterwards."""
         leaf, graph = self.params[path], self.graph
-        if not isinstance(leaf, Quantized) or not has_row_scales(leaf):
+        if not isinstance(leaf, Quantized):
             return graph.node("Gather", self.parameter(path), ids)
-        values = graph.node("Gather", graph.constant(f"{path}/integers", np.asarray(leaf.values)), ids)
-        scales = graph.constant(f"{path}/scale", row_scales(leaf))
-        return graph.node("Mul", graph.node("Cast", values, to=1), graph.node("Gather", scales, ids))
+
+        def of_rows(shared: str) -> str:
+            with graph.at_load():
+                shared = spread(graph, shared, leaf.grid.rows, 0)
+            return graph.node("Gather", shared, ids) if len(leaf.grid.rows) > 1 else shared
+
+        return self.scaled(path, leaf, graph.node("Cast", looked_up(graph, path, leaf, ids), to=FLOAT), of_rows)
 
     def by_words(self, x: str) -> str:
         """The product with the transposed word table: logits over the vocabulary."""
@@ -138,9 +165,10 @@ class Products:
         if not isinstance(leaf, Quantized) or not has_row_scales(leaf):
             return self.product("decoder", x, graph.node("Transpose", self.parameter(path), perm=(1, 0)))
         # ONNX Runtime computes a Cast of constants once, and a DequantizeLinear in every call.
-        integers = graph.node("Cast", graph.constant(f"{path}/integers", np.asarray(leaf.values)), to=1)
-        product = self.product("decoder", x, graph.node("Transpose", integers, perm=(1, 0)))
-        scales = graph.node("Reshape", graph.constant(f"{path}/scale", row_scales(leaf)), graph.numbers(-1))
+        values = graph.node("Cast", whole_matrix(graph, path, leaf), to=FLOAT)
+        product = self.product("decoder", x, graph.node("Transpose", values, perm=(1, 0)))
+        scales = spread(graph, graph.constant(f"{path}/scales", leaf.scale), leaf.grid.rows, 0)
+        scales = graph.node("Reshape", scales, graph.numbers(-1))
         return graph.node("Mul", product, scales)
 
 
@@ -157,8 +185,3 @@ def output_scales(leaf: Quantized) -> np.ndarray:
 def has_row_scales(leaf: Quantized) -> bool:
     """Whether the scale of a quantised matrix depends on the row alone, and there is no offset."""
     return len(leaf.grid.columns) == 1 and leaf.offset is None
-
-
-def row_scales(leaf: Quantized) -> np.ndarray:
-    """The scale of each row, with an axis of length 1 [rows, 1]."""
-    return np.asarray(leaf.scale)[group_of(leaf.grid.rows)]

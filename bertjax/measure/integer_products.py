@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertjax.measure.onnx import existing_file, graphs, new_session
+from bertjax.measure.onnx import existing_file, graphs, new_session, unpacked
 
-_BYTES = (2, 3)
-"""ONNX's codes for uint8 and int8."""
 ROWS = 65
 """Kernels process up to 32 rows at a time, and the remaining rows with other kernels."""
 
@@ -44,17 +42,16 @@ def operands(folder: str | os.PathLike) -> Iterator[Operand]:
     from onnx import numpy_helper
 
     graph = onnx.load(existing_file(folder)).graph
-    stored = {one.name: one for one in graph.initializer}
     nodes = [node for one in graphs(graph) for node in one.node]
     made_by = {name: node for node in nodes for name in node.output}
-    seen: set[str] = set()
-    for node in nodes:
-        name, zero = _sides(node, made_by)
-        if name in seen or name not in stored or stored[name].data_type not in _BYTES or len(stored[name].dims) != 2:
-            continue
-        seen.add(name)
-        signed = zero in stored and numpy_helper.to_array(stored[zero]).dtype == np.int8
-        yield Operand(name, numpy_helper.to_array(stored[name]), np.dtype(np.int8 if signed else np.uint8))
+    zeros = {name: zero for name, zero in (_sides(node, made_by) for node in nodes) if name}
+    stored = {one.name: one for one in graph.initializer}
+    arrays = {name: numpy_helper.to_array(stored[name]) for name in zeros if name in stored} | unpacked(graph, zeros)
+    for name, array in arrays.items():
+        if array.dtype.itemsize == 1 and array.ndim == 2:
+            zero = stored.get(zeros[name])
+            signed = zero is not None and numpy_helper.to_array(zero).dtype == np.int8
+            yield Operand(name, array, np.dtype(np.int8 if signed else np.uint8))
 
 
 def _sides(node: Any, made_by: Mapping[str, Any]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,6 +186,23 @@ def graphs(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from graphs(attribute.g)
+
+
+def unpacked(graph: Any, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that the nodes of a graph compute from its constants, as they do for packed weights."""
+    helper = _package("onnx.helper")
+    known, nodes = {one.name for one in graph.initializer}, []
+    for node in graph.node:
+        if known.issuperset(node.input):
+            nodes.append(node)
+            known.update(node.output)
+    made = [name for node in nodes for name in node.output if name in names]
+    if not made:
+        return {}
+    outputs = [helper.make_empty_tensor_value_info(name) for name in made]
+    part = helper.make_graph(nodes, "unpacking", [], outputs, graph.initializer)
+    model = helper.make_model(part, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return dict(zip(made, new_session(model.SerializeToString()).run(made, {}), strict=True))
 
 
 def _operators(graph: Any) -> list[str]:

@@ -32,15 +32,24 @@ HALVES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 def matrix_parts(leaf: Any) -> Parts | None:
     """The arrays of a matrix, without its zeros where that is smaller. None for a matrix in floating point that is
     smaller with them."""
+    numbers, found = kept_numbers(leaf)
     if not isinstance(leaf, Quantized):
-        exact = narrowed(np.asarray(leaf))
-        found = without_zeros(exact, lambda count: count * exact.itemsize)
-        return {"numbers": found.numbers, found.encoding: found.places} if found else None
-    values = np.asarray(leaf.values)
-    found = without_zeros(values, lambda count: packed_size(count, leaf.format))
-    parts = {"integers": pack_bits(found.numbers if found else values, leaf.format), "scale": np.asarray(leaf.scale)}
+        return {"numbers": numbers, found.encoding: found.places} if found else None
+    parts = {"integers": pack_bits(numbers, leaf.format), "scale": np.asarray(leaf.scale)}
     parts |= {found.encoding: found.places} if found else {}
     return parts if leaf.offset is None else parts | {"offset": np.asarray(leaf.offset)}
+
+
+def kept_numbers(leaf: Any) -> tuple[np.ndarray, Nonzero | None]:
+    """The numbers of a matrix that a file stores, integers or floating point, and where they stand: without zeros if
+    that is smaller, else all of them, and None."""
+    if isinstance(leaf, Quantized):
+        numbers, format = np.asarray(leaf.values), leaf.format
+        found = without_zeros(numbers, lambda count: packed_size(count, format))
+    else:
+        numbers = narrowed(np.asarray(leaf))
+        found = without_zeros(numbers, lambda count: count * numbers.itemsize)
+    return (found.numbers if found else numbers), found
 
 
 def narrowed(matrix: np.ndarray) -> np.ndarray:
