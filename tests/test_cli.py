@@ -14,7 +14,9 @@ ROOT = Path(cli.__file__).parent.parent
 
 def bertjax(*argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "bertjax.cli", *argv]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={"PYTHONPATH": str(ROOT)}, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env={"PYTHONPATH": str(ROOT), "COLUMNS": "80"}, check=False
+    )
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
@@ -46,11 +48,21 @@ def test_a_command_is_its_script_and_its_help_needs_no_jax(command, tmp_path):
     (tmp_path / "train.py").write_text("raise ImportError('another train on the path')")
     ours = bertjax(command, "--help", cwd=tmp_path)
     script = [sys.executable, "-m", f"train.{command}", "--help"]
-    theirs = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, check=False)
+    theirs = subprocess.run(
+        script, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "COLUMNS": "80"}, check=False
+    )
     assert (ours.returncode, ours.stderr) == (0, "")
     assert ours.stdout == theirs.stdout
     assert f"usage: bertjax {command}" in ours.stdout
     assert "python -m" not in ours.stdout  # which an installed package does not have
+
+
+@pytest.mark.parametrize("command", [*cli.COMMANDS, *cli.LIBRARY])
+def test_the_help_of_a_command_fits_a_screen(command):
+    shown = bertjax(command, "--help").stdout.splitlines()  # on a terminal of 80 columns, as others have 100
+    assert len(shown) <= 50
+    assert sum(line.startswith("  --") for line in shown) <= 15
+    assert max(map(len, shown)) <= 110
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

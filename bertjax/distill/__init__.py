@@ -21,3 +21,7 @@ states of some layers can declare them with a method `needs`. It then reads outp
 
 The trade-off: stored outputs make each epoch cheaper but take disk space; a live teacher costs a forward pass per step.
 """
+
+from bertjax.callable_package import make_callable
+
+make_callable(__name__)

@@ -3,14 +3,13 @@
     bertjax distill --config=quickstart --data.max_length=64 --losses.0.weight=0.5 --out=runs/mine
 
 A file with several recipes names them: --config=tinybert:prediction. Flags override the `config` of the config file,
-which overrides the defaults of the command's `Config`. A config file is plain Python. tyro prints the help. Flags are
-parsed here, so that a typing mistake names the nearest valid spelling, and so that flags which a dataclass checks
-together are applied together.
+which overrides the defaults of the command's `Config`. A config file is plain Python. Flags are parsed here, so that a
+typing mistake names the nearest valid spelling, and so that flags which a dataclass checks together are applied
+together; tyro converts their values.
 """
 
 import dataclasses
 import errno
-import inspect
 import os
 import re
 import signal
@@ -22,7 +21,8 @@ from types import ModuleType
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from bertjax.engine import commands, hosts
-from bertjax.engine.fields import Leaf, convert, describe, fits, is_branch, leaves, replace
+from bertjax.engine.fields import Leaf, convert, describe, fits, full_path, leaves, replace
+from bertjax.engine.help import help_text
 from bertjax.engine.hosts import Processes
 from bertjax.errors import UserError, nearest
 from bertjax.machine.allocator import keep_freed_memory
@@ -104,13 +104,17 @@ def parse(cls: type[C], argv: Sequence[str], description: str = "", prog: str | 
     flags = _split(argv)
     config = load_config(" ".join(flags.pop("config")), cls) if "config" in flags else cls()
     if "help" in flags:
-        _help(config, description, prog)
-    known = leaves(config)
-    for path in flags:
+        everything = flags["help"] == ["all"]
+        print(help_text(config, description, prog or "bertjax", everything, _shipped()))
+        sys.exit(0)
+    known, values = leaves(config), {}
+    for name, words in flags.items():
+        path = full_path(name, known)
         if path not in known:
-            raise UserError(_unknown(path, known))
+            raise UserError(_unknown(name, known))
+        values[path] = convert(path, known[path], words)
     try:
-        return replace(config, {path: convert(path, known[path], words) for path, words in flags.items()})
+        return replace(config, values)
     except ValueError as error:  # from a dataclass's own check
         raise UserError(str(error)) from error
 
@@ -212,33 +216,3 @@ def _shipped() -> list[str]:
 
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _help(config: Any, description: str, prog: str | None) -> NoReturn:
-    import tyro
-
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.struct_rule
-    def follow_values(tuple_: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
-        """Shows the items of a tuple by their actual types, because the declared type may be a protocol."""
-        if not (isinstance(tuple_.default, tuple) and is_branch(tuple_.default)):
-            return None
-        items = enumerate(tuple_.default)
-        fields = [tyro.constructors.StructFieldSpec(str(position), type(item), item) for position, item in items]
-        return tyro.constructors.StructConstructorSpec(instantiate=tuple, fields=tuple(fields))
-
-    configs = f"--config=FILE starts from a config file. Shipped configs, by name: {', '.join(_shipped())}"
-    flags = " ".join(f"--processes.{name}" for name in ("coordinator=HOST:PORT", "count=N", "index=I"))
-    hosts = f"To train in several processes (not needed on a TPU slice): {flags}, with another index in each"
-    tyro.cli(
-        type(config),
-        default=config,
-        args=["--help"],
-        prog=prog,
-        description=f"{inspect.cleandoc(description)}\n\n{configs}\n\n{hosts}",
-        use_underscores=True,
-        config=(tyro.conf.FlagConversionOff,),
-        registry=registry,
-    )
-    raise AssertionError("tyro exits after its help")

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bertjax.engine.fields import Dataclass, leaves
+from bertjax.engine.fields import Dataclass, full_path, leaves
 
 _parsed: tuple[Dataclass | None, list[str]] = (None, [])
 """The config that was parsed last, and its arguments."""
@@ -26,7 +26,8 @@ def command_for(script: str, config: Dataclass, **changes: Any) -> str:
     kept, keep = [], True
     for argument in _parsed[1] if config is _parsed[0] else flags(config):
         if argument.startswith("--"):
-            keep = argument[2:].partition("=")[0].replace("-", "_") not in new
+            name = argument[2:].partition("=")[0].replace("-", "_")
+            keep = full_path(name, new) is None
         if keep:
             kept.append(argument)
     return line(script, *kept, *as_flags(new))

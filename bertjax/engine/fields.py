@@ -10,6 +10,7 @@ import inspect
 import io
 import re
 import types
+from collections.abc import Iterable
 from pathlib import Path
 from typing import (
     Any,
@@ -59,6 +60,17 @@ def is_branch(value: Any) -> bool:
     """Whether flags address the fields of this value: a dataclass, or a tuple of dataclasses."""
     items = value if isinstance(value, tuple) else (value,)
     return any(map(dataclasses.is_dataclass, items))
+
+
+def full_path(name: str, known: Iterable[str]) -> str | None:
+    """The path that a name stands for: the name itself, or `data.max_length` for `max_length` if one group alone has a
+    field of this name. A group is not a short name, and items of tuples are named in full. None: there is no such
+    field."""
+    paths = list(known)
+    if name in paths or any(path.startswith(f"{name}.") for path in paths):
+        return name
+    inside = [path for path in paths if path.endswith(f".{name}") and not re.search(r"\.\d+\.", path)]
+    return inside[0] if len(inside) == 1 else None
 
 
 def replace(branch: Any, changes: dict[str, Any]) -> Any:
@@ -123,7 +135,7 @@ def convert(path: str, leaf: Leaf, words: list[str]) -> Any:
 
 
 def fits(leaf: Leaf) -> bool:
-    """Whether a value has its declared type; checks numbers, text and choices only."""
+    """Whether a value has its declared type; what is inside of a tuple or dict is not looked at."""
     return any(_is_a(leaf.value, member) for member in _members(leaf.type))
 
 
@@ -162,4 +174,11 @@ def _is_a(value: Any, member: Any) -> bool:
         return value in get_args(member)
     if member in (int, float):
         return isinstance(value, (int, member)) and not isinstance(value, bool)
-    return isinstance(value, member) if member in (str, bool, Path, type(None)) else True
+    if not inspect.isclass(member) or member is Any or is_protocol(member):
+        return True
+    return isinstance(value, member)
+
+
+def is_protocol(cls: type) -> bool:
+    """Whether this is a protocol, which says what a value can do and not of which class it is."""
+    return Protocol in cls.__bases__

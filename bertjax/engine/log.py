@@ -2,8 +2,8 @@
 
 A line of `metrics.jsonl` is one JSON object with `step`, `time` (seconds since the epoch) and numbers, or an `event`.
 Lines are only appended, so a resumed run shows where it was interrupted. A bucket cannot append: there a local copy is
-written and uploaded with every event, hence before every checkpoint. On a terminal the progress is a bar; elsewhere it
-is a plain line every few seconds, so that a log file stays readable.
+written and uploaded with every event, hence before every checkpoint. On a terminal and in a notebook the progress
+is a bar; elsewhere it is a plain line every few seconds, so that a log file stays readable.
 """
 
 import json
@@ -13,11 +13,13 @@ import shutil
 import sys
 import tempfile
 import time
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from bertjax.engine.hosts import is_main_process
 from bertjax.errors import UserError
+from bertjax.machine.notebook import in_notebook
 from bertjax.storage.paths import is_remote, send
 
 
@@ -93,32 +95,21 @@ class Log:
 
 
 class Progress:
-    """A bar on a terminal, a line every ten seconds elsewhere; both with examples per second and the remaining time."""
+    """A bar on a terminal and in a notebook, a line every ten seconds elsewhere; all with examples per second and, but
+    for the notebook's, the remaining time."""
 
     def __init__(self, label: str, total: int, start: int):
-        self.label, self.total, self.start = label, total, start
+        self.label, self.total = label, total
         self.began = self.printed = time.monotonic()
         self.first: int | None = None
         self.examples = 0
-        self.bar = self._bar() if sys.stderr.isatty() else None
-        if self.bar is None:
+        self.bar = None
+        if in_notebook():
+            self.bar = NotebookBar(label, total, start)
+        elif sys.stderr.isatty():
+            self.bar = TerminalBar(label, total, start)
+        else:
             note(f"{label}: step {start} of {total}")
-
-    def _bar(self) -> Any:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        bar = Progress(*columns, console=Console(stderr=True))
-        self.task = bar.add_task(self.label, total=self.total, completed=self.start, rate="")
-        bar.start()
-        return bar
 
     def update(self, step: int, examples: int, loss: float | None) -> None:
         now = time.monotonic()
@@ -129,7 +120,7 @@ class Progress:
         passed = max(now - self.began, 1e-9)
         rate = f"{self.examples / passed:.0f} examples/s" + (f", loss {loss:.3f}" if loss is not None else "")
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, rate=rate)
+            self.bar.update(step, rate)
         elif (now - self.printed >= 10 and passed >= 2) or step == self.total:
             self.printed = now
             remaining = (self.total - step) * passed / (step - self.first)
@@ -137,7 +128,63 @@ class Progress:
 
     def close(self) -> None:
         if self.bar is not None:
-            self.bar.stop()
+            self.bar.close()
+
+
+class TerminalBar:
+    """A bar of rich on stderr."""
+
+    def __init__(self, label: str, total: int, start: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=Console(stderr=True))
+        self.task = self.bar.add_task(label, total=total, completed=start, rate="")
+        self.bar.start()
+
+    def update(self, step: int, rate: str) -> None:
+        self.bar.update(self.task, completed=step, rate=rate)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+class NotebookBar:
+    """A bar in the output of a cell, as plain HTML: no widgets, which not every notebook can show."""
+
+    PERIOD = 0.5
+    """Seconds between two changes: each is a message to the browser."""
+
+    def __init__(self, label: str, total: int, start: int):
+        from IPython.display import display  # pyright: ignore[reportMissingImports]
+
+        self.label, self.total, self.step, self.rate = label, total, start, ""
+        self.changed = time.monotonic()
+        self.handle = display(self, display_id=True)
+
+    def _repr_html_(self) -> str:
+        bar = f'<progress value="{self.step}" max="{self.total}"></progress>'
+        return f"<div>{escape(self.label)} {bar} {self.step}/{self.total} {escape(self.rate)}</div>"
+
+    def __repr__(self) -> str:
+        return f"{self.label} {self.step}/{self.total} {self.rate}"
+
+    def update(self, step: int, rate: str) -> None:
+        self.step, self.rate = step, rate
+        if time.monotonic() - self.changed > self.PERIOD:
+            self.close()
+
+    def close(self) -> None:
+        """Shows where it stands now."""
+        self.changed = time.monotonic()
+        self.handle.update(self)
 
 
 def worked_seconds(folder: Path) -> float:

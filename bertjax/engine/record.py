@@ -140,7 +140,8 @@ def release_lock(out: Path) -> None:
 
 
 @atexit.register
-def _release_all() -> None:
+def release_locks() -> None:
+    """Releases every folder that this process still holds, as those of a run that failed."""
     for out in list(_locks):
         release_lock(Path(out))
 

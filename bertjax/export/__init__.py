@@ -21,6 +21,9 @@ runtime does not recognise. Attention, LayerNorm and GELU have the form that ONN
 new kind of model must be added here as well. A model that cannot be expressed is refused with the reason.
 """
 
+from bertjax.callable_package import make_callable
 from bertjax.export.folder import export
 
 __all__ = ["export"]
+
+make_callable(__name__)

@@ -68,11 +68,20 @@ def left_out(failures: Sequence[Failure]) -> str:
     return f"Failed and left out: {reasons}. The same command tries what failed again, and keeps the rest."
 
 
+class Incomplete(SystemExit):
+    """A job is done but for what the sentence says. It ends a command with its code; a function of `bertjax.api` hands
+    the sentence on."""
+
+    def __init__(self, sentence: str, code: int):
+        super().__init__(code)
+        self.sentence = sentence
+
+
 def leave_if(sentence: str | None, code: int) -> None:
-    """Ends the process with this exit code and sentence, if there is a sentence."""
+    """Ends the job with this exit code and sentence, if there is a sentence."""
     if sentence:
         print(sentence, file=sys.stderr)
-        sys.exit(code)
+        raise Incomplete(sentence, code)
 
 
 def planned(stages: Sequence[Stage], examples: int) -> str:

@@ -29,6 +29,8 @@ makes the matrices smaller, which saves time in every runtime and on every devic
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bertjax.callable_package import make_callable
+
 if TYPE_CHECKING:
     from bertjax.prune.block_movement import BlockMovement
     from bertjax.prune.cofi import CoFi
@@ -56,6 +58,8 @@ __all__ = [
     "keep_neurons",
     "remove_dead",
 ]
+
+make_callable(__name__)
 
 
 HOMES = {

@@ -25,6 +25,7 @@ One per channel or group is more accurate, and each takes four bytes. Below four
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bertjax.callable_package import make_callable
 from bertjax.quantized.formats import Activation, Format, Quantization
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Activation", "Format", "Quantization", "Quantized", "dequantised", "quantise_weights"]
 
 _HOMES = {"Quantized": "quantized.tensor", "dequantised": "quantized.tensor", "quantise_weights": "quantize.weights"}
+
+make_callable(__name__)
 
 
 def __getattr__(name: str) -> Any:

@@ -50,6 +50,18 @@ class Augment(Stage):
 class Config(Augment):
     """Augmentation."""
 
+    everyday: ClassVar[tuple[str, ...]] = (
+        "model",
+        "data.train",
+        "out",
+        "substitutes",
+        "copies",
+        "probability",
+        "candidates",
+        "seed",
+        "data.text",
+    )
+
     model: str = "demo"
     """The masked language model: a folder, hf:NAME, or demo."""
     data: Data = field(default_factory=Data)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from bertjax.errors import UserError
 from bertjax.recipes.data import Data
@@ -11,6 +11,8 @@ from bertjax.recipes.data import Data
 @dataclass(frozen=True)
 class Config:
     """Calibration."""
+
+    everyday: ClassVar[tuple[str, ...]] = ("model", "held_out", "data.eval", "out", "rule", "bound", "data.max_length")
 
     model: str = "runs/exits/bundle"
     """A model with exits: a folder or hf:NAME."""

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from bertjax.distill.terms import SoftTargets
 from bertjax.errors import UserError, nearest
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, Data
 from bertjax.recipes.distill import Distill
 from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.stage import Stage
@@ -58,6 +58,17 @@ class Row:
 @dataclass(frozen=True)
 class Config:
     """A comparison of methods."""
+
+    everyday: ClassVar[tuple[str, ...]] = (
+        *EVERYDAY,
+        "trained",
+        "seeds",
+        "epochs",
+        "steps",
+        "batch_size",
+        "student.num_hidden_layers",
+        "row",
+    )
 
     model: str = "demo"
     """The model to begin with: a folder, hf:NAME, or demo. Students without a teacher are made from it."""

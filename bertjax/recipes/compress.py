@@ -1,18 +1,33 @@
 """Stages in order, or bounds to keep to."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from bertjax.errors import UserError
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, Data
 from bertjax.recipes.distill import Distill
 from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.stage import Stage
+
+BOUNDS = ("max_drop", "min_speedup", "max_mb")
+"""The fields that each bound the result."""
 
 
 @dataclass(frozen=True)
 class Config:
     """Compression: stages, then the report."""
+
+    everyday: ClassVar[tuple[str, ...]] = (
+        *EVERYDAY,
+        *BOUNDS,
+        "epochs",
+        "steps",
+        "batch_size",
+        "seed",
+        "data.text",
+        "data.label",
+        "data.max_length",
+    )
 
     model: str = "demo"
     """The model to begin with: a folder, hf:NAME, or demo."""
@@ -46,14 +61,14 @@ class Config:
             raise UserError(f"every stage needs a name of its own; given: {', '.join(names)}.")
         if any(stage.exports for stage in self.stages[:-1]):
             raise UserError("an export is a file for another runtime, from which no stage goes on: make it the last.")
-        for name in ("max_drop", "min_speedup", "max_mb"):
+        for name in BOUNDS:
             if (bound := getattr(self, name)) is not None and not bound >= 0:
                 raise UserError(f"--{name}={bound}: expected 0 or more.")
 
     @property
     def chooses(self) -> bool:
         """Whether there is a bound to keep to."""
-        return (self.max_drop, self.min_speedup, self.max_mb) != (None, None, None)
+        return any(getattr(self, name) is not None for name in BOUNDS)
 
     def planned_stages(self) -> list[Stage]:
         """The stages with what this config says for all of them."""

@@ -20,6 +20,11 @@ Metric = Literal[
     "squad_em",
 ]
 
+EVERYDAY = ("model", "data.train", "data.eval", "out")
+"""The everyday flags of most commands (`bertjax.engine.help`)."""
+OF_TRAINING = ("epochs", "batch_size", "optimiser.learning_rate", "data.max_length", "seed")
+"""The everyday flags of a training."""
+
 
 @dataclass(frozen=True)
 class Data:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from bertjax.distill.progressive import Progressive
 from bertjax.distill.terms import HiddenStates, Loss, SoftTargets
 from bertjax.errors import UserError
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, OF_TRAINING, Data
 from bertjax.recipes.stage import Stage, TrainingStage
 from bertjax.recipes.training import check_parts
 from bertjax.student import Student
@@ -92,6 +92,14 @@ class Recovery(Distill):
 @dataclass(frozen=True)
 class Config(Distill):
     """Distillation."""
+
+    everyday: ClassVar[tuple[str, ...]] = (
+        *EVERYDAY,
+        "student.num_hidden_layers",
+        "student.intermediate_size",
+        *OF_TRAINING,
+        "data.text",
+    )
 
     model: str = "runs/finetune/bundle"
     """The teacher: a folder or hf:NAME, with a trained head."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 from bertjax.distill.terms import HardLabels, Loss, SoftTargets
 from bertjax.errors import UserError
 from bertjax.model.retention import After, RankedBy, Retention
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, OF_TRAINING, Data
 from bertjax.recipes.distill import Recovery
 from bertjax.token_dropping.search import LADDER
 
@@ -83,6 +83,8 @@ class DropTokens(Recovery):
 @dataclass(frozen=True)
 class Config(DropTokens):
     """Token dropping."""
+
+    everyday: ClassVar[tuple[str, ...]] = (*EVERYDAY, "flops", "bound", "shares", "held_out", *OF_TRAINING)
 
     model: str = "runs/finetune/bundle"
     """The model: a folder or hf:NAME, with a trained head."""

@@ -1,13 +1,23 @@
 """Models to be measured side by side."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, Data
 
 
 @dataclass(frozen=True)
 class Config:
     """Evaluation."""
+
+    everyday: ClassVar[tuple[str, ...]] = (
+        *EVERYDAY,
+        "against",
+        "bfloat16",
+        "data.text",
+        "data.label",
+        "data.max_length",
+    )
 
     model: str = "runs/quickstart/stages/1-teacher/bundle"
     """The baseline: a folder or hf:NAME, with a trained head."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from bertjax.errors import UserError
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, OF_TRAINING, Data
 from bertjax.recipes.stage import TrainingStage
 
 
@@ -56,6 +56,8 @@ class EarlyExit(TrainingStage):
 @dataclass(frozen=True)
 class Config(EarlyExit):
     """Exits."""
+
+    everyday: ClassVar[tuple[str, ...]] = (*EVERYDAY, "after", "method", "head", "reads", *OF_TRAINING)
 
     model: str = "runs/finetune/bundle"
     """The model: a folder, hf:NAME, or demo. Methods that freeze it need a trained head."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from bertjax.errors import UserError
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, OF_TRAINING, Data
 from bertjax.recipes.stage import Stage, TrainingStage
 from bertjax.student import Student
 
@@ -47,6 +47,8 @@ class Finetune(TrainingStage):
 @dataclass(frozen=True)
 class Config(Finetune):
     """Fine-tuning."""
+
+    everyday: ClassVar[tuple[str, ...]] = (*EVERYDAY, "steps", *OF_TRAINING, "data.text", "data.label")
 
     model: str = "demo"
     """The model to begin with: a folder, hf:NAME, or demo."""

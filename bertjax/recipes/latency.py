@@ -1,7 +1,7 @@
 """What is timed for a table of the parts of an encoder layer."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from bertjax.errors import UserError
 from bertjax.recipes.data import Data
@@ -10,6 +10,17 @@ from bertjax.recipes.data import Data
 @dataclass(frozen=True)
 class Config:
     """A table of times."""
+
+    everyday: ClassVar[tuple[str, ...]] = (
+        "model",
+        "data.eval",
+        "out",
+        "runtime",
+        "threads",
+        "sample",
+        "repeats",
+        "data.max_length",
+    )
 
     model: str = "runs/finetune/bundle"
     """The model whose layers are timed: a folder or hf:NAME."""

@@ -1,11 +1,12 @@
 """Training on raw text: the vocabulary, the shape, the questions that are asked."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from bertjax.distill.progressive import Progressive
 from bertjax.distill.terms import Loss
 from bertjax.errors import UserError
+from bertjax.recipes.data import EVERYDAY, OF_TRAINING
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.recipes.training import Training, check_parts
 from bertjax.student import Student
@@ -102,6 +103,17 @@ class Shape:
 @dataclass(frozen=True)
 class Config(Training):
     """Pre-training."""
+
+    everyday: ClassVar[tuple[str, ...]] = (
+        *EVERYDAY,
+        "vocab_size",
+        "sentences",
+        "masking.rate",
+        "shape.num_hidden_layers",
+        "shape.hidden_size",
+        "steps",
+        *OF_TRAINING,
+    )
 
     model: str | None = None
     """The model to begin with: a folder, hf:NAME, or demo. Default: a new model of the shape below."""

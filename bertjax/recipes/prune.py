@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from bertjax.errors import UserError
 from bertjax.prune.criteria import CRITERIA, Criterion, Random
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, OF_TRAINING, Data
 from bertjax.recipes.distill import Recovery
 
 CriterionName = Literal[
@@ -130,6 +130,17 @@ class Prune(Recovery):
 @dataclass(frozen=True)
 class Config(Prune):
     """Pruning."""
+
+    everyday: ClassVar[tuple[str, ...]] = (
+        *EVERYDAY,
+        "layers",
+        "heads",
+        "neurons",
+        "weights",
+        "speedup",
+        "criterion",
+        *OF_TRAINING,
+    )
 
     model: str = "runs/finetune/bundle"
     """The model: a folder or hf:NAME, in floating point, with a trained head."""

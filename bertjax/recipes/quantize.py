@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from bertjax.distill.terms import Loss, SoftTargets
 from bertjax.errors import UserError
 from bertjax.quantized.formats import INT8, Format, full_int8
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, OF_TRAINING, Data
 from bertjax.recipes.distill import DistillationStage
 
 
@@ -78,6 +78,8 @@ class Quantize(DistillationStage):
 @dataclass(frozen=True)
 class Config(Quantize):
     """Quantisation."""
+
+    everyday: ClassVar[tuple[str, ...]] = (*EVERYDAY, "activations", "mean_bits", "qat", "full_int8", *OF_TRAINING)
 
     model: str = "runs/finetune/bundle"
     """The model: a folder or hf:NAME, in floating point, with a trained head."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from bertjax.errors import UserError
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, OF_TRAINING, Data
 from bertjax.recipes.finetune import Finetune
 from bertjax.recipes.stage import Stage
 from bertjax.student import Student
@@ -86,6 +86,8 @@ class LotteryTicket(Finetune):
 @dataclass(frozen=True)
 class Config(LotteryTicket):
     """A lottery ticket."""
+
+    everyday: ClassVar[tuple[str, ...]] = (*EVERYDAY, "method", "sparsity", "iterations", "rewind", *OF_TRAINING)
 
     model: str = "demo"
     """The pre-trained model that the ticket is for: a folder, hf:NAME, or demo."""

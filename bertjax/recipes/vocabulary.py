@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from bertjax.recipes.data import Data
+from bertjax.recipes.data import EVERYDAY, Data
 from bertjax.recipes.stage import Stage
 
 
@@ -20,6 +20,8 @@ class Vocabulary(Stage):
 @dataclass(frozen=True)
 class Config(Vocabulary):
     """Pruning of the vocabulary."""
+
+    everyday: ClassVar[tuple[str, ...]] = (*EVERYDAY, "data.text", "data.max_length")
 
     model: str = "runs/quickstart/stages/2-student/bundle"
     """The model: a folder or hf:NAME."""

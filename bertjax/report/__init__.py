@@ -14,5 +14,6 @@ token_ladder.py shares of tokens, from many to few
 table.py        the one table type, for Markdown, terminals and plain text
 number_text.py  numbers with their units, and names of metrics
 parts.py        sentences and sections that these reports share
-plot.py         the pictures; card.py and usage.py the README in a model's folder; write.py the files
+plot.py         the pictures; card.py and usage.py the README in a model's folder; write.py the files;
+run.py          all of it read again from a run's folder
 """

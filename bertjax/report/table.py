@@ -39,6 +39,10 @@ class Table:
         table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         return "\n\n".join([table, *self.notes])
 
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.markdown()
+
     def text(self, indent: str = "", gap: str = "  ") -> str:
         """Columns of equal width, for docstrings and for output that a program may read."""
         lines = [self.headings, *self.rows] if any(self.headings) else self.rows

@@ -1,12 +1,15 @@
 """Where reports go: `report.json` for programs, `report.md` and its picture for people, and the terminal."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
+from bertjax.machine.notebook import in_notebook
 from bertjax.report import methods, models, plot
 from bertjax.report.methods import MethodComparison
 from bertjax.report.models import Report
-from bertjax.report.parts import json_text
+from bertjax.report.parts import bullets, json_text
+from bertjax.report.table import Table
 from bertjax.storage.paths import as_path, staged, write_text
 
 
@@ -26,16 +29,28 @@ def write_report(report: Report | MethodComparison, folder: str | os.PathLike) -
 
 
 def show(report: Report | MethodComparison) -> None:
-    """Prints the table, what it means, and which model was kept."""
-    from rich.console import Console
-
+    """Shows the table, what it means, and which model was kept."""
     if isinstance(report, Report):
-        table, sentences = models.model_table(report), models.verdicts(report)
+        table, sentences = models.model_table(report), [*models.verdicts(report), *filter(None, [report.conclusion])]
     else:
         table, sentences = methods.method_table(report), methods.verdicts(report)
+    display(table, sentences)
+
+
+def display(table: Table, sentences: Sequence[str], picture: Any = None) -> None:
+    """Prints a table and sentences; in a notebook, shows them with the picture, if there is such a file."""
+    if in_notebook():
+        from IPython.display import Image, Markdown  # pyright: ignore[reportMissingImports]
+        from IPython.display import display as put  # pyright: ignore[reportMissingImports]
+
+        put(Markdown(table.markdown()))
+        if picture is not None and picture.is_file():
+            put(Image(data=picture.read_bytes()))
+        put(Markdown(bullets(sentences)))
+        return
+    from rich.console import Console
+
     console = Console()
     console.print(table.rich())
     for sentence in sentences:
         console.print(f"- {sentence.replace('**', '')}", markup=False)
-    if isinstance(report, Report) and report.conclusion:
-        console.out(report.conclusion, highlight=False)

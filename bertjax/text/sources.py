@@ -6,6 +6,8 @@ label names, then `load_examples` with the resulting task.
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,8 @@ def load_examples(source: Any, task: Task = OPEN, split: str = "train", *, label
     """The examples of a source, checked cell by cell.
 
     `source` is a file (.tsv .csv .jsonl .parquet .txt .conll, SQuAD's .json; all but Parquet also .gz or .bz2),
-    `tfds:NAME/SPLIT`, `demo`, a list of texts, or a list of dicts. `split` applies to the demo only: train, validation
-    or test. Without a label column `labels` is None, or an error if `labelled`.
+    `tfds:NAME/SPLIT`, `demo`, or what `memory_table` reads: lists and tables in memory. `split` applies to the demo
+    only: train, validation or test. Without a label column `labels` is None, or an error if `labelled`.
     """
     return read_source(source, task, split, labelled)[1]
 
@@ -62,10 +64,8 @@ def require_labels(table: Table, task: Task, examples: Examples) -> None:
 
 def read_table(source: Any, task: Task, split: str, read: ReadBytes = Path.read_bytes) -> Table:
     """The columns of a source, before the task selects any."""
-    if isinstance(source, list | tuple):
-        return list_table(list(source))
     if not isinstance(source, str | Path):
-        raise UserError(f"cannot read {source!r}: expected a file, tfds:NAME/SPLIT, demo, or a list of texts or dicts")
+        return memory_table(source)
     if source == "demo":
         return demo_table(split)
     if str(source).startswith("tfds:"):
@@ -99,10 +99,55 @@ def file_table(path: Path, task: Task, read: ReadBytes) -> Table:
     return readers[ending(path)](path, read)
 
 
+def memory_table(source: Any) -> Table:
+    """Text given in memory: a list of texts, of pairs (text, label) or of dicts; a dict of columns; or a table of
+    pandas, Polars, Arrow or Hugging Face `datasets`, none of which is imported here."""
+    if isinstance(source, list | tuple):
+        return list_table(list(source))
+    if hasattr(source, "notna"):  # pandas, whose missing cells are of three kinds
+        columns = source.astype(object).where(source.notna(), None).to_dict("list")
+    elif isinstance(features := getattr(source, "features", None), Mapping):
+        columns = {name: named_classes(list(source[name]), feature) for name, feature in features.items()}
+    elif hasattr(source, "to_pydict"):
+        columns = source.to_pydict()
+    elif hasattr(source, "iter_rows"):
+        columns = source.to_dict(as_series=False)
+    elif isinstance(source, Mapping) and all(isinstance(cells, list | tuple) for cells in source.values()):
+        columns = {name: list(cells) for name, cells in source.items()}
+    elif isinstance(source, Mapping):
+        raise UserError(f"there are several data sets: {', '.join(map(str, source))}. Give one, as data['train'].")
+    else:
+        raise UserError(
+            f"cannot read {repr(source)[:60]}: expected a file, tfds:NAME/SPLIT, demo, a list of texts or dicts, or a "
+            "table with columns"
+        )
+    lengths = {name: len(cells) for name, cells in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"columns have different lengths: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
+    columns = {str(name): [plain(cell) for cell in cells] for name, cells in columns.items()}
+    return Table(columns, "the table given", lambda row: f"row {row}")
+
+
+def named_classes(cells: list, feature: Any) -> list:
+    """The cells of a column of `datasets`, or of the lists in it: class numbers by their names, -1 as no label."""
+    if (inner := getattr(feature, "feature", None)) is not None:
+        return [named_classes(list(cell), inner) for cell in cells]
+    names = getattr(feature, "names", None)
+    return [None if cell in (None, -1) else names[cell] for cell in cells] if names else cells
+
+
+def plain(cell: Any) -> Any:
+    """A cell without NumPy's types, and None for NaN."""
+    cell = cell.tolist() if hasattr(cell, "tolist") else cell
+    return None if isinstance(cell, float) and math.isnan(cell) else cell
+
+
 def list_table(rows: list) -> Table:
-    """Rows given in memory: texts, or dicts of columns."""
+    """Rows given in memory: texts, pairs of a text and its label, or dicts of columns."""
     if all(isinstance(row, str) for row in rows):
         rows = [{"text": row} for row in rows]
+    elif all(isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], str) for row in rows):
+        rows = [{"text": text, "label": plain(label)} for text, label in rows]
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise UserError(f"item {number} of the list: expected a dict like the first or a text, found {row!r}")

@@ -17,8 +17,11 @@ It takes a minute or two, most of which is waiting for undisturbed timings. A pa
 beside them is verified without jax, flax, torch or transformers.
 """
 
+from bertjax.callable_package import make_callable
 from bertjax.verify.causes import verdict
 from bertjax.verify.comparison import compare
 from bertjax.verify.measured import Bounds, Failure, Measured
 
 __all__ = ["Bounds", "Failure", "Measured", "compare", "verdict"]
+
+make_callable(__name__)

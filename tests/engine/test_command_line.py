@@ -1,12 +1,13 @@
 import dataclasses
 import errno
 import json
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import pytest
 
@@ -47,7 +48,8 @@ class Config:
     data: Data = Data()
     stages: tuple[Any, ...] = (Stage(),)
     more: tuple[Any, ...] = ()
-    steps: int | None = None  # number of updates
+    steps: int | None = None
+    """Number of updates. Or give epochs."""
     epochs: float | None = 3
     batch_size: int = 32
     kind: Literal["soft", "hard"] = "soft"
@@ -91,6 +93,9 @@ def config_file(tmp_path):
         (["--model="], "model", ""),
         (["--data.max_length=64"], "data.max_length", 64),
         (["--data.max-length", "64"], "data.max_length", 64),
+        (["--max-length=64"], "data.max_length", 64),
+        (["--max_length=32", "--data.max_length=64"], "data.max_length", 64),
+        (["--train=a.tsv"], "data.train", "a.tsv"),
         (["--data.text_pair=question"], "data.text_pair", "question"),
         (["--data.text_pair=none"], "data.text_pair", None),
         (["--epochs=none"], "epochs", None),
@@ -133,7 +138,7 @@ def test_flags_that_belong_together_are_applied_together():
     ("argv", "said"),
     [
         (["--batch_sise=3"], "--batch_size"),
-        (["--max_length=3"], "--data.max_length"),
+        (["--max_lenght=3"], "--data.max_length"),
         (["--dta.kind=qa"], "--data.kind"),
         (["--weight=3"], "--stages.0.losses.0.weight"),
         (["--data=demo"], "--data.train"),
@@ -229,20 +234,52 @@ def test_a_broken_config_file_is_named_with_its_line(config_file, text, said):
     assert said in mistake(config_file(text))
 
 
+def printed(capsys: pytest.CaptureFixture, cls: type, *argv: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        command_line.parse(cls, argv, "Teach a model.\n\n    prog --steps=3\n\nMore of it.", "prog")
+    assert left.value.code == 0
+    return capsys.readouterr().out
+
+
 def test_help_lists_every_field_with_meaning_and_default(config_file, capsys):
     flag = config_file("""
         from tests.engine.test_command_line import Config, Soft, Stage
         config = Config(batch_size=7, stages=(Stage(), Stage(losses=(Soft(0.25),))))
     """)
-    with pytest.raises(SystemExit) as left:
-        command_line.parse(Config, [flag, "--help"], "Teach a model.", "prog")
-    printed = capsys.readouterr().out
-    assert left.value.code == 0
+    shown = printed(capsys, Config, flag, "--help=all")
     config = command_line.load_config(flag.removeprefix("--config="), Config)
     for path in leaves(config):
-        assert f"--{path} " in printed
-    for words in ("Teach a model.", "Where the weights are.", "number of updates", "default: 7", "0.25", "--config"):
-        assert words in printed
+        assert f"--{path}=" in shown
+    for words in (
+        "Teach a model.",
+        "More of it.",
+        "Where the weights are.",
+        "Number of updates. Or give epochs.",
+        "--batch_size=7\n",
+        "--stages.1.losses.0.weight=0.25",
+        "How much this term counts.",
+        "(soft | hard)",
+        "data: The text, and how to read it.",
+        "Shipped configs, by name: albert",
+    ):
+        assert words in shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiered(Config):
+    everyday: ClassVar[tuple[str, ...]] = ("data.train", "steps", "kind")
+
+
+def test_help_shows_the_everyday_flags_first_and_the_first_sentence_on_each(capsys):
+    shown = printed(capsys, Tiered, "--help")
+    assert re.findall(r"^  --([\w.]+)=", shown, flags=re.M) == ["data.train", "steps", "kind"]
+    assert "Number of updates." in shown
+    assert "prog --steps=3" in shown
+    for words in ("Or give epochs.", "More of it.", "batch_size"):
+        assert words not in shown
+    everything = printed(capsys, Tiered, "--help=all")
+    count = len(re.findall(r"^  --", everything, flags=re.M))
+    assert f"--help=all explains {count - 3} more flags." in " ".join(shown.split())
 
 
 def test_a_config_becomes_json_and_says_what_cannot():
