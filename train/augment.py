@@ -1,8 +1,8 @@
 """Augment training text: copies of every example in which some words are replaced, with the same label.
 
-    bertjax augment --model=hf:bert-base-uncased --data.train=train.tsv --copies=sst2 --out=runs/augmented
-    bertjax augment --model=demo --substitutes=neighbours --data.train=demo --copies=5 --out=runs/more
-    bertjax distill --data.train=runs/more/augmented.jsonl --model=runs/finetuned/bundle --out=runs/student
+    bertjax augment --model=demo --substitutes=neighbours --data.train=demo --copies=5 --out=runs/augment
+    bertjax distill --model=runs/finetune/bundle --data.train=runs/augment/augmented.jsonl --out=runs/student
+    bertjax augment --model=hf:bert-base-uncased --data.train=train.tsv --copies=sst2
 
 New words come from a masked language model, or are near ones in its embedding table. The result is OUT/augmented.jsonl,
 each example followed by its copies. It is made in parts of 128 examples, and the same command again continues after the

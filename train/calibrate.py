@@ -1,6 +1,7 @@
 """Choose the early-exit threshold of a model with exits, and measure what it gains.
 
-    bertjax calibrate --model=runs/exits/bundle --held_out=held-out.tsv --data.eval=dev.tsv --out=runs/early
+    bertjax calibrate --model=runs/exits/bundle --held_out=demo --data.eval=demo --out=runs/calibrate
+    bertjax calibrate --model=runs/exits/bundle --held_out=held-out.tsv --data.eval=dev.tsv --out=runs/mine
 
 Of all thresholds whose score on --held_out is at most --bound below that of the full model, confidence interval
 included, the one with the earliest exits is chosen. A bound of one point needs at least 368 examples. These examples

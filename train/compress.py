@@ -1,14 +1,14 @@
 """The main job: stages that make a model smaller, and a report of what each gained and cost.
 
     bertjax compress --config=quickstart --out=runs/quickstart
-    bertjax compress --config=quickstart --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --out=runs/mine
+    bertjax compress --config=quickstart --model=./my-bert --data.train=train.tsv --data.eval=dev.tsv
 
 Each stage begins with a model folder and makes one, in OUT/stages. A finished stage is not run again, and an unfinished
 one continues. A model that already has a trained head for the task is used as the teacher without training. At the end
 every model is measured together with two baselines, the same small model trained without a teacher and a bag of words:
 OUT/report.md. After a last stage that exports, the teacher is exported too, and the two files are compared.
 
-    bertjax compress --model=./my-bert --data.train=a.tsv --data.eval=b.tsv --max_drop=1 --min_speedup=4
+    bertjax compress --model=./my-bert --data.train=train.tsv --data.eval=dev.tsv --max_drop=1 --min_speedup=4
 
 With a bound (--max_drop, --min_speedup, --max_mb) a short list of smaller models is made, and the fastest one within
 the bounds is kept. If there is none, the best one is kept, and the exit code is 3.

@@ -1,7 +1,7 @@
 """Distil a model into a smaller one: a fine-tuned teacher and text in, a student out.
 
-    bertjax distill --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/distilled
-    bertjax distill --model=runs/finetuned/bundle --data.train=unlabelled.txt --epochs=5 --out=runs/mine
+    bertjax distill --model=runs/finetune/bundle --data.train=demo --data.eval=demo --out=runs/distill
+    bertjax distill --model=runs/finetune/bundle --data.train=unlabelled.txt --epochs=5 --out=runs/mine
 
 The student learns from the teacher's outputs (--losses), so text without labels is enough. The outputs are computed
 once and stored in OUT/teacher (in the cache folder where OUT is in a bucket); a loss that needs more than they hold

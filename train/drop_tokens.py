@@ -1,10 +1,8 @@
 """Let a text go on with fewer tokens after each layer: those that it attends to most.
 
-    bertjax drop_tokens --model=runs/tuned/bundle --flops=0.5 --held_out=held-out.tsv --data.train=train.tsv \\
-        --data.eval=dev.tsv --data.max_length=512 --out=runs/half
-    bertjax drop_tokens --model=runs/tuned/bundle --bound=0.01 --held_out=held-out.tsv --data.train=train.tsv \\
-        --data.eval=dev.tsv --out=runs/certified
-    bertjax drop_tokens --model=runs/tuned/bundle --shares=1,0.7,0.5,0.5,0.3,0.3 --data.train=train.tsv --out=runs/short
+    bertjax drop_tokens --model=runs/finetune/bundle --shares=1,0.7,0.5,0.5,0.3,0.3 --out=runs/drop_tokens
+    bertjax drop_tokens --model=runs/finetune/bundle --flops=0.5 --data.max_length=512 --out=runs/half
+    bertjax drop_tokens --model=runs/finetune/bundle --bound=0.01 --held_out=held-out.tsv --out=runs/certified
 
 How many tokens go on is a share of the text's own length for each layer (--shares), or it is searched: the shares that
 change the model's predictions least while they remove a fraction of the arithmetic (--flops), at the lengths of the

@@ -1,6 +1,6 @@
 """Measure finished models side by side: score with its interval, size, memory, arithmetic, time. Nothing is trained.
 
-    bertjax evaluate --model=runs/a/bundle --against runs/b/bundle --data.eval=dev.tsv --out=runs/compared
+    bertjax evaluate --model=runs/finetune/bundle --against runs/distill/bundle runs/quantize/bundle --out=runs/evaluate
 
 The first model is the baseline that the others are compared with. Exported folders may be among those, and are
 measured in their own runtime. With --data.train, a bag of words fitted on that text is measured too. The report is

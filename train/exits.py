@@ -1,6 +1,6 @@
 """Give a model exits: heads after its inner layers, so that easy examples can exit early.
 
-    bertjax exits --model=runs/finetuned/bundle --data.train=train.tsv --data.eval=dev.tsv --out=runs/exits
+    bertjax exits --model=runs/finetune/bundle --data.train=demo --data.eval=demo --out=runs/exits
     bertjax exits --model=demo --method=joint --head=shared_pooler --epochs=3 --out=runs/pabee
 
 Four ways to train them (--method): in two stages, a fine-tuned model frozen and its exits trained on the labels

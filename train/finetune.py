@@ -1,7 +1,7 @@
 """Fine-tune a BERT on a task: text with labels in, a model folder out.
 
-    bertjax finetune --model=demo --data.train=demo --data.eval=demo --epochs=3 --out=runs/finetuned
-    bertjax finetune --model=hf:bert-base-uncased --data.train=train.tsv --data.eval=dev.tsv --out=runs/mine
+    bertjax finetune --model=demo --data.train=demo --data.eval=demo --epochs=2 --out=runs/finetune
+    bertjax finetune --model=hf:bert-base-uncased --data.train=train.tsv --data.eval=dev.tsv
 
 The finished model is OUT/bundle, its score is in OUT/run.json, and OUT/metrics.jsonl has the loss of every tenth step.
 The same command again continues an interrupted run.

@@ -1,7 +1,7 @@
 """Label text with a model: one text per line in, one line of JSON out.
 
-    echo "a quiet masterpiece" | bertjax predict --model=runs/quickstart/bundle
-    bertjax predict --model=runs/quickstart/bundle --input=reviews.txt --out=labels.jsonl
+    echo "a quiet masterpiece" | bertjax predict --model=runs/finetune/bundle
+    bertjax predict --model=runs/finetune/bundle --input=reviews.txt --out=labels.jsonl
 
 The two texts of a pair are separated by a tab. Each line of the output holds `text`, `label` and `probabilities`, and
 for a model that exits early the `depth` at which the text exited. Every line has an output; for a blank line the label

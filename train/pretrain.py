@@ -1,7 +1,7 @@
 """Pre-train a model on raw text: learn a vocabulary, predict masked tokens, tell the order of sentences.
 
-    bertjax pretrain --data.train=wiki.txt --data.eval=held-out.txt --vocab_size=8000 --out=runs/pretrained
-    bertjax pretrain --model=demo --sentences=none --data.train=reviews.txt --steps=2000 --out=runs/adapted
+    bertjax pretrain --model=demo --sentences=none --data.train=demo --steps=200 --out=runs/pretrain
+    bertjax pretrain --data.train=wiki.txt --data.eval=held-out.txt --vocab_size=8000 --out=runs/new
     bertjax pretrain --config=minilm --data.train=wiki --out=runs/minilm
 
 With a student in the config file, the given model is its teacher: raw text is then enough to make a small model that

@@ -1,6 +1,7 @@
 """Prune a model: layers, heads and neurons are removed; single weights are set to zero.
 
-    bertjax prune --model=runs/tuned/bundle --heads=0.5 --neurons=0.5 --data.train=train.tsv --out=runs/pruned
+    bertjax prune --model=runs/finetune/bundle --heads=0.5 --neurons=0.5 --out=runs/prune
+    bertjax prune --model=runs/finetune/bundle --speedup=2 --data.train=train.tsv --data.eval=dev.tsv --out=runs/fast
 
 The least important parts are removed (`--criterion`, measured on training examples), at once or in several iterations,
 each with new scores. Then the smaller model is trained with the whole one as its teacher, as in `bertjax distill`.

@@ -1,7 +1,7 @@
 """Quantise a model: a fine-tuned model and text in, a model of integers out.
 
-    bertjax quantize --model=runs/finetuned/bundle --data.train=demo --data.eval=demo --out=runs/int8
-    bertjax quantize --config=qbert --model=runs/finetuned/bundle --data.train=train.tsv --out=runs/mixed
+    bertjax quantize --model=runs/finetune/bundle --data.train=demo --data.eval=demo --out=runs/quantize
+    bertjax quantize --config=qbert --model=runs/finetune/bundle --data.train=train.tsv --out=runs/mixed
 
 Without training the text is only needed to find the ranges of activations (`activations="fixed"`); labels are not
 needed. With `mean_bits`, each layer of the encoder gets as many bits as it needs. With `qat`, the model is trained with

@@ -1,7 +1,7 @@
 """Find a lottery ticket: zeros with which the pre-trained weights train as well as the whole model.
 
-    bertjax ticket --model=demo --sparsity=0.6 --iterations=6 --data.train=train.tsv --data.eval=dev.tsv
-    bertjax ticket --method=random --sparsity=0.6 --data.train=train.tsv --data.eval=dev.tsv --out=runs/random
+    bertjax ticket --model=demo --sparsity=0.6 --iterations=6 --out=runs/ticket
+    bertjax ticket --model=demo --sparsity=0.6 --method=random --out=runs/random
     bertjax finetune --model=demo --ticket=runs/ticket/ticket.safetensors --data.train=other.tsv --data.eval=dev.tsv
 
 Each iteration trains, prunes the smallest of the weights that are left and puts the others back to the pre-trained

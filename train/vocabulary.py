@@ -1,6 +1,6 @@
 """Remove from a model's vocabulary the tokens that the training text never uses: a smaller folder, the same outputs.
 
-    bertjax vocabulary --model=runs/tuned/bundle --data.train=demo --data.eval=demo --out=runs/fewer-words
+    bertjax vocabulary --model=runs/finetune/bundle --data.train=demo --data.eval=demo --out=runs/vocabulary
 
 Nothing is trained. A text whose tokens are all kept gets exactly the same outputs as before; other words are split into
 the remaining tokens, which costs a shallow model more than a deep one: check the score. The result is OUT/bundle.

@@ -100,8 +100,9 @@ def choices_text(leaf: Leaf, said: str) -> str:
 
 
 def short_docs(config: Any) -> dict[str, str]:
-    """The first sentence on each field."""
-    return {path: re.split(r"(?<=[.])\s+(?=[A-Z-])", doc, maxsplit=1)[0] for path, doc in full_docs(config).items()}
+    """The first sentence on each field, without what it says of each choice."""
+    end = r"(?<=[.])\s+(?=[A-Z-]|[\w, ]+: )"
+    return {path: re.split(end, doc, maxsplit=1)[0] for path, doc in full_docs(config).items()}
 
 
 def full_docs(branch: Any, prefix: str = "") -> dict[str, str]:

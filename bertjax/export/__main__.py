@@ -1,5 +1,7 @@
 """Writes a model for another runtime and checks the result against JAX.
 
+    bertjax export --model=runs/quickstart/bundle --to=onnx --out=exports/int8
+
 A quantised bundle (`bertjax quantize`) becomes a file with integers in the formats that the bundle defines. The exit
 code is 0 if the export passed the check, and 2 if the model cannot be exported or the folder cannot be written.
 """
@@ -10,12 +12,16 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from bertjax.machine.spelling import with_underscores
+
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.export") -> NoReturn:
     """Runs the export and exits with its exit code."""
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog, description=inspect.cleandoc(__doc__ or ""), formatter_class=layout)
-    parser.add_argument("model", metavar="BUNDLE", help="the model: a folder, or hf:NAME")
+    usage = "%(prog)s --model=BUNDLE --out=DIR [--FIELD=VALUE ...]"
+    parser = argparse.ArgumentParser(prog, usage, inspect.cleandoc(__doc__ or ""), formatter_class=layout)
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("--model", metavar="BUNDLE", help="the model: a folder, or hf:NAME")
     parser.add_argument(
         "--to", default="onnx", metavar="FORMAT", help="onnx (default), stablehlo, huggingface or litert"
     )
@@ -26,7 +32,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.expor
         "onnx, type of 8-bit weights: int8 (default) is exact with VNNI, AMX or on Arm; uint8 everywhere, but slower"
     )
     parser.add_argument("--weights", default="int8", choices=("int8", "uint8"), help=about)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(with_underscores(sys.argv[1:] if argv is None else argv))
+    arguments.model = arguments.model or arguments.bundle
+    if arguments.model is None:
+        parser.error("which model is to be exported? Give its folder: --model=BUNDLE")
     from bertjax.errors import UserError
     from bertjax.export.litert import INSTALL
     from bertjax.storage.paths import local

@@ -5,7 +5,7 @@ from typing import Any
 
 from bertjax.engine.commands import as_flags, command_for, flags, line
 from bertjax.jobs.report import Model
-from bertjax.recipes.compress import Config
+from bertjax.recipes.compress import BOUNDS, Config
 from bertjax.recipes.distill import Distill
 from bertjax.storage.paths import as_path, is_remote
 from bertjax.student import Student
@@ -27,12 +27,13 @@ def verify(config: Config, models: list[Model], task: Task) -> list[Step]:
     if len(models) < 3 or not (models[1].exported and models[-1].exported) or is_remote(config.out):
         return []
     data = config.data
-    columns = {"text": data.text, "text-pair": data.text_pair, "label": data.label, "kind": task.kind}
-    columns |= {"metric": None if data.metric == "auto" else data.metric, "max-length": data.max_length}
-    bounds = {"max-drop": config.max_drop, "min-speedup": config.min_speedup, "max-mb": config.max_mb}
-    options = {name: value for name, value in {**columns, **bounds}.items() if value is not None}
-    folders = (str(as_path(config.out) / "exported"), f"--against={models[1].folder}", f"--data={data.eval}")
-    return [("Measure the two exported files again", line("verify", *folders, *as_flags(options)))]
+    fields = {"eval": data.eval, "text": data.text, "text_pair": data.text_pair, "label": data.label, "kind": task.kind}
+    fields |= {"metric": None if data.metric == "auto" else data.metric, "max_length": data.max_length}
+    options = {"model": as_path(config.out) / "exported", "against": models[1].folder}
+    options |= {f"data.{name}": value for name, value in fields.items()}
+    options |= {name: getattr(config, name) for name in BOUNDS}
+    given = {name: value for name, value in options.items() if value is not None}
+    return [("Measure the two exported files again", line("verify", *as_flags(given)))]
 
 
 def label(config: Config, task: Task) -> str:

@@ -136,7 +136,6 @@ class Config(Prune):
         "layers",
         "heads",
         "neurons",
-        "weights",
         "speedup",
         "criterion",
         *OF_TRAINING,

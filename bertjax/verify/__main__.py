@@ -1,5 +1,8 @@
 """Measures NEW and OLD as they ship, and refuses NEW if a bound is not met or its own report is not true.
 
+    bertjax verify --model=runs/quickstart/exported --against=runs/quickstart/stages/teacher-onnx/bundle \\
+        --data.eval=demo --min_speedup=4 --max_drop=1
+
 The exit code is 0 if everything holds, 3 if something does not (with what and the likely cause, as far as the
 measurement shows it), and 2 for input that cannot be measured.
 """
@@ -11,12 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from bertjax.machine.spelling import spellings, with_underscores
+
 MISSED = 3
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m bertjax.verify") -> NoReturn:
     """Runs the check and exits with its exit code."""
-    given = _parser(prog).parse_args(argv)
+    parser = _parser(prog)
+    given = parser.parse_args(with_underscores(sys.argv[1:] if argv is None else argv))
+    given.new = given.new or given.model
+    if given.new is None:
+        parser.error("which model is to be verified? Give its folder: --model=NEW")
     from bertjax.errors import UserError
 
     try:
@@ -58,25 +67,36 @@ def run(given: argparse.Namespace) -> int:
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog, description=inspect.cleandoc(__doc__ or ""), formatter_class=layout)
+    usage = "%(prog)s --model=NEW --against=OLD --data.eval=FILE [--FIELD=VALUE ...]"
+    about = inspect.cleandoc(__doc__ or "")
+    parser = argparse.ArgumentParser(prog, usage, about, formatter_class=layout)
     add = parser.add_argument
-    add("new", metavar="NEW", help="exported folder (onnx/model.onnx), or a bundle")
+    add("new", metavar="NEW", nargs="?", help=argparse.SUPPRESS)
+    add("--model", metavar="NEW", help="exported folder (onnx/model.onnx), or a bundle")
     add("--against", metavar="OLD", required=True, help="what NEW is compared with: a folder of either kind")
-    add("--data", metavar="FILE", required=True, help="labelled texts: a file, tfds:NAME/SPLIT, or demo")
-    add("--min-speedup", metavar="X", type=float, help="lower bound on OLD's median time for one text divided by NEW's")
-    add("--max-drop", metavar="POINTS", type=float, help="most points of the score that NEW may lose compared with OLD")
-    add("--max-mb", metavar="N", type=float, help="most megabytes (10^6 bytes) that all files of NEW may take")
+    about = "labelled texts: a file, tfds:NAME/SPLIT, or demo"
+    add(*spellings("data.eval"), "--data", dest="data", metavar="FILE", required=True, help=about)
+    add("--min_speedup", metavar="X", type=float, help="lower bound on OLD's median time for one text divided by NEW's")
+    add("--max_drop", metavar="POINTS", type=float, help="most points of the score that NEW may lose compared with OLD")
+    add("--max_mb", metavar="N", type=float, help="most megabytes (10^6 bytes) that all files of NEW may take")
     add(
         "--parity",
         metavar="BUNDLE",
         help="the bundle NEW was exported from; its outputs in JAX are compared with NEW's",
     )
-    add("--text", metavar="COLUMN", help="column of the text; by default found by its usual names")
-    add("--text-pair", metavar="COLUMN", help="column of the second text, for tasks on pairs")
-    add("--label", metavar="COLUMN", help="column of the label; by default found by its usual names")
-    add("--kind", default="auto", help="kind of task; by default inferred from the data")
-    add("--metric", default="auto", help="the metric to compare; by default the usual one of the kind of task")
-    add("--max-length", metavar="N", type=int, default=512, help="longest input in tokens, if the model allows as many")
+    about = {
+        "text": "column of the text; by default found by its usual names",
+        "text_pair": "column of the second text, for tasks on pairs",
+        "label": "column of the label; by default found by its usual names",
+    }
+    for name, meaning in about.items():
+        add(*spellings(f"data.{name}"), dest=name, metavar="COLUMN", help=meaning)
+    about = "kind of task; by default inferred from the data"
+    add(*spellings("data.kind"), dest="kind", metavar="KIND", default="auto", help=about)
+    about = "the metric to compare; by default the usual one of the kind of task"
+    add(*spellings("data.metric"), dest="metric", metavar="METRIC", default="auto", help=about)
+    about = "longest input in tokens, if the model allows as many"
+    add(*spellings("data.max_length"), dest="max_length", metavar="N", type=int, default=512, help=about)
     add("--threads", metavar="N", type=int, default=1, help="processors that each model may use (default 1)")
     add("--repeats", metavar="N", type=int, default=3, help="how often each model is timed, at least 3 (default 3)")
     return parser

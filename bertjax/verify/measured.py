@@ -23,9 +23,7 @@ class Bounds:
     def __post_init__(self) -> None:
         for name, bound in vars(self).items():
             if bound is not None and not math.isfinite(bound):
-                raise UserError(
-                    f"--{name.replace('_', '-')}={bound}: expected a finite number; leave the flag out to set no bound"
-                )
+                raise UserError(f"--{name}={bound}: expected a finite number; leave the flag out to set no bound")
 
 
 def exceeds(drop: float, bound: float | None) -> bool:

@@ -200,7 +200,7 @@ def test_a_model_whose_logits_are_no_numbers_is_refused_whatever_was_asked():
 @pytest.mark.parametrize("name", ["min_speedup", "max_drop", "max_mb"])
 @pytest.mark.parametrize("bound", ["nan", "inf", "-inf"])
 def test_a_bound_that_is_no_number_is_refused(name: str, bound: str):
-    flag = f"--{name.replace('_', '-')}={bound}"
+    flag = f"--{name}={bound}"
     with pytest.raises(UserError, match=f"{flag}: expected a finite number"):
         Bounds(**{name: float(bound)})
     with pytest.raises(UserError, match=f"{flag}: expected a finite number"):  # before anything is measured
