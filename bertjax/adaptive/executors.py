@@ -46,7 +46,7 @@ def full(segmented: SegmentedModel, params: Tree, ids: Ids, mask: Ids, types: Id
 
 def looped(segmented: SegmentedModel, params: Tree, ids: Ids, mask: Ids, types: Ids) -> ExitOutput:
     """One program that ends when all examples have exited."""
-    return ExitOutput(*map(np.asarray, _looped(segmented, params, ids, mask, types, segmented.start(len(ids)))))
+    return ExitOutput(*map(np.asarray, run_loop(segmented, params, ids, mask, types, segmented.start(len(ids)))))
 
 
 def record_exits(
@@ -61,7 +61,8 @@ def record_exits(
 def none_exited(mask: Int[Array, "b l"], classes: int) -> tuple[Array, Array, Array]:
     """The record before the first segment: only filler rows count as exited."""
     filler = ~jnp.any(mask > 0, axis=1)
-    return filler, jnp.zeros((len(mask), classes), jnp.float32), jnp.zeros(len(mask), jnp.int32)
+    rows = mask.shape[0]  # in an exported program a variable, for which `len` has no number
+    return filler, jnp.zeros((rows, classes), jnp.float32), jnp.zeros(rows, jnp.int32)
 
 
 @Forward
@@ -76,7 +77,7 @@ def _full(
 
 
 @Forward
-def _looped(
+def run_loop(
     model: SegmentedModel, params: Tree, ids: Array, mask: Array, types: Array, memory: Any
 ) -> tuple[Array, Array]:
     own, depths = model.params_of(params), jnp.asarray(model.depths)
@@ -259,7 +260,7 @@ class EarlyExitExecutor:
         self.segmented, self.by_segment, self.looped = (
             segmented,
             SegmentExecutor(segmented, params),
-            _looped.bound(segmented, params),
+            run_loop.bound(segmented, params),
         )
 
     def __call__(self, batches: Sequence[Inputs]) -> list[ExitOutput]:

@@ -63,7 +63,7 @@ class LayerSegment:
         output: Any = self.model.apply(variables, rows, self.policy is None, method=layers_and_head)
         rows, logits = output[0], output[1].astype(jnp.float32)
         if self.policy is None:
-            return SegmentOutput(rows, jnp.ones(len(logits), bool), logits)
+            return SegmentOutput(rows, jnp.ones(logits.shape[0], bool), logits)
         memory, exits = self.policy.decide(rows.memory, logits)
         return SegmentOutput(rows._replace(memory=memory), exits, logits)
 

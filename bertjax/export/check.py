@@ -63,9 +63,7 @@ def check_export(bundle: Bundle, to: Target, folder: Path) -> float:
     if to == "onnx" and rounds and (wrong := inexact_products(folder)):
         raise UserError(wrong_runtime(wrong))
     batches = list(check_batches(bundle))
-    distance = farthest(bundle, open_export(to, folder), batches)
-    for field, run in further_outputs(folder).items() if to == "onnx" else ():
-        distance = max(distance, farthest(bundle, run, batches, field))
+    distance = max(farthest(bundle, run, batches, field) for field, run in open_outputs(to, folder).items())
     limit = ROUNDED if rounds else CLOSE
     if not distance <= limit:
         raise UserError(
@@ -216,33 +214,39 @@ def expected_exits(bundle: Bundle, inputs: Inputs, depths: np.ndarray) -> tuple[
 
 def open_export(to: Target, folder: Path) -> Callable[..., Answer]:
     """A function `(ids, mask, types) -> answer` that runs the exported folder in its own runtime."""
+    return open_outputs(to, folder)[""]
+
+
+def open_outputs(to: Target, folder: Path) -> dict[str, Callable[..., Answer]]:
+    """As `open_export`, under an empty name; and one for each of `FURTHER` that an ONNX file has, under its field."""
     if to == "onnx":
-        return partial(answer, open_session(folder, threads=thread_count()))
-    run = open_other(to, folder)
-    return lambda *inputs: Answer(run(*inputs), None)
-
-
-def open_other(to: Target, folder: Path) -> Callable[..., np.ndarray]:
-    """As `open_export`, for models that take all their depth steps."""
+        session = open_session(folder, threads=thread_count())
+        stored = [one.name for one in session.get_outputs()]
+        further = {field: partial(answer, session, name=name) for name, field in FURTHER.items() if name in stored}
+        return {"": partial(answer, session), **further}
+    if to == "stablehlo":
+        return {"": open_program(folder)}
     if to == "huggingface":
         stock = load(folder)
-        return lambda *inputs: expected_output(stock, inputs)
-    if to == "stablehlo":
-        from jax import export as jax_export
-        from safetensors.numpy import load_file
-
-        program = jax_export.deserialize(bytearray((folder / FILES[to]).read_bytes()))
-        stored = load_file(folder / "model.safetensors")
-        weights = [stored[name] for name in sorted(stored)]
-        return lambda *inputs: np.asarray(jax.jit(program.call)(weights, *inputs))
-    return partial(answer_each, folder / FILES[to])
+        return {"": lambda *inputs: Answer(expected_output(stock, inputs), None)}
+    return {"": lambda *inputs: Answer(answer_each(folder / FILES[to], *inputs), None)}
 
 
-def further_outputs(folder: Path) -> dict[str, Callable[..., Answer]]:
-    """A function `(ids, mask, types) -> answer` for each of `FURTHER` that an ONNX file has."""
-    session = open_session(folder, threads=thread_count())
-    stored = [one.name for one in session.get_outputs()]
-    return {field: partial(answer, session, name=name) for name, field in FURTHER.items() if name in stored}
+def open_program(folder: Path) -> Callable[..., Answer]:
+    """As `open_export`, for a StableHLO program."""
+    from jax import export as jax_export
+    from safetensors.numpy import load_file
+
+    program = jax_export.deserialize(bytearray((folder / FILES["stablehlo"]).read_bytes()))
+    stored = load_file(folder / "model.safetensors")
+    run = partial(jax.jit(program.call), [stored[name] for name in sorted(stored)])
+
+    def run_program(*inputs: np.ndarray) -> Answer:
+        found = run(*inputs)
+        output, depths = found if isinstance(found, tuple) else (found, None)
+        return Answer(np.asarray(output), depths if depths is None else np.asarray(depths))
+
+    return run_program
 
 
 # --- causes ----------------------------------------------------------------------------------------------------------

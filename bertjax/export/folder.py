@@ -50,15 +50,15 @@ def export(
     bundle, target = load(model), as_path(out) if is_remote(out) else Path(out).resolve()
     if bundle.newly_initialized:
         raise UserError(f"{model} has no trained head ({', '.join(bundle.newly_initialized[:3])}); fine-tune it first.")
-    if bundle.config.exits is not None and bundle.config.exits.exit_rule is not None and to != "onnx":
+    if bundle.config.exits and bundle.config.exits.exit_rule and to in ("huggingface", "litert"):
         raise UserError(
             f"{model} exits early, at a layer that depends on the example, which --to {to} cannot express; use --to "
-            "onnx, or export the model that bertjax calibrate was run on: it always computes all layers."
+            "onnx or stablehlo, or export the model that bertjax calibrate was run on: it always computes all layers."
         )
-    if bundle.config.retention is not None and to in ("stablehlo", "litert"):
+    if bundle.config.retention is not None and to == "litert":
         raise UserError(
             f"{model} drops tokens, and how many depends on the length of the text, which a {to} program cannot "
-            "express; use --to onnx."
+            "express; use --to onnx or stablehlo."
         )
     if (
         target.exists()

@@ -348,7 +348,7 @@ class Layer:
             seen = mask if mask.shape[2] == 1 else rows_at(mask[:, 0], cls_positions)[:, None]
             # If both outputs are used, these rows are computed twice, with different dropout masks.
             parts = [(hidden, mask), (rows_at(hidden, cls_positions), seen)]
-        elif self.split_cls_row and hidden.shape[1] > 1 and mask.shape[2] == 1:
+        elif self.split_cls_row and hidden.shape[1] != 1 and mask.shape[2] == 1:
             parts = [(rows, mask) for rows in jnp.split(hidden, [1], axis=1)]
         queries = [self.attention.queries(self.attention_input(rows, gates), site) for rows, _ in parts]
         keys, values = self.attention.keys_and_values(self.attention_input(hidden, gates), site)

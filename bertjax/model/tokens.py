@@ -156,9 +156,8 @@ class Gather:
     def __call__(self, step: int, significance: Float[Array, "b s"], tokens: Tokens, arrays: Any) -> Selection:
         del arrays
         rows, longest = significance.shape[1], tokens.text.shape[1]
-        size = min(rows, self.retention.count(step, longest))
-        kept = jnp.arange(size)[None] < number_kept(self.retention, step, significance, tokens)[:, None]
-        first = ranking(significance, tokens.real, size)
+        first = ranking(significance, tokens.real, self.retention.count(step, longest))
+        kept = jnp.arange(first.shape[1])[None] < number_kept(self.retention, step, significance, tokens)[:, None]
         chosen = jnp.sort(jnp.where(kept, first, rows), axis=1)
         places = jnp.take_along_axis(tokens.places, chosen, axis=1, mode="fill", fill_value=longest)
         return Selection(Tokens(tokens.text, places), jnp.where(chosen < rows, chosen, 0))

@@ -187,7 +187,7 @@ def test_an_export_is_checked_with_the_texts_that_travel(tmp_path, monkeypatch):
     seen: list[Any] = []
     farthest = module.farthest
     monkeypatch.setattr(
-        module, "farthest", lambda bundle, run, batches: seen.extend(batches) or farthest(bundle, run, batches)
+        module, "farthest", lambda bundle, run, batches, _: seen.extend(batches) or farthest(bundle, run, batches)
     )
     export(tmp_path / "model", "onnx", tmp_path / "out")
     ids = [row[mask > 0].tolist() for batch in seen for row, mask in zip(batch[0], batch[1], strict=True)]

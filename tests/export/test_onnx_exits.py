@@ -181,13 +181,13 @@ def test_the_check_of_an_export_knows_exits(tmp_path):
         check_export(dataclasses.replace(bundle, config=bundle.config.replace(exits=other)), "onnx", tmp_path)
 
 
-def test_a_folder_whose_texts_exit_is_for_onnx_alone(tmp_path):
+def test_a_folder_says_by_which_rule_its_texts_exit(tmp_path):
     rule = Exits((0,), exit_rule=ExitRule("entropy", 0.9))
     sizes = {"architecture": "BertForSequenceClassification", "labels": ("a", "b"), "initializer_range": 0.3}
     folder = write_model(tmp_path / "model", **sizes, exits=rule)
     assert export(folder, "onnx", tmp_path / "out") < CLOSE
-    with pytest.raises(UserError, match="which --to stablehlo cannot express; use --to onnx"):
-        export(folder, "stablehlo", tmp_path / "other")
+    with pytest.raises(UserError, match="which --to litert cannot express; use --to onnx or stablehlo"):
+        export(folder, "litert", tmp_path / "other")
     task = Task(kind="classification", labels=("a", "b"))
     stored = read_json(tmp_path / "out" / "config.json")["bertjax"]["exits"]["exit_rule"]
     assert 'inputs["threshold"] = np.array(0.9, np.float32)' in exported_usage(task, "onnx/model.onnx", 16, stored)
