@@ -414,6 +414,7 @@ def verify(
     max_drop: float | None = None,
     min_speedup: float | None = None,
     max_mb: float | None = None,
+    min_agreement: float | None = None,
     parity: Model = None,
     max_length: int = 512,
     threads: int = 1,
@@ -430,6 +431,7 @@ def verify(
       max_drop: Points of the score that the new model may lose.
       min_speedup: Lower bound on the old model's median time for one text divided by the new one's.
       max_mb: Megabytes (10^6 bytes) that all files of the new model may take.
+      min_agreement: Least percent of the texts with the old model's prediction: class, all tags of a text, or answer.
       parity: The bundle that the new model was exported from, if its folder does not name it.
       task: text, text_pair, label, kind and metric, as in `bertjax.text.tasks.Task`.
     """
@@ -458,7 +460,7 @@ def verify(
             repeats=repeats,
             notify=note,
         )
-    return Verdict(measured, tuple(verdict(measured, Bounds(min_speedup, max_drop, max_mb))))
+    return Verdict(measured, tuple(verdict(measured, Bounds(min_speedup, max_drop, max_mb, min_agreement))))
 
 
 # --- from arguments to a config ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
     recurrence.py     Universal Transformers: unrolled, or with halting as a loop
     heads.py          the heads of pre-training
     onnx.py           a bundle as ONNX: embeddings, layers, exits and heads, put together
+    requirements.py   the opset and the lowest ONNX Runtime of each feature of such a file
     stablehlo.py      a bundle as one program for CPU, GPU and TPU that can be loaded with jax alone
     litert.py         a bundle for phones and small boards, by way of StableHLO; experimental
     hf_equivalent.py  a bundle in a shape that plain transformers knows, with zeros where parts were pruned

@@ -15,6 +15,7 @@ from bertjax.export.check import FILES, Target, check_export
 from bertjax.export.hf_equivalent import hf_equivalent
 from bertjax.export.litert import litert_model
 from bertjax.export.onnx import Bytes, has_integers, onnx_model
+from bertjax.export.requirements import requirements
 from bertjax.export.stablehlo import program_and_weights
 from bertjax.measure.onnx import FLOATS, INTEGERS, onnx_file
 from bertjax.model.config import BertConfig
@@ -94,12 +95,13 @@ def export_config(config: BertConfig, to: Target, folder: Path) -> dict[str, Any
 
     An ONNX or LiteRT file is complete in itself, so its config names the plain model family for every client, whatever
     the layers look like: the folder has no weights that stock code would misread. transformers.js is told which ONNX
-    file exists; otherwise it chooses one by the device it runs on.
+    file exists; otherwise it chooses one by the device it runs on. What the file needs of a runtime is under `bertjax`.
     """
     content = config_to_json(config)
     if to in ("onnx", "litert"):
         content["model_type"] = config.model_type
     if to == "onnx":
+        content["bertjax"] = content.get("bertjax", {}) | {"onnx": requirements(config)}
         content["transformers.js_config"] = {"dtype": "q8" if onnx_file(folder) == folder / INTEGERS else "fp32"}
     return content
 

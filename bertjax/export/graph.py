@@ -19,6 +19,7 @@ MOST_BRANCHES = 31
 """Branches inside of each other. Readers of ONNX files refuse messages of more than 100 levels, and a branch takes
 three."""
 OPSET = 17  # the first with LayerNormalization; nothing used here needs a later one
+IR_VERSION = 8  # of the same release
 
 
 class Graph:
@@ -168,7 +169,7 @@ class Graph:
         graph = helper.make_graph(self.loading + self.nodes, title, given + settings, results, stored)
         opset = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(
-            graph, opset_imports=opset, ir_version=8, producer_name="bertjax", producer_version=__version__
+            graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="bertjax", producer_version=__version__
         )
         onnx.checker.check_model(model, full_check=True)
         return model

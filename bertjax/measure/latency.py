@@ -19,6 +19,8 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.measure.processes import Candidate, InProcess, Process, ask, load_requests, processors, sampled
 
+SAMPLE = 128
+"""The number of texts that are timed."""
 SETTLE_S = 0.2  # threads that spin after a call are asleep by then
 
 
@@ -69,6 +71,8 @@ class Timing:
     throughput_per_s: float
     repeats: tuple[float, ...] = ()
     """The median milliseconds at batch 1 of every repeat; their spread shows how steady the machine was."""
+    milliseconds: tuple[float, ...] = ()
+    """At batch 1 for each text of the sample, as medians over the repeats."""
 
 
 def measure_latency(
@@ -77,7 +81,7 @@ def measure_latency(
     pairs: Sequence[str] | None = None,
     *,
     max_length: int = 512,
-    sample: int = 128,
+    sample: int = SAMPLE,
     repeats: int = 3,
     threads: int | None = None,
     isolated: bool = True,
@@ -142,4 +146,6 @@ def _timing(about: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> T
     throughput = float(np.median([answer["batch_32_per_s"] for answer in repeats]))
     latency = Latency(percentiles("batch_1"), percentiles("end_to_end"))
     medians = tuple(float(np.median(answer["batch_1"])) for answer in repeats)
-    return Timing(about["runtime"], about["device"], about["threads"], about["versions"], latency, throughput, medians)
+    by_text = tuple(np.median([answer["batch_1"] for answer in repeats], axis=0).tolist())
+    machine = about["runtime"], about["device"], about["threads"], about["versions"]
+    return Timing(*machine, latency, throughput, medians, by_text)

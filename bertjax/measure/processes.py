@@ -39,8 +39,13 @@ def load_requests(
 
 def sampled(texts: Sequence[str], pairs: Sequence[str] | None, count: int) -> tuple[list[str], list[str] | None]:
     """A random choice of the texts, or of the pairs of texts; always the same one."""
-    chosen: list[int] = np.random.default_rng(0).permutation(len(texts))[:count].tolist()
-    return [texts[i] for i in chosen], None if pairs is None else [pairs[i] for i in chosen]
+    numbers = chosen(len(texts), count)
+    return [texts[i] for i in numbers], None if pairs is None else [pairs[i] for i in numbers]
+
+
+def chosen(texts: int, count: int) -> list[int]:
+    """The numbers of the texts that are chosen of so many."""
+    return np.random.default_rng(0).permutation(texts)[:count].tolist()
 
 
 def ask(workers: Mapping[str, Any], requests: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

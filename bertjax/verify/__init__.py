@@ -5,6 +5,7 @@
     folder.py      what a folder holds, read without running the model
     comparison.py  both models on the same texts, each in its own runtime and process
     measured.py    the measured numbers
+    behaviour.py   what of a file depends on the text and on its batch
     causes.py      the numbers compared with the bounds, and likely causes of a failure
     text.py        the result as lines of text
 

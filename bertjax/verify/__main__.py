@@ -48,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
                 f"{folder}: only folders of this machine can be verified. Copy the whole run here first:\n"
                 "  gcloud storage cp --recursive gs://BUCKET/RUN ."
             )
-    bounds = Bounds(given.min_speedup, given.max_drop, given.max_mb)
+    bounds = Bounds(given.min_speedup, given.max_drop, given.max_mb, given.min_agreement)
     measured = compare(
         Path(given.new),
         Path(given.against),
@@ -78,6 +78,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add(*spellings("data.eval"), "--data", dest="data", metavar="FILE", required=True, help=about)
     add("--min_speedup", metavar="X", type=float, help="lower bound on OLD's median time for one text divided by NEW's")
     add("--max_drop", metavar="POINTS", type=float, help="most points of the score that NEW may lose compared with OLD")
+    about = "least percent of the texts with OLD's prediction: class, all tags of a text, or answer"
+    add("--min_agreement", metavar="PERCENT", type=float, help=about)
     add("--max_mb", metavar="N", type=float, help="most megabytes (10^6 bytes) that all files of NEW may take")
     add(
         "--parity",

@@ -18,6 +18,8 @@ FAITHFUL = 0.999
 FAR = 0.1
 """The largest difference of an export's logits from its bundle's, as a share of their size. Another order of summation,
 other rounding and other processors stay far below it."""
+CHANGED = 0.05
+"""Share of the texts for which the batch may decide between two answers that are equal within rounding."""
 MANY_ZEROS = MANY_WIDENED = 0.2
 SPEED_UP_SLACK = 1.25
 """A claimed speed-up is refused if it exceeds the best repeat's by this factor, because machines differ."""
@@ -44,6 +46,13 @@ def verdict(measured: Measured, bounds: Bounds) -> list[Failure]:
     if bounds.max_mb is not None and measured.new.bytes > bounds.max_mb * 1e6:
         what = f"NEW takes {measured.new.bytes / 1e6:.2f} MB; the bound is at most {bounds.max_mb:g} MB"
         failures.append(Failure(what, (f"where the bytes are: {measured.new.weights.makeup}",)))
+    agreement, asked = measured.agreement, bounds.min_agreement
+    if asked is not None and agreement is not None and not 100 * agreement >= asked - 1e-9:
+        what = f"NEW predicts the same as OLD for {agreement:.2%} of the texts; the bound is at least {asked:g} %"
+        failures.append(Failure(what, tuple(why_worse(measured, 0.0))))
+    if (seen := measured.behaviour) is not None and seen.changed > CHANGED * seen.rows:
+        what = f"NEW answers {seen.changed} of {seen.rows} texts differently alone and beside other texts"
+        failures.append(Failure(what, ("its padding takes part in the answer, or one text's numbers in another's",)))
     if not measured.new.finite:
         failures.append(Failure("some of NEW's logits are NaN or infinite"))
     if (parity := measured.parity) is not None and not parity.distance <= FAR:

@@ -29,6 +29,7 @@ from bertjax.text.sources import infer_task, load_examples
 from bertjax.text.tasks import BY_TOKEN, Task, align_labels
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import folder as folders
+from bertjax.verify.behaviour import behaviour_of, times_by_length
 from bertjax.verify.measured import Measured, Parity, Side
 
 SIDES = ("OLD", "NEW")
@@ -95,6 +96,7 @@ def compare(
         alike = agreement(task.kind, ours.predictions, models[bundle].predictions)
         rounds = measured.holds_integers or measured.decides
         parity_of = parity_with(str(paths[bundle]), ours.logits, models[bundle].logits, alike, rounds)
+    is_file = folders.runtime_of(new) == "onnx"
     return Measured(
         metric=task.metric,
         texts=len(examples),
@@ -109,6 +111,8 @@ def compare(
         parity=parity_of,
         features=processor_features(),
         no_parity=no_parity,
+        behaviour=behaviour_of(new, rows["NEW"], threads) if is_file else None,
+        by_length=times_by_length(rows["NEW"], len(examples), timings["OLD"], timings["NEW"]),
     )
 
 

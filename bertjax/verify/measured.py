@@ -19,6 +19,8 @@ class Bounds:
     """Points of the score (times 100) that NEW may lie below OLD."""
     max_mb: float | None = None
     """Megabytes (10^6 bytes) of all files that ship."""
+    min_agreement: float | None = None
+    """Percent of the texts for which NEW predicts what OLD does: the class, all tags, the answer."""
 
     def __post_init__(self) -> None:
         for name, bound in vars(self).items():
@@ -65,6 +67,40 @@ class Parity(NamedTuple):
     """The difference as a share of the logits' size: the largest over the texts, or the median text's if NEW has
     quantised activations, exits or dropped tokens."""
     agreement: float | None
+
+
+class WorstCase(NamedTuple):
+    """The longest text that was tried, exiting nowhere."""
+
+    tokens: int
+    depth: int
+    ms: float
+    usual_ms: float
+    """The time of the same text with the file's own threshold."""
+
+
+class Behaviour(NamedTuple):
+    """How a file's work depends on the text and on its batch, on a sample of the rows."""
+
+    rows: int
+    changed: int
+    """Rows that get another answer, or another depth, in a batch than alone."""
+    largest: float
+    """Largest difference of a logit of the other rows."""
+    depths: tuple[int, ...] = ()
+    """The depth steps that each row took; empty for a file without early exits or halting."""
+    tokens: tuple[tuple[int, float], ...] = ()
+    """Layers that drop tokens, with the mean number of tokens after them."""
+    worst: WorstCase | None = None
+
+
+class LengthTimes(NamedTuple):
+    """Median milliseconds of single texts of at most `tokens` tokens, and of more than half as many."""
+
+    tokens: int
+    texts: int
+    old_ms: float
+    new_ms: float
 
 
 @dataclass(frozen=True)
@@ -128,6 +164,9 @@ class Measured:
     """The features that the processor reports; None if it does not report any."""
     no_parity: str = ""
     """Why NEW was not compared with the bundle that it names."""
+    behaviour: Behaviour | None = None
+    """That of NEW; None for a bundle."""
+    by_length: tuple[LengthTimes, ...] = ()
 
     @property
     def speed_up(self) -> float:

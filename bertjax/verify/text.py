@@ -62,9 +62,33 @@ def notes(measured: Measured) -> Iterator[str]:
         yield f"{measured.no_parity}: NEW was not compared with its bundle (name it with --parity=BUNDLE)"
     if measured.agreement is not None:
         yield f"OLD and NEW predict the same for {measured.agreement:.2%} of the texts"
+    yield from behaviour(measured)
     if (parity := measured.parity) is not None:
         alike = "" if parity.agreement is None else f"; the same predictions for {parity.agreement:.2%} of the texts"
         yield f"NEW and {parity.bundle} in JAX: logits differ by at most {parity.largest:.3g}{alike}"
+
+
+def behaviour(measured: Measured) -> Iterator[str]:
+    """What of NEW depends on the text, and on its batch."""
+    if measured.by_length:
+        each = ", ".join(f"{t.tokens}: {t.old_ms:.3g} -> {t.new_ms:.3g} ({t.texts})" for t in measured.by_length)
+        yield f"ms by length, OLD -> NEW, up to so many tokens (texts): {each}"
+    if (found := measured.behaviour) is None:
+        return
+    yield (
+        f"NEW alone and in batches, {found.rows} texts: {found.changed} with another answer or depth; of the others, "
+        f"logits differ by at most {found.largest:.2g}"
+    )
+    if depths := found.depths:
+        yield f"NEW takes {sum(depths) / len(depths):.2f} layers on average, from {min(depths)} to {max(depths)}"
+    if found.tokens:
+        tokens = ", ".join(f"{count:.1f} after layer {step}" for step, count in found.tokens)
+        yield f"tokens that go on in NEW, on average: {tokens}"
+    if worst := found.worst:
+        yield (
+            f"NEW's worst case, {worst.tokens} tokens through all {worst.depth} layers: {worst.ms:.3g} ms, "
+            f"{worst.usual_ms:.3g} ms with its own threshold"
+        )
 
 
 def _score(side: Side) -> str:

@@ -129,7 +129,7 @@ def test_the_family_stands_in_the_config_and_what_is_ours_under_one_key(tmp_path
     assert (kept["model_type"], given["model_type"]) == ("bertjax", "bert")
     assert given.pop("transformers.js_config") == {"dtype": "q8"}
     assert set(given) == set(kept)
-    assert set(given["bertjax"]) == {*kept["bertjax"], "bundle"}
+    assert set(given["bertjax"]) == {*kept["bertjax"], "bundle", "onnx"}
     assert (
         shipped_bytes(tmp_path / "out") > stored_bytes(tmp_path / "out") == (tmp_path / "out" / INTEGERS).stat().st_size
     )
