@@ -50,6 +50,27 @@ if TYPE_CHECKING:
     from bertjax.student import Student
     from bertjax.verify import Failure, Measured
 
+__all__ = [
+    "Exported",
+    "Model",
+    "Result",
+    "Text",
+    "Trained",
+    "Verdict",
+    "add_exits",
+    "calibrate",
+    "compare",
+    "compress",
+    "distill",
+    "drop_tokens",
+    "evaluate",
+    "export",
+    "finetune",
+    "prune",
+    "quantize",
+    "verify",
+]
+
 Numbers = TypeVar("Numbers", covariant=True)
 """What the report of a run holds."""
 Model = Any

@@ -1,6 +1,8 @@
 """One module, one name: the same classes and the same config file from a wheel, a checkout and a notebook."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -67,6 +69,53 @@ def test_wheel_checkout_and_notebook_share_classes_config_files_and_pickles(inst
         cell(ROOT, "train.distill", config, theirs, ours),
     }
     assert names.startswith("bertjax.recipes.distill bertjax.distill.")
+
+
+PAGE = """
+import sys
+from pathlib import Path
+
+import bertjax.report.build
+import bertjax.text.demo
+from tests.train.tiny import write_model, write_table
+
+model = write_model(Path("small-demo"))
+write_table(Path("train.tsv"), 32, filler=(10, 12))
+write_table(Path("dev.tsv"), 32, seed=1, filler=(10, 12))
+bertjax.text.demo.demo_model_folder = lambda: model
+bertjax.report.build.one_process_only = lambda: True  # times are not looked at
+"""
+"""Before the snippets of a page: small stand-ins for the demo model and for the text of a user."""
+
+
+def run_page(page: Path, installed: Path, folder: Path) -> str:
+    """Runs the snippets of a page in a fresh process, one after another as in a notebook, with the installed package;
+    returns what they print."""
+    snippets = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+    shutil.copytree(ROOT / "tests", folder / "tools" / "tests", ignore=lambda *_: ["data"])
+    environment = {**os.environ, "PYTHONPATH": f"{installed}{os.pathsep}{folder / 'tools'}", "XLA_FLAGS": ""}
+    code = "\n".join([PAGE, *snippets, "assert 'site' in bertjax.__file__"])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_jobs_typed_from_the_docs_run_from_the_wheel(installed: Path, tmp_path: Path):
+    shown = run_page(ROOT / "docs" / "python.md", installed, tmp_path)
+    assert re.search(r"^\[('(good|bad)'(, )?){2}\]$", shown, flags=re.M)
+    assert "{'accuracy': " in shown
+    assert "'int8'" in shown
+    assert (tmp_path / "runs" / "pruned" / "bundle" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_readme_runs_from_the_wheel(installed: Path, tmp_path: Path):
+    pytest.importorskip("onnxruntime", reason="an extra")
+    shown = run_page(ROOT / "README.md", installed, tmp_path)
+    assert re.search(r"^\[('(good|bad)'(, )?){2}\]$", shown, flags=re.M)
 
 
 @pytest.mark.slow
