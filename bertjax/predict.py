@@ -139,7 +139,9 @@ def predict(
     words = [text.split() or [text] for text in texts] if kind == "tokens" else None
     joined = [" ".join(row) for row in words] if words else list(texts)
     examples = Examples(joined, list(pairs) if pairs is not None else None, words=words, source="texts to predict")
-    encoded = encode_examples(examples, Task(kind=kind, labels=labels if kind != "qa" else ()), tokenizer, max_length)
+    threshold = model.config.no_answer_threshold or 0.0
+    task = Task(kind=kind, labels=labels if kind != "qa" else (), no_answer_threshold=threshold)
+    encoded = encode_examples(examples, task, tokenizer, max_length)
     logits, depths = run_rows(model, params, encoded, batch_size)
     return Predictions(*labels_from_logits(kind, labels, logits, encoded, examples), encoded.truncated, depths)
 

@@ -38,8 +38,9 @@ def add_exits(config: BertConfig, params: Tree, exits: Exits, seed: int) -> tupl
 
 
 def forget_threshold(config: BertConfig) -> BertConfig:
-    """The config without its exit rule, for a model that will be trained: the threshold was calibrated for other
-    logits."""
+    """The config without its exit rule and its threshold of no answer, for a model that will be trained: they were
+    calibrated for other logits."""
+    config = config.replace(no_answer_threshold=None)
     if config.exits is None:
         return config
     return config.replace(exits=dataclasses.replace(config.exits, exit_rule=None))

@@ -160,7 +160,7 @@ def open_model(name: str, task: Task, seed: int, **settings: Any) -> tuple[Bundl
     bundle = load(name, architecture=architecture, labels=labels, seed=seed, problem_type=problem, **settings)
     if bundle.tokenizer is None:
         raise UserError(f"{name} has no tokenizer.json or vocab.txt; a model is trained together with its tokenizer.")
-    return bundle, task
+    return bundle, dataclasses.replace(task, no_answer_threshold=bundle.config.no_answer_threshold or 0.0)
 
 
 def has_trained_head(model: str, task: Task) -> bool:
@@ -169,12 +169,13 @@ def has_trained_head(model: str, task: Task) -> bool:
 
 
 def without_threshold(bundle: Bundle, name: str) -> Bundle:
-    """The bundle without its early-exit threshold: its outputs will change, so it has to be calibrated again."""
+    """The bundle without its threshold of early exit or of no answer: its outputs will change, so it has to be
+    calibrated again."""
     from bertjax.adaptive import forget_threshold
 
     config = forget_threshold(bundle.config)
     if config != bundle.config:
-        note(f"{name}: its threshold of early exit is removed, as its answers will change; run bertjax calibrate again")
+        note(f"{name}: its threshold is removed, as its answers will change; run bertjax calibrate again")
     return dataclasses.replace(bundle, config=config)
 
 

@@ -2,7 +2,8 @@
 
 Both are computed per example and then added up. Each function here returns one row of numbers per example, and
 `scores.py` turns their sum into the score. An entity counts only if its first word, last word and type are all correct
-(the CoNLL-2003 rule). An answer gets partial credit for the words that it shares with the gold answer (SQuAD v1.1).
+(the CoNLL-2003 rule). An answer gets partial credit for the words that it shares with the gold answer (SQuAD v1.1 and
+v2.0, whose scripts differ where no word is left).
 """
 
 import re
@@ -60,15 +61,19 @@ def normalize_answer(text: str) -> str:
 def answer_scores(predictions: Sequence[str], labels: Sequence) -> Float[np.ndarray, "n 2"]:
     """Exact match (0 or 1) and word F1 of every answer, each the best over the gold answers of its question.
 
-    A question's label is a list of gold strings, or SQuAD's `{"text": [...], ...}`.
+    A question's label is a list of gold strings, or SQuAD's `{"text": [...], ...}`. If a question has none, all are
+    scored as in SQuAD v2.0: the right answer to it is the empty one, and two answers without words are equal (in v1.1
+    they share no word, and their F1 is 0).
     """
+    golds_of = [label["text"] if isinstance(label, Mapping) else label for label in labels]
+    second = not all(golds_of)
     rows = []
-    for i, (answer, label) in enumerate(zip(predictions, labels, strict=True)):
-        golds = label["text"] if isinstance(label, Mapping) else label
-        if not golds:
-            raise UserError(f"Question {i} has no gold answer: SQuAD v1.1 has at least one for each.")
-        answer, golds = normalize_answer(answer), [normalize_answer(gold) for gold in golds]
-        rows.append((float(answer in golds), max(_word_f1(answer.split(), gold.split()) for gold in golds)))
+    for answer, golds in zip(map(normalize_answer, predictions), golds_of, strict=True):
+        golds = [normalize_answer(gold) for gold in golds]
+        if second:
+            golds = [gold for gold in golds if gold] or [""]
+        f1 = max(_word_f1(answer.split(), gold.split()) for gold in golds)
+        rows.append((float(answer in golds), float(second and answer == "" in golds) or f1))
     return np.array(rows, np.float64)
 
 

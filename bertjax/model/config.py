@@ -146,6 +146,9 @@ class BertConfig:
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     """Label names in id order (`id2label`). Regression has one. Question answering always has two, start and end."""
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
+    no_answer_threshold: float | None = None
+    """For question answering: a question has no answer where [CLS] scores higher than the best span by more than this.
+    None counts as 0. `bertjax calibrate` finds it."""
     head_size: Count = 0
     """Width of one attention head; 0 means `hidden_size / num_attention_heads`. Unchanged when heads are pruned."""
     layers: tuple[LayerConfig, ...] = ()

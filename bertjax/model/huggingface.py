@@ -185,7 +185,14 @@ DISTILBERT_HEAD_DROPOUT = {
     "DistilBertForSequenceClassification": ("seq_classif_dropout", 0.2),
     "DistilBertForQuestionAnswering": ("qa_dropout", 0.1),
 }
-SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id", "problem_type")
+SHARED_FIELDS = (
+    "vocab_size",
+    "max_position_embeddings",
+    "initializer_range",
+    "pad_token_id",
+    "problem_type",
+    "no_answer_threshold",  # `transformers` keeps what it does not know
+)
 SUPPORTED = (*NAMES, "bertjax")
 FORMAT = 3
 """Version of the content under the key `bertjax`. It is raised when an older release would misread what a newer one

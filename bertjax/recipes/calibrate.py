@@ -15,7 +15,7 @@ class Config:
     everyday: ClassVar[tuple[str, ...]] = ("model", "held_out", "data.eval", "out", "rule", "bound", "data.max_length")
 
     model: str = "runs/exits/bundle"
-    """A model with exits: a folder or hf:NAME."""
+    """A model with exits, or one that answers questions: a folder or hf:NAME."""
     held_out: str = "demo"
     """Labelled examples that were not used in training: a file, tfds:NAME/SPLIT, or demo (its validation split)."""
     data: Data = field(default_factory=Data)

@@ -5,6 +5,7 @@ ignored. So both one padded array and a list of rows padded to their buckets can
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -19,8 +20,10 @@ def tags_or_answers(logits: Sequence[np.ndarray], encoded: Encoded, examples: Ex
     if encoded.task.kind == "tokens":
         return predicted_tags(logits, encoded, examples)
     starts, ends = ([row[:, side] for row in logits] for side in (0, 1))
-    # Labelled questions all have an answer (SQuAD 1.1); for others, a SQuAD 2 model may predict that there is none.
-    return best_answers(starts, ends, encoded, examples, may_be_empty=examples.labels is None)
+    # If all labelled questions have an answer (SQuAD 1.1), none is not one of the predictions.
+    promised = examples.labels is not None and all(label["text"] for label in examples.labels)
+    threshold = np.inf if promised else encoded.task.no_answer_threshold
+    return [one.text if one.empty <= threshold else "" for one in best_answers(starts, ends, encoded, examples)]
 
 
 def predicted_tags(logits: Sequence[np.ndarray] | np.ndarray, encoded: Encoded, examples: Examples) -> list[list[str]]:
@@ -42,6 +45,14 @@ def predicted_tags(logits: Sequence[np.ndarray] | np.ndarray, encoded: Encoded, 
     return tags
 
 
+class Answer(NamedTuple):
+    """The best span for a question."""
+
+    text: str
+    empty: float
+    """How much higher [CLS] scores than the span; in the window where it scores lowest, as in BERT's SQuAD script."""
+
+
 def best_answers(
     start_logits: Sequence[np.ndarray] | np.ndarray,
     end_logits: Sequence[np.ndarray] | np.ndarray,
@@ -49,12 +60,10 @@ def best_answers(
     examples: Examples,
     *,
     max_answer_length: int = 30,
-    may_be_empty: bool = False,
-) -> list[str]:
+) -> list[Answer]:
     """The best span for every question, at most `max_answer_length` tokens long, over all windows of its context.
 
-    The score of a span is the sum of its start and end logit. With `may_be_empty` (data whose questions may have no
-    answer) the answer is "" where every window scores its [CLS] higher than the best span; ties go to the span.
+    The score of a span is the sum of its start and end logit; [CLS] as a span says that there is no answer.
     """
     assert encoded.spans is not None
     assert examples.pairs is not None
@@ -71,7 +80,23 @@ def best_answers(
                 context = examples.pairs[example]
                 text = context[spans[inside[first], 0] : spans[inside[last], 1]]
                 best[example] = score, text.strip()  # byte-level BPE may count the space before a word as its part
-    return ["" if may_be_empty and none > score else text for (score, text), none in zip(best, empty, strict=True)]
+    return [Answer(text, float(none - score)) for (score, text), none in zip(best, empty, strict=True)]
+
+
+def best_threshold(
+    empty: Float[np.ndarray, "n"], as_answer: Float[np.ndarray, "n"], as_none: Float[np.ndarray, "n"]
+) -> float:
+    """The threshold of `Answer.empty` with the highest mean score, given what each question scores with its span and
+    with no answer. Half-way between two questions; of equally good ones the highest, with the most answers. A question
+    whose context has no token has no span, and does not count."""
+    order = np.argsort(-empty, kind="stable")
+    order = order[np.isfinite(empty[order])]
+    ranked = empty[order]
+    gains = np.concatenate([[0.0], np.cumsum((as_none - as_answer)[order])])  # of the first n without an answer
+    ends = np.concatenate([[ranked[0] + 1.0], ranked, [ranked[-1] - 1.0]])
+    possible = np.concatenate([[True], ranked[:-1] != ranked[1:], [True]])
+    best = int(np.flatnonzero(possible)[gains[possible].argmax()])
+    return float((ends[best] + ends[best + 1]) / 2)
 
 
 def best_span(

@@ -84,9 +84,11 @@ def read_labels(table: Table, column: str, task: Task) -> ReadLabels:
         return ReadLabels(task, rows, [name for (name,) in nested], (*notes, *note))
     if task.kind == "multi_label":
         return ReadLabels(*several(table, column, task, cells, rows))
-    answers = read_cells(table, column, cells, READERS[task.kind])
+    answers: list[Any] = read_cells(table, column, cells, READERS[task.kind])
     if task.kind == "tokens":
         task, answers, notes = checked_names(table, column, task, answers)
+    if task.kind == "qa" and (without := sum(not answer["text"] for answer in answers)):
+        notes = [f"{without} of {len(answers)} questions have no answer, as in SQuAD 2"]
     return ReadLabels(task, rows, answers, tuple(notes))
 
 
@@ -328,13 +330,11 @@ def read_tags(cell: Any) -> list[str]:
 
 def read_answer(cell: Any) -> dict[str, list]:
     texts, starts = (cell.get("text"), cell.get("answer_start")) if isinstance(cell, dict) else (None, None)
-    expected = 'expected {"text": [...], "answer_start": [...]} with at least one answer, as in SQuAD 1.1'
+    expected = 'expected {"text": [...], "answer_start": [...]} as in SQuAD, with empty lists where there is no answer'
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
         raise ValueError(expected)
-    if not texts or not all(str(text).strip() for text in texts):
-        raise ValueError(
-            f"{expected}\nthis question has no answer, as in SQuAD 2, which is not supported: leave it out"
-        )
+    if not all(str(text).strip() for text in texts):
+        raise ValueError(f"{expected}\nthis answer is empty")
     if not all(isinstance(text, str) for text in texts) or not all(type(at) is int and at >= 0 for at in starts):
         raise ValueError(f"{expected}: texts, and the characters of the context where they begin, counted from 0")
     return {"text": texts, "answer_start": starts}

@@ -53,7 +53,8 @@ def conll_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
 
 
 def squad_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
-    """SQuAD 1.1's JSON as columns question, context and answers (without answers if no question has any)."""
+    """SQuAD's JSON as columns question, context and answers, without answers if no question has any. In SQuAD 2 a
+    question that `is_impossible` has none, and empty lists as its label."""
     try:
         content = json.loads(read_text(path, read))
     except ValueError as error:
@@ -74,10 +75,11 @@ def squad_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: expected SQuAD 1.1, that is data -> paragraphs -> context and qas -> question and answers\n"
+            f"{path}: expected SQuAD's JSON, that is data -> paragraphs -> context and qas -> question and answers\n"
             f"  failed at: {error}\nJSON objects with one row each belong into a .jsonl file, one per line"
         ) from None
-    if not any(answers and answers["text"] for answers in columns["answers"]):
+    impossible = any(question.get("is_impossible") for _, question in questions)
+    if not (impossible or any(answers and answers["text"] for answers in columns["answers"])):
         del columns["answers"]
     names = [question.get("id", number) for number, (_, question) in enumerate(questions)]
     return Table(columns, str(path), lambda row: f'question "{names[row]}"')

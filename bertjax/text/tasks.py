@@ -41,6 +41,8 @@ class Task:
     label: str | None = None
     labels: tuple[str, ...] = ()
     metric: str = "auto"
+    no_answer_threshold: float = 0.0
+    """For question answering, the model's own: see `BertConfig.no_answer_threshold`."""
 
     def __post_init__(self):
         if self.kind != "auto" and self.kind not in METRICS:

@@ -278,7 +278,9 @@ def parity_with(bundle: str, new: Logits, ours: Logits, alike: float | None, rou
 
 
 def encode_for(path: Path, examples: Examples, task: Task, max_length: int) -> Encoded:
-    """The examples, tokenised for the model in a folder."""
+    """The examples, tokenised for the model in a folder, whose threshold of no answer goes with them."""
+    threshold = folders.config_of(path).get("no_answer_threshold") or 0.0
+    task = dataclasses.replace(task, no_answer_threshold=float(threshold))
     return encode_examples(examples, task, Tokenizer.from_folder(path), min(max_length, longest_input(path)))
 
 

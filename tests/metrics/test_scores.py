@@ -132,6 +132,29 @@ def test_squad_f1_shares_words_with_the_best_gold_answer():
     assert score("squad_f1", ["b b c"], [["b b b"]]) == pytest.approx(2 / 3)  # repeated words count as often as shared
 
 
+def squad2_by_the_rules(answer, golds):
+    """Exact match and F1 as SQuAD 2.0 defines them, word by word: gold answers without words do not count, and a
+    question that has no other wants the empty answer."""
+    golds = [gold for gold in golds if normalize_answer(gold)]
+    if not golds:
+        return (float(normalize_answer(answer) == ""),) * 2
+    equal = [float(normalize_answer(answer) == normalize_answer(gold)) for gold in golds]
+    return max(equal), max(f1_by_crossing_out(answer, gold) for gold in golds)
+
+
+def test_questions_without_an_answer_are_scored_as_in_squad_2():
+    words = np.array(["the", "a", "cat", "Cat!", "sat", "--"])
+    phrase = lambda: " ".join(RNG.choice(words, RNG.integers(0, 4)))  # noqa: E731
+    answers = [phrase() for _ in range(300)]
+    golds = [[], *([phrase() for _ in range(RNG.integers(0, 4))] for _ in range(299))]
+    wanted = [squad2_by_the_rules(*pair) for pair in zip(answers, golds, strict=True)]
+    for column, metric in enumerate(("squad_em", "squad_f1")):
+        assert score(metric, answers, golds) == pytest.approx(np.mean([row[column] for row in wanted]))
+    assert score("squad_f1", ["", "cat"], [[], []]) == 1 / 2
+    assert score("squad_f1", ["an"], [["the"]]) == 0  # as in SQuAD 1.1, where every question has an answer
+    assert score("squad_em", ["an"], [["the"]]) == 1
+
+
 @pytest.mark.parametrize(
     ("metric", "predictions", "labels", "says"),
     [
@@ -145,7 +168,6 @@ def test_squad_f1_shares_words_with_the_best_gold_answer():
         ("pearson", [1.0, np.nan], [1.0, 2.0], "finite"),
         ("entity_f1", [["S-A"]], [["O"]], "not IOB"),
         ("entity_f1", [["O"]], [["O", "O"]], "Sentence 0 has 2 gold tags"),
-        ("squad_f1", ["x"], [[]], "no gold answer"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_words(metric, predictions, labels, says):

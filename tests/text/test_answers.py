@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bertjax.predict import labels_from_logits, score_inputs
-from bertjax.text.answers import best_answers, best_span, predicted_tags
+from bertjax.text.answers import best_answers, best_span, best_threshold, predicted_tags, tags_or_answers
 from bertjax.text.encode import encode_examples
 from bertjax.text.examples import Examples
 from bertjax.text.tasks import Task
@@ -36,7 +36,7 @@ def test_logits_at_the_labels_give_the_answers_back_whatever_window_they_are_in(
     assert encoded.labels is not None
     starts, ends = (certain(encoded.labels, 30, column) for column in (0, 1))  # wider than a row: padding
     found = best_answers(starts, ends, encoded, examples)
-    assert found == [answer["text"][0] for answer in examples.labels]
+    assert [one.text for one in found] == [answer["text"][0] for answer in examples.labels]
 
 
 def test_padding_and_question_are_never_the_answer():
@@ -49,7 +49,7 @@ def test_padding_and_question_are_never_the_answer():
         logits[row, : len(inside)][inside] = 0.0
     assert examples.pairs is not None
     first_words = [context.split()[0] for context in examples.pairs]
-    assert best_answers(logits, logits, encoded, examples) == first_words
+    assert [one.text for one in best_answers(logits, logits, encoded, examples)] == first_words
 
 
 def test_an_answer_may_be_empty_where_every_window_prefers_cls():
@@ -58,8 +58,22 @@ def test_an_answer_may_be_empty_where_every_window_prefers_cls():
     logits = np.zeros((len(encoded), 20))
     logits[encoded.example == 0, 0] = 1.0  # all windows of the first, one window of the second
     logits[np.flatnonzero(encoded.example == 1)[0], 0] = 1.0
-    assert best_answers(logits, logits, encoded, examples, may_be_empty=True) == ["", "the"]
-    assert best_answers(logits, logits, encoded, examples) == ["the", "the"]
+    assert best_answers(logits, logits, encoded, examples) == [("the", 2.0), ("the", 0.0)]
+    both = [np.stack([row, row], axis=1) for row in logits]
+    assert tags_or_answers(both, encoded, examples) == ["", "the"]
+    lenient = dataclasses.replace(encoded, task=dataclasses.replace(encoded.task, no_answer_threshold=2.0))
+    assert tags_or_answers(both, lenient, examples) == ["the", "the"]
+
+
+def test_the_best_threshold_is_that_of_trying_all():
+    random = np.random.default_rng(5)
+    for count in (1, 2, 9, 30):
+        empty = random.integers(-4, 5, count) / 2  # with ties
+        as_answer, as_none = random.integers(0, 3, (2, count)) / 2
+        mean = lambda threshold: np.where(empty > threshold, as_none, as_answer).mean()  # noqa: B023, E731
+        tried = max(mean(threshold) for threshold in np.arange(-3, 3, 0.25))
+        assert mean(best_threshold(empty, as_answer, as_none)) == pytest.approx(tried)
+    assert best_threshold(np.array([1.0, 3.0, np.inf]), np.zeros(3), np.array([0.0, 1.0, 1.0])) == 2.0
 
 
 def test_a_word_has_the_tag_of_its_first_token_and_o_where_it_has_none():
@@ -79,10 +93,12 @@ def test_a_word_has_the_tag_of_its_first_token_and_o_where_it_has_none():
 
 
 def test_a_model_that_finds_no_answer_says_so_where_none_was_promised():
-    """A [CLS] that wins by far is a model's way of saying it (SQuAD 2); a labelled question has an answer."""
+    """A [CLS] that wins by far is a model's way of saying it; in data like SQuAD 1.1 every question has an answer."""
     examples = Examples(["who?"], ["the cat sat on the mat."])
     encoded = encode_examples(examples, QA, tiny_tokenizer(), 20)
     logits = [np.where(np.arange(length) == 0, 38.0, 0.0)[:, None].repeat(2, axis=1) for length in encoded.lengths]
     assert labels_from_logits("qa", (), logits, encoded, examples)[0] == [""]
     known = dataclasses.replace(examples, labels=[{"text": ["cat"], "answer_start": [4]}])
     assert score_inputs(encoded, known, logits) == (["the"], [["cat"]])
+    impossible = dataclasses.replace(examples, labels=[{"text": [], "answer_start": []}])
+    assert score_inputs(encoded, impossible, logits) == ([""], [[]])

@@ -137,10 +137,6 @@ def shift(paragraph):
     paragraph["qas"][1]["answers"][0]["answer_start"] = 33
 
 
-def empty(paragraph):
-    paragraph["qas"][1]["answers"] = []
-
-
 def headless(paragraph):
     del paragraph["context"]
 
@@ -149,8 +145,7 @@ def headless(paragraph):
     ("change", "message"),
     [
         (shift, 'question "q2", column "answers": the context does not read "big" at character 33'),
-        (empty, 'question "q2", column "answers": expected .* at least one answer, as in SQuAD 1.1'),
-        (headless, "squad.json: expected SQuAD 1.1, that is data -> paragraphs"),
+        (headless, "squad.json: expected SQuAD's JSON, that is data -> paragraphs"),
     ],
 )
 def test_bad_answers_are_named(change, message, tmp_path):
@@ -162,7 +157,7 @@ def test_other_json_is_no_squad(tmp_path):
     path = tmp_path / "rows.json"
     for content in ("{", "[]", '{"data": 3}'):
         path.write_text(content)
-        with pytest.raises(UserError, match=r"rows\.json: (not valid JSON|expected SQuAD 1\.1|there are no)"):
+        with pytest.raises(UserError, match=r"rows\.json: (not valid JSON|expected SQuAD's|there are no)"):
             load_examples(path)
 
 
@@ -187,25 +182,44 @@ def test_a_comment_that_nothing_follows_is_no_sentence(tmp_path):
     assert load_examples(path).words == [["a", "b"]]
 
 
+NO_ANSWER = {"text": [], "answer_start": []}
 UNANSWERED = {
     "an empty list": {"answers": []},
+    "as SQuAD 2 marks it": {"answers": [{"text": "big", "answer_start": 34}], "is_impossible": True},
+}
+EMPTY = {
     "an empty text": {"answers": [{"text": "", "answer_start": 0}]},
     "a blank": {"answers": [{"text": " ", "answer_start": 1}]},
-    "as SQuAD 2 marks it": {"answers": [{"text": "big", "answer_start": 34}], "is_impossible": True},
 }
 
 
 @pytest.mark.parametrize("form", UNANSWERED)
-def test_questions_without_an_answer_are_refused_with_the_reason(form, tmp_path):
+def test_questions_without_an_answer_are_read_and_counted(form, tmp_path):
     def change(paragraph):
         paragraph["qas"][1].update(UNANSWERED[form])
 
-    with pytest.raises(UserError) as caught:
+    examples = load_examples(squad_file(tmp_path, change))
+    assert examples.labels is not None
+    assert examples.labels[1] == NO_ANSWER
+    assert examples.notes == ("1 of 2 questions have no answer, as in SQuAD 2",)
+
+
+def test_questions_that_are_all_impossible_are_labelled(tmp_path):
+    def change(paragraph):
+        for question in paragraph["qas"]:
+            question.update(answers=[], is_impossible=True)
+
+    assert load_examples(squad_file(tmp_path, change)).labels == [NO_ANSWER] * 2
+
+
+@pytest.mark.parametrize("form", EMPTY)
+def test_an_empty_answer_is_refused_with_what_is_expected(form, tmp_path):
+    def change(paragraph):
+        paragraph["qas"][1].update(EMPTY[form])
+
+    with pytest.raises(UserError, match='question "q2", column "answers": expected') as caught:
         load_examples(squad_file(tmp_path, change))
-    message = str(caught.value)
-    assert 'question "q2", column "answers": expected' in message
-    assert "as in SQuAD 2, which is not supported: leave it out" in message
-    assert len(message.splitlines()) <= 5
+    assert str(caught.value).splitlines()[-1].strip() == "this answer is empty"
 
 
 def test_answers_of_rows_are_read_in_both_of_their_forms():
@@ -213,9 +227,8 @@ def test_answers_of_rows_are_read_in_both_of_their_forms():
     answer = {"text": ["big"], "answer_start": [6]}
     for answers in (answer, [{"text": "big", "answer_start": 6}]):
         assert load_examples([{**row, "answers": answers}]).labels == [answer]
-    for answers in ({"text": [], "answer_start": []}, {"text": [""], "answer_start": [0]}):
-        with pytest.raises(UserError, match="as in SQuAD 2, which is not supported"):
-            load_examples([{**row, "answers": answers}])
+    with pytest.raises(UserError, match="this answer is empty"):
+        load_examples([{**row, "answers": {"text": [""], "answer_start": [0]}}])
     for answers in ({"text": ["big"], "answer_start": [-4]}, {"text": ["big"], "answer_start": [None]}):
         with pytest.raises(UserError, match="where they begin, counted from 0"):
             load_examples([{**row, "answers": answers}])

@@ -166,7 +166,7 @@ def test_whoever_changes_a_model_forgets_when_its_texts_left(how: str, work: Pat
         return
     assert exits is not None
     assert exits.exit_rule is None
-    assert "its threshold of early exit is removed" in capsys.readouterr().err
+    assert "its threshold is removed" in capsys.readouterr().err
 
 
 @pytest.mark.slow

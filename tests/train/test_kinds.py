@@ -1,5 +1,6 @@
 """Every kind of task goes the whole way: files as people have them, fine-tuning, distillation, predictions."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from bertjax.distill.terms import (
     Relations,
     SoftTargets,
 )
+from bertjax.errors import UserError
 from bertjax.recipes.data import Data
 from bertjax.student import Student
 from tests.train.tiny import BAD, GOOD, metrics, write_model
-from train import distill, finetune
+from train import calibrate, distill, finetune
 
 PAIRS = [(f"the film a {good}", f"its cast {bad}") for good in GOOD for bad in BAD]
 
@@ -61,8 +63,18 @@ def qa(path: Path) -> dict:
     return {"train": path.with_suffix(".json")}
 
 
+def squad2(path: Path) -> dict:
+    """Every second question has no answer."""
+    file = qa(path)["train"]
+    content = json.loads(file.read_text())
+    for paragraph in content["data"][0]["paragraphs"][::2]:
+        paragraph["qas"][0] |= {"answers": [], "is_impossible": True}
+    file.write_text(json.dumps(content | {"version": "v2.0"}))
+    return {"train": file}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [classification_of_pairs, regression, multi_label, tokens, qa])
+@pytest.mark.parametrize("kind", [classification_of_pairs, regression, multi_label, tokens, qa, squad2])
 def test_a_kind_of_task_is_trained_distilled_and_answered(kind, tmp_path: Path):
     model = write_model(tmp_path / "model")
     fields = kind(tmp_path / "data")
@@ -84,7 +96,34 @@ def test_a_kind_of_task_is_trained_distilled_and_answered(kind, tmp_path: Path):
     else:
         predicted = bundle.predict(list(texts), list(pairs))
         assert len(predicted.labels) == 3
-        assert {"regression": float, "qa": str}.get(kind.__name__, str) is type(predicted.labels[0])
+        assert {"regression": float}.get(kind.__name__, str) is type(predicted.labels[0])
+
+
+@pytest.mark.slow
+def test_the_threshold_of_no_answer_is_chosen_kept_and_forgotten(tmp_path: Path):
+    held_out = squad2(tmp_path / "held-out")["train"]
+    other = tmp_path / "other.json"
+    other.write_text(held_out.read_text().replace("the cast", "the film"))
+    data = Data(train=str(held_out), eval=str(other), max_length=16)
+    model = write_model(tmp_path / "model")
+    finetune.main(finetune.Config(model=str(model), data=data, steps=2, batch_size=8, out=str(tmp_path / "tuned")))
+    tuned, calibrated = str(tmp_path / "tuned" / "bundle"), str(tmp_path / "calibrated" / "bundle")
+    calibrate.main(calibrate.Config(model=tuned, held_out=str(held_out), data=data, out=str(tmp_path / "calibrated")))
+    bundle = bertjax.load(calibrated)
+    threshold = bundle.config.no_answer_threshold
+    assert threshold is not None
+    result = json.loads((tmp_path / "calibrated" / "run.json").read_text())["result"]
+    assert (result["threshold"], result["squad_f1"] >= result["squad_f1 before"]) == (threshold, True)
+    texts, pairs = (list(side) for side in zip(*PAIRS[:4], strict=True))
+    always = dataclasses.replace(bundle, config=bundle.config.replace(no_answer_threshold=1e6))
+    never = dataclasses.replace(bundle, config=bundle.config.replace(no_answer_threshold=-1e6))
+    assert all(always.predict(texts, pairs).labels)
+    assert not any(never.predict(texts, pairs).labels)
+    finetune.main(finetune.Config(model=calibrated, data=data, steps=1, out=str(tmp_path / "again")))
+    assert bertjax.load(tmp_path / "again" / "bundle").config.no_answer_threshold is None
+    answered = str(qa(tmp_path / "answered")["train"])
+    with pytest.raises(UserError, match=f"0 of {len(PAIRS)} questions have no answer; a threshold needs"):
+        calibrate.main(calibrate.Config(model=tuned, held_out=answered, data=data, out=str(tmp_path / "none")))
 
 
 @pytest.mark.slow
