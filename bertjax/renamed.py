@@ -28,6 +28,7 @@ FIELDS = {
     "words": "mlm_weight",
 }
 VALUES = {
+    "runtime": {"onnx": "onnxruntime"},
     "qat": {"nothing": "off", "weights": "ste", "scales": "lsq"},
     "substitutes": {"guesses": "predictions"},
     "unit": {"pieces": "tokens"},

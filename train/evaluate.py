@@ -3,8 +3,8 @@
     bertjax evaluate --model=runs/finetune/bundle --against runs/distill/bundle runs/quantize/bundle --out=runs/evaluate
 
 The first model is the baseline that the others are compared with. Exported folders may be among those, and are
-measured in their own runtime. With --data.train, a bag of words fitted on that text is measured too. The report is
-OUT/report.md.
+measured in ONNX Runtime, in OpenVINO, or in the faster of both (--runtime). With --data.train, a bag of words fitted on
+that text is measured too. The report is OUT/report.md.
 """
 
 from bertjax.engine.command_line import run
@@ -34,6 +34,7 @@ def main(config: Config) -> None:
         "settings": to_dict(config),
         "learned": learned,
         "facts": facts,
+        "runtime": config.runtime,
     }
     show(build_report(models, text, out, task=task, **about))
     note(f"the report: {out / 'report.md'}")

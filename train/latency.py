@@ -1,6 +1,6 @@
 """Measure how long attention and feed-forward sublayers of each size take: the table that pruning for a speed-up reads.
 
-    bertjax latency --model=runs/finetune/bundle --runtime=onnx --threads=1 --out=runs/latency
+    bertjax latency --model=runs/finetune/bundle --runtime=onnxruntime --threads=1 --out=runs/latency
     bertjax prune --criterion=second_order --speedup=2 --table=runs/latency/latency.json --out=runs/fast
 
 Versions of the model whose layers have only some heads or only some neurons are timed on real texts, one text at a

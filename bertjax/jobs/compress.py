@@ -23,6 +23,7 @@ from bertjax.recipes.stage import Context, Stage
 from bertjax.storage.paths import as_path, is_remote
 
 if TYPE_CHECKING:
+    from bertjax.measure.runtimes import FileRuntimes
     from bertjax.report.models import Report
     from bertjax.text.facts import Facts
     from bertjax.text.tasks import Task
@@ -43,16 +44,18 @@ class Compression(NamedTuple):
         return Context(model, self.config.data, self.text.reader, str(self.out / "stages" / folder))
 
 
-def check(stages: Sequence[Stage], chooses: bool) -> None:
+def check(stages: Sequence[Stage], chooses: bool, runtime: FileRuntimes) -> None:
     """Refuses to start hours of work without the packages that it needs, and prints the processor's support for integer
     products."""
     from bertjax.jobs.export import require_packages
     from bertjax.machine.processor import integer_products, processor_features
+    from bertjax.measure.faster import require_runtime
 
     for stage in stages:
         stage.check()
     if chooses or any(stage.exports for stage in stages):
         require_packages()
+        require_runtime(runtime)
     if chooses or any(stage.quantizes for stage in stages):
         note(integer_products(processor_features()))
 
@@ -185,6 +188,7 @@ def conclude(job: Compression, models: list[Model], facts: tuple[Facts, ...]) ->
         base=config.model,
         facts=facts,
         failures=job.failures,
+        runtime=config.runtime,
     )
     models = [model for model in models if model.name in [row.name for row in report.rows]]
     kept, missed = models[-1], None

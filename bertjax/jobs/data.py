@@ -19,6 +19,7 @@ from bertjax.storage.paths import as_path
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
+    from bertjax.measure.runtimes import FileRuntime
     from bertjax.model import BertConfig
     from bertjax.text.batches import BatchIterator
     from bertjax.text.encode import Encoded
@@ -232,8 +233,8 @@ def predict_split(bundle: Bundle, split: Split) -> tuple[Any, Any]:
     return score_inputs(split.encoded, split.examples, logits)
 
 
-def predict_exported(folder: Path, split: Split) -> tuple[Any, Any]:
-    """As `predict_split`, for an exported folder in ONNX Runtime."""
+def predict_exported(folder: Path, split: Split, runtime: FileRuntime = "onnxruntime") -> tuple[Any, Any]:
+    """As `predict_split`, for an exported folder in its runtime."""
     from bertjax.machine.processor import thread_count
     from bertjax.measure.onnx import answer, longest_input, open_session
     from bertjax.predict import BatchOutput, run_rows_with, score_inputs
@@ -242,7 +243,7 @@ def predict_exported(folder: Path, split: Split) -> tuple[Any, Any]:
 
     folder = local(folder)
     manifest.check(folder)
-    session = open_session(folder, thread_count())
+    session = open_session(folder, thread_count(), runtime=runtime)
 
     def run(batches: Iterable[Any]) -> Iterator[BatchOutput]:
         return (BatchOutput(*answer(session, *batch)) for batch in batches)

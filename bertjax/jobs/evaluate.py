@@ -6,6 +6,7 @@ from bertjax.errors import UserError
 from bertjax.jobs.compress import resolve_model
 from bertjax.jobs.data import has_trained_head
 from bertjax.jobs.report import Model
+from bertjax.measure.faster import require_runtime
 from bertjax.recipes.evaluate import Config
 from bertjax.text.tasks import Task
 
@@ -13,6 +14,7 @@ from bertjax.text.tasks import Task
 def open_models(config: Config, task: Task) -> list[Model]:
     """The models of a config under short names, the baseline first. With `config.bfloat16`, each bundle appears in both
     dtypes."""
+    require_runtime(config.runtime)
     models: list[Model] = []
     for name in (config.model, *config.against):
         model = Model(short_name(name, [model.name for model in models]), resolve_model(name))

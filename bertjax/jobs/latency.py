@@ -29,7 +29,7 @@ def measure_table(
     bundle: Bundle,
     examples: Examples,
     max_length: int,
-    runtime: Literal["onnx", "jax"] = "onnx",
+    runtime: Literal["onnxruntime", "openvino", "jax"] = "onnxruntime",
     threads: int | None = 1,
     sample: int = 64,
     repeats: int = 7,

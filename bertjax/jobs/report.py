@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from bertjax.jobs.data import Text, open_model, predict_exported, predict_split, short
+from bertjax.jobs.data import Split, Text, open_model, predict_exported, predict_split, short
 from bertjax.jobs.stages import Failure, attempt
 from bertjax.jobs.training import result_of
 from bertjax.recipes.data import Data
@@ -15,6 +15,7 @@ from bertjax.storage.paths import absolute, as_path, local
 
 if TYPE_CHECKING:
     from bertjax.baselines.bag_of_words import BagOfWords
+    from bertjax.measure.runtimes import FileRuntime, FileRuntimes
     from bertjax.report.build import Entry
     from bertjax.report.models import Report
     from bertjax.text.facts import Facts
@@ -50,6 +51,7 @@ def build_report(
     learned: bool = True,
     facts: tuple[Facts, ...] = (),
     failures: list[Failure] | None = None,
+    runtime: FileRuntimes = "onnxruntime",
 ) -> Report:
     """Measures the models (the first is the baseline) and writes the report into `out`.
 
@@ -60,6 +62,7 @@ def build_report(
       learned: Whether there is training text, on which a bag of words is fitted as one more baseline.
       facts: The summary of the data.
       failures: If given, a model other than the first that cannot be scored is added to this list and left out.
+      runtime: The runtime of exported models.
     """
     import dataclasses
 
@@ -74,11 +77,13 @@ def build_report(
     _, task = open_model(str(first.folder), task, 0)
     entries: list[Entry] = []
     labels: Any = None
+    sentences: list[str] = []
     for model in models:
-        work, left_out = partial(predicted, model, text, task), None if model is first else failures
+        work, left_out = partial(predicted, model, text, task, runtime), None if model is first else failures
         if (found := attempt(model.name, model.folder.parent, work, left_out)) is not None:
-            entry, labels = found
+            entry, labels, about = found
             entries.append(entry)
+            sentences += about
     measured = [model for model in models if model.name in [entry.name for entry in entries]]
     split = text.held_out(task, Tokenizer.from_folder(local(first.folder)))
     examples = split.examples
@@ -101,6 +106,7 @@ def build_report(
         config={**settings, "eval_fingerprint": split.encoded.fingerprint},
         versions={**versions(), **report.versions},
         next_steps=tuple(next_steps),
+        runtimes=tuple(sentences),
         texts=facts,
     )
     write_report(report, out)
@@ -108,21 +114,45 @@ def build_report(
     return report
 
 
-def predicted(model: Model, text: Text, task: Task) -> tuple[Entry, Any]:
-    """A model with its predictions for the evaluation examples, and their labels."""
+def predicted(model: Model, text: Text, task: Task, given: FileRuntimes) -> tuple[Entry, Any, list[str]]:
+    """A model with its predictions for the evaluation examples, their labels, and sentences about the runtime of an
+    exported model."""
     import bertjax
     from bertjax.measure.runtimes import BUNDLE_RUNTIMES
     from bertjax.report.build import Entry
     from bertjax.text.tokenizer import Tokenizer
 
     split = text.held_out(task, Tokenizer.from_folder(local(model.folder)))
+    sentences: list[str] = []
     if model.exported:
-        runtime, (predictions, labels) = "onnx", predict_exported(model.folder, split)
+        runtime, sentences = file_runtime(model, split, given, text.data.max_length)
+        predictions, labels = predict_exported(model.folder, split, runtime)
+        if runtime != "onnxruntime":
+            sentences.append(differing(model, runtime, predictions, predict_exported(model.folder, split)[0]))
     else:
         runtime = next(name for name, dtype in BUNDLE_RUNTIMES.items() if dtype == model.dtype)
         predictions, labels = predict_split(bertjax.load(model.folder, dtype=model.dtype), split)
     peak = result_of(str(model.folder.parent), text.data).training_step_bytes
-    return Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak), labels
+    return Entry(model.name, model.folder, predictions, runtime, training_step_bytes=peak), labels, sentences
+
+
+def file_runtime(model: Model, split: Split, given: FileRuntimes, max_length: int) -> tuple[FileRuntime, list[str]]:
+    """The runtime of an exported model, and a sentence if it was chosen here."""
+    from bertjax.engine.log import note
+    from bertjax.measure.faster import choose_runtime
+
+    texts, folder = (split.examples.texts, split.examples.pairs), local(model.folder)
+    notify = lambda doing: note(f"measuring: {doing}")  # noqa: E731
+    choice = choose_runtime(model.name, folder, given, *texts, max_length=max_length, notify=notify)
+    return choice.runtime, [choice.why] if choice.why else []
+
+
+def differing(model: Model, runtime: str, found: Any, others: Any) -> str:
+    """How many predictions differ from those in ONNX Runtime, in which the file was compared with its bundle."""
+    import numpy as np
+
+    count = sum(not np.array_equal(one, other) for one, other in zip(found, others, strict=True))
+    return f"{model.name} in {runtime} predicts otherwise than in onnxruntime for {count} of {len(found)} texts"
 
 
 def write_cards(report: Report, models: Sequence[Model], data: Data, out: Path, *, learned: bool, **about: Any) -> None:

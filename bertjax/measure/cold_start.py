@@ -34,10 +34,10 @@ def measure_edge(
         notify(f"{name} on one thread, from a cold start")
         start = time.perf_counter()
         with processors(1), Process(name, timeout_s) as process:
-            ask({name: process}, {name: load})
+            load_ms = ask({name: process}, {name: load})[name]["load_ms"]
             ask({name: process}, {name: {"command": "first"}})
             cold = time.perf_counter() - start
             answer = ask({name: process}, {name: {"command": "singly"}})[name]
         p50, p95 = np.percentile(answer["batch_1"], (50, 95))
-        results[name] = Edge(Percentiles(float(p50), float(p95)), 1000 * cold, answer["peak_bytes"])
+        results[name] = Edge(Percentiles(float(p50), float(p95)), 1000 * cold, answer["peak_bytes"], load_ms)
     return results

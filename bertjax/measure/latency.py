@@ -51,11 +51,12 @@ class PeakMemory:
 @dataclass(frozen=True)
 class Edge:
     """On one thread: latency of one text at a time, time from process start to the first prediction, peak memory of the
-    process."""
+    process, and the part of the cold start that opens the model, its runtime's import included."""
 
     latency_ms: Percentiles
     cold_start_ms: float
     peak_resident_bytes: int
+    load_ms: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""An exported folder as ONNX Runtime sees it: its session, and its graph after optimisation.
+"""An exported folder as its runtime sees it: its session, and its graph after optimisation.
 
-The graph in the file is not the graph that runs: ONNX Runtime rewrites it for the processor. Whether a product is
+The graph in the file is not the graph that runs: the runtime rewrites it for the processor. Whether a product is
 computed with integers, or attention is fused, is read from the rewritten graph. This module imports neither jax nor
 torch, because whoever ships an ONNX file has neither.
 """
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.measure.openvino import OpenVinoSession, reason
+from bertjax.measure.runtimes import FileRuntime
 from bertjax.model.config import stated_max_tokens
 from bertjax.storage.paths import as_path, is_remote, joined, local
 from bertjax.storage.typed_json import read_json, value
@@ -44,7 +46,7 @@ request 27671)."""
 
 
 class Graph(NamedTuple):
-    """The number of nodes per operator, in the file and after ONNX Runtime's optimisation on this machine."""
+    """The number of nodes per operator, in the file and after the runtime's optimisation on this machine."""
 
     stored: Mapping[str, int]
     executed: Mapping[str, int]
@@ -78,18 +80,21 @@ def existing_file(folder: str | os.PathLike) -> Path:
     return path
 
 
-def open_session(folder: str | os.PathLike, threads: int, optimised: str | None = None) -> Any:
+def open_session(
+    folder: str | os.PathLike, threads: int, optimised: str | None = None, runtime: FileRuntime = "onnxruntime"
+) -> Any:
     """A session on the CPU, after a check for the inputs and the output that our exports have.
 
-    The optimised graph is written to `optimised`.
+    ONNX Runtime writes the optimised graph to `optimised`.
     """
-    path = existing_file(folder)
+    path, in_openvino = existing_file(folder), runtime == "openvino"
     try:
-        session = new_session(str(path), threads, optimised)
+        session = OpenVinoSession(str(path), threads) if in_openvino else new_session(str(path), threads, optimised)
     except UserError:
         raise
     except Exception as error:  # each kind of bad file has its own class; Exception is their only common parent
-        raise UserError(f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}") from None
+        name, why = ("OpenVINO", reason(error)) if in_openvino else ("ONNX Runtime", str(error).splitlines()[0])
+        raise UserError(f"{name} cannot open {path}: {why}") from None
     unknown = [one.name for one in session.get_inputs() if one.name not in INPUTS]
     output_names = {one.name for one in session.get_outputs()}
     if unknown or not any(output_names.issuperset(names) for names in OUTPUTS):
@@ -169,9 +174,12 @@ def origin_of(folder: str | os.PathLike) -> Any:
     return path if path.is_dir() else None
 
 
-def read_graph(folder: str | os.PathLike) -> Graph:
-    """The operators of a folder's file before and after ONNX Runtime's optimisation."""
+def read_graph(folder: str | os.PathLike, runtime: FileRuntime = "onnxruntime") -> Graph:
+    """The operators of a folder's file before and after the runtime's optimisation."""
     onnx = _package("onnx")
+    if runtime == "openvino":
+        stored = onnx.load(existing_file(folder), load_external_data=False)
+        return Graph(Counter(_operators(stored.graph)), open_session(folder, 1, runtime=runtime).executed())
     with tempfile.TemporaryDirectory() as temporary:
         target = os.path.join(temporary, "optimised.onnx")
         open_session(folder, threads=1, optimised=target)

@@ -20,8 +20,8 @@ from bertjax.storage.cache import compiled_dir
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to measure: a runtime ("jax", "onnx", "sklearn" or `package.module:Class`, see worker.py) and its
-    folder."""
+    """A model to measure: a runtime ("jax", "onnxruntime", "openvino", "sklearn" or `package.module:Class`, see
+    worker.py) and its folder."""
 
     runtime: str
     path: str | os.PathLike

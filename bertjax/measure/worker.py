@@ -13,9 +13,9 @@ turns.
 
 A runtime is a class with the constructor arguments (path, texts, pairs, max_length). It has `name`, `device`,
 `versions`, and two methods: `encode` (texts to the arrays of one batch) and `forward`, which returns when the result is
-there. The command `outputs` needs a third, `pad` (token ids to these arrays). "jax", "onnx" and "sklearn" are defined
-below; any other class is given as `package.module:Class`. The constructor gets the texts so that a runtime with static
-shapes can choose its lengths. A process imports only what its own runtime needs.
+there. The command `outputs` needs a third, `pad` (token ids to these arrays). "jax", "onnxruntime", "openvino" and
+"sklearn" are defined below; any other class is given as `package.module:Class`. The constructor gets the texts so that
+a runtime with static shapes can choose its lengths. A process imports only what its own runtime needs.
 """
 
 import gc
@@ -33,7 +33,7 @@ from bertjax.errors import UserError
 from bertjax.machine.allocator import keep_freed_memory
 from bertjax.machine.processor import processor_name, thread_count
 from bertjax.measure.onnx import answer, longest_input, open_session
-from bertjax.measure.runtimes import BUNDLE_RUNTIMES
+from bertjax.measure.runtimes import BUNDLE_RUNTIMES, FILE_RUNTIMES, FileRuntime
 
 BATCH = 32
 
@@ -98,20 +98,26 @@ class JaxRuntime:
         return next(self.run([inputs])).logits
 
 
-class OnnxRuntime:
-    """A folder with an ONNX file, its tokenizer and `config.json`, in ONNX Runtime on the CPU."""
+class OnnxFile:
+    """A folder with an ONNX file, its tokenizer and `config.json`, in one of the runtimes of such a file on the CPU."""
 
-    name = "onnxruntime"
-
-    def __init__(self, path: str, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int):
+    def __init__(
+        self,
+        path: str,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        max_length: int,
+        runtime: FileRuntime = "onnxruntime",
+    ):
         from bertjax.text.tokenizer import Tokenizer
 
         del texts, pairs  # its shapes are dynamic
-        self.session = open_session(path, threads=thread_count())
+        self.name = runtime
+        self.session = open_session(path, threads=thread_count(), runtime=runtime)
         self.tokenizer = Tokenizer.from_folder(path)
         self.max_length = min(max_length, longest_input(path))
         self.device = f"cpu: {processor_name()}"
-        self.versions = {"onnxruntime": importlib.import_module("onnxruntime").__version__}
+        self.versions = {runtime: importlib.import_module(runtime).__version__.partition("-")[0]}
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
         encodings = self.tokenizer.encode(texts, pairs, self.max_length, spans=False)
@@ -150,7 +156,7 @@ class SklearnRuntime:
 
 RUNTIMES: dict[str, Callable[..., Runtime]] = {
     **{name: partial(JaxRuntime, dtype=dtype) for name, dtype in BUNDLE_RUNTIMES.items()},
-    "onnx": OnnxRuntime,
+    **{runtime: partial(OnnxFile, runtime=runtime) for runtime in FILE_RUNTIMES},
     "sklearn": SklearnRuntime,
 }
 
@@ -185,10 +191,12 @@ class Session:
     def load(
         self, runtime: str, path: str, texts: list[str], pairs: list[str] | None, max_length: int
     ) -> dict[str, Any]:
+        start = time.perf_counter()
         self.runtime: Runtime = find_runtime(runtime)(path, texts, pairs, max_length)
+        load_ms = 1000 * (time.perf_counter() - start)
         self.texts, self.pairs = texts, pairs
         versions = {"python": platform.python_version(), **self.runtime.versions}
-        about = {"runtime": self.runtime.name, "device": self.runtime.device}
+        about = {"runtime": self.runtime.name, "device": self.runtime.device, "load_ms": load_ms}
         return about | {"threads": thread_count(), "versions": versions}
 
     def warm_up(self) -> dict[str, Any]:
@@ -263,7 +271,7 @@ def milliseconds(call: Callable[[Any], Any], argument: Any) -> float:
 
 
 def find_runtime(name: str) -> Any:
-    """The class for "jax", "onnx", "sklearn" or `package.module:Class`."""
+    """The class for a name in `RUNTIMES` or for `package.module:Class`."""
     if name in RUNTIMES:
         return RUNTIMES[name]
     module, colon, attribute = name.partition(":")

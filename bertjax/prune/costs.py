@@ -95,7 +95,7 @@ class LatencyTable:
     """Milliseconds of a feed-forward sublayer by its number of neurons, from 0 on."""
     hidden_size: Size
     head_size: Size
-    runtime: Literal["onnx", "jax"]
+    runtime: Literal["onnxruntime", "openvino", "jax"]
     threads: Size
     processor: str
     texts: str

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from bertjax.errors import UserError
+from bertjax.measure.runtimes import FileRuntimes
 from bertjax.recipes.data import EVERYDAY, Data
 from bertjax.recipes.distill import Distill
 from bertjax.recipes.finetune import Finetune
@@ -52,6 +53,8 @@ class Config:
     """Overrides the compute dtype of every training stage. bfloat16 is for TPU, GPU and processors with AMX."""
     out: str = "runs/compress"
     """Folder for the stages, the final bundle and the report."""
+    runtime: FileRuntimes = "onnxruntime"
+    """The runtime of exported models. auto: for each, the faster of both on this machine."""
 
     def __post_init__(self) -> None:
         if not self.stages:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from bertjax.measure.runtimes import FileRuntimes
 from bertjax.recipes.data import EVERYDAY, Data
 
 
@@ -29,3 +30,5 @@ class Config:
     bfloat16: bool = False
     """Measure each bundle a second time with matrix products in bfloat16, which TPUs, GPUs and processors with AMX do
     several times as fast."""
+    runtime: FileRuntimes = "onnxruntime"
+    """The runtime of exported folders. auto: for each, the faster of both on this machine."""

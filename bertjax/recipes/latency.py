@@ -25,8 +25,8 @@ class Config:
     model: str = "runs/finetune/bundle"
     """The model whose layers are timed: a folder or hf:NAME."""
     data: Data = field(default_factory=Data)
-    runtime: Literal["onnx", "jax"] = "onnx"
-    """The runtime that will serve the model: ONNX Runtime or JAX."""
+    runtime: Literal["onnxruntime", "openvino", "jax"] = "onnxruntime"
+    """The runtime that will serve the model."""
     threads: int | None = 1
     """Threads of the runtime (Linux). None: all."""
     sample: int = 64

@@ -26,7 +26,7 @@ from bertjax.errors import UserError
 from bertjax.measure.cold_start import measure_edge
 from bertjax.measure.latency import Candidate, PeakMemory, Percentiles, Timing, measure_latency
 from bertjax.measure.onnx import origin_of
-from bertjax.measure.runtimes import BUNDLE_RUNTIMES
+from bertjax.measure.runtimes import BUNDLE_RUNTIMES, FILE_RUNTIMES
 from bertjax.metrics.scores import Answers, score
 from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value, score_interval
 from bertjax.report.models import BASELINES, Flip, ModelRow, Report
@@ -41,9 +41,9 @@ FLIPS = 3  # examples shown of each kind
 class Entry:
     """A model to measure: its name, the folder as shipped, its predictions on the evaluation examples.
 
-    `runtime` is one of `BUNDLE_RUNTIMES` for a bundle, "onnx" for an exported folder and "sklearn" for a stored bag of
-    words. `training_step_bytes` is the peak memory of the step that trained it (`cost.peak_memory`); it is not known of
-    models that were not trained here.
+    `runtime` is one of `BUNDLE_RUNTIMES` for a bundle, one of `FILE_RUNTIMES` for an exported folder and "sklearn" for
+    a stored bag of words. `training_step_bytes` is the peak memory of the step that trained it (`cost.peak_memory`); it
+    is not known of models that were not trained here.
     """
 
     name: str
@@ -56,6 +56,10 @@ class Entry:
     def candidate(self) -> Candidate:
         """What is timed."""
         return Candidate(self.runtime, local(self.folder))
+
+    @property
+    def exported(self) -> bool:
+        return self.runtime in FILE_RUNTIMES
 
 
 def measure_bundles(
@@ -87,7 +91,7 @@ def measure_bundles(
         notify(f"size and arithmetic of {entry.name}")
         numbers[entry.name] |= costs(entry, tokens)
     timings = time_entries(entries, texts, pairs, max_length, sample, notify)
-    exported = {entry.name: entry.candidate for entry in entries if entry.runtime == "onnx"}
+    exported = {entry.name: entry.candidate for entry in entries if entry.exported}
     edges = measure_edge(exported, texts, pairs, max_length=max_length, notify=notify)
     on = timings[baseline]
     report = Report(
@@ -182,7 +186,7 @@ def costs(entry: Entry, tokens: np.ndarray) -> dict[str, Any]:
     folder = local(entry.folder)
     if entry.runtime == "sklearn":
         return {"parameters": load_bag_of_words(folder).parameters, "size_bytes": bag_of_words_bytes(folder)}
-    exported = entry.runtime == "onnx"
+    exported = entry.exported
     dtype = BUNDLE_RUNTIMES.get(entry.runtime, "float32")
     bundle = bertjax.load(origin(entry) if exported else entry.folder, dtype=dtype)
     cost = forward_cost(bundle.model, bundle.params, round(float(np.median(tokens))))
@@ -216,7 +220,7 @@ def _row(entry: Entry, timing: Timing, on: Timing, **numbers: Any) -> ModelRow:
         runtime=timing.runtime if timing.device == on.device else f"{timing.runtime} on {timing.device}",
         latency_ms=timing.latency,
         throughput_per_s={"batch_32": timing.throughput_per_s},
-        exported_from=absolute(origin(entry)) if entry.runtime == "onnx" else None,
+        exported_from=absolute(origin(entry)) if entry.exported else None,
         **numbers,
     )
 

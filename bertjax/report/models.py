@@ -98,6 +98,8 @@ class Report:
     """(what to try, the command that does it)."""
     conclusion: str = ""
     """Which model was kept, and why."""
+    runtimes: tuple[str, ...] = ()
+    """Why a file is measured in its runtime, and what differs in another."""
     texts: tuple[Facts, ...] = ()
     """What was read: how many examples were truncated, left out, or are in the training data too."""
 
@@ -112,17 +114,17 @@ class Report:
         return next(row for row in self.rows if row.name == name)
 
     def against(self, row: ModelRow) -> ModelRow:
-        """What a row is compared with: the baseline, or for an exported model the baseline in the same runtime if that
-        was measured, so that a faster runtime is not taken for a faster model."""
+        """What a row is compared with: the baseline, or for an exported model the exported baseline if that was
+        measured, so that a faster runtime is not taken for a faster model. Of several, that in the same runtime."""
         baseline = self.row(self.baseline)
         if row.exported_from in (None, baseline.bundle):
             return baseline
-        alike = [one for one in self.rows if one.exported_from == baseline.bundle and one.runtime == row.runtime]
-        return alike[0] if alike else baseline
+        exported = [one for one in self.rows if one.exported_from == baseline.bundle]
+        return min(exported, key=lambda one: one.runtime != row.runtime, default=baseline)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `report.json`."""
-        left_out = ("comparisons", "flips", "next_steps", "conclusion")
+        left_out = ("comparisons", "flips", "next_steps", "conclusion", "runtimes")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
     def json_text(self, folder: str | os.PathLike) -> str:
@@ -199,7 +201,8 @@ def _speed(row: ModelRow, baseline: ModelRow) -> str:
 def verdicts(report: Report) -> list[str]:
     """What the numbers say, a sentence or two for each compressed model. A warning comes first where examples that were
     scored had been trained on."""
-    sentences = [*warnings(report.texts), *(_drops_tokens(row) for row in report.rows if row.tokens_left)]
+    chosen = (f"{sentence}." for sentence in report.runtimes)
+    sentences = [*warnings(report.texts), *chosen, *(_drops_tokens(row) for row in report.rows if row.tokens_left)]
     for row in report.rows:
         if row.name == report.baseline or row.name in BASELINES:
             continue
@@ -290,6 +293,7 @@ def _edge_table(report: Report) -> str:
         "model": lambda pair: pair[0],
         "ms": lambda pair: short_number(pair[1].latency_ms.p50),
         "ms p95": lambda pair: short_number(pair[1].latency_ms.p95),
+        "load, ms": lambda pair: short_number(pair[1].load_ms),
         "cold start, ms": lambda pair: short_number(pair[1].cold_start_ms),
         "memory of the process": lambda pair: bytes_text(pair[1].peak_resident_bytes),
     }

@@ -58,6 +58,7 @@ def run(given: argparse.Namespace) -> int:
         max_length=given.max_length,
         threads=given.threads,
         repeats=given.repeats,
+        runtime=given.runtime,
         notify=lambda message: print(message, file=sys.stderr, flush=True),
     )
     failures = verdict(measured, bounds)
@@ -100,6 +101,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     about = "longest input in tokens, if the model allows as many"
     add(*spellings("data.max_length"), dest="max_length", metavar="N", type=int, default=512, help=about)
     add("--threads", metavar="N", type=int, default=1, help="processors that each model may use (default 1)")
+    choices = ("onnxruntime", "openvino", "auto")
+    add("--runtime", choices=choices, default=choices[0], help="of ONNX files; auto: the faster one here, for each")
     add("--repeats", metavar="N", type=int, default=3, help="how often each model is timed, at least 3 (default 3)")
     return parser
 

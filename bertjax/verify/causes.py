@@ -99,12 +99,13 @@ def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
     if new.holds_integers and lacks_integer_products(measured):
         names = ", ".join(processor.INTEGER_PRODUCTS.values())
         yield f"NEW has integer matrix products, and this processor has none of the instructions for them: {names}"
+    runtime = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}.get(new.timing.runtime, new.timing.runtime)
     if new.graph is not None and new.holds_integers:
         integers, floats = (sum(new.graph.executed.get(kind, 0) for kind in kinds) for kinds in PRODUCTS)
         if not integers:
-            yield "NEW stores integers, but ONNX Runtime multiplies floats: it runs no integer matrix product"
+            yield f"NEW stores integers, but {runtime} multiplies floats: it runs no integer matrix product"
         elif floats:
-            yield f"of the {integers + floats} matrix products that ONNX Runtime runs, {floats} still multiply floats"
+            yield f"of the {integers + floats} matrix products that {runtime} runs, {floats} still multiply floats"
         share = new.graph.widened / sum(math.prod(shape) for shape in new.weights.shapes)
         if share > MANY_WIDENED:
             yield f"{share:.0%} of NEW's weights are stored as integers, and every call converts them to floats"
@@ -135,7 +136,7 @@ def why_slow(measured: Measured, wanted: float) -> Iterator[str]:
 def unfused(measured: Measured) -> Iterator[str]:
     """The parts of NEW's encoder that ONNX Runtime did not fuse."""
     graph, before = measured.new.graph, measured.old.graph
-    if graph is None:
+    if graph is None or measured.new.timing.runtime != "onnxruntime":
         return
     for name, whole, piece in (("attention", ATTENTION, "Softmax"), ("LayerNorm", LAYER_NORM, "ReduceMean")):
         if graph.executed.get(piece) and not any(graph.executed.get(kind) for kind in whole):

@@ -13,11 +13,13 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.machine.processor import processor_features
 from bertjax.measure.cost import stored_bytes
+from bertjax.measure.faster import choose_runtime
 from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.latency import Timing, measure_latency
 from bertjax.measure.onnx import longest_input, read_graph
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
+from bertjax.measure.runtimes import FileRuntimes
 from bertjax.metrics.scores import Answers, answers, score
 from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value, score_interval
 from bertjax.storage import manifest
@@ -30,9 +32,10 @@ from bertjax.text.tasks import BY_TOKEN, Task, align_labels
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import folder as folders
 from bertjax.verify.behaviour import behaviour_of, times_by_length
-from bertjax.verify.measured import Measured, Parity, Side
+from bertjax.verify.measured import InOther, Measured, Parity, Side
 
 SIDES = ("OLD", "NEW")
+IN_OTHER = "NEW in onnxruntime"
 Logits = Sequence[np.ndarray]
 """One array per text, with a number per class; for token-level tasks, one array per row, with numbers for each
 token."""
@@ -57,9 +60,11 @@ def compare(
     max_length: int = 512,
     threads: int = 1,
     repeats: int = 3,
+    runtime: FileRuntimes = "onnxruntime",
     notify: Callable[[str], None] = lambda message: None,
 ) -> Measured:
     """Everything that a verdict needs. `parity` is the bundle that NEW was exported from, if NEW does not name it.
+    `runtime` is that of ONNX files.
 
     Tags are scored by entities, and answers over all windows of their context. A timed question is one call with as
     much of the context as fits.
@@ -78,11 +83,17 @@ def compare(
         manifest.check(paths[name], manifest.ALL_FILES)
     if bundle:
         check_origin(new, paths[bundle])
-    candidates = {name: Candidate(folders.runtime_of(path), path) for name, path in paths.items()}
+    files = {name: paths[name] for name in paths if folders.runtime_of(paths[name]) == "onnx"}
     task, examples, gold = labelled(source, task, old)
     notify(task_summary(examples))
+    settings: Any = {"max_length": max_length, "threads": threads, "repeats": repeats, "notify": notify}
+    texts = examples.texts, examples.pairs
+    choices = {name: choose_runtime(name, path, runtime, *texts, **settings) for name, path in files.items()}
+    candidates = {name: Candidate(choices[name].runtime if name in choices else "jax", paths[name]) for name in paths}
+    if "NEW" in choices and choices["NEW"].runtime != "onnxruntime":
+        paths[IN_OTHER], candidates[IN_OTHER] = new, Candidate("onnxruntime", new)
     rows = {name: encode_for(path, examples, task, max_length) for name, path in paths.items()}
-    timings, logits = run_models(candidates, examples, rows, max_length, threads, repeats, notify)
+    timings, logits = run_models(candidates, examples, rows, settings)
     notify("reading the files")
     models = {
         name: ModelRun(path, rows[name], logits[name], predictions_of(logits[name], rows[name], examples))
@@ -97,6 +108,10 @@ def compare(
         rounds = measured.holds_integers or measured.decides
         parity_of = parity_with(str(paths[bundle]), ours.logits, models[bundle].logits, alike, rounds)
     is_file = folders.runtime_of(new) == "onnx"
+    in_other = None
+    if other := models.get(IN_OTHER):
+        alike = agreement(task.kind, ours.predictions, other.predictions)
+        in_other = InOther(float(differences(ours.logits, other.logits).max()), alike)
     return Measured(
         metric=task.metric,
         texts=len(examples),
@@ -113,6 +128,8 @@ def compare(
         no_parity=no_parity,
         behaviour=behaviour_of(new, rows["NEW"], threads) if is_file else None,
         by_length=times_by_length(rows["NEW"], len(examples), timings["OLD"], timings["NEW"]),
+        in_other=in_other,
+        runtimes=tuple(choice.why for choice in choices.values() if choice.why),
     )
 
 
@@ -140,19 +157,17 @@ def run_models(
     candidates: dict[str, Candidate],
     examples: Examples,
     rows: dict[str, Encoded],
-    max_length: int,
-    threads: int,
-    repeats: int,
-    notify: Callable[[str], None],
+    settings: dict[str, Any],
 ) -> tuple[dict[str, Timing], dict[str, Logits]]:
-    """The times of OLD and NEW, and the logits of every model, with columns in the order of the task's classes."""
+    """The times of OLD and NEW, and the logits of every model, with columns in the order of the task's classes.
+    `settings` are those of `measure_latency`."""
     task = rows["NEW"].task
     paths = {name: Path(one.path) for name, one in candidates.items()}
     orders = {name: columns(task, classes_of(path, task.kind), path) for name, path in paths.items()}
-    common: Any = {"max_length": max_length, "threads": threads, "notify": notify}
     both = {name: candidates[name] for name in SIDES}
-    timings = measure_latency(both, examples.texts, examples.pairs, repeats=repeats, **common)
-    logits = measure_outputs(candidates, examples, rows, **common)
+    timings = measure_latency(both, examples.texts, examples.pairs, **settings)
+    once = {name: value for name, value in settings.items() if name != "repeats"}
+    logits = measure_outputs(candidates, examples, rows, **once)
     for name, order in orders.items():
         by_token, unit = (task.kind in BY_TOKEN), {1: "per text", 2: "per token"}
         found = logits[name][0]
@@ -173,6 +188,7 @@ def side(model: ModelRun, gold: Answers, timing: Timing) -> Side:
     """One of the two models, without its claims."""
     path, rows, logits, predictions = model
     task = rows.task
+    in_runtime: Any = (path, timing.runtime) if folders.runtime_of(path) == "onnx" else None
     return Side(
         folder=str(path),
         score=score(task.metric, predictions, gold),
@@ -180,12 +196,12 @@ def side(model: ModelRun, gold: Answers, timing: Timing) -> Side:
         timing=timing,
         bytes=folders.shipped_bytes(path),
         weights=folders.weights_of(path),
-        graph=read_graph(path) if folders.runtime_of(path) == "onnx" else None,
+        graph=read_graph(*in_runtime) if in_runtime else None,
         truncated=rows.truncated,
         finite=all(bool(np.isfinite(row).all()) for row in logits),
         answers=distinct(task.kind, predictions),
         file_bytes=stored_bytes(path),
-        inexact=inexact_products(path) if folders.runtime_of(path) == "onnx" else (),
+        inexact=inexact_products(*in_runtime) if in_runtime else (),
     )
 
 
@@ -268,13 +284,17 @@ def parity_with(bundle: str, new: Logits, ours: Logits, alike: float | None, rou
     dropped tokens (`rounds`) the distance is that of the median text: one value rounded to the other integer, or one
     choice between two close numbers, changes everything after it in its text. If the two tokenise differently, the
     distance is infinite."""
-    if [row.shape for row in new] == [row.shape for row in ours]:
-        difference = np.array([np.abs(one - other).max() for one, other in zip(new, ours, strict=True)])
-    else:
-        difference = np.array([np.inf])
+    difference = differences(new, ours)
     distance = np.median(difference) if rounds else difference.max()
     size = np.sqrt(np.mean(np.square(np.concatenate(ours))))
     return Parity(bundle, float(difference.max()), float(distance / size), alike)
+
+
+def differences(a: Logits, b: Logits) -> np.ndarray:
+    """The largest difference of a logit in each row; infinite if the two tokenise differently."""
+    if [row.shape for row in a] != [row.shape for row in b]:
+        return np.array([np.inf])
+    return np.array([np.abs(one - other).max() for one, other in zip(a, b, strict=True)])
 
 
 def encode_for(path: Path, examples: Examples, task: Task, max_length: int) -> Encoded:

@@ -28,7 +28,7 @@ REPORT_FIELDS: dict[str, Any] = {
 
 
 def runtime_of(folder: Path) -> str:
-    """The runtime of a folder: "onnx" if it has an ONNX file, "jax" for a bundle."""
+    """What runs a folder: a runtime of ONNX files ("onnx") if it has such a file, "jax" for a bundle."""
     if onnx_file(folder) is not None:
         return "onnx"
     if any(folder.glob("*.safetensors")):

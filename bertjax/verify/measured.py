@@ -57,6 +57,14 @@ class Claim(NamedTuple):
     interval: tuple[float, float] | None = None
 
 
+class InOther(NamedTuple):
+    """NEW's file in ONNX Runtime, where NEW is measured in OpenVINO."""
+
+    largest: float
+    """Largest difference of a logit."""
+    agreement: float | None
+
+
 class Parity(NamedTuple):
     """NEW compared with the bundle that it was exported from, which is run in JAX."""
 
@@ -167,6 +175,9 @@ class Measured:
     behaviour: Behaviour | None = None
     """That of NEW; None for a bundle."""
     by_length: tuple[LengthTimes, ...] = ()
+    in_other: InOther | None = None
+    runtimes: tuple[str, ...] = ()
+    """Why the files are measured in their runtimes."""
 
     @property
     def speed_up(self) -> float:

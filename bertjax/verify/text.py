@@ -54,6 +54,7 @@ def side_by_side(measured: Measured) -> Table:
 
 def notes(measured: Measured) -> Iterator[str]:
     """Observations that are not numbers of one model."""
+    yield from measured.runtimes
     if measured.old.answers == 1 and measured.labels != 1:
         yield "OLD predicts the same for every text, so that a score as high as OLD's proves nothing"
     if claims := measured.new.claims:
@@ -63,6 +64,9 @@ def notes(measured: Measured) -> Iterator[str]:
     if measured.agreement is not None:
         yield f"OLD and NEW predict the same for {measured.agreement:.2%} of the texts"
     yield from behaviour(measured)
+    if (other := measured.in_other) is not None:
+        alike = "" if other.agreement is None else f"; the same predictions for {other.agreement:.2%} of the texts"
+        yield f"NEW in onnxruntime: logits differ from those in openvino by at most {other.largest:.3g}{alike}"
     if (parity := measured.parity) is not None:
         alike = "" if parity.agreement is None else f"; the same predictions for {parity.agreement:.2%} of the texts"
         yield f"NEW and {parity.bundle} in JAX: logits differ by at most {parity.largest:.3g}{alike}"

@@ -89,7 +89,9 @@ def main() -> None:
     examples = load_examples(given.data, task, "test", labelled=True)
     tokenizer = Tokenizer.from_folder(given.int8)
     with tempfile.TemporaryDirectory() as temporary:
-        candidates = {name: Candidate("onnx", folder) for name, folder in folders(given, Path(temporary)).items()}
+        candidates = {
+            name: Candidate("onnxruntime", folder) for name, folder in folders(given, Path(temporary)).items()
+        }
         common: Any = {"max_length": given.max_length}
         encoded = encode_examples(examples, task, tokenizer, given.max_length)
         logits = measure_outputs(candidates, examples, dict.fromkeys(candidates, encoded), **common)

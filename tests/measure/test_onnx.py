@@ -9,7 +9,7 @@ from bertjax import UserError
 from bertjax.measure.onnx import longest_input, open_session, read_arrays, read_graph
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
-from bertjax.measure.worker import OnnxRuntime
+from bertjax.measure.worker import OnnxFile
 from bertjax.text.encode import encode_examples
 from bertjax.text.examples import Examples
 from bertjax.text.tasks import Task
@@ -32,7 +32,7 @@ def test_every_text_is_answered_in_its_place_whatever_it_is_batched_with(tmp_pat
     texts = TEXTS * 10
     examples = Examples(texts)
     encoded = encode_examples(examples, Task("classification"), Tokenizer.from_folder(folder), 64)
-    found = measure_outputs({"x": Candidate("onnx", folder)}, examples, {"x": encoded}, threads=1)["x"]
+    found = measure_outputs({"x": Candidate("onnxruntime", folder)}, examples, {"x": encoded}, threads=1)["x"]
     np.testing.assert_allclose(found, [by_hand(text, given) for text in texts], rtol=1e-4, atol=1e-4)
 
 
@@ -44,7 +44,7 @@ def test_the_limit_is_the_models_or_what_was_asked_for(tmp_path):
     (nested / "config.json").write_text(json.dumps(content))
     assert (longest_input(folder), longest_input(nested)) == (8, 9)
     for asked, expected in ((512, 8), (5, 5)):
-        runtime = OnnxRuntime(str(folder), TEXTS, None, asked)
+        runtime = OnnxFile(str(folder), TEXTS, None, asked)
         ids, mask, types = runtime.encode([" ".join(WORDS * 2), "bad"], None)
         assert ids.shape == types.shape == (2, expected)
         assert mask.sum(axis=1).tolist() == [expected, 3]

@@ -18,7 +18,7 @@ from tests.model.tiny import TINY, tiny
 from tests.train.tiny import run, write_model, write_table
 
 TABLE = LatencyTable(
-    2.0, ((0, 0.0), (1, 0.5), (3, 0.9)), ((0, 0.0), (4, 0.2), (10, 0.8)), 12, 4, "onnx", 1, "p", "t", {"v": "1"}
+    2.0, ((0, 0.0), (1, 0.5), (3, 0.9)), ((0, 0.0), (4, 0.2), (10, 0.8)), 12, 4, "onnxruntime", 1, "p", "t", {"v": "1"}
 )
 
 
@@ -70,7 +70,7 @@ def test_a_table_survives_its_file_and_bad_ones_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="base"):
         read_table(path)
     with pytest.raises(UserError, match="expected 0 and more counts, ascending"):
-        LatencyTable(1.0, ((1, 0.5), (3, 0.9)), TABLE.neurons, 12, 4, "onnx", 1, "p", "t", {})
+        LatencyTable(1.0, ((1, 0.5), (3, 0.9)), TABLE.neurons, 12, 4, "onnxruntime", 1, "p", "t", {})
     with pytest.raises(UserError, match=r"up to 3 heads; the model has 12, 4 and 4"):
         TABLE.check_model(TINY.replace(num_attention_heads=4, head_size=4), "table.json")
     pruned, _ = keep_heads(
@@ -107,13 +107,13 @@ def test_the_grid_has_both_ends_and_noise_does_not_make_more_parts_cheaper():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["onnx", "jax"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "jax"])
 def test_a_variant_is_the_model_with_that_many_parts(tmp_path: Path, runtime: Any):
     from bertjax.measure.onnx import open_session
 
     write_model(tmp_path / "model", architecture="BertForSequenceClassification")
     write_for(variant(bertjax.load(tmp_path / "model"), (1, 0)), runtime, tmp_path / "variant")
-    if runtime == "onnx":
+    if runtime == "onnxruntime":
         assert open_session(tmp_path / "variant", 1) is not None
     else:
         assert {step.shape for step in bertjax.load(tmp_path / "variant").config.depth_steps()} == {(1, 0)}

@@ -182,14 +182,16 @@ def test_how_it_was_measured_names_the_interval_of_the_metric():
 
 
 def exported(name: str, of: str, ms: float) -> ModelRow:
-    edge = Edge(Percentiles(1.5 * ms, 2.0 * ms), 812.0, 123_400_000)
+    edge = Edge(Percentiles(1.5 * ms, 2.0 * ms), 812.0, 123_400_000, 95.0)
     return row(name, 0.85, ms, 14_000_000, bundle=f"/x/{name}", exported_from=of, runtime="onnxruntime", edge=edge)
 
 
 def test_an_exported_model_is_timed_against_the_exported_baseline(tmp_path):
     teacher, student = (dataclasses.replace(one, bundle=f"/x/{one.name}") for one in (TEACHER, STUDENT))
     rows = (teacher, exported("teacher-onnx", "/x/teacher", 4.0), student, exported("int8", "/x/rounded", 1.0))
-    report = dataclasses.replace(REPORT, rows=rows, comparisons={}, flips=(), conclusion="Kept: int8.")
+    report = dataclasses.replace(
+        REPORT, rows=rows, comparisons={}, flips=(), conclusion="Kept: int8.", runtimes=("int8 is fast",)
+    )
     assert [report.against(one).name for one in rows] == ["teacher", "teacher", "teacher", "teacher-onnx"]
     assert [cells[-1] for cells in model_table(report).rows] == [
         "-",
@@ -201,9 +203,12 @@ def test_an_exported_model_is_timed_against_the_exported_baseline(tmp_path):
     assert "**int8** next to *teacher-onnx*" in text
     assert "compared in speed with *teacher-onnx*" in text
     assert "**Kept: int8.**" in text
-    assert "| int8 | 1.50 | 2 | 812 | 123 MB |" in text
+    assert "- int8 is fast.\n" in text
+    assert "| int8 | 1.50 | 2 | 95 | 812 | 123 MB |" in text
     write_report(report, tmp_path)
     assert read_report(tmp_path / "report.json").rows == rows
+    elsewhere = dataclasses.replace(rows[3], runtime="openvino")
+    assert dataclasses.replace(report, rows=(*rows[:3], elsewhere)).against(elsewhere).name == "teacher-onnx"
     alone = dataclasses.replace(report, rows=(teacher, rows[3]))
     assert alone.against(rows[3]) == teacher  # nothing else to compare with
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,27 @@ def test_text_to_score_on_is_enough(tmp_path: Path, capsys: pytest.CaptureFixtur
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == ["model"]
     assert "without --data.train, no bag of words is fitted" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("openvino") is None, reason="an extra")
+@pytest.mark.parametrize("runtime", ["openvino", "auto"])
+def test_a_file_is_measured_in_the_given_runtime_or_in_the_faster_one(runtime: Any, tmp_path: Path):
+    model, file = write_headed(tmp_path), tmp_path / "file" / "bundle"
+    export_once(model, file)
+    data = Data(eval=str(write_table(tmp_path / "eval.tsv", 20)), max_length=16)
+    main(Config(model, (str(file),), data, str(tmp_path / "report"), runtime=runtime))
+    row = json.loads((tmp_path / "report" / "report.json").read_text())["rows"][1]
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert row["edge"]["load_ms"] > 0
+    if runtime == "openvino":
+        assert row["runtime"] == "openvino"
+        assert "file in openvino predicts otherwise than in onnxruntime for 0 of 20 texts." in text
+        assert "ms in onnxruntime" not in text  # which was not timed
+    else:
+        assert f"it is measured in {row['runtime']}, the faster here." in text
+        assert " ms in onnxruntime 1." in text
+        assert " ms in openvino 20" in text
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,20 @@ def test_a_copy_passes(folder: Path, quick: Path, data: Path, tmp_path):
     assert "accepted: every given bound" in done.stdout
     assert "predict the same for 100.00% of the texts" in done.stdout
     assert "90.00 (8" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("openvino") is None, reason="an extra")
+def test_a_copy_passes_in_openvino_and_is_held_against_onnx_runtime(folder: Path, quick: Path, data: Path, tmp_path):
+    copy = write_onnx(folder / "another", arrays())
+    argv = [str(copy), "--against", str(quick), f"--data={data}", "--max-drop=1", "--runtime=openvino"]
+    done = without_frameworks(argv, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"NEW: .* \(openvino 20\S+\)", done.stdout)
+    assert re.search(
+        r"NEW in onnxruntime: logits differ from those in openvino by at most \S+; the same predictions for 100.00% of",
+        done.stdout,
+    )
 
 
 @pytest.mark.slow
