@@ -19,6 +19,7 @@ from bertjax.storage.paths import as_path
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
+    from bertjax.quantize.activations import Batch
     from bertjax.quantize.transforms import FakeQuantize
     from bertjax.text.encode import Encoded
     from bertjax.text.tasks import Task
@@ -79,15 +80,34 @@ def open_float(config: Config, text: Text) -> tuple[Bundle, Task]:
 def post_training(config: Config, model: Bundle, rounding: FakeQuantize, encoded: Encoded) -> Bundle:
     """The quantised model, without training."""
     from bertjax.quantize import Quantization, quantise_weights
+    from bertjax.quantize.corrections import correct_biases, mean_inputs
     from bertjax.quantized.calibration import calibration_of
+    from bertjax.text.batches import inputs_of
 
     fixed = config.activations == "fixed"
     batches = evenly_spaced(encoded, config.calibration_examples) if fixed else []
+    inputs = [inputs_of(batch) for batch in batches]
+    if "smooth" in config.corrections:
+        model = smoothed(config, model, inputs)
     ranges = rounding.fit(model, batches).ranges or ()
     described = model.config.replace(quantization=Quantization(activations=ranges))
     new_config, params = quantise_weights(described, model.params, config.weights, config.weight_range)
+    if "bias" in config.corrections:
+        means = mean_inputs(new_config, params, dict(ranges), inputs)
+        params = correct_biases(new_config, params, model.params, means)
     calibration = calibration_of(encoded) if ranges else None
     return dataclasses.replace(model, config=new_config, params=params, calibration=calibration)
+
+
+def smoothed(config: Config, model: Bundle, inputs: list[Batch]) -> Bundle:
+    """The same function, with channels of more even size in the inputs of its products."""
+    from bertjax.model import build
+    from bertjax.quantize import quantise_weights
+    from bertjax.quantize.corrections import largest_inputs, smooth
+
+    described, rounded = quantise_weights(model.config, model.params, config.weights, "min_max")
+    largest = largest_inputs(build(described), rounded, inputs)
+    return dataclasses.replace(model, params=smooth(model.config, model.params, largest))
 
 
 def prepare_training(

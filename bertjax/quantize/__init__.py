@@ -14,6 +14,7 @@ price is a rounding error of at most half a step; quantisation-aware training re
     ranges.py                 weight ranges
     weights.py                post-training quantisation of the weights, by rules over parameter paths
     activations.py            activation ranges, from calibration examples
+    corrections.py            smooth quantisation and bias correction
     training.py               quantisation-aware training: straight-through rounding, learned scales
     sensitivity.py            how much quantising each layer hurts: Hessian (Q-BERT), or the measured loss
     assignment.py             mixed precision: bits per layer, optimal for a size budget

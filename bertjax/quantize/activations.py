@@ -31,6 +31,8 @@ DECAY = 0.9
 SHARE = 0.9999
 FRACTIONS = tuple(1 - i / 40 for i in range(36))
 Ends = tuple[float, float]
+Batch = tuple[Any, Any, Any]
+"""Ids, mask and types."""
 
 
 def find_ranges(
@@ -64,11 +66,8 @@ def shares_outside(model: BertModel, params: Tree, batches: Iterable[tuple[Any, 
     assert model.config.quantization is not None
     fixed = {site: a for site, a in model.config.quantization.activations if a.low is not None}
     ranges = tuple((site, (a.low, a.high)) for site, a in fixed.items())
-    counts: dict[str, np.ndarray] = {}
-    for batch in batches:
-        new = jax.device_get(_watched(model, params, *batch, statistic="outside", argument=ranges))
-        counts = {site: counts.get(site, 0) + np.array(new[site], np.float64) for site in fixed}
-    return {site: float(out / total) for site, (out, total) in counts.items()}
+    counts = watched_over(model, params, batches, "outside", ranges, lambda a, b: jax.tree.map(np.add, a, b))
+    return {site: float(counts[site][0] / counts[site][1]) for site in fixed}
 
 
 def combined(how: Calibrate, old: Ends | None, new: Ends, seen: int) -> Ends:
@@ -121,6 +120,23 @@ def watched(
     return statistics
 
 
+def watched_over(
+    model: BertModel,
+    params: Tree,
+    batches: Iterable[Batch],
+    statistic: str,
+    argument: Any,
+    combine: Callable[[Any, Any], Any],
+) -> dict[str, Any]:
+    """A statistic of the inputs of each product over several batches, by site, in float64."""
+    found: dict[str, Any] = {}
+    for batch in batches:
+        new = jax.device_get(_watched(model, params, *batch, statistic=statistic, argument=argument))
+        new = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), new)
+        found = {site: combine(found[site], one) if site in found else one for site, one in new.items()}
+    return found
+
+
 _watched = jax.jit(watched, static_argnames=("model", "statistic", "argument"))
 
 
@@ -154,4 +170,27 @@ def outside(x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str,
     return jnp.sum((x < low) | (x > high), where=real), jnp.sum(real) * x.shape[-1]
 
 
-STATISTICS: dict[str, Callable[..., Any]] = {"ends": ends, "errors": errors, "outside": outside}
+def largest(x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, argument: None) -> Float[Array, " d"]:
+    """The largest magnitude of each channel over real tokens."""
+    del site, argument
+    return jnp.max(jnp.abs(x), axis=tuple(range(x.ndim - 1)), where=real, initial=0.0)
+
+
+def sums(
+    x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, ranges: Any
+) -> tuple[Float[Array, " d"], Float[Array, " d"], Int[Array, ""]]:
+    """The sums of each channel, and of its values rounded in the site's range, over real tokens; and their number."""
+    activation = dict(ranges)[site]
+    (scale, zero), half = fixed_scale(activation), 2 ** (activation.bits - 1)
+    rounded = (jnp.clip(jnp.round(x / scale) + zero, -half, half - 1) - zero) * scale
+    rows = tuple(range(x.ndim - 1))
+    return jnp.sum(x, rows, where=real), jnp.sum(rounded, rows, where=real), jnp.sum(real)
+
+
+STATISTICS: dict[str, Callable[..., Any]] = {
+    "ends": ends,
+    "errors": errors,
+    "outside": outside,
+    "largest": largest,
+    "sums": sums,
+}

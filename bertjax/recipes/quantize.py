@@ -42,6 +42,10 @@ class Quantize(DistillationStage):
     """Bits of activations."""
     activation_range: Literal["min_max", "moving_average", "percentile", "least_squares"] = "percentile"
     """Estimator of the fixed range of activations."""
+    corrections: tuple[Literal["smooth", "bias"], ...] = ()
+    """What makes rounding err less at no cost at run time, for fixed ranges without training. smooth: the sizes of
+    channels move from inputs to weights where that changes nothing else (Xiao et al. 2023). bias: the mean error of
+    each product is subtracted from its bias (Nagel et al. 2019)."""
     calibration_examples: int = 512
     """Training examples for calibration."""
     qat: Literal["off", "ste", "lsq"] = "off"
@@ -67,6 +71,11 @@ class Quantize(DistillationStage):
             raise UserError("choices has two formats of as many bits; each needs bits of its own.")
         if (self.all_transforms or self.penalties) and not self.trains:
             raise UserError("a ticket, transforms and penalties act in training: give --qat=ste or --qat=lsq as well")
+        if self.corrections and (self.trains or self.activations != "fixed"):
+            raise UserError(
+                f"--corrections={' '.join(self.corrections)} are for fixed ranges without training; expected "
+                f"--activations=fixed and --qat=off, given {self.activations} and {self.qat}"
+            )
         if not 0 <= self.delay < 1:
             raise UserError(f"--delay={self.delay}: expected a share of the steps, from 0 to below 1")
 
