@@ -20,8 +20,11 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from bertjax.errors import UserError
+from bertjax.metrics.neighbours import unit_rows
 from bertjax.model import ARCHITECTURES, BertConfig, BertModel, abstract_params, build, init_params
 from bertjax.model.attention import require_backend
 from bertjax.model.config import COMPUTE_FIELDS, PREFIXES
@@ -34,15 +37,17 @@ from bertjax.model.huggingface import (
     read_tensors,
     write_model,
 )
+from bertjax.model.sentence import SentenceEmbedding
 from bertjax.model.sites import check_sites
 from bertjax.model.soundness import require_numbers, require_use, shortened
 from bertjax.params import Tree, flatten, map_with_path, tree_differences, unflatten
-from bertjax.predict import Predictions, predict
+from bertjax.predict import Predictions, check_inputs, embed, predict
 from bertjax.quantized.calibration import FILE as CALIBRATION_FILE
 from bertjax.quantized.calibration import Calibration, read_calibration, write_calibration
 from bertjax.quantized.tensor import Quantized
 from bertjax.storage import manifest
 from bertjax.storage.atomic import recover
+from bertjax.storage.cache import cache_dir
 from bertjax.storage.paths import as_path, atomic_folder, is_remote, local
 from bertjax.text.tokenizer import Tokenizer, has_tokenizer
 
@@ -55,6 +60,7 @@ HEADS = (
     "transform",
     "decoder_bias",
     "decoder_rest",
+    "projection",
     "exits",
 )
 SETTINGS = (
@@ -72,6 +78,7 @@ HEAD_OF_KIND = {
     "multi_label": "ForSequenceClassification",
     "tokens": "ForTokenClassification",
     "qa": "ForQuestionAnswering",
+    "embedding": "ForSentenceEmbedding",
 }
 
 
@@ -118,14 +125,65 @@ class Bundle:
         Texts of similar length share a batch. Texts longer than `max_length` (default: the positions of the model) are
         truncated, and counted in `truncated`.
         """
+        given, limit = self.prompted(texts), self.limit(max_length)
+        return predict(self.model, self.device_params, self.ready_tokenizer, given, pairs, batch_size, limit)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        batch_size: int = 32,
+        max_length: int | None = None,
+    ) -> Float[np.ndarray, "texts width"]:
+        """The embeddings of texts, in their order, by a model with a head for it.
+
+        `prompt` is the name of one of the model's prompts, the text of which goes before every text; None: its default
+        prompt, if it has one. `dimensions` keeps that many of the first numbers, again of length 1 if the model
+        normalises, as a model trained for it allows (Matryoshka, Kusupati et al. 2022). Longer texts than `max_length`
+        (default: the model's limit) are truncated.
+
+        Raises:
+          UserError: Another kind of head, no tokenizer, an unknown prompt, or more dimensions than there are.
+        """
+        embedding = self.config.embedding
+        if embedding is None:
+            raise UserError(
+                f"a {self.config.architecture} embeds no texts; load it with "
+                f'architecture="{architecture_for("embedding", self.config.model_type)}".'
+            )
+        width = self.config.output_size
+        if dimensions is not None and not 1 <= dimensions <= width:
+            raise UserError(f"dimensions is {dimensions}; the embedding has {width}: give 1 to {width}.")
+        check_inputs("embedding", texts, None, batch_size)
+        given, limit = self.prompted(texts, prompt), self.limit(max_length)
+        vectors = embed(self.model, self.device_params, self.ready_tokenizer, given, batch_size, limit)
+        if dimensions is None:
+            return vectors
+        return unit_rows(vectors[:, :dimensions]) if embedding.normalise else vectors[:, :dimensions]
+
+    def prompted(self, texts: Sequence[str], prompt: str | None = None) -> Sequence[str]:
+        """The texts with a prompt of the model before each, by default its default prompt, if it has one."""
+        embedding = self.config.embedding
+        before = embedding.prompt(prompt or embedding.default_prompt) if embedding else ""
+        return [before + text for text in texts] if before and not isinstance(texts, str) else texts
+
+    def limit(self, max_length: int | None) -> int:
+        """The most tokens of a text."""
+        own = self.config.embedding.max_length if self.config.embedding else 0
+        return min(max_length or own or self.config.max_tokens, self.config.max_tokens)
+
+    @property
+    def ready_tokenizer(self) -> Tokenizer:
+        """The tokenizer of a model that can answer."""
         if self.tokenizer is None:
             raise UserError("this bundle has no tokenizer: load a folder with tokenizer.json or vocab.txt.")
         if self.newly_initialized:
             raise UserError(
                 f"the head was never trained ({', '.join(self.newly_initialized[:3])}): fine-tune the model first."
             )
-        limit = min(max_length or self.config.max_tokens, self.config.max_tokens)
-        return predict(self.model, self.device_params, self.tokenizer, texts, pairs, batch_size, limit)
+        return self.tokenizer
 
 
 def rounded(path: str, leaf: Any) -> Any:
@@ -245,13 +303,15 @@ def is_empty_folder(path: Any) -> bool:
 
 
 def resolve(path_or_name: str | os.PathLike[str]) -> Path:
-    """The local folder of a model: the path itself, the demo's, a hub snapshot (downloaded once, no pickles), or a copy
-    of a folder in a bucket."""
+    """The local folder of a model: the path itself, the demo's (`demo`, or `demo-embedder`), a hub snapshot (downloaded
+    once, no pickles), or a copy of a folder in a bucket."""
     name = os.fspath(path_or_name)
     if name == "demo":
         from bertjax.text.demo import demo_model_folder
 
         return demo_model_folder()
+    if name == "demo-embedder":
+        return demo_embedder_folder()
     if name.startswith("hf:"):
         return hub_folder(name.removeprefix("hf:"))
     if not is_remote(name):
@@ -261,6 +321,16 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
     if is_remote(name) and not (as_path(name) / "config.json").is_file():
         raise UserError(f"{name} has no config.json: it is not a model, or is still being written.")
     return local(name)
+
+
+def demo_embedder_folder() -> Path:
+    """The demo as the sentence embedding that its weights were trained for (all-MiniLM-L6-v2), written once."""
+    folder = cache_dir() / "demo" / "embedder"
+    if not (folder / "config.json").is_file():
+        bundle = load("demo", architecture=architecture_for("embedding", "bert"))
+        config = bundle.config.replace(embedding=SentenceEmbedding(max_length=256))
+        save(dataclasses.replace(bundle, config=config), folder)
+    return folder
 
 
 def hub_folder(name: str) -> Path:

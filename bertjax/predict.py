@@ -16,6 +16,7 @@ from scipy.special import expit, softmax
 from bertjax.errors import UserError
 from bertjax.machine.layout import run_in_parts
 from bertjax.machine.xla import Forward
+from bertjax.metrics.neighbours import compared
 from bertjax.metrics.scores import answers
 from bertjax.model import BertConfig, BertModel
 from bertjax.params import Tree
@@ -31,9 +32,10 @@ class Predictions(NamedTuple):
     """Predictions for texts, one entry per text, in the order given."""
 
     labels: list[Any]
-    """Class name; list of names (multi-label); number (regression); list of tags, one per word; answer text."""
+    """Class name; list of names (multi-label); number (regression); list of tags, one per word; answer text; the
+    numbers of an embedding."""
     probabilities: Float[np.ndarray, "texts classes"] | None
-    """None for regression, tags and answers."""
+    """None for regression, tags, answers and embeddings."""
     truncated: int
     """Number of texts that were longer than the limit and were cut at their end."""
     depths: list[int] | None = None
@@ -85,6 +87,8 @@ def kind_of(config: BertConfig) -> Kind:
         return "tokens"
     if config.architecture.endswith("ForQuestionAnswering"):
         return "qa"
+    if config.embedding:
+        return "embedding"
     if not config.architecture.endswith("ForSequenceClassification"):
         raise UserError(f"a {config.architecture} has no head that labels text; fine-tune it first.")
     if config.problem_type == "multi_label_classification":
@@ -146,6 +150,16 @@ def predict(
     return Predictions(*labels_from_logits(kind, labels, logits, encoded, examples), encoded.truncated, depths)
 
 
+def embed(
+    model: BertModel, params: Tree, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int, max_length: int
+) -> Float[np.ndarray, "texts width"]:
+    """The embeddings of texts, in their order."""
+    if not texts:
+        return np.zeros((0, model.config.output_size), np.float32)
+    encoded = encode_examples(Examples(list(texts)), Task(kind="embedding"), tokenizer, max_length)
+    return np.stack(run_rows(model, params, encoded, batch_size)[0])
+
+
 def check_inputs(kind: Kind, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
     if isinstance(texts, str):
         raise UserError("texts is a single string; give a list of strings.")
@@ -164,6 +178,8 @@ def score_inputs(encoded: Encoded, examples: Examples, logits: list[np.ndarray])
         predicted, _ = labels_from_logits(kind, encoded.task.labels, logits, encoded, examples)
         expected = examples.labels or []
         return predicted, expected if kind == "tokens" else [answer["text"] for answer in expected]
+    if kind == "embedding":
+        return compared(encoded.task.metric, np.stack(logits), gold, examples.texts, examples.pairs)
     return answers(kind, np.stack(logits)), gold
 
 
@@ -179,6 +195,8 @@ def labels_from_logits(
         return [[name for name, p in zip(labels, row, strict=True) if p > 0.5] for row in probabilities], probabilities
     if kind == "regression":
         return [float(row[0]) for row in logits], None
+    if kind == "embedding":
+        return [row.tolist() for row in logits], None
     from bertjax.text.answers import tags_or_answers
 
     return tags_or_answers(logits, encoded, examples), None

@@ -34,7 +34,7 @@ from bertjax.storage.paths import as_path
 def main(config: Config) -> None:
     out, stages = as_path(config.out), config.planned_stages()
     check(stages, config.chooses, config.runtime)
-    text = Text.of(config.data, verbose=False)
+    text = Text.of(config.data, verbose=False, model=config.model)
     if begin(out, config, text.reader):
         leave_if((read_record(out) or {}).get("missed"), MISSED)
         return

@@ -18,7 +18,7 @@ from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
-    out, text = as_path(config.out), Text.of(config.data, verbose=config.compile_only is None)
+    out, text = as_path(config.out), Text.of(config.data, verbose=config.compile_only is None, model=config.model)
     if begin(out, config, text.reader):
         return
     prepared = prepare(config, text)

@@ -21,7 +21,7 @@ from bertjax.storage.paths import as_path
 def main(config: Config) -> None:
     from bertjax.report.write import show
 
-    text, out = Text.of(config.data), as_path(config.out)
+    text, out = Text.of(config.data, model=config.model), as_path(config.out)
     # The default training text is the demo, which belongs to no other evaluation text.
     learned = config.data.train != "demo" or config.data.eval == "demo"
     task = text.task() if learned else text.task(config.data.eval, "test")

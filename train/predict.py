@@ -3,9 +3,9 @@
     echo "a quiet masterpiece" | bertjax predict --model=runs/finetune/bundle
     bertjax predict --model=runs/finetune/bundle --input=reviews.txt --out=labels.jsonl
 
-The two texts of a pair are separated by a tab. Each line of the output holds `text`, `label` and `probabilities`, and
-for a model that exits early the `depth` at which the text exited. Every line has an output; for a blank line the label
-is null.
+The two texts of a pair are separated by a tab. Each line of the output holds `text`, `label` and `probabilities`, or of
+a model that embeds texts the `embedding`, and for a model that exits early the `depth` at which the text exited. Every
+line has an output; for a blank line the label is null.
 """
 
 import json
@@ -41,10 +41,11 @@ def main(config: Config) -> None:
     predictions = bundle.predict(texts, pairs, batch_size=config.batch_size, max_length=config.max_length)
     if predictions.truncated:
         note(f"{predictions.truncated} of {len(texts)} texts were too long and were truncated")
-    answers: list[dict[str, Any]] = [{"text": line, "label": None} for line in lines]
+    key = "embedding" if bundle.config.embedding else "label"
+    answers: list[dict[str, Any]] = [{"text": line, key: None} for line in lines]
     for i, number in enumerate(numbers):
         answer = answers[number]
-        answer["label"] = predictions.labels[i]
+        answer[key] = predictions.labels[i]
         if predictions.probabilities is not None:
             rounded = [round(float(p), 4) for p in predictions.probabilities[i]]
             answer["probabilities"] = dict(zip(bundle.config.labels, rounded, strict=True))

@@ -18,7 +18,7 @@ from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
-    out, text = as_path(config.out), Text.of(config.data)
+    out, text = as_path(config.out), Text.of(config.data, model=config.model)
     if begin(out, config, text.reader):
         return
     smaller, held_out = prune(config, text)

@@ -4,6 +4,9 @@ It trains in seconds, predicts in microseconds and is hard to beat on some data.
 has no use. To be a strong baseline, it keeps one-letter words (the `t` of `isn't` is half of a negation), takes the
 logarithm of counts, and chooses the strength of regularisation on a tenth of the training texts. The model is logistic
 regression for classes (one against the rest) and labels, ridge regression for numbers. A text pair is read as one text.
+
+For embeddings there are two: the vectors of TF-IDF themselves, and a static table, a vector for each word that ridge
+regression finds so that their weighted sum is near a teacher's embedding of the text.
 """
 
 import json
@@ -17,9 +20,10 @@ import numpy as np
 from jaxtyping import Float
 
 from bertjax.errors import UserError
+from bertjax.metrics.neighbours import unit_rows
 from bertjax.storage.paths import staged
 
-Kind = Literal["classification", "multi_label", "regression"]
+Kind = Literal["classification", "multi_label", "regression", "embedding"]
 STRENGTHS = (0.5, 2.0, 8.0, 32.0)
 """Tried values of C (1 / alpha for ridge): the inverse strength of the regularisation."""
 
@@ -40,8 +44,12 @@ class BagOfWords:
         return self.vectorizer.transform(_joined(texts, pairs))
 
     def outputs(self, features: Any) -> np.ndarray:
-        """Class ids [n], 0/1 [n, c] for multi-label tasks, or numbers [n]."""
+        """Class ids [n], 0/1 [n, c] for multi-label tasks, numbers [n], or vectors [n, e] of texts to embed."""
+        if self.kind == "embedding" and not len(self.coef):
+            return features
         scores = features @ self.coef.T + self.intercept
+        if self.kind == "embedding":
+            return scores
         if self.kind == "regression":
             return scores[:, 0]
         if self.kind == "multi_label":
@@ -109,6 +117,33 @@ def fit_bag_of_words(
     return BagOfWords(kind, vectorizer, coef, intercept, _classes(kind, targets))
 
 
+def tf_idf(texts: Sequence[str]) -> BagOfWords:
+    """The vectors of TF-IDF as embeddings."""
+    vectorizer = _vectorizer(min_df=2 if len(texts) > 1000 else 1).fit(texts)
+    return BagOfWords("embedding", vectorizer, np.zeros((0, len(vectorizer.vocabulary_))), np.zeros(0), ())
+
+
+def static_table(texts: Sequence[str], vectors: Float[np.ndarray, "n e"], *, seed: int = 0) -> BagOfWords:
+    """A table with a vector per word, fitted to a teacher's embeddings of the texts. The strength of regularisation is
+    chosen by the cosines on a tenth of them."""
+    from sklearn.linear_model import Ridge
+
+    vectorizer = _vectorizer(ngram_range=(1, 1), min_df=2 if len(texts) > 1000 else 1)
+    features = vectorizer.fit_transform(texts)
+    held, kept = np.split(np.random.default_rng(seed).permutation(len(texts)), [max(1, len(texts) // 10)])
+
+    def fitted(rows: Any, strength: float) -> BagOfWords:
+        ridge: Any = Ridge(alpha=1 / strength, solver="sparse_cg", tol=1e-3)
+        ridge.fit(features[rows], vectors[rows])
+        return BagOfWords("embedding", vectorizer, ridge.coef_, ridge.intercept_, ())
+
+    def agreement(strength: float) -> float:
+        found = fitted(kept, strength).outputs(features[held])
+        return float((unit_rows(found) * unit_rows(vectors[held])).sum())
+
+    return fitted(np.arange(len(texts)), max(STRENGTHS, key=agreement))
+
+
 def _linear(kind: str, features: Any, targets: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Weights [k, v] and intercepts [k]: one row for numbers and for two classes, else one per class or label."""
     if kind == "regression":
@@ -143,7 +178,8 @@ def _classes(kind: str, targets: np.ndarray) -> tuple[int, ...]:
 def _vectorizer(**settings: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", sublinear_tf=True, **settings)
+    given = {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b", "sublinear_tf": True, **settings}
+    return TfidfVectorizer(**given)
 
 
 def _joined(texts: Sequence[str], pairs: Sequence[str] | None) -> Sequence[str]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.distill.at_once import Pair, over_heads, over_tokens
 from bertjax.distill.pairing import nearest_layers
-from bertjax.learn.losses import WeightedSum, keep, weighted
+from bertjax.learn.losses import WeightedSum, direction, keep, weighted
 from bertjax.model.tokens import ranking, significance
 
 
@@ -136,12 +136,6 @@ def span_soft_targets(
     return weighted(temperature**2 * jnp.mean(divergences, axis=-1), weights)
 
 
-def direction(x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
-    """Vectors normalised to length 1. A zero vector stays zero and has a finite gradient."""
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
-
-
 def cosine(
     student: Float[Array, "*rows d"], teacher: Float[Array, "*rows d"], weights: Float[Array, "*rows"]
 ) -> WeightedSum:
@@ -157,6 +151,36 @@ def direction_error(
     the width)."""
     student_out, teacher_out = keep(student, weights), keep(jax.lax.stop_gradient(teacher), weights)
     return squared_error(direction(student_out), direction(teacher_out), weights)
+
+
+def similarity_error(
+    student: Float[Array, "b d"], teacher: Float[Array, "b e"], weights: Float[Array, "b"]
+) -> WeightedSum:
+    """Squared error of the cosines of each row with the others of the batch, averaged over those that count."""
+    ours, theirs, others = similarities(student, teacher, weights)
+    count = jnp.maximum(jnp.sum(others, axis=-1), 1)
+    return weighted(jnp.sum(jnp.square(ours - theirs) * others, axis=-1) / count, weights)
+
+
+def similarity_divergence(
+    student: Float[Array, "b d"], teacher: Float[Array, "b e"], weights: Float[Array, "b"], temperature: float
+) -> WeightedSum:
+    """KL(softmax(teacher / T) || softmax(student / T)) of the cosines of each row with the others of the batch."""
+    ours, theirs, others = similarities(student, teacher, weights)
+    lowest = jnp.finfo(jnp.float32).min
+    ours, theirs = (jax.nn.log_softmax(jnp.where(others, one / temperature, lowest)) for one in (ours, theirs))
+    return weighted(jnp.sum(jnp.exp(theirs) * (theirs - ours) * others, axis=-1), weights)
+
+
+def similarities(
+    student: Float[Array, "b d"], teacher: Float[Array, "b e"], weights: Float[Array, "b"]
+) -> tuple[Float[Array, "b b"], Float[Array, "b b"], Bool[Array, "b b"]]:
+    """The cosines of all rows with each other, of student and teacher, and which of them count: not those of a row with
+    itself."""
+    ours = direction(keep(student, weights))
+    theirs = direction(keep(jax.lax.stop_gradient(teacher), weights))
+    others = (weights > 0)[None, :] & ~jnp.eye(len(weights), dtype=bool)
+    return ours @ ours.T, theirs @ theirs.T, others
 
 
 def feature_error(

@@ -129,7 +129,7 @@ def teacher_bytes(teacher: Bundle, encoded: Encoded, needs: frozenset[Need]) -> 
     """Disk space of the stored outputs, within a few hundred bytes."""
     tokens = int(encoded.offsets[-1])
     by_token = encoded.task.kind in ("tokens", "qa")
-    logits = (tokens if by_token else len(encoded)) * len(teacher.config.labels) * 4
+    logits = (tokens if by_token else len(encoded)) * teacher.config.output_size * 4
     rows = {need: len(encoded) if need[0] == "first" else tokens for need in needs}
     return logits + sum(2 * rows[need] * int(np.prod(shape_of(teacher, need))) for need in needs)
 
@@ -182,7 +182,7 @@ def compute(
         shape = (rows_in_all if need[0] == "first" else tokens, *shape_of(teacher, need))
         return create(folder / f"{file_name(need)}.npy", dtype=np.float16, shape=shape)
 
-    logits_shape = (tokens if by_token else rows_in_all, len(teacher.config.labels))
+    logits_shape = (tokens if by_token else rows_in_all, teacher.config.output_size)
     logits = create(folder / "logits.npy", dtype=np.float32, shape=logits_shape)
     arrays = [array_for(need) for need in needs]
     done = 0

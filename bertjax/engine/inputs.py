@@ -14,7 +14,7 @@ from bertjax.storage.typed_json import Json
 if TYPE_CHECKING:
     from bertjax.text.reader import TextReader
 
-MODELS = ("model", "teacher", "teachers", "trained", "init_from")
+MODELS = ("model", "teacher", "teachers", "trained", "init_from", "reference")
 """Fields that name models: a folder, hf:NAME, or demo."""
 TEXTS = ("train", "eval", "held_out")
 """Fields that name texts: a file or a folder. Named data sets (tfds:..., demo) have no fingerprint."""

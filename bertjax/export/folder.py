@@ -19,7 +19,9 @@ from bertjax.export.requirements import requirements
 from bertjax.export.stablehlo import program_and_weights
 from bertjax.measure.onnx import FLOATS, INTEGERS, onnx_file
 from bertjax.model.config import BertConfig
-from bertjax.model.huggingface import config_to_json, write_model
+from bertjax.model.huggingface import config_to_json, stock_architecture, write_model
+from bertjax.model.sentence import write_embedding
+from bertjax.quantized.tensor import dequantised
 from bertjax.storage import manifest
 from bertjax.storage.paths import as_path, atomic_folder, is_remote, relative
 from bertjax.storage.tensors import save_tensors
@@ -99,7 +101,7 @@ def export_config(config: BertConfig, to: Target, folder: Path) -> dict[str, Any
     """
     content = config_to_json(config)
     if to in ("onnx", "litert"):
-        content["model_type"] = config.model_type
+        content |= {"model_type": config.model_type, "architectures": [stock_architecture(config)]}
     if to == "onnx":
         content["bertjax"] = content.get("bertjax", {}) | {"onnx": requirements(config)}
         content["transformers.js_config"] = {"dtype": "q8" if onnx_file(folder) == folder / INTEGERS else "fp32"}
@@ -132,6 +134,9 @@ def write_export(bundle: Bundle, to: Target, folder: Path, dequantise: bool, wei
         file = folder / (INTEGERS if has_integers(model) else FLOATS)
         file.parent.mkdir()
         file.write_bytes(model.SerializeToString())
+        if bundle.config.embedding:
+            projection = dequantised(bundle.params).get("projection", {})
+            write_embedding(folder, bundle.config.embedding, bundle.config.hidden_size, projection)
         return
     if to == "litert":
         (folder / FILES[to]).write_bytes(litert_model(bundle.model, bundle.params))

@@ -14,7 +14,7 @@ from bertjax.errors import UserError
 from bertjax.export.bottleneck import bottleneck_layer, trigrams
 from bertjax.export.exits import Memory, decided
 from bertjax.export.graph import FLOAT, INT64, MOST_BRANCHES
-from bertjax.export.heads import language_model, sentence_pairs
+from bertjax.export.heads import language_model, sentence_embedding, sentence_pairs
 from bertjax.export.products import Bytes, Products
 from bertjax.export.recurrence import halting, repeated
 from bertjax.export.tokens import Dropping, Rows
@@ -25,7 +25,8 @@ from bertjax.params import Tree
 def onnx_model(config: BertConfig, params: Tree, weights: Bytes = "int8") -> Any:
     """The `onnx.ModelProto` of a model, for inputs [batch, length] of any size. `weights` is the type of 8-bit kernels.
 
-    The outputs are `logits` of classifiers, `start_logits` and `end_logits` for question answering, otherwise
+    The outputs are `logits` of classifiers, `start_logits` and `end_logits` for question answering,
+    `sentence_embedding` and `last_hidden_state` for embeddings, otherwise
     `last_hidden_state` and, if there is a pooler, `pooler_output`. With both heads of pre-training there are
     `sentence_logits` as well. A model with an exit rule or with halting also gives the number of depth steps that each
     text took, `depth`; with an exit rule it takes the threshold as an input that may be left out.
@@ -302,6 +303,8 @@ class Writer(Products):
             return language_model(self, hidden) | sentence_pairs(self, self.first(hidden), "sentence_logits")
         if kind.endswith("ForNextSentencePrediction"):
             return sentence_pairs(self, self.first(hidden), "logits")
+        if config.embedding:
+            return sentence_embedding(self, hidden)
         if kind.endswith("Model"):
             self.named("last_hidden_state", hidden)
             width = str(config.hidden_size)

@@ -41,7 +41,7 @@ class Compression(NamedTuple):
 
     def context(self, model: str, folder: str) -> Context:
         """The context of a stage that begins with this model and works in this folder."""
-        return Context(model, self.config.data, self.text.reader, str(self.out / "stages" / folder))
+        return Context(model, self.text.data, self.text.reader, str(self.out / "stages" / folder))
 
 
 def check(stages: Sequence[Stage], chooses: bool, runtime: FileRuntimes) -> None:

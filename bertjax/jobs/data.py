@@ -46,11 +46,11 @@ class Text(NamedTuple):
     """Whether to print the summary of the data. A command prints it once, its stages do not."""
 
     @classmethod
-    def of(cls, data: Data, verbose: bool = True) -> Text:
-        """Text with nothing read yet."""
+    def of(cls, data: Data, verbose: bool = True, model: str | None = None) -> Text:
+        """Text with nothing read yet; `model` is the reference model that the data leaves open."""
         from bertjax.text.reader import TextReader
 
-        return cls(data, TextReader(), verbose)
+        return cls(with_reference(data, model), TextReader(), verbose)
 
     @classmethod
     def of_context(cls, context: Context) -> Text:
@@ -78,8 +78,32 @@ class Text(NamedTuple):
         self, task: Task, tokenizer: Tokenizer, source: str | None = None, split: str = "test", labelled: bool = True
     ) -> Split:
         """The examples of `data.eval`, or of another source, encoded."""
-        examples = self.reader.read(source or self.data.eval, task, split, labelled)[1]
-        return self._encoded(examples, task, tokenizer)
+        from bertjax.text.tasks import OF_A_MODEL
+
+        modelled = task.kind in OF_A_MODEL
+        examples = self.reader.read(source or self.data.eval, task, split, labelled and not modelled)[1]
+        found = self._encoded(examples, task, tokenizer)
+        if not modelled or found.encoded.labels is not None or not labelled:
+            return found
+        return found._replace(encoded=dataclasses.replace(found.encoded, labels=self.reference(examples, task)))
+
+    def reference(self, examples: Examples, task: Task) -> Any:
+        """The embeddings of the data's reference model for examples, computed once per run."""
+        import numpy as np
+
+        from bertjax.predict import run_rows
+
+        if self.data.reference is None:
+            raise UserError(
+                "texts to embed without scores are judged by the similarities of a model: --data.reference=FOLDER"
+            )
+
+        def embeddings() -> Any:
+            bundle, _ = open_model(self.data.reference or "", task, 0)
+            encoded = self._encoded(examples, task, tokenizer_of(bundle)).encoded
+            return np.stack(run_rows(bundle.model, bundle.device_params, encoded)[0])
+
+        return self.reader.once((self.data.reference, examples.fingerprint, task, self.data.max_length), embeddings)
 
     def describe(self, train: Split, held_out: Split) -> None:
         """Prints the summary of the data, before training."""
@@ -88,6 +112,13 @@ class Text(NamedTuple):
 
     def _encoded(self, examples: Examples, task: Task, tokenizer: Tokenizer) -> Split:
         return Split(examples, self.reader.encode(examples, task, tokenizer, self.data.max_length))
+
+
+def with_reference(data: Data, model: str | None) -> Data:
+    """The data with a model as the reference that it leaves open, if texts are to be embedded."""
+    if data.kind != "embedding" or data.reference is not None or model is None:
+        return data
+    return dataclasses.replace(data, reference=model)
 
 
 def describe(
@@ -155,7 +186,8 @@ def open_model(name: str, task: Task, seed: int, **settings: Any) -> tuple[Bundl
     problem = {"regression": "regression", "multi_label": "multi_label_classification"}.get(task.kind)
     if stored.architecture == architecture:
         task = align_labels(task, dict(enumerate(stored.labels)), name)
-    labels = {"regression": ("score",), "qa": ("start", "end")}.get(task.kind, task.labels)
+    fixed = {"regression": ("score",), "qa": ("start", "end"), "embedding": stored.labels}
+    labels = fixed.get(task.kind, task.labels)
     if not labels:
         raise UserError(f"{name} has no head for this task and the data has no labels to make one from.")
     bundle = load(name, architecture=architecture, labels=labels, seed=seed, problem_type=problem, **settings)

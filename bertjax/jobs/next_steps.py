@@ -38,7 +38,7 @@ def verify(config: Config, models: list[Model], task: Task) -> list[Step]:
 
 def label(config: Config, task: Task) -> str:
     """One text, or two with a tab between them, through `bertjax predict`."""
-    pair = task.kind == "qa" or task.text_pair is not None
+    pair = task.kind == "qa" or (task.text_pair is not None and task.kind != "embedding")
     texts = shlex.join(["printf", "%s\\t%s\\n", "a text", "and its second"] if pair else ["echo", "a text to judge"])
     model, length = f"--model={as_path(config.out) / 'bundle'}", f"--max_length={config.data.max_length}"
     return f"{texts} | {line('predict', model, length)}"

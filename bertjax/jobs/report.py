@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from bertjax.text.facts import Facts
     from bertjax.text.tasks import Task
 
+MOST_EMBEDDED = 10_000
+"""Training texts that the reference model embeds for the static table."""
+
 
 class Model(NamedTuple):
     """A model in the report: a bundle, or an exported folder. The first one is a bundle."""
@@ -69,8 +72,8 @@ def build_report(
     from bertjax.engine.log import note
     from bertjax.engine.record import versions
     from bertjax.report.build import Entry, measure_bundles
-    from bertjax.report.models import BAG_OF_WORDS
     from bertjax.report.write import write_report
+    from bertjax.text.encode import singly
     from bertjax.text.tokenizer import Tokenizer
 
     data, first = text.data, models[0]
@@ -87,14 +90,17 @@ def build_report(
     measured = [model for model in models if model.name in [entry.name for entry in entries]]
     split = text.held_out(task, Tokenizer.from_folder(local(first.folder)))
     examples = split.examples
-    if learned and (bag := bag_of_words(text, task, out)) is not None:
-        predictions = bag.predict(examples.texts, examples.pairs)
-        entries.append(Entry(BAG_OF_WORDS, out / "bag-of-words", predictions, runtime="sklearn"))
+    for name, words in word_baselines(text, task).items() if learned else ():
+        folder = out / name.replace(" ", "-")
+        words.save(folder)
+        predictions = words_predict(words, split)
+        entries.append(Entry(name, folder, predictions, runtime="sklearn"))
+    timed = singly(examples, task)
     report = measure_bundles(
         entries,
         labels,
-        examples.texts,
-        examples.pairs,
+        timed.texts,
+        timed.pairs,
         task=task,
         baseline=first.name,
         source=short(data.eval),
@@ -171,19 +177,37 @@ def write_cards(report: Report, models: Sequence[Model], data: Data, out: Path, 
             write_card(folder, report, name, source=short(data.eval), **about)
 
 
-def bag_of_words(text: Text, task: Task, out: Path) -> BagOfWords | None:
-    """The baseline without a neural network, fitted on the training examples and saved; None for tasks that it does not
+def word_baselines(text: Text, task: Task) -> dict[str, BagOfWords]:
+    """The baselines without a neural network, by name, fitted on the training examples; none for tasks that they do not
     support, or without labels."""
-    if task.kind not in ("classification", "multi_label", "regression"):
-        return None
     import numpy as np
 
-    from bertjax.baselines.bag_of_words import fit_bag_of_words
-    from bertjax.text.encode import sentence_labels
+    from bertjax.baselines.bag_of_words import fit_bag_of_words, static_table, tf_idf
+    from bertjax.report.models import BAG_OF_WORDS, STATIC_TABLE
+    from bertjax.text.encode import sentence_labels, singly
+    from bertjax.text.examples import chosen_by_text
 
+    if task.kind == "embedding":
+        examples = chosen_by_text(text.training_examples(task), MOST_EMBEDDED)
+        texts = singly(examples, task).texts
+        table = {STATIC_TABLE: static_table(texts, text.reference(examples, task))} if text.data.reference else {}
+        return {BAG_OF_WORDS: tf_idf(texts), **table}
+    if task.kind not in ("classification", "multi_label", "regression"):
+        return {}
     examples = text.training_examples(task)
     if examples.labels is None:
-        return None
-    words = fit_bag_of_words(task.kind, examples.texts, np.asarray(sentence_labels(examples, task)), examples.pairs)
-    words.save(out / "bag-of-words")
-    return words
+        return {}
+    labels = np.asarray(sentence_labels(examples, task))
+    return {BAG_OF_WORDS: fit_bag_of_words(task.kind, examples.texts, labels, examples.pairs)}
+
+
+def words_predict(words: BagOfWords, split: Split) -> Any:
+    """Predictions in the form that the metric compares."""
+    from bertjax.metrics.neighbours import compared
+    from bertjax.text.encode import singly
+
+    examples, encoded = split
+    if words.kind != "embedding":
+        return words.predict(examples.texts, examples.pairs)
+    vectors = words.predict(singly(examples, encoded.task).texts)
+    return compared(encoded.task.metric, vectors, encoded.labels, examples.texts, examples.pairs)[0]

@@ -81,6 +81,7 @@ def supervised(
     from bertjax.student import sample_batches
 
     train, held_out = splits
+    check_pairs(training, losses, train.encoded)
     check_packing(packed, progressive, losses, student.config, [teacher.bundle.config for teacher in teachers])
     batches = training_batches(training, data, train.encoded, student.config if packed else None)
     steps = training.total_steps(batches.steps_per_epoch)
@@ -109,6 +110,26 @@ def supervised(
         train.encoded,
         {"teacher_seconds": sum(seconds) if seconds else None} if teachers else {},
     )
+
+
+def check_pairs(training: Training, losses: Mapping[str, Loss], encoded: Encoded) -> None:
+    """Refuses losses on pairs of texts where there are none, or where a micro-batch would part them."""
+    if encoded.task.kind != "embedding":
+        return
+    of_pairs = [type(loss).__name__ for loss in losses.values() if loss.reads_pairs or loss.reads_labels]
+    if of_pairs and not encoded.paired:
+        raise UserError(f"{of_pairs[0]} learns from pairs of texts: name the second column with --data.text_pair.")
+    if of_pairs and training.batch_size % (2 * training.micro_batches):
+        raise UserError(
+            f"--batch_size={training.batch_size}: {of_pairs[0]} compares the texts of a pair; expected a multiple of "
+            f"{2 * training.micro_batches} rows."
+        )
+    scores = encoded.labels
+    if scores is not None and abs(scores).max() > 1 and any(loss.reads_labels for loss in losses.values()):
+        raise UserError(
+            f"the scores of pairs go from {scores.min():g} to {scores.max():g}; they are learned as cosines; "
+            "expected -1 to 1: divide them by the highest."
+        )
 
 
 def check_packing(

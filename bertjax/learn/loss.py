@@ -35,6 +35,8 @@ class Loss:
 
     reads_labels: ClassVar[bool] = False
     """Whether it reads the labels of the data, which unlabelled text lacks."""
+    reads_pairs: ClassVar[bool] = False
+    """Whether it compares the two texts of a pair, which each have an embedding."""
     reads_teacher: ClassVar[bool] = True
     """Whether it reads a teacher's output. A loss that does not counts once, however many teachers there are."""
     reads_mlm_head: ClassVar[bool] = False

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bertjax.text.tasks import Kind
 
@@ -80,12 +80,43 @@ def span_losses(
     return -jnp.take_along_axis(log_probabilities, labels[:, None, :], axis=1)[:, 0]
 
 
+def direction(x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
+    """Vectors normalised to length 1. A zero vector stays zero and has a finite gradient."""
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+
+
+def partners(batch: Batch) -> Bool[Array, "b b"]:
+    """Where row and column are the two texts of a pair, whose numbers are 2 i and 2 i + 1; filler has none."""
+    ids = batch["example_ids"]
+    return ((ids ^ 1)[:, None] == ids[None, :]) & (ids >= 0)[:, None]
+
+
+def pair_scores(vectors: Float[Array, "b e"], batch: Batch) -> WeightedSum:
+    """Squared error between the cosine of each pair and its score (Reimers and Gurevych 2019, section 3), for each of
+    its two rows."""
+    unit = direction(keep(vectors, batch["weights"]))
+    cosines = jnp.sum((unit @ unit.T) * partners(batch), axis=-1)
+    return weighted(jnp.square(cosines - batch["labels"]), batch["weights"])
+
+
+def in_batch_negatives(vectors: Float[Array, "b e"], batch: Batch, temperature: float) -> WeightedSum:
+    """Cross-entropy of the other text of a pair among the other sides of all pairs of the batch, at a temperature of
+    the cosine."""
+    ids, weights = batch["example_ids"], batch["weights"]
+    unit = direction(keep(vectors, weights))
+    other_side = (ids[:, None] % 2 != ids[None, :] % 2) & (weights > 0)[None, :]
+    scores = jnp.where(other_side, unit @ unit.T / temperature, jnp.finfo(jnp.float32).min)
+    return weighted(-jnp.sum(jax.nn.log_softmax(scores) * partners(batch), axis=-1), weights)
+
+
 TASK_LOSSES: dict[Kind, Callable[[Array, Batch], WeightedSum]] = {
     "classification": classification,
     "regression": regression,
     "multi_label": multi_label,
     "tokens": tokens,
     "qa": span,
+    "embedding": pair_scores,
 }
 """The supervised loss of each kind of task."""
 

@@ -29,7 +29,7 @@ sentence-transformers and text-embeddings-inference look for these names."""
 BESIDE = "model.onnx"
 """The path in older exports and those of other tools."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
+OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("sentence_embedding",), ("last_hidden_state",))
 DEPTH = "depth"
 """The output of a model whose texts exit early or halt."""
 DECISIONS = ("If", "Loop", "TopK")
@@ -102,7 +102,8 @@ def open_session(
         inputs = ", ".join(one.name for one in session.get_inputs())
         raise UserError(
             f"{path} has the inputs {inputs} and the outputs {outputs}.\nExpected inputs among {', '.join(INPUTS)}, "
-            "and the outputs `logits`, or `start_logits` and `end_logits`, or `last_hidden_state`."
+            "and the outputs `logits`, or `start_logits` and `end_logits`, or `sentence_embedding`, or "
+            "`last_hidden_state`."
         )
     return session
 
@@ -134,7 +135,7 @@ class Answer(NamedTuple):
     """A model's output for a batch."""
 
     output: np.ndarray
-    """Logits or hidden states. For question answering, start and end are stacked on the last axis."""
+    """Logits, embeddings or hidden states. For question answering, start and end are stacked on the last axis."""
     depths: np.ndarray | None
     """The depth steps that each text took [batch]; None for a model that takes all."""
 

@@ -16,6 +16,7 @@ exception is Spearman, whose ranks depend on the whole sample.
     f1_micro       0/1 [n, c]              0/1 [n, c]              F1 over all (example, label) cells
     entity_f1      n lists of IOB tags     n lists of IOB tags     F1 of exact spans with their type
     squad_em/_f1   n strings               n lists of strings      exact match / word F1 against the best gold answer
+    similarity_spearman, recall_at_10, ndcg_at_10: float [n, d], similarities and relevance (bertjax.metrics.neighbours)
 
 The correlations of a model whose predictions are all equal are defined as 0.
 """
@@ -28,6 +29,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from bertjax.errors import UserError
+from bertjax.metrics import neighbours
 from bertjax.metrics.spans import answer_scores, entity_counts
 from bertjax.text import tasks
 
@@ -35,7 +37,7 @@ Answers = Sequence | np.ndarray
 """A prediction, or a label, for each example: a class, a number, several labels, the tags of its words, or a string."""
 METRICS = tuple(chain.from_iterable(tasks.METRICS.values()))
 RIGHT_OR_WRONG = ("accuracy", "squad_em")  # the score is the share of examples that are right
-MEANS = ("accuracy", "squad_em", "squad_f1")  # the score is the mean of one number per example
+MEANS = ("accuracy", "squad_em", "squad_f1", *neighbours.METRICS)  # the score is the mean of one number per example
 
 
 def score(metric: str, predictions: Answers, labels: Answers) -> float:
@@ -80,8 +82,8 @@ def checked(metric: str, predictions: Answers, labels: Answers) -> tuple[Any, An
 
 def _numbers(metric: str, name: str, values: Answers) -> np.ndarray:
     """Finite numbers of the metric's rank; class ids as int64."""
-    array, rank = np.asarray(values), 2 if metric == "f1_micro" else 1
-    real = metric in ("pearson", "spearman")
+    array, rank = np.asarray(values), 2 if metric in ("f1_micro", *neighbours.METRICS) else 1
+    real = metric in ("pearson", "spearman", *neighbours.METRICS)
     if array.dtype.kind not in "biuf" or array.ndim != rank or not np.isfinite(array).all():
         actual = f"{array.dtype} {list(array.shape)}"
         raise UserError(f"{metric} got {name} {actual}: expected finite numbers in {rank} dimension{'s' * (rank > 1)}.")
@@ -108,6 +110,9 @@ def example_sums(metric: str, labels: Any, *predictions: Any) -> list[Float[np.n
     if metric in ("f1_macro", "matthews"):
         classes = np.unique(np.concatenate([labels, *predictions]))
         return [_counts(p[:, None] == classes, labels[:, None] == classes).reshape(len(p), -1) for p in predictions]
+    if metric in neighbours.METRICS:
+        values = [neighbours.query_scores(metric, similarities, labels) for similarities in predictions]
+        return [np.stack([value, np.ones(len(value))], axis=1) for value in values]
     column = {"squad_em": 0, "squad_f1": 1}
     values = [answer_scores(p, labels)[:, column[metric]] if metric in column else p == labels for p in predictions]
     return [np.stack([value, np.ones(len(value))], axis=1).astype(np.float64) for value in values]

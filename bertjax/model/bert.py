@@ -154,13 +154,14 @@ class BertModel(nn.Module):
         first: Float[Array, "*rows d"] | None = None,
         positions: Int[ArrayLike, "b m"] | None = None,
         columns: Float[Array, " d"] | None = None,
+        real: Int[ArrayLike, "b l"] | Bool[Array, "b l"] | None = None,
     ) -> tuple[Array | None, Array | None]:
         """Logits and pooled vectors from the last hidden state, for the [CLS] of each row or those at `cls_positions`.
 
         `first` are the [CLS] rows if they were computed separately, see `LayerOutput`. With `positions`, token-level
-        heads return logits of these positions only.
+        heads return logits of these positions only. `real` says which rows are tokens, for heads that pool all of them.
         """
-        pooled = self.pool(first_rows(hidden, cls_positions, first))
+        pooled = self.summary(hidden, real, first_rows(hidden, cls_positions, first))
         if pooled is not None:
             pooled = gated_columns(pooled, columns)
         if positions is not None:
@@ -186,6 +187,16 @@ class BertModel(nn.Module):
             return self.head(hidden, self.pool(first))
         row: Any = first if exits.head == "own_pooler" else self.pool(first)
         return self.exits(number, row)
+
+    def summary(
+        self,
+        hidden: Float[Array, "b l d"],
+        real: Int[ArrayLike, "b l"] | Bool[Array, "b l"] | None,
+        first: Float[Array, "*rows d"],
+    ) -> Float[Array, "*rows d"] | None:
+        """The vector of each text that a head reads: made of its first row, unless a subclass reads all of them."""
+        del hidden, real
+        return self.pool(first)
 
     def pool(self, first: Float[Array, "*rows d"]) -> Float[Array, "*rows d"] | None:
         if not self.has_pooler:
@@ -251,7 +262,7 @@ class BertModel(nn.Module):
         if drops:
             tokens = (all_tokens(jnp.asarray(real) > 0), *(o.tokens for o in outputs))
             last = last if self.reads_first else self.restore(states, tokens, columns)
-        logits, pooled = self.finish(last, cls_positions, first, masked_positions, columns)
+        logits, pooled = self.finish(last, cls_positions, first, masked_positions, columns, real)
         after = self.config.exits.after if self.config.exits else ()
         firsts = (None, *(o.first for o in outputs))
         takes_part = [known.real for known in tokens] or [real] * len(states)

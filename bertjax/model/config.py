@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from bertjax.errors import UserError
 from bertjax.model.depth import DEEPEST, Exits, Recurrence
 from bertjax.model.retention import Retention
+from bertjax.model.sentence import SUFFIX, SentenceEmbedding
 from bertjax.quantized.formats import Quantization
 from bertjax.storage.typed_json import Count, Rate, Size, Within, check, shown, value
 
@@ -159,6 +160,9 @@ class BertConfig:
     """Heads after some depth steps, at which an example may exit early."""
     retention: Retention | None = None
     """How many tokens of a text go on after each depth step; None: all."""
+    embedding: SentenceEmbedding | None = None
+    """How one vector is made of a text, where None means a default `SentenceEmbedding`; None for models with another
+    head."""
     norm: Literal["post", "pre"] = "post"
     """post: LayerNorm after each residual sum. pre: before attention and feed-forward layer, with one more at the
     end."""
@@ -181,6 +185,8 @@ class BertConfig:
         check(self)
         if self.model_type == "mobilebert" and self.bottleneck is None:
             object.__setattr__(self, "bottleneck", BottleneckConfig())
+        if self.architecture.endswith(SUFFIX) and self.embedding is None:
+            object.__setattr__(self, "embedding", SentenceEmbedding())
         begins, prefix = self.architecture.startswith(PREFIXES[self.model_type]), PREFIXES[self.model_type]
         advice = f"expected a class name that begins with {prefix}, because model_type is {self.model_type}"
         self._require("architecture", begins, advice)
@@ -224,6 +230,8 @@ class BertConfig:
         """Checks the fields that depend on the kind of head."""
         classifies = self.architecture.endswith("ForSequenceClassification")
         pools = classifies and self.model_type != "distilbert"
+        embeds = self.architecture.endswith(SUFFIX) or self.embedding is None
+        self._require("embedding", embeds, f"a {self.architecture} does not embed texts: leave it out")
         advice = f"a {self.architecture} has no classifier on a pooled vector: leave it out"
         self._require("classifier_activation", pools or self.classifier_activation is None, advice)
         question_answering = self.architecture.endswith("QuestionAnswering")
@@ -318,6 +326,13 @@ class BertConfig:
         return self.max_position_embeddings - self.position_offset
 
     @property
+    def output_size(self) -> int:
+        """The numbers that the head gives for a text or a token: one per label, or the width of an embedding."""
+        if self.embedding is None:
+            return len(self.labels)
+        return self.embedding.dense_size or self.hidden_size
+
+    @property
     def unpackable(self) -> str | None:
         """Why examples cannot be packed into one row without changing their outputs; None if they can."""
         halting = self.recurrence.halting if self.recurrence else None
@@ -326,6 +341,7 @@ class BertConfig:
             "exits with reads='mean' average over the whole row": self.exits and self.exits.reads == "mean",
             "halting with scope='example' averages over the whole row": halting and halting.scope == "example",
             "token dropping ranks the tokens of one text": self.retention,
+            "a sentence embedding is made of all tokens of a row": self.embedding,
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bertjax.errors import UserError
-from bertjax.model.bert import BertModel
+from bertjax.model.bert import BertModel, mean_rows
 from bertjax.model.config import PREFIXES, ROBERTAS, Activation, BertConfig
 from bertjax.model.layers import ACTIVATIONS, LayerNorm, dropout_key, parameter
 from bertjax.model.products import Product, as_row, dropout, plain_product
+from bertjax.model.sentence import SentenceEmbedding
 from bertjax.params import Tree, flatten, unflatten
 
 
@@ -74,6 +75,45 @@ class BertForNextSentencePrediction(BertModel):
     def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "*rows d"]) -> Float[Array, "*rows 2"]:
         del hidden
         return self.seq_relationship(pooled, "seq_relationship")
+
+
+class BertForSentenceEmbedding(BertModel):
+    """One vector [b, e] per text, as its `logits`: pooled over the real tokens, perhaps mapped by a dense layer, and
+    scaled to length 1 (Reimers and Gurevych 2019). `pooled` is the vector before that."""
+
+    has_pooler = False
+
+    @property
+    def embedding(self) -> SentenceEmbedding:
+        assert self.config.embedding is not None
+        return self.config.embedding
+
+    def setup_head(self) -> None:
+        if self.embedding.dense_size:
+            self.projection = self.dense(self.embedding.dense_size)
+
+    def summary(self, hidden: Any, real: Any, first: Any) -> Float[Array, "b d"]:
+        if self.embedding.pooling == "cls":
+            return first
+        tokens = jnp.asarray(real) > 0
+        if self.embedding.pooling == "mean":
+            return mean_rows(hidden, tokens)
+        lowest = jnp.finfo(hidden.dtype).min
+        return jnp.where(tokens[..., None], hidden, lowest).max(axis=1)
+
+    def head(self, hidden: Float[Array, "b l d"], pooled: Float[Array, "b d"]) -> Float[Array, "b e"]:
+        del hidden
+        if self.embedding.dense_size:
+            activation = {"tanh": jnp.tanh, "relu": jax.nn.relu, "identity": lambda x: x}
+            pooled = activation[self.embedding.dense_activation](self.projection(pooled, "projection"))
+        return unit(pooled) if self.embedding.normalise else pooled
+
+
+def unit(vectors: Float[Array, "b e"]) -> Float[Array, "b e"]:
+    """Vectors of length 1, computed in float32; a zero vector stays zero and has a finite gradient."""
+    wide = vectors.astype(jnp.float32)
+    square = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.maximum(square, 1e-24))).astype(vectors.dtype)
 
 
 class BertForMaskedLM(BertModel):
@@ -178,21 +218,25 @@ class RobertaForMaskedLM(BertForMaskedLM):
 # than the encoder. The other columns of the output matrix are an array of their own; without it the logits would have
 # only the rank of the table.
 DistilBertForTokenClassification = BertForTokenClassification
+DistilBertForSentenceEmbedding = BertForSentenceEmbedding
 DistilBertForMaskedLM = BertForMaskedLM
 AlbertModel = BertModel
 AlbertForSequenceClassification = BertForSequenceClassification
 AlbertForTokenClassification = BertForTokenClassification
 AlbertForQuestionAnswering = BertForQuestionAnswering
 AlbertForMaskedLM = BertForMaskedLM
+AlbertForSentenceEmbedding = BertForSentenceEmbedding
 MobileBertModel = BertModel
 MobileBertForSequenceClassification = BertForSequenceClassification
 MobileBertForTokenClassification = BertForTokenClassification
 MobileBertForQuestionAnswering = BertForQuestionAnswering
 MobileBertForNextSentencePrediction = BertForNextSentencePrediction
 MobileBertForMaskedLM = BertForMaskedLM
+MobileBertForSentenceEmbedding = BertForSentenceEmbedding
 MobileBertForPreTraining = BertForPreTraining
 RobertaModel = BertModel
 RobertaForTokenClassification = BertForTokenClassification
+RobertaForSentenceEmbedding = BertForSentenceEmbedding
 RobertaForQuestionAnswering = BertForQuestionAnswering
 
 ARCHITECTURES: dict[str, type[BertModel]] = {

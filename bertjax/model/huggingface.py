@@ -25,6 +25,7 @@ from bertjax.model.config import (
     labels_by_id,
     numbered_labels,
 )
+from bertjax.model.sentence import SUFFIX, SentenceEmbedding, dense_tensors, read_embedding, write_embedding
 from bertjax.params import Tree, flatten, unflatten
 from bertjax.quantized.stored import from_parts, matrix_parts, parts_named
 from bertjax.quantized.tensor import Quantized
@@ -194,6 +195,8 @@ SHARED_FIELDS = (
     "no_answer_threshold",  # `transformers` keeps what it does not know
 )
 SUPPORTED = (*NAMES, "bertjax")
+EMBEDDING = "sentence_embedding"
+"""The key under which `read_config` adds what the files of sentence-transformers say."""
 FORMAT = 3
 """Version of the content under the key `bertjax`. It is raised when an older release would misread what a newer one
 writes."""
@@ -280,6 +283,8 @@ def stock_config(content: dict[str, Any], architecture: str) -> BertConfig:
         values["type_vocab_size"] = 0
         if architecture in DISTILBERT_HEAD_DROPOUT:
             values["classifier_dropout"] = typed(content, *DISTILBERT_HEAD_DROPOUT[architecture], Rate)
+    if architecture.endswith(SUFFIX):
+        values["embedding"] = build(SentenceEmbedding, content.get(EMBEDDING, {}), EMBEDDING)
     labels = labels_from_json(content, architecture)
     return BertConfig(model_type=model_type, architecture=architecture, labels=labels, **values)
 
@@ -320,6 +325,8 @@ def own_config(content: dict[str, Any], architecture: str) -> BertConfig:
         raise UserError(f"bertjax.{chosen[0]} is a setting of a run, not of a stored model: remove it.")
     if not architecture.endswith("ForSequenceClassification"):
         fields |= {"classifier_activation": None, "exits": None}
+    if not architecture.endswith(SUFFIX):
+        fields["embedding"] = None
     if content.get("id2label") is not None or "labels" not in fields or architecture.endswith("QuestionAnswering"):
         fields["labels"] = labels_from_json(content, architecture)
     return build(BertConfig, fields | {"architecture": architecture}, "bertjax")
@@ -395,7 +402,9 @@ def config_to_json(config: BertConfig, stock: bool = True) -> dict[str, Any]:
     `stock` it is of that type in any case, as for weights that `transformers` cannot read."""
     graph = {k: v for k, v in dataclasses.asdict(config).items() if k not in COMPUTE_FIELDS}
     content: dict[str, Any] = {"architectures": [config.architecture], "model_type": config.model_type}
-    if not (stock and is_stock(config)):
+    if stock and is_stock(config):
+        content["architectures"] = [stock_architecture(config)]
+    else:
         content |= {"model_type": "bertjax", "bertjax": {"format": FORMAT, **graph}}
     content |= {theirs: graph[ours] for ours, theirs in FIELDS[config.model_type].items()}
     content |= {name: graph[name] for name in SHARED_FIELDS if graph[name] is not None}
@@ -409,6 +418,11 @@ def config_to_json(config: BertConfig, stock: bool = True) -> dict[str, Any]:
     content["id2label"] = {str(index): label for index, label in enumerate(config.labels)}
     content["label2id"] = {label: index for index, label in enumerate(config.labels)}
     return content | {"dtype": "float32"}
+
+
+def stock_architecture(config: BertConfig) -> str:
+    """The class of `transformers` in a folder: for a sentence embedding, the encoder that its other files build on."""
+    return f"{PREFIXES[config.model_type]}Model" if config.embedding else config.architecture
 
 
 def config_text(config: BertConfig, stock: bool = True) -> str:
@@ -456,6 +470,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} has no config.json, so it is not a model folder (found: {found or 'nothing'}).")
     content = read_json(path)
     check_sizes(content, folder)
+    if content.get("model_type") in PREFIXES and (embedding := read_embedding(folder)) is not None:
+        content |= {"architectures": [f"{PREFIXES[content['model_type']]}{SUFFIX}"], EMBEDDING: embedding}
     return content
 
 
@@ -509,7 +525,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         if not file.is_file():
             raise UserError(missing_weights(folder, file))
         tensors |= stored_arrays(file)
-    return tensors
+    return tensors | dense_tensors(folder)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -592,8 +608,10 @@ def write_model(folder: Path, config: BertConfig, params: Tree, without_zeros: b
     is smaller, of models that `transformers` cannot express anyway; of others only if asked for `without_zeros`, which
     makes them such models."""
     without_zeros = without_zeros or not is_stock(config)
-    bare = config.architecture == f"{PREFIXES[config.model_type]}Model"
-    tensors = {}
+    bare, tensors = stock_architecture(config) == f"{PREFIXES[config.model_type]}Model", {}
+    if config.embedding and not without_zeros:
+        params = dict(params)
+        write_embedding(folder, config.embedding, config.hidden_size, params.pop("projection", {}))
     for path, leaf in flatten(params).items():
         name = torch_name(path, config)
         dense = not isinstance(leaf, Quantized)

@@ -21,7 +21,7 @@ from bertjax.quantized.tensor import Quantized
 ENCODER = re.compile(rf"^(({'|'.join(PREFIXES)})\.)?(embeddings|encoder|transformer)\.")
 """Tensor names of the encoder, which affects every prediction."""
 OTHER_HEADS = re.compile(
-    r"^(cls|predictions|sop_classifier|classifier|pre_classifier|qa_outputs|vocab_\w+|lm_head|fit_dense\w*)\."
+    r"^(cls|predictions|sop_classifier|classifier|pre_classifier|qa_outputs|vocab_\w+|lm_head|projection|fit_dense\w*)\."
     r"|(^|\.)pooler\."
 )
 """Tensor names of other tasks' heads, which are normally dropped in fine-tuning: no warning."""

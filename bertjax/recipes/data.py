@@ -18,6 +18,9 @@ Metric = Literal[
     "entity_f1",
     "squad_f1",
     "squad_em",
+    "similarity_spearman",
+    "recall_at_10",
+    "ndcg_at_10",
 ]
 
 EVERYDAY = ("model", "data.train", "data.eval", "out")
@@ -52,6 +55,10 @@ class Data:
     rows: int | None = None
     """Use only this many training examples, chosen by a hash of their text, so that they are always the same. Default:
     all."""
+
+    reference: str | None = None
+    """For texts to embed without scores: the model whose similarities are the gold ones, a folder, hf:NAME or demo.
+    Default: the model that the command begins with."""
 
     def __post_init__(self) -> None:
         if self.max_length < 3:

@@ -24,6 +24,7 @@ PIPELINES = {
     "regression": "text-classification",
     "tokens": "token-classification",
     "qa": "question-answering",
+    "embedding": "sentence-similarity",
 }
 """Kind of task: what the hub calls it."""
 METRIC_TYPES = {
@@ -35,6 +36,7 @@ METRIC_TYPES = {
     "entity_f1": "f1",
     "squad_f1": "f1",
     "squad_em": "exact_match",
+    "similarity_spearman": "spearmanr",
 }
 """Metric: what the hub's metrics are called, where that differs."""
 

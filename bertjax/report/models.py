@@ -39,7 +39,8 @@ from bertjax.token_dropping.costs import TokensLeft
 
 WITHOUT_TEACHER = "same small model, trained without a teacher"
 BAG_OF_WORDS = "bag of words"
-BASELINES = (WITHOUT_TEACHER, BAG_OF_WORDS)
+STATIC_TABLE = "static table"
+BASELINES = (WITHOUT_TEACHER, BAG_OF_WORDS, STATIC_TABLE)
 """Names of the rows that a compressed model has to beat."""
 
 

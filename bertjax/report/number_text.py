@@ -17,6 +17,9 @@ _NAMES = {
     "entity_f1": "entity F1",
     "squad_f1": "SQuAD F1",
     "squad_em": "exact match",
+    "similarity_spearman": "Spearman correlation of similarities",
+    "recall_at_10": "recall at 10",
+    "ndcg_at_10": "nDCG at 10",
 }
 
 

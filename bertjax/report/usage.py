@@ -38,6 +38,7 @@ answer = {labels[str(place)]: float(share) for place, share in enumerate(shares 
 answer = {labels[str(place)]: float(share) for place, share in enumerate(1 / (1 + np.exp(-logits)))}  # true above 0.5
 """,
     "regression": LOGITS + "answer = float(logits[0])\n",
+    "embedding": 'answer = session.run(["sentence_embedding"], inputs)[0][0]\n',
     "tokens": LOGITS
     + """\
 answer = ["O"] * len(words)  # also for words beyond the limit
@@ -64,7 +65,7 @@ LONG_CONTEXTS = "This reads the beginning of a long context; `bertjax predict` r
 
 def exported_usage(task: Task, file: str, length: int, exit_rule: dict[str, Any] | None = None) -> str:
     """The snippet for a folder with an ONNX file, as Markdown; `exit_rule` is that of its `config.json`, if any."""
-    pair = ', "and its second"' if task.text_pair else ""
+    pair = ', "and its second"' if task.text_pair and task.kind != "embedding" else ""
     before, given = TEXTS.get(task.kind, ("", f'"a text to judge"{pair}'))
     limit = f'{length}, strategy="only_second"' if task.kind == "qa" else str(length)
     begin = BEGIN.replace("LENGTH", limit).replace("FILE", file)
@@ -85,19 +86,22 @@ def exits_note(exit_rule: dict[str, Any]) -> str:
 
 def bundle_usage(task: Task, length: int, stock: bool) -> str:
     """The snippet for a bundle, as Markdown; `stock`: plain transformers computes the same logits."""
-    text, second = '"a text to judge"', '["and its second"]' if task.text_pair else ""
+    embeds = task.kind == "embedding"
+    text, second = '"a text to judge"', '["and its second"]' if task.text_pair and not embeds else ""
     if task.kind == "qa":
         text, second = '"a question"', '["the text in which its answer stands"]'
     given = ", ".join(part for part in (f"[{text}]", second, f"max_length={length}") if part)
     printed = (
         "output.labels, output.probabilities" if task.kind in ("classification", "multi_label") else "output.labels"
     )
+    printed, verb = ("output @ output.T", "encode") if embeds else (printed, "predict")
     snippet = f"""\
 ```python
 import bertjax
 
 bundle = bertjax.load("path/to/this/folder")
-output = bundle.predict({given})
+output = bundle.{verb}({given})
 print({printed})
 ```"""
-    return f"{snippet}\n\nThe folder opens with `transformers` too, and gives the same logits." if stock else snippet
+    client, same = ("sentence-transformers", "embeddings") if embeds else ("transformers", "logits")
+    return f"{snippet}\n\nThe folder opens with `{client}` too, and gives the same {same}." if stock else snippet

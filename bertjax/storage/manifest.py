@@ -28,6 +28,8 @@ MODEL_FILES = (
     *("config.json", "model.safetensors*", "model-*.safetensors"),
     *("tokenizer*.json", "vocab*", "added_tokens.json", "special_tokens_map.json", "spiece.model"),
     *("merges.txt", "sentencepiece.bpe.model"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("*_Pooling/config.json", "*_Dense/config.json", "*_Dense/model.safetensors"),
 )
 """Files that a model is loaded from."""
 OUTPUT_FILES = (*MODEL_FILES, "*.onnx", "*.stablehlo", "*.tflite")

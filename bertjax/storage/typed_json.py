@@ -49,14 +49,14 @@ Rate = Annotated[float, Within(0, under=1)]
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty if the file does not exist.
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The object in a file, or the list; empty if the file does not exist.
 
     Raises:
       UserError: Not JSON, or JSON that parsers read differently: NaN, numbers beyond float64, duplicate keys.
     """
     if not path.is_file():
-        return {}
+        return kind()
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=checked_pairs)
     except RecursionError:
@@ -66,8 +66,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid JSON ({str(reason)[:200]})") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {shown(content)}")
+    if not isinstance(content, kind):
+        expected = {dict: "a JSON object", list: "a JSON list"}[kind]
+        raise UserError(f"{path}: expected {expected}, found {shown(content)}")
     return content
 
 

@@ -120,9 +120,13 @@ def batches(
 ) -> BatchIterator:
     """Batches for training; `position` are the options of `BatchIterator`.
 
-    Every row appears once per epoch; filler rows (weight 0, example id -1) complete the last batch of an epoch.
+    Every row appears once per epoch; filler rows (weight 0, example id -1) complete the last batch of an epoch. The two
+    rows of a pair to embed are in one batch.
     """
-    edges = bucket_of(encoded.lengths, buckets)
+    together = 1 + encoded.paired
+    if batch_size % together:
+        raise UserError(f"batch_size is {batch_size}; expected an even number, because pairs of texts stay together.")
+    edges = bucket_of(encoded.lengths.reshape(-1, together).max(axis=1), buckets)
     identity = {
         "data_fingerprint": encoded.fingerprint,
         "seed": seed,
@@ -130,7 +134,7 @@ def batches(
         "buckets": list(buckets),
     }
     return BatchIterator(
-        lambda epoch: epoch_plan(edges, batch_size, seed, epoch),
+        lambda epoch: expanded(epoch_plan(edges, batch_size // together, seed, epoch), together),
         lambda rows, length, epoch: gather(encoded, rows, length),
         identity,
         batch_size=batch_size,
@@ -186,6 +190,13 @@ def epoch_plan(edges: Int[np.ndarray, "rows"], batch_size: int, seed: int, epoch
         rows = np.concatenate([rows, _filled(left, batch_size)[None]])
         lengths = np.append(lengths, edges[left].max())
     return EpochPlan(rows, lengths)
+
+
+def expanded(plan: EpochPlan, together: int) -> EpochPlan:
+    """A plan of groups of so many consecutive rows as one of rows: the first of every group, then the second. Where a
+    batch is split into micro-batches of every n-th row, those of a group stay together."""
+    rows = np.where(plan.rows < 0, -1, plan.rows * together + np.arange(together)[:, None, None])
+    return plan._replace(rows=np.concatenate(rows, axis=1))
 
 
 def process_share(batch_size: int, process_index: int, process_count: int) -> slice:

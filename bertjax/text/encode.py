@@ -7,6 +7,7 @@ an example, except that the context of a question is cut into overlapping rows. 
 bytes per token.
 """
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 
@@ -30,12 +31,13 @@ class Encoded:
     `labels` is None for unlabelled data, else: classification int32 [rows]; regression float32 [rows]; multi_label
     float32 [rows, classes]; tokens int32 [tokens], -100 except at the first token of a word; qa int32 [rows, 2], the
     first and last token of the answer counted within the row, or 0, 0 (the [CLS]) if the row does not hold the whole
-    answer.
+    answer; embedding float32 [rows], the score of the pair that the row belongs to, or [rows, e], the embedding by a
+    reference model. The two texts of a pair to embed are two rows, which follow each other.
     """
 
     task: Task
     example: Int32[np.ndarray, "rows"]
-    """The number of the example of each row; equal to the row number except for qa."""
+    """The number of the example of each row; equal to the row number except for qa and pairs to embed."""
     offsets: Int64[np.ndarray, "rows+1"]
     ids: Int32[np.ndarray, "tokens"]
     type_ids: Int32[np.ndarray, "tokens"]
@@ -56,6 +58,11 @@ class Encoded:
         return len(self.example)
 
     @property
+    def paired(self) -> bool:
+        """Whether two rows that follow each other are a pair of texts to embed."""
+        return self.task.kind == "embedding" and len(self) > 1 and bool(self.example[1] == 0)
+
+    @property
     def lengths(self) -> Int64[np.ndarray, "rows"]:
         """Tokens per row, with [CLS] and [SEP]."""
         return np.diff(self.offsets)
@@ -72,9 +79,11 @@ def encode_examples(
     Raises:
       UserError: A label does not belong to the task, or there is nothing to encode.
     """
-    count = len(examples)
-    if count == 0:
+    if len(examples) == 0:
         raise UserError(f"{examples.source}: no examples; expected at least one.")
+    paired = task.kind == "embedding" and examples.pairs is not None
+    examples = singly(examples, task)
+    count = len(examples)
     chunks = [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
     if task.kind == "qa":
         parts = [context_windows(examples, chunk, tokenizer, max_length, stride) for chunk in chunks]
@@ -83,6 +92,7 @@ def encode_examples(
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     truncated = int(arrays.pop("truncated").sum())
     offsets = np.concatenate([[0], np.cumsum(arrays.pop("lengths"), dtype=np.int64)])
+    arrays["example"] //= 1 + paired
     labels = arrays.pop("labels", None) if task.kind in ("tokens", "qa") else sentence_labels(examples, task)
     words = ~np.isin(arrays["ids"], (tokenizer.cls_id, tokenizer.sep_id))
     unknown = float((arrays["ids"] == tokenizer.unk_id).sum() / max(1, words.sum()))
@@ -93,6 +103,16 @@ def encode_examples(
         task, offsets=offsets, labels=labels, pad_id=tokenizer.pad_id, truncated=truncated,
         fingerprint=digest.hexdigest(), unknown=unknown, **arrays,
     )  # fmt: skip
+
+
+def singly(examples: Examples, task: Task) -> Examples:
+    """Pairs to embed as texts of their own, the second after the first, each with the label of its pair. Examples of
+    another task stay as they are."""
+    if task.kind != "embedding" or examples.pairs is None:
+        return examples
+    texts = [text for pair in zip(examples.texts, examples.pairs, strict=True) for text in pair]
+    labels = examples.labels and [label for label in examples.labels for _ in range(2)]
+    return dataclasses.replace(examples, texts=texts, pairs=None, labels=labels)
 
 
 def _texts(
@@ -145,7 +165,7 @@ def sentence_labels(examples: Examples, task: Task) -> np.ndarray | None:
     labels = examples.labels
     if labels is None:
         return None
-    if task.kind == "regression":
+    if task.kind in ("regression", "embedding"):
         return np.array(labels, np.float32)
     if task.kind == "classification":
         return np.array([_label_id(label, task) for label in labels], np.int32)

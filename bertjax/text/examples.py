@@ -24,10 +24,10 @@ F1_COLUMNS = ("is_duplicate", "Quality")  # the label columns of QQP and MRPC, w
 class Examples:
     """Texts with their labels, in file order.
 
-    `labels` is None for unlabelled text, else one entry per text: a class name; a float (regression); a list of names
-    (multi_label); a list of tags (tokens); or `{"text": [...], "answer_start": [...]}` (qa, where `texts` are the
-    questions and `pairs` the contexts). For kind tokens, `words` holds the words of each text, which `texts` joins by
-    single spaces. `groups` are the groups that a split must keep together (the film of a review). `task` is the task
+    `labels` is None for unlabelled text, else one entry per text: a class name; a float (regression, embedding); a list
+    of names (multi_label); a list of tags (tokens); or `{"text": [...], "answer_start": [...]}` (qa, where `texts` are
+    the questions and `pairs` the contexts). For kind tokens, `words` holds the words of each text, which `texts` joins
+    by single spaces. `groups` are the groups that a split must keep together (the film of a review). `task` is the task
     with its columns, kind and labels resolved. `notes` report what the reader of the file might not expect, such as
     rows that were left out.
     """
@@ -74,6 +74,8 @@ def make_examples(table: Table, task: Task) -> tuple[Task, Examples]:
     if len(table) == 0:
         raise UserError(f"{table.source}: there are no examples in it; expected at least one row")
     task = choose_columns(table, task)
+    if task.kind == "embedding" and task.text_pair is None:
+        task = dataclasses.replace(task, label=None)  # a label of one text is no similarity
     labels, notes = None, ()
     if task.label is not None:
         task, rows, labels, notes = read_labels(table, task.label, task)
@@ -119,6 +121,8 @@ def fitting_metric(table: Table, task: Task) -> str:
         )
     if task.metric != "auto":
         return task.metric
+    if task.kind == "embedding" and task.label is not None:
+        return "spearman"  # of the scores of pairs, instead of the similarities of a reference model
     implied = "f1" if task.label in F1_COLUMNS else table.metric
     return implied if implied in METRICS[task.kind] and (two or implied != "f1") else METRICS[task.kind][0]
 

@@ -95,7 +95,7 @@ def label_summary(examples: Examples) -> str:
     task, labels = examples.task, examples.labels or []
     if task.kind == "qa":
         return "a span of the context"
-    if task.kind == "regression":
+    if task.kind in ("regression", "embedding"):
         return f"numbers from {min(labels):g} to {max(labels):g}"
     counts = Counter(labels if task.kind == "classification" else [name for row in labels for name in row])
     shown = ", ".join(f"{name[:LONGEST]} {counts[name]}" for name in task.labels[:SHOWN])

@@ -345,7 +345,7 @@ def side_by_side(answers: list[dict[str, Any]]) -> dict[str, list]:
     return {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
 
 
-READERS = {"regression": read_score, "tokens": read_tags, "qa": read_answer}
+READERS = {"regression": read_score, "embedding": read_score, "tokens": read_tags, "qa": read_answer}
 
 
 def is_missing(cell: Any) -> bool:

@@ -6,6 +6,7 @@ again only if it has changed. The cost: what was read stays in memory until the 
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class TextReader:
         self._tables: dict[Any, Table] = {}
         self._examples: dict[Any, tuple[Task, Examples]] = {}
         self._encoded: dict[Any, Encoded] = {}
+        self._computed: dict[Any, Any] = {}
 
     def read(self, source: str, task: Task, split: str, labelled: bool = False) -> tuple[Task, Examples]:
         """The task with every open field filled in, and the examples of a source; as
@@ -65,6 +67,12 @@ class TextReader:
         if key not in self._encoded:
             self._encoded[key] = encode_examples(examples, task, tokenizer, max_length)
         return self._encoded[key]
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """What `compute` returns, called once per key."""
+        if key not in self._computed:
+            self._computed[key] = compute()
+        return self._computed[key]
 
 
 def identity(source: str, task: Task, split: str) -> tuple[Any, ...]:

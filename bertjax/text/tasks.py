@@ -13,7 +13,9 @@ from typing import Literal
 
 from bertjax.errors import UserError
 
-Kind = Literal["auto", "classification", "regression", "multi_label", "tokens", "qa"]
+Kind = Literal["auto", "classification", "regression", "multi_label", "tokens", "qa", "embedding"]
+OF_A_MODEL = ("embedding",)
+"""Kinds whose gold answers, where the text has none, are those of a reference model: any text will do."""
 BY_TOKEN = ("tokens", "qa")
 """Kinds whose models have outputs for every token, and not one output per text."""
 
@@ -24,6 +26,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "multi_label": ("f1_micro",),
     "tokens": ("entity_f1",),
     "qa": ("squad_f1", "squad_em"),
+    "embedding": ("similarity_spearman", "recall_at_10", "ndcg_at_10", "spearman", "pearson"),
 }
 
 
@@ -32,7 +35,8 @@ class Task:
     """One task: the columns to read, the kind of label, the label names, and the metric.
 
     `text` and `text_pair` are the input columns and `label` is the label column. `labels` are the class names in the
-    order of the model's outputs; it stays empty for regression and question answering.
+    order of the model's outputs; it stays empty for regression, question answering and embeddings. For embeddings the
+    label is the score of a pair of texts.
     """
 
     kind: Kind = "auto"
@@ -62,7 +66,8 @@ def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
     `id2label` is the model's own (keys 0, 1, .. as integers or, from JSON, strings); `where` names the model in
     messages. The rules, first match wins:
 
-    1. regression needs a head with one output, question answering one with two: label names do not matter;
+    1. regression needs a head with one output, question answering one with two, an embedding has no labels: label names
+       do not matter;
     2. a task without labels (unlabelled text) takes the model's names;
     3. every label of the task is one of the model's: the model's names in its order (a small file may lack a class);
     4. the model's names are the placeholders LABEL_0, LABEL_1, ..: the task's own names if their number fits;
@@ -70,7 +75,7 @@ def align_labels(task: Task, id2label: Mapping, where: str) -> Task:
        positions, as in GLUE's files.
     """
     names = tuple(str(name) for _, name in sorted((int(key), name) for key, name in id2label.items()))
-    outputs = {"regression": 1, "qa": 2}.get(task.kind)
+    outputs = {"regression": 1, "qa": 2, "embedding": len(names)}.get(task.kind)
     if outputs is not None:
         if len(names) != outputs:
             raise UserError(

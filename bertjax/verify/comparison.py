@@ -20,15 +20,16 @@ from bertjax.measure.onnx import longest_input, read_graph
 from bertjax.measure.outputs import measure_outputs
 from bertjax.measure.processes import Candidate
 from bertjax.measure.runtimes import FileRuntimes
+from bertjax.metrics.neighbours import compared
 from bertjax.metrics.scores import Answers, answers, score
 from bertjax.metrics.uncertainty import paired_difference_interval, paired_p_value, score_interval
 from bertjax.storage import manifest
 from bertjax.text.answers import tags_or_answers
-from bertjax.text.encode import Encoded, encode_examples, sentence_labels
+from bertjax.text.encode import Encoded, encode_examples, sentence_labels, singly
 from bertjax.text.examples import Examples
 from bertjax.text.facts import task_summary
 from bertjax.text.sources import infer_task, load_examples
-from bertjax.text.tasks import BY_TOKEN, Task, align_labels
+from bertjax.text.tasks import BY_TOKEN, OF_A_MODEL, Task, align_labels
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import folder as folders
 from bertjax.verify.behaviour import behaviour_of, times_by_length
@@ -95,10 +96,8 @@ def compare(
     rows = {name: encode_for(path, examples, task, max_length) for name, path in paths.items()}
     timings, logits = run_models(candidates, examples, rows, settings)
     notify("reading the files")
-    models = {
-        name: ModelRun(path, rows[name], logits[name], predictions_of(logits[name], rows[name], examples))
-        for name, path in paths.items()
-    }
+    predictions, gold = predictions_of(logits, rows, examples, gold)
+    models = {name: ModelRun(path, rows[name], logits[name], predictions[name]) for name, path in paths.items()}
     theirs, ours = models["OLD"], models["NEW"]
     measured = side(ours, gold, timings["NEW"])
     tokens = (by_example(model.rows, len(examples)) for model in (theirs, ours))
@@ -165,9 +164,12 @@ def run_models(
     paths = {name: Path(one.path) for name, one in candidates.items()}
     orders = {name: columns(task, classes_of(path, task.kind), path) for name, path in paths.items()}
     both = {name: candidates[name] for name in SIDES}
-    timings = measure_latency(both, examples.texts, examples.pairs, **settings)
+    timed = singly(examples, task)
+    timings = measure_latency(both, timed.texts, timed.pairs, **settings)
     once = {name: value for name, value in settings.items() if name != "repeats"}
     logits = measure_outputs(candidates, examples, rows, **once)
+    if task.kind in OF_A_MODEL:
+        return timings, dict[str, Logits](logits)
     for name, order in orders.items():
         by_token, unit = (task.kind in BY_TOKEN), {1: "per text", 2: "per token"}
         found = logits[name][0]
@@ -205,12 +207,14 @@ def side(model: ModelRun, gold: Answers, timing: Timing) -> Side:
     )
 
 
-def labelled(source: str, task: Task, old: Path) -> tuple[Task, Examples, Answers]:
-    """The task with the classes of OLD in OLD's order, the examples, and their labels in the form that `score`
-    takes."""
+def labelled(source: str, task: Task, old: Path) -> tuple[Task, Examples, Answers | None]:
+    """The task with the classes of OLD in OLD's order, the examples, and their labels in the form that `score` takes;
+    None for texts to embed without scores, whose gold similarities are those of OLD."""
     found = infer_task(source, task)
     aligned = align_labels(found, classes_of(old, found.kind), str(old))
-    examples = load_examples(source, aligned, "test", labelled=True)
+    examples = load_examples(source, aligned, "test", labelled=aligned.kind not in OF_A_MODEL)
+    if aligned.kind in OF_A_MODEL:
+        return aligned, examples, sentence_labels(singly(examples, aligned), aligned)
     assert examples.labels is not None
     if aligned.kind in BY_TOKEN:
         return aligned, examples, [one["text"] if aligned.kind == "qa" else one for one in examples.labels]
@@ -220,8 +224,10 @@ def labelled(source: str, task: Task, old: Path) -> tuple[Task, Examples, Answer
 
 
 def classes_of(path: Path, kind: str) -> dict[int, str]:
-    """The name of each output. For question answering, whose outputs need no names, start and end."""
-    return {0: "start", 1: "end"} if kind == "qa" else folders.classes_of(path)
+    """The name of each output. For question answering, whose outputs need no names, start and end; for embeddings,
+    none."""
+    fixed: dict[str, dict[int, str]] = {"qa": {0: "start", 1: "end"}, "embedding": {}}
+    return fixed[kind] if kind in fixed else folders.classes_of(path)
 
 
 def columns(task: Task, classes: dict[int, str], path: Path) -> list[int]:
@@ -235,17 +241,37 @@ def columns(task: Task, classes: dict[int, str], path: Path) -> list[int]:
     return [own.index(name) for name in task.labels] if task.labels else list(range(len(classes)))
 
 
-def predictions_of(logits: Logits, rows: Encoded, examples: Examples) -> Answers:
-    """Predictions from logits. NaN counts as 0, so that a broken model has a score, a bad one."""
-    numbers = [np.nan_to_num(row, posinf=1e30, neginf=-1e30) for row in logits]
+def predictions_of(
+    logits: dict[str, Logits], rows: dict[str, Encoded], examples: Examples, gold: Answers | None
+) -> tuple[dict[str, Answers], Answers]:
+    """Predictions from the logits of each model, and the labels. NaN counts as 0, so that a broken model has a score, a
+    bad one."""
+    numbers = {
+        name: [np.nan_to_num(row, posinf=1e30, neginf=-1e30) for row in of_model] for name, of_model in logits.items()
+    }
+    task = rows["OLD"].task
+    if task.kind in OF_A_MODEL:
+        reference = np.stack(numbers["OLD"]) if gold is None else np.asarray(gold)
+        judged = {
+            name: compared(task.metric, np.stack(vectors), reference, examples.texts, examples.pairs)
+            for name, vectors in numbers.items()
+        }
+        return {name: predictions for name, (predictions, _) in judged.items()}, judged["OLD"][1]
+    assert gold is not None
+    return {name: answers_of(found, rows[name], examples) for name, found in numbers.items()}, gold
+
+
+def answers_of(numbers: Logits, rows: Encoded, examples: Examples) -> Answers:
+    """Predictions from the logits of one model."""
     if rows.task.kind in BY_TOKEN:
         return tags_or_answers(numbers, rows, examples)
     return answers(rows.task.kind, np.stack(numbers))
 
 
 def distinct(kind: str, predictions: Answers) -> int | None:
-    """The number of different predictions, or None for regression. For tags it is counted over all words."""
-    if kind == "regression":
+    """The number of different predictions, or None for regression and embeddings. For tags it is counted over all
+    words."""
+    if kind in ("regression", "embedding"):
         return None
     if kind in BY_TOKEN:
         return len({str(one) for text in predictions for one in (text if kind == "tokens" else [text])})
@@ -253,8 +279,8 @@ def distinct(kind: str, predictions: Answers) -> int | None:
 
 
 def agreement(kind: str, a: Answers, b: Answers) -> float | None:
-    """Share of texts with the same prediction; None for regression."""
-    if kind == "regression":
+    """Share of texts with the same prediction; None for regression and embeddings, which are never quite the same."""
+    if kind in ("regression", "embedding"):
         return None
     return float(np.mean([np.array_equal(one, other) for one, other in zip(a, b, strict=True)]))
 

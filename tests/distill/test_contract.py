@@ -51,6 +51,8 @@ CASES = {
         teacher=((4,),) * 2,
     ),
     "cosine": Case(of_tokens(losses.cosine)),
+    "similarity_error": Case(of_rows(losses.similarity_error)),
+    "similarity_divergence": Case(of_rows(partial(losses.similarity_divergence, temperature=0.3))),
     "direction_error": Case(of_rows(losses.direction_error)),
     "feature_error": Case(of_tokens(losses.feature_error)),
     "score_error": Case(of_texts(losses.score_error), **HEADS),
@@ -69,7 +71,7 @@ def test_every_loss_is_here():
         for name, function in vars(losses).items()
         if callable(function) and getattr(function, "__module__", "") == losses.__name__
     }
-    assert formulas - {"direction", "scores", "log_map", "kept", "projected", "attention_received"} == set(CASES)
+    assert formulas - {"similarities", "scores", "log_map", "kept", "projected", "attention_received"} == set(CASES)
 
 
 def arrays(shapes: tuple[tuple[int, ...], ...], seed: int) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from bertjax.errors import UserError
-from bertjax.metrics import scores
+from bertjax.metrics import neighbours, scores
 from bertjax.metrics.scores import example_sums, score, score_of_sums
 from bertjax.metrics.spans import entities, normalize_answer
 from tests.tolerances import SAME_MATHS
@@ -176,4 +176,6 @@ def test_what_cannot_be_scored_is_refused_in_words(metric, predictions, labels, 
 
 
 def test_every_metric_is_scored_in_these_tests():
-    assert {case[0] for case in CASES} | {"entity_f1", "squad_f1", "squad_em"} == set(scores.METRICS)
+    assert {case[0] for case in CASES} | {"entity_f1", "squad_f1", "squad_em", *neighbours.METRICS} == set(
+        scores.METRICS
+    )

@@ -93,7 +93,7 @@ def same_parameters(a: bertjax.Bundle, b: bertjax.Bundle) -> None:
 # --- there and back --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if "SentenceEmbedding" not in name])
 def test_a_folder_read_and_written_is_bit_exact_and_opens_in_transformers(architecture, tmp_path):
     model = torch_model(architecture, 2)
     bundle = bertjax.load(written(model, tmp_path / "theirs"))

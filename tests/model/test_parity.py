@@ -34,7 +34,8 @@ SENTENCES = (
     "Unwatchable!",
     "two hours of my life (and 14 dollars) that i will not get back",
 )
-MOBILE_FREE = (name for name in ARCHITECTURES if not name.startswith("MobileBert"))  # see test_bottleneck.py
+ELSEWHERE = "MobileBert", "SentenceEmbedding"  # see test_bottleneck.py, test_sentence.py
+MOBILE_FREE = (name for name in ARCHITECTURES if not any(part in name for part in ELSEWHERE))
 CASES = [(name, seed) for seed, name in enumerate(MOBILE_FREE)] + [
     ("BertModel", 11),
     ("BertForSequenceClassification", 12),

@@ -21,6 +21,7 @@ it, and its code takes the mean over tokens, as LastHiddenState and MLMSoftTarge
 
 from bertjax.distill.terms.answers import HardLabels, SoftTargets
 from bertjax.distill.terms.attention import AttentionMaps, AttentionScores, Relations, TokenRanking
+from bertjax.distill.terms.embeddings import Embeddings, InBatchNegatives, Similarities
 from bertjax.distill.terms.layers import Preset
 from bertjax.distill.terms.masked_words import MLMSoftTargets
 from bertjax.distill.terms.states import FeatureMaps, HiddenStates, LastHiddenState, MatchedStates, PatientStates
@@ -29,9 +30,11 @@ from bertjax.learn.loss import Loss, LossFunction
 __all__ = [
     "AttentionMaps",
     "AttentionScores",
+    "Embeddings",
     "FeatureMaps",
     "HardLabels",
     "HiddenStates",
+    "InBatchNegatives",
     "LastHiddenState",
     "Loss",
     "LossFunction",
@@ -40,6 +43,7 @@ __all__ = [
     "PatientStates",
     "Preset",
     "Relations",
+    "Similarities",
     "SoftTargets",
     "TokenRanking",
 ]

@@ -38,7 +38,7 @@ class HardLabels(Loss):
 @dataclass(frozen=True)
 class SoftTargets(Loss):
     """Divergence from the teacher's probabilities at a temperature; for regression, the squared error to its output
-    (Hinton et al. 2015).
+    (Hinton et al. 2015); for embeddings, 1 - cos with its vector, as `Embeddings` does.
 
     For classification there are three published forms: T^2 KL per row ("hinton"); the same divided by the number of
     classes ("pkd", the code of PKD); the cross-entropy divided by that number, without T^2 ("tinybert", the code of
@@ -64,8 +64,16 @@ class SoftTargets(Loss):
                 f"{kind!r}; use preset='hinton'."
             )
 
+        if kind == "embedding" and student.output_size != teacher.output_size:
+            raise UserError(
+                f"the student's embedding has {student.output_size} numbers and the teacher's {teacher.output_size}: "
+                "learn it by Embeddings or by Similarities instead of SoftTargets."
+            )
+
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             logits, target, weights = student_out.logits, teacher_out.logits, batch["weights"]
+            if kind == "embedding":
+                return losses.cosine(logits, target, weights)
             if kind == "regression":
                 return losses.squared_error(logits, target, weights)
             if kind == "qa":
