@@ -43,8 +43,9 @@ class BagOfWords:
         """The sparse [n, v] matrix of the texts."""
         return self.vectorizer.transform(_joined(texts, pairs))
 
-    def outputs(self, features: Any) -> np.ndarray:
-        """Class ids [n], 0/1 [n, c] for multi-label tasks, numbers [n], or vectors [n, e] of texts to embed."""
+    def outputs(self, features: Any) -> Any:
+        """Class ids [n], 0/1 [n, c] for multi-label tasks, numbers [n], or vectors [n, e] of texts to embed, sparse
+        for TF-IDF."""
         if self.kind == "embedding" and not len(self.coef):
             return features
         scores = features @ self.coef.T + self.intercept
@@ -57,7 +58,7 @@ class BagOfWords:
         best = scores.argmax(1) if len(self.classes) > 2 else (scores[:, 0] > 0).astype(np.int64)
         return np.asarray(self.classes)[best]
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Any:
         """What `outputs` returns for these texts."""
         return self.outputs(self.features(texts, pairs))
 

@@ -16,6 +16,7 @@ from bertjax.recipes.data import Data
 from bertjax.recipes.stage import Context
 from bertjax.recipes.training import Training
 from bertjax.storage.paths import as_path
+from bertjax.text.tasks import OF_A_MODEL
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
@@ -62,6 +63,8 @@ class Text(NamedTuple):
         Columns stay as given: another source of the same task may name them differently."""
         given = self.data.task
         found, _ = self.reader.read(source or self.data.train, given, split)
+        if found.kind in OF_A_MODEL:  # pairs to score on may have scores where the text to learn from has none
+            found = self.reader.read(self.data.eval, given, "test")[0]
         return dataclasses.replace(given, kind=found.kind, labels=found.labels, metric=found.metric)
 
     def training_examples(self, task: Task, labelled: bool = False) -> Examples:
@@ -78,8 +81,6 @@ class Text(NamedTuple):
         self, task: Task, tokenizer: Tokenizer, source: str | None = None, split: str = "test", labelled: bool = True
     ) -> Split:
         """The examples of `data.eval`, or of another source, encoded."""
-        from bertjax.text.tasks import OF_A_MODEL
-
         modelled = task.kind in OF_A_MODEL
         examples = self.reader.read(source or self.data.eval, task, split, labelled and not modelled)[1]
         found = self._encoded(examples, task, tokenizer)
