@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = """
     callable_package errors renamed machine storage params text metrics quantized model adaptive predict bundle learn
-    share prune token_dropping quantize distill student checkpoint baselines measure report
+    share prune token_dropping quantize distill student search checkpoint baselines measure report
     export verify recipes engine jobs api cli
 """
 """A room imports only rooms that stand before it. Where that differs from a plain reading:
