@@ -8,10 +8,13 @@ one continues. A model that already has a trained head for the task is used as t
 every model is measured together with two baselines, the same small model trained without a teacher and a bag of words:
 OUT/report.md. After a last stage that exports, the teacher is exported too, and the two files are compared.
 
-    bertjax compress --model=./my-bert --data.train=train.tsv --data.eval=dev.tsv --max_drop=1 --min_speedup=4
+    bertjax compress --model=./my-bert --data.train=train.tsv --data.eval=dev.tsv --max_drop=1 --min_speedup=8 \
+        --minutes=60
 
-With a bound (--max_drop, --min_speedup, --max_mb) a short list of smaller models is made, and the fastest one within
-the bounds is kept. If there is none, the best one is kept, and the exit code is 3.
+With a bound (--max_drop, --min_speedup, --max_mb) the fastest model within the bounds is searched for: models of many
+shapes are cut out of the teacher and trained for few steps, the best of them for longer. The choice is made on held-out
+text, and what is kept is reported on the evaluation text. If nothing is within the bounds, the best file is kept, and
+the exit code is 3. OUT/search.json and OUT/front.png show what was found so far.
 
 A stage that fails is left out, with all stages that would have started from its model. The rest is measured and kept,
 and the exit code is 4. The same command again repeats what failed.
@@ -24,8 +27,9 @@ from bertjax.engine.hosts import is_main_process, on_main_process
 from bertjax.engine.log import Log
 from bertjax.engine.record import begin, read_record
 from bertjax.jobs.budget import MISSED
-from bertjax.jobs.compress import Compression, check, conclude, run_stages, try_candidates
+from bertjax.jobs.compress import Compression, check, conclude, run_stages
 from bertjax.jobs.data import Text, describe_for
+from bertjax.jobs.search import search
 from bertjax.jobs.stages import leave_if
 from bertjax.recipes.compress import Config
 from bertjax.storage.paths import as_path
@@ -42,8 +46,8 @@ def main(config: Config) -> None:
     facts = describe_for(text, config.model, task)
     with contextlib.closing(Log(out, "compressing", len(stages), start=None, quiet=not is_main_process())) as log:
         job = Compression(config, out, text, task, log, [])
-        models = try_candidates(job) if config.chooses else run_stages(job)
-        on_main_process(lambda: conclude(job, models, facts))
+        models, files = search(job) if config.chooses else (run_stages(job), [])
+        on_main_process(lambda: conclude(job, models, facts, files))
 
 
 if __name__ == "__main__":

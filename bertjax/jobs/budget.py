@@ -1,24 +1,19 @@
-"""Search within bounds on score, speed and size: a short list of candidates is trained, and the fastest one within the
-bounds is kept.
+"""Which of the measured files is kept, by bounds on score, speed and size.
 
-The candidates are the model in int8, and students with half and with a quarter of its layers, each also in int8 if that
-is faster on this processor or the size is bounded. Every candidate is exported and measured as it ships. The list is
-short so that each candidate is trained properly. Because the choice is made on the evaluation examples, the winner's
-score is slightly optimistic; the conclusion in the report states the number of candidates.
+The choice is made on held-out text, where a loss of score is known to within its uncertainty. A file counts as within
+--max_drop if what it lost and about one standard error more are allowed: of many files that seem to be within a bound,
+the fastest is one that was lucky, and this is the price for it. More held-out text makes the margin smaller. The file
+that is kept is then measured once on the evaluation text, which chose nothing, and that decides the exit code.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertjax.jobs.report import Model
 from bertjax.recipes.compress import Config
-from bertjax.recipes.distill import Distill
-from bertjax.recipes.quantize import Quantize
-from bertjax.recipes.stage import Stage
 
 if TYPE_CHECKING:
     from bertjax.report.models import Report
@@ -27,70 +22,23 @@ MISSED = 3
 """Exit code if no candidate is within the bounds; the same as that of `bertjax verify`."""
 
 
-class Candidate(NamedTuple):
-    """A stage, and the candidate whose model it begins with ("" is the teacher)."""
-
-    name: str
-    stage: Stage
-    start: str = ""
-
-
-def candidates(stages: Sequence[Stage], depth: int, integers: bool = True) -> list[Candidate]:
-    """The candidates for a model of `depth` layers, with the recipes of the first of `stages` that trains a student and
-    of the first that quantises. Without `integers`, only the full-depth model is quantised, which costs the least
-    score."""
-    distil = next((stage for stage in stages if stage.student_shape is not None), Distill())
-    quantise = next((stage for stage in stages if stage.quantizes), Quantize())
-    shape = distil.student_shape
-    assert shape is not None
-
-    def quantised(name: str, start: str = "") -> Candidate:
-        return Candidate(name, with_name(quantise, name), start)
-
-    tried = [quantised("int8")]
-    layers = {"half": max(1, round(depth / 2)), "quarter": max(1, round(depth / 4))}
-    for name, count in layers.items():
-        if count < depth and count not in [layers[one.name] for one in tried if one.name in layers]:
-            smaller = distil.with_student(dataclasses.replace(shape, num_hidden_layers=count))
-            tried.append(Candidate(name, with_name(smaller, name)))
-            tried += [quantised(f"{name}-int8", name)] * integers
-    return tried
-
-
-def with_name(stage: Any, name: str) -> Stage:
-    """The stage, a dataclass, under another name."""
-    return dataclasses.replace(stage, name=name)
-
-
-def integers_pay(config: Config) -> bool:
-    """Whether to try int8 at every depth: it is faster on this processor, or the size is bounded."""
-    from bertjax.machine.processor import multiplies_integers, processor_features
-
-    return config.max_mb is not None or multiplies_integers(processor_features())
-
-
-def depth_of(folder: Path) -> int:
-    """Number of layers of a bundle."""
-    from bertjax.bundle import stored_config
-
-    return stored_config(str(folder)).num_hidden_layers
-
-
-class Measured(NamedTuple):
-    """The measurements of a candidate, relative to the exported teacher."""
+class Finalist(NamedTuple):
+    """A file and its measurements, relative to the exported teacher."""
 
     model: Model
     speed_up: float
     drop: float
     """Loss of score, in points."""
+    error: float
+    """Uncertainty of the loss, about one standard error, in points; 0 to compare the loss itself with the bound."""
     megabytes: float
 
     def misses(self, bounds: Config) -> list[str]:
-        """The bounds that the candidate violates."""
+        """The bounds that the file violates."""
         from bertjax.verify.measured import exceeds
 
         tests = {
-            f"--max_drop={bounds.max_drop}": exceeds(self.drop, bounds.max_drop),
+            f"--max_drop={bounds.max_drop}": exceeds(self.drop + self.error, bounds.max_drop),
             f"--min_speedup={bounds.min_speedup}": bool(bounds.min_speedup) and not self.speed_up >= bounds.min_speedup,
             f"--max_mb={bounds.max_mb}": bounds.max_mb is not None and not self.megabytes <= bounds.max_mb,
         }
@@ -103,33 +51,36 @@ class Measured(NamedTuple):
         return f"{self.model.name} ({self.speed_up:.1f} times as fast, {changed}, {self.megabytes:.1f} MB)"
 
 
-def choose(report: Report, models: Sequence[Model], bounds: Config) -> tuple[Model, Report, str | None]:
-    """The chosen candidate, the report with a sentence that states the choice, and that sentence if a bound is
-    violated.
+def choose(files: Sequence[Finalist], bounds: Config) -> Finalist:
+    """The fastest file within all bounds or, without a bound on the loss, the one that loses the least. If there is
+    none, the one that violates the fewest bounds, and of those the one that loses the least."""
+    within = [one for one in files if not one.misses(bounds)]
+    if within and bounds.max_drop is not None:
+        return max(within, key=lambda one: one.speed_up)
+    return min(within or files, key=lambda one: (len(one.misses(bounds)), one.drop, -one.speed_up))
 
-    The choice is the fastest candidate within all bounds. If there is none, it is the one that violates the fewest
-    bounds, and of those the one that loses the least score. The first two models are the teacher and the exported
-    teacher.
-    """
-    results = [measured(report, model) for model in models[2:]]
-    within = [one for one in results if not one.misses(bounds)]
-    if within:
-        best = max(within, key=lambda one: one.speed_up)
-        sentence = (
-            f"Kept: {best}, the fastest of {len(within)} within the bounds, of {len(results)} tried, on these texts."
-        )
-        return best.model, dataclasses.replace(report, conclusion=sentence), None
-    best = min(results, key=lambda one: (len(one.misses(bounds)), one.drop))
+
+def concluded(report: Report, kept: Finalist, files: Sequence[Finalist], bounds: Config) -> tuple[Report, str | None]:
+    """The report of the file that is kept, with a sentence on the choice; and that sentence if a bound is violated."""
+    reported, within = measured(report, kept.model), [one for one in files if not one.misses(bounds)]
+    missed = reported.misses(bounds)
+    on = f"on held-out text it lost {kept.drop:.1f} points, +-{kept.error:.1f}"
+    if not missed:
+        of = f"the {'fastest' if bounds.max_drop is not None else 'best'} of {len(within)} within the bounds"
+        of = of if kept in within else "which no other file was nearer to"
+        sentence = f"Kept: {reported}, {of}, of {len(files)} files; {on}."
+        return dataclasses.replace(report, conclusion=sentence), None
+    begins = f"None of {len(files)} files is within all bounds." if kept not in within else "Chosen on held-out text."
     sentence = (
-        f"None of {len(results)} candidates is within all bounds. The best one is kept: {best}; it misses "
-        f"{' and '.join(best.misses(bounds))}. Relax the bounds, or train longer (--epochs)."
+        f"{begins} The best one is kept: {reported}; it misses {' and '.join(missed)} ({on}). Relax the bounds, or "
+        "search longer (--minutes)."
     )
-    return best.model, dataclasses.replace(report, conclusion=sentence), sentence
+    return dataclasses.replace(report, conclusion=sentence), sentence
 
 
-def measured(report: Report, model: Model) -> Measured:
-    """A candidate's measurements: score and time from the report, bytes from its folder and the report that ships in
-    it."""
+def measured(report: Report, model: Model) -> Finalist:
+    """A file's measurements on the evaluation text: score and time from the report, bytes from its folder and the
+    report that ships in it."""
     from bertjax.report.models import speed_up
     from bertjax.storage.paths import local
     from bertjax.verify.folder import shipped_bytes
@@ -139,4 +90,21 @@ def measured(report: Report, model: Model) -> Measured:
     faster = speed_up(row, reference)
     assert faster is not None, model.name  # every row of this report was timed
     size = shipped_bytes(local(model.folder)) + len(report.json_text(model.folder).encode())
-    return Measured(model, faster, 100 * (reference.score - row.score), size / 1e6)
+    return Finalist(model, faster, 100 * (reference.score - row.score), 0.0, size / 1e6)
+
+
+def drop_of(metric: str, before: Any, after: Any, labels: Any) -> dict[str, Any]:
+    """The score of some predictions with its 95 % interval, and how many points it is below that of others, with about
+    one standard error: half of what the paired 95 % interval reaches beyond it."""
+    from bertjax.metrics.scores import score
+    from bertjax.metrics.uncertainty import paired_difference_interval, score_interval
+
+    low, high = score_interval(metric, after, labels)
+    drop = score(metric, before, labels) - score(metric, after, labels)
+    most = paired_difference_interval(metric, before, after, labels)[1]
+    return {
+        "score": float(score(metric, after, labels)),
+        "interval": [float(low), float(high)],
+        "drop": float(100 * drop),
+        "error": float(50 * (most - drop)),
+    }

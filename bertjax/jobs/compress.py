@@ -23,6 +23,7 @@ from bertjax.recipes.stage import Context, Stage
 from bertjax.storage.paths import as_path, is_remote
 
 if TYPE_CHECKING:
+    from bertjax.jobs.budget import Finalist
     from bertjax.measure.runtimes import FileRuntimes
     from bertjax.report.models import Report
     from bertjax.text.facts import Facts
@@ -127,37 +128,17 @@ def exported(job: Compression, model: Model) -> Model:
     return Model(name, folder)
 
 
-def try_candidates(job: Compression) -> list[Model]:
-    """Makes every candidate of the search; returns, for the report, the teacher, the exported teacher, and all
-    candidates exported."""
-    from bertjax.jobs.budget import candidates, depth_of, integers_pay
-
+def teacher_of(job: Compression) -> Model:
+    """The teacher of a search: the given model, or what the first stage makes of it."""
     models, stages = given_teacher(job)
-    if not models:
-        first = stages[0]
-        if not first.finetunes:
-            raise UserError(
-                f"{job.config.model} has no trained head, and the first stage is not Finetune. Give a fine-tuned model."
-            )
-        models = [run_stage(first, job.context(job.config.model, first.name), first.name)]
-    models.append(exported(job, models[0]))
-    bundles = {"": models[0]}
-    if not (integers := integers_pay(job.config)):
-        note("int8 is tried on one candidate only; with --max_mb it is tried on all three, to save size")
-    tried = candidates(job.config.planned_stages(), depth_of(models[0].folder), integers)
-    for number, candidate in enumerate(tried, start=1):
-        job.log.event("candidate", number, name=candidate.name)
-        if candidate.start not in bundles:
-            continue
-        context = job.context(str(bundles[candidate.start].folder), candidate.name)
-        folder = as_path(context.out)
-        make = partial(run_stage, candidate.stage, context, candidate.name)
-        if (model := attempt(candidate.name, folder, make, job.failures)) is not None:
-            bundles[candidate.name] = model
-            model = attempt(candidate.name, folder, partial(exported, job, model), job.failures)
-        if model is not None:
-            models.append(model)
-    return models
+    if models:
+        return models[0]
+    first = stages[0]
+    if not first.finetunes:
+        raise UserError(
+            f"{job.config.model} has no trained head, and the first stage is not Finetune. Give a fine-tuned model."
+        )
+    return run_stage(first, job.context(job.config.model, first.name), first.name)
 
 
 def refuse_if_nothing(finished: bool, failures: Sequence[Failure]) -> None:
@@ -166,17 +147,20 @@ def refuse_if_nothing(finished: bool, failures: Sequence[Failure]) -> None:
         raise failures[0].error
 
 
-def conclude(job: Compression, models: list[Model], facts: tuple[Facts, ...]) -> None:
-    """Measures the models, writes the report, and copies the result to its place."""
+def conclude(job: Compression, models: list[Model], facts: tuple[Facts, ...], files: Sequence[Finalist] = ()) -> None:
+    """Measures the models, writes the report, and copies the result to its place. Of the `files` of a search, only the
+    one that is chosen is measured and reported."""
     from bertjax.engine import commands
     from bertjax.engine.fields import to_dict
     from bertjax.engine.record import finish, update_record
-    from bertjax.jobs.budget import MISSED, choose
+    from bertjax.jobs.budget import MISSED, choose, concluded
     from bertjax.jobs.next_steps import next_steps
     from bertjax.jobs.report import build_report
     from bertjax.report.write import show, write_report
 
     config, out = job.config, job.out
+    chosen = choose(files, config) if files else None
+    models = [*models, *([chosen.model] if chosen else [])]
     report = build_report(
         models,
         job.text,
@@ -192,9 +176,9 @@ def conclude(job: Compression, models: list[Model], facts: tuple[Facts, ...]) ->
     )
     models = [model for model in models if model.name in [row.name for row in report.rows]]
     kept, missed = models[-1], None
-    if config.chooses:
-        refuse_if_nothing(len(models) > 2, job.failures)
-        kept, report, missed = choose(report, models, config)
+    if chosen:
+        refuse_if_nothing(chosen.model in models, job.failures)
+        report, missed = concluded(report, chosen, files, config)
     if failed := left_out(job.failures):
         report = dataclasses.replace(report, conclusion=f"{report.conclusion} {failed}".strip())
     write_report(report, out)

@@ -1,6 +1,7 @@
 """Suggestions after a compression: complete commands, made from the config of the run."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from bertjax.engine.commands import as_flags, command_for, flags, line
@@ -47,8 +48,6 @@ def label(config: Config, task: Task) -> str:
 def learn_more(config: Config, models: list[Model]) -> list[Step]:
     """The same compression from the finished teacher, with a student of another depth and with longer training. If
     nothing was distilled: the distillation of a student with half of the layers."""
-    from bertjax.jobs.budget import depth_of
-
     depth, places = depth_of(models[0].folder), [i for i, s in enumerate(config.stages) if s.distils]
     if not places:
         data = [f"--data.{flag[2:]}" if flag.startswith("--") else flag for flag in flags(config.data)]
@@ -68,6 +67,13 @@ def learn_more(config: Config, models: list[Model]) -> list[Step]:
         *steps,
         ("Train twice as long", command_for("compress", config, **begin, **longer, out=f"{config.out}-longer")),
     ]
+
+
+def depth_of(folder: Path) -> int:
+    """Number of layers of a bundle."""
+    from bertjax.bundle import stored_config
+
+    return stored_config(str(folder)).num_hidden_layers
 
 
 def another_depth(stage: Distill, depth: int) -> int | None:

@@ -34,13 +34,23 @@ class Config:
     """The model to begin with: a folder, hf:NAME, or demo."""
     data: Data = field(default_factory=Data)
     stages: tuple[Stage, ...] = (Finetune(epochs=2), Distill(epochs=4))
-    """The stages, in order. With a bound: the recipes of the candidates."""
+    """The stages, in order. With a bound: the recipes of the search, which takes the first that trains a student and
+    the first that quantises."""
     max_drop: float | None = None
-    """Largest loss of score, in points. Searches among several smaller models."""
+    """Largest loss of score, in points. Searches among smaller models for the fastest."""
     min_speedup: float | None = None
-    """Smallest speed-up of the exported model at batch 1. Searches among several smaller models."""
+    """Smallest speed-up of the exported model at batch 1. Searches among smaller models."""
     max_mb: float | None = None
-    """Largest size of the exported folder, in megabytes (10^6 bytes). Searches among several smaller models."""
+    """Largest size of the exported folder, in megabytes (10^6 bytes). Searches among smaller models."""
+    minutes: float | None = None
+    """For a search: the minutes that it may take. Default: what reaches the end is trained as long as the recipe
+    says."""
+    held_out: str | None = None
+    """For a search: labelled text to choose on, which the model was not trained on. Default: a sixth of the training
+    text, at most 1000 examples."""
+    candidates: tuple[tuple[Stage, ...], ...] = ()
+    """For a search, in a config file: stages of your own, which begin with the teacher. What they make is measured with
+    the last trials."""
     steps: int | None = None
     """Overrides the steps of every training stage, for a short trial."""
     epochs: float | None = None
@@ -67,6 +77,16 @@ class Config:
         for name in BOUNDS:
             if (bound := getattr(self, name)) is not None and not bound >= 0:
                 raise UserError(f"--{name}={bound}: expected 0 or more.")
+
+        if not self.chooses and (self.minutes is not None or self.held_out is not None or self.candidates):
+            raise UserError(
+                "--minutes, --held_out and candidates are for a search: give a bound as well, --max_drop, "
+                "--min_speedup or --max_mb."
+            )
+        if self.minutes is not None and not self.minutes > 0:
+            raise UserError(f"--minutes={self.minutes}: expected more than 0.")
+        if any(not stages for stages in self.candidates):
+            raise UserError("candidates has an entry without stages; expected a tuple of one stage or more.")
 
     @property
     def chooses(self) -> bool:

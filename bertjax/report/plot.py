@@ -6,7 +6,7 @@ Up and to the left is better. Time is on a logarithmic axis because what matters
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertjax.report.methods import BUILT_IN, NO_TEACHER, TEACHER, MethodComparison, MethodRow, title
@@ -71,13 +71,18 @@ def _colour(report: Report, row: ModelRow) -> str:
     return _ORANGE if row.name == report.baseline else _GREY if row.name in BASELINES else _BLUE
 
 
-def _scales(axes: Any, report: Report) -> None:
+def _logarithmic(axes: Any) -> None:
+    """A logarithmic axis of times."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _scales(axes: Any, report: Report) -> None:
+    _logarithmic(axes)
     axes.margins(x=0.25, y=0.12)
     axes.set_xlabel(f"milliseconds for one text (median; {report.device}, {report.threads} threads)")
     axes.set_ylabel(f"{metric_name(report.metric)} times 100, with 95 % interval")
@@ -114,6 +119,29 @@ def _places(radius: float) -> Iterator[tuple[float, float, str, str]]:
         horizontal = "left" if right > 0 else "right" if right < 0 else "center"
         vertical = "bottom" if up > 0 else "top" if up < 0 else "center"
         yield right * (radius + ring), up * (radius + ring), horizontal, vertical
+
+
+def draw_front(
+    trials: Sequence[tuple[float, float, bool]],
+    files: Sequence[tuple[float, float, str]],
+    allowed: float | None,
+    path: str | os.PathLike,
+) -> None:
+    """The trials of a search, (milliseconds, change in points, whether on the front), and the measured files with the
+    names that are to be shown. The dashed line is the allowed loss."""
+    axes = _axes("trials by predicted time (blue: the front), and files as measured (orange)", height=5)
+    for milliseconds, change, front in sorted(trials):
+        axes.scatter(milliseconds, change, s=36, color=_BLUE if front else _GREY, linewidth=0, zorder=2 + front)
+    axes.plot(*zip(*[trial[:2] for trial in sorted(trials) if trial[2]], strict=True), color=_BLUE, linewidth=1)
+    for milliseconds, change, name in files:
+        axes.scatter(milliseconds, change, s=20, color=_ORANGE, zorder=4)
+        axes.annotate(name, (milliseconds, change), (4, 4), textcoords="offset points", fontsize=7, color=_ORANGE)
+    if allowed is not None:
+        axes.axhline(-allowed, color=_GREY, linewidth=1, linestyle="--", zorder=1)
+    _logarithmic(axes)
+    axes.set_xlabel("milliseconds for one text (median)")
+    axes.set_ylabel("score on held-out text against the teacher's, in points")
+    axes.figure.savefig(path)
 
 
 def draw_methods(report: MethodComparison, path: str | os.PathLike) -> None:
