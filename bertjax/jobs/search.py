@@ -153,7 +153,7 @@ class Search:
         found: dict[str, float] = {}
         for start in range(0, 2 * len(shapes) + 1, TOGETHER):
             numbers = range(start, min(start + TOGETHER, 2 * len(shapes) + 1))
-            timings = time_models(((str(n), model(n)) for n in numbers), "onnx", examples, **settings)
+            timings = time_models(((str(n), model(n)) for n in numbers), "onnxruntime", examples, **settings)
             found |= {name: one.latency.batch_1.p50 for name, one in timings.items()}
         floats, integers = (tuple((s, found[str(2 * i + k)]) for i, s in enumerate(shapes)) for k in (0, 1))
         return Measured(found[str(2 * len(shapes))], floats, integers)
@@ -391,7 +391,7 @@ class Search:
                 found[model] = drop_of(metric, before, answered[0], labels)
         if not found:
             raise self.failures[-1].error
-        candidates = {one.name: Candidate("onnx", one.folder) for one in (self.exported, *found)}
+        candidates = {one.name: Candidate("onnxruntime", one.folder) for one in (self.exported, *found)}
         texts, length = self.held_out.examples, self.data.max_length
         isolated = not one_process_only()
         timings = measure_latency(candidates, texts.texts, texts.pairs, max_length=length, repeats=5, isolated=isolated)
