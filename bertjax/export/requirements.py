@@ -17,14 +17,14 @@ from bertjax.model.config import BertConfig
 READS_OPSET = "1.12"
 """The first ONNX Runtime that reads `OPSET`."""
 LAYERS, EXITS, HALTING, TOKENS, STATIC, PER_TOKEN = (
-    *("layers and heads", "early exit", "halting", "token dropping"),
+    *("weights, layers and heads", "early exit", "halting", "token dropping"),
     *("integer products, fixed ranges", "integer products, ranges per token"),
 )
 OPERATORS: dict[str, tuple[str, ...]] = {
     LAYERS: (
-        *("Add", "Cast", "Concat", "CumSum", "Div", "Equal", "Erf", "Gather", "Identity", "LayerNormalization"),
-        *("MatMul", "Mul", "Not", "Pad", "Pow", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Squeeze", "Sub"),
-        *("Tanh", "Transpose", "Unsqueeze"),
+        *("Add", "Cast", "Concat", "ConstantOfShape", "CumSum", "Div", "Equal", "Erf", "Gather", "Identity"),
+        *("LayerNormalization", "MatMul", "Mul", "Not", "Pad", "Pow", "Relu", "Reshape", "ScatterElements", "Shape"),
+        *("Slice", "Softmax", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"),
     ),
     EXITS: (
         *("Abs", "And", "ArgMax", "Exp", "Expand", "Greater", "GreaterOrEqual", "If", "Less", "LogSoftmax", "Max"),

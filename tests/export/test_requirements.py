@@ -10,8 +10,10 @@ from bertjax.export.onnx import onnx_model
 from bertjax.export.requirements import EXITS, HALTING, LAYERS, OPERATORS, PER_TOKEN, STATIC, TOKENS, features
 from bertjax.measure.onnx import graphs
 from bertjax.model import ExitRule, Exits, Halting, Retention
+from bertjax.quantize import Format
 from bertjax.storage.typed_json import read_json
 from tests.export.test_families import ENCODERS, halting, model_of, quantised
+from tests.export.test_packed import ROWS, pruned
 from tests.train.tiny import write_model, write_roberta
 
 onnx = pytest.importorskip("onnx", reason="an extra")
@@ -57,6 +59,7 @@ def operators(model: Any) -> set[str]:
 def test_the_table_has_the_operators_of_every_feature_and_no_other():
     bundles = {name: [model_of(**changes) for changes in several] for name, several in MODELS.items()}
     bundles[STATIC], bundles[PER_TOKEN] = [quantised(model_of(), fixed=True)], [quantised(model_of(), fixed=False)]
+    bundles[LAYERS] += [pruned(Format(bits), Format(bits, **ROWS)) for bits in (3, 4)]
     found = defaultdict(set)
     for feature, several in bundles.items():
         for bundle in several:
