@@ -3,6 +3,7 @@ exported, and verified against the teacher; and pairs are learned with and witho
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = embedder(folder / "teacher", embedding=SentenceEmbedding(max_length=12))
     losses = Embeddings(), Similarities(temperature=0.1)
     student = Student(num_hidden_layers=1, hidden_size=8, num_attention_heads=2)
-    common = {"steps": 6, "batch_size": 8, "data": data(folder), "losses": losses, "out": str(folder / "run")}
+    common: dict[str, Any] = {"steps": 6, "batch_size": 8, "data": data(folder), "losses": losses, "out": str(folder / "run")}
     distill.main(Config(model=teacher, student=student, **common))
     export(folder / "run" / "bundle", "onnx", folder / "file")
     return folder
@@ -139,7 +140,7 @@ def write_pairs(path: Path, columns: int) -> str:
 def test_pairs_are_learned_by_their_scores_and_as_what_belongs_together(tmp_path: Path):
     model, pairs = embedder(tmp_path / "model"), write_pairs(tmp_path / "pairs.tsv", 3)
     given = Data(train=pairs, eval=pairs, kind="embedding", max_length=16)
-    common = {"batch_size": 16, "steps": 8, "micro_batches": 2}
+    common: dict[str, Any] = {"batch_size": 16, "steps": 8, "micro_batches": 2}
     finetune.main(Finetune(model=model, data=given, out=str(tmp_path / "scores"), **common))
     record = json.loads((tmp_path / "scores" / "run.json").read_text())
     bundle = bertjax.load(tmp_path / "scores" / "bundle")
