@@ -2,6 +2,7 @@
 
     graph.py          an ONNX graph, node by node, with every weight stored once
     products.py       its products: in floating point, or with the integers that the model was quantised to
+    packed.py         weights in few bits, and the nodes that unpack them when the file is loaded
     tokens.py         token dropping in it: which tokens go on, and the way back to the whole text
     exits.py          the rules by which texts exit early
     bottleneck.py     MobileBERT's layers and trigrams

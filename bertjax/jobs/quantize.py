@@ -42,14 +42,37 @@ def quantise(config: Config, text: Text) -> tuple[Bundle, Split, Split]:
     if config.mean_bits is not None:
         batches = evenly_spaced(examples.encoded, config.calibration_examples, one_length=True)
         config = dataclasses.replace(config, weights=assigned_rules(config, model, batches, as_path(config.out)))
+    original = model
+    if config.word_table_mb is not None:
+        config, model = with_word_table(config, model, examples.encoded)
     rounding = fake_quantize(config)
     if config.keep_zeros:
         check_zeros(named((KeepZeros(config.keep_zeros), rounding)), model.params)
     if config.trains:
-        train(config, config.out, prepare_training(config, model, text, (examples, held_out), rounding))
+        train(config, config.out, prepare_training(config, model, original, text, (examples, held_out), rounding))
     else:
         keep(post_training(config, model, rounding, examples.encoded), as_path(config.out) / "bundle")
     return bertjax.load(as_path(config.out) / "bundle"), examples, held_out
+
+
+def with_word_table(config: Config, model: Bundle, encoded: Encoded) -> tuple[Config, Bundle]:
+    """The model with a word table of the width for `config.word_table_mb`, and the config with the rules for its
+    bits."""
+    import numpy as np
+
+    from bertjax.engine.log import note
+    from bertjax.quantize.tables import fit_word_table
+
+    assert config.word_table_mb is not None
+    counts = np.bincount(np.asarray(encoded.ids), minlength=model.config.vocab_size)
+    most = int(config.word_table_mb * 1e6)
+    best, narrow, params, rules = fit_word_table(model.config, model.params, counts, most, config.weight_range)
+    note(
+        f"the word table: {best.width} columns in {best.format.bits} bits ({best.format.scheme}), "
+        f"{best.size / 1e6:.3g} MB, {best.error:.2%} of its squares lost"
+    )
+    small = dataclasses.replace(model, config=narrow, params=params)
+    return dataclasses.replace(config, weights=(*rules, *config.weights)), small
 
 
 def fake_quantize(config: Config) -> FakeQuantize:
@@ -111,10 +134,11 @@ def smoothed(config: Config, model: Bundle, inputs: list[Batch]) -> Bundle:
 
 
 def prepare_training(
-    config: Config, model: Bundle, text: Text, splits: tuple[Split, Split], rounding: FakeQuantize
+    config: Config, model: Bundle, original: Bundle, text: Text, splits: tuple[Split, Split], rounding: FakeQuantize
 ) -> Prepared:
-    """Quantisation-aware training: the model is trained with simulated rounding to match the outputs of its teacher."""
-    teachers = open_teachers_of(config, model, text)
+    """Quantisation-aware training: the model is trained with simulated rounding to match the outputs of its teacher, by
+    default the original before its word table was narrowed."""
+    teachers = open_teachers_of(config, original, text)
     student = dataclasses.replace(model, config=model.config.replace(remat=config.remat))
     folder, examples = as_path(config.out) / "teacher", config.calibration_examples
     given = student, teachers, splits, text.data, folder, (rounding,)

@@ -9,10 +9,12 @@ price is a rounding error of at most half a step; quantisation-aware training re
     ../quantized/grid.py      the blocks of a matrix that share a scale
     ../quantized/rounding.py  quantise and dequantise, with straight-through gradients
     ../quantized/packing.py   2, 3 and 4-bit and ternary integers packed into bytes
+    ../quantized/stored.py    a matrix as the arrays of a file, without its zeros where that is smaller
     ../quantized/tensor.py    a matrix of integers with its scales, as one leaf of a parameter tree
     ../model/quantized.py     matrix products of a quantised model, in integers or simulated in floating point
     ranges.py                 weight ranges
     weights.py                post-training quantisation of the weights, by rules over parameter paths
+    tables.py                 the word table in a given size: its width and its bits
     activations.py            activation ranges, from calibration examples
     corrections.py            smooth quantisation and bias correction
     training.py               quantisation-aware training: straight-through rounding, learned scales

@@ -30,6 +30,9 @@ class Quantize(DistillationStage):
     `choices`."""
     choices: tuple[Format, ...] = tuple(Format(bits, "asymmetric", block_cols=6) for bits in (2, 3, 4))
     """In a config file: the formats that a layer can get, each with a different number of bits."""
+    word_table_mb: float | None = None
+    """Megabytes of the word table in the file, at most. Its bits (8 to 2, by row) and its width (a truncated singular
+    value decomposition) are then chosen for the least error on the tokens of the training text."""
     sensitivity: Literal["loss", "curvature"] = "loss"
     """How sensitive a layer is to rounding. loss: the rise of the loss when the layer alone is rounded. curvature:
     largest Hessian eigenvalue times the squared error (Q-BERT, HAWQ)."""
@@ -76,6 +79,8 @@ class Quantize(DistillationStage):
                 f"--corrections={' '.join(self.corrections)} are for fixed ranges without training; expected "
                 f"--activations=fixed and --qat=off, given {self.activations} and {self.qat}"
             )
+        if self.word_table_mb is not None and not self.word_table_mb > 0:
+            raise UserError(f"--word_table_mb={self.word_table_mb}: expected megabytes, more than 0")
         if not 0 <= self.delay < 1:
             raise UserError(f"--delay={self.delay}: expected a share of the steps, from 0 to below 1")
 

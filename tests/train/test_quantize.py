@@ -14,8 +14,10 @@ import bertjax
 from bertjax import UserError
 from bertjax.distill.terms import HardLabels
 from bertjax.jobs.mixed_precision import stored_size
+from bertjax.model.huggingface import read_tensors
 from bertjax.params import flatten
-from bertjax.quantize import Format, Quantized
+from bertjax.quantize import Format, Quantized, tables
+from bertjax.quantized.formats import TABLE
 from bertjax.recipes.data import Data
 from bertjax.recipes.optimiser import Optimiser
 from bertjax.share import prune_vocabulary
@@ -129,6 +131,20 @@ def test_a_teacher_has_a_trained_head_and_the_same_tokenizer(work: Path):
     bertjax.save(fewer, work / "fewer")
     with pytest.raises(UserError, match="fewer has another vocabulary than"):
         quantised(work, "taught", qat="ste", steps=1, teacher=str(work / "fewer"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("qat", ["off", "ste"])
+def test_the_word_table_takes_no_more_than_was_asked_for(work: Path, qat: Any, monkeypatch):
+    config = bertjax.load(work / "float" / "bundle").config
+    monkeypatch.setattr(tables, "FORMATS", (TABLE,))  # of 25 words, fewer bits are always smaller than a projection
+    most = tables.stored_bytes(config.vocab_size, 4, config.hidden_size, TABLE)
+    quantised(work, f"table-{qat}", word_table_mb=most / 1e6, qat=qat, steps=2)
+    bundle = bertjax.load(work / f"table-{qat}" / "bundle")
+    tensors = read_tensors(work / f"table-{qat}" / "bundle")
+    assert sum(array.nbytes for name, array in tensors.items() if ".word_" in name) <= most
+    assert bundle.config.embedding_size == 4 < config.hidden_size
+    assert bundle.predict(["the fine film"]).labels
 
 
 CHOICES = tuple(Format(bits, "asymmetric", block_cols=6) for bits in (2, 4, 8))
