@@ -25,7 +25,7 @@ from bertjax.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_ALL = """
     api student predict params prune.criteria prune.second_order distill.progressive quantize.transforms
-    quantized.formats text.masking metrics.scores metrics.uncertainty metrics.bound
+    quantized.formats text.masking text.sources metrics.scores metrics.uncertainty metrics.bound
 """
 """Public modules that do not list their names: those are the functions and classes which they define."""
 

@@ -17,11 +17,15 @@ from bertjax.engine.command_line import load_config
 from bertjax.engine.help import everyday
 from bertjax.errors import UserError
 from bertjax.jobs.stages import Incomplete
+from bertjax.measure.latency import Latency, Percentiles, Timing
 from bertjax.recipes.compress import Config as Compression
 from bertjax.recipes.distill import Distill
 from bertjax.recipes.finetune import Finetune
+from bertjax.report.methods import MethodComparison, method_rows, method_table
 from bertjax.report.table import Table
+from bertjax.report.write import write_report
 from bertjax.text.sources import load_examples
+from tests.report.test_comparison import GOLD, METHODS
 from tests.train.tiny import weights, write_model, write_table
 
 FUNCTIONS = (
@@ -137,6 +141,38 @@ def test_each_job_runs_and_its_report_is_typed(here: Path, teacher: api.Trained,
     assert "teacher" in shown
     assert "bag of words" in shown
     assert "has no report" in mistake(lambda: teacher.report)
+
+
+@pytest.mark.slow
+def test_an_export_is_held_to_bounds(here: Path, teacher: api.Trained, monkeypatch, tmp_path):
+    pytest.importorskip("onnxruntime", reason="an extra")
+    both = Percentiles(1.0, 1.0)
+    timing = Timing("x", "cpu", 1, {}, Latency(both, both), 1000.0)
+    name = "bertjax.verify.comparison.measure_latency"
+    monkeypatch.setattr(name, lambda models, *_, **__: dict.fromkeys(models, timing))
+    exported = bertjax.export(teacher, out=tmp_path / "onnx")
+    assert exported.file == tmp_path / "onnx" / "onnx" / "model.onnx"
+    assert exported.distance < 1e-4
+    again = bertjax.export(teacher.bundle, out=tmp_path / "again")
+    assert again.file.read_bytes() == exported.file.read_bytes()
+    assert bertjax.load(tmp_path / "again-bundle").config == teacher.bundle.config
+    verdict = bertjax.verify(exported, teacher, pairs(here / "eval.tsv"), max_drop=1, min_speedup=2)
+    without = bertjax.verify(exported, teacher.bundle, here / "eval.tsv", max_drop=1)
+    assert not verdict.accepted
+    assert "refused: NEW is 1.00 times as fast as OLD" in str(verdict)
+    assert len(verdict.failures) == len(without.failures) + 1  # three steps teach it to say one thing to all texts
+    assert without.measured.new.score == verdict.measured.new.score
+    assert "no argument txt; did you mean text?" in mistake(bertjax.verify, exported, teacher, "demo", txt="a")
+
+
+def test_a_comparison_is_read_as_it_was_written(tmp_path):
+    rows, best = method_rows("accuracy", GOLD, METHODS)
+    about = ("classification of x", "accuracy", "cpu", 2, Percentiles(7.0, 15.0))
+    written = MethodComparison(*about, tuple(rows), best, command="bertjax compare", teacher_cost="nothing")
+    write_report(written, tmp_path)
+    found = api.Result(tmp_path)
+    assert found.report.table == method_table(written)
+    assert found.scores["good"] == next(row.score for row in rows if row.name == "good")
 
 
 def test_a_missed_bound_is_a_sentence_and_no_exit(here: Path, monkeypatch, tmp_path):
@@ -317,5 +353,6 @@ def test_a_notebook_shows_table_picture_and_sentences(cell: list[Any], tmp_path)
     from bertjax.report.write import display
 
     (tmp_path / "report.png").write_bytes(b"png")
-    display(Table(("model",), (("teacher",),)), ["**int8** is smaller."], tmp_path / "report.png")
-    assert cell == [("Markdown", "| model |\n| ---: |\n| teacher |"), "Image", ("Markdown", "- **int8** is smaller.")]
+    display(Table(("model",), (("teacher",),)), ["**int8** is smaller."], "int8 is kept", tmp_path / "report.png")
+    said = ("Markdown", "- **int8** is smaller.\n\n**int8 is kept**")
+    assert cell == [("Markdown", "| model |\n| ---: |\n| teacher |"), "Image", said]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -38,9 +38,8 @@ class RunReport(Generic[Numbers]):
     def show(self) -> None:
         """In a notebook the table, the picture and what the numbers say; in a terminal table and sentences."""
         said = re.search(r"^## What the numbers say\n\n(.*?)(?=\n\n## |\Z)", self.text, flags=re.M | re.S)
-        conclusion = getattr(self.numbers, "conclusion", "")
         sentences = re.findall(r"^- (.*)$", said[1], flags=re.M) if said else list(self.table.notes)
-        display(self.table, [*sentences, *([conclusion] if conclusion else [])], self.folder / "report.png")
+        display(self.table, sentences, getattr(self.numbers, "conclusion", ""), self.folder / "report.png")
 
 
 def read_run_report(folder: Path) -> RunReport[Any]:
@@ -59,12 +58,11 @@ def read_run_report(folder: Path) -> RunReport[Any]:
 
 
 def read_methods(content: dict[str, Any], name: str) -> tuple[MethodComparison, Callable[[Any], Table]]:
-    found = build(MethodComparison, content, name)
-    rows = tuple(replace(row, differences=typed_differences(row.differences, name)) for row in found.rows)
-    return replace(found, rows=rows), method_table
+    rows = [{**row, "differences": typed_differences(row["differences"], name)} for row in content["rows"]]
+    return build(MethodComparison, {**content, "rows": rows}, name), method_table
 
 
-def typed_differences(stored: Any, name: str) -> dict[str, Difference]:
+def typed_differences(stored: dict[str, Any], name: str) -> dict[str, Difference]:
     return {other: build(Difference, difference, f"{name}: {other}") for other, difference in stored.items()}
 
 

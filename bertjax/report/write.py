@@ -31,14 +31,14 @@ def write_report(report: Report | MethodComparison, folder: str | os.PathLike) -
 def show(report: Report | MethodComparison) -> None:
     """Shows the table, what it means, and which model was kept."""
     if isinstance(report, Report):
-        table, sentences = models.model_table(report), [*models.verdicts(report), *filter(None, [report.conclusion])]
+        display(models.model_table(report), models.verdicts(report), report.conclusion)
     else:
-        table, sentences = methods.method_table(report), methods.verdicts(report)
-    display(table, sentences)
+        display(methods.method_table(report), methods.verdicts(report))
 
 
-def display(table: Table, sentences: Sequence[str], picture: Any = None) -> None:
-    """Prints a table and sentences; in a notebook, shows them with the picture, if there is such a file."""
+def display(table: Table, sentences: Sequence[str], conclusion: str = "", picture: Any = None) -> None:
+    """Prints a table, sentences and a conclusion; in a notebook, shows them with the picture, if there is such a
+    file."""
     if in_notebook():
         from IPython.display import Image, Markdown  # pyright: ignore[reportMissingImports]
         from IPython.display import display as put  # pyright: ignore[reportMissingImports]
@@ -46,7 +46,7 @@ def display(table: Table, sentences: Sequence[str], picture: Any = None) -> None
         put(Markdown(table.markdown()))
         if picture is not None and picture.is_file():
             put(Image(data=picture.read_bytes()))
-        put(Markdown(bullets(sentences)))
+        put(Markdown("\n\n".join(filter(None, [bullets(sentences), conclusion and f"**{conclusion}**"]))))
         return
     from rich.console import Console
 
@@ -54,3 +54,5 @@ def display(table: Table, sentences: Sequence[str], picture: Any = None) -> None
     console.print(table.rich())
     for sentence in sentences:
         console.print(f"- {sentence.replace('**', '')}", markup=False)
+    if conclusion:
+        console.out(conclusion, highlight=False)

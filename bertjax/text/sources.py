@@ -24,7 +24,7 @@ from bertjax.text.tfds import tfds_table
 
 OPEN = Task()  # every field is inferred from the data
 
-__all__ = ["Examples", "infer_task", "load_examples"]
+__all__ = ["Examples", "infer_task", "load_examples", "memory_table"]
 
 
 def load_examples(source: Any, task: Task = OPEN, split: str = "train", *, labelled: bool = False) -> Examples:
