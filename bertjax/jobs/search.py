@@ -17,28 +17,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bertjax.engine.log import note
-from bertjax.errors import UserError
 from bertjax.jobs.budget import Finalist, drop_of
 from bertjax.jobs.data import Split, Text, evenly_spaced, predict_exported, predict_split, tokenizer_of
 from bertjax.jobs.report import Model
+from bertjax.jobs.search_costs import Trial, measured_times, predicted, within
 from bertjax.jobs.search_text import searched_data
 from bertjax.jobs.stages import Failure, attempt, run_in_order
-from bertjax.recipes.compress import Config
 from bertjax.recipes.distill import Distill
 from bertjax.recipes.quantize import Quantize
 from bertjax.recipes.stage import Context, Stage
 from bertjax.recipes.vocabulary import Vocabulary
-from bertjax.search.costs import Measured, TimeModel, file_bytes
+from bertjax.search.costs import TimeModel
 from bertjax.search.front import Plan, even_sample, fronts, planned_by_steps, planned_by_time, promoted
-from bertjax.search.space import FORMS, Form, Shape, cut, cut_shapes, grid, plain
+from bertjax.search.space import Form, Shape, cut, plain
 from bertjax.storage.paths import as_path, remove, write_text
 from bertjax.storage.typed_json import build, read_json
 from bertjax.student import Student
@@ -48,28 +47,11 @@ if TYPE_CHECKING:
     from bertjax.jobs.compress import Compression
     from bertjax.prune.second_order import Curves
 
-TIMED = 20
-"""Shapes that are timed."""
-TOGETHER = 8
-"""Processes that take turns in being timed. Each holds a model."""
-SLACK = 1.1
-"""A trial may be predicted to exceed a bound by this factor, and is then measured."""
 END = 0.15
 """The part of the minutes for storing, exporting and measuring what was trained."""
 PROBE_STEPS = 20
 CALIBRATION = 512
 """Training examples for the second-order correction, as `bertjax prune` takes by default."""
-
-
-class Trial(NamedTuple):
-    """A shape with the forms within the bounds, the fastest first: their predicted milliseconds and megabytes."""
-
-    shape: Shape
-    forms: tuple[tuple[float, float, Form], ...]
-
-    @property
-    def ms(self) -> float:
-        return self.forms[0][0]
 
 
 class Search:
@@ -83,6 +65,8 @@ class Search:
         stages = job.config.planned_stages()
         self.distil: Stage = next((stage for stage in stages if stage.student_shape is not None), Distill())
         self.quantise: Any = next((stage for stage in stages if stage.quantizes), Quantize())
+        self.predictions: dict[str, tuple[float, float]] = {}
+        """Predicted milliseconds and megabytes of files, by name."""
         self.state: dict[str, Any] = {"plan": None, "scores": {}, "files": []} | read_json(self.out / "search.json")
 
     # --- what all trials share ---------------------------------------------------------------------------------------
@@ -127,76 +111,29 @@ class Search:
 
     # --- costs -------------------------------------------------------------------------------------------------------
 
-    def measured(self) -> Measured:
-        """The times of some shapes, measured once and stored in OUT/latency.json."""
-        path = self.out / "latency.json"
-        if not path.is_file():
-            shapes = grid(self.bundle.config)
-            weights = [sum(int(np.prod(one)) for one in cut_shapes(self.bundle, shape).values()) for shape in shapes]
-            chosen = {0, len(shapes) - 1, *even_sample(weights, TIMED - 2, np.random.default_rng(0))}
-            note(f"{len(chosen)} of {len(shapes)} shapes are timed, in floating point and in integers")
-            found = self.time([shapes[number] for number in sorted(chosen)])
-            write_text(path, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
-        return build(Measured, read_json(path), str(path))
-
-    def time(self, shapes: Sequence[Shape]) -> Measured:
-        """The times of shapes with the teacher's weights, in groups of processes that take turns."""
-        from bertjax.jobs.latency import time_models
-
-        examples = self.held_out.examples
-        settings = {"max_length": self.data.max_length, "threads": None, "sample": 64, "repeats": 3}
-
-        def model(number: int) -> Bundle:
-            bundle = cut(self.bundle, shapes[number // 2]) if number < 2 * len(shapes) else self.bundle
-            return with_integers(bundle, self.quantise) if number % 2 else bundle
-
-        found: dict[str, float] = {}
-        for start in range(0, 2 * len(shapes) + 1, TOGETHER):
-            numbers = range(start, min(start + TOGETHER, 2 * len(shapes) + 1))
-            timings = time_models(((str(n), model(n)) for n in numbers), "onnxruntime", examples, **settings)
-            found |= {name: one.latency.batch_1.p50 for name, one in timings.items()}
-        floats, integers = (tuple((s, found[str(2 * i + k)]) for i, s in enumerate(shapes)) for k in (0, 1))
-        return Measured(found[str(2 * len(shapes))], floats, integers)
-
     def trials(self) -> list[Trial]:
         """The trials whose predicted cost is within the bounds.
 
         Raises:
           UserError: There are none.
         """
-        measured = self.measured()
-        models = {False: TimeModel(measured.floats), True: TimeModel(measured.integers)}
-        errors = {integers: model.error() for integers, model in models.items()}
-        self.write(prediction_error={"float": errors[False], "int8": errors[True]})
-        note(f"predicted times miss those of other shapes by {errors[False]:.0%}, in integers by {errors[True]:.0%}")
-        every = list(self.predicted(models))
-        allowed = allowed_costs(self.config, measured.teacher)
-        trials = []
-        for shape, forms in every:
-            if kept := tuple(sorted(one for one in forms if one[0] <= allowed[0] and one[1] <= allowed[1])):
-                trials.append(Trial(shape, kept))
-        if not trials:
-            raise UserError(out_of_reach(self.config, measured.teacher, [one for _, forms in every for one in forms]))
-        note(f"{len(trials)} of {len(every)} shapes are predicted to be within the bounds")
-        return trials
-
-    def predicted(self, models: Mapping[bool, TimeModel]) -> Iterator[tuple[Shape, list[tuple[float, float, Form]]]]:
-        """Milliseconds and megabytes of every shape in every form."""
         from bertjax.measure.cost import stored_bytes
         from bertjax.share.vocabulary import used_tokens
         from bertjax.verify.folder import shipped_bytes
 
-        examples, vocabulary = self.learned.examples, self.bundle.config.vocab_size
-        texts = [*examples.texts, *(examples.pairs or ())]
-        words = {False: vocabulary, True: len(used_tokens(tokenizer_of(self.bundle), texts))}
-        beside = shipped_bytes(self.exported.folder) - stored_bytes(self.exported.folder)  # most of it is the words
-        for shape in grid(self.bundle.config):
-            sizes, forms = cut_shapes(self.bundle, shape), []
-            for form in FORMS:
-                rows = words[form.fewer_words]
-                size = file_bytes(sizes, form, rows, self.quantise.weights, shape.layers)
-                forms.append((models[form.integers](shape), (size + beside * rows / vocabulary) / 1e6, form))
-            yield shape, forms
+        timed = self.bundle, self.quantise, self.held_out.examples, self.data.max_length
+        measured = measured_times(self.out / "latency.json", *timed)
+        models = {False: TimeModel(measured.floats), True: TimeModel(measured.integers)}
+        errors = {integers: model.error() for integers, model in models.items()}
+        self.write(prediction_error={"float": errors[False], "int8": errors[True]})
+        note(f"predicted times miss those of other shapes by {errors[False]:.0%}, in integers by {errors[True]:.0%}")
+        texts = [*self.learned.examples.texts, *(self.learned.examples.pairs or ())]
+        words = len(used_tokens(tokenizer_of(self.bundle), texts))
+        beside = shipped_bytes(self.exported.folder) - stored_bytes(self.exported.folder)
+        every = predicted(self.bundle, self.quantise, models, words, beside)
+        trials = within(self.config, measured.teacher, every)
+        note(f"{len(trials)} of {len(every)} shapes are predicted to be within the bounds")
+        return trials
 
     # --- rungs -------------------------------------------------------------------------------------------------------
 
@@ -329,8 +266,9 @@ class Search:
         """Every trained shape in every form within the bounds, and what the user's own candidates make, exported."""
         made: list[Model] = []
         for trial in left:
-            for _, _, form in trial.forms:
+            for ms, megabytes, form in trial.forms:
                 name = trial.shape.name + "-words" * form.fewer_words + "-int8" * form.integers
+                self.predictions[f"{name}-onnx"] = ms, megabytes
                 work = partial(self.stored, trial.shape, form, name)
                 made += [one] if (one := attempt(name, self.folder(trial.shape), work, self.failures)) else []
         for number, stages in enumerate(self.config.candidates, start=1):
@@ -396,13 +334,17 @@ class Search:
         isolated = not one_process_only()
         timings = measure_latency(candidates, texts.texts, texts.pairs, max_length=length, repeats=5, isolated=isolated)
         ms = {name: one.latency.batch_1.p50 for name, one in timings.items()}
-        whole = ms[self.exported.name]
+        whole, unknown = ms[self.exported.name], (None, None)
+        known = {model: self.predictions.get(model.name, unknown) for model in found}
+        if off := [abs(guessed / ms[m.name] - 1) for m, (guessed, _) in known.items() if guessed is not None]:
+            note(f"the times of {len(off)} files were predicted to within {np.median(off):.0%}, {max(off):.0%} at most")
         return [
             {
                 "name": m.name,
                 "ms": ms[m.name],
                 "speed_up": whole / ms[m.name],
                 "mb": shipped_bytes(m.folder) / 1e6,
+                **dict(zip(("predicted_ms", "predicted_mb"), known[m], strict=True)),
                 **one,
             }
             for m, one in found.items()
@@ -417,14 +359,16 @@ class Search:
         return predict_exported(model.folder, split)
 
 
-def search(job: Compression) -> tuple[list[Model], list[Finalist]]:
-    """The teacher and the exported teacher, and all files that the search made and measured on held-out text."""
+def search(job: Compression, kind: type[Search] = Search) -> tuple[list[Model], list[Finalist]]:
+    """The teacher and the exported teacher, and all files that the search made and measured on held-out text. `kind` is
+    what searches."""
     from bertjax.jobs.compress import exported, teacher_of
 
     began = time.monotonic()
     data = searched_data(job.config, job.text, job.task, job.out)
     teacher = teacher_of(job._replace(config=dataclasses.replace(job.config, data=data)))
-    one = Search(job, data, teacher, exported(job, teacher))
+    one = kind(job, data, teacher, exported(job, teacher))
+    warn_of_known_text(one)
     trials = one.trials()
     plan = one.plan(trials, began)
     note(plan_text(plan, len(one.held_out.examples)))
@@ -432,6 +376,24 @@ def search(job: Compression) -> tuple[list[Model], list[Finalist]]:
     finalists = one.finalists(one.models(left))
     one.draw(left)
     return [teacher, one.exported], finalists
+
+
+def warn_of_known_text(one: Search) -> None:
+    """Says so if the teacher is significantly better on the held-out text than on the evaluation text."""
+    from bertjax.metrics.uncertainty import score_interval
+
+    split = one.job.text.held_out(one.job.task, tokenizer_of(one.bundle))
+    metric = split.encoded.task.metric
+    held, other = (
+        score_interval(metric, *one.teacher_answers),
+        score_interval(metric, *predict_split(one.bundle, split)),
+    )
+    if held[0] > other[1]:
+        note(
+            f"warning: the teacher's {metric} is {held[0]:.3f} or more on the held-out text and {other[1]:.3f} or less "
+            "on the evaluation text. It was probably trained on the former, and what others lose there is "
+            "overestimated: give --held_out."
+        )
 
 
 def plan_text(plan: Plan, held_out: int) -> str:
@@ -442,35 +404,3 @@ def plan_text(plan: Plan, held_out: int) -> str:
         for count, steps, of in zip(plan.trials, plan.steps, minutes, strict=True)
     ]
     return f"to do: {', then '.join(rows)}; the choice is made on {held_out} held-out examples"
-
-
-def allowed_costs(bounds: Config, teacher_ms: float) -> tuple[float, float]:
-    """The most milliseconds and megabytes that a trial may be predicted to take."""
-    ms = teacher_ms / bounds.min_speedup if bounds.min_speedup else np.inf
-    return SLACK * ms, np.inf if bounds.max_mb is None else bounds.max_mb * SLACK
-
-
-def out_of_reach(bounds: Config, teacher_ms: float, forms: Sequence[tuple[float, float, Form]]) -> str:
-    """Why no trial is within the bounds, and the nearest that can be asked for."""
-    small = [one for one in forms if one[1] <= allowed_costs(bounds, teacher_ms)[1]]
-    asked = [f"--{name}={bound}" for name in ("min_speedup", "max_mb") if (bound := getattr(bounds, name)) is not None]
-    nearest = f"the smallest has {min(one[1] for one in forms):.2f} MB"
-    if small:
-        of_size = " of that size" if len(asked) > 1 else ""
-        nearest = f"the fastest{of_size} is {teacher_ms / min(small)[0]:.1f} times as fast"
-    return f"no model is predicted to be within {' and '.join(asked)}: {nearest}. Ask for less, or give other stages."
-
-
-def with_integers(bundle: Bundle, recipe: Quantize) -> Bundle:
-    """The model as the recipe rounds it, with ranges of activations from -4 to 4: enough to time it."""
-    from bertjax.model import build as build_model
-    from bertjax.model.sites import integer_sites
-    from bertjax.quantize.weights import quantise_weights
-    from bertjax.quantized.formats import Activation, Quantization
-
-    config, params = quantise_weights(bundle.config, bundle.params, recipe.weights, "min_max")
-    assert config.quantization is not None
-    one = Activation(recipe.bits, -4.0, 4.0) if recipe.activations == "fixed" else Activation(recipe.bits)
-    sites = () if recipe.activations == "none" else integer_sites(build_model(config), params)
-    rounded = Quantization(config.quantization.weights, tuple((site, one) for site in sites))
-    return dataclasses.replace(bundle, config=config.replace(quantization=rounded), params=params)

@@ -13,7 +13,9 @@ import pytest
 from bertjax.engine.record import release_lock
 from bertjax.errors import UserError
 from bertjax.jobs import search as module
-from bertjax.jobs.search import Search, allowed_costs, out_of_reach
+from bertjax.jobs import search_costs
+from bertjax.jobs.search import Search
+from bertjax.jobs.search_costs import allowed_costs, out_of_reach
 from bertjax.jobs.search_text import held_out_rows, record
 from bertjax.measure.latency import Candidate, Latency, Percentiles, Timing
 from bertjax.measure.onnx import origin_of
@@ -45,8 +47,7 @@ def weight(shape: Shape) -> float:
     return 0.2 + shape.layers * (0.1 + shape.hidden * (shape.heads + shape.neurons / 8) / 100)
 
 
-def timed(self: Search, shapes: Any) -> Measured:
-    del self
+def timed(shapes: Any, *_: Any) -> Measured:
     times = tuple((shape, weight(shape)) for shape in shapes)
     return Measured(weight(shapes[-1]), times, tuple((shape, ms / 2) for shape, ms in times))
 
@@ -74,9 +75,9 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Data]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Search, "time", timed)
-    monkeypatch.setattr(module, "TIMED", 12)
-    monkeypatch.setattr(module, "FORMS", (Form(False, False), Form(True, True)))
+    monkeypatch.setattr(search_costs, "time_shapes", timed)
+    monkeypatch.setattr(search_costs, "TIMED", 12)
+    monkeypatch.setattr(search_costs, "FORMS", (Form(False, False), Form(True, True)))
     monkeypatch.setattr(module, "planned_by_steps", lambda *_: Plan((6, 2), (1, 2)))
     monkeypatch.setattr("bertjax.measure.latency.measure_latency", by_size)
     monkeypatch.setattr("bertjax.report.build.measure_latency", by_size)

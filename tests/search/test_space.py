@@ -9,7 +9,7 @@ import pytest
 import bertjax
 from bertjax.errors import UserError
 from bertjax.export.folder import write_export
-from bertjax.jobs.search import with_integers
+from bertjax.jobs.search_costs import with_integers
 from bertjax.measure.cost import stored_bytes
 from bertjax.params import flatten
 from bertjax.prune.second_order import input_products, removal_curves
