@@ -73,7 +73,8 @@ def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any]
     """All rows in the order of the table, with their predictions; and the labels."""
     import time
 
-    from bertjax.jobs.report import bag_of_words
+    from bertjax.jobs.report import word_baselines, words_predict
+    from bertjax.report.models import BAG_OF_WORDS
     from bertjax.report.methods import Method, MethodRun
 
     predictions, gold = predict(bench, bench.teacher)
@@ -85,10 +86,9 @@ def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any]
         paper = published.get(name)
         methods[name] = Method(name, done, failures, paper and paper.value, paper and paper.source)
     began = time.monotonic()
-    bag = bag_of_words(bench.text, bench.task, bench.out)
-    if bag is not None:
-        seconds, examples = time.monotonic() - began, bench.evaluation(bench.teacher).examples
-        predictions = bag.predict(examples.texts, examples.pairs)
+    if words := word_baselines(bench.text, bench.task).get(BAG_OF_WORDS):
+        words.save(bench.out / "bag-of-words")
+        seconds, predictions = time.monotonic() - began, words_predict(words, bench.evaluation(bench.teacher))
         methods["bag_of_words"] = Method(
             "bag_of_words", (MethodRun(None, predictions, float(bench.examples), seconds=seconds),)
         )

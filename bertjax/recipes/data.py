@@ -72,5 +72,4 @@ class Data:
     @property
     def task(self) -> Task:
         """What these fields say of the task; `bertjax.text.sources.infer_task` finds the rest in the data."""
-        columns = {"text": self.text, "text_pair": self.text_pair, "label": self.label}
-        return Task(kind=self.kind, labels=self.labels, metric=self.metric, **columns)
+        return Task(self.text, self.text_pair, self.label, kind=self.kind, labels=self.labels, metric=self.metric)

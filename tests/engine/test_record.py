@@ -45,7 +45,7 @@ class Nested:
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     yield
-    record._release_all()
+    record.release_locks()
 
 
 @pytest.fixture

@@ -94,6 +94,8 @@ def test_a_bias_loses_the_mean_error_of_its_product_on_real_tokens():
             mask > 0 if x.ndim == 3 else mask[:, 0] > 0 for x, (_, mask, _) in zip(seen[site], BATCHES, strict=True)
         ]
         x = np.concatenate([one[rows] for one, rows in zip(seen[site], real, strict=True)]).astype(np.float64)
+        assert activation.low is not None
+        assert activation.high is not None
         scale = (activation.high - activation.low) / 255
         zero = -128 - round(activation.low / scale)
         given = (np.clip(np.round(x / scale) + zero, -128, 127) - zero) * scale

@@ -56,7 +56,13 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = embedder(folder / "teacher", embedding=SentenceEmbedding(max_length=12))
     losses = Embeddings(), Similarities(temperature=0.1)
     student = Student(num_hidden_layers=1, hidden_size=8, num_attention_heads=2)
-    common: dict[str, Any] = {"steps": 6, "batch_size": 8, "data": data(folder), "losses": losses, "out": str(folder / "run")}
+    common: dict[str, Any] = {
+        "steps": 6,
+        "batch_size": 8,
+        "data": data(folder),
+        "losses": losses,
+        "out": str(folder / "run"),
+    }
     distill.main(Config(model=teacher, student=student, **common))
     export(folder / "run" / "bundle", "onnx", folder / "file")
     return folder
