@@ -74,8 +74,8 @@ def gather(bench: Bench, outcomes: dict[str, dict[int, Any]]) -> tuple[list[Any]
     import time
 
     from bertjax.jobs.report import word_baselines, words_predict
-    from bertjax.report.models import BAG_OF_WORDS
     from bertjax.report.methods import Method, MethodRun
+    from bertjax.report.models import BAG_OF_WORDS
 
     predictions, gold = predict(bench, bench.teacher)
     methods = {"teacher": Method("teacher", (MethodRun(None, predictions),))}

@@ -72,4 +72,4 @@ class Data:
     @property
     def task(self) -> Task:
         """What these fields say of the task; `bertjax.text.sources.infer_task` finds the rest in the data."""
-        return Task(self.text, self.text_pair, self.label, kind=self.kind, labels=self.labels, metric=self.metric)
+        return Task(self.kind, self.text, self.text_pair, self.label, self.labels, self.metric)
