@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from tests.train.tiny import BAD, FILLER, GOOD, ROOT, write_model, write_roberta
 pytest.importorskip("onnxruntime", reason="an extra")
 TEXTS = ["a fine film", "the cast and its dull story, very dull", "warm", " ".join((*FILLER, *GOOD, *BAD) * 2)]
 MISSING = {"onnx": ("bertjax", "jax", "flax", "transformers"), "stablehlo": ("bertjax", "flax", "transformers")}
+if find_spec("openvino") is not None:  # an extra
+    MISSING["openvino"] = (*MISSING["onnx"], "onnxruntime", "openvino_telemetry")
+TARGETS = {"openvino": "onnx"}
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 LABELS: dict[str, Any] = {"architecture": "BertForSequenceClassification", "labels": ("rotten", "fresh", "neither")}
 HALTING = {"num_hidden_layers": 1, "recurrence": Recurrence(5, halting=Halting(bias=0.0))}
@@ -78,7 +82,7 @@ def test_a_program_prints_what_the_bundle_predicts(name: str, to: Any, tmp_path:
     said = bertjax.load(folder).predict(TEXTS)
     assert said.truncated == 1
     assert len(set(said.labels)) > 1 or len(set(said.depths or ())) > 1, "all the same: the test would show nothing"
-    export(folder, to, tmp_path / "out")
+    export(folder, TARGETS.get(to, to), tmp_path / "out")
     assert served(to, tmp_path / "out", MISSING[to]) == as_lines(said)
 
 
@@ -88,7 +92,7 @@ def test_a_program_knows_tokenizers_whose_padding_is_not_0(to: Any, tmp_path: Pa
     given = {"architecture": "RobertaForSequenceClassification", "labels": ("rotten", "fresh", "neither")}
     folder = write_roberta(tmp_path / "model", **given)
     said = bertjax.load(folder).predict(TEXTS)
-    export(folder, to, tmp_path / "out")
+    export(folder, TARGETS.get(to, to), tmp_path / "out")
     assert served(to, tmp_path / "out", MISSING[to]) == as_lines(said)
 
 
