@@ -22,6 +22,7 @@ from bertjax.adaptive.policies import first_exit, policy_of
 from bertjax.bundle import Bundle, load
 from bertjax.errors import UserError
 from bertjax.export.litert import answer_each
+from bertjax.export.stablehlo import last_states
 from bertjax.machine.processor import integer_products, processor_features, processor_name, thread_count
 from bertjax.measure.integer_products import inexact_products
 from bertjax.measure.onnx import Answer, answer, existing_file, new_session, open_session
@@ -174,11 +175,8 @@ def expected_output(bundle: Bundle, inputs: tuple[Any, ...], field: str = "") ->
     if field:
         return np.asarray(getattr(bundle.model.apply({"params": bundle.params}, *inputs), field))
     if bundle.config.architecture.endswith("Model"):
-        output: Any = bundle.model.apply({"params": bundle.params}, *inputs)
-        if output.tokens:
-            whole = output.hidden_states, output.tokens, None
-            return np.asarray(bundle.model.apply({"params": bundle.params}, *whole, method="restore"))
-        return np.asarray(output.hidden_states[-1])
+        output = bundle.model.apply({"params": bundle.params}, *inputs)
+        return np.asarray(last_states(bundle.model, bundle.params, output))
     return np.asarray(forward(bundle.model, bundle.device_params, *inputs))
 
 

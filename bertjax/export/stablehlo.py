@@ -49,8 +49,11 @@ class OfAnyLength(Retention):
 
 
 def program_and_weights(model: BertModel, params: Tree) -> tuple[bytes, dict[str, np.ndarray]]:
-    """The serialised program `(weights, ids, mask, types) -> logits`, or `-> (logits, depths)` for a model with early
-    exits or halting; and the weights by their names in the file."""
+    """The serialised program `(weights, ids, mask, types) -> logits`, and the weights by their names in the file.
+
+    A model with early exits or halting gives `(logits, depths)`. One without a head gives its last states in place of
+    logits.
+    """
     import jax
     import jax.numpy as jnp
     from jax import export
@@ -92,7 +95,17 @@ def outputs(model: BertModel, params: Tree, ids: Any, mask: Any, types: Any) -> 
         segmented = segmented_model(config)
         start = jax.tree.map(lambda one: jnp.broadcast_to(one, mask.shape[0]), segmented.start(1))
         return run_loop.function(segmented, params, ids, mask, types, start)
-    if config.recurrence and config.recurrence.halting:
-        output: Any = model.apply({"params": params}, ids, mask, types, stop_early=True)
-        return output.logits.astype(jnp.float32), jnp.max(output.trace.halting.steps, axis=1).astype(jnp.int32)
-    return forward.function(model, params, ids, mask, types)
+    halts = config.recurrence is not None and config.recurrence.halting is not None
+    if not halts and not config.architecture.endswith("Model"):
+        return forward.function(model, params, ids, mask, types)
+    output: Any = model.apply({"params": params}, ids, mask, types, stop_early=halts)
+    found = last_states(model, params, output) if output.logits is None else output.logits
+    found = found.astype(jnp.float32)
+    return (found, jnp.max(output.trace.halting.steps, axis=1).astype(jnp.int32)) if halts else found
+
+
+def last_states(model: BertModel, params: Tree, output: Any) -> Any:
+    """The last state of every token [batch, length, d], also of those that were dropped."""
+    if not output.tokens:
+        return output.hidden_states[-1]
+    return model.apply({"params": params}, output.hidden_states, output.tokens, None, method="restore")

@@ -140,7 +140,7 @@ class ConstantUpdate(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, rows: tuple[int, ...], dtype: Any) -> Float[Array, "*rows o"]:
+    def __call__(self, rows: tuple[Any, ...], dtype: Any) -> Float[Array, "*rows o"]:
         bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
         return jnp.broadcast_to(bias.astype(dtype), (*rows, self.features))
 

@@ -119,9 +119,9 @@ CONTROLS = {"first": earliness, "random": lot}
 """What the controls rank tokens by in place of attention."""
 
 
-def ranking(significance: Float[Array, "b s"], real: Bool[Array, "b s"], count: int) -> Int[Array, "b count"]:
+def ranking(significance: Float[Array, "b s"], real: Bool[Array, "b s"], count: Any) -> Int[Array, "b _count"]:
     """The first rows in the order in which they are kept: [CLS], then by significance, of equal ones the earlier first,
-    and rows without a token last."""
+    and rows without a token last. `count` is a number, or in an exported program an expression of the length."""
     # A sort, not `top_k`: XLA collects the rows of all devices before that, and after a NaN [CLS] would not be first.
     return jnp.argsort(jnp.where(real, -significance, jnp.inf).at[:, 0].set(-jnp.inf), axis=1)[:, :count]
 

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 import bertjax
+from bertjax.adaptive import full, segmented_model
 from bertjax.bundle import Bundle
 from bertjax.errors import UserError
 from bertjax.export import export
@@ -22,7 +23,6 @@ from bertjax.measure.onnx import graphs
 from bertjax.model import BottleneckConfig, ExitRule, Exits, Halting, LayerConfig, Recurrence, Retention
 from bertjax.model.sites import integer_sites
 from bertjax.params import Tree, flatten
-from bertjax.predict import runner
 from bertjax.quantize import Activation, Quantization, quantise_weights
 from bertjax.quantize.activations import find_ranges
 from bertjax.quantized.formats import INT8
@@ -187,8 +187,8 @@ def expected(bundle: Bundle, inputs: Any) -> dict[str, np.ndarray]:
     if whole.tokens:
         states = whole.hidden_states, whole.tokens, None
         found["last_hidden_state"] = bundle.model.apply({"params": bundle.params}, *states, method="restore")
-    if bundle.config.exits:
-        (output,) = runner(bundle.model, bundle.params)([inputs])
+    if bundle.config.exits and bundle.config.exits.exit_rule:
+        output = full(segmented_model(bundle.config), bundle.params, *inputs)
         found |= {"logits": output.logits, "depth": output.depths}
     if bundle.config.architecture.endswith("QuestionAnswering"):
         found |= {"start_logits": whole.logits[..., 0], "end_logits": whole.logits[..., 1]}
