@@ -262,7 +262,8 @@ class BertModel(nn.Module):
         if drops:
             tokens = (all_tokens(jnp.asarray(real) > 0), *(o.tokens for o in outputs))
             last = last if self.reads_first else self.restore(states, tokens, columns)
-        logits, pooled = self.finish(last, cls_positions, first, masked_positions, columns, real)
+        left = tokens[-1].real if drops and self.reads_first else real
+        logits, pooled = self.finish(last, cls_positions, first, masked_positions, columns, left)
         after = self.config.exits.after if self.config.exits else ()
         firsts = (None, *(o.first for o in outputs))
         takes_part = [known.real for known in tokens] or [real] * len(states)
