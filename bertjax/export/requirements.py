@@ -16,8 +16,8 @@ from bertjax.model.config import BertConfig
 
 READS_OPSET = "1.12"
 """The first ONNX Runtime that reads `OPSET`."""
-LAYERS, EXITS, HALTING, TOKENS, STATIC, PER_TOKEN = (
-    *("weights, layers and heads", "early exit", "halting", "token dropping"),
+LAYERS, EMBEDDING, EXITS, HALTING, TOKENS, STATIC, PER_TOKEN = (
+    *("weights, layers and heads", "sentence embedding", "early exit", "halting", "token dropping"),
     *("integer products, fixed ranges", "integer products, ranges per token"),
 )
 OPERATORS: dict[str, tuple[str, ...]] = {
@@ -26,6 +26,7 @@ OPERATORS: dict[str, tuple[str, ...]] = {
         *("LayerNormalization", "MatMul", "Mul", "Not", "Pad", "Pow", "Relu", "Reshape", "ScatterElements", "Shape"),
         *("Slice", "Softmax", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"),
     ),
+    EMBEDDING: ("Greater", "Max", "ReduceL2", "ReduceMax", "ReduceSum", "Where"),
     EXITS: (
         *("Abs", "And", "ArgMax", "Exp", "Expand", "Greater", "GreaterOrEqual", "If", "Less", "LogSoftmax", "Max"),
         *("Neg", "NonZero", "ReduceMax", "ReduceSum", "ScatterND", "Size", "TopK", "Where"),
@@ -45,6 +46,7 @@ def features(config: BertConfig) -> list[str]:
     """The features of a model's file."""
     activations = dict(config.quantization.activations).values() if config.quantization else ()
     present = {
+        EMBEDDING: config.embedding is not None,
         EXITS: config.exits is not None and config.exits.exit_rule is not None,
         HALTING: config.recurrence is not None and config.recurrence.halting is not None,
         TOKENS: config.retention is not None,

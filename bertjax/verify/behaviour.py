@@ -72,9 +72,9 @@ def each(run: Callable[..., Answer], rows: Encoded, numbers: Sequence[int]) -> l
 
 
 def decisions(kind: str, logits: np.ndarray) -> np.ndarray:
-    """What is made of the logits of a row: a class, a tag for each token, the ends of an answer; of a number nothing,
-    because it is compared by its distance."""
-    if kind == "regression":
+    """What is made of the logits of a row: a class, a tag for each token, the ends of an answer; of a number or an
+    embedding nothing, because it is compared by its distance."""
+    if kind in ("regression", "embedding"):
         return np.zeros(0)
     if kind == "multi_label":
         return logits > 0

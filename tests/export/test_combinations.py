@@ -22,6 +22,7 @@ from bertjax.export.onnx import onnx_model
 from bertjax.measure.integer_products import inexact_products
 from bertjax.model import BertConfig, Exits, Halting, LayerConfig, Recurrence, Retention
 from bertjax.model.heads import ARCHITECTURES
+from bertjax.model.sentence import SentenceEmbedding
 from tests.export.test_families import MOBILE, TWICE, expected, is_per_token, model_of, quantised, run, session_of
 from tests.export.test_onnx_exits import spreading
 from tests.model.tiny import TINY
@@ -51,6 +52,7 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "masked words": ("ForMaskedLM", {}),
     "pre-training": ("ForPreTraining", {}),
     "next sentence": ("ForNextSentencePrediction", {}),
+    "an embedding": ("ForSentenceEmbedding", {"embedding": SentenceEmbedding("mean", normalise=True)}),
     "none": ("Model", {}),
 }
 DEEP: dict[str, Any] = {"num_hidden_layers": 3}

@@ -187,6 +187,8 @@ def expected(bundle: Bundle, inputs: Any) -> dict[str, np.ndarray]:
     if whole.tokens:
         states = whole.hidden_states, whole.tokens, None
         found["last_hidden_state"] = bundle.model.apply({"params": bundle.params}, *states, method="restore")
+    if bundle.config.embedding:
+        found["sentence_embedding"] = whole.logits
     if bundle.config.exits and bundle.config.exits.exit_rule:
         output = full(segmented_model(bundle.config), bundle.params, *inputs)
         found |= {"logits": output.logits, "depth": output.depths}

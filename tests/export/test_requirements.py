@@ -7,9 +7,20 @@ import pytest
 
 from bertjax.export import export
 from bertjax.export.onnx import onnx_model
-from bertjax.export.requirements import EXITS, HALTING, LAYERS, OPERATORS, PER_TOKEN, STATIC, TOKENS, features
+from bertjax.export.requirements import (
+    EMBEDDING,
+    EXITS,
+    HALTING,
+    LAYERS,
+    OPERATORS,
+    PER_TOKEN,
+    STATIC,
+    TOKENS,
+    features,
+)
 from bertjax.measure.onnx import graphs
 from bertjax.model import ExitRule, Exits, Halting, Retention
+from bertjax.model.sentence import SentenceEmbedding
 from bertjax.quantize import Format
 from bertjax.storage.typed_json import read_json
 from tests.export.test_families import ENCODERS, halting, model_of, quantised
@@ -31,6 +42,10 @@ MODELS: dict[str, list[dict[str, Any]]] = {
         ENCODERS["mobilebert"],
         ENCODERS["masked words"],
         ENCODERS["recurrent"],
+    ],
+    EMBEDDING: [
+        {"architecture": "BertForSentenceEmbedding", "embedding": SentenceEmbedding(pooling, 5, "relu", True)}
+        for pooling in ("mean", "cls", "max")
     ],
     EXITS: [
         *(exits(rule, 0.5) for rule in ("entropy", "max_probability", "margin")),

@@ -109,7 +109,7 @@ def test_what_is_made_of_logits():
     assert decisions("qa", logits).tolist() == [1, 0]
     assert decisions("multi_label", logits[1]).tolist() == [True, False]
     assert decisions("classification", logits[0]) == 1
-    assert decisions("regression", logits[0]).size == 0
+    assert decisions("regression", logits[0]).size == decisions("embedding", logits[0]).size == 0
 
 
 def test_times_are_gathered_by_length(rows: Encoded):
