@@ -156,7 +156,8 @@ def timeless(monkeypatch) -> None:
 
     def measured(candidates: Any, *texts: Any, **options: Any) -> dict[str, Timing]:
         assert set(candidates) == {"OLD", "NEW"}
-        return {name: Timing("x", "cpu", 1, {}, Latency(both, both), 1000.0) for name in candidates}
+        about = "cpu", 1, {}, Latency(both, both), 1000.0
+        return {name: Timing(one.runtime, *about) for name, one in candidates.items()}
 
     monkeypatch.setattr("bertjax.verify.comparison.measure_latency", measured)
 
@@ -252,7 +253,7 @@ def test_an_export_is_held_against_the_bundle_that_it_names_in_jax(folder: Path,
     export = write_onnx(folder / "export", arrays(), bertjax={"bundle": "../bundle"})
     bertjax.save(bertjax.Bundle(model.config, params, Tokenizer.from_folder(export)), folder / "bundle")
     found = compared(export, folder / "bundle", data)
-    assert (found.old.timing.runtime, found.old.graph, found.same_tokens) == ("x", None, 1.0)
+    assert (found.old.timing.runtime, found.old.graph, found.same_tokens) == ("jax", None, 1.0)
     assert found.parity is not None
     assert Path(found.parity.bundle) == folder / "bundle"
     assert found.parity.agreement == found.agreement
