@@ -7,19 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy import stats
 
 import bertjax
 from bertjax.distill.terms import Embeddings, HardLabels, InBatchNegatives, Similarities
+from bertjax.engine.command_line import load_config
 from bertjax.errors import UserError
 from bertjax.export import export
 from bertjax.measure.onnx import open_session
 from bertjax.metrics.neighbours import similarities
+from bertjax.model import BertConfig
 from bertjax.model.sentence import SentenceEmbedding
 from bertjax.recipes import evaluate as evaluation
+from bertjax.recipes.compress import Config as Compress
 from bertjax.recipes.data import Data
 from bertjax.recipes.distill import Config
 from bertjax.recipes.finetune import Config as Finetune
+from bertjax.recipes.prune import Config as Prune
 from bertjax.recipes.quantize import Config as Quantize
 from bertjax.student import Student
 from bertjax.text.tasks import Task
@@ -27,9 +31,10 @@ from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import compare
 from tests.tolerances import OTHER_FRAMEWORK
 from tests.train.tiny import BAD, FILLER, GOOD, metrics, write_model, write_table
-from train import distill, evaluate, finetune, quantize
+from train import distill, evaluate, finetune, prune, quantize
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="an extra")
+SPEARMAN: Any = stats.spearmanr
 PAIRS = [f"the {a} film\tits {b} cast\t{i % 5 / 4}" for i, (a, b) in enumerate(zip(GOOD * 4, BAD * 4, strict=True))]
 
 
@@ -46,7 +51,7 @@ def data(tmp_path: Path, **more) -> Data:
 
 def agreement(one: np.ndarray, other: np.ndarray) -> float:
     rows = zip(similarities(one), similarities(other), strict=True)
-    return float(np.mean([spearmanr(*pair)[0] for pair in rows]))
+    return float(np.mean([SPEARMAN(*pair).statistic for pair in rows]))
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +61,8 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = embedder(folder / "teacher", embedding=SentenceEmbedding(max_length=12))
     losses = Embeddings(), Similarities(temperature=0.1)
     student = Student(num_hidden_layers=1, hidden_size=8, num_attention_heads=2)
-    common: dict[str, Any] = {
-        "steps": 6,
-        "batch_size": 8,
-        "data": data(folder),
-        "losses": losses,
-        "out": str(folder / "run"),
-    }
-    distill.main(Config(model=teacher, student=student, **common))
+    common: dict[str, Any] = {"steps": 6, "batch_size": 8, "data": data(folder), "losses": losses}
+    distill.main(Config(model=teacher, student=student, out=str(folder / "run"), **common))
     export(folder / "run" / "bundle", "onnx", folder / "file")
     return folder
 
@@ -129,11 +128,33 @@ def test_a_report_has_the_bag_of_words_and_the_static_table_beside_the_models(di
 
 
 @pytest.mark.slow
+def test_an_embedder_is_pruned_without_labels(distilled: Path, tmp_path: Path):
+    shape: Any = {"heads": 0.5, "neurons": 0.5, "criterion": "activity", "batch_size": 8, "steps": 2}
+    given: Any = {"model": str(distilled / "teacher"), "data": data(distilled), "out": str(tmp_path / "thin")}
+    prune.main(Prune(**given, **shape))
+    bundle = bertjax.load(tmp_path / "thin" / "bundle")
+    heads, neurons = zip(*(step.shape for step in bundle.config.depth_steps()), strict=True)
+    assert (heads, sum(neurons)) == ((1, 1), 32)
+    assert bundle.encode(["the film"]).shape == (1, 16)
+
+
+@pytest.mark.slow
 def test_an_embedder_is_quantised_without_labels(distilled: Path, tmp_path: Path):
     run = Quantize(model=str(distilled / "teacher"), data=data(distilled), out=str(tmp_path / "int8"))
     quantize.main(run)
     record = json.loads((tmp_path / "int8" / "run.json").read_text())
     assert 0.9 < record["result"]["similarity_spearman"] < 1
+
+
+def test_the_recipes_fit_the_demo_embedder():
+    config, alone = load_config("embedding", Compress), load_config("embedding:three_layers", Config)
+    teacher = BertConfig(architecture="BertForSentenceEmbedding", hidden_size=384, num_attention_heads=12)
+    for loss in alone.losses:
+        loss.build(teacher, teacher)
+    assert alone.student == config.stages[1].student_shape
+    assert load_config("embedding:two_layers", Config).student.config(teacher).output_size == 384
+    assert not load_config("embedding:thin", Prune).scores_by.reads_labels
+    assert config.data.task.kind == "embedding"
 
 
 def write_pairs(path: Path, columns: int) -> str:
@@ -152,7 +173,7 @@ def test_pairs_are_learned_by_their_scores_and_as_what_belongs_together(tmp_path
     bundle = bertjax.load(tmp_path / "scores" / "bundle")
     first, second, scores = zip(*(row.split("\t") for row in PAIRS), strict=True)
     cosines = (bundle.encode(list(first)) * bundle.encode(list(second))).sum(axis=1)
-    expected = spearmanr(cosines, list(map(float, scores)))[0]
+    expected = SPEARMAN(cosines, list(map(float, scores))).statistic
     assert record["result"]["spearman"] == pytest.approx(expected, abs=1e-4)
 
     given = Data(train=write_pairs(tmp_path / "two.tsv", 2), eval=pairs, kind="embedding", max_length=16)
