@@ -7,16 +7,24 @@
 
 A call takes one text of any length; with a variable batch size as well the converter fails. The converter reads
 StableHLO, so TensorFlow is not needed, but this entry point (`converter_api_ext` of litert-converter 0.5) is
-undocumented, and GELU becomes many small operators. Only floating point is supported, because the integer products have
-no counterpart in LiteRT.
+undocumented, and GELU becomes many small operators.
+
+A quantised model keeps its own ranges: its inputs are rounded by ordinary operators, and its products are BATCH_MATMUL
+of bytes with sums in 32 bits, so the sums are those of JAX. LiteRT's own scheme (quantised tensors, FULLY_CONNECTED)
+would round every result between two products as well. The file stores one byte per weight, also where the bundle has
+fewer bits. What a processor of a phone makes of it is not measured.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.export.products import has_integer_product, output_scales
 from bertjax.model.bert import BertModel
+from bertjax.model.quantized import QuantizedProduct, quantise_input
+from bertjax.quantized.tensor import Quantized
 
 INSTALL = "pip install 'bertjax[litert]' && pip install --no-deps 'litert-converter==0.5.*'"
 """Two steps, because dependencies of litert-converter that are not used here need an older typing-extensions than
@@ -24,22 +32,49 @@ tyro."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
+@dataclass(frozen=True)
+class ByteProduct:
+    """The integer products of a quantised model in a form that the converter knows.
+
+    One more axis keeps them BATCH_MATMUL: a product of two matrices becomes FULLY_CONNECTED, which takes no plain
+    bytes. The zero point's part of the sums is a constant, because slices of a variable number of rows fail.
+    """
+
+    product: QuantizedProduct
+    by_rows = True
+
+    def __call__(self, site: str, subscripts: str, left: Any, right: Any) -> Any:
+        import jax
+        import jax.numpy as jnp
+
+        activation = dict(self.product.activations).get(site)
+        integer = isinstance(right, Quantized) and has_integer_product(right) and subscripts.endswith("o")
+        if activation is None or not integer:
+            return self.product(site, subscripts, left, right)
+        integers, scale, zero = quantise_input(left, activation)
+        rows, values = integers.reshape(1, -1, integers.shape[-1]), np.asarray(right.values)
+        dimensions = (((2,), (1,)), ((0,), (0,)))
+        sums = jax.lax.dot_general(rows, jnp.asarray(values)[None], dimensions, preferred_element_type=jnp.int32)
+        if zero:
+            sums = sums - (int(zero) * values.sum(axis=0, dtype=np.int32))[None, None]
+        scale = scale.reshape(1, -1, 1) * output_scales(right)[None, None]
+        return (sums.astype(jnp.float32) * scale).reshape(*integers.shape[:-1], values.shape[1])
+
+
 def litert_model(model: BertModel, params: Any) -> bytes:
     """The flatbuffer of `(ids, mask, types) -> logits`, with int32 inputs [1, length], float32 output and the weights
     inside.
 
     Raises:
-      UserError: The model is quantised, or the converter cannot express it.
+      UserError: The converter cannot express it.
       ModuleNotFoundError: The packages are not installed, see `INSTALL`.
     """
     from litert_converter import converter_api_ext as api  # pyright: ignore[reportMissingImports]  (an extra)
     from litert_converter.mlir import ir  # pyright: ignore[reportMissingImports]
     from litert_converter.mlir.passmanager import PassManager  # pyright: ignore[reportMissingImports]
 
-    if model.config.quantization is not None:
-        raise UserError(
-            "a quantised model cannot be exported to LiteRT; export the floating-point model, or use --to onnx."
-        )
+    if isinstance(model.product, QuantizedProduct):
+        model = model.clone(product=ByteProduct(model.product))
     program, context = stablehlo(model, params), ir.Context()
     api.prepare_mlir_context(context)
     try:
