@@ -39,6 +39,7 @@ from bertjax.storage.paths import as_path, write_text
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.learn.loss import Loss
+    from bertjax.measure.runtimes import FileRuntimes
     from bertjax.prune.criteria import Criterion
     from bertjax.recipes.compare import Row
     from bertjax.recipes.stage import Stage
@@ -207,6 +208,7 @@ def compress(
     max_drop: float | None = None,
     min_speedup: float | None = None,
     max_mb: float | None = None,
+    minutes: float | None = None,
     stages: Sequence[Stage] | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -215,8 +217,8 @@ def compress(
 ) -> Trained[Report]:
     """Makes a model smaller by stages, and measures what each gained and cost: `.bundle`, `.report`, `.exported`.
 
-    With a bound (max_drop, min_speedup, max_mb) a short list of smaller models is made, and the fastest one within the
-    bounds is kept. If there is none, the best one is kept, and `.problem` says so.
+    With a bound (max_drop, min_speedup, max_mb) smaller models are searched, and the fastest one within the bounds is
+    kept. If there is none, the best one is kept, and `.problem` says so.
     """
     return run("compress", Trained, locals())
 
@@ -440,6 +442,7 @@ def verify(
     max_length: int = 512,
     threads: int = 1,
     repeats: int = 3,
+    runtime: FileRuntimes = "onnxruntime",
     **task: Any,
 ) -> Verdict:
     """Measures a model and the one it is to replace, as they ship, and holds the first to bounds: `.accepted`,
@@ -454,6 +457,7 @@ def verify(
       max_mb: Megabytes (10^6 bytes) that all files of the new model may take.
       min_agreement: Least percent of the texts with the old model's prediction: class, all tags of a text, or answer.
       parity: The bundle that the new model was exported from, if its folder does not name it.
+      runtime: That of ONNX files; auto: for each the faster one here.
       task: text, text_pair, label, kind and metric, as in `bertjax.text.tasks.Task`.
     """
     from bertjax.engine.log import note
@@ -479,6 +483,7 @@ def verify(
             max_length=max_length,
             threads=threads,
             repeats=repeats,
+            runtime=runtime,
             notify=note,
         )
     return Verdict(measured, tuple(verdict(measured, Bounds(min_speedup, max_drop, max_mb, min_agreement))))

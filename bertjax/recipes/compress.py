@@ -12,23 +12,15 @@ from bertjax.recipes.stage import Stage
 
 BOUNDS = ("max_drop", "min_speedup", "max_mb")
 """The fields that each bound the result."""
+LENGTH = ("epochs", "steps", "batch_size", "seed", "data.max_length")
+"""Everyday flags on the training of all stages."""
 
 
 @dataclass(frozen=True)
 class Config:
     """Compression: stages, then the report."""
 
-    everyday: ClassVar[tuple[str, ...]] = (
-        *EVERYDAY,
-        *BOUNDS,
-        "epochs",
-        "steps",
-        "batch_size",
-        "seed",
-        "data.text",
-        "data.label",
-        "data.max_length",
-    )
+    everyday: ClassVar[tuple[str, ...]] = (*EVERYDAY, *BOUNDS, "minutes", *LENGTH, "data.text", "data.label")
 
     model: str = "demo"
     """The model to begin with: a folder, hf:NAME, or demo."""
@@ -77,7 +69,6 @@ class Config:
         for name in BOUNDS:
             if (bound := getattr(self, name)) is not None and not bound >= 0:
                 raise UserError(f"--{name}={bound}: expected 0 or more.")
-
         if not self.chooses and (self.minutes is not None or self.held_out is not None or self.candidates):
             raise UserError(
                 "--minutes, --held_out and candidates are for a search: give a bound as well, --max_drop, "
