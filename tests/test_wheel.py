@@ -75,8 +75,10 @@ PAGE = """
 import sys
 from pathlib import Path
 
+import bertjax.jobs.search
 import bertjax.report.build
 import bertjax.text.demo
+from bertjax.jobs.compress import run_stages
 from tests.train.tiny import write_model, write_table
 
 model = write_model(Path("small-demo"))
@@ -84,6 +86,7 @@ write_table(Path("train.tsv"), 32, filler=(10, 12))
 write_table(Path("dev.tsv"), 32, seed=1, filler=(10, 12))
 bertjax.text.demo.demo_model_folder = lambda: model
 bertjax.report.build.one_process_only = lambda: True  # times are not looked at
+bertjax.jobs.search.search = lambda job: (run_stages(job), [])  # a search takes minutes, and has tests of its own
 """
 """Before the snippets of a page: small stand-ins for the demo model and for the text of a user."""
 
