@@ -508,7 +508,8 @@ class Memory:
         columns = memory_table(source).columns
         rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
         try:
-            lines = "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows)
+            form = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=date_text)
+            lines = "".join(f"{form.encode(row)}\n" for row in rows)
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{role}: a cell cannot be stored ({error}); give columns of text, numbers and lists"
@@ -558,6 +559,17 @@ class Memory:
         if isinstance(value, tuple):
             return tuple(self.located(one, out) for one in value)
         return os.path.join(out, value) if isinstance(value, str) and value in self.writers else value
+
+
+def date_text(cell: Any) -> str:
+    """A date or time as text, so that a column which nobody asked for is no obstacle.
+
+    Raises:
+      TypeError: Something else that JSON does not know.
+    """
+    if hasattr(cell, "isoformat"):
+        return cell.isoformat()
+    raise TypeError(f"{type(cell).__name__} {repr(cell)[:40]}")
 
 
 def is_part(value: Any) -> bool:

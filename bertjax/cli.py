@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if command in ("-h", "--help"):
         print("usage: bertjax COMMAND [--config=FILE] [--field=value ...]\n")
         print(*(f"  {name:<10} {meaning}" for name, meaning in (COMMANDS | LIBRARY).items()), sep="\n")
-        print("\n`bertjax COMMAND --help` lists its fields, their defaults and what they do.")
+        print("\n`bertjax COMMAND --help` shows its everyday flags, `--help=all` every one with its default.")
         sys.exit(0)
     if command == "--version":
         from bertjax import __version__

@@ -3,6 +3,7 @@
 import inspect
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -303,6 +304,12 @@ def test_numbers_of_numpy_are_labels_and_nan_is_a_missing_one():
     assert examples.labels == ["1", "0"]
     said = mistake(load_examples, [("good film", np.int64(1)), ("a film", float("nan"))])
     assert 'item 1, column "label": the label is missing' in said
+
+
+def test_a_date_beside_the_text_is_stored_as_text():
+    memory = api.Memory()
+    [writer] = [memory.writers[memory.text("train", [{"text": "good film", "day": date(2020, 1, 2)}])]]
+    assert writer.keywords["text"] == '{"text": "good film", "day": "2020-01-02"}\n'  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @pytest.mark.parametrize(

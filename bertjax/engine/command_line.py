@@ -185,7 +185,7 @@ def _unknown(path: str, known: dict[str, Leaf]) -> str:
 
 def _execute(path: Path) -> ModuleType:
     module = sys.modules[f"config_file_{path.stem}"] = ModuleType(f"config_file_{path.stem}")
-    # With the entry in sys.modules, dataclasses and tyro find the source of the classes.
+    # With the entry in sys.modules, dataclasses and the help find the source of the classes.
     module.__file__ = str(path)
     try:
         exec(compile(path.read_bytes(), path, "exec"), vars(module))
