@@ -94,6 +94,8 @@ def _target(node: ast.Assign | ast.AnnAssign) -> ast.expr:
 
 
 def _entry(module: str, name: str, value: Any) -> Iterator[str]:
+    if inspect.ismodule(value) and callable(value):  # a package that is a command, too
+        value = getattr(import_module("bertjax.api"), name)
     yield f"### {_plain(module)}.{_plain(name)}"
     if inspect.isclass(value):
         yield _code(f"class {name}" + ("" if is_dataclass(value) else _signature(getattr(value, "__init__", None))))

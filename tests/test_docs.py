@@ -1,13 +1,15 @@
 """The site is built without a network, its reference is complete, and its answers keep to the tables."""
 
 import ast
+import json
 import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from importlib import import_module
-from typing import get_type_hints
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -18,6 +20,7 @@ from tests.benchmarks.tables import ROOT, read, table
 pytestmark = pytest.mark.slow  # one build for all of them
 
 DOCS = ROOT / "docs"
+NOTEBOOK = DOCS / "quickstart.ipynb"
 QUESTIONS = (
     "What is distillation, and how is it applied?",
     "How does pruning help?",
@@ -92,7 +95,7 @@ def imported() -> set[str]:
 
 
 def test_every_page_is_built_and_loads_nothing_from_elsewhere(site: dict[str, Page]):
-    assert {file.stem for file in DOCS.glob("*.md")} <= site.keys()
+    assert {file.stem for file in (*DOCS.glob("*.md"), NOTEBOOK)} <= site.keys()
     assert [source for page in site.values() for source in page.loads if re.match("(https?:)?//", source)] == []
 
 
@@ -113,6 +116,23 @@ def test_the_reference_has_every_flag(site: dict[str, Page]):
 
 def test_the_recipes_are_all_there(site: dict[str, Page]):
     assert {file.stem for file in (ROOT / "configs").glob("*.py")} <= set(site["recipes"].headings)
+
+
+def test_the_notebook_runs_on_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its cells in order and in one namespace, as in a notebook; its parameters are then smaller ones."""
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert [cell for cell in cells if cell["outputs"]] == []  # what the site would show as measured
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), NOTEBOOK.name, "exec"), names)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            assert {"steps", "rows", "held_out"} <= names.keys()
+            names |= {"steps": 2, "rows": 64, "held_out": 24}
+    models = names["measured"].report.numbers.rows
+    assert len(models) >= 4
+    assert names["exported"].file.is_file()
+    assert set(names["tuned"].bundle.config.labels) == {"stay", "leave"}
 
 
 def answers() -> dict[str, str]:
