@@ -14,7 +14,8 @@ exception is Spearman, whose ranks depend on the whole sample.
     pearson        float [n]               float [n]               linear correlation
     spearman       float [n]               float [n]               rank correlation, ties at their mean rank
     f1_micro       0/1 [n, c]              0/1 [n, c]              F1 over all (example, label) cells
-    entity_f1      n lists of IOB tags     n lists of IOB tags     F1 of exact spans with their type
+    entity_f1      n lists of tags         n lists of tags         F1 of exact spans with their type (IOB, BIOES, BILOU)
+    tag_accuracy   n lists of tags         n lists of tags         share of words with the right tag
     squad_em/_f1   n strings               n lists of strings      exact match / word F1 against the best gold answer
     similarity_spearman, recall_at_10, ndcg_at_10: float [n, d], similarities and relevance (bertjax.metrics.neighbours)
 
@@ -30,7 +31,7 @@ from jaxtyping import Float, Shaped
 
 from bertjax.errors import UserError
 from bertjax.metrics import neighbours
-from bertjax.metrics.spans import answer_scores, entity_counts
+from bertjax.metrics.spans import answer_scores, entity_counts, tag_counts
 from bertjax.text import tasks
 
 Answers = Sequence | np.ndarray
@@ -75,7 +76,7 @@ def checked(metric: str, predictions: Answers, labels: Answers) -> tuple[Any, An
         raise UserError(
             f"{metric} got {len(predictions)} predictions for {len(labels)} labels: expected equally many, and some."
         )
-    if metric in ("entity_f1", "squad_f1", "squad_em"):
+    if metric in ("entity_f1", "tag_accuracy", "squad_f1", "squad_em"):
         return predictions, labels
     return _numbers(metric, "predictions", predictions), _numbers(metric, "labels", labels)
 
@@ -102,6 +103,8 @@ def example_sums(metric: str, labels: Any, *predictions: Any) -> list[Float[np.n
     if metric == "pearson":
         y, centred = labels - labels.mean(), [x - labels.mean() for x in predictions]  # the same shift for all
         return [np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1) for x in centred]
+    if metric == "tag_accuracy":
+        return [tag_counts(tags, labels) for tags in predictions]
     if metric == "entity_f1":
         return [entity_counts(tags, labels) for tags in predictions]
     if metric in ("f1", "f1_micro"):
@@ -131,6 +134,8 @@ def answered(metric: str, sums: Float[np.ndarray, "n k"], right: bool) -> Float[
     """
     if metric in MEANS:
         return np.stack([np.full(len(sums), float(right)), np.ones(len(sums))], axis=1)
+    if metric == "tag_accuracy":
+        return sums[:, 1:] * [float(right), 1.0]
     gold = sums.reshape(len(sums), 3, -1)[:, 2]
     if metric in ("f1", "f1_micro", "entity_f1"):
         gold = np.maximum(gold, 1)
@@ -142,7 +147,7 @@ def answered(metric: str, sums: Float[np.ndarray, "n k"], right: bool) -> Float[
 
 def score_of_sums(metric: str, sums: Float[np.ndarray, "r k"]) -> Float[np.ndarray, "r"]:
     """The score of each of r data sets. A row of `sums` is the sum of the `example_sums` of one data set."""
-    if metric in MEANS:
+    if metric in MEANS or metric == "tag_accuracy":
         return sums[..., 0] / sums[..., 1]
     if metric == "pearson":
         n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)

@@ -15,29 +15,34 @@ import numpy as np
 from jaxtyping import Float
 
 from bertjax.errors import UserError
+from bertjax.text.tasks import CHUNKS
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def entities(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """(type, first word, last word) of every entity in one sentence of IOB1 or IOB2 tags.
+    """(type, first word, last word) of every entity in one sentence of IOB1, IOB2, BIOES or BILOU tags.
 
-    `B-` always starts an entity. `I-` starts one if the word before has another type or none, and continues it
-    otherwise. This rule reads both notations, and treats invalid sequences like conlleval.
+    `B-` and `S-` (in BILOU `U-`) always start an entity, `S-` and `E-` (`L-`) always end one. Any other continues the
+    entity of the word before if that has the same type and does not end there, and starts one otherwise. This rule
+    reads all four notations, and treats invalid sequences like conlleval.
     """
-    kind, first = None, 0
+    kind, first, before = None, 0, "O"
     for i, tag in enumerate([*tags, "O"]):
-        prefix, _, new = tag.partition("-")
-        if tag != "O" and (prefix not in ("B", "I") or not new):
+        letter, _, new = tag.partition("-")
+        if tag != "O" and (letter not in CHUNKS or not new):
             raise UserError(
-                f"Tag {tag!r} is not IOB: expected 'O', 'B-TYPE' or 'I-TYPE'.\nConvert other notations first."
+                f"Tag {tag!r} is not IOB: expected 'O', 'B-TYPE' or 'I-TYPE'; or BIOES, or BILOU.\n"
+                "For tags that are no entities use the metric tag_accuracy."
             )
-        continues = prefix == "I" and new == kind
+        prefix = CHUNKS.get(letter, "O")
+        continues = before in ("B", "I") and prefix in ("I", "E") and new == kind
         if kind is not None and not continues:
             yield kind, first, i - 1
         if not continues:
             kind, first = new or None, i
+        before = prefix
 
 
 def entity_counts(predictions: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> Float[np.ndarray, "n 3"]:
@@ -51,6 +56,12 @@ def entity_counts(predictions: Sequence[Sequence[str]], labels: Sequence[Sequenc
         predicted, gold = set(entities(predicted)), set(entities(gold))
         rows.append((len(predicted & gold), len(predicted), len(gold)))
     return np.array(rows, np.float64)
+
+
+def tag_counts(predictions: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> Float[np.ndarray, "n 2"]:
+    """Per sentence: words with the right tag, and words."""
+    pairs = zip(predictions, labels, strict=True)
+    return np.array([(sum(a == b for a, b in zip(p, g, strict=True)), len(g)) for p, g in pairs], np.float64)
 
 
 def normalize_answer(text: str) -> str:

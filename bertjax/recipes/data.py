@@ -16,6 +16,7 @@ Metric = Literal[
     "spearman",
     "f1_micro",
     "entity_f1",
+    "tag_accuracy",
     "squad_f1",
     "squad_em",
     "similarity_spearman",

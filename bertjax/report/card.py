@@ -34,6 +34,7 @@ METRIC_TYPES = {
     "f1_macro": "f1",
     "f1_micro": "f1",
     "entity_f1": "f1",
+    "tag_accuracy": "accuracy",
     "squad_f1": "f1",
     "squad_em": "exact_match",
     "similarity_spearman": "spearmanr",

@@ -15,6 +15,7 @@ _NAMES = {
     "spearman": "Spearman correlation",
     "f1_micro": "micro F1",
     "entity_f1": "entity F1",
+    "tag_accuracy": "accuracy of tags",
     "squad_f1": "SQuAD F1",
     "squad_em": "exact match",
     "similarity_spearman": "Spearman correlation of similarities",

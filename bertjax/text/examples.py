@@ -7,14 +7,13 @@ data.
 import dataclasses
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 from bertjax.errors import UserError
 from bertjax.text.labels import as_list, guess_kind, is_integer, read_labels
 from bertjax.text.table import Table, choose_columns
-from bertjax.text.tasks import METRICS, Task
+from bertjax.text.tasks import CHUNKS, METRICS, Task
 from bertjax.text.tokenizer import is_unicode
 
 F1_COLUMNS = ("is_duplicate", "Quality")  # the label columns of QQP and MRPC, whose published metric is F1
@@ -93,7 +92,7 @@ def make_examples(table: Table, task: Task) -> tuple[Task, Examples]:
         )
     if task.label is not None and labels is not None:
         if words is not None:
-            check_tags(table, task.label, words, labels)
+            check_tags(table, task, words, labels)
         if task.kind == "qa" and pairs is not None:
             check_answers(table, task.label, pairs, labels)
     groups = table.columns[table.groups] if table.groups else None
@@ -123,6 +122,8 @@ def fitting_metric(table: Table, task: Task) -> str:
         return task.metric
     if task.kind == "embedding" and task.label is not None:
         return "spearman"  # of the scores of pairs, instead of the similarities of a reference model
+    if task.kind == "tokens" and task.labels and not any(is_chunk(name) or is_integer(name) for name in task.labels):
+        return "tag_accuracy"
     implied = "f1" if task.label in F1_COLUMNS else table.metric
     return implied if implied in METRICS[task.kind] and (two or implied != "f1") else METRICS[task.kind][0]
 
@@ -151,24 +152,29 @@ def word_lists(table: Table, column: str) -> list[list[str]]:
     return cells
 
 
-def check_tags(table: Table, column: str, words: list[list[str]], labels: list) -> None:
-    """Check that every word has one tag, in IOB notation."""
+def check_tags(table: Table, task: Task, words: list[list[str]], labels: list) -> None:
+    """Check that every word has one tag, for entity F1 in IOB, BIOES or BILOU notation."""
+    assert task.label is not None
     for row, tags in enumerate(labels):
         if len(tags) != len(words[row]):
-            raise table.error(row, column, f"expected a tag for each of {len(words[row])} words, found {len(tags)}")
-        if wrong := [tag for tag in tags if tag != "O" and not re.match("[BI]-.", tag)]:
+            raise table.error(row, task.label, f"expected a tag for each of {len(words[row])} words, found {len(tags)}")
+        if task.metric == "entity_f1" and (wrong := [tag for tag in tags if not is_chunk(tag)]):
             raise table.error(
-                row, column, f'"{wrong[0]}" is not an IOB tag; expected O, B-NAME or I-NAME\n{advice(wrong[0])}'
+                row,
+                task.label,
+                f'"{wrong[0]}" is not an IOB tag; expected O, B-NAME or I-NAME, or those of BIOES or BILOU\n'
+                + (
+                    "give the names of the numbers with `labels`, in their order"
+                    if is_integer(wrong[0])
+                    else "for tags that are no entities, such as parts of speech, give `metric` tag_accuracy"
+                ),
             )
 
 
-def advice(tag: str) -> str:
-    """Advice on a tag in another notation, for which entity F1 would be wrong."""
-    if re.match("[ESLU]-.", tag):
-        return "convert BIOES or BILOU: write S- and U- as B-, and E- and L- as I-"
-    if is_integer(tag):
-        return "give the names of the numbers with `labels`, in their order"
-    return "tags that are not entities, such as parts of speech, are not supported: the metric is entity F1"
+def is_chunk(tag: str) -> bool:
+    """Whether a tag is one of entities, or of the words between them."""
+    letter, _, name = tag.partition("-")
+    return tag == "O" or bool(letter in CHUNKS and name)
 
 
 def check_answers(table: Table, column: str, contexts: list[str], labels: list) -> None:

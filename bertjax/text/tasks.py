@@ -24,10 +24,13 @@ METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "f1_macro", "matthews"),
     "regression": ("pearson", "spearman"),
     "multi_label": ("f1_micro",),
-    "tokens": ("entity_f1",),
+    "tokens": ("entity_f1", "tag_accuracy"),
     "qa": ("squad_f1", "squad_em"),
     "embedding": ("similarity_spearman", "recall_at_10", "ndcg_at_10", "spearman", "pearson"),
 }
+
+CHUNKS = {"B": "B", "I": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
+"""The letter before the type of an entity, and the same in BIOES: begin, inside, end, single."""
 
 
 @dataclass(frozen=True)

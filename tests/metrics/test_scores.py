@@ -87,6 +87,23 @@ def test_iob1_and_iob2_spell_the_same_entities():
     assert list(entities(iob1)) == list(entities(iob2)) == [("PER", 0, 1), ("LOC", 3, 3), ("LOC", 4, 4), ("PER", 5, 5)]
 
 
+def test_entities_of_every_notation_are_those_of_seqeval():
+    """Also of sequences that no notation allows."""
+    from seqeval.metrics import accuracy_score, f1_score
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    bilou = str.maketrans("ES", "LU")
+    vocabulary = np.array(["O", *(f"{letter}-{kind}" for letter in "BIES" for kind in "XY")])
+    draw = lambda: RNG.choice(vocabulary, size=8).tolist()  # noqa: E731
+    for _ in range(300):
+        tags = draw()
+        assert sorted(entities(tags)) == sorted(get_entities(tags))
+        assert list(entities([tag[0].translate(bilou) + tag[1:] for tag in tags])) == list(entities(tags))
+    gold, predicted = [draw() for _ in range(50)], [draw() for _ in range(50)]
+    assert score("entity_f1", predicted, gold) == pytest.approx(f1_score(gold, predicted))
+    assert score("tag_accuracy", predicted, gold) == pytest.approx(accuracy_score(gold, predicted))
+
+
 def test_entity_f1_wants_the_exact_span_and_type():
     gold = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-ORG", "O", "O"]]
     found = [["B-PER", "O", "O", "B-LOC"], ["O", "B-LOC", "O", "O"]]  # one of three right: one too short, one mistyped
@@ -166,7 +183,7 @@ def test_questions_without_an_answer_are_scored_as_in_squad_2():
         ("accuracy", [1, 0], [1, -100], "not class ids"),
         ("f1", [1, 0], [2, 0], "f1_macro"),
         ("pearson", [1.0, np.nan], [1.0, 2.0], "finite"),
-        ("entity_f1", [["S-A"]], [["O"]], "not IOB"),
+        ("entity_f1", [["NNP"]], [["O"]], "not IOB"),
         ("entity_f1", [["O"]], [["O", "O"]], "Sentence 0 has 2 gold tags"),
     ],
 )
@@ -176,6 +193,10 @@ def test_what_cannot_be_scored_is_refused_in_words(metric, predictions, labels, 
 
 
 def test_every_metric_is_scored_in_these_tests():
-    assert {case[0] for case in CASES} | {"entity_f1", "squad_f1", "squad_em", *neighbours.METRICS} == set(
-        scores.METRICS
-    )
+    assert {case[0] for case in CASES} | {
+        "entity_f1",
+        "tag_accuracy",
+        "squad_f1",
+        "squad_em",
+        *neighbours.METRICS,
+    } == set(scores.METRICS)

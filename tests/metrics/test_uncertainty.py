@@ -103,6 +103,7 @@ PERFECT: dict[str, tuple[Any, Any]] = {
     "spearman": (REAL[:20], REAL[:20]),
     "entity_f1": ([["B-A", "O"]] * 20, [["B-A", "O"]] * 20),
     "entity_f1 of no entity": ([["O"]] * 20, [["O"]] * 20),
+    "tag_accuracy": ([["X", "Y"]] * 20, [["X", "Y"]] * 20),
     "squad_em": (["yes"] * 20, [["yes"]] * 20),
     "squad_f1": (["x y"] * 20, [["x y"]] * 20),
 }
@@ -170,11 +171,11 @@ def swapped(swap, a, b):
 
 
 @pytest.mark.parametrize(
-    "metric", ["f1", "f1_macro", "matthews", "pearson", "spearman", "entity_f1", "squad_f1", "f1_micro"]
+    "metric", ["f1", "f1_macro", "matthews", "pearson", "spearman", "entity_f1", "tag_accuracy", "squad_f1", "f1_micro"]
 )
 def test_permutation_test_agrees_with_every_exchange_enumerated(metric):
     rng, n = np.random.default_rng(5), 7
-    if metric == "entity_f1":
+    if metric in ("entity_f1", "tag_accuracy"):
         a, b, labels = ([list(rng.choice(TAGS, 3)) for _ in range(n)] for _ in range(3))
     elif metric == "squad_f1":
         a, b = (["".join(rng.choice(list("x y "), 6)) for _ in range(n)] for _ in range(2))

@@ -249,22 +249,34 @@ def tagged(tags: list, **task: Any):
 @pytest.mark.parametrize(
     ("tags", "advice"),
     [
-        (["B-LOC", "E-LOC", "O"], "convert BIOES or BILOU: write S- and U- as B-, and E- and L- as I-"),
-        (["O", "O", "U-LOC"], "convert BIOES or BILOU"),
-        (["NNP", "NNP", "VBZ"], "tags that are not entities, such as parts of speech, are not supported"),
-        (["LOC", "LOC", "O"], "tags that are not entities"),
+        (["LOC", "LOC", "O"], "for tags that are no entities, such as parts of speech, give `metric` tag_accuracy"),
+        (["NNP", "B-LOC", "VBZ"], "for tags that are no entities"),
         ([1, 2, 0], "give the names of the numbers with `labels`, in their order"),
     ],
 )
 def test_tags_of_other_notations_are_refused_with_what_to_do(tags, advice):
-    with pytest.raises(UserError, match=f"(?s)is not an IOB tag; expected O, B-NAME or I-NAME\n{advice}"):
+    with pytest.raises(UserError, match=f"(?s)is not an IOB tag; expected O, B-NAME or I-NAME.*\n{advice}"):
         tagged(tags)
+
+
+@pytest.mark.parametrize(
+    "tags", [["B-LOC", "E-LOC", "O"], ["B-LOC", "L-LOC", "O"], ["O", "O", "U-LOC"], ["S-LOC", "O", "O"]]
+)
+def test_tags_of_bioes_and_bilou_are_entities(tags):
+    examples = tagged(tags)
+    assert examples.labels == [tags]
+    assert examples.task.metric == "entity_f1"
+
+
+def test_parts_of_speech_are_scored_by_word():
+    assert tagged(["NNP", "NNP", "VBZ"]).task.metric == "tag_accuracy"
+    assert tagged(["LOC", "LOC", "O"], metric="tag_accuracy").labels == [["LOC", "LOC", "O"]]
+    named = tagged([1, 1, 0], labels=("VBZ", "NNP"))
+    assert (named.labels, named.task.metric) == ([["NNP", "NNP", "VBZ"]], "tag_accuracy")
 
 
 def test_integer_tags_are_read_with_their_names():
     assert tagged([1, 2, 0], labels=("O", "B-LOC", "I-LOC")).labels == [["B-LOC", "I-LOC", "O"]]
-    with pytest.raises(UserError, match='"NNP" is not an IOB tag'):
-        tagged([1, 1, 0], labels=("VBZ", "NNP"))
 
 
 def test_words_and_tags_may_stand_in_cells_of_text(tmp_path):
