@@ -55,10 +55,10 @@ def read_text(path: Path, read: ReadBytes = Path.read_bytes) -> str:
 
 
 def decoded(content: bytes, source: str) -> str:
-    """Bytes as text: UTF-8, or the encoding of their byte order mark. Carriage returns become line feeds where the text
-    has no line feed at all."""
+    """Bytes as text: UTF-8, the encoding of their byte order mark, or UTF-16 without one, in Latin script. Carriage
+    returns become line feeds where the text has no line feed at all."""
     # The mark of UTF-32 begins with that of UTF-16, so it is tried first.
-    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), without_mark(content))
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -70,7 +70,15 @@ def decoded(content: bytes, source: str) -> str:
         ) from None
     if text.count("\0") > len(text) / 4:
         raise UserError(
-            f"{source}: many of its bytes are 0, as in UTF-16 without its mark; expected UTF-8 text\n"
-            f"convert the file first, for instance: iconv -f utf-16le -t utf-8 {Path(source).name} > fixed"
+            f"{source}: many of its bytes are 0; expected text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark"
         )
     return text.replace("\r", "\n") if "\n" not in text else text
+
+
+def without_mark(content: bytes) -> str:
+    """The encoding of bytes without a byte order mark: in UTF-16 every second byte of a Latin letter is 0, and in UTF-8
+    none is."""
+    first, second, half = content[::2].count(0), content[1::2].count(0), len(content) / 2
+    if max(first, second) < half / 2 or min(first, second) > half / 10:
+        return "utf-8"
+    return "utf-16-le" if second > first else "utf-16-be"

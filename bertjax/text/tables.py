@@ -24,7 +24,8 @@ QQP = {"question1", "question2", "is_duplicate"}
 def tsv_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
     """Tab-separated columns with a header line, or CoLA's four without one."""
     lines = read_text(path, read).rstrip("\r\n").split("\n")
-    records = [(number, line.removesuffix("\r").split("\t")) for number, line in enumerate(lines, start=1)]
+    split = [(number, line.removesuffix("\r").split("\t")) for number, line in enumerate(lines, start=1)]
+    records = without_comments(split)
     first = records[0][1]
     if len(first) == 4 and first[1] in ("0", "1") and first[2] in ("", "*"):
         return table_of(path, COLA, records, metric="matthews")
@@ -46,9 +47,23 @@ def csv_table(path: Path, read: ReadBytes = Path.read_bytes) -> Table:
         raise UserError(f"{path}, the row that begins in line {line}: not valid CSV ({error})") from None
     finally:
         csv.field_size_limit(limit)
+    records = without_comments(records)
     if not records:
         raise UserError(f"{path}: the file is empty; expected a header line and rows")
     return table_of(path, records[0][1], records[1:])
+
+
+def without_comments(records: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Records without comments: lines that begin with # and have no separator, where rows have several columns; above
+    the header also those with another number of columns than it has."""
+    begins = [fields[0].startswith("#") for _, fields in records]
+    header = begins.index(False) if False in begins else 0
+    width = len(records[header][1]) if records else 0
+    return [
+        (line, fields)
+        for position, (line, fields) in enumerate(records)
+        if not begins[position] or len(fields) == width or (len(fields) > 1 and position > header)
+    ]
 
 
 def table_of(path: Path, header: list[str], records: list[tuple[int, list[str]]], metric: str = "auto") -> Table:

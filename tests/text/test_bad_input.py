@@ -101,11 +101,12 @@ CASES = {
         TASK,
         ["a.tsv, line 3, byte 4: 0xe9 cannot be decoded; expected UTF-8 text", "iconv"],
     ),
-    "utf-16 without a mark": (
+    "zeros": ("a.tsv", b"text\0\0\0\0label", TASK, ["a.tsv: many of its bytes are 0; expected text in UTF-8"]),
+    "a hash in a row that is too long": (
         "a.tsv",
-        "text\tlabel\n".encode("utf-16le"),
+        b"text\tlabel\n#a\tgood\tbad\n",
         TASK,
-        ["a.tsv: many of its bytes are 0, as in UTF-16 without its mark", "iconv -f utf-16le"],
+        ["a.tsv, line 2: expected 2 fields, found 3"],
     ),
     "half of utf-16": ("a.txt", "text".encode("utf-16")[:-1], TASK, ["a.txt, line 1, byte 9", "cannot be decoded"]),
     "ragged row": (

@@ -240,6 +240,24 @@ def test_a_byte_order_mark_says_how_a_file_is_written(tmp_path):
     assert load_examples(tmp_path / "big.tsv").labels == ["x", "y"]
 
 
+def test_utf_16_may_come_without_its_mark(tmp_path):
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "a.tsv").write_bytes("text\tlabel\nköstlich\ta\nfad 好\tb\n".encode(encoding))
+        assert load_examples(tmp_path / "a.tsv").texts == ["köstlich", "fad 好"]
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.tsv", "\t"), ("a.csv", ",")])
+def test_comments_of_tables_are_left_out_and_texts_that_begin_with_a_hash_are_not(name, mark, tmp_path):
+    lines = ["# made by hand", f"# see{mark}also{mark}that", "text|label", "#film|good", "# half-way", "dull|bad"]
+    (tmp_path / name).write_text("\n".join(lines).replace("|", mark) + "\n")
+    examples = load_examples(tmp_path / name)
+    assert (examples.texts, examples.labels) == (["#film", "dull"], ["good", "bad"])
+    (tmp_path / name).write_text(f"#text{mark}label\n#film{mark}good\ndull{mark}bad\n")
+    assert load_examples(tmp_path / name, Task(text="#text")).texts == ["#film", "dull"]
+    (tmp_path / name).write_text("text\n#film\ndull\n")
+    assert load_examples(tmp_path / name).texts == ["#film", "dull"]
+
+
 def test_lines_may_end_as_on_old_macs(tmp_path):
     contents = {
         "a.tsv": "text\tlabel\rone\ta\rtwo\tb\r",
