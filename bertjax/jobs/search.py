@@ -67,7 +67,9 @@ class Search:
         self.quantise: Any = next((stage for stage in stages if stage.quantizes), Quantize())
         self.predictions: dict[str, tuple[float, float]] = {}
         """Predicted milliseconds and megabytes of files, by name."""
-        self.state: dict[str, Any] = {"plan": None, "scores": {}, "files": []} | read_json(self.out / "search.json")
+        self.state: dict[str, Any] = {"plan": None, "runtime": None, "scores": {}, "files": []} | read_json(
+            self.out / "search.json"
+        )
 
     # --- what all trials share ---------------------------------------------------------------------------------------
 
@@ -101,6 +103,17 @@ class Search:
         """The teacher's predictions on the held-out text, and the labels."""
         return predict_split(self.bundle, self.held_out)
 
+    @cached_property
+    def runtime(self) -> str:
+        """The runtime that files are timed in; if it is to be found, the faster one for the teacher's."""
+        from bertjax.measure.faster import choose_runtime
+
+        texts, length = self.held_out.examples, self.data.max_length
+        given = self.state["runtime"] or self.config.runtime
+        choice = choose_runtime("teacher", self.exported.folder, given, texts.texts, texts.pairs, max_length=length)
+        self.write(runtime=choice.runtime)
+        return choice.runtime
+
     def write(self, **found: Any) -> None:
         """Adds to what is known, in OUT/search.json."""
         from bertjax.engine.hosts import on_main_process
@@ -121,7 +134,7 @@ class Search:
         from bertjax.share.vocabulary import used_tokens
         from bertjax.verify.folder import shipped_bytes
 
-        timed = self.bundle, self.quantise, self.held_out.examples, self.data.max_length
+        timed = self.bundle, self.quantise, self.held_out.examples, self.data.max_length, self.runtime
         measured = measured_times(self.out / "latency.json", *timed)
         models = {False: TimeModel(measured.floats), True: TimeModel(measured.integers)}
         errors = {integers: model.error() for integers, model in models.items()}
@@ -267,7 +280,7 @@ class Search:
         made: list[Model] = []
         for trial in left:
             for ms, megabytes, form in trial.forms:
-                name = trial.shape.name + "-words" * form.fewer_words + "-int8" * form.integers
+                name = trial.shape.name + form.parts
                 self.predictions[f"{name}-onnx"] = ms, megabytes
                 work = partial(self.stored, trial.shape, form, name)
                 made += [one] if (one := attempt(name, self.folder(trial.shape), work, self.failures)) else []
@@ -285,7 +298,8 @@ class Search:
         context = Context(start, self.data, self.job.text.reader, "", finetuned=str(self.teacher.folder))
         stages: dict[str, Stage] = {"words": Vocabulary()} if form.fewer_words else {}
         if form.integers:
-            stages["words-int8" if form.fewer_words else "int8"] = self.quantise
+            rules = tuple(form.rules(self.quantise.weights))
+            stages[form.parts.removeprefix("-")] = dataclasses.replace(self.quantise, weights=rules)
         for part, stage in stages.items():
             context = context._replace(out=str(folder / part))
             context = context._replace(model=str(stage.run(context).bundle))
@@ -329,7 +343,7 @@ class Search:
                 found[model] = drop_of(metric, before, answered[0], labels)
         if not found:
             raise self.failures[-1].error
-        candidates = {one.name: Candidate("onnxruntime", one.folder) for one in (self.exported, *found)}
+        candidates = {one.name: Candidate(self.runtime, one.folder) for one in (self.exported, *found)}
         texts, length = self.held_out.examples, self.data.max_length
         isolated = not one_process_only()
         timings = measure_latency(candidates, texts.texts, texts.pairs, max_length=length, repeats=5, isolated=isolated)

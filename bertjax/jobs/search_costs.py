@@ -51,7 +51,9 @@ class Trial(NamedTuple):
         return self.forms[0][0]
 
 
-def measured_times(path: Path, teacher: Bundle, recipe: Quantize, examples: Examples, max_length: int) -> Measured:
+def measured_times(
+    path: Path, teacher: Bundle, recipe: Quantize, examples: Examples, max_length: int, runtime: str
+) -> Measured:
     """The times of some shapes, measured once and stored in a file."""
     from bertjax.engine.hosts import on_main_process
 
@@ -60,7 +62,9 @@ def measured_times(path: Path, teacher: Bundle, recipe: Quantize, examples: Exam
         weights = [sum(int(np.prod(one)) for one in cut_shapes(teacher, shape).values()) for shape in shapes]
         chosen = {0, len(shapes) - 1, *even_sample(weights, TIMED - 2, np.random.default_rng(0))}
         note(f"{len(chosen)} of {len(shapes)} shapes are timed, in floating point and in integers")
-        found = time_shapes([shapes[number] for number in sorted(chosen)], teacher, recipe, examples, max_length)
+        found = time_shapes(
+            [shapes[number] for number in sorted(chosen)], teacher, recipe, examples, max_length, runtime
+        )
         write_text(path, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
 
     if not path.is_file():
@@ -69,7 +73,7 @@ def measured_times(path: Path, teacher: Bundle, recipe: Quantize, examples: Exam
 
 
 def time_shapes(
-    shapes: Sequence[Shape], teacher: Bundle, recipe: Quantize, examples: Examples, max_length: int
+    shapes: Sequence[Shape], teacher: Bundle, recipe: Quantize, examples: Examples, max_length: int, runtime: str
 ) -> Measured:
     """The times of shapes in floating point and as the recipe rounds them, and of the teacher."""
     from bertjax.jobs.latency import time_models
@@ -83,7 +87,7 @@ def time_shapes(
     found: dict[str, float] = {}
     for start in range(0, 2 * len(shapes) + 1, TOGETHER):
         numbers = range(start, min(start + TOGETHER, 2 * len(shapes) + 1))
-        timings = time_models(((str(n), model(n)) for n in numbers), "onnxruntime", examples, **settings)
+        timings = time_models(((str(n), model(n)) for n in numbers), runtime, examples, **settings)
         found |= {name: one.latency.batch_1.p50 for name, one in timings.items()}
     floats, integers = (tuple((s, found[str(2 * i + k)]) for i, s in enumerate(shapes)) for k in (0, 1))
     return Measured(found[str(2 * len(shapes))], floats, integers)

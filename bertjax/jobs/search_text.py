@@ -49,15 +49,21 @@ def searched_data(config: Config, text: Text, task: Task, out: Path) -> Data:
     rows = {"train": [row for row in range(len(examples)) if row not in held], "held-out": sorted(held)}
     if not rows["train"]:
         raise UserError(f"{data.train} has {len(examples)} examples, too few to hold some out: give --held_out.")
-    from bertjax.engine.hosts import on_main_process
-
     for name, file in files.items():
-        content = "".join(json.dumps(record(examples, row), ensure_ascii=False) + "\n" for row in rows[name])
-        on_main_process(lambda file=file, content=content: file.is_file() or write_text(file, content))
+        if not file.is_file():
+            lines = (json.dumps(record(examples, row), ensure_ascii=False) for row in rows[name])
+            write_once(file, "".join(f"{line}\n" for line in lines))
     note(f"{len(held)} of {len(examples)} training examples are held out, to choose on")
     of = examples.task
     fields = {name: getattr(of, name) for name in ("text", "text_pair", "label", "kind", "labels", "metric")}
     return dataclasses.replace(data, train=str(files["train"]), eval=str(files["held-out"]), rows=None, **fields)
+
+
+def write_once(file: Path, content: str) -> None:
+    """Writes a file in the main process; the others wait until it is written."""
+    from bertjax.engine.hosts import on_main_process
+
+    on_main_process(lambda: write_text(file, content))
 
 
 def held_out_rows(examples: Examples, seed: int) -> set[int]:

@@ -8,6 +8,7 @@ narrower one. The trade-off: the sum is blind to caches, so the error that it ma
 to is estimated (leave-one-out) and said.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from jaxtyping import Float
 
 from bertjax.params import Rules
 from bertjax.quantized.formats import Format
+from bertjax.quantized.packing import packed_size
 from bertjax.search.space import Form, Shape
 from bertjax.storage.typed_json import Within, check
 
@@ -74,32 +76,33 @@ GRAPH = {False: (2_300, 3_330), True: (3_700, 6_760)}
 
 
 def file_bytes(
-    shapes: Mapping[str, tuple[int, ...]], form: Form, words: int, rules: Rules[Format | None], layers: int
+    shapes: Mapping[str, tuple[int, ...]], form: Form, words: int, recipe: Rules[Format | None], layers: int
 ) -> int:
     """The size of the ONNX file with parameters of these shapes.
 
     Args:
       words: Rows of the word table.
-      rules: The quantisation's, for a form of integers.
+      recipe: The formats of weights in the quantisation's recipe.
     """
     base, each = GRAPH[form.integers]
-    total = base + each * layers
+    total, rules = base + each * layers, form.rules(recipe)
     for path, sizes in shapes.items():
         sizes = (words, *sizes[1:]) if path == "embeddings/word/embedding" else sizes
-        total += parameter_bytes(path, sizes, rules if form.integers else ())
+        total += parameter_bytes(path, sizes, rules)
         total += 8 * sizes[0] if path == "embeddings/position/embedding" else 0  # the numbers of the positions
     return total
 
 
 def parameter_bytes(path: str, sizes: Sequence[int], rules: Rules[Format | None]) -> int:
-    """The bytes of a parameter in an ONNX file: a table's row has a scale, a kernel's output a scale and a zero point,
-    and integers of fewer than 8 bits take a byte each. Everything that is no table and no kernel of a layer with a bias
-    is stored in floating point."""
-    count = int(np.prod(sizes))
+    """The bytes of a parameter in an ONNX file: packed integers and the scales of their blocks, or floating point."""
     format = next((one for pattern, one in rules if re.search(pattern, path)), None)
-    if format is None or len(sizes) != 2 or path.endswith("_mapping/kernel"):
-        return 4 * count
-    if path.endswith("embedding"):
-        return count + 4 * sizes[0] if format.block_cols is None and format.scheme != "asymmetric" else 4 * count
-    integer = format.block_rows is None and format.scheme != "asymmetric"
-    return count + 5 * sizes[1] if integer else 4 * count
+    if format is None or len(sizes) != 2:
+        return 4 * int(np.prod(sizes))
+    blocks = [
+        math.ceil(size / (block or size))
+        for size, block in zip(sizes, (format.block_rows, format.block_cols), strict=True)
+    ]
+    scales = 4 * math.prod(blocks) * (2 if format.scheme == "asymmetric" else 1)
+    stored = math.prod(sizes) if format.bits == 7 else packed_size(math.prod(sizes), format)
+    zero_points = sizes[1] if path.endswith("kernel") else 0
+    return stored + scales + zero_points

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertjax.params import Tree, flatten
+from bertjax.params import Rules, Tree, flatten
 from bertjax.prune.criteria import EvenlySpaced
 from bertjax.prune.hidden import column_axes, keep_hidden
 from bertjax.prune.scores import OWNER, Part
 from bertjax.prune.surgery import check_prunable, group_sizes, keep_heads, keep_layers, keep_neurons
+from bertjax.quantized.formats import Format
 
 if TYPE_CHECKING:
     from bertjax.bundle import Bundle
@@ -60,9 +61,25 @@ class Form:
     """Whether the word table has the tokens of the training text only."""
     integers: bool
     """Whether weights and activations are 8-bit integers, or what the recipe of the quantisation says."""
+    small_table: bool = False
+    """Whether the word table has 4 bits, in a form of integers."""
+
+    @property
+    def parts(self) -> str:
+        """The form as the end of a name."""
+        return "-words" * self.fewer_words + "-int8" * self.integers + "-table4" * self.small_table
+
+    def rules(self, recipe: Rules[Format | None]) -> Rules[Format | None]:
+        """The formats of its weights, from those of the recipe."""
+        return (*((WORDS,) if self.small_table else ()), *recipe) if self.integers else ()
 
 
-FORMS = tuple(Form(*choice) for choice in itertools.product((False, True), repeat=2))
+WORDS = r"^embeddings/word/embedding$", Format(4, block_rows=1, block_cols=None)
+FORMS = tuple(
+    Form(words, integers, table)
+    for words in (False, True)
+    for integers, table in ((False, False), (True, False), (True, True))
+)
 
 
 def grid(config: BertConfig) -> list[Shape]:

@@ -72,12 +72,13 @@ def test_predicted_bytes_are_those_of_the_file(teacher, form, tmp_path: Path):
         embeddings = {**model.params["embeddings"], "word": {"embedding": table}}
         config = model.config.replace(vocab_size=words)
         model = dataclasses.replace(model, config=config, params={**model.params, "embeddings": embeddings})
-        model = with_integers(model, Quantize()) if form.integers else model
+        model = with_integers(model, Quantize(weights=tuple(form.rules(INT8)))) if form.integers else model
         folder = tmp_path / shape.name
         folder.mkdir()
         write_export(model, "onnx", folder, False, "int8")
         predicted = file_bytes(cut_shapes(teacher, shape), form, words, INT8, shape.layers)
-        assert predicted == pytest.approx(stored_bytes(folder), rel=0.02)
+        # Nodes that unpack some matrix or other are not counted; in a file of megabytes they are far below 2 %.
+        assert predicted == pytest.approx(stored_bytes(folder), rel=0.02, abs=4_000)
 
 
 def test_times_that_follow_the_terms_are_predicted_exactly(teacher):
@@ -103,5 +104,7 @@ def test_a_model_that_cannot_be_cut_is_refused(tmp_path: Path):
 
 
 def test_forms_are_all_ways_to_store_a_shape():
-    assert set(FORMS) == {Form(words, integers) for words in (False, True) for integers in (False, True)}
-    assert len(FORMS) == 4
+    assert len(set(FORMS)) == len(FORMS) == 6
+    assert {form.parts for form in FORMS if form.fewer_words} == {"-words", "-words-int8", "-words-int8-table4"}
+    assert Form(True, False).rules(INT8) == ()
+    assert Form(True, True).rules(INT8) == INT8
