@@ -22,6 +22,10 @@ MISSED = 3
 """Exit code if no candidate is within the bounds; the same as that of `bertjax verify`."""
 
 
+MARGIN = 1.03
+"""A file is chosen if it is faster than the bound by this factor: times of two measurements differ."""
+
+
 class Finalist(NamedTuple):
     """A file and its measurements, relative to the exported teacher."""
 
@@ -33,13 +37,14 @@ class Finalist(NamedTuple):
     """Uncertainty of the loss, about one standard error, in points; 0 to compare the loss itself with the bound."""
     megabytes: float
 
-    def misses(self, bounds: Config) -> list[str]:
-        """The bounds that the file violates."""
+    def misses(self, bounds: Config, margin: float = 1.0) -> list[str]:
+        """The bounds that the file violates, if it has to be faster by the margin."""
         from bertjax.verify.measured import exceeds
 
         tests = {
             f"--max_drop={bounds.max_drop}": exceeds(self.drop + self.error, bounds.max_drop),
-            f"--min_speedup={bounds.min_speedup}": bool(bounds.min_speedup) and not self.speed_up >= bounds.min_speedup,
+            f"--min_speedup={bounds.min_speedup}": bool(bounds.min_speedup)
+            and not self.speed_up >= margin * bounds.min_speedup,
             f"--max_mb={bounds.max_mb}": bounds.max_mb is not None and not self.megabytes <= bounds.max_mb,
         }
         return [bound for bound, missed in tests.items() if missed]
@@ -54,7 +59,7 @@ class Finalist(NamedTuple):
 def choose(files: Sequence[Finalist], bounds: Config) -> Finalist:
     """The fastest file within all bounds or, without a bound on the loss, the one that loses the least. If there is
     none, the one that violates the fewest bounds, and of those the one that loses the least."""
-    within = [one for one in files if not one.misses(bounds)]
+    within = [one for one in files if not one.misses(bounds, MARGIN)]
     if within and bounds.max_drop is not None:
         return max(within, key=lambda one: one.speed_up)
     return min(within or files, key=lambda one: (len(one.misses(bounds)), one.drop, -one.speed_up))
@@ -62,7 +67,7 @@ def choose(files: Sequence[Finalist], bounds: Config) -> Finalist:
 
 def concluded(report: Report, kept: Finalist, files: Sequence[Finalist], bounds: Config) -> tuple[Report, str | None]:
     """The report of the file that is kept, with a sentence on the choice; and that sentence if a bound is violated."""
-    reported, within = measured(report, kept.model), [one for one in files if not one.misses(bounds)]
+    reported, within = measured(report, kept.model), [one for one in files if not one.misses(bounds, MARGIN)]
     missed = reported.misses(bounds)
     on = f"on held-out text it lost {kept.drop:.1f} points, +-{kept.error:.1f}"
     if not missed:

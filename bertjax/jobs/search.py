@@ -165,11 +165,14 @@ class Search:
 
     def trained(self, start: str, steps: int, out: Path) -> Path:
         """The folder of a model that learned from the teacher for so many steps."""
+        import jax
+
         student = Student(init_from=start, as_is=True)
         stage = self.distil.with_training(steps=steps, epochs=None).with_student(student)
         outputs = str(self.out / "stages" / "teacher-outputs")
         stage.run(Context(str(self.teacher.folder), self.data, self.job.text.reader, str(out), outputs=outputs))
         remove(out / "checkpoints")
+        jax.clear_caches()  # the programs of one shape are of no use to the next, and take memory
         return out / "bundle"
 
     def plan(self, trials: Sequence[Trial], began: float) -> Plan:
@@ -213,13 +216,14 @@ class Search:
                 ranks = promoted(np.array([t.ms for t in left]), drops, plan.trials[rung], self.config.max_drop)
                 chosen = [left[i] for i in ranks]
                 for lost in left:
-                    if lost not in chosen:
+                    if lost not in chosen and not self.failures:  # what failed may return and change the order
                         remove(self.folder(lost.shape))
                 left = chosen
             tried = [trial for trial in left if self.tried(trial, rung, steps)]
             if not tried:
                 raise self.failures[-1].error
             left = tried
+            self.__dict__.pop("curves", None)  # hundreds of megabytes, which only the first rung needs
             self.draw(left)
         return left
 
@@ -376,6 +380,14 @@ class Search:
 def search(job: Compression, kind: type[Search] = Search) -> tuple[list[Model], list[Finalist]]:
     """The teacher and the exported teacher, and all files that the search made and measured on held-out text. `kind` is
     what searches."""
+    from bertjax.machine.memory import memory_cap
+
+    with memory_cap(job.config.max_memory):
+        return searched(job, kind)
+
+
+def searched(job: Compression, kind: type[Search]) -> tuple[list[Model], list[Finalist]]:
+    """`search`, under the cap on memory."""
     from bertjax.jobs.compress import exported, teacher_of
 
     began = time.monotonic()

@@ -40,6 +40,8 @@ class Config:
     held_out: str | None = None
     """For a search: labelled text to choose on, which the model was not trained on. Default: a sixth of the training
     text, at most 1000 examples."""
+    max_memory: float | None = None
+    """For a search: the most memory of a process, in gigabytes (Linux). A trial that needs more is left out."""
     candidates: tuple[tuple[Stage, ...], ...] = ()
     """For a search, in a config file: stages of your own, which begin with the teacher. What they make is measured with
     the last trials."""
@@ -69,13 +71,15 @@ class Config:
         for name in BOUNDS:
             if (bound := getattr(self, name)) is not None and not bound >= 0:
                 raise UserError(f"--{name}={bound}: expected 0 or more.")
-        if not self.chooses and (self.minutes is not None or self.held_out is not None or self.candidates):
+        only_search = self.minutes, self.held_out, self.max_memory, self.candidates or None
+        if not self.chooses and any(given is not None for given in only_search):
             raise UserError(
-                "--minutes, --held_out and candidates are for a search: give a bound as well, --max_drop, "
-                "--min_speedup or --max_mb."
+                "--minutes, --held_out, --max_memory and candidates are for a search: give a bound as well, "
+                "--max_drop, --min_speedup or --max_mb."
             )
-        if self.minutes is not None and not self.minutes > 0:
-            raise UserError(f"--minutes={self.minutes}: expected more than 0.")
+        for name in ("minutes", "max_memory"):
+            if (given := getattr(self, name)) is not None and not given > 0:
+                raise UserError(f"--{name}={given}: expected more than 0.")
         if any(not stages for stages in self.candidates):
             raise UserError("candidates has an entry without stages; expected a tuple of one stage or more.")
 

@@ -169,7 +169,7 @@ FILES = {"int8": (0.2, 2.0, 0.3), "half": (1.5, 3.0, 0.5), "quarter": (4.0, 6.0,
         (bounds(max_drop=5.0), "quarter", []),
         (bounds(max_drop=5.0, max_mb=0.1), "int8", ["--max_mb=0.1"]),  # all three miss one: the least lost
         (bounds(max_drop=1.0, min_speedup=4.0), "int8", ["--min_speedup=4.0"]),
-        (bounds(max_drop=1.0, min_speedup=2.0), "int8", []),
+        (bounds(max_drop=1.0, min_speedup=1.9), "int8", []),
         (bounds(min_speedup=7.0, max_drop=0.1, max_mb=0.25), "quarter", ["--max_drop=0.1", "--min_speedup=7.0"]),
         (bounds(min_speedup=2.5), "half", []),  # without a bound on the loss, the least lost
         (bounds(max_mb=0.4), "int8", []),
@@ -178,6 +178,12 @@ FILES = {"int8": (0.2, 2.0, 0.3), "half": (1.5, 3.0, 0.5), "quarter": (4.0, 6.0,
 def test_the_fastest_within_the_bounds_is_kept_or_the_best_try(given, kept, missed):
     best = choose(finalists(0.0, FILES), given)
     assert (best.model.name, best.misses(given)) == (kept, missed)
+
+
+def test_a_file_that_is_just_as_fast_as_the_bound_is_not_chosen():
+    files = finalists(0.0, {"just": (0.1, 2.01, 1.0), "well": (0.3, 2.1, 1.0)})
+    assert choose(files, bounds(min_speedup=2.0)).model.name == "well"
+    assert files[0].misses(bounds(min_speedup=2.0)) == []
 
 
 def test_a_loss_is_within_the_bound_only_with_its_uncertainty():

@@ -195,7 +195,9 @@ def test_flags_of_a_search_need_a_bound():
     with pytest.raises(UserError, match="give a bound as well"):
         Config(minutes=30)
     with pytest.raises(UserError, match="--minutes=0"):
-        Config(minutes=0, max_drop=1)
+        Config(max_drop=1, minutes=0)
+    with pytest.raises(UserError, match="--max_memory=-1"):
+        Config(max_drop=1, max_memory=-1)
     with pytest.raises(UserError, match="entry without stages"):
         Config(max_drop=1, candidates=((),))
     assert Config(max_drop=1, candidates=((Export(),),)).chooses
