@@ -26,7 +26,7 @@ import numpy as np
 
 from bertjax.engine.log import note
 from bertjax.jobs.budget import Finalist, drop_of
-from bertjax.jobs.data import Split, Text, evenly_spaced, predict_exported, predict_split, tokenizer_of
+from bertjax.jobs.data import Split, Text, evenly_spaced, open_model, predict_exported, predict_split, tokenizer_of
 from bertjax.jobs.report import Model
 from bertjax.jobs.search_costs import Trial, measured_times, predicted, within
 from bertjax.jobs.search_text import searched_data
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from bertjax.bundle import Bundle
     from bertjax.jobs.compress import Compression
     from bertjax.prune.second_order import Curves
+    from bertjax.text.tasks import Task
 
 END = 0.15
 """The part of the minutes for storing, exporting and measuring what was trained."""
@@ -81,12 +82,17 @@ class Search:
         return plain(bertjax.load(self.teacher.folder))
 
     @cached_property
+    def task(self) -> Task:
+        """The task, with its labels in the order of the teacher's outputs."""
+        return open_model(str(self.teacher.folder), self.text.task(), 0)[1]
+
+    @cached_property
     def held_out(self) -> Split:
-        return self.text.held_out(self.text.task(), tokenizer_of(self.bundle))
+        return self.text.held_out(self.task, tokenizer_of(self.bundle))
 
     @cached_property
     def learned(self) -> Split:
-        return self.text.training(self.text.task(), tokenizer_of(self.bundle), labelled=False)
+        return self.text.training(self.task, tokenizer_of(self.bundle), labelled=False)
 
     @cached_property
     def curves(self) -> Curves:
@@ -194,11 +200,12 @@ class Search:
         from bertjax.engine.log import worked_seconds
         from bertjax.engine.record import read_record
 
+        assert self.curves  # made once, before any trial is timed
         paces = []
         ends = min(trials, key=lambda one: one.ms), max(trials, key=lambda one: one.ms)
         for number, trial in enumerate(ends):
-            start, folder, began = self.started(trial.shape), self.out / "stages" / f"probe-{number}", time.monotonic()
-            self.trained(start, PROBE_STEPS, folder)
+            folder, began = self.out / "stages" / f"probe-{number}", time.monotonic()
+            self.score(self.trained(self.started(trial.shape), PROBE_STEPS, folder))
             once = ((read_record(folder) or {}).get("teacher_seconds") or 0.0) if number == 0 else 0.0
             worked = worked_seconds(folder)
             paces.append((time.monotonic() - began - worked - once, worked / PROBE_STEPS))
@@ -373,7 +380,7 @@ class Search:
         from bertjax.storage.paths import local
         from bertjax.text.tokenizer import Tokenizer
 
-        split = self.text.held_out(self.text.task(), Tokenizer.from_folder(local(model.folder)))
+        split = self.text.held_out(self.task, Tokenizer.from_folder(local(model.folder)))
         return predict_exported(model.folder, split)
 
 
@@ -408,7 +415,7 @@ def warn_of_known_text(one: Search) -> None:
     """Says so if the teacher is significantly better on the held-out text than on the evaluation text."""
     from bertjax.metrics.uncertainty import score_interval
 
-    split = one.job.text.held_out(one.job.task, tokenizer_of(one.bundle))
+    split = one.job.text.held_out(one.task, tokenizer_of(one.bundle))
     metric = split.encoded.task.metric
     held, other = (
         score_interval(metric, *one.teacher_answers),

@@ -31,7 +31,7 @@ from bertjax.engine.log import Log
 from bertjax.engine.record import begin
 from bertjax.jobs.budget import choose
 from bertjax.jobs.compress import Compression
-from bertjax.jobs.data import Text, predict_exported
+from bertjax.jobs.data import Text, open_model, predict_exported
 from bertjax.jobs.report import Model
 from bertjax.jobs.search import END, Search, Trial, search
 from bertjax.metrics.scores import score
@@ -115,6 +115,7 @@ def row(config: Config, kind: type[Search]) -> dict[str, Any]:
     began, task = time.monotonic(), text.task()
     with contextlib.closing(Log(out, "searching", 1, start=None, quiet=False)) as log:
         models, files = search(Compression(config, out, text, task, log, []), kind)
+    _, task = open_model(str(models[0].folder), task, 0)
 
     def scored(model: Model) -> float:
         split = text.held_out(task, Tokenizer.from_folder(model.folder))

@@ -63,13 +63,14 @@ def by_size(candidates: Mapping[str, Candidate], *_: Any, **__: Any) -> dict[str
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Data]:
-    """A teacher, and its text."""
+    """A teacher whose outputs are in another order than the labels of its text, and that text."""
     folder = tmp_path_factory.mktemp("search")
     rows = {"train": write_table(folder / "train.tsv", 240, filler=(10, 12))}
     rows["eval"] = write_table(folder / "eval.tsv", 60, seed=1, filler=(10, 12))
     data = Data(train=str(rows["train"]), eval=str(rows["eval"]), max_length=16)
     model, recipe = write_model(folder / "model"), {"steps": 60, "batch_size": 16, "optimiser": RATE}
-    finetune.main(finetune.Config(model=str(model), data=data, out=str(folder / "teacher"), **recipe))
+    other_order = dataclasses.replace(data, labels=("good", "bad"))
+    finetune.main(finetune.Config(model=str(model), data=other_order, out=str(folder / "teacher"), **recipe))
     return folder / "teacher" / "bundle", data
 
 
@@ -153,6 +154,7 @@ def test_what_fails_is_left_out_and_stages_of_a_user_are_measured_too(teacher, q
     assert f"Failed and left out: {broken[0]} (broken today)" in capsys.readouterr().err
     found = state(tmp_path / "out")
     assert broken[0] not in found["scores"]
+    assert all(one["score"] > 0.6 for one in found["files"] if not one["name"].startswith("candidate"))
     assert "candidate-1-one-onnx" in {one["name"] for one in found["files"]}
 
 
