@@ -24,7 +24,7 @@ TEXTS = ["a fine film", "the cast and its dull story, very dull", "warm", " ".jo
 MISSING = {"onnx": ("bertjax", "jax", "flax", "transformers"), "stablehlo": ("bertjax", "flax", "transformers")}
 if find_spec("openvino") is not None:  # an extra
     MISSING["openvino"] = (*MISSING["onnx"], "onnxruntime", "openvino_telemetry")
-TARGETS = {"openvino": "onnx"}
+TARGETS: dict[str, Any] = {"openvino": "onnx"}
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 LABELS: dict[str, Any] = {"architecture": "BertForSequenceClassification", "labels": ("rotten", "fresh", "neither")}
 HALTING = {"num_hidden_layers": 1, "recurrence": Recurrence(5, halting=Halting(bias=0.0))}
