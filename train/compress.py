@@ -29,13 +29,14 @@ from bertjax.engine.record import begin, read_record
 from bertjax.jobs.budget import MISSED
 from bertjax.jobs.compress import Compression, check, conclude, run_stages
 from bertjax.jobs.data import Text, describe_for
-from bertjax.jobs.search import search
 from bertjax.jobs.stages import leave_if
 from bertjax.recipes.compress import Config
 from bertjax.storage.paths import as_path
 
 
 def main(config: Config) -> None:
+    from bertjax.jobs.search import search
+
     out, stages = as_path(config.out), config.planned_stages()
     check(stages, config.chooses, config.runtime)
     text = Text.of(config.data, verbose=False, model=config.model)

@@ -46,7 +46,8 @@ def display(table: Table, sentences: Sequence[str], conclusion: str = "", pictur
         put(Markdown(table.markdown()))
         if picture is not None and picture.is_file():
             put(Image(data=picture.read_bytes()))
-        put(Markdown("\n\n".join(filter(None, [bullets(sentences), conclusion and f"**{conclusion}**"]))))
+        if said := [*filter(None, [bullets(sentences), conclusion and f"**{conclusion}**"])]:
+            put(Markdown("\n\n".join(said)))
         return
     from rich.console import Console
 

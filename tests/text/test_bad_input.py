@@ -247,7 +247,7 @@ def test_bad_lists_are_named():
         load_examples([{"text": "a"}, 3])
     with pytest.raises(UserError, match='the list given, item 1, column "label": unknown label "c"'):
         load_examples([{"text": "a", "label": "b"}, {"text": "d", "label": "c"}], Task(labels=("a", "b")))
-    with pytest.raises(UserError, match="cannot read 3: expected a file, tfds:NAME/SPLIT, demo, or a list"):
+    with pytest.raises(UserError, match="cannot read 3: expected a file, tfds:NAME/SPLIT, demo, a list of texts"):
         load_examples(3)
 
 
