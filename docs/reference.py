@@ -20,6 +20,7 @@ from typing import Any
 
 from bertjax.cli import COMMANDS, LIBRARY
 from bertjax.engine.fields import describe, leaves
+from bertjax.engine.help import field_docs
 from bertjax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,13 +193,8 @@ def _arguments(command: str) -> str:
 
 @cache
 def _field_docs(cls: type) -> dict[str, str]:
-    """The strings under the fields of a class and of those it inherits from."""
-    said: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        with contextlib.suppress(TypeError, OSError, SyntaxError):
-            node = ast.parse(inspect.cleandoc("\n" + inspect.getsource(base))).body[0]
-            said |= _docs_under(node.body) if isinstance(node, ast.ClassDef) else {}
-    return said
+    """The strings under the fields of a class and of those it inherits from, as `--help` has them."""
+    return {name: _prose(text) for name, text in field_docs(cls).items()}
 
 
 def _docs_under(body: list[ast.stmt]) -> dict[str, str]:
