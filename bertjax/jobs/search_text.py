@@ -19,6 +19,7 @@ from bertjax.jobs.data import Text
 from bertjax.recipes.compress import Config
 from bertjax.recipes.data import Data
 from bertjax.storage.paths import write_text
+from bertjax.text.tasks import OF_A_MODEL
 
 if TYPE_CHECKING:
     from bertjax.text.examples import Examples
@@ -34,7 +35,7 @@ def searched_data(config: Config, text: Text, task: Task, out: Path) -> Data:
     Raises:
       UserError: There are no labels to choose by, or the held-out text is the evaluation text.
     """
-    data = config.data
+    data = text.data
     if config.held_out is not None:
         chosen, reported = (text.reader.read(source, task, "test")[1] for source in (config.held_out, data.eval))
         if chosen.fingerprint == reported.fingerprint:
@@ -43,7 +44,7 @@ def searched_data(config: Config, text: Text, task: Task, out: Path) -> Data:
                 "much. Give another --held_out, or leave it out: a part of the training text is taken."
             )
         return dataclasses.replace(data, eval=config.held_out)
-    examples = text.training_examples(task, labelled=True)
+    examples = text.training_examples(task, labelled=task.kind not in OF_A_MODEL)
     held = held_out_rows(examples, config.seed or 0)
     files = {name: out / "text" / f"{name}.jsonl" for name in ("train", "held-out")}
     rows = {"train": [row for row in range(len(examples)) if row not in held], "held-out": sorted(held)}

@@ -122,7 +122,7 @@ def pooling_of(path: Path) -> str:
     content = read_json(path)
     flags = [name for name, given in content.items() if name.startswith("pooling_mode_") and given]
     modes = content.get("pooling_mode") or flags
-    modes = modes if isinstance(modes, list) else [modes]
+    modes = list(map(str, modes if isinstance(modes, list) else [modes]))
     known = {**{flag: name for name, flag in POOLINGS.items()}, **{name: name for name in POOLINGS}}
     if len(modes) != 1 or modes[0] not in known:
         raise UserError(f"{path}: the pooling is {shown(modes)}; supported is one of: {', '.join(POOLINGS)}.")

@@ -24,7 +24,7 @@ from bertjax.prune.surgery import check_kept, check_prunable
 READS = r"encoder/layer_\d+/(attention/(query|key|value)|ffn/intermediate)/kernel"
 WRITES = r"encoder/(layer_\d+/(attention|ffn)/(output/(kernel|bias)|layer_norm/(scale|bias))|last_norm/(scale|bias))"
 POOLED = r"(pooler|pre_classifier)/(kernel|bias)"
-HEAD = r"(pooler|pre_classifier|classifier|qa_outputs|seq_relationship)/kernel"
+HEAD = r"(pooler|pre_classifier|classifier|qa_outputs|seq_relationship|projection)/kernel"
 
 
 def keep_hidden(config: BertConfig, params: Tree, kept: Sequence[int]) -> tuple[BertConfig, Tree]:

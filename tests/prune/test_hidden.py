@@ -12,6 +12,7 @@ import bertjax
 from bertjax import UserError
 from bertjax.model import Exits, LayerConfig, build, mobile_config
 from bertjax.model.layers import LayerNorm
+from bertjax.model.sentence import SentenceEmbedding
 from bertjax.params import flatten
 from bertjax.prune import keep_heads, keep_hidden, keep_neurons
 from bertjax.share import factorise_words
@@ -31,11 +32,13 @@ def agree(ours: Any, theirs: Any) -> None:
         assert not np.delete(whole, KEPT, axis=-1).any()
 
 
-@pytest.mark.parametrize("name", [*MODELS, "words", *HEADS])
+@pytest.mark.parametrize("name", [*MODELS, "words", "embedding", *HEADS])
 def test_removed_columns_equal_gated_ones(name: str, tmp_path: Any):
     changes = MODELS.get(name, {"num_hidden_layers": 3})
     if name in HEADS:
         changes = {"architecture": name, "labels": ("LABEL_0", "LABEL_1")}
+    if name == "embedding":
+        changes = {"architecture": "BertForSentenceEmbedding", "embedding": SentenceEmbedding(dense_size=5)}
     model, params = tiny(**changes)
     config = model.config
     if name == "words":

@@ -14,6 +14,8 @@ from bertjax.distill.terms import Embeddings, HardLabels, InBatchNegatives, Simi
 from bertjax.engine.command_line import load_config
 from bertjax.errors import UserError
 from bertjax.export import export
+from bertjax.jobs.data import Text
+from bertjax.jobs.search_text import searched_data
 from bertjax.measure.onnx import open_session
 from bertjax.metrics.neighbours import similarities
 from bertjax.model import BertConfig
@@ -26,6 +28,7 @@ from bertjax.recipes.finetune import Config as Finetune
 from bertjax.recipes.prune import Config as Prune
 from bertjax.recipes.quantize import Config as Quantize
 from bertjax.student import Student
+from bertjax.text.sources import load_examples
 from bertjax.text.tasks import Task
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.verify import compare
@@ -144,6 +147,16 @@ def test_an_embedder_is_quantised_without_labels(distilled: Path, tmp_path: Path
     quantize.main(run)
     record = json.loads((tmp_path / "int8" / "run.json").read_text())
     assert 0.9 < record["result"]["similarity_spearman"] < 1
+
+
+def test_a_search_chooses_on_a_part_of_the_text_without_labels(tmp_path: Path):
+    given = data(tmp_path)
+    text = Text.of(given, verbose=False, model="teacher")
+    found = searched_data(Compress(model="teacher", data=given, max_mb=1.0), text, text.task(), tmp_path)
+    assert (found.reference, found.kind, found.metric) == ("teacher", "embedding", "similarity_spearman")
+    held, learned = (load_examples(source, found.task).texts for source in (found.eval, found.train))
+    assert (len(held), len(learned)) == (4, 20)
+    assert not set(held) & set(learned)
 
 
 def test_the_recipes_fit_the_demo_embedder():

@@ -38,7 +38,8 @@ class HardLabels(Loss):
 @dataclass(frozen=True)
 class SoftTargets(Loss):
     """Divergence from the teacher's probabilities at a temperature; for regression, the squared error to its output
-    (Hinton et al. 2015); for embeddings, 1 - cos with its vector, as `Embeddings` does.
+    (Hinton et al. 2015). For embeddings it is 1 - cos with the teacher's vector or, where the widths differ, the
+    squared error of the similarities within a batch, as in `Embeddings` and `Similarities`.
 
     For classification there are three published forms: T^2 KL per row ("hinton"); the same divided by the number of
     classes ("pkd", the code of PKD); the cross-entropy divided by that number, without T^2 ("tinybert", the code of
@@ -63,17 +64,12 @@ class SoftTargets(Loss):
                 f"SoftTargets(preset={preset!r}) is defined only for a classification task, and this one is of kind "
                 f"{kind!r}; use preset='hinton'."
             )
-
-        if kind == "embedding" and student.output_size != teacher.output_size:
-            raise UserError(
-                f"the student's embedding has {student.output_size} numbers and the teacher's {teacher.output_size}: "
-                "learn it by Embeddings or by Similarities instead of SoftTargets."
-            )
+        same_width = student.output_size == teacher.output_size
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
             logits, target, weights = student_out.logits, teacher_out.logits, batch["weights"]
             if kind == "embedding":
-                return losses.cosine(logits, target, weights)
+                return (losses.cosine if same_width else losses.similarity_error)(logits, target, weights)
             if kind == "regression":
                 return losses.squared_error(logits, target, weights)
             if kind == "qa":
