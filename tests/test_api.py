@@ -13,6 +13,7 @@ import pytest
 
 import bertjax
 from bertjax import api
+from bertjax.api import given
 from bertjax.distill.terms import HardLabels, SoftTargets
 from bertjax.engine.command_line import load_config
 from bertjax.engine.help import everyday
@@ -235,12 +236,12 @@ def test_a_mistake_names_what_would_have_been_right(made: list[Any], name, field
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_everyday_flags_are_explained_and_the_first_arguments_are_the_same(name: str):
     function = getattr(api, name)
-    config = api.config_class(api.COMMANDS.get(name, name))()
+    config = given.config_class(given.COMMANDS.get(name, name))()
     first = ["model", "held_out", "eval"] if name == "calibrate" else ["model", "train", "eval"]
     assert list(inspect.signature(function).parameters)[:4] == [*first, "out"]
     for path in everyday(config):
         assert f"\n  {path.rpartition('.')[2]}: " in function.__doc__
-    fields = {one.rpartition(".")[2] for one in api.leaves(config)} | set(vars(config)) | {"config", "more"}
+    fields = {one.rpartition(".")[2] for one in given.leaves(config)} | set(vars(config)) | {"config", "more"}
     assert set(inspect.signature(function).parameters) <= fields
 
 
@@ -307,7 +308,7 @@ def test_numbers_of_numpy_are_labels_and_nan_is_a_missing_one():
 
 
 def test_a_date_beside_the_text_is_stored_as_text():
-    memory = api.Memory()
+    memory = given.Memory()
     [writer] = [memory.writers[memory.text("train", [{"text": "good film", "day": date(2020, 1, 2)}])]]
     assert writer.keywords["text"] == '{"text": "good film", "day": "2020-01-02"}\n'  # pyright: ignore[reportFunctionMemberAccess]
 
