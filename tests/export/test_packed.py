@@ -14,14 +14,14 @@ from onnx import helper
 
 import bertjax
 from bertjax.bundle import Bundle
-from bertjax.export.check import expected_output, random_tokens
+from bertjax.export.check import expected_exits, expected_output, random_tokens
 from bertjax.export.graph import FLOAT, INT8, INT64
 from bertjax.export.onnx import onnx_model
 from bertjax.export.packed import looked_up, whole_matrix
 from bertjax.export.products import Products
 from bertjax.measure.integer_products import inexact_products, operands
-from bertjax.measure.onnx import new_session
-from bertjax.model import init_params
+from bertjax.measure.onnx import answer, graphs, new_session
+from bertjax.model import ExitRule, Exits, init_params
 from bertjax.params import map_with_path
 from bertjax.prune.masks import apply_masks, magnitude_masks
 from bertjax.quantize import Activation, Format, Quantization, quantise_weights
@@ -162,3 +162,32 @@ def test_a_file_takes_the_bytes_of_its_bundle(tmp_path: Path):
             bertjax.save(Bundle(quantised, small), folder)
             stored = (folder / "model.safetensors").stat().st_size
             assert len(onnx_model(quantised, small).SerializeToString()) < 1.1 * stored, folder.name
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+def test_a_packed_word_table_is_the_matrix_of_a_language_model_too(scheme: Any):
+    config = CLASSIFIER.replace(architecture="BertForMaskedLM")
+    config, params = quantise_weights(
+        config, init_params(config, 0), ((r"word/embedding$", Format(4, scheme, **ROWS)),)
+    )
+    model, inputs = onnx_model(config, params), random_tokens(config, 2, 9, 0)
+    expected = expected_output(Bundle(config, params), inputs)
+    np.testing.assert_allclose(run(model, inputs), expected, rtol=1e-5, atol=1e-5)
+    assert sum(one.name.startswith("embeddings/word/embedding/packed") for one in model.graph.initializer) == 1
+
+
+def test_packed_weights_of_layers_inside_branches_are_unpacked_outside_of_them(tmp_path: Path):
+    """Else they would be unpacked for every text that goes on."""
+    config = CLASSIFIER.replace(exits=Exits((0,), "shared", ExitRule("max_probability", 0.9)))
+    config, params = quantise_weights(
+        config, init_params(config, 0), ((r"^encoder.*kernel$", Format(2, block_cols=6)),)
+    )
+    model, inputs = onnx_model(config, params), random_tokens(config, 3, 9, 0)
+    output, depths = answer(new_session(model.SerializeToString()), *inputs)
+    assert depths is not None
+    expected, wrong = expected_exits(Bundle(config, params), inputs, depths)
+    assert not wrong.any()
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
+    executed = after_loading(model, tmp_path)
+    whole = {one.name for inner in graphs(executed) for one in inner.initializer if one.dims[:] in ([24, 24], [24, 40])}
+    assert len([name for name in whole if name.endswith("/dequantised")]) == 2 * 5
