@@ -181,7 +181,7 @@ def test_a_missed_bound_is_a_sentence_and_no_exit(here: Path, monkeypatch, tmp_p
     def main(config: Any) -> None:
         raise Incomplete("no candidate keeps the bounds", 3)
 
-    monkeypatch.setattr(api, "main_of", lambda command: main)
+    monkeypatch.setattr("bertjax.api.command.main_of", lambda command: main)
     kept = bertjax.compress(here / "model", max_drop=0.1, out=tmp_path / "out")
     assert kept.problem == "no candidate keeps the bounds"
 
@@ -190,7 +190,7 @@ def test_a_missed_bound_is_a_sentence_and_no_exit(here: Path, monkeypatch, tmp_p
 def made(monkeypatch) -> list[Any]:
     """The configs that the functions make, with nothing run."""
     configs = []
-    monkeypatch.setattr(api, "main_of", lambda command: configs.append)
+    monkeypatch.setattr("bertjax.api.command.main_of", lambda command: configs.append)
     return configs
 
 
