@@ -25,7 +25,7 @@ def prepare(config: Config, text: Text) -> Prepared:
         bundle = config.student.initialise(bundle, config.seed, train.encoded)
     held_out = text.held_out(task, tokenizer_of(bundle))
     text.describe(train, held_out)
-    losses = task_losses({"task": HardLabels()}, bundle.config, config.ponder)
+    losses = task_losses({"task": HardLabels(class_weights=config.class_weights)}, bundle.config, config.ponder)
     return supervised(config, text.data, "fine-tuning", bundle, losses, (train, held_out), packed=config.packed)
 
 

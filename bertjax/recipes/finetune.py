@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from bertjax.distill.terms.answers import check_class_weights
 from bertjax.errors import UserError
 from bertjax.recipes.data import EVERYDAY, OF_TRAINING, Data
 from bertjax.recipes.stage import Stage, TrainingStage
@@ -27,11 +28,15 @@ class Finetune(TrainingStage):
     and unpacked runs by examples, not by steps."""
     ponder: float = 0.01
     """Weight of the ponder cost, for a model with adaptive computation time."""
+    class_weights: tuple[float, ...] = ()
+    """For classification: how much an example of each class counts in the loss, in the order of the labels. Default:
+    all alike."""
     model_soup: int = 1
     """Train this many times, with different seeds, and average the weights (Wortsman et al. 2022)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_class_weights("--class_weights", self.class_weights)
         if self.model_soup < 1:
             raise UserError(f"--model_soup={self.model_soup}: expected 1, or more whose weights are averaged")
         if self.model_soup > 1 and self.transforms:

@@ -17,6 +17,7 @@ from bertjax.distill.terms import (
     AttentionMaps,
     AttentionScores,
     FeatureMaps,
+    HardLabels,
     HiddenStates,
     LastHiddenState,
     MatchedStates,
@@ -82,6 +83,21 @@ def test_soft_targets_have_three_published_forms(temperature: float):
     for preset, expected in published.items():
         found = value(SoftTargets(temperature=temperature, preset=preset), SAME_WIDTH)  # type: ignore[arg-type]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_class_weights_are_those_of_torch():
+    weights = (1.0, 5.0, 0.25)
+    labels = np.arange(12) % 3
+    batch = {**BATCH, "labels": labels.astype(np.int32)}
+    loss = HardLabels(class_weights=weights).build(TEACHER_CONFIG, TEACHER_CONFIG)
+    total, weight = jax.jit(loss)({}, said(TEACHER), None, batch)
+    expected = functional.cross_entropy(t(said(TEACHER).logits), torch.tensor(labels), torch.tensor(weights))
+    np.testing.assert_allclose(total / weight, expected, rtol=1e-5)
+    with pytest.raises(UserError, match="class_weights has 2 numbers; expected one for each class"):
+        HardLabels(class_weights=(1.0, 2.0)).build(TEACHER_CONFIG, TEACHER_CONFIG)
+    with pytest.raises(UserError, match=r"class_weights is 1.0, -1.0; expected numbers from 0"):
+        HardLabels(class_weights=(1.0, -1.0))
 
 
 @pytest.mark.slow

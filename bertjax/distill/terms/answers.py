@@ -19,20 +19,43 @@ class HardLabels(Loss):
     """The supervised loss of the task, against the labels of the data."""
 
     weight: float = 1.0
+    class_weights: tuple[float, ...] = ()
+    """For classification: how much an example of each class counts, in the order of the model's labels. Empty: all
+    alike. The loss is divided by the sum of these weights over the batch."""
 
     reads_labels: ClassVar[bool] = True
     reads_teacher: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        check_class_weights("class_weights", self.class_weights)
+
     def build(self, student: BertConfig, teacher: BertConfig) -> LossFunction:
+        import jax.numpy as jnp
+
         from bertjax.learn.losses import TASK_LOSSES
         from bertjax.predict import kind_of
 
-        task_loss = TASK_LOSSES[kind_of(student)]
+        kind, by_class = kind_of(student), self.class_weights
+        task_loss = TASK_LOSSES[kind]
+        if by_class and (kind != "classification" or len(by_class) != len(student.labels)):
+            raise UserError(
+                f"class_weights has {len(by_class)} numbers; expected one for each class of a classification task, "
+                f"here {', '.join(student.labels)} ({kind})"
+            )
 
         def loss(extra: Tree, student_out: Any, teacher_out: Any, batch: Batch) -> WeightedSum:
+            if by_class:
+                counts = jnp.asarray(by_class, jnp.float32)[batch["labels"]]
+                batch = {**batch, "weights": batch["weights"] * counts}
             return task_loss(student_out.logits, batch)
 
         return loss
+
+
+def check_class_weights(name: str, weights: tuple[float, ...]) -> None:
+    """Raises a `UserError` for weights that are negative, or all 0."""
+    if weights and not (min(weights) >= 0 and max(weights) > 0):
+        raise UserError(f"{name} is {', '.join(map(str, weights))}; expected numbers from 0, and one above it")
 
 
 @dataclass(frozen=True)
