@@ -4,7 +4,8 @@ OpenVINO compiles a file for this processor when it is opened, which takes longe
 changes the function to gain time: products in bfloat16 where the processor has them, and inputs rounded to 8 bits where
 only the weights are integers. Both are turned off, so that a file is the same function in both runtimes. It does merge
 QuantizeLinear and DequantizeLinear into products of integers, whose sums are those of ONNX Runtime; results may differ
-by a value that lies half-way between two integers and is rounded to the other one.
+by a value that lies half-way between two integers and is rounded to the other one. The threshold of a model that exits
+early is a constant here, and no input as in ONNX Runtime.
 """
 
 import re

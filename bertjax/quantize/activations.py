@@ -179,12 +179,14 @@ def largest(x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str,
 def sums(
     x: Float[Array, "*rows d"], real: Bool[Array, "*rows 1"], site: str, ranges: Any
 ) -> tuple[Float[Array, " d"], Float[Array, " d"], Int[Array, ""]]:
-    """The sums of each channel, and of its values rounded in the site's range, over real tokens; and their number."""
+    """The sums of each channel, clipped to the site's range, and of its rounded values, over real tokens; and their
+    number."""
     activation = dict(ranges)[site]
     (scale, zero), half = fixed_scale(activation), 2 ** (activation.bits - 1)
     rounded = (jnp.clip(jnp.round(x / scale) + zero, -half, half - 1) - zero) * scale
+    clipped = jnp.clip(x, (-half - zero) * scale, (half - 1 - zero) * scale)
     rows = tuple(range(x.ndim - 1))
-    return jnp.sum(x, rows, where=real), jnp.sum(rounded, rows, where=real), jnp.sum(real)
+    return jnp.sum(clipped, rows, where=real), jnp.sum(rounded, rows, where=real), jnp.sum(real)
 
 
 STATISTICS: dict[str, Callable[..., Any]] = {

@@ -8,7 +8,12 @@ post-norm LayerNorm, whose output is also added to the residual, and after GELU 
 published BERTs only the inputs of the attention output are smoothed.
 
 Bias correction (Nagel et al. 2019, section 4.2). Rounding errors do not average to 0 over real inputs. The mean error
-of a product's output on calibration text is subtracted from its bias.
+of a product's output on calibration text is subtracted from its bias. Clipping is no part of it: it hits a few tokens
+with inputs many times as large as all others, whose mean error would be wrong for every other token (on SST-2, MiniLM
+lost 38 points by it).
+
+On SST-2, MiniLM in 7 bits is 0.154 from its float logits (root of the mean square), with corrected biases 0.143, and
+smoothed 0.159; 6, 10 and 15 of 872 labels differ from the float model's, and no score is higher.
 """
 
 import re
@@ -99,8 +104,8 @@ def correct_biases(
     config: BertConfig, quantised: Tree, params: Tree, means: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> Tree:
     """The quantised model with the mean error of each product's output subtracted from its bias. `params` are those in
-    floating point; `means` has the mean input of each site, and the mean rounded input. Where several sites share a
-    bias, it gets the mean of their corrections."""
+    floating point; `means` has the mean clipped input of each site, and the mean rounded input. Where several sites
+    share a bias, it gets the mean of their corrections."""
     flat, floats = dict(flatten(quantised)), flatten(params)
     errors: dict[str, list[np.ndarray]] = {}
     for site, (given, rounded) in means.items():
@@ -130,8 +135,9 @@ def largest_inputs(model: BertModel, params: Tree, batches: Iterable[Batch]) -> 
 def mean_inputs(
     config: BertConfig, params: Tree, ranges: Mapping[str, Activation], batches: Iterable[Batch]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The mean of each input channel over real tokens, and that of the rounded inputs, for every site with a range. The
-    model itself computes with integer weights and activations in floating point, as when the ranges were found."""
+    """The mean of each input channel, clipped to its range, over real tokens, and that of the rounded inputs, for every
+    site with a range. The model itself computes with integer weights and activations in floating point, as when the
+    ranges were found."""
     assert config.quantization is not None
     model = build(config.replace(quantization=Quantization(config.quantization.weights)))
     sums = watched_over(model, params, batches, "sums", tuple(ranges.items()), lambda a, b: jax.tree.map(np.add, a, b))

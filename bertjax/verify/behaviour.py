@@ -16,6 +16,7 @@ import numpy as np
 from bertjax.measure.latency import SAMPLE, Timing
 from bertjax.measure.onnx import INPUTS, Answer, answer, existing_file, new_session, open_session
 from bertjax.measure.processes import chosen
+from bertjax.measure.runtimes import FileRuntime
 from bertjax.measure.worker import BATCH, padded
 from bertjax.model.retention import Retention
 from bertjax.storage.typed_json import build
@@ -31,9 +32,10 @@ NEVER = 1e9
 """A threshold that no text reaches: this, or its negative where texts exit below it."""
 
 
-def behaviour_of(folder: Path, rows: Encoded, threads: int) -> Behaviour:
-    """The behaviour of a folder's file on a sample of the rows."""
-    session = open_session(folder, threads)
+def behaviour_of(folder: Path, rows: Encoded, threads: int, runtime: FileRuntime = "onnxruntime") -> Behaviour:
+    """The behaviour of a folder's file on a sample of the rows. OpenVINO has no input for another threshold, so there
+    is no worst case."""
+    session = open_session(folder, threads, runtime=runtime)
     run, numbers = partial(answer, session), chosen(len(rows), SAMPLE)
     alone = [run(*batch_of(rows, [number])) for number in numbers]
     starts = range(0, len(numbers), BATCH)
@@ -54,7 +56,7 @@ def behaviour_of(folder: Path, rows: Encoded, threads: int) -> Behaviour:
         largest=max(differences),
         depths=tuple(int(one.depths[0]) for one in alone if one.depths is not None),
         tokens=tokens_after(folder, [batch_of(rows, [number]) for number in numbers]),
-        worst=worst_case(session, longest),
+        worst=worst_case(session, longest) if runtime == "onnxruntime" else None,
     )
 
 

@@ -106,7 +106,6 @@ def compare(
         alike = agreement(task.kind, ours.predictions, models[bundle].predictions)
         rounds = measured.holds_integers or measured.decides
         parity_of = parity_with(str(paths[bundle]), ours.logits, models[bundle].logits, alike, rounds)
-    is_file = folders.runtime_of(new) == "onnx"
     in_other = None
     if other := models.get(IN_OTHER):
         alike = agreement(task.kind, ours.predictions, other.predictions)
@@ -125,7 +124,7 @@ def compare(
         parity=parity_of,
         features=processor_features(),
         no_parity=no_parity,
-        behaviour=behaviour_of(new, rows["NEW"], threads) if is_file else None,
+        behaviour=behaviour_of(new, rows["NEW"], threads, choices["NEW"].runtime) if "NEW" in choices else None,
         by_length=times_by_length(rows["NEW"], len(examples), timings["OLD"], timings["NEW"]),
         in_other=in_other,
         runtimes=tuple(choice.why for choice in choices.values() if choice.why),

@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class OpenVinoFile(OnnxFile):
     def __init__(self, path: str, texts: Any, pairs: Any, max_length: int):
         super().__init__(path, texts, pairs, max_length, "openvino")
         self.session = OpenVinoSession(str(Path(path) / "model.xml"), thread_count())
+        self.versions |= {"nncf": version("nncf")}
 
 
 class Eager:
@@ -220,7 +222,10 @@ def table(given: argparse.Namespace, timed: dict[str, Any], scored: dict[str, An
     versions = {key: value for found in by_name.values() for key, value in found["versions"].items()}
     return {
         "title": f"milliseconds of {given.model.name} in several runtimes",
-        "command": " ".join(["python -m tests.benchmarks.peers", *sys.argv[1:]]),
+        "command": (
+            f"python -m tests.benchmarks.peers MODEL FLOAT INT8 --data={Path(given.data).name} "
+            f"--calibration={Path(given.calibration).name} --repeats={given.repeats}"
+        ),
         "seed": "none: nothing is drawn",
         "processor": f"{processor_name()}; {integer_products(processor_features())}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),

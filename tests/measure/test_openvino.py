@@ -23,10 +23,12 @@ from bertjax.measure.onnx import open_session, read_graph
 from bertjax.measure.openvino import SETTINGS, OpenVinoSession
 from bertjax.measure.processes import Candidate
 from bertjax.model import Retention, init_params
+from bertjax.quantize import Format
 from tests.export import test_families as families
 from tests.export import test_onnx as plain
 from tests.export import test_onnx_exits as exits
 from tests.export import test_onnx_tokens as tokens
+from tests.export import test_packed as packed
 from tests.tolerances import OTHER_FRAMEWORK
 from tests.verify.tiny import arrays, stored_as_integers, write_onnx
 
@@ -47,6 +49,8 @@ def files() -> dict[str, Any]:
         made[f"{name}, int8, {'fixed' if fixed else 'per token'}"] = lambda changes=changes, fixed=fixed: family(
             families.quantised(families.model_of(**changes), fixed)
         )
+    for bits in (8, 4, 3, 2):
+        made[f"{bits} bits, packed"] = lambda bits=bits: packed_bits(bits)
     for name in exits.CASES:
         made[f"{name}, exits"] = lambda name=name: with_exits(name)
     for name, ranked_by, after in tokens.CASES:
@@ -61,6 +65,11 @@ def seeded(config: Any) -> tuple[Bundle, list[Any]]:
 
 def family(bundle: Bundle) -> tuple[Bundle, list[Any]]:
     return bundle, batches(bundle.config, families.SHAPES)
+
+
+def packed_bits(bits: int) -> tuple[Bundle, list[Any]]:
+    bundle = packed.pruned(Format(bits), Format(min(bits, 4), **packed.ROWS))
+    return bundle, batches(bundle.config, ((1, 5), (3, 17)))
 
 
 def with_exits(name: str) -> tuple[Bundle, list[Any]]:

@@ -10,7 +10,7 @@ from bertjax.errors import UserError
 from bertjax.model import LayerConfig, build
 from bertjax.model.products import plain_product
 from bertjax.params import flatten
-from bertjax.quantize import Quantization, quantise_weights
+from bertjax.quantize import Activation, Quantization, quantise_weights
 from bertjax.quantize.activations import find_ranges
 from bertjax.quantize.corrections import (
     channel_scales,
@@ -71,11 +71,13 @@ def test_scales_are_those_of_the_paper_and_1_for_a_channel_without_inputs():
     np.testing.assert_allclose(channel_scales(inputs, weights, 0.0)[:2], 1 / weights[:2])
 
 
-def test_a_bias_loses_the_mean_error_of_its_product_on_real_tokens():
+@pytest.mark.parametrize("share", [1.0, 0.5], ids=["whole range", "half of it"])
+def test_a_bias_loses_the_mean_error_of_its_product_on_real_tokens_without_that_of_clipping(share: float):
     """The means and the errors with NumPy, from the inputs of each product as an observer sees them."""
     model, params = tiny(**CLASSIFIER)
     config, quantised = quantise_weights(model.config, params, RULES)
-    ranges = find_ranges(build(config), quantised, BATCHES, "min_max")
+    whole = find_ranges(build(config), quantised, BATCHES, "min_max")
+    ranges = {site: Activation(8, (one.low or 0) * share, (one.high or 0) * share) for site, one in whole.items()}
     seen: dict[str, list[np.ndarray]] = {}
 
     def product(site: str, subscripts: str, left: Array, right: Any) -> Array:
@@ -99,6 +101,9 @@ def test_a_bias_loses_the_mean_error_of_its_product_on_real_tokens():
         scale = (activation.high - activation.low) / 255
         zero = -128 - round(activation.low / scale)
         given = (np.clip(np.round(x / scale) + zero, -128, 127) - zero) * scale
+        outside = (x < (-128.5 - zero) * scale) | (x > (127.5 - zero) * scale)
+        assert (outside.sum() > 10) == (share < 1)
+        x = np.clip(x, (-128 - zero) * scale, (127 - zero) * scale)
         path = path_of(config, site)
         kernel, exact = flatten(quantised)[f"{path}/kernel"], flatten(params)[f"{path}/kernel"]
         error = given @ np.asarray(kernel.dequantised()) - x @ exact
