@@ -149,7 +149,7 @@ def test_each_job_runs_and_its_report_is_typed(here: Path, teacher: api.Trained,
 def test_an_export_is_held_to_bounds(here: Path, teacher: api.Trained, monkeypatch, tmp_path):
     pytest.importorskip("onnxruntime", reason="an extra")
     both = Percentiles(1.0, 1.0)
-    timing = Timing("x", "cpu", 1, {}, Latency(both, both), 1000.0)
+    timing = Timing("onnxruntime", "cpu", 1, {}, Latency(both, both), 1000.0)
     name = "bertjax.verify.comparison.measure_latency"
     monkeypatch.setattr(name, lambda models, *_, **__: dict.fromkeys(models, timing))
     exported = bertjax.export(teacher, out=tmp_path / "onnx")

@@ -40,7 +40,7 @@ def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         Student(num_hidden_layers=2, intermediate_size=768).initialise(teacher, seed=0), "runs/quickstart/bundle"
     )
     found = snippets()
-    assert len(found) == 4
+    assert len(found) == 5
     for snippet in found:
         exec(compile(snippet, str(README), "exec"), {"__name__": "__main__"})
     (printed,) = capsys.readouterr().out.splitlines()

@@ -37,6 +37,9 @@ if find_spec("openvino") is None:
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 ROUNDED = ("recurrent, pre", "mobilebert, tiny")
 """Models with a value half-way between two integers, which is rounded to either."""
+WRONG = ("masked words, factorised",)
+"""OpenVINO 2026.4 multiplies wrongly by the transposed matrix of a factorised word table in int8, where a batch has
+fewer than five tokens. `verify` and `evaluate` say how many predictions differ from ONNX Runtime."""
 
 
 def files() -> dict[str, Any]:
@@ -45,6 +48,8 @@ def files() -> dict[str, Any]:
     for name, changes in families.ENCODERS.items():
         made[f"{name}, family"] = lambda changes=changes: family(families.model_of(**changes))
     for name, fixed in [*((one, True) for one in families.FIXED), *((one, False) for one in families.PER_TOKEN)]:
+        if name in WRONG:
+            continue
         changes = families.ENCODERS[name]
         made[f"{name}, int8, {'fixed' if fixed else 'per token'}"] = lambda changes=changes, fixed=fixed: family(
             families.quantised(families.model_of(**changes), fixed)
