@@ -28,15 +28,8 @@ from bertjax.metrics.neighbours import unit_rows
 from bertjax.model import ARCHITECTURES, BertConfig, BertModel, abstract_params, build, init_params
 from bertjax.model.attention import require_backend
 from bertjax.model.config import COMPUTE_FIELDS, PREFIXES
-from bertjax.model.huggingface import (
-    config_from_json,
-    config_text,
-    fits_tinybert,
-    parameters_from_tensors,
-    read_config,
-    read_tensors,
-    write_model,
-)
+from bertjax.model.hf_config import config_from_json, config_text
+from bertjax.model.huggingface import fits_tinybert, parameters_from_tensors, read_config, read_tensors, write_model
 from bertjax.model.sentence import SentenceEmbedding
 from bertjax.model.sites import check_sites
 from bertjax.model.soundness import require_numbers, require_use, shortened

@@ -419,7 +419,7 @@ def test_sizes_of_our_own_configs_are_compared_too(bundle, tmp_path):
 
 def test_a_model_that_could_not_be_saved_is_refused_when_it_is_made(bundle, monkeypatch):
     """Types of fields are checked while tests run alone, so that a config cannot hold a number of NumPy here."""
-    monkeypatch.setattr("bertjax.model.huggingface.config_to_json", lambda *_: {"layer_norm_eps": np.float32(0)})
+    monkeypatch.setattr("bertjax.model.hf_config.config_to_json", lambda *_: {"layer_norm_eps": np.float32(0)})
     said = refusal(bertjax.Bundle, bundle.config, bundle.params)
     assert said == "a model with such a config could not be saved: Object of type float32 is not JSON serializable."
 

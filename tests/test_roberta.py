@@ -19,7 +19,7 @@ from bertjax.export import export
 from bertjax.export.hf_equivalent import hf_equivalent
 from bertjax.measure.onnx import longest_input
 from bertjax.model import abstract_params, roberta_config
-from bertjax.model.huggingface import config_to_json
+from bertjax.model.hf_config import config_to_json
 from bertjax.params import flatten
 from bertjax.predict import Predictions
 from bertjax.prune import BlockMovement, CoFi, GradualMagnitude, LayerDrop, Movement

@@ -19,7 +19,8 @@ from bertjax.export.requirements import requirements
 from bertjax.export.stablehlo import program_and_weights
 from bertjax.measure.onnx import FLOATS, INTEGERS, onnx_file
 from bertjax.model.config import BertConfig
-from bertjax.model.huggingface import config_to_json, stock_architecture, write_model
+from bertjax.model.hf_config import config_to_json, stock_architecture
+from bertjax.model.huggingface import write_model
 from bertjax.model.sentence import write_embedding
 from bertjax.quantized.tensor import dequantised
 from bertjax.storage import manifest

@@ -13,7 +13,7 @@ import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
-from bertjax.model.huggingface import is_stock
+from bertjax.model.hf_config import is_stock
 from bertjax.params import Tree, flatten, unflatten
 from bertjax.quantized.tensor import Quantized, dequantised
 from bertjax.share.tying import untie, with_layers

@@ -18,7 +18,7 @@
     quantized.py    matrix products with quantised inputs
     sites.py        the names of a model's products
     soundness.py    checks of loaded parameters
-    huggingface.py  reads and writes Hugging Face folders, without torch
+    huggingface.py  reads and writes Hugging Face folders, without torch; hf_config.py and hf_names.py say what is what
 
 A module describes the computation; its parameters are a separate, plain nested dict:
 

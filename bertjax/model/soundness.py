@@ -14,7 +14,7 @@ import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.model.config import PREFIXES, BertConfig
-from bertjax.model.huggingface import torch_name
+from bertjax.model.hf_names import torch_name
 from bertjax.params import Tree, flatten
 from bertjax.quantized.tensor import Quantized
 

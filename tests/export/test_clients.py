@@ -21,7 +21,7 @@ from bertjax.export import export
 from bertjax.export.folder import exported_file
 from bertjax.measure.cost import stored_bytes
 from bertjax.measure.onnx import FLOATS, INTEGERS, onnx_file, open_session, read_arrays
-from bertjax.model.huggingface import config_to_json
+from bertjax.model.hf_config import config_to_json
 from bertjax.prune import keep_neurons
 from bertjax.quantize import Activation, Format, Quantization, quantise_weights
 from bertjax.storage import manifest

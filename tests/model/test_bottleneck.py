@@ -24,7 +24,7 @@ from bertjax.model import (
     abstract_params,
     mobile_config,
 )
-from bertjax.model.huggingface import config_from_json, config_to_json
+from bertjax.model.hf_config import config_from_json, config_to_json
 from bertjax.params import Tree, count, flatten, step_params
 from tests.model.reference import everything, random_batch, torch_logits, torch_model, written
 from tests.model.test_parity import assert_gradients_equal, our_gradients, torch_gradients

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 import bertjax
 from bertjax.model import ARCHITECTURES, BertConfig, ExitRule, Exits, LayerConfig, universal_config
 from bertjax.model.config import COMPUTE_FIELDS
-from bertjax.model.huggingface import FORMAT, SAME_ACTIVATION, config_from_json, config_to_json
+from bertjax.model.hf_config import FORMAT, SAME_ACTIVATION, config_from_json, config_to_json
 from bertjax.params import count, flatten
 from bertjax.quantize import Activation, Format, Quantization
 from tests.model.reference import everything, random_batch, torch_logits, torch_model, written

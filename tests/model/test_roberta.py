@@ -14,7 +14,7 @@ from bertjax.bundle import Bundle
 from bertjax.errors import UserError
 from bertjax.model import BertConfig, abstract_params, build, roberta_config
 from bertjax.model.config import stated_max_tokens
-from bertjax.model.huggingface import config_to_json
+from bertjax.model.hf_config import config_to_json
 from bertjax.params import count, flatten
 from tests.model.reference import everything, torch_model, written
 from tests.model.tiny import apply, tiny, tiny_batch
