@@ -81,7 +81,7 @@ def found(tmp_path: Path, paired: bool, which: str) -> tuple[Config, list[Model]
 def timeless(monkeypatch) -> None:
     """Every model takes a millisecond."""
     both = Percentiles(1.0, 1.0)
-    timing = Timing("x", "cpu", 1, {}, Latency(both, both), 1000.0)
+    timing = Timing("onnxruntime", "cpu", 1, {}, Latency(both, both), 1000.0)
     monkeypatch.setattr(
         "bertjax.verify.comparison.measure_latency", lambda models, *_, **__: dict.fromkeys(models, timing)
     )

@@ -180,10 +180,10 @@ def test_arithmetic_of_a_model_that_leaves_early_is_not_that_of_all_its_layers(s
 
 @pytest.mark.slow
 def test_no_program_is_exported_that_could_not_let_a_text_leave(early: Path, tmp_path: Path):
-    for target in ("stablehlo", "huggingface"):
-        with pytest.raises(bertjax.UserError, match="exits early, at a layer that depends on the example"):
-            export(early, target, tmp_path / target)
-    assert export(early, "onnx", tmp_path / "onnx") < CLOSE
+    with pytest.raises(bertjax.UserError, match="exits early, at a layer that depends on the example"):
+        export(early, "huggingface", tmp_path / "huggingface")
+    for target in ("onnx", "stablehlo"):
+        assert export(early, target, tmp_path / target) < CLOSE
 
 
 @pytest.mark.parametrize("wrong", ["--sample=0", "--sample=-5", "--bound=inf", "--bound=-1"])

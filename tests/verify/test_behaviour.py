@@ -116,7 +116,7 @@ def test_times_are_gathered_by_length(rows: Encoded):
     def timing(factor: float) -> Timing:
         both = Percentiles(1.0, 1.0)
         by_text = tuple(factor * WORD_COUNTS[n] for n in chosen(len(rows), 128))
-        return Timing("x", "cpu", 1, {}, Latency(both, both), 1.0, (), by_text)
+        return Timing("onnxruntime", "cpu", 1, {}, Latency(both, both), 1.0, (), by_text)
 
     found = times_by_length(rows, len(rows), timing(2.0), timing(1.0))
     assert found == (
