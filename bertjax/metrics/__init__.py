@@ -2,6 +2,7 @@
 
     scores.py        every metric, also as sums over examples
     spans.py         entities and SQuAD answers
+    neighbours.py    how well embeddings order texts by similarity
     uncertainty.py   intervals and paired tests
     bound.py         the most aggressive of several settings that keeps a bound on the loss of score
 

@@ -18,7 +18,10 @@
     quantized.py    matrix products with quantised inputs
     sites.py        the names of a model's products
     soundness.py    checks of loaded parameters
-    huggingface.py  reads and writes Hugging Face folders, without torch; hf_config.py and hf_names.py say what is what
+    huggingface.py  reads and writes Hugging Face folders, without torch
+    hf_config.py    the content of their config.json, and a config, each from the other
+    hf_names.py     what a parameter is called there
+    sentence.py     sentence embeddings: pooling, and the files of sentence-transformers
 
 A module describes the computation; its parameters are a separate, plain nested dict:
 

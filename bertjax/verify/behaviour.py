@@ -1,8 +1,9 @@
 """What a file does that depends on the text, or on its batch: depth, tokens that go on, answers beside other texts.
 
 An average hides what a service has to bear: a text that never exits, a batch that changes an answer. All of it is
-measured on the file, in ONNX Runtime, on a sample of the rows. Where the model's two most likely answers, or a
-confidence and its threshold, are equal within rounding, the batch may decide between them; such rows are counted.
+measured on the file, in the runtime that was asked for, on a sample of the rows; only the sizes of the file's own
+arrays are read in ONNX Runtime. Where the model's two most likely answers, or a confidence and its threshold, are equal
+within rounding, the batch may decide between them; such rows are counted.
 """
 
 import time
